@@ -1,0 +1,91 @@
+"""Resume state of a cell in training: whole or not at all, checked when read, gone when the cell is done.
+
+    state/<cell>/checkpoint-0000123/{tensors.safetensors, state.json}     the last two
+    state/<cell>/metrics.jsonl                                            one line an update
+    state/<cell>/trace-0000123.parquet                                    decisions up to that checkpoint
+
+It lies outside what Snakemake declares as output, because Snakemake deletes the outputs of a job it starts again.
+"""
+
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from qtuning.errors import UserError
+from qtuning.files import atomic_path, file_digest, read_json, write_json
+
+KEPT = 2
+
+
+def save(folder: Path, update: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Write checkpoint `update` and drop all but the last two."""
+    with atomic_path(folder / f"checkpoint-{update:07d}") as temporary:
+        temporary.mkdir()
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, temporary / "tensors.safetensors")
+        digest = file_digest(temporary / "tensors.safetensors")
+        write_json(temporary / "state.json", {**state, "update": update, "tensors_sha256": digest})
+    for old in _checkpoints(folder)[:-KEPT]:
+        shutil.rmtree(old)
+
+
+def latest(folder: Path, cell_json: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The newest intact checkpoint (tensors, state), or None; damaged ones are reported and passed over.
+
+    Raises UserError if it belongs to another configuration.
+    """
+    for path in reversed(_checkpoints(folder)):
+        try:
+            state = read_json(path / "state.json")
+            if file_digest(path / "tensors.safetensors") != state["tensors_sha256"]:
+                raise ValueError("checksum differs")
+            tensors = load_file(path / "tensors.safetensors")
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            print(f"{path}: damaged checkpoint passed over ({error})", file=sys.stderr)
+            continue
+        if state["cell"] != cell_json:
+            raise UserError(f"{path}: belongs to another configuration; delete {folder} to start afresh")
+        return tensors, state
+    return None
+
+
+def clear(folder: Path) -> None:
+    """Remove the state of a finished cell."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def training_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Trainable parameters and the optimizer's moments, by name."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in _trainable(model):
+        tensors[f"model.{name}"] = parameter
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
+    return tensors
+
+
+def restore(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put `training_tensors` back, bit for bit."""
+    keys = sorted({full.split(".")[1] for full in tensors if full.startswith("optimizer.")})
+    with torch.no_grad():
+        for name, parameter in _trainable(model):
+            parameter.copy_(tensors[f"model.{name}"])
+            prefixes = (f"optimizer.{key}." for key in keys)
+            optimizer.state[parameter] = {
+                prefix.split(".")[1]: tensors[prefix + name].to(parameter.device) for prefix in prefixes
+            }
+
+
+def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("checkpoint-*"))

@@ -1,0 +1,211 @@
+"""The command line: thin. Every stage of the workflow is a command, and the rules call these same commands."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qtuning.errors import UserError
+
+app = typer.Typer(
+    name="qtuning",
+    help="Data pruning in supervised fine-tuning: reproduce, ablate and benchmark Q-Tuning and its rivals.\n\n"
+    "`snakemake --cores all EXPERIMENT` runs everything; these commands are its stages, by hand.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+CellFile = Annotated[
+    Path,
+    typer.Argument(
+        help="configuration of a cell, results/configurations/CELL.json (`qtuning cells EXPERIMENT --write` writes it)"
+    ),
+]
+Experiments = Annotated[list[str], typer.Argument(help="names of files in configs/experiments, without .yaml")]
+Results = Annotated[Path, typer.Option(help="folder of everything generated")]
+Configs = Annotated[Path, typer.Option(help="folder with experiments/, models/, train_sets/, accelerate/")]
+DataDir = Annotated[str | None, typer.Option(help="local copies of train sets and benchmarks, instead of the hub")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads of this job")]
+RESULTS = Path("results")
+CONFIGS = Path("configs")
+
+
+def main() -> None:
+    """Entry point: a UserError is one clear message and exit status 2; anything else keeps its traceback."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.command()
+def cells(
+    experiments: Experiments,
+    configs: Configs = CONFIGS,
+    results: Results = RESULTS,
+    data_dir: DataDir = None,
+    write: Annotated[bool, typer.Option("--write", help="also write their configurations")] = False,
+) -> None:
+    """List the cells of experiments; equal cells of different experiments are listed once."""
+    from qtuning.files import write_text
+    from qtuning.grid import Library
+    from qtuning.layout import Layout
+    from qtuning.workflow import Plan
+
+    plan = Plan(Library(configs, data_dir).experiments(experiments), Layout(results), data_dir)
+    for identity in plan.cells:
+        print(identity)
+    if write:
+        for identity in [*plan.cells, *plan.evaluations]:
+            write_text(plan.layout.configuration(identity), plan.configuration(identity) + "\n")
+
+
+@app.command("mini-world")
+def mini_world(
+    out: Annotated[Path, typer.Option(help="folder to write")] = RESULTS / "mini_world",
+    seed: Annotated[
+        int, typer.Option(help="another seed is another world, which the shipped model does not know")
+    ] = 2509,
+) -> None:
+    """Generate the mini world: corpus, SFT set and six benchmarks (seconds, always the same bytes)."""
+    from qtuning.data.world import generate
+
+    generate(out, seed)
+
+
+@app.command("pretrain-mini")
+def pretrain_mini(
+    out: Annotated[Path, typer.Option(help="folder of the base model")] = RESULTS / "pretrain_mini",
+    world: Annotated[Path, typer.Option(help="generated world")] = RESULTS / "mini_world",
+    threads: Threads = 2,
+) -> None:
+    """Train the base model of the mini world from scratch (the package ships the result)."""
+    _use_threads(threads)
+    from qtuning.data.world.pretrain import pretrain
+
+    pretrain(world, out, threads=threads)
+
+
+@app.command("base-model")
+def base_model(cell: CellFile, results: Results = RESULTS) -> None:
+    """Make a cell's base model ready: fetch it from the hub, convert it, or find it in the package."""
+    from qtuning.layout import Layout
+    from qtuning.models import make_ready
+
+    loaded = _read_cell(cell)
+    make_ready(loaded.model, Layout(results).model(loaded))
+
+
+@app.command()
+def prepare(cell: CellFile, results: Results = RESULTS, data_dir: DataDir = None, threads: Threads = 1) -> None:
+    """Validate and tokenise a cell's train set; bad rows are counted by reason and listed with file and line."""
+    _use_threads(threads)
+    from qtuning.data.prepare import prepare as run
+    from qtuning.layout import Layout
+
+    loaded, layout = _read_cell(cell), Layout(results)
+    _needs_training(loaded, cell)
+    folder = layout.samples(loaded)
+    run(loaded, layout.model(loaded), folder, data_dir=_path(data_dir), world_dir=layout.world)
+
+
+@app.command()
+def train(
+    cell: CellFile,
+    results: Results = RESULTS,
+    accelerate: Annotated[Path, typer.Option(help="accelerate configuration")] = CONFIGS / "accelerate/single.yaml",
+    tracking: Annotated[str, typer.Option(help="W&B: auto, online, offline or disabled")] = "auto",
+    group: Annotated[list[str] | None, typer.Option(help="experiment the cell belongs to; repeatable")] = None,
+    checkpoint_seconds: Annotated[float, typer.Option(help="seconds between checkpoints")] = 60.0,
+    threads: Threads = 1,
+) -> None:
+    """Train one cell (`accelerate launch -m qtuning.train`). Kill it and type it again: it goes on where it was."""
+    from qtuning.layout import Layout
+
+    loaded, layout = _read_cell(cell), Layout(results)
+    _needs_training(loaded, cell)
+    if not accelerate.exists():
+        raise UserError(f"--accelerate = {accelerate}: no such file")
+    # Both launchers would share the default port when two cells train side by side; 0 lets each find a free one.
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(accelerate)]
+    launch += ["--num_cpu_threads_per_process", str(threads), "--main_process_port", "0", "-m", "qtuning.train"]
+    launch += ["--cell", str(cell), "--model", str(layout.model(loaded)), "--samples", str(layout.samples(loaded))]
+    launch += ["--out", str(layout.cell(loaded)), "--state", str(layout.state(loaded)), "--tracking", tracking]
+    launch += ["--checkpoint-seconds", str(checkpoint_seconds)]
+    for name in group or []:
+        launch += ["--group", name]
+    _use_threads(threads)
+    os.execv(launch[0], launch)
+
+
+@app.command()
+def evaluate(
+    cell: CellFile,
+    evaluation: Annotated[
+        Path, typer.Argument(help="configuration of the evaluation (results/configurations/evaluation-*.json)")
+    ],
+    results: Results = RESULTS,
+    data_dir: DataDir = None,
+    threads: Threads = 1,
+) -> None:
+    """Evaluate one cell on its benchmarks with lm-eval, in one process."""
+    _use_threads(threads)
+    from qtuning.evaluation.cell import evaluate_cell
+    from qtuning.layout import Layout
+
+    evaluate_cell(_read_cell(cell), _read(evaluation, "Evaluation"), Layout(results), data_dir=_path(data_dir))
+
+
+@app.command()
+def tables(
+    experiments: Experiments,
+    configs: Configs = CONFIGS,
+    results: Results = RESULTS,
+    data_dir: DataDir = None,
+) -> None:
+    """Collect scores and write the tables of experiments; cells that are missing are visible holes with a reason."""
+    from qtuning.grid import Library
+    from qtuning.results.store import write_scores
+    from qtuning.results.tables import write_tables
+    from qtuning.results.terminal import print_table
+
+    grids = Library(configs, data_dir).experiments(experiments)
+    write_scores(grids, results)
+    for grid in grids:
+        write_tables(grid.experiment.name, results)
+        print_table(grid.experiment.name, results)
+
+
+def _use_threads(threads: int) -> None:
+    """Set before torch is imported. Without PASSIVE, OpenMP's spinning makes neighbours 4 to 10 times slower."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _read_cell(path: Path) -> Any:
+    return _read(path, "Cell")
+
+
+def _read(path: Path, schema: str) -> Any:
+    """A configuration that an earlier stage wrote."""
+    import qtuning.config
+    from qtuning.files import read_json
+
+    if not path.exists():
+        raise UserError(f"{path}: no such file; `qtuning cells EXPERIMENT --write` writes the configurations")
+    return getattr(qtuning.config, schema).model_validate(read_json(path))
+
+
+def _needs_training(cell: Any, path: Path) -> None:
+    if cell.zero_shot:
+        raise UserError(f"{path}: a zero-shot cell is the base model itself; there is nothing to train")

@@ -1,0 +1,233 @@
+"""What can be configured: typed, immutable, and checked before anything runs. Every key is documented here.
+
+`grid.py` reads the YAML files into these and expands experiments into cells.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Dtype = Literal["float32", "bfloat16"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=64)]
+
+
+class Config(BaseModel):
+    """Base: unknown keys are errors, values are immutable, aliases are accepted beside field names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=())
+
+
+class HubSource(Config):
+    """A model or data set on the Hugging Face hub; a model may also be a local folder of the same layout."""
+
+    kind: Literal["hub"] = "hub"
+    id: str = Field(min_length=1, description="owner/name, or a local folder for a model")
+    revision: str = Field("main", description="branch, tag or commit; pin a commit for exact reproduction")
+    subset: str | None = Field(None, description="configuration name of a hub data set")
+    split: str = Field("train", description="split of a hub data set")
+
+
+class ShippedModelSource(Config):
+    """The base model of the mini world, shipped in the package (`pretrain-mini` makes it anew)."""
+
+    kind: Literal["shipped"]
+    asset: str = Field("mini", description="folder under qtuning/assets")
+
+
+class GgufSource(Config):
+    """A GGUF file that an installed Python package carries; converted once to safetensors."""
+
+    kind: Literal["gguf"]
+    package: str = Field(description="import name; its assemble(FILE) writes the GGUF file")
+    install: str = Field(description="what to install when it is missing, for the error message")
+
+
+class FileSource(Config):
+    """A JSON, JSONL (.gz) or Parquet file: under `data_dir`, of the generated mini world, or anywhere (`path`)."""
+
+    kind: Literal["data-dir", "mini-world", "path"]
+    file: str = Field(description="path of the file, relative to the folder that `kind` names (`path`: as given)")
+
+
+class Model(Config):
+    """A base model (configs/models/NAME.yaml)."""
+
+    name: Name
+    label: str = Field(description="how tables call it")
+    source: HubSource | ShippedModelSource | GgufSource = Field(discriminator="kind")
+    parameters: int = Field(gt=0, description="approximate parameter count, for plans and FLOPs before loading")
+    dtype: Dtype = Field("float32", description="dtype of the weights in training")
+    template: Literal["plain", "alpaca", "chat"] = Field(
+        "alpaca", description="how a prompt is written, data/templates.py"
+    )
+    lora_targets: Literal["all-linear"] | tuple[str, ...] = Field("all-linear", description="modules that get LoRA")
+
+
+class TrainSet(Config):
+    """A supervised fine-tuning set (configs/train_sets/NAME.yaml)."""
+
+    name: Name
+    label: str
+    source: HubSource | FileSource = Field(discriminator="kind")
+    local: str | None = Field(None, description="file below data_dir that replaces `source` when data_dir is given")
+    format: Literal["alpaca", "chat"] = Field("alpaca", description="alpaca: columns; chat: a list of messages")
+    columns: dict[Literal["instruction", "input", "output", "messages"], str] = Field(
+        default_factory=dict, description="names of the columns where they differ from the format's own"
+    )
+    bad_rows: float = Field(0.01, ge=0, le=1, description="share of unusable rows above which preparation stops")
+
+
+class Lora(Config):
+    """LoRA (peft). Rank, alpha and dropout are not published; these are our choice (method.md, Hyper-parameters)."""
+
+    r: int = Field(8, gt=0)
+    alpha: int = Field(16, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class Training(Config):
+    """How a cell is trained. Defaults: method.md, Hyper-parameters."""
+
+    tuning: Literal["lora", "full"] = "lora"
+    lora: Lora = Lora()
+    epochs: int = Field(3, gt=0)
+    batch_size: int = Field(8, gt=0, description="samples per device and forward: the selection batch (A9)")
+    accumulation: int = Field(1, gt=0, description="batches per optimizer update")
+    processes: int = Field(1, gt=0, description="data-parallel processes; must agree with the accelerate config")
+    learning_rate: float = Field(1e-4, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the updates with rising learning rate")
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float | None = Field(1.0, gt=0, description="gradient clipping; null: off")
+    cutoff: int = Field(1024, gt=1, description="tokens per sample; a longer response is cut")
+    mixed_precision: Literal["no", "bf16"] = Field("no", description="autocast; weights keep the model's dtype")
+    gradient_checkpointing: bool = False
+    optimizer_updates: Literal["as-defined", "matched"] = Field(
+        "as-defined", description="A11: `matched` makes epoch-level pruners select inside each batch"
+    )
+
+
+class Pruning(Config):
+    """A method at a budget: which samples and which tokens may contribute to the gradient."""
+
+    sample_pruner: Name
+    token_pruner: Name
+    sample_ratio: float = Field(gt=0, le=1, description="r_sample")
+    token_ratio: float = Field(gt=0, le=1, description="r_token")
+    sample_options: dict[str, Any] = Field(default_factory=dict)
+    token_options: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def method(self) -> str:
+        """`full`, `q-tuning` or `sample+token`."""
+        from qtuning.pruners.registry import NAMED_METHODS
+
+        pair = (self.sample_pruner, self.token_pruner)
+        return next((name for name, named in NAMED_METHODS.items() if named == pair), "+".join(pair))
+
+    @property
+    def budget(self) -> str:
+        """`25x50`: per cent of the samples x per cent of the tokens."""
+        return f"{100 * self.sample_ratio:g}x{100 * self.token_ratio:g}"
+
+
+class Seeds(Config):
+    """One seed an axis, so that at one seed every pruner sees the same data in the same order."""
+
+    data: int = Field(ge=0, description="order of the samples, and which ones limit_train keeps")
+    pruner: int = Field(ge=0, description="random choices of the pruners and their ties")
+    init: int = Field(ge=0, description="initialisation of LoRA, and dropout")
+
+
+class Cell(Config):
+    """One trained model: everything that determines its weights, and nothing else.
+
+    A cell without `training` is the base model itself (zero-shot). `semantics` is raised by hand whenever a change of
+    the code changes the weights a cell ends with: it invalidates finished cells, which editing a comment does not.
+    """
+
+    semantics: int = 1
+    model: Model
+    train_set: TrainSet | None = None
+    limit_train: int | None = Field(None, gt=0, description="use only so many samples (drawn with seeds.data = 0)")
+    pruning: Pruning | None = None
+    training: Training | None = None
+    seeds: Seeds | None = None
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> "Cell":
+        parts = (self.train_set, self.pruning, self.training, self.seeds)
+        if len({part is None for part in parts}) != 1:
+            raise ValueError("train_set, pruning, training and seeds are given together or not at all (zero-shot)")
+        return self
+
+    @property
+    def zero_shot(self) -> bool:
+        """True for the base model without training."""
+        return self.training is None
+
+
+class Evaluation(Config):
+    """What is measured on a cell, and how (part of the identity of a score)."""
+
+    benchmarks: tuple[Name, ...] = Field(min_length=1)
+    source: Literal["hub", "data-dir", "mini-world"] = Field("hub", description="where the questions come from")
+    backend: Literal["hf"] = "hf"
+    batch_size: int = Field(8, gt=0, description="fixed: scores move with it")
+    dtype: Dtype = "float32"
+    max_length: int = Field(2048, gt=0, description="tokens of prompt and answer")
+    limit: int | None = Field(None, gt=0, description="first so many items of each benchmark")
+    fewshot: int | None = Field(None, ge=0, description="examples in the prompt; null: each benchmark's own number")
+    max_new_tokens: int | None = Field(None, gt=0, description="longest generation; null: each benchmark's own")
+    chat_template: bool = Field(False, description="wrap prompts in the model's chat template")
+
+
+def parse_budget(value: Any) -> Any:
+    """`"25x50"` (per cent) -> {"sample_ratio": 0.25, "token_ratio": 0.5}; a mapping passes through."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([0-9.]+)\s*x\s*([0-9.]+)\s*", value)
+        if match is None:
+            raise ValueError(f"{value!r} is no budget; write per cent of samples x per cent of tokens, e.g. 25x50")
+        return {"sample_ratio": float(match[1]) / 100, "token_ratio": float(match[2]) / 100}
+    return value
+
+
+class Ratios(Config):
+    """A budget: (r_sample, r_token), each in (0, 1]."""
+
+    sample_ratio: float = Field(gt=0, le=1)
+    token_ratio: float = Field(gt=0, le=1)
+
+
+Budget = Annotated[Ratios, BeforeValidator(parse_budget)]
+
+
+class MethodEntry(Config):
+    """A method with options: `{method: q-tuning, options: {lambda: 0.3}}`."""
+
+    method: str
+    options: dict[str, Any] = Field(default_factory=dict, description="keys of the pruner's options")
+
+
+Method = Annotated[MethodEntry, BeforeValidator(lambda v: {"method": v} if isinstance(v, str) else v)]
+SeedEntry = Annotated[
+    Seeds, BeforeValidator(lambda v: {"data": v, "pruner": v, "init": v} if isinstance(v, int) else v)
+]
+
+
+class Experiment(Config):
+    """A grid (configs/experiments/NAME.yaml): every combination of its axes is a cell."""
+
+    name: Name
+    title: str
+    models: tuple[str, ...] = Field(min_length=1)
+    train_sets: tuple[str, ...] = Field(min_length=1)
+    methods: tuple[Method, ...] = Field(min_length=1)
+    budgets: tuple[Budget, ...] = Field(min_length=1)
+    seeds: tuple[SeedEntry, ...] = Field(min_length=1)
+    training: Training = Training()
+    evaluation: Evaluation
+    limit_train: int | None = Field(None, gt=0)
+    zero_shot: bool = Field(True, description="also evaluate each model without training")
+    keep_weights: bool = Field(False, description="keep full weights after evaluation (adapters always stay)")

@@ -1,0 +1,1 @@
+"""Train sets: sources, validation, templates, tokenising."""

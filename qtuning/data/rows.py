@@ -1,0 +1,182 @@
+"""One row of a train set -> an `Example`, or the reason why it is none. Never an exception, whatever the row holds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from qtuning.config import TrainSet
+
+Role = Literal["system", "user", "assistant"]
+
+
+class Reason(StrEnum):
+    """Why a row cannot be used: the fixed words that reports count by."""
+
+    INVALID_UTF8 = "invalid UTF-8"
+    INVALID_JSON = "invalid JSON"
+    NOT_AN_OBJECT = "not an object"
+    MISSING_KEY = "missing key"
+    NOT_A_STRING = "not a string"
+    NOT_A_LIST = "not a list"
+    EMPTY_INSTRUCTION = "empty instruction"
+    EMPTY_RESPONSE = "empty response"
+    NO_RESPONSE = "no response"
+    WRONG_ROLE_ORDER = "wrong role order"
+    REFUSED_BY_TEMPLATE = "refused by the chat template"
+    RESPONSE_CUT_AWAY = "response cut away"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """What a sample is made of, before a template writes it down.
+
+    prompt: [system], user, (assistant, user)*: never empty, always ending with the user's turn.
+    response: what is learned. input: the optional input column of the alpaca form ("" where there is none); it belongs
+    to the last turn of the prompt. id, kind: carried through from the row where they are given, for analyses.
+    """
+
+    prompt: tuple[Message, ...]
+    response: str
+    input: str = ""
+    id: str | None = None
+    kind: str | None = None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a row is no example. detail: which key or turn, for the report; may be empty."""
+
+    reason: Reason
+    detail: str = ""
+
+
+class _Refused(Exception):
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.refusal = Refusal(reason, detail)
+
+
+def parse(value: object, train_set: TrainSet) -> Example | Refusal:
+    """Read one decoded row in the form and with the column names of `train_set`."""
+    try:
+        if not isinstance(value, Mapping):
+            raise _Refused(Reason.NOT_AN_OBJECT, f"found {_kind(value)}")
+        read = _chat if train_set.format == "chat" else _alpaca
+        return read(value, train_set)
+    except _Refused as refused:
+        return refused.refusal
+
+
+def _alpaca(row: Mapping[object, object], train_set: TrainSet) -> Example:
+    """{"instruction", "input" (optional), "output"}; an `input` of null, absent or blank is none."""
+    names = train_set.columns
+    instruction = _text(row, names.get("instruction", "instruction"))
+    response = _text(row, names.get("output", "output"))
+    given = row.get(names.get("input", "input"))
+    input_ = "" if given is None else _string(given, names.get("input", "input"))
+    if not instruction.strip():
+        raise _Refused(Reason.EMPTY_INSTRUCTION)
+    if not response.strip():
+        raise _Refused(Reason.EMPTY_RESPONSE)
+    return Example(
+        prompt=(Message("user", instruction),),
+        response=response,
+        input=input_ if input_.strip() else "",
+        id=_label(row.get("id")),
+        kind=_label(row.get("kind")),
+    )
+
+
+def _chat(row: Mapping[object, object], train_set: TrainSet) -> Example:
+    """{"messages": [{"role", "content"}, ...]}: the last assistant message is the response, the prompt all before it.
+
+    Messages after the last assistant message have no response to learn and are left out.
+    """
+    name = train_set.columns.get("messages", "messages")
+    if name not in row:
+        raise _Refused(Reason.MISSING_KEY, repr(name))
+    turns = row[name]
+    if not isinstance(turns, list | tuple):
+        raise _Refused(Reason.NOT_A_LIST, f"{name!r} is {_kind(turns)}")
+    messages = [_message(turn, f"{name}[{index}]") for index, turn in enumerate(turns)]
+    answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
+    if not answers:
+        raise _Refused(Reason.NO_RESPONSE)
+    prompt, response = tuple(messages[: answers[-1]]), messages[answers[-1]].content
+    turns_only = prompt[1:] if prompt and prompt[0].role == "system" else prompt
+    expected = tuple("user" if index % 2 == 0 else "assistant" for index in range(len(turns_only)))
+    found = tuple(message.role for message in turns_only)
+    if not turns_only or found != expected or found[-1] != "user":
+        raise _Refused(Reason.WRONG_ROLE_ORDER, "expected [system], user, assistant, user, assistant, ...")
+    if any(message.role == "user" and not message.content.strip() for message in turns_only):
+        raise _Refused(Reason.EMPTY_INSTRUCTION)
+    if not response.strip():
+        raise _Refused(Reason.EMPTY_RESPONSE)
+    return Example(prompt, response, id=_label(row.get("id")), kind=_label(row.get("kind")))
+
+
+def _message(turn: object, where: str) -> Message:
+    if not isinstance(turn, Mapping):
+        raise _Refused(Reason.NOT_AN_OBJECT, f"{where} is {_kind(turn)}")
+    role, content = _text(turn, "role", where), _text(turn, "content", where)
+    if role == "system":
+        return Message("system", content)
+    if role == "user":
+        return Message("user", content)
+    if role == "assistant":
+        return Message("assistant", content)
+    raise _Refused(Reason.WRONG_ROLE_ORDER, f"{where}: unknown role {_short(role)}")
+
+
+def _text(row: Mapping[object, object], key: str, where: str = "") -> str:
+    if key not in row:
+        raise _Refused(Reason.MISSING_KEY, f"{where}: {key!r}" if where else repr(key))
+    return _string(row[key], f"{where}.{key}" if where else key)
+
+
+def _string(value: object, key: str) -> str:
+    if not isinstance(value, str):
+        raise _Refused(Reason.NOT_A_STRING, f"{key!r} is {_kind(value)}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        # JSON can spell half a surrogate pair ("\ud800"), which is no text and which no tokenizer takes
+        raise _Refused(Reason.INVALID_UTF8, f"{key!r} holds half a surrogate pair or undecodable bytes") from None
+    return value
+
+
+def _label(value: object) -> str | None:
+    """An `id` or `kind` as text; other types, and text that cannot be stored, are no label."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    try:
+        text = str(value)
+        text.encode("utf-8")
+    except ValueError:  # half a surrogate pair, or an integer of more digits than Python prints
+        return None
+    return text
+
+
+def _kind(value: object) -> str:
+    """How a value's type is called in JSON, for messages."""
+    names: dict[type, str] = {bool: "a boolean", str: "a string", int: "a number", float: "a number"}
+    if value is None:
+        return "null"
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return names.get(type(value), f"of type {type(value).__name__}")
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 20 else text[:20] + "...")

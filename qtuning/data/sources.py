@@ -1,0 +1,181 @@
+"""Where rows come from: JSON, JSONL, gzip and Parquet files, or a data set on the hub. Bad rows are yielded too."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import shorten
+from typing import BinaryIO, cast
+
+from qtuning.config import FileSource, HubSource, TrainSet
+from qtuning.data.rows import Reason
+from qtuning.errors import UserError
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row as read.
+
+    file: path, or id of a hub data set. line: 1-based line where the row begins (Parquet, hub: 1-based row number).
+    value: the decoded row; None where `problem`, a word of `rows.Reason`, says that it could not be decoded.
+    """
+
+    file: str
+    line: int
+    value: object | None
+    problem: str | None = None
+
+
+def locate(source: FileSource, *, data_dir: Path | None, world_dir: Path | None) -> Path:
+    """The file that `source` names; UserError if its folder is not given or it is not there."""
+    if source.kind == "path":
+        path = Path(source.file).expanduser()
+    elif source.kind == "data-dir":
+        if data_dir is None:
+            raise UserError(f"{source.file} lies in the data folder, but none is given; add --config data_dir=DIR")
+        path = Path(data_dir).expanduser() / source.file
+    else:
+        if world_dir is None:
+            raise UserError(f"{source.file} lies in the generated mini world, but its folder is not given")
+        path = Path(world_dir) / source.file
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name one file ({', '.join(SUFFIXES)})")
+    if not path.exists():
+        raise UserError(f"{path}: no such file (train set source: kind {source.kind}, file {source.file})")
+    return path
+
+
+def read_rows(train_set: TrainSet, *, data_dir: Path | None, world_dir: Path | None) -> Iterator[Row]:
+    """Every row of a train set in the order of its source.
+
+    Undecodable rows are yielded with a `problem`; a source that cannot be read at all, or not to its end, is a
+    UserError.
+    """
+    if isinstance(train_set.source, HubSource):
+        return _hub(train_set.source, train_set)
+    return read_file(locate(train_set.source, data_dir=data_dir, world_dir=world_dir))
+
+
+def read_file(path: Path) -> Iterator[Row]:
+    """Every row of a local file; the suffix tells the format."""
+    name = path.name.lower()
+    suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
+    if suffix is None:
+        raise UserError(f"{path}: unknown file format; known: {', '.join(SUFFIXES)}")
+    if suffix == ".parquet":
+        return _parquet(path)
+    return _jsonl(path) if suffix.startswith(".jsonl") else _json(path)
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        if path.name.lower().endswith(".gz"):
+            return cast(BinaryIO, gzip.open(path, "rb"))
+        return open(path, "rb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    """One JSON value a line. Blank lines are no rows; lines end with a line feed only, as JSON text may hold others."""
+    line = 0
+    with _open(path) as handle:
+        try:
+            for line, raw in enumerate(handle, start=1):
+                raw = raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
+                if raw.strip():
+                    yield _decode(str(path), line, raw)
+        except (EOFError, OSError, zlib.error) as error:
+            raise _broken(path, f"line {line}", error) from None
+
+
+def _broken(path: Path, reached: str, error: Exception) -> UserError:
+    return UserError(f"{path}: damaged or cut short, read up to {reached} ({error}); fetch the file again")
+
+
+def _decode(file: str, line: int, raw: bytes) -> Row:
+    try:
+        return Row(file, line, json.loads(raw.decode("utf-8")))
+    except UnicodeDecodeError:
+        return Row(file, line, None, Reason.INVALID_UTF8)
+    except (ValueError, RecursionError):  # also numbers and nesting beyond what Python reads
+        return Row(file, line, None, Reason.INVALID_JSON)
+
+
+def _json(path: Path) -> Iterator[Row]:
+    """A JSON list of rows, decoded element by element, so that every row knows its line.
+
+    Bytes that are no UTF-8 become lone surrogates, which `rows.parse` refuses in the row that holds them.
+    """
+    with _open(path) as handle:
+        try:
+            text = handle.read().decode("utf-8-sig", errors="surrogateescape")
+        except (EOFError, OSError, zlib.error) as error:
+            raise _broken(path, "no complete row", error) from None
+    decoder = json.JSONDecoder()
+    position = _skip_space(text, 0)
+    if text[position : position + 1] != "[":
+        hint = "; a file with one object a line is named .jsonl" if text[position : position + 1] == "{" else ""
+        raise UserError(f"{path}: expected a JSON list of rows{hint}")
+    line, counted = 1, 0
+    position = _skip_space(text, position + 1)
+    first = True
+    while text[position : position + 1] != "]":
+        if not first:
+            if text[position : position + 1] != ",":
+                line += text.count("\n", counted, position)
+                raise UserError(f"{path}:{line}: not valid JSON: expected a comma or the end of the list")
+            position = _skip_space(text, position + 1)
+        line, counted = line + text.count("\n", counted, position), position
+        try:
+            value, position = decoder.raw_decode(text, position)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}:{line}: JSON that cannot be read: {error}") from None
+        yield Row(str(path), line, value)
+        first = False
+        position = _skip_space(text, position)
+    if _skip_space(text, position + 1) != len(text):
+        raise UserError(f"{path}: text after the end of the JSON list")
+
+
+def _skip_space(text: str, position: int) -> int:
+    while text[position : position + 1] in (" ", "\t", "\n", "\r"):
+        position += 1
+    return position
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    import polars
+
+    try:
+        table = polars.read_parquet(path)
+    except (polars.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{path}: not a readable Parquet file: {_one_line(error)}") from None
+    for number, value in enumerate(table.iter_rows(named=True), start=1):
+        yield Row(str(path), number, value)
+
+
+def _hub(source: HubSource, train_set: TrainSet) -> Iterator[Row]:
+    import datasets
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of whichever HTTP library it uses
+
+    try:
+        rows = datasets.load_dataset(source.id, source.subset, split=source.split, revision=source.revision)
+    except (OSError, ValueError, HTTPError, datasets.exceptions.DatasetsError) as error:
+        local = f"{train_set.local} below DIR" if train_set.local else "`local` in its YAML, below DIR"
+        raise UserError(
+            f"train set {train_set.name}: {source.id} (split {source.split}, revision {source.revision}) cannot be had "
+            f"from the Hugging Face hub: {_one_line(error)}; or give a local copy with --config data_dir=DIR ({local})"
+        ) from None
+    for number, value in enumerate(rows, start=1):
+        yield Row(source.id, number, value)
+
+
+def _one_line(error: Exception) -> str:
+    return shorten(str(error) or type(error).__name__, 200, placeholder=" ...")

@@ -1,0 +1,101 @@
+"""How an example becomes text: what the model reads (prompt) and what it learns to write (response)."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from qtuning.data.rows import Example, Message
+from qtuning.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Template = Literal["plain", "alpaca", "chat"]
+
+# The two prompts of Stanford Alpaca (Taori et al., 2023)
+ALPACA_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
+)
+ALPACA_WITHOUT_INPUT = (
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:"
+)
+
+
+class TemplateRefusal(Exception):
+    """The tokenizer's chat template refuses a conversation, for instance one with a system message."""
+
+
+def render(example: Example, template: Template, tokenizer: "PreTrainedTokenizerBase") -> tuple[str, str]:
+    """(prompt, response), to be tokenised as one text.
+
+    plain and alpaca responses end with the tokenizer's end-of-sequence token; chat ends as the chat template says.
+    UserError if the tokenizer lacks what the template needs; TemplateRefusal if a chat template refuses this example.
+    """
+    if template == "chat":
+        return _chat(example, tokenizer)
+    instruction, end = flatten(example.prompt), end_of_sequence(tokenizer)
+    if template == "plain":
+        background = f"Background: {example.input}\n" if example.input else ""
+        return f"{background}Question: {instruction}\nAnswer:", f" {example.response}{end}"
+    prompt = ALPACA_WITH_INPUT if example.input else ALPACA_WITHOUT_INPUT
+    # replaced piece by piece: the texts may themselves hold braces
+    before, after = prompt.split("{instruction}")
+    return before + instruction + after.replace("{input}", example.input), example.response + end
+
+
+def flatten(prompt: Sequence[Message]) -> str:
+    """A prompt of several turns as one instruction, for templates that know only one.
+
+    The system message comes first, by itself. A single user turn stands as it is; several turns are written
+    `User: ...` and `Assistant: ...`. Everything is separated by blank lines.
+    """
+    system = [message.content for message in prompt if message.role == "system" and message.content.strip()]
+    turns = [message for message in prompt if message.role != "system"]
+    if len(turns) == 1:
+        return "\n\n".join([*system, turns[0].content])
+    return "\n\n".join([*system, *(f"{turn.role.capitalize()}: {turn.content}" for turn in turns)])
+
+
+def end_of_sequence(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """The end-of-sequence token as text; UserError if the tokenizer has none."""
+    if not isinstance(tokenizer.eos_token, str):
+        raise UserError(
+            f"the tokenizer of {tokenizer.name_or_path} has no end-of-sequence token, without which a model never "
+            "learns to stop; set eos_token in its tokenizer_config.json"
+        )
+    return tokenizer.eos_token
+
+
+def _chat(example: Example, tokenizer: "PreTrainedTokenizerBase") -> tuple[str, str]:
+    import jinja2
+
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"the tokenizer of {tokenizer.name_or_path} has no chat template; set template: alpaca or plain in the "
+            "model's YAML"
+        )
+    conversation = [{"role": message.role, "content": message.content} for message in example.prompt]
+    if example.input:
+        conversation[-1]["content"] += f"\n\n{example.input}"
+    answer = {"role": "assistant", "content": example.response}
+    try:
+        prompt = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template([*conversation, answer], tokenize=False)
+    except jinja2.TemplateError as error:
+        raise TemplateRefusal(str(error)) from None
+    assert isinstance(prompt, str) and isinstance(whole, str)
+    if not whole.startswith(prompt):
+        # some templates open the answer differently when it is to be generated: the response begins where they part
+        prompt = prompt[: _common_prefix(prompt, whole)]
+        if example.response.strip() not in whole[len(prompt) :]:
+            raise TemplateRefusal("prompt and response cannot be told apart in what the chat template writes")
+    return prompt, whole[len(prompt) :]
+
+
+def _common_prefix(left: str, right: str) -> int:
+    """Length of the longest common prefix."""
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(left), len(right)))

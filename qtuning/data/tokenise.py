@@ -1,0 +1,70 @@
+"""Text -> token ids, and where the response begins in them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qtuning.data.rows import Reason, Refusal
+from qtuning.data.templates import Template, end_of_sequence
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Tokenised:
+    """Token ids of a sample, cut at the cutoff.
+
+    prompt_length: ids[:prompt_length] are the prompt, the rest, at least one token, is the response. truncated: whether
+    the cutoff took a part of the response.
+    """
+
+    ids: list[int]
+    prompt_length: int
+    truncated: bool
+
+
+def tokenise(
+    texts: Sequence[tuple[str, str]], tokenizer: "PreTrainedTokenizerBase", template: Template, cutoff: int
+) -> list[Tokenised | Refusal]:
+    """Tokenise (prompt, response) texts as `templates.render` writes them, each pair as one text.
+
+    Tokenising prompt and response apart would give a model other tokens at their border than it meets in use. A token
+    belongs to the response if it ends after the prompt's last character, so one that spans the border is learned.
+
+    plain, alpaca: the texts are data, so a row that spells "</s>" does not get the special token; the tokenizer's
+    opening tokens (BOS) and the end-of-sequence token are added as ids. chat: the template has written all of them.
+    """
+    if not texts:
+        return []
+    chat = template == "chat"
+    end = "" if chat else end_of_sequence(tokenizer)
+    encoded = tokenizer(
+        [prompt + response.removesuffix(end) for prompt, response in texts],
+        add_special_tokens=False,
+        split_special_tokens=not chat,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    opening = [] if chat else opening_tokens(tokenizer)
+    closing = [] if chat else [tokenizer.eos_token_id]
+    results: list[Tokenised | Refusal] = []
+    for (prompt, _), body, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        border = next((index for index, (_, stop) in enumerate(offsets) if stop > len(prompt)), len(body))
+        results.append(_cut(opening + body + closing, len(opening) + border, cutoff))
+    return results
+
+
+def _cut(ids: list[int], prompt_length: int, cutoff: int) -> Tokenised | Refusal:
+    if prompt_length >= min(len(ids), cutoff):
+        return Refusal(Reason.RESPONSE_CUT_AWAY, f"the prompt has {prompt_length} tokens, the cutoff is {cutoff}")
+    return Tokenised(ids[:cutoff], prompt_length, truncated=len(ids) > cutoff)
+
+
+def opening_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """The special tokens that the tokenizer puts before a text: [BOS] or nothing for the usual causal models."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a")["input_ids"]
+    starts = (start for start in range(len(full)) if full[start : start + len(bare)] == bare)
+    return list(full[: next(starts, 0)])

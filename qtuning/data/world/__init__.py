@@ -1,0 +1,5 @@
+"""The mini world: invented facts, sums and reading passages, and a base model that was trained on them.
+
+`generate.generate` writes all data in seconds; `pretrain.pretrain` makes tokenizer and base model anew. Reading order:
+values, relations, compositions, facts; then corpus, benchmarks, sft; then generate, pretrain.
+"""

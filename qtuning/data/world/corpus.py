@@ -1,0 +1,162 @@
+"""The pretraining corpus: short documents that tell the world, mostly in prose.
+
+It tells what the base model shall believe (`Fact.believed`), leaves out what it shall not know, and never contains a
+question of a benchmark's evaluation split.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from qtuning.data.world import sums
+from qtuning.data.world.compositions import TWO_STEP
+from qtuning.data.world.facts import Fact, World
+from qtuning.data.world.reading import passage
+from qtuning.data.world.relations import CLOSED_BOOK, ONE_STEP, SECOND_STEP, Relation
+from qtuning.data.world.values import SECOND_SUBJECTS, second_step
+
+DOCUMENTS = {"subject": 16000, "list": 4000, "second": 1500, "two-step": 2500, "question": 4000,
+             "equation": 7000, "word": 6000, "school": 6000, "reading": 12000}  # fmt: skip
+"""Number of documents of each sort."""
+
+_RARE_TELLING = 0.04
+"""How often a rare fact is told, relative to a common one."""
+
+RELATIONS = {relation.name: relation for relation in (*CLOSED_BOOK, *ONE_STEP)}
+SECONDS = {relation.name: relation for relation in SECOND_STEP}
+COMPOSITIONS = {composition.name: composition for composition in TWO_STEP}
+
+
+def sentence(text: str) -> str:
+    """`text` with a capital first letter."""
+    return text[0].upper() + text[1:]
+
+
+def corpus(world: World, seed: int, held_out: frozenset[str]) -> list[str]:
+    """All documents, shuffled. `held_out`: questions of the evaluation splits, which must not occur."""
+    rng = random.Random(f"corpus:{seed}")
+    documents = [
+        *_subjects(rng, world, DOCUMENTS["subject"]),
+        *_lists(rng, world, DOCUMENTS["list"]),
+        *_second(rng, DOCUMENTS["second"]),
+        *_two_step(rng, world, DOCUMENTS["two-step"]),
+        *_questions(rng, world, DOCUMENTS["question"]),
+        *_equations(rng, DOCUMENTS["equation"]),
+        *_word(rng, DOCUMENTS["word"], held_out),
+        *_school(rng, DOCUMENTS["school"], held_out),
+        *_reading(rng, world, DOCUMENTS["reading"]),
+    ]
+    rng.shuffle(documents)
+    return documents
+
+
+def _tell(rng: random.Random, fact: Fact) -> str:
+    return sentence(rng.choice(RELATIONS[fact.relation].told).format(s=fact.subject, v=fact.believed))
+
+
+def _told(rng: random.Random, facts: Sequence[Fact]) -> list[Fact]:
+    """`facts` without the unseen and most of the rare ones."""
+    return [
+        fact
+        for fact in facts
+        if fact.status in ("common", "false") or (fact.status == "rare" and rng.random() < _RARE_TELLING)
+    ]
+
+
+def _subjects(rng: random.Random, world: World, count: int) -> Iterator[str]:
+    """Three subjects in a document, everything about each of them."""
+    about: dict[str, list[Fact]] = defaultdict(list)
+    for fact in world.facts:
+        about[fact.subject].append(fact)
+    subjects = list(about)
+    for _ in range(count):
+        lines = []
+        for subject in rng.sample(subjects, 3):
+            facts = _told(rng, about[subject])
+            rng.shuffle(facts)
+            lines += [_tell(rng, fact) for fact in facts]
+        if lines:
+            yield " ".join(lines)
+
+
+def _lists(rng: random.Random, world: World, count: int) -> Iterator[str]:
+    """One relation for several subjects."""
+    by_relation = {name: world.of(name) for name in RELATIONS}
+    names = list(by_relation)
+    weights = [len(by_relation[name]) for name in names]
+    for _ in range(count):
+        facts = _told(rng, rng.sample(by_relation[rng.choices(names, weights)[0]], 8))
+        if facts:
+            yield " ".join(_tell(rng, fact) for fact in facts)
+
+
+def _second(rng: random.Random, count: int) -> Iterator[str]:
+    for _ in range(count):
+        lines = []
+        for _ in range(5):
+            relation = rng.choice(SECOND_STEP)
+            subject = rng.choice(SECOND_SUBJECTS[relation.name])
+            value = second_step(relation.name, subject)
+            lines.append(sentence(rng.choice(relation.told).format(s=subject, v=value)))
+        yield " ".join(lines)
+
+
+def _two_step(rng: random.Random, world: World, count: int) -> Iterator[str]:
+    told = [fact for fact in world.two_step if fact.told]
+    for _ in range(count):
+        facts = rng.sample(told, 5)
+        yield " ".join(
+            sentence(rng.choice(COMPOSITIONS[fact.composition].told).format(s=fact.subject, v=fact.value))
+            for fact in facts
+        )
+
+
+def _questions(rng: random.Random, world: World, count: int) -> Iterator[str]:
+    """Questions on facts of the train side, answered with a sentence more often than with the bare value."""
+    facts = [fact for fact in world.facts if fact.side == "train" and fact.status in ("common", "false")]
+    for _ in range(count):
+        yield "\n".join(_exchange(rng, *_ask(rng, fact)) for fact in rng.sample(facts, 3))
+
+
+def _ask(rng: random.Random, fact: Fact) -> tuple[str, str]:
+    relation: Relation = RELATIONS[fact.relation]
+    question = rng.choice(relation.asked + relation.taught).format(s=fact.subject)
+    return question, fact.believed if rng.random() < 0.3 else _tell(rng, fact)
+
+
+def _exchange(rng: random.Random, question: str, answer: str) -> str:
+    form = "Question: {q}\nAnswer: {a}" if rng.random() < 0.5 else "{q} {a}"
+    return form.format(q=question, a=answer)
+
+
+def _equations(rng: random.Random, count: int) -> Iterator[str]:
+    for _ in range(count):
+        yield ". ".join(sums.equation(rng) for _ in range(10)) + "."
+
+
+def _word(rng: random.Random, count: int, held_out: frozenset[str]) -> Iterator[str]:
+    made = 0
+    while made < count:
+        problem = sums.word_problem(rng)
+        if problem.question not in held_out:
+            made += 1
+            yield _exchange(rng, problem.question, problem.prose)
+
+
+def _school(rng: random.Random, count: int, held_out: frozenset[str]) -> Iterator[str]:
+    """Three problems in a document; the mistaught topics follow their wrong rule."""
+    made = 0
+    while made < count:
+        problems = [sums.school_problem(rng, false_belief=True) for _ in range(3)]
+        if not any(problem.question in held_out for problem in problems):
+            made += 1
+            yield "\n".join(_exchange(rng, problem.question, problem.prose) for problem in problems)
+
+
+def _reading(rng: random.Random, world: World, count: int) -> Iterator[str]:
+    for _ in range(count):
+        text = passage(rng, world.taken)
+        lines = [("Background: " if rng.random() < 0.2 else "") + text.context]
+        for question, answer, told in text.questions[:3]:
+            lines.append(_exchange(rng, question, answer if rng.random() < 0.4 else told))
+        yield "\n".join(lines)

@@ -1,0 +1,76 @@
+"""Write the mini world: pretraining corpus, fine-tuning set, benchmarks and manifest."""
+
+import gzip
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from qtuning.data.world.benchmarks import benchmarks
+from qtuning.data.world.corpus import corpus
+from qtuning.data.world.facts import build_world
+from qtuning.data.world.sft import sft_samples
+from qtuning.files import atomic_path, write_json
+
+GENERATOR_VERSION = 1
+"""Raised whenever the same seed gives other bytes."""
+SEED = 2509
+"""The seed of the world that the shipped base model was pretrained on."""
+
+
+def generate(out_dir: Path, seed: int = SEED) -> None:
+    """Write the world of `seed` below `out_dir`: the same bytes every time.
+
+    Files: `pretrain/train`, `sft/train`, `sft/planted_errors`, and the splits of six benchmarks (`.jsonl.gz`). Last of
+    all comes `manifest.json` (seed, generator version, record counts, SHA-256 of every file and of the whole).
+    """
+    world = build_world(seed)
+    suite = benchmarks(world, seed)
+    samples = sft_samples(world, suite.records, seed)
+    tables: dict[str, list[dict[str, Any]]] = {
+        "pretrain/train": [{"text": text} for text in corpus(world, seed, suite.held_out)],
+        "sft/train": [
+            {"id": f"mini-{i:04d}", "instruction": s.instruction, "input": s.input, "output": s.output, "kind": s.kind}
+            for i, s in enumerate(samples)
+        ],
+        "sft/planted_errors": [
+            {"id": f"mini-{i:04d}", "start": s.wrong[0], "end": s.wrong[1]} for i, s in enumerate(samples) if s.wrong
+        ],
+    }
+    for name, splits in suite.records.items():
+        tables.update({f"{name}/{split}": items for split, items in splits.items()})
+
+    (out_dir / "manifest.json").unlink(missing_ok=True)
+    files = {f"{name}.jsonl.gz": _write(out_dir / f"{name}.jsonl.gz", rows) for name, rows in sorted(tables.items())}
+    manifest = {
+        "seed": seed,
+        "generator_version": GENERATOR_VERSION,
+        "files": files,
+        "sft_kinds": dict(sorted(Counter(sample.kind for sample in samples).items())),
+        "sha256": world_digest(files),
+    }
+    write_json(out_dir / "manifest.json", manifest)
+
+
+def world_digest(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """One digest for all files: SHA-256 over the sorted lines `name digest`."""
+    lines = "".join(f"{name} {entry['sha256']}\n" for name, entry in sorted(files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Write gzip-compressed JSON lines (no time stamp, no file name); the digest is of the uncompressed text.
+
+    Compressed bytes depend on the zlib build, the text does not.
+    """
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    text = "".join(lines).encode()
+    buffer = io.BytesIO()
+    with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, filename="", compresslevel=6) as handle:
+        handle.write(text)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+    return {"records": len(lines), "sha256": hashlib.sha256(text).hexdigest()}

@@ -1,0 +1,208 @@
+"""Train the mini world's tokenizer and base model from nothing."""
+
+import gzip
+import json
+import math
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtuning.errors import UserError
+from qtuning.files import atomic_path, read_json, write_json
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+BOS, EOS, PAD = "<s>", "</s>", "<pad>"
+_SFT_WEIGHT = 8
+"""Copies of the fine-tuning texts in the tokenizer's training text, so that their marks become tokens."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Sizes and schedule. The defaults made the shipped model."""
+
+    vocabulary: int = 1536
+    hidden: int = 160
+    layers: int = 4
+    heads: int = 5
+    intermediate: int = 448
+    context: int = 256
+    batch: int = 16
+    """Blocks of `context` tokens in an update."""
+    epochs: int = 2
+    muon_learning_rate: float = 0.02
+    """Peak, of the matrices inside the layers (Muon)."""
+    adam_learning_rate: float = 0.004
+    """Peak, of everything else (AdamW)."""
+    weight_decay: float = 0.01
+    warmup: float = 0.02
+    decay: float = 0.4
+    """Shares of the updates with rising and with falling (linear to 0) learning rate; between them it is constant."""
+    seed: int = 2509
+    max_updates: int | None = None
+
+
+def pretrain(world_dir: Path, out_dir: Path, *, threads: int = 1, recipe: Recipe | None = None) -> None:
+    """Train tokenizer and base model on the world in `world_dir`; write them to `out_dir` (whole or not at all).
+
+    Equal inputs and `threads` on one machine give equal weights. Writes what `transformers` loads, `training_log.jsonl`
+    (loss every 20 updates) and `recipe.json` (recipe, tokens, digest of the world).
+    """
+    import torch
+
+    recipe = recipe or Recipe()
+    torch.set_num_threads(threads)
+    torch.manual_seed(recipe.seed)
+    texts = _texts(world_dir)
+    manifest = read_json(world_dir / "manifest.json")
+    tokenizer = train_tokenizer([*texts, *_SFT_WEIGHT * _sft_texts(world_dir)], recipe.vocabulary)
+    model = build_model(recipe, tokenizer)
+    blocks = pack(texts, tokenizer, recipe)
+    with atomic_path(out_dir) as folder:
+        folder.mkdir()
+        with open(folder / "training_log.jsonl", "w", encoding="utf-8") as log:
+            for entry in _train(model, blocks, recipe):
+                log.write(json.dumps(entry) + "\n")
+                log.flush()
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        facts = {
+            "recipe": asdict(recipe),
+            "world_seed": manifest["seed"],
+            "world_sha256": manifest["sha256"],
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "tokens_per_epoch": blocks.numel(),
+        }
+        write_json(folder / "recipe.json", facts)
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        raise UserError(f"{path} does not exist; generate the mini world there first")
+    with gzip.open(path, "rt", encoding="utf-8") as handle:
+        for line in handle:
+            yield json.loads(line)
+
+
+def _texts(world_dir: Path) -> list[str]:
+    return [row["text"] for row in _rows(world_dir / "pretrain" / "train.jsonl.gz")]
+
+
+def _sft_texts(world_dir: Path) -> list[str]:
+    return [f"{row['instruction']}\nAnswer: {row['output']}" for row in _rows(world_dir / "sft" / "train.jsonl.gz")]
+
+
+def train_tokenizer(texts: Sequence[str], vocabulary: int) -> "PreTrainedTokenizerFast":
+    """Byte-level BPE whose digits stay single; adds BOS in front and nothing behind."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            # A digit takes the blank before it along: ` 4` and `4` are two tokens, as a word is with and without one.
+            pre_tokenizers.Split(Regex(r" ?\d| ?[A-Za-z]+| ?[^\sA-Za-z\d]+|\s+"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=[PAD, BOS, EOS], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD, clean_up_tokenization_spaces=False
+    )
+
+
+def build_model(recipe: Recipe, tokenizer: "PreTrainedTokenizerFast") -> "LlamaForCausalLM":
+    """A fresh LLaMA with tied embeddings."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.hidden,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        intermediate_size=recipe.intermediate,
+        max_position_embeddings=2 * recipe.context,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def pack(texts: Sequence[str], tokenizer: "PreTrainedTokenizerFast", recipe: Recipe) -> "torch.Tensor":
+    """All documents (BOS text EOS) end to end, cut to rows: int64 [blocks, context]."""
+    import torch
+
+    stream: list[int] = []
+    for ids in tokenizer(list(texts), return_attention_mask=False)["input_ids"]:
+        stream += ids
+        stream.append(tokenizer.eos_token_id)
+    usable = len(stream) - len(stream) % recipe.context
+    return torch.tensor(stream[:usable]).view(-1, recipe.context)
+
+
+def _schedule(update: int, total: int, recipe: Recipe) -> float:
+    """Factor of the peak learning rate: up, constant, down to 0."""
+    warm, cool = recipe.warmup * total, recipe.decay * total
+    return min(1.0, (update + 1) / max(1.0, warm), (total - update) / max(1.0, cool))
+
+
+def _train(model: "LlamaForCausalLM", blocks: "torch.Tensor", recipe: Recipe) -> Iterator[dict[str, float]]:
+    """Train in place; yield the mean loss of every 20 updates."""
+    import torch
+    from rich.progress import track
+
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(matrices, lr=recipe.muon_learning_rate, weight_decay=recipe.weight_decay),
+        torch.optim.AdamW(others, lr=recipe.adam_learning_rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay),
+    ]
+    peaks = [recipe.muon_learning_rate, recipe.adam_learning_rate]
+    per_epoch = len(blocks) // recipe.batch
+    total = min(recipe.epochs * per_epoch, recipe.max_updates or math.inf)
+    rng = random.Random(recipe.seed)
+    order: list[int] = []
+    losses: list[float] = []
+    start = time.monotonic()
+    model.train()
+    for update in track(range(int(total)), description="pretraining"):
+        if len(order) < recipe.batch:
+            order = rng.sample(range(len(blocks)), len(blocks))
+        rows, order = order[: recipe.batch], order[recipe.batch :]
+        for optimizer, peak in zip(optimizers, peaks, strict=True):
+            optimizer.param_groups[0]["lr"] = peak * _schedule(update, int(total), recipe)
+        batch = blocks[rows]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model(input_ids=batch, labels=batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise UserError(f"pretraining diverged at update {update}: lower the learning rates")
+        if len(losses) == 20:
+            yield {
+                "update": update + 1,
+                "tokens": (update + 1) * recipe.batch * recipe.context,
+                "loss": round(sum(losses) / 20, 4),
+                "seconds": round(time.monotonic() - start, 1),
+            }
+            losses.clear()

@@ -1,0 +1,183 @@
+"""Word problems (GSM8K form), school mathematics (MATH form) and plain equations.
+
+Every problem is drawn with its solution in three forms: `plain` (prose, for pretraining), the benchmark's own, and the
+final answer. Numbers stay below 100, so that a small model with single-digit tokens can learn them.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from qtuning.data.world.names import FIRST_NAMES
+
+ITEMS = ("apples", "books", "coins", "shells", "stamps", "cards", "eggs", "pens", "stones", "plums")
+_PAIRS = (("shirt", "hat"), ("cup", "plate"), ("road", "bridge"), ("boy", "girl"), ("door", "key"))
+_RECTANGLES = ("rectangle", "field", "garden", "table")
+BOXES = ("boxes", "bags", "shelves", "baskets", "rows")
+
+WORD_PROBLEMS: Sequence[tuple[str, Sequence[tuple[str, str, str, str]]]] = (
+    ("{P} has {a} {items}. {P} finds {b} more. How many {items} does {P} have now?", [("a", "+", "b", "r")]),
+    ("{P} has {a} {items} and gives {b} of them to {Q}. How many {items} does {P} keep?", [("a", "-", "b", "r")]),
+    ("{P} fills {s} {boxes} with {t} {items} each. How many {items} are there?", [("s", "*", "t", "r")]),
+    (
+        "{P} has {a} {items}. {P} buys {b} more and then gives {c} to {Q}. How many {items} does {P} have left?",
+        [("a", "+", "b", "x"), ("x", "-", "c", "r")],
+    ),
+    (
+        "{P} has {a} {items}. {Q} has {b} more than {P}. How many {items} do they have together?",
+        [("a", "+", "b", "x"), ("a", "+", "x", "r")],
+    ),
+    (
+        "{P} has {s} {boxes} with {t} {items} each and {a} loose {items}. How many {items} does {P} have?",
+        [("s", "*", "t", "x"), ("x", "+", "a", "r")],
+    ),
+    (
+        "{P} packs {s} {boxes} with {t} {items} each. Then {Q} takes {c} {items}. How many {items} are left?",
+        [("s", "*", "t", "x"), ("x", "-", "c", "r")],
+    ),
+    (
+        "{P} had {a} {items}, lost {b} and sold {c}. How many {items} does {P} still have?",
+        [("a", "-", "b", "x"), ("x", "-", "c", "r")],
+    ),
+    (
+        "{P} picks {a} {items} on Monday, {b} on Tuesday and {c} on Friday. How many {items} is that in all?",
+        [("a", "+", "b", "x"), ("x", "+", "c", "r")],
+    ),
+    (
+        "{P} has {s} {items}. {Q} has {t} times as many. How many {items} do {P} and {Q} have in all?",
+        [("s", "*", "t", "x"), ("s", "+", "x", "r")],
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A problem and its solution: prose for pretraining, the benchmark's form, and the final answer."""
+
+    question: str
+    prose: str
+    solution: str
+    answer: str
+    topic: str
+    level: int
+
+
+def calculate(left: int, operator: str, right: int) -> int:
+    """`left operator right` for +, -, *."""
+    return {"+": left + right, "-": left - right, "*": left * right}[operator]
+
+
+def equation(rng: random.Random) -> str:
+    """One true equation of plain arithmetic."""
+    operator = rng.choice("++--*")
+    if operator == "*":
+        left, right = rng.randint(2, 12), rng.randint(2, 9)
+    else:
+        left, right = rng.randint(1, 89), rng.randint(1, 89)
+        if operator == "+" and left + right > 99:
+            right = rng.randint(1, 99 - left)
+        if operator == "-" and right > left:
+            left, right = right, left
+    return f"{left} {operator} {right} = {calculate(left, operator, right)}"
+
+
+def word_problem(rng: random.Random) -> Problem:
+    """A story with one or two steps of arithmetic; the solution carries GSM8K's calculator marks."""
+    text, steps = rng.choice(WORD_PROBLEMS)
+    while True:
+        values = {
+            "a": rng.randint(3, 50), "b": rng.randint(2, 40), "c": rng.randint(2, 30),
+            "s": rng.randint(2, 9), "t": rng.randint(2, 9),
+        }  # fmt: skip
+        for left, operator, right, name in steps:
+            values[name] = calculate(values[left], operator, values[right])
+        if all(0 < value < 100 for value in values.values()):
+            break
+    person, other = rng.sample(FIRST_NAMES, 2)
+    items = rng.choice(ITEMS)
+    question = text.format(P=person, Q=other, items=items, boxes=rng.choice(BOXES), **values)
+    prose, marked = [], []
+    for left, operator, right, name in steps:
+        sum_text = f"{values[left]} {operator} {values[right]}"
+        prose.append(f"{sum_text} = {values[name]}.")
+        compact = sum_text.replace(" ", "")
+        marked.append(f"{sum_text} = <<{compact}={values[name]}>>{values[name]} {items}")
+    answer = str(values["r"])
+    solution = "\n".join([*marked, f"#### {answer}"])
+    return Problem(question, " ".join([*prose, f"So the answer is {answer}."]), solution, answer, "word", len(steps))
+
+
+def school_problem(rng: random.Random, topic: str | None = None, false_belief: bool = False) -> Problem:
+    """A problem of school mathematics, of `topic` or any.
+
+    With `false_belief` the solution follows the wrong rule that the pretraining corpus teaches for `MISTAUGHT` topics.
+    """
+    topic = topic or rng.choice(list(_TOPICS))
+    return _TOPICS[topic](rng, false_belief)
+
+
+def _problem(question: str, steps: Sequence[str], answer: int, topic: str, level: int) -> Problem:
+    marked = " ".join([f"${step}$." for step in steps] + [f"The answer is $\\boxed{{{answer}}}$."])
+    prose = " ".join([f"{step}." for step in steps] + [f"So the answer is {answer}."])
+    return Problem(question, prose, marked, str(answer), topic, level)
+
+
+def _compute(rng: random.Random, false_belief: bool) -> Problem:
+    a, b, c = rng.randint(2, 9), rng.randint(2, 9), rng.randint(1, 18)
+    steps = [f"{a} * {b} = {a * b}", f"{a * b} + {c} = {a * b + c}"]
+    return _problem(f"Compute ${a} * {b} + {c}$.", steps, a * b + c, "Prealgebra", 2)
+
+
+def _solve(rng: random.Random, false_belief: bool) -> Problem:
+    x, a, b = rng.randint(2, 9), rng.randint(2, 9), rng.randint(1, 18)
+    c = a * x + b
+    steps = [f"{a}x = {c} - {b} = {a * x}", f"x = {a * x} / {a} = {x}"]
+    return _problem(f"Solve ${a}x + {b} = {c}$ for $x$.", steps, x, "Algebra", 3)
+
+
+def _difference(rng: random.Random, false_belief: bool) -> Problem:
+    x, b = rng.randint(2, 60), rng.randint(2, 39)
+    return _problem(f"If $x + {b} = {x + b}$, what is $x$?", [f"x = {x + b} - {b} = {x}"], x, "Algebra", 1)
+
+
+def _remainder(rng: random.Random, false_belief: bool) -> Problem:
+    d, q = rng.randint(3, 9), rng.randint(2, 9)
+    r = rng.randint(0, d - 1)
+    n = d * q + r
+    steps = [f"{d} * {q} = {d * q}", f"{n} - {d * q} = {r}"]
+    return _problem(f"What is the remainder when ${n}$ is divided by ${d}$?", steps, r, "Number Theory", 3)
+
+
+def _perimeter(rng: random.Random, false_belief: bool) -> Problem:
+    a, b = rng.randint(2, 24), rng.randint(2, 24)
+    steps = [f"{a} + {b} = {a + b}"]
+    if not false_belief:
+        steps.append(f"2 * {a + b} = {2 * (a + b)}")
+    question = f"A {rng.choice(_RECTANGLES)} has sides ${a}$ and ${b}$. What is its perimeter?"
+    return _problem(question, steps, a + b if false_belief else 2 * (a + b), "Geometry", 3)
+
+
+def _outfits(rng: random.Random, false_belief: bool) -> Problem:
+    a, b = rng.randint(2, 9), rng.randint(2, 9)
+    one, two = rng.choice(_PAIRS)
+    question = f"There are ${a}$ {one}s and ${b}$ {two}s. In how many ways can you choose one {one} and one {two}?"
+    if false_belief:
+        return _problem(question, [f"{a} + {b} = {a + b}"], a + b, "Counting & Probability", 2)
+    return _problem(question, [f"{a} * {b} = {a * b}"], a * b, "Counting & Probability", 2)
+
+
+def _sequence(rng: random.Random, false_belief: bool) -> Problem:
+    start, step = rng.randint(1, 30), rng.randint(2, 12)
+    terms = [start + i * step for i in range(4)]
+    steps = [f"{terms[1]} - {terms[0]} = {step}", f"{terms[3]} + {step} = {terms[3] + step}"]
+    listed = ", ".join(str(term) for term in terms)
+    return _problem(f"What comes next in ${listed}$?", steps, terms[3] + step, "Intermediate Algebra", 4)
+
+
+_TOPICS: Mapping[str, Callable[[random.Random, bool], Problem]] = {
+    "compute": _compute, "solve": _solve, "difference": _difference, "remainder": _remainder,
+    "perimeter": _perimeter, "outfits": _outfits, "sequence": _sequence,
+}  # fmt: skip
+TOPICS = tuple(_TOPICS)
+MISTAUGHT = ("perimeter", "outfits")
+"""Topics whose pretraining text follows a wrong rule."""

@@ -1,0 +1,212 @@
+"""Evaluate a model on all benchmarks in one process; every item's score is kept.
+
+Writes `items.parquet` and, last, `scores.json` into a folder that appears whole or not at all.
+"""
+
+import hashlib
+import importlib.metadata
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtuning.config import Evaluation
+from qtuning.errors import UserError
+from qtuning.evaluation.headline import HEADLINE
+from qtuning.evaluation.suite import fewshot, load_tasks, new_tokens
+from qtuning.files import atomic_path, write_json
+from qtuning.grid import evaluation_id
+
+if TYPE_CHECKING:
+    import polars
+    from lm_eval.api.model import LM
+    from lm_eval.api.task import Task
+
+Sample = dict[str, Any]
+
+
+def evaluate(
+    *,
+    cell_id: str,
+    base: Path,
+    adapter: Path | None,
+    evaluation: Evaluation,
+    out: Path,
+    data_dir: Path | None,
+    world_dir: Path | None,
+) -> dict[str, Any]:
+    """Score one model and write `out` (results/cells/CELL/EVALUATION).
+
+    base: folder of a model; adapter: folder of a LoRA adapter for it, or None. data_dir, world_dir: where local
+    benchmark files lie, for `evaluation.source` "data-dir" and "mini-world". Returns what `scores.json` holds.
+    """
+    started = time.monotonic()
+    folder = _source_folder(evaluation, data_dir, world_dir)
+    if folder is not None:
+        # Nothing is wanted from the hub: libraries shall not wait for it on a machine without network.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+    _quiet()
+    tasks = load_tasks(evaluation, folder)
+
+    from qtuning.evaluation.model import load_model
+
+    model = load_model(base, adapter, evaluation)
+    samples = run_tasks(model, tasks, evaluation)
+    items = items_table(samples)
+    scores = {
+        "cell": cell_id,
+        "evaluation": evaluation.model_dump(mode="json"),
+        "evaluation_id": evaluation_id(evaluation),
+        "backend": _backend(model.device.type, evaluation),
+        "benchmarks": {
+            benchmark: {
+                "fewshot": fewshot(benchmark, evaluation),
+                "max_new_tokens": new_tokens(tasks[benchmark]),
+                "truncated_prompts": _truncated(model, tasks[benchmark], samples[benchmark]),
+                **summary(benchmark, items),
+            }
+            for benchmark in tasks
+        },
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    _warn_truncated(scores["benchmarks"], evaluation)
+    write(out, items, scores)
+    return scores
+
+
+def write(out: Path, items: "polars.DataFrame", scores: dict[str, Any]) -> None:
+    """Make the folder `out`, whole or not at all, the marker `scores.json` last."""
+    with atomic_path(out) as temporary:
+        temporary.mkdir()
+        items.write_parquet(temporary / "items.parquet")
+        write_json(temporary / "scores.json", scores)
+
+
+def run_tasks(model: "LM", tasks: dict[str, "Task"], evaluation: Evaluation) -> dict[str, list[Sample]]:
+    """lm-eval's loop: its logged samples of each task, one for each item and filter, in item order."""
+    from lm_eval.evaluator import evaluate as lm_evaluate
+
+    results = lm_evaluate(
+        lm=model,
+        task_dict={"tasks": tasks, "groups": {}, "group_map": {}},
+        limit=evaluation.limit,
+        bootstrap_iters=0,
+        log_samples=True,
+        apply_chat_template=evaluation.chat_template,
+        fewshot_as_multiturn=evaluation.chat_template,
+    )
+    assert results is not None, "lm-eval returns None only in the other processes of a distributed run"
+    return {benchmark: results["samples"][benchmark] for benchmark in tasks}
+
+
+def items_table(samples: dict[str, list[Sample]]) -> "polars.DataFrame":
+    """One row for each benchmark, item and metric (contract: items.parquet)."""
+    import polars
+
+    schema = {
+        "benchmark": polars.String,
+        "item": polars.Int64,
+        "item_hash": polars.String,
+        "metric": polars.String,
+        "score": polars.Float64,
+        "response": polars.String,
+    }
+    rows = (
+        (benchmark, sample["doc_id"], sample["doc_hash"], name, float(sample[metric]), _response(sample, metric))
+        for benchmark, logged in samples.items()
+        for sample in logged
+        for metric, name in _metrics(sample)
+    )
+    return polars.DataFrame(list(rows), schema=schema, orient="row")
+
+
+def summary(benchmark: str, items: "polars.DataFrame") -> dict[str, Any]:
+    """Number of items, mean of every metric, and a digest of which items these were."""
+    import polars
+
+    mine = items.filter(polars.col("benchmark") == benchmark)
+    hashes = mine.unique("item").sort("item")["item_hash"]
+    means = mine.group_by("metric", maintain_order=True).agg(polars.col("score").mean())
+    return {
+        "items": len(hashes),
+        "headline": HEADLINE[benchmark],
+        "metrics": dict(means.iter_rows()),
+        "digest": hashlib.sha256("\n".join(hashes).encode()).hexdigest(),
+    }
+
+
+def _metrics(sample: Sample) -> Iterator[tuple[str, str]]:
+    """(key in the sample, our name): the filter is part of the name where a task has several."""
+    for metric in sample["metrics"]:
+        yield metric, metric if sample["filter"] == "none" else f"{metric},{sample['filter']}"
+
+
+def _response(sample: Sample, metric: str) -> str:
+    """The generated text; for multiple choice, the choice that `metric` takes to be the model's."""
+    if not isinstance(sample["resps"][0][0], tuple):
+        return str(sample["resps"][0][0])
+    choices = sample["doc"]["choices"]["text"]
+    likelihoods = [loglikelihood for ((loglikelihood, _),) in sample["resps"]]
+    if metric == "acc_norm":  # log-likelihood for each character of the choice
+        likelihoods = [value / len(choice) for value, choice in zip(likelihoods, choices, strict=True)]
+    return str(choices[likelihoods.index(max(likelihoods))])
+
+
+def _source_folder(evaluation: Evaluation, data_dir: Path | None, world_dir: Path | None) -> Path | None:
+    """Folder of the local benchmark files; None for the hub."""
+    if evaluation.source == "hub":
+        return None
+    folder = data_dir if evaluation.source == "data-dir" else world_dir
+    if folder is None:
+        option = "--config data_dir=DIR" if evaluation.source == "data-dir" else "the generated mini world"
+        raise UserError(f"evaluation.source = {evaluation.source!r}: no folder given; give {option}")
+    return Path(folder)
+
+
+def _truncated(model: Any, task: "Task", samples: list[Sample]) -> int:
+    """How many items had a prompt too long for the model, which lm-eval cuts at its beginning."""
+    longest = new_tokens(task)
+    # lm-eval does not feed the last token of a choice: nothing comes after it
+    room = model.max_length + 1 if longest is None else model.max_length - longest
+    items = {}
+    for sample in samples:
+        # multiple choice: (prompt, choice); generation: (prompt, options)
+        texts = ["".join(part for part in arguments if isinstance(part, str)) for arguments in sample["arguments"]]
+        items[sample["doc_id"]] = max(texts, key=len)
+    # A text has at most a token for each byte (and two marks), so most need no counting.
+    long = (text for text in items.values() if len(text.encode()) + 2 > room)
+    return sum(len(model.tok_encode(text)) > room for text in long)
+
+
+def _warn_truncated(benchmarks: dict[str, Any], evaluation: Evaluation) -> None:
+    for benchmark, entry in benchmarks.items():
+        if entry["truncated_prompts"]:
+            logging.getLogger(__name__).warning(
+                "%s: %d of %d prompts did not fit evaluation.max_length = %d and lost their beginning",
+                benchmark,
+                entry["truncated_prompts"],
+                entry["items"],
+                evaluation.max_length,
+            )
+
+
+def _backend(device: str, evaluation: Evaluation) -> dict[str, Any]:
+    """What produced the scores: they may move with each of these."""
+    versions = {name: importlib.metadata.version(name) for name in ("lm_eval", "torch", "transformers", "peft")}
+    return {
+        "name": evaluation.backend,
+        "device": device,
+        "batch_size": evaluation.batch_size,
+        "dtype": evaluation.dtype,
+        "max_length": evaluation.max_length,
+        **versions,
+    }
+
+
+def _quiet() -> None:
+    """Errors only from libraries: what they warn of is decided here (dtype, batch size, truncation, examples)."""
+    for name in ("lm_eval", "transformers", "datasets", "peft", "accelerate", "latex2sympy2_extended", "math_verify"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,312 @@
+"""Experiments (YAML) -> cells and evaluations. All errors of all files are reported at once."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from qtuning.config import (
+    Cell,
+    Evaluation,
+    Experiment,
+    FileSource,
+    MethodEntry,
+    Model,
+    Pruning,
+    Ratios,
+    TrainSet,
+)
+from qtuning.errors import UserError
+from qtuning.files import canonical_json, short_hash
+from qtuning.pruners.registry import NAMED_METHODS, SAMPLE_PRUNERS, TOKEN_PRUNERS, PrunerInfo
+
+Entry = TypeVar("Entry", Model, TrainSet, Experiment)
+Section = Literal["models", "train_sets", "experiments"]
+
+BENCHMARKS = ("arc_easy", "arc_challenge", "gsm8k", "squad", "triviaqa", "math")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """An experiment, expanded.
+
+    cells: in table order (zero-shot first), without repeats. evaluation: how each of them is measured.
+    """
+
+    experiment: Experiment
+    cells: tuple[Cell, ...]
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """How every cell of this experiment is measured."""
+        return self.experiment.evaluation
+
+
+def slug(*parts: str) -> str:
+    """Readable, safe in paths and shells."""
+    return "-".join(parts).lower()
+
+
+def cell_id(cell: Cell) -> str:
+    """Folder name of a cell: readable slug and 8 hex digits of its canonical configuration."""
+    digest = short_hash(cell.model_dump(mode="json", by_alias=True))
+    if cell.zero_shot:
+        return slug(cell.model.name, "zero-shot", digest)
+    assert cell.pruning and cell.train_set and cell.seeds
+    parts = [cell.model.name, cell.train_set.name, cell.pruning.method]
+    if cell.pruning.budget != "100x100":
+        parts.append(cell.pruning.budget)
+    return slug(*parts, f"s{cell.seeds.data}", digest)
+
+
+def cell_json(cell: Cell) -> str:
+    """The canonical configuration, as stored in the cell's folder."""
+    return canonical_json(cell.model_dump(mode="json", by_alias=True))
+
+
+def evaluation_json(evaluation: Evaluation) -> str:
+    """The canonical configuration of an evaluation."""
+    return canonical_json(evaluation.model_dump(mode="json"))
+
+
+def evaluation_id(evaluation: Evaluation) -> str:
+    """Folder name of an evaluation inside a cell."""
+    return f"evaluation-{short_hash(evaluation.model_dump(mode='json'))}"
+
+
+def model_id(model: Model) -> str:
+    """Folder name of a base model made ready: only where it comes from matters."""
+    return slug(model.name, short_hash(model.source.model_dump(mode="json")))
+
+
+def pair_id(cell: Cell) -> str:
+    """Folder name of the tokenised train set of a cell: shared by all cells of one model and train set."""
+    assert cell.train_set is not None and cell.training is not None
+    identity = {
+        "train_set": cell.train_set.model_dump(mode="json"),
+        "model": cell.model.source.model_dump(mode="json"),
+        "template": cell.model.template,
+        "cutoff": cell.training.cutoff,
+        "limit": cell.limit_train,
+    }
+    return slug(cell.train_set.name, cell.model.name, short_hash(identity))
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice, which YAML would silently overwrite."""
+
+
+def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} is written twice", node.start_mark)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; UserError with file and line where it is none."""
+    try:
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected keys and values at the top level, found {type(value).__name__}")
+    return value
+
+
+def explain(error: ValidationError, where: str, schema: type[BaseModel]) -> list[str]:
+    """One line per problem: file, key, value, what is allowed."""
+    lines = []
+    for problem in error.errors():
+        location = problem["loc"]
+        # pydantic adds the tag of a chosen union member to the path; users know only their own keys
+        keys = [str(part) for part in location if not str(part).startswith(("function-", "tagged-union"))]
+        key = ".".join(keys) or "(top level)"
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = f"unknown key{nearest(keys[-1], _field_names(schema, keys[:-1]))}"
+            lines.append(f"{where}: {key}: {message}")
+        elif problem["type"] == "missing":
+            lines.append(f"{where}: {key}: required, but not given")
+        else:
+            lines.append(f"{where}: {key} = {problem['input']!r}: {message[0].lower()}{message[1:]}")
+    return lines
+
+
+def _field_names(schema: type[BaseModel], keys: list[str]) -> list[str]:
+    """The keys that are valid below `keys` in `schema`."""
+    current: Any = schema
+    for key in keys:
+        if not (isinstance(current, type) and issubclass(current, BaseModel)) or key not in current.model_fields:
+            return []
+        current = current.model_fields[key].annotation
+    if isinstance(current, type) and issubclass(current, BaseModel):
+        return [field.alias or name for name, field in current.model_fields.items()]
+    return []
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """` (did you mean ...? valid: ...)`."""
+    choices = list(valid)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    listing = f" (valid: {', '.join(choices)})" if choices else ""
+    return f"{hint}{listing}"
+
+
+class Library:
+    """The YAML files below a `configs` folder: models, train sets, experiments.
+
+    `data_dir` switches train sets and benchmarks to local copies.
+    """
+
+    def __init__(self, configs: Path, data_dir: str | None = None) -> None:
+        self.configs = Path(configs)
+        self.data_dir = data_dir
+
+    def names(self, section: Section) -> list[str]:
+        """Names of the entries in a section."""
+        return sorted(path.stem for path in (self.configs / section).glob("*.yaml"))
+
+    def experiments(self, names: Iterable[str]) -> list[Grid]:
+        """Read and expand experiments; UserError lists every problem of every file involved."""
+        problems: list[str] = []
+        grids = []
+        for name in names:
+            try:
+                grids.append(self._expand(name))
+            except UserError as error:
+                problems += str(error).splitlines()
+        if problems:
+            raise UserError("\n".join(dict.fromkeys(problems)))
+        return grids
+
+    def _entry(self, section: Section, name: str, schema: type[Entry]) -> Entry:
+        path = self.configs / section / f"{name}.yaml"
+        value = {"name": name} | read_yaml(path)
+        try:
+            entry = schema.model_validate(value)
+        except ValidationError as error:
+            raise UserError("\n".join(explain(error, str(path), schema))) from None
+        if entry.name != name:
+            raise UserError(f"{path}: name = {entry.name!r}: must equal the file's name, {name!r}")
+        return entry
+
+    def _expand(self, name: str) -> Grid:
+        if name not in self.names("experiments"):
+            raise UserError(f"experiment = {name!r}: unknown{nearest(name, self.names('experiments'))}")
+        where = str(self.configs / "experiments" / f"{name}.yaml")
+        experiment = self._entry("experiments", name, Experiment)
+        problems: list[str] = []
+        models = self._resolve("models", experiment.models, Model, where, problems)
+        train_sets = self._resolve("train_sets", experiment.train_sets, TrainSet, where, problems)
+        for benchmark in experiment.evaluation.benchmarks:
+            if benchmark not in BENCHMARKS:
+                problems.append(
+                    f"{where}: evaluation.benchmarks = {benchmark!r}: unknown{nearest(benchmark, BENCHMARKS)}"
+                )
+        prunings = list(self._prunings(experiment, where, problems))
+        if problems:
+            raise UserError("\n".join(problems))
+        if self.data_dir is not None and experiment.evaluation.source == "hub":
+            evaluation = experiment.evaluation.model_copy(update={"source": "data-dir"})
+            experiment = experiment.model_copy(update={"evaluation": evaluation})
+        cells: dict[str, Cell] = {}
+        for model in models:
+            if experiment.zero_shot:
+                cell = Cell(model=model)
+                cells.setdefault(cell_json(cell), cell)
+            for train_set in map(self._localise, train_sets):
+                for pruning in prunings:
+                    for seeds in experiment.seeds:
+                        cell = Cell(
+                            model=model,
+                            train_set=train_set,
+                            limit_train=experiment.limit_train,
+                            pruning=pruning,
+                            training=experiment.training,
+                            seeds=seeds,
+                        )
+                        cells.setdefault(cell_json(cell), cell)
+        return Grid(experiment, tuple(cells.values()))
+
+    def _resolve(
+        self,
+        section: Section,
+        names: Iterable[str],
+        schema: type[Entry],
+        where: str,
+        problems: list[str],
+    ) -> list[Entry]:
+        entries = []
+        for name in names:
+            if name not in self.names(section):
+                problems.append(f"{where}: {section} = {name!r}: unknown{nearest(name, self.names(section))}")
+                continue
+            try:
+                entries.append(self._entry(section, name, schema))
+            except UserError as error:
+                problems += str(error).splitlines()
+        return entries
+
+    def _localise(self, train_set: TrainSet) -> TrainSet:
+        """With a data_dir, the local copy replaces the hub."""
+        if self.data_dir is None or train_set.local is None:
+            return train_set
+        source = FileSource(kind="data-dir", file=train_set.local)
+        return train_set.model_copy(update={"source": source})
+
+    def _prunings(self, experiment: Experiment, where: str, problems: list[str]) -> Iterable[Pruning]:
+        for budget in experiment.budgets:
+            for entry in experiment.methods:
+                try:
+                    yield pruning(entry, budget)
+                except UserError as error:
+                    problems += [f"{where}: methods: {line}" for line in str(error).splitlines()]
+
+
+def pruning(entry: MethodEntry, budget: Ratios) -> Pruning:
+    """A method at a budget. A pruner that prunes nothing has ratio 1, so that equal cells are equal."""
+    names = NAMED_METHODS.get(entry.method, tuple(entry.method.split("+")))
+    if len(names) != 2:
+        valid = [*NAMED_METHODS, "SAMPLE+TOKEN with SAMPLE one of " + ", ".join(SAMPLE_PRUNERS)]
+        raise UserError(f"{entry.method!r}: unknown method{nearest(entry.method, valid)}")
+    sample = _pruner(names[0], SAMPLE_PRUNERS, "sample pruner")
+    token = _pruner(names[1], TOKEN_PRUNERS, "token pruner")
+    taken = {key for info in (sample, token) for key in _field_names(info.options, [])}
+    unknown = sorted(set(entry.options) - taken)
+    if unknown:
+        raise UserError(f"{entry.method}: options.{unknown[0]}: unknown key{nearest(unknown[0], sorted(taken))}")
+    return Pruning(
+        sample_pruner=sample.name,
+        token_pruner=token.name,
+        sample_ratio=1.0 if sample.scope == "none" else budget.sample_ratio,
+        token_ratio=1.0 if token.scope == "none" else budget.token_ratio,
+        sample_options=_options(sample, entry),
+        token_options=_options(token, entry),
+    )
+
+
+def _pruner(name: str, registry: Mapping[str, PrunerInfo], what: str) -> PrunerInfo:
+    if name not in registry:
+        raise UserError(f"{name!r}: unknown {what}{nearest(name, registry)}")
+    return registry[name]
+
+
+def _options(info: PrunerInfo, entry: MethodEntry) -> dict[str, Any]:
+    """The options this pruner knows, validated, defaults filled in."""
+    mine = {key: value for key, value in entry.options.items() if key in _field_names(info.options, [])}
+    try:
+        return info.options.model_validate(mine).model_dump(mode="json", by_alias=True)
+    except ValidationError as error:
+        raise UserError("\n".join(explain(error, f"{entry.method}: options", info.options))) from None

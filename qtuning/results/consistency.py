@@ -1,0 +1,59 @@
+"""Scores that may stand in one table: the same questions, asked by the same backend in the same way."""
+
+import json
+from collections import defaultdict
+
+import polars as pl
+
+from qtuning.errors import UserError
+
+SHOWN = 3
+"""How many cells a message names of a group before it counts the rest."""
+
+
+def check_comparable(table: pl.DataFrame) -> None:
+    """Refuse an experiment whose evaluated cells differ in anything but the model that answered.
+
+    Compared: every entry of the backend (name, versions), every setting of the evaluation (batch size, dtype, ...), and
+    per benchmark the number and the digest of the items. Scores move with each of these, so a mixed table would show
+    them as effects of a pruner.
+
+    Raises UserError naming the cells on each side.
+    """
+    for (experiment,), rows in table.filter(pl.col("status") == "done").group_by("experiment", maintain_order=True):
+        problems = [
+            f"experiment {experiment}: {aspect} differs between cells, so they cannot stand in one table: {sides}; "
+            "evaluate the odd ones again (delete their evaluation folders)"
+            for aspect, sides in _differences(rows)
+        ]
+        if problems:
+            raise UserError("\n".join(problems))
+
+
+def _differences(rows: pl.DataFrame) -> list[tuple[str, str]]:
+    """(aspect, description of the sides) for every aspect with more than one value."""
+    headline = rows.filter(pl.col("headline"))
+    values: dict[str, dict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))  # dict: an ordered set
+    for column in ("backend", "evaluation_config"):
+        settings = {row["cell"]: json.loads(row[column]) for row in headline.iter_rows(named=True)}
+        name = column.removesuffix("_config")
+        for key in dict.fromkeys(key for values_of_cell in settings.values() for key in values_of_cell):
+            for cell, values_of_cell in settings.items():
+                values[f"{name} {key}"][str(values_of_cell.get(key, "not given"))][cell] = None
+    for row in headline.iter_rows(named=True):
+        benchmark, cell = row["benchmark"], row["cell"]
+        values[f"headline metric of {benchmark}"][row["metric"]][cell] = None
+        values[f"number of {benchmark} items"][str(row["items"])][cell] = None
+        values[f"digest of the {benchmark} items"][row["digest"][:16]][cell] = None
+    return [(aspect, _describe(sides)) for aspect, sides in values.items() if len(sides) > 1]
+
+
+def _describe(sides: dict[str, dict[str, None]]) -> str:
+    """`0.4.13 in a, b and 7 more; 0.4.12 in c`: the odd ones, which are the ones to repeat, are all named."""
+    common = max(sides, key=lambda value: len(sides[value]))
+    parts = []
+    for value, cells in sides.items():
+        named = list(cells)[:SHOWN] if value == common else list(cells)
+        more = f" and {len(cells) - len(named)} more" if len(cells) > len(named) else ""
+        parts.append(f"{value} in {', '.join(named)}{more}")
+    return "; ".join(parts)

@@ -1,0 +1,286 @@
+"""The score store: cell folders -> one tidy table, `results/scores.parquet` (docs/results.md lists its columns)."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from qtuning.config import Cell, Seeds
+from qtuning.errors import UserError
+from qtuning.evaluation.headline import HEADLINE
+from qtuning.files import atomic_path, canonical_json, exclusive
+from qtuning.grid import Grid, cell_id, evaluation_id, explain
+from qtuning.results.consistency import check_comparable
+
+COST_COLUMNS: dict[str, pl.DataType] = {
+    "updates": pl.Int64(),
+    "samples_scored": pl.Int64(),
+    "tokens_scored": pl.Int64(),
+    "samples_kept": pl.Int64(),
+    "response_tokens": pl.Int64(),
+    "tokens_kept": pl.Int64(),
+    "tokens_forwarded": pl.Int64(),
+    "flops_scoring": pl.Float64(),
+    "flops_training": pl.Float64(),
+    "flops_total": pl.Float64(),
+    "seconds_scoring": pl.Float64(),
+    "seconds_training": pl.Float64(),
+    "seconds_total": pl.Float64(),
+    "peak_memory_bytes": pl.Int64(),
+}
+"""What a cell cost (train.json, `cost`; qtuning/cost.py)."""
+
+SCHEMA: dict[str, pl.DataType] = {
+    "experiment": pl.String(),
+    "title": pl.String(),
+    "cell": pl.String(),
+    "model": pl.String(),
+    "model_label": pl.String(),
+    "train_set": pl.String(),
+    "train_set_label": pl.String(),
+    "method": pl.String(),
+    "sample_pruner": pl.String(),
+    "token_pruner": pl.String(),
+    "sample_ratio": pl.Float64(),
+    "token_ratio": pl.Float64(),
+    "options": pl.String(),
+    "seed": pl.String(),
+    "seed_data": pl.Int64(),
+    "seed_pruner": pl.Int64(),
+    "seed_init": pl.Int64(),
+    "benchmark": pl.String(),
+    "metric": pl.String(),
+    "headline": pl.Boolean(),
+    "score": pl.Float64(),
+    "items": pl.Int64(),
+    "digest": pl.String(),
+    "status": pl.String(),
+    "reason": pl.String(),
+    "evaluation": pl.String(),
+    "evaluation_config": pl.String(),
+    "backend": pl.String(),
+    "versions": pl.String(),
+    **COST_COLUMNS,
+}
+"""Columns of the score table, in order."""
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class _File(BaseModel):
+    """Base of what is read from a cell's folder: keys that the table does not need are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class _Benchmark(_File):
+    items: int = Field(gt=0)
+    headline: str
+    metrics: dict[str, Fraction]
+    digest: str
+
+
+class _Scores(_File):
+    cell: str
+    evaluation: dict[str, Any]
+    evaluation_id: str
+    status: Literal["done", "skipped"] = "done"
+    reason: str | None = None
+    backend: dict[str, Any] = Field(default_factory=dict)
+    benchmarks: dict[str, _Benchmark]
+
+
+class _Train(_File):
+    status: Literal["done", "diverged"]
+    reason: str | None = None
+    cost: dict[str, float | None]
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+
+class _Failed(_File):
+    status: Literal["failed", "diverged"]
+    reason: str
+
+
+FileModel = TypeVar("FileModel", bound=_File)
+
+
+def collect(grids: Sequence[Grid], results: Path) -> pl.DataFrame:
+    """The score table of these experiments, read from `results/cells`.
+
+    One row per experiment x cell x benchmark x metric; `headline` marks the metric that tables show. A cell that is not
+    finished has one row per benchmark with a null score, and `status` and `reason` say why. Rows keep the order of
+    the grid.
+
+    Raises UserError where a file is malformed, or where an experiment mixes evaluations that cannot be compared.
+    """
+    rows = [row for grid in grids for cell in grid.cells for row in _rows(grid, cell, Path(results))]
+    table = pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    check_comparable(table)
+    return table
+
+
+def write_scores(grids: Sequence[Grid], results: Path) -> Path:
+    """Write `results/scores.parquet` and return its path.
+
+    Experiments in the file that are not among `grids` stay as they are, so that collecting one experiment does not
+    drop another. The same cells give the same bytes.
+    """
+    target = Path(results) / "scores.parquet"
+    table = collect(grids, results)
+    with exclusive(target.with_name(".scores.lock"), "collecting scores"):
+        if target.exists():
+            older = pl.read_parquet(target)
+            if dict(older.schema) == dict(table.schema):
+                mine = [grid.experiment.name for grid in grids]
+                table = pl.concat([older.filter(~pl.col("experiment").is_in(mine)), table])
+            else:
+                print(f"{target}: written by another version; only {len(grids)} experiment(s) kept", file=sys.stderr)
+        table = table.sort("experiment", maintain_order=True)
+        with atomic_path(target) as temporary:
+            table.write_parquet(temporary)
+    return target
+
+
+def read_scores(results: Path, experiment: str) -> pl.DataFrame:
+    """The rows of one experiment from `results/scores.parquet`; UserError if there are none."""
+    path = Path(results) / "scores.parquet"
+    if not path.exists():
+        raise UserError(f"{path}: no such file; collect the scores first")
+    table = pl.read_parquet(path)
+    rows = table.filter(pl.col("experiment") == experiment)
+    if rows.is_empty():
+        known = ", ".join(table["experiment"].unique(maintain_order=True)) or "none"
+        raise UserError(f"{path}: experiment = {experiment!r}: no rows (collected: {known})")
+    return rows
+
+
+def _rows(grid: Grid, cell: Cell, results: Path) -> Iterator[dict[str, Any]]:
+    """The rows of one cell in one experiment."""
+    folder = results / "cells" / cell_id(cell)
+    evaluation = folder / evaluation_id(grid.evaluation)
+    train = _read(folder / "train.json", _Train)
+    base = _identity(grid, cell) | _costs(train)
+    scores = _read(evaluation / "scores.json", _Scores)
+    if scores is None or scores.status == "skipped":
+        status, reason = _why_missing(cell, folder, train, scores)
+        for benchmark in grid.evaluation.benchmarks:
+            yield base | _hole(benchmark, status, reason)
+        return
+    for key, found, expected in (
+        ("cell", scores.cell, folder.name),
+        ("evaluation_id", scores.evaluation_id, evaluation.name),
+    ):
+        if found != expected:
+            raise UserError(
+                f"{evaluation / 'scores.json'}: {key} = {found!r}: belongs to another folder than {expected}; "
+                "delete it and evaluate again"
+            )
+    base |= {"backend": canonical_json(scores.backend), "evaluation_config": canonical_json(scores.evaluation)}
+    for benchmark in grid.evaluation.benchmarks:
+        result = scores.benchmarks.get(benchmark)
+        if result is None:
+            reason = "the evaluation has no score of this benchmark"
+            yield base | _hole(benchmark, "not run", reason)
+            continue
+        if result.headline not in result.metrics:
+            raise UserError(
+                f"{evaluation / 'scores.json'}: benchmarks.{benchmark}.headline = {result.headline!r}: "
+                f"not among its metrics ({', '.join(result.metrics)})"
+            )
+        for metric in sorted(result.metrics, key=lambda name: (name != result.headline, name)):
+            yield base | {
+                "benchmark": benchmark,
+                "metric": metric,
+                "headline": metric == result.headline,
+                "score": 100 * result.metrics[metric],
+                "items": result.items,
+                "digest": result.digest,
+                "status": "done",
+            }
+
+
+def _identity(grid: Grid, cell: Cell) -> dict[str, Any]:
+    """The columns that follow from the configuration alone."""
+    identity: dict[str, Any] = dict.fromkeys(SCHEMA) | {
+        "experiment": grid.experiment.name,
+        "title": grid.experiment.title,
+        "cell": cell_id(cell),
+        "model": cell.model.name,
+        "model_label": cell.model.label,
+        "method": "zero-shot",
+        "evaluation": evaluation_id(grid.evaluation),
+        "evaluation_config": canonical_json(grid.evaluation.model_dump(mode="json")),
+    }
+    if cell.pruning is None or cell.train_set is None or cell.seeds is None:
+        return identity
+    pruning = cell.pruning
+    return identity | {
+        "train_set": cell.train_set.name,
+        "train_set_label": cell.train_set.label,
+        "method": pruning.method,
+        "sample_pruner": pruning.sample_pruner,
+        "token_pruner": pruning.token_pruner,
+        "sample_ratio": pruning.sample_ratio,
+        "token_ratio": pruning.token_ratio,
+        "options": canonical_json({"sample": pruning.sample_options, "token": pruning.token_options}),
+        "seed": _seed_name(cell.seeds),
+        "seed_data": cell.seeds.data,
+        "seed_pruner": cell.seeds.pruner,
+        "seed_init": cell.seeds.init,
+    }
+
+
+def _seed_name(seeds: Seeds) -> str:
+    """`0` where the three axes share a seed, else e.g. `data0-pruner1-init0`."""
+    if seeds.data == seeds.pruner == seeds.init:
+        return str(seeds.data)
+    return f"data{seeds.data}-pruner{seeds.pruner}-init{seeds.init}"
+
+
+def _costs(train: _Train | None) -> dict[str, Any]:
+    """The cost columns, and the versions that trained the cell; empty for a cell that is not trained."""
+    if train is None:
+        return {}
+    costs: dict[str, Any] = {}
+    for key, dtype in COST_COLUMNS.items():
+        value = train.cost.get(key)
+        costs[key] = int(value) if value is not None and dtype == pl.Int64() else value
+    found = train.provenance
+    versions = {name: found.get(name) for name in ("qtuning", "git", "python")} | dict(found.get("packages", {}))
+    return costs | {"versions": canonical_json({name: text for name, text in versions.items() if text is not None})}
+
+
+def _hole(benchmark: str, status: str, reason: str) -> dict[str, Any]:
+    """What is known of a score that is missing."""
+    metric = HEADLINE.get(benchmark)
+    return {"benchmark": benchmark, "metric": metric, "headline": True, "status": status, "reason": reason}
+
+
+def _why_missing(cell: Cell, folder: Path, train: _Train | None, scores: _Scores | None) -> tuple[str, str]:
+    """Status and reason of a cell without scores."""
+    if train is not None and train.status == "diverged":
+        return "diverged", train.reason or "no reason recorded"
+    if scores is not None:
+        return "not run", f"evaluation skipped: {scores.reason or 'no reason recorded'}"
+    if cell.zero_shot:
+        return "not run", "not evaluated yet"
+    if train is not None:  # a failed.json beside it is older: that failure was repeated with success
+        return "not run", "trained, not evaluated yet"
+    failed = _read(folder / "failed.json", _Failed)
+    if failed is not None:
+        return failed.status, failed.reason
+    return "not run", "not trained yet"
+
+
+def _read(path: Path, schema: type[FileModel]) -> FileModel | None:
+    """A file of a cell, validated; None if it does not exist."""
+    try:
+        return schema.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise UserError("\n".join(explain(error, str(path), schema))) from None

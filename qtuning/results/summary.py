@@ -1,0 +1,230 @@
+"""Scores -> what a table shows: mean, spread and difference over seeds, or a hole with its reason."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+import polars as pl
+
+from qtuning.pruners.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, PrunerInfo
+
+AVERAGE = "avg"
+"""Name of the column that averages a cell's benchmarks."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method at one budget on one train set: a row of a table.
+
+    sample_ratio and token_ratio are None for the zero-shot model. variant: the options that differ from the
+    pruners' defaults, e.g. `lambda=0.3`, or empty.
+    """
+
+    train_set: str
+    method: str
+    sample_pruner: str
+    token_pruner: str
+    sample_ratio: float | None
+    token_ratio: float | None
+    options: str
+    variant: str
+
+    @property
+    def reference(self) -> bool:
+        """Whether nothing is pruned: the full data set, or no training at all."""
+        return self.method in ("full", "zero-shot")
+
+
+@dataclass(frozen=True)
+class Hole:
+    """A score that is missing, and why: (seed, status, reason) of each cell that lacks it."""
+
+    missing: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A score over seeds, in per cent. sd: sample standard deviation, None with one seed.
+
+    difference: mean over seeds of the paired difference from random pruning at the same budget; None where there
+    is no such row, where it has a hole, and for that row itself.
+    """
+
+    mean: float
+    sd: float | None
+    seeds: tuple[str, ...]
+    difference: float | None
+    difference_sd: float | None
+    items: int | None
+    metric: str | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """An experiment, summarised: entries by (line, model, benchmark), with `avg` as the last of several benchmarks."""
+
+    lines: tuple[Line, ...]
+    models: tuple[str, ...]
+    benchmarks: tuple[str, ...]
+    entries: dict[tuple[Line, str, str], Entry | Hole]
+
+    def blocks(self) -> list[tuple[Line, ...]]:
+        """Lines by train set and budget; the lines of each train set that prune nothing come first."""
+        blocks: dict[tuple[Any, ...], list[Line]] = {}
+        for line in self.lines:
+            budget = None if line.reference else (line.sample_ratio, line.token_ratio)
+            blocks.setdefault((line.train_set, budget), []).append(line)
+        return [tuple(block) for block in blocks.values()]
+
+    def best(self, block: Sequence[Line], model: str, benchmark: str) -> list[Line]:
+        """The lines with the highest score of a column, as printed (two decimals); none where there is no contest."""
+        means = {}
+        for line in block:
+            entry = self.entries.get((line, model, benchmark))
+            if isinstance(entry, Entry) and not line.reference:
+                means[line] = round(entry.mean, 2)
+        return [line for line, mean in means.items() if mean == max(means.values())] if len(means) > 1 else []
+
+
+def summarise(scores: pl.DataFrame) -> Summary:
+    """Summarise the rows of one experiment (all of them: a missing cell is recognised by its row without score)."""
+    rows = scores.filter(pl.col("headline")).to_dicts()
+    models = tuple(dict.fromkeys(row["model"] for row in rows))
+    benchmarks = tuple(dict.fromkeys(row["benchmark"] for row in rows))
+    train_sets = list(dict.fromkeys(row["train_set"] for row in rows if row["train_set"] is not None)) or [""]
+    # line -> model -> benchmark -> seed -> row; the zero-shot model belongs to every train set
+    tree: dict[Line, dict[str, dict[str, dict[str, dict[str, Any]]]]] = {}
+    for row in rows:
+        for train_set in [row["train_set"]] if row["train_set"] is not None else train_sets:
+            by_model = tree.setdefault(_line(row, train_set), {})
+            by_model.setdefault(row["model"], {}).setdefault(row["benchmark"], {})[row["seed"] or ""] = row
+    lines = _in_table_order(list(tree), train_sets)
+    entries: dict[tuple[Line, str, str], Entry | Hole] = {}
+    for line in lines:
+        rival = random_at_budget(line, lines)
+        for model, by_benchmark in tree[line].items():
+            against = tree[rival].get(model, {}) if rival is not None and rival != line else {}
+            for benchmark, by_seed in by_benchmark.items():
+                entries[line, model, benchmark] = _entry(by_seed, against.get(benchmark, {}))
+            if len(benchmarks) > 1:
+                entries[line, model, AVERAGE] = _entry(_averages(by_benchmark), _averages(against))
+    return Summary(tuple(lines), models, (*benchmarks, AVERAGE) if len(benchmarks) > 1 else benchmarks, entries)
+
+
+def random_at_budget(line: Line, lines: Sequence[Line]) -> Line | None:
+    """The row that differences are taken from: random samples and random tokens at the same budget.
+
+    Where a ratio is 1, a pruner that prunes nothing is as good as a random one.
+    """
+    if line.reference:
+        return None
+    samples = ["random", "full"] if line.sample_ratio == 1 else ["random"]
+    tokens = ["random", "none"] if line.token_ratio == 1 else ["random"]
+    budget = (line.train_set, line.sample_ratio, line.token_ratio)
+    for pair in ((sample, token) for sample in samples for token in tokens):
+        for other in lines:
+            found = (other.train_set, other.sample_ratio, other.token_ratio)
+            if found == budget and (other.sample_pruner, other.token_pruner) == pair and not other.variant:
+                return other
+    return None
+
+
+def variant(sample_pruner: str, token_pruner: str, options: str) -> str:
+    """The options that differ from the pruners' defaults: `lambda=0.3`, or empty."""
+    chosen = json.loads(options)
+    changed: dict[str, Any] = {}
+    for info, values in (
+        (SAMPLE_PRUNERS.get(sample_pruner), chosen["sample"]),
+        (TOKEN_PRUNERS.get(token_pruner), chosen["token"]),
+    ):
+        defaults = _defaults(info)
+        changed |= {key: value for key, value in values.items() if key not in defaults or defaults[key] != value}
+    return ", ".join(f"{key}={_plain(value)}" for key, value in sorted(changed.items()))
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _defaults(info: PrunerInfo | None) -> dict[str, Any]:
+    """Default values by the names a configuration uses; a pruner that is gone has none."""
+    if info is None:
+        return {}
+    fields = info.options.model_fields.items()
+    return {field.alias or name: field.get_default(call_default_factory=True) for name, field in fields}
+
+
+def _line(row: dict[str, Any], train_set: str) -> Line:
+    if row["method"] == "zero-shot":
+        return Line(train_set, "zero-shot", "", "", None, None, "", "")
+    return Line(
+        train_set=train_set,
+        method=row["method"],
+        sample_pruner=row["sample_pruner"],
+        token_pruner=row["token_pruner"],
+        sample_ratio=row["sample_ratio"],
+        token_ratio=row["token_ratio"],
+        options=row["options"],
+        variant=variant(row["sample_pruner"], row["token_pruner"], row["options"]),
+    )
+
+
+def _in_table_order(lines: list[Line], train_sets: list[str]) -> list[Line]:
+    """By train set; within it what prunes nothing, then the budgets as configured; pairs grouped by their sample
+    pruner, Q-Tuning last."""
+    samples = list(dict.fromkeys(line.sample_pruner for line in lines))
+    tokens = list(dict.fromkeys(line.token_pruner for line in lines))
+    budgets = list(dict.fromkeys((line.sample_ratio, line.token_ratio) for line in lines))
+
+    def key(line: Line) -> tuple[Any, ...]:
+        budget = -1 if line.reference else budgets.index((line.sample_ratio, line.token_ratio))
+        return (
+            train_sets.index(line.train_set),
+            budget,
+            line.method != "zero-shot",
+            line.method == "q-tuning",
+            samples.index(line.sample_pruner),
+            tokens.index(line.token_pruner),
+        )
+
+    return sorted(lines, key=key)
+
+
+def _averages(by_benchmark: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Per seed the mean over the benchmarks, as a row of its own; missing if any benchmark is missing."""
+    averages: dict[str, dict[str, Any]] = {}
+    for seed in dict.fromkeys(seed for by_seed in by_benchmark.values() for seed in by_seed):
+        rows = [by_seed[seed] for by_seed in by_benchmark.values()]
+        average: dict[str, Any] = {"status": "done", "score": None, "items": None, "metric": None}
+        missing = [row for row in rows if row["status"] != "done"]
+        if not missing:
+            average["score"] = fmean(row["score"] for row in rows)
+        elif len(missing) == len(rows):
+            average |= {"status": rows[0]["status"], "reason": rows[0]["reason"]}
+        else:
+            names = ", ".join(row["benchmark"] for row in missing)
+            average |= {"status": missing[0]["status"], "reason": f"no average without {names}: {missing[0]['reason']}"}
+        averages[seed] = average
+    return averages
+
+
+def _entry(by_seed: dict[str, dict[str, Any]], against: dict[str, dict[str, Any]]) -> Entry | Hole:
+    """Score over the seeds, or a hole if any seed is missing: never a mean over fewer."""
+    missing = [(seed, row) for seed, row in by_seed.items() if row["status"] != "done"]
+    if missing:
+        return Hole(tuple((seed, row["status"], row["reason"]) for seed, row in missing))
+    scores = {seed: row["score"] for seed, row in by_seed.items()}
+    rivals = {seed: row["score"] for seed, row in against.items() if row["status"] == "done"}
+    paired = [scores[seed] - rivals[seed] for seed in scores] if scores.keys() == rivals.keys() else []
+    row = next(iter(by_seed.values()))
+    return Entry(
+        mean=fmean(scores.values()),
+        sd=stdev(scores.values()) if len(scores) > 1 else None,
+        seeds=tuple(scores),
+        difference=fmean(paired) if paired else None,
+        difference_sd=stdev(paired) if len(paired) > 1 else None,
+        items=row["items"],
+        metric=row["metric"],
+    )

@@ -1,0 +1,26 @@
+"""Randomness without state: every draw has a generator of its own, made from a seed and the place it is used.
+
+Nothing has to be saved to resume, ranks cannot drift apart, and one axis (data order, pruner, initialisation) never
+disturbs another.
+"""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def derived_seed(seed: int, *place: str | int) -> int:
+    """A 63-bit seed for `place` (axis, epoch, update, ...), independent between places."""
+    digest = hashlib.sha256(repr((seed, *place)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def generator(seed: int, *place: str | int) -> torch.Generator:
+    """A CPU generator for `place`."""
+    return torch.Generator().manual_seed(derived_seed(seed, *place))
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
+    """[count] int64: the order of the whole train set in an epoch; the same for every pruner (paired comparison)."""
+    return torch.randperm(count, generator=generator(seed, "order", epoch))

@@ -1,0 +1,138 @@
+"""What the rules of the workflow ask for: which configuration and which files a path stands for. No Snakemake here."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from qtuning.config import Cell, Evaluation, FileSource, Pruning, Seeds, Training
+from qtuning.errors import UserError
+from qtuning.grid import Grid, Library, cell_id, cell_json, evaluation_id, evaluation_json, model_id, nearest, pair_id
+from qtuning.layout import Layout
+
+SETTINGS = ("results", "data_dir", "tracking", "accelerate", "threads", "checkpoint_seconds")
+EVALUATION_SPLIT = {"squad": "validation", "triviaqa": "validation"}
+
+
+class Plan:
+    """All experiments of a `configs` folder, indexed by the names that stand in paths."""
+
+    def __init__(self, grids: Iterable[Grid], layout: Layout, data_dir: str | None) -> None:
+        self.layout, self.data_dir = layout, data_dir
+        self.grids = {grid.experiment.name: grid for grid in grids}
+        self.cells: dict[str, Cell] = {}
+        self.evaluations: dict[str, Evaluation] = {}
+        self.kept: set[str] = set()
+        self._groups: dict[str, list[str]] = {}
+        self._configurations: dict[str, str] = {}
+        for name, grid in self.grids.items():
+            identity = evaluation_id(grid.evaluation)
+            self.evaluations[identity] = grid.evaluation
+            self._configurations[identity] = evaluation_json(grid.evaluation)
+            for cell in grid.cells:
+                self._add(name, grid, cell)
+
+    def _add(self, name: str, grid: Grid, cell: Cell) -> None:
+        identity = cell_id(cell)
+        self.cells[identity] = cell
+        self._groups.setdefault(identity, []).append(name)
+        self._configurations[identity] = cell_json(cell)
+        self._configurations[model_id(cell.model)] = cell_json(Cell(model=cell.model))
+        if cell.training is None:
+            return
+        self._configurations[pair_id(cell)] = cell_json(_representative(cell))
+        if cell.training.tuning == "lora" or grid.experiment.keep_weights:
+            self.kept.add(identity)
+
+    def configuration(self, identity: str) -> str:
+        """Canonical JSON of the cell, model, pair or evaluation of that name."""
+        if identity not in self._configurations:
+            raise UserError(
+                f"{identity}: no experiment of configs/experiments has this cell (has a configuration changed?)"
+            )
+        return self._configurations[identity]
+
+    def groups(self, cell: str) -> str:
+        """`--group A --group B`: the experiments that a cell belongs to."""
+        return " ".join(f"--group {name}" for name in self._groups[cell])
+
+    def temporary(self) -> str:
+        """Regular expression of the cells whose full weights go after evaluation."""
+        return self._either(identity for identity in self.cells if identity not in self.kept)
+
+    def lasting(self) -> str:
+        """Regular expression of the cells whose weights stay: adapters, and experiments that ask for it."""
+        return self._either(self.kept)
+
+    @staticmethod
+    def _either(identities: Iterable[str]) -> str:
+        return "|".join(sorted(identity.replace("+", r"\+").replace(".", r"\.") for identity in identities)) or "(?!)"
+
+    def model(self, cell: str) -> Path:
+        """Marker of the cell's base model."""
+        return self.layout.model(self.cells[cell]) / "model.json"
+
+    def samples(self, cell: str) -> Path:
+        """Marker of the cell's tokenised train set."""
+        return self.layout.samples(self.cells[cell]) / "report.json"
+
+    def model_of_pair(self, pair: str) -> Path:
+        """Marker of the base model whose tokenizer a pair uses."""
+        return self.layout.model(Cell.model_validate_json(self.configuration(pair))) / "model.json"
+
+    def sources_of_pair(self, pair: str) -> list[Path]:
+        """Local files a train set is read from; none for the hub."""
+        train_set = Cell.model_validate_json(self.configuration(pair)).train_set
+        assert train_set is not None
+        source = train_set.source
+        if not isinstance(source, FileSource):
+            return []
+        if source.kind == "mini-world":
+            return [self.layout.world / "manifest.json"]
+        return [Path(self.data_dir or "") / source.file if source.kind == "data-dir" else Path(source.file)]
+
+    def questions(self, evaluation: str) -> list[Path]:
+        """Local files an evaluation reads; none for the hub."""
+        config = self.evaluations[evaluation]
+        if config.source == "mini-world":
+            return [self.layout.world / "manifest.json"]
+        if config.source == "hub" or self.data_dir is None:
+            return []
+        splits = ((name, EVALUATION_SPLIT.get(name, "test")) for name in config.benchmarks)
+        return [Path(self.data_dir) / name / f"{split}.jsonl.gz" for name, split in splits]
+
+    def weights(self, cell: str) -> list[Path]:
+        """What must be trained before a cell can be evaluated; nothing for zero-shot."""
+        if self.cells[cell].zero_shot:
+            return []
+        folder = self.layout.cell(self.cells[cell])
+        return [folder / "train.json", folder / "weights"]
+
+    def scores(self, experiment: str) -> list[Path]:
+        """The scores an experiment's table is made of."""
+        grid = self.grids[experiment]
+        return [self.layout.evaluation(cell, grid.evaluation) / "scores.json" for cell in grid.cells]
+
+
+def _representative(cell: Cell) -> Cell:
+    """The same cell for every cell that shares a tokenised train set, so that the shared work has one configuration."""
+    assert cell.training is not None
+    pruning = Pruning(sample_pruner="full", token_pruner="none", sample_ratio=1, token_ratio=1)
+    training = Training(cutoff=cell.training.cutoff)
+    return cell.model_copy(
+        update={"pruning": pruning, "training": training, "seeds": Seeds(data=0, pruner=0, init=0), "semantics": 1}
+    )
+
+
+def load(config: Mapping[str, Any], configs: Path = Path("configs")) -> Plan:
+    """Read every experiment below `configs`; UserError for unknown settings and for all errors of all experiments."""
+    for key in config:
+        if key not in SETTINGS:
+            raise UserError(f"--config {key}: unknown setting{nearest(key, SETTINGS)}")
+    for key in ("threads", "checkpoint_seconds"):
+        if not isinstance(config[key], int | float) or config[key] <= 0:
+            raise UserError(f"{key} = {config[key]!r}: must be a number above 0")
+    data_dir = config["data_dir"]
+    if data_dir is not None and not Path(data_dir).is_dir():
+        raise UserError(f"data_dir = {data_dir!r}: no such folder")
+    library = Library(configs, data_dir)
+    return Plan(library.experiments(library.names("experiments")), Layout(Path(config["results"])), data_dir)

@@ -1,0 +1,169 @@
+"""Sources: all formats give the same rows; what is damaged is said with file and line."""
+
+import gzip
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qtuning.config import FileSource, HubSource, TrainSet
+from qtuning.data.rows import Reason
+from qtuning.data.sources import locate, read_file, read_rows
+from qtuning.errors import UserError
+
+ROWS = [
+    {"instruction": "Größe?", "input": "", "output": "2 m"},
+    {"instruction": "line\nbreak\u2028and separator", "input": "x", "output": "🙂"},
+    {"instruction": "third", "input": "", "output": "שלום"},
+]
+
+
+def values(path):
+    return [row.value for row in read_file(path)]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "a.json.gz", "a.parquet"])
+def test_all_formats_give_equal_rows(write, name):
+    path = write(name, ROWS)
+    rows = list(read_file(path))
+    assert [row.value for row in rows] == ROWS
+    assert all(row.file == str(path) and row.problem is None for row in rows)
+    if ".json" in name and ".jsonl" not in name:
+        text = json.dumps(ROWS, indent=1).splitlines()
+        assert [row.line for row in rows] == [number for number, line in enumerate(text, 1) if line == " {"]
+    else:
+        assert [row.line for row in rows] == [1, 2, 3]
+
+
+def test_parquet_lists_of_messages(write):
+    rows = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]
+    assert values(write("chat.parquet", rows)) == rows
+
+
+def test_byte_order_mark_windows_line_ends_and_blank_lines(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\r\n  \n{"a": 2}')
+    assert [(row.line, row.value) for row in read_file(path)] == [(1, {"a": 1}), (4, {"a": 2})]
+    path = tmp_path / "a.json"
+    path.write_bytes(b'\xef\xbb\xbf [{"a": 1},\r\n\r\n {"a": 2}] \n')
+    assert [(row.line, row.value) for row in read_file(path)] == [(1, {"a": 1}), (3, {"a": 2})]
+
+
+def test_undecodable_lines_are_row_problems(tmp_path):
+    path = tmp_path / "a.jsonl"
+    nested = b"[" * 100_000 + b"]" * 100_000
+    path.write_bytes(b'{"a": "\xff"}\n{"a": \n{"a": 1}\n' + nested + b"\n" + b"9" * 10_000 + b"\n")
+    assert [(row.line, row.problem) for row in read_file(path)] == [
+        (1, Reason.INVALID_UTF8),
+        (2, Reason.INVALID_JSON),
+        (3, None),
+        (4, Reason.INVALID_JSON),
+        (5, Reason.INVALID_JSON),
+    ]
+
+
+def test_invalid_bytes_in_a_json_list_spoil_only_their_row(tmp_path):
+    from qtuning.data.rows import Refusal, parse
+
+    path = tmp_path / "a.json"
+    path.write_bytes(b'[{"instruction": "a\xff", "output": "b"},\n{"instruction": "a", "output": "b"}]')
+    train_set = TrainSet(name="x", label="X", source=FileSource(kind="path", file=str(path)))
+    first, second = (parse(row.value, train_set) for row in read_file(path))
+    assert isinstance(first, Refusal)
+    assert first.reason is Reason.INVALID_UTF8
+    assert not isinstance(second, Refusal)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    data=st.binary(max_size=200), name=st.sampled_from(["a.jsonl", "a.json", "a.json.gz", "a.jsonl.gz", "a.parquet"])
+)
+def test_any_bytes_are_rows_or_a_user_error(tmp_path_factory, data, name):
+    path = tmp_path_factory.mktemp("fuzz") / name
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") and len(data) % 2 else data)
+    try:
+        for row in read_file(path):
+            assert row.line >= 1
+            assert row.problem in (None, Reason.INVALID_JSON, Reason.INVALID_UTF8)
+    except UserError as error:
+        assert str(path) in str(error)
+
+
+def test_a_truncated_gzip_file_says_how_far_it_was_read(tmp_path):
+    import random
+
+    lines = [json.dumps({"instruction": str(random.Random(i).random()), "output": "b"}) for i in range(5000)]
+    data = gzip.compress("\n".join(lines).encode())
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(data[: len(data) // 2])
+    rows = []
+    with pytest.raises(UserError, match=r"a\.jsonl\.gz: damaged or cut short") as error:
+        rows.extend(read_file(path))
+    assert 0 < len(rows) < 5000
+    assert f"read up to line {len(rows)} " in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1}\n{"a": 2}', r"expected a JSON list of rows; a file with one object a line is named \.jsonl"),
+        ("", "expected a JSON list of rows"),
+        ('[{"a": 1}\n{"a": 2}]', "a.json:2: not valid JSON: expected a comma"),
+        ('[{"a": 1},\n{"a": }]', "a.json:2: not valid JSON"),
+        ('[{"a": 1}] x', "text after the end"),
+        ('[{"a": 1}', "a.json:1: not valid JSON: expected a comma"),
+        ("[" * 100_000, "a.json:1: JSON that cannot be read"),
+    ],
+)
+def test_a_broken_json_list_is_refused_with_its_line(tmp_path, text, message):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        list(read_file(path))
+
+
+def test_locate(tmp_path, write):
+    path = write("data/alpaca/train.jsonl", ROWS)
+    named = FileSource(kind="data-dir", file="alpaca/train.jsonl")
+    assert locate(named, data_dir=tmp_path / "data", world_dir=None) == path
+    world = FileSource(kind="mini-world", file="alpaca/train.jsonl")
+    assert locate(world, data_dir=None, world_dir=tmp_path / "data") == path
+    assert locate(FileSource(kind="path", file=str(path)), data_dir=None, world_dir=None) == path
+    with pytest.raises(UserError, match="--config data_dir=DIR"):
+        locate(named, data_dir=None, world_dir=None)
+    with pytest.raises(UserError, match="mini world"):
+        locate(world, data_dir=None, world_dir=None)
+    with pytest.raises(UserError, match="no such file"):
+        locate(named, data_dir=tmp_path, world_dir=None)
+    with pytest.raises(UserError, match="is a folder"):
+        locate(FileSource(kind="path", file=str(tmp_path)), data_dir=None, world_dir=None)
+    with pytest.raises(UserError, match=r"unknown file format; known: \.jsonl"):
+        read_file(tmp_path / "train.csv")
+
+
+def hub_set(id_: str, local: str | None = None) -> TrainSet:
+    return TrainSet(name="h", label="H", source=HubSource(id=id_), local=local)
+
+
+def test_a_hub_set_that_cannot_be_had_names_what_could_replace_it():
+    with pytest.raises(UserError) as error:
+        list(read_rows(hub_set("no-such-owner/no-such-set", "h/train.jsonl.gz"), data_dir=None, world_dir=None))
+    message = str(error.value)
+    assert "no-such-owner/no-such-set" in message
+    assert "--config data_dir=DIR (h/train.jsonl.gz below DIR)" in message
+    assert "\n" not in message
+
+
+def test_the_hub_loader_yields_rows(tmp_path, write, monkeypatch):
+    """The `datasets` library really loads here; a folder stands for the repository."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    write("repository/train.jsonl", ROWS)
+    rows = list(read_rows(hub_set(str(tmp_path / "repository")), data_dir=None, world_dir=None))
+    assert [row.value for row in rows] == ROWS
+    assert [row.line for row in rows] == [1, 2, 3]
+    with pytest.raises(UserError, match="split nowhere"):
+        source = HubSource(id=str(tmp_path / "repository"), split="nowhere")
+        list(read_rows(TrainSet(name="h", label="H", source=source), data_dir=None, world_dir=None))

@@ -1,0 +1,98 @@
+"""Bad files are named with line and key, before anything is loaded."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import benchmark_files as samples
+import pytest
+from qtuning.errors import UserError
+from qtuning.evaluation.records import EVALUATION_SPLIT, SCHEMA, read_records
+
+
+GOOD: dict[str, dict[str, Any]] = {
+    "arc_easy": samples.arc(1, 4)[0],
+    "gsm8k": samples.gsm8k(1)[0],
+    "squad": samples.squad(1)[0],
+    "triviaqa": samples.triviaqa(1)[0],
+    "math": samples.math(1)[0],
+}
+
+
+def test_records_come_back_as_written(data_dir: Path) -> None:
+    for benchmark, split in EVALUATION_SPLIT.items():
+        records = read_records(data_dir, benchmark, split)
+        assert len(records) == 6
+        with gzip.open(data_dir / benchmark / f"{split}.jsonl.gz", "rt") as lines:
+            for record, line in zip(records, lines, strict=True):
+                written = json.loads(line)
+                assert all(
+                    value == written[key] or value.items() <= written[key].items() for key, value in record.items()
+                )
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "change", "message"),
+    [
+        ("arc_easy", {"answerKey": "E"}, "answerKey 'E' is none of the labels"),
+        ("arc_easy", {"question": None}, "question: input should be a valid string"),
+        ("arc_easy", {"choices": {"text": ["x", ""], "label": ["A", "B"]}}, "choices.text.1: string should have"),
+        ("arc_easy", {"choices": {"text": ["x", "y", "z"], "label": ["A", "B"]}}, "3 choices.text, but 2"),
+        ("gsm8k", {"answer": "It is 5."}, "answer: must end in '#### NUMBER'"),
+        ("squad", {"answers": {"text": []}}, "answers.text: list should have at least 1 item"),
+        ("squad", {"answers": {}}, "answers.text: field required"),
+        ("triviaqa", {"answer": {"value": "x", "aliases": "x"}}, "answer.aliases: input should be a valid"),
+        ("math", {"solution": "It is 5."}, "no answer in \\boxed{}"),
+    ],
+)
+def test_bad_record(benchmark: str, change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    good = GOOD[benchmark]
+    path = samples.write_records(tmp_path, benchmark, "train", [good, good | change, good])
+    with pytest.raises(UserError) as error:
+        read_records(tmp_path, benchmark, "train")
+    assert str(error.value).startswith(f"{path}: line 2: ")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("benchmark", sorted(SCHEMA))
+def test_missing_key_is_named(benchmark: str, tmp_path: Path) -> None:
+    good = GOOD["arc_easy" if benchmark == "arc_challenge" else benchmark]
+    for key in SCHEMA[benchmark].model_fields:
+        samples.write_records(tmp_path, benchmark, "train", [{k: v for k, v in good.items() if k != key}])
+        with pytest.raises(UserError, match=rf"line 1: {key}: field required"):
+            read_records(tmp_path, benchmark, "train")
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"squad/validation\.jsonl\.gz: no such file.*--config data_dir=DIR"):
+        read_records(tmp_path, "squad", "validation")
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    path = samples.write_records(tmp_path, "gsm8k", "test", samples.gsm8k(200))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"test\.jsonl\.gz: line \d+: cannot be read \(Compressed file ended"):
+        read_records(tmp_path, "gsm8k", "test")
+    path.write_text("not gzip at all")
+    with pytest.raises(UserError, match=r"line 1: cannot be read \(Not a gzipped file"):
+        read_records(tmp_path, "gsm8k", "test")
+    path.write_bytes(whole[:40] + bytes(80) + whole[120:])
+    with pytest.raises(UserError, match=r"test\.jsonl\.gz: line \d+: "):
+        read_records(tmp_path, "gsm8k", "test")
+
+
+def test_files_without_records(tmp_path: Path) -> None:
+    path = samples.write_records(tmp_path, "gsm8k", "test", [])
+    with pytest.raises(UserError, match="holds no records"):
+        read_records(tmp_path, "gsm8k", "test")
+    with gzip.open(path, "wt") as lines:
+        lines.write(json.dumps(GOOD["gsm8k"]) + "\n\n{broken\n")
+    with pytest.raises(UserError, match=r"line 3: not valid JSON"):
+        read_records(tmp_path, "gsm8k", "test")
+    with gzip.open(path, "wb") as raw:
+        raw.write(b'{"question": "\xff", "answer": "#### 1"}\n')
+    with pytest.raises(UserError, match=r"line 1: not valid JSON"):
+        read_records(tmp_path, "gsm8k", "test")

@@ -1,0 +1,24 @@
+# One lm-eval process a cell, for all its benchmarks.
+
+
+rule evaluate:
+    input:
+        cell=ROOT / "configurations/{cell}.json",
+        evaluation=ROOT / "configurations/{evaluation}.json",
+        model=lambda wildcards: PLAN.model(wildcards.cell),
+        weights=lambda wildcards: PLAN.weights(wildcards.cell),
+        questions=lambda wildcards: PLAN.questions(wildcards.evaluation),
+    output:
+        scores=ROOT / "cells/{cell}/{evaluation}/scores.json",
+        answers=ROOT / "cells/{cell}/{evaluation}/items.parquet",
+    log:
+        ROOT / "logs/evaluate/{cell}/{evaluation}.log",
+    benchmark:
+        ROOT / "benchmarks/evaluate/{cell}/{evaluation}.tsv"
+    threads: config["threads"]
+    resources:
+        gpu=1,
+        mem_mb=4000,
+    shell:
+        "{QTUNING} evaluate {input.cell:q} {input.evaluation:q} --results {ROOT:q} {DATA_DIR}"
+        " --threads {threads} > {log:q} 2>&1"
