@@ -1,9 +1,11 @@
 # qtuning: `snakemake --cores all` runs the mini benchmark, `snakemake --cores all EXPERIMENT` any experiment of
 # configs/experiments. Results land below results/: tables/EXPERIMENT.md, cells/, logs/ (docs/results.md).
 import sys
+from pathlib import Path
 
 from snakemake.utils import min_version
 
+from qtuning.gpus import visible
 from qtuning.workflow import load
 
 min_version("9.0")
@@ -14,8 +16,14 @@ configfile: "configs/config.yaml"
 
 PLAN = load(config)
 ROOT = PLAN.layout.root
-QTUNING = f"{sys.executable} -m qtuning"
-DATA_DIR = f"--data-dir {config['data_dir']}" if config["data_dir"] else ""
+DATA_DIR = f"--data-dir '{config['data_dir']}'" if config["data_dir"] else ""
+
+if "gpu" not in workflow.global_resources:
+    # as many jobs at once as there are GPUs; `--resources gpu=N` overrides
+    workflow.global_resources["gpu"] = max(1, len(visible()))
+
+# jobs find `qtuning` of this very environment, whether or not it is activated
+shell.prefix(f"set -euo pipefail; export PATH='{Path(sys.executable).parent}':$PATH; ")
 
 
 wildcard_constraints:

@@ -140,6 +140,7 @@ def train(
     for name in group or []:
         launch += ["--group", name]
     _use_threads(threads)
+    _use_gpus(loaded.training.processes)
     os.execv(launch[0], launch)
 
 
@@ -155,6 +156,7 @@ def evaluate(
 ) -> None:
     """Evaluate one cell on its benchmarks with lm-eval, in one process."""
     _use_threads(threads)
+    _use_gpus(1)
     from qtuning.evaluation.cell import evaluate_cell
     from qtuning.layout import Layout
 
@@ -186,6 +188,14 @@ def _use_threads(threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _use_gpus(count: int) -> None:
+    """Hold GPUs of this machine for this job alone; nothing to do where there are none."""
+    from qtuning.gpus import lease, visible
+
+    if visible():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(lease(count))
 
 
 def _path(text: str | None) -> Path | None:

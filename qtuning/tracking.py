@@ -1,7 +1,7 @@
 """A mirror of a cell on Weights & Biases: the only module that knows wandb.
 
-The truth is in the cell's own files (metrics.jsonl, train.json, scores.json). What is sent here is a copy, and losing it
-loses nothing: `replay` sends it again. So a mirror never raises and never waits: all calls of wandb happen on a thread
+The truth is in the cell's own files (metrics.jsonl, train.json, scores.json). What is sent here is a copy, and losing
+it loses nothing: `replay` sends it again. So a mirror never raises and never waits: all calls of wandb happen on a thread
 of their own, and the first failure ends the mirror with one line on stderr while training goes on.
 """
 
@@ -63,8 +63,8 @@ class Mirror:
     ) -> Self:
         """Start mirroring a cell below `folder`. Call it in the main process only.
 
-        mode: see `resolve_mode`. groups: the experiments that the cell belongs to; the first becomes the run's group, and
-        all become tags. The run's id is the cell's, so a resumed cell continues its run. wait: leave an upload all the
+        mode: see `resolve_mode`. groups: the experiments that the cell belongs to; the first becomes the run's group,
+        and all become tags. The run's id is the cell's, so a resumed cell continues its run. wait: leave an upload all the
         time it needs (for `replay`, where nothing else is waiting).
         """
         try:
@@ -189,7 +189,9 @@ def replay(cell_folder: Path, mode: str = "auto", groups: Iterable[str] = ()) ->
         raise UserError(f"{folder / 'cell.json'}: no such file; give the folder of a cell (results/cells/...)")
     cell = Cell.model_validate(read_json(folder / "cell.json"))
     metrics = folder / "metrics.jsonl"
-    records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()] if metrics.exists() else []
+    records = (
+        [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()] if metrics.exists() else []
+    )
     train = read_json(folder / "train.json") if (folder / "train.json").exists() else {}
     summary = {key: train[key] for key in ("status", "updates", "loss", "cost") if key in train}
     for path in sorted(folder.glob("*/scores.json")):
@@ -230,6 +232,7 @@ def _init_arguments(
         "save_code": False,
         "disable_code": True,
         "disable_git": True,
+        "host": "",
         "x_disable_meta": True,
         "x_disable_machine_info": True,
         "x_save_requirements": False,
@@ -261,4 +264,5 @@ def _start(arguments: Mapping[str, Any]) -> "wandb.Run":
     import wandb
 
     settings = wandb.Settings(**arguments["settings"])
+    wandb.setup(settings=wandb.Settings(silent=True))  # the login of an online run does not heed the run's settings
     return wandb.init(**{**arguments, "settings": settings})

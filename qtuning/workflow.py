@@ -6,6 +6,7 @@ from typing import Any
 
 from qtuning.config import Cell, Evaluation, FileSource, Pruning, Seeds, Training
 from qtuning.errors import UserError
+from qtuning.gpus import visible
 from qtuning.grid import Grid, Library, cell_id, cell_json, evaluation_id, evaluation_json, model_id, nearest, pair_id
 from qtuning.layout import Layout
 
@@ -54,6 +55,12 @@ class Plan:
     def groups(self, cell: str) -> str:
         """`--group A --group B`: the experiments that a cell belongs to."""
         return " ".join(f"--group {name}" for name in self._groups[cell])
+
+    def gpus(self, cell: str, evaluation: bool = False) -> int:
+        """GPUs a job takes; 0 on a machine without any, so that jobs are limited by cores alone there."""
+        training = self.cells[cell].training
+        wanted = 1 if evaluation or training is None else training.processes
+        return min(wanted, len(visible()))
 
     def temporary(self) -> str:
         """Regular expression of the cells whose full weights go after evaluation."""

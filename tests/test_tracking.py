@@ -66,17 +66,22 @@ def test_offline_run_holds_what_was_logged(cell: Cell, tmp_path: Path, capfd: py
     assert mirror.failure is None
     assert capfd.readouterr() == ("", "")  # a mirror is silent
     (run_file,) = run_files(tmp_path)
-    text = json.dumps(found := inspect(run_file))
-    history = [record for record in found if record["type"] == "history"]
-    assert len(history) == 5
-    for value in (cell_id(cell), "mini", "table1", "train", "cost/updates"):
-        assert value in text, value
-    run = next(record for record in found if record["type"] == "run")
-    assert '"sample_pruner"' in json.dumps(run) or "sample_pruner" in text
-    assert "loss" in json.dumps(history[0])
-    # nothing of this machine or its code
-    for secret in (socket.gethostname(), "test_tracking.py", str(Path.home() / "x")[:-2] + "/.netrc"):
-        assert secret not in text, secret
+    found = inspect(run_file)
+    history = [record["history"]["item"] for record in found if record["type"] == "history"]
+    assert [item["loss"] for item in history] == [2.0, 1.9, 1.8, 1.7, 1.6]
+    summary: dict[str, Any] = {}
+    for record in found:
+        if record["type"] == "summary":
+            summary |= record["summary"]["update"]
+    assert (summary["status"], summary["cost/updates"], summary["loss"]) == ("done", 5, 1.6)
+    (run,) = [record["run"] for record in found if record["type"] == "run"]
+    assert (run["project"], run["run_id"], run["run_group"]) == ("qtuning", cell_id(cell), "mini")
+    assert (run["tags"], run["job_type"]) == (["mini", "table1"], "train")
+    assert run["config"]["update"]["pruning"]["sample_options"] == {"lambda": 0.5}
+    # nothing of this machine, of its code or of what it prints
+    assert "host" not in run
+    assert not {"git", "files", "output_raw", "stats", "environment"} & {record["type"] for record in found}
+    assert "test_tracking.py" not in json.dumps(found)
 
 
 def test_steps_are_update_numbers(cell: Cell, tmp_path: Path) -> None:
@@ -89,13 +94,7 @@ def test_steps_are_update_numbers(cell: Cell, tmp_path: Path) -> None:
 
 
 def _step(record: dict[str, Any]) -> int:
-    """`_step` wherever the reader nests it."""
-    if "_step" in record:
-        return int(record["_step"])
-    for value in record.values():
-        if isinstance(value, dict) and "_step" in value:
-            return int(value["_step"])
-    raise AssertionError(record)
+    return int(record["history"]["item"]["_step"])
 
 
 def test_disabled_does_nothing(cell: Cell, tmp_path: Path) -> None:
@@ -123,9 +122,7 @@ class TestBroken:
         return captured.err
 
     @pytest.mark.parametrize("error", [RuntimeError("no\nservice"), SystemExit(3), wandb.errors.CommError("down")])
-    def test_init_raises(
-        self, error: BaseException, cell: Cell, tmp_path: Path, monkeypatch: Any, capfd: Any
-    ) -> None:
+    def test_init_raises(self, error: BaseException, cell: Cell, tmp_path: Path, monkeypatch: Any, capfd: Any) -> None:
         def broken(**_: Any) -> None:
             raise error
 
@@ -177,7 +174,8 @@ class TestBroken:
             monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
             monkeypatch.setenv("WANDB_API_KEY", "f" * 40)
             started = time.monotonic()
-            mirror = open_mirror(cell, tmp_path, mode="online")
+            # wandb's service keeps the id of a run that failed to start, so this test takes one of its own
+            mirror = Mirror.open("online", cell=cell, cell_id="hanging", groups=[], folder=tmp_path)
             for record in records(50):
                 mirror.log(record)
             assert time.monotonic() - started < 0.5
@@ -195,11 +193,15 @@ class TestMode:
 
     @pytest.mark.parametrize(
         ("environment", "expected"),
-        [("disabled", "disabled"), ("offline", "offline"), ("dryrun", "offline"), ("online", "online"), ("", "offline")],
+        [
+            ("disabled", "disabled"),
+            ("offline", "offline"),
+            ("dryrun", "offline"),
+            ("online", "online"),
+            ("", "offline"),
+        ],
     )
-    def test_environment_decides_auto(
-        self, environment: str, expected: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_environment_decides_auto(self, environment: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("WANDB_MODE", environment)
         assert resolve_mode("auto") == expected
 
@@ -223,9 +225,7 @@ class TestReplay:
         write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records(6)))
         write_json(folder / "train.json", {"status": "done", "updates": 6, "loss": 1.5, "cost": {"flops_total": 1e9}})
         benchmarks = {"gsm8k": {"items": 9, "metrics": {"exact_match,flexible-extract": 0.375}}}
-        write_json(
-            folder / "evaluation-0/scores.json", {"evaluation_id": "evaluation-0", "benchmarks": benchmarks}
-        )
+        write_json(folder / "evaluation-0/scores.json", {"evaluation_id": "evaluation-0", "benchmarks": benchmarks})
         return folder
 
     def test_sends_metrics_and_scores_once(self, folder: Path) -> None:
@@ -239,9 +239,7 @@ class TestReplay:
         (folder / "metrics.jsonl").write_text((folder / "metrics.jsonl").read_text() + '{"update": 6, "loss": 1.0}\n')
         assert replay(folder, mode="offline", groups=["mini"])  # the cell changed
 
-    def test_steps_that_the_server_has_are_not_sent_again(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_steps_that_the_server_has_are_not_sent_again(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         sent: list[int] = []
         asked: dict[str, Any] = {}
 

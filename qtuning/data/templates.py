@@ -90,8 +90,8 @@ def _chat(example: Example, tokenizer: "PreTrainedTokenizerBase") -> tuple[str, 
     if not whole.startswith(prompt):
         # some templates open the answer differently when it is to be generated: the response begins where they part
         prompt = prompt[: _common_prefix(prompt, whole)]
-        if example.response.strip() not in whole[len(prompt) :]:
-            raise TemplateRefusal("prompt and response cannot be told apart in what the chat template writes")
+    if example.response.strip() not in whole[len(prompt) :]:
+        raise TemplateRefusal("prompt and response cannot be told apart in what the chat template writes")
     return prompt, whole[len(prompt) :]
 
 

@@ -34,12 +34,10 @@ class StopTexts(StoppingCriteria):
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
 
 
-class EvaluatedModel(HFLM):
+class EvaluatedModel(HFLM):  # type: ignore[misc]  # lm-eval is not typed
     """lm-eval's Hugging Face model with greedy generation that ends row by row."""
 
-    def _model_generate(
-        self, context: torch.Tensor, max_length: int, stop: list[str], **options: Any
-    ) -> torch.Tensor:
+    def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **options: Any) -> torch.Tensor:
         """context (rows, prompt), left-padded -> (rows, at most max_length)."""
         return self.model.generate(
             input_ids=context,
@@ -67,5 +65,7 @@ def load_model(base: Path, adapter: Path | None, evaluation: Evaluation) -> Eval
         max_length=evaluation.max_length,
     )
     if evaluation.chat_template and model.tokenizer.chat_template is None:
-        raise UserError(f"evaluation.chat_template = true: the tokenizer in {base} has no chat template; set it to false")
+        raise UserError(
+            f"evaluation.chat_template = true: the tokenizer in {base} has no chat template; set it to false"
+        )
     return model

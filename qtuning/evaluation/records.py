@@ -118,7 +118,7 @@ SCHEMA: MappingProxyType[str, type[Record]] = MappingProxyType(
 
 
 def read_records(folder: Path, benchmark: str, split: Split) -> list[dict[str, Any]]:
-    """All records of a split, reduced to the keys that are used. UserError with file and line where they are unusable."""
+    """All records of a split, reduced to the keys that are used. UserError names file and line of an unusable one."""
     path = Path(folder) / benchmark / f"{split}.jsonl.gz"
     if not path.is_file():
         raise UserError(
@@ -130,7 +130,8 @@ def read_records(folder: Path, benchmark: str, split: Split) -> list[dict[str, A
     number = 0
     try:
         with gzip.open(path, "rb") as lines:
-            for number, line in enumerate(lines, start=1):
+            for line in lines:
+                number += 1
                 if line.strip():
                     records.append(schema.model_validate_json(line).model_dump())
     except ValidationError as error:

@@ -56,23 +56,24 @@ def evaluate(
     model = load_model(base, adapter, evaluation)
     samples = run_tasks(model, tasks, evaluation)
     items = items_table(samples)
+    benchmarks = {
+        benchmark: {
+            "fewshot": fewshot(benchmark, evaluation),
+            "max_new_tokens": new_tokens(task),
+            "truncated_prompts": _truncated(model, task, samples[benchmark]),
+            **summary(benchmark, items),
+        }
+        for benchmark, task in tasks.items()
+    }
+    _warn_truncated(benchmarks, evaluation)
     scores = {
         "cell": cell_id,
         "evaluation": evaluation.model_dump(mode="json"),
         "evaluation_id": evaluation_id(evaluation),
         "backend": _backend(model.device.type, evaluation),
-        "benchmarks": {
-            benchmark: {
-                "fewshot": fewshot(benchmark, evaluation),
-                "max_new_tokens": new_tokens(tasks[benchmark]),
-                "truncated_prompts": _truncated(model, tasks[benchmark], samples[benchmark]),
-                **summary(benchmark, items),
-            }
-            for benchmark in tasks
-        },
+        "benchmarks": benchmarks,
         "seconds": round(time.monotonic() - started, 3),
     }
-    _warn_truncated(scores["benchmarks"], evaluation)
     write(out, items, scores)
     return scores
 

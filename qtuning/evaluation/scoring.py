@@ -23,7 +23,7 @@ def squad_normal(text: str) -> str:
 
 
 def squad_f1(prediction: str, answer: str) -> float:
-    """Harmonic mean of precision and recall over normalised tokens, counted with multiplicity (Rajpurkar et al. 2016)."""
+    """Harmonic mean of precision and recall over normalised tokens, repeated ones counted (Rajpurkar et al. 2016)."""
     predicted, wanted = squad_normal(prediction).split(), squad_normal(answer).split()
     same = sum((Counter(predicted) & Counter(wanted)).values())
     return 2 * same / (len(predicted) + len(wanted)) if same else 0.0
@@ -50,9 +50,7 @@ def trivia_normal(text: str) -> str:
     otherwise an empty generation would be a right answer to it.
     """
     lowered = text.lower().replace("_", " ")
-    spaced = "".join(
-        " " if character in _PUNCTUATION or character in _QUOTES else character for character in lowered
-    )
+    spaced = "".join(" " if character in _PUNCTUATION or character in _QUOTES else character for character in lowered)
     return " ".join(_ARTICLES.sub(" ", spaced).split()) or " ".join(text.lower().split())
 
 

@@ -62,10 +62,7 @@ def load_tasks(evaluation: Evaluation, folder: Path | None) -> dict[str, "Task"]
     tasks = {}
     for benchmark in evaluation.benchmarks:
         shots = fewshot(benchmark, evaluation)
-        if folder is None:
-            task = _from_hub(manager, benchmark)
-        else:
-            task = _from_files(manager, benchmark, folder, shots)
+        task = _from_hub(manager, benchmark) if folder is None else _from_files(manager, benchmark, folder, shots)
         task.set_config("num_fewshot", shots)
         task.set_fewshot_seed(FEWSHOT_SEED)
         if task.OUTPUT_TYPE == "generate_until":

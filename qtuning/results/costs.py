@@ -18,8 +18,8 @@ COLUMNS = ("Updates", "Samples kept", "Tokens kept", "Tokens forwarded", "FLOPs"
 EXPLANATION = (
     "Means over the seeds. Samples and tokens kept (response tokens in the loss) and FLOPs are shares of "
     "training on the full data with the same seed; tokens forwarded are those of the scoring and of the training "
-    "passes; FLOPs and seconds include scoring. –: a cell (or the full-data cell it is compared with) is not trained to "
-    "its end."
+    "passes; FLOPs and seconds include scoring. –: a cell (or the full-data cell it is compared with) is not trained "
+    "to its end."
 )
 
 
@@ -94,8 +94,8 @@ def _values(by_seed: Seeds, cells: dict[tuple[Any, ...], Seeds]) -> tuple[str, .
 
 def _sum(row: dict[str, Any], columns: tuple[str, ...]) -> float | None:
     """Sum of the columns; None where one is not reported, and for a training that diverged, which ended early."""
-    values = [row[column] if row["status"] != "diverged" else None for column in columns]
-    return None if None in values else sum(values)
+    values: list[float] = [row[column] for column in columns if row[column] is not None]
+    return sum(values) if len(values) == len(columns) and row["status"] != "diverged" else None
 
 
 def _count(value: float | None) -> str:

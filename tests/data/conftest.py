@@ -13,7 +13,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 TEXTS = [
     "Question: What is the capital of France?\nAnswer: Paris is the capital of France.",
     "Background: The river Loire flows through Nantes.\nQuestion: Where does the Loire flow?\nAnswer: Through Nantes.",
-    "Below is an instruction that describes a task.\n\n### Instruction:\nCount to ten.\n\n### Response: one, two, three",
+    "Below is an instruction that describes a task.\n\n### Instruction:\nCount.\n\n### Response: one, two, three",
     "Write a response that appropriately completes the request. a :: b :: c ::: Question:: Answer::",
     "<|user|>\nHow many eggs are left?\n<|assistant|>\nThere are 12 - 5 = 7 eggs left.\n#### 7",
 ] * 4
@@ -61,7 +61,7 @@ def bpe_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def sentencepiece_folder(tmp_path_factory) -> Path:
-    """LLaMA style: spaces become a letter, no pre-tokenisation (tokens span words), unknown letters fall back to bytes."""
+    """LLaMA style: spaces become a letter, tokens may span words, unknown letters fall back to bytes."""
     from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 
     backend = Tokenizer(models.BPE())
@@ -102,21 +102,30 @@ def model_dir(tmp_path_factory, bpe_folder) -> Path:
 
 
 @pytest.fixture
-def write(tmp_path):
+def write(tmp_path, save):
     """write(NAME, rows): a file below tmp_path in the format of its name."""
-    import gzip
-
-    import polars
 
     def write_file(name: str, rows: list) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if name.endswith(".parquet"):
-            polars.DataFrame(rows).write_parquet(path)
-            return path
-        text = "\n".join(map(json.dumps, rows)) + "\n" if ".jsonl" in name else json.dumps(rows, indent=1)
-        data = text.encode()
-        path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+        save(path, rows)
         return path
 
     return write_file
+
+
+@pytest.fixture(scope="session")
+def save():
+    """save(path, rows): a file in the format that its suffix tells."""
+    import gzip
+
+    import polars
+
+    def save_file(path: Path, rows: list) -> None:
+        if path.suffix == ".parquet":
+            polars.DataFrame(rows).write_parquet(path)
+            return
+        text = "\n".join(map(json.dumps, rows)) + "\n" if ".jsonl" in path.name else json.dumps(rows, indent=1)
+        path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+
+    return save_file

@@ -36,7 +36,7 @@ def gsm8k(n: int, offset: int = 0) -> Records:
     return [
         {
             "question": f"Ann has {i + offset} plums and gets 1,000 more. How many?",
-            "answer": f"She has {i + offset}+1000 = <<{i + offset}+1000={i + offset + 1000}>>.\n#### 1,{i + offset:03d}",
+            "answer": f"{i + offset} + 1000 = <<{i + offset}+1000={i + offset + 1000}>>.\n#### 1,{i + offset:03d}",
         }
         for i in range(n)
     ]

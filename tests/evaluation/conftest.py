@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import pytest
-
 from benchmark_files import write_all
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -33,9 +32,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         show_progress=False,
     )
     bpe.train_from_iterator([], trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(

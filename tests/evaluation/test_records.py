@@ -7,9 +7,9 @@ from typing import Any
 
 import benchmark_files as samples
 import pytest
+
 from qtuning.errors import UserError
 from qtuning.evaluation.records import EVALUATION_SPLIT, SCHEMA, read_records
-
 
 GOOD: dict[str, dict[str, Any]] = {
     "arc_easy": samples.arc(1, 4)[0],

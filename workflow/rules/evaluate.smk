@@ -15,10 +15,14 @@ rule evaluate:
         ROOT / "logs/evaluate/{cell}/{evaluation}.log",
     benchmark:
         ROOT / "benchmarks/evaluate/{cell}/{evaluation}.tsv"
+    conda:
+        "../envs/qtuning.yaml"
     threads: config["threads"]
     resources:
-        gpu=1,
+        gpu=lambda wildcards: PLAN.gpus(wildcards.cell, evaluation=True),
         mem_mb=4000,
+        results=str(ROOT),
+        data_dir=DATA_DIR,
     shell:
-        "{QTUNING} evaluate {input.cell:q} {input.evaluation:q} --results {ROOT:q} {DATA_DIR}"
+        "qtuning evaluate {input.cell:q} {input.evaluation:q} --results {resources.results:q} {resources.data_dir}"
         " --threads {threads} > {log:q} 2>&1"

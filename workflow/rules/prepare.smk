@@ -1,14 +1,21 @@
 # What cells share: configurations, the mini world, base models, tokenised train sets.
+#
+# Settings that change no result (where to read, how to track) are given as `resources`, here and in the other rules:
+# unlike `params`, a change of theirs does not make Snakemake run finished jobs again.
 
 
 rule configure:
     output:
         ROOT / "configurations/{identity}.json",
+    log:
+        ROOT / "logs/configure/{identity}.log",
     localrule: True
+    conda:
+        "../envs/qtuning.yaml"
     params:
         configuration=lambda wildcards: PLAN.configuration(wildcards.identity),
     shell:
-        "printf '%s\\n' {params.configuration:q} > {output:q}"
+        "printf '%s\\n' {params.configuration:q} > {output:q} 2> {log:q}"
 
 
 rule mini_world:
@@ -16,8 +23,10 @@ rule mini_world:
         ROOT / "mini_world/manifest.json",
     log:
         ROOT / "logs/mini_world.log",
+    conda:
+        "../envs/qtuning.yaml"
     shell:
-        "{QTUNING} mini-world --out $(dirname {output:q}) > {log:q} 2>&1"
+        "qtuning mini-world --out $(dirname {output:q}) > {log:q} 2>&1"
 
 
 rule base_model:
@@ -29,10 +38,13 @@ rule base_model:
         ROOT / "logs/base_model/{model}.log",
     benchmark:
         ROOT / "benchmarks/base_model/{model}.tsv"
+    conda:
+        "../envs/qtuning.yaml"
     resources:
         mem_mb=4000,
+        results=str(ROOT),
     shell:
-        "{QTUNING} base-model {input:q} --results {ROOT:q} > {log:q} 2>&1"
+        "qtuning base-model {input:q} --results {resources.results:q} > {log:q} 2>&1"
 
 
 rule prepare:
@@ -47,5 +59,10 @@ rule prepare:
         ROOT / "logs/prepare/{pair}.log",
     benchmark:
         ROOT / "benchmarks/prepare/{pair}.tsv"
+    conda:
+        "../envs/qtuning.yaml"
+    resources:
+        results=str(ROOT),
+        data_dir=DATA_DIR,
     shell:
-        "{QTUNING} prepare {input.configuration:q} --results {ROOT:q} {DATA_DIR} > {log:q} 2>&1"
+        "qtuning prepare {input.configuration:q} --results {resources.results:q} {resources.data_dir} > {log:q} 2>&1"

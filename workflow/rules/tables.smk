@@ -10,8 +10,14 @@ rule tables:
     log:
         ROOT / "logs/tables/{experiment}.log",
     localrule: True
+    conda:
+        "../envs/qtuning.yaml"
+    resources:
+        results=str(ROOT),
+        data_dir=DATA_DIR,
     shell:
-        "{QTUNING} tables {wildcards.experiment:q} --results {ROOT:q} {DATA_DIR} 2> {log:q}"
+        # the table itself goes to the terminal: it is what the user came for
+        "qtuning tables {wildcards.experiment:q} --results {resources.results:q} {resources.data_dir} 2> {log:q}"
 
 
 for _experiment in PLAN.grids:
@@ -22,3 +28,21 @@ for _experiment in PLAN.grids:
         input:
             f"{ROOT}/tables/{_experiment}.md",
         localrule: True
+
+
+rule:
+    name:
+        "pretrain-mini"
+    input:
+        ROOT / "mini_world/manifest.json",
+    output:
+        directory(ROOT / "pretrain_mini"),
+    log:
+        ROOT / "logs/pretrain_mini.log",
+    benchmark:
+        ROOT / "benchmarks/pretrain_mini.tsv"
+    conda:
+        "../envs/qtuning.yaml"
+    threads: 2
+    shell:
+        "qtuning pretrain-mini --world $(dirname {input:q}) --out {output:q} --threads {threads} > {log:q} 2>&1"

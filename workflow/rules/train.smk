@@ -18,16 +18,21 @@ rule train:
         ROOT / "benchmarks/train/{cell}.tsv"
     wildcard_constraints:
         cell=PLAN.temporary(),
+    conda:
+        "../envs/qtuning.yaml"
     threads: config["threads"]
     resources:
-        gpu=1,
+        gpu=lambda wildcards: PLAN.gpus(wildcards.cell),
         mem_mb=4000,
-    params:
+        results=str(ROOT),
+        accelerate=f"configs/accelerate/{config['accelerate']}.yaml",
         groups=lambda wildcards: PLAN.groups(wildcards.cell),
+        tracking=config["tracking"],
+        checkpoint_seconds=config["checkpoint_seconds"],
     shell:
-        "{QTUNING} train {input.configuration:q} --results {ROOT:q} --threads {threads} {params.groups}"
-        " --accelerate configs/accelerate/{config[accelerate]}.yaml --tracking {config[tracking]}"
-        " --checkpoint-seconds {config[checkpoint_seconds]} > {log:q} 2>&1"
+        "qtuning train {input.configuration:q} --results {resources.results:q} --threads {threads}"
+        " --accelerate {resources.accelerate:q} --tracking {resources.tracking:q} {resources.groups}"
+        " --checkpoint-seconds {resources.checkpoint_seconds} > {log:q} 2>&1"
 
 
 # Adapters are small and stay, as do the weights of experiments that say `keep_weights`.

@@ -1,0 +1,43 @@
+# On a bare machine (python3 >= 3.11 with venv, make): `make run` shows the whole pipeline at work, `make test` tests it.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+export OMP_WAIT_POLICY ?= PASSIVE
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: env run test test-slow lint format clean
+
+env: $(VENV)/.installed  ## create the environment with the pinned versions
+
+# torch goes first and alone, so that nothing else decides which build of it is installed
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+run: env  ## the mini benchmark: offline, CPU, minutes
+	$(BIN)/snakemake --cores all
+
+test: env  ## the default test suite
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: env  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: env  ## what CI checks without running anything
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+format: env
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow
+
+clean:  ## everything generated (results/ is safe to delete)
+	rm -rf results/* .snakemake

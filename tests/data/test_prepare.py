@@ -1,0 +1,249 @@
+"""Preparation: what is stored, what is counted, what is refused. Through real files and real tokenizers."""
+
+import io
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import polars
+import pytest
+
+from qtuning.config import Cell, FileSource, HubSource, Model, Pruning, Seeds, Training, TrainSet
+from qtuning.data.prepare import prepare
+from qtuning.data.samples import load
+from qtuning.errors import UserError
+from qtuning.files import file_digest, read_json
+
+ROWS = [{"instruction": f"What is {n}?", "input": "", "output": f"It is {n}.", "kind": "ab"[n % 2]} for n in range(100)]
+
+
+def cell_for(train_set: TrainSet, *, template="plain", cutoff=512, limit=None) -> Cell:
+    return Cell(
+        model=Model(name="m", label="M", source=HubSource(id="x"), parameters=1, template=template),
+        train_set=train_set,
+        limit_train=limit,
+        pruning=Pruning(sample_pruner="random", token_pruner="none", sample_ratio=0.5, token_ratio=1),
+        training=Training(cutoff=cutoff),
+        seeds=Seeds(data=0, pruner=0, init=0),
+    )
+
+
+def train_set(path: Path, **keys) -> TrainSet:
+    return TrainSet(name="set", label="S", source=FileSource(kind="path", file=str(path)), **keys)
+
+
+@pytest.fixture
+def run(model_dir, tmp_path):
+    def go(rows_of: TrainSet, out: str = "out", **keys) -> Path:
+        prepare(cell_for(rows_of, **keys), model_dir, tmp_path / out)
+        return tmp_path / out
+
+    return go
+
+
+def test_what_is_stored(run, write, bpe):
+    path = write("a.jsonl", ROWS)
+    out = run(train_set(path))
+    table = polars.read_parquet(out / "samples.parquet")
+    assert table.schema == {
+        "sample": polars.Int64,
+        "line": polars.Int64,
+        "id": polars.String,
+        "kind": polars.String,
+        "input_ids": polars.List(polars.Int32),
+        "prompt_length": polars.Int32,
+    }
+    assert table["sample"].to_list() == list(range(100))
+    assert table["line"].to_list() == list(range(1, 101))
+    assert table["kind"].to_list() == [row["kind"] for row in ROWS]
+    for row, ids, prompt_length in zip(ROWS, table["input_ids"], table["prompt_length"], strict=True):
+        assert bpe.decode(ids[:prompt_length].to_list()) == f"<bos>Question: {row['instruction']}\nAnswer:"
+        assert bpe.decode(ids[prompt_length:].to_list()) == f" {row['output']}<eos>"
+
+
+def test_the_report(run, write):
+    repeated = [*ROWS, ROWS[3] | {"kind": "other", "input": None}, ROWS[4] | {"output": "one, two, three " * 200}]
+    path = write("a.jsonl", [*repeated, {"instruction": "a"}])
+    out = run(train_set(path), cutoff=100)
+    report, samples = read_json(out / "report.json"), load(out)
+    assert (report["read"], report["bad"], report["usable"], report["used"]) == (103, 1, 102, 102)
+    assert report["bad_by_reason"] == {"missing key": 1}
+    (bad,) = report["bad_rows"]
+    assert (bad["file"], bad["line"], bad["sample"], bad["reason"]) == (str(path), 103, 102, "missing key")
+    assert "'output'" in bad["detail"]
+    assert report["exact_duplicates"] == 1, "kind and a null input do not make a difference"
+    assert report["truncated_responses"] == 1
+    assert samples.lengths.max() == 100
+    for part, lengths in (("prompt", samples.prompt_lengths), ("response", samples.response_lengths)):
+        told, ordered = report[f"{part}_tokens"], sorted(lengths.tolist())
+        assert (told["min"], told["max"], told["total"]) == (ordered[0], ordered[-1], sum(ordered))
+        assert told["median"] == (ordered[50] + ordered[51]) / 2
+        position = 0.95 * 101
+        low = int(position)
+        assert told["p95"] == pytest.approx(ordered[low] + (position - low) * (ordered[low + 1] - ordered[low]))
+    assert report["source"]["sha256"] == file_digest(path)
+    assert re.fullmatch("[0-9a-f]{64}", report["tokenizer_fingerprint"])
+
+
+def test_sample_numbers_count_bad_rows(run, write):
+    out = run(train_set(write("a.jsonl", [ROWS[0], {"x": 1}, ROWS[2]]), bad_rows=0.5))
+    assert load(out).ids.tolist() == [0, 2]
+
+
+def test_same_bytes_twice_and_equal_content_equal_fingerprint(run, write):
+    path = write("a.jsonl", ROWS)
+    first, second = run(train_set(path), "one"), run(train_set(path), "two")
+    for name in ("samples.parquet", "report.json"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+    assert (run(train_set(path), "one") / "report.json").read_bytes() == (second / "report.json").read_bytes()
+    reports = [
+        read_json(run(train_set(write(f"b{s}", ROWS)), f"out{s}") / "report.json") for s in (".json", ".parquet")
+    ]
+    assert {report["data_fingerprint"] for report in reports} == {read_json(first / "report.json")["data_fingerprint"]}
+    other = read_json(run(train_set(write("c.jsonl", ROWS[1:])), "three") / "report.json")
+    assert other["data_fingerprint"] != reports[0]["data_fingerprint"]
+    assert other["tokenizer_fingerprint"] == reports[0]["tokenizer_fingerprint"]
+
+
+def test_limit_is_a_fixed_random_subset_in_order_and_nested(run, write):
+    path = write("a.jsonl", ROWS)
+    ids = {size: load(run(train_set(path), f"out{size}", limit=size)).ids.tolist() for size in (1, 10, 50, 100, 500)}
+    assert {size: len(kept) for size, kept in ids.items()} == {1: 1, 10: 10, 50: 50, 100: 100, 500: 100}
+    assert all(kept == sorted(kept) for kept in ids.values())
+    assert set(ids[1]) < set(ids[10]) < set(ids[50]) < set(ids[100])
+    assert ids[10] != list(range(10))
+    assert ids[10] == load(run(train_set(path), "again", limit=10)).ids.tolist()
+
+
+def test_the_share_of_bad_rows(run, write):
+    bad = {"instruction": "a", "output": None}
+    run(train_set(write("a.jsonl", [*ROWS[:99], bad]), bad_rows=0.01))
+    path = write("b.jsonl", [*ROWS[:97], bad, bad, {"output": "b"}])
+    with pytest.raises(UserError) as error:
+        run(train_set(path), "refused")
+    message = str(error.value)
+    assert "\n" not in message
+    assert "set: 3 of 100 rows (3 %) are unusable, 1 % are allowed: 2 not a string, 1 missing key" in message
+    assert f"{path}:98 not a string ('output' is null); {path}:99" in message
+    assert f"{path}:100 missing key ('instruction')" in message
+
+
+def test_no_usable_row(run, write):
+    path = write("a.jsonl", [{"question": "a", "answer": "b"}] * 3)
+    with pytest.raises(UserError, match="none of its 3 rows is usable: 3 missing key.*`columns`"):
+        run(train_set(path, bad_rows=1.0))
+    path = write("b.jsonl", ROWS)
+    with pytest.raises(UserError, match="none of its 100 rows is usable: 100 response cut away.*raise training.cutoff"):
+        run(train_set(path, bad_rows=1.0), cutoff=4)
+    path.write_text("\n")
+    with pytest.raises(UserError, match="has no rows"):
+        run(train_set(path))
+
+
+def test_a_refused_set_leaves_no_marker_of_an_earlier_one(run, write, tmp_path):
+    path = write("a.jsonl", ROWS)
+    out = run(train_set(path))
+    write("a.jsonl", [{}])
+    with pytest.raises(UserError):
+        run(train_set(path))
+    with pytest.raises(UserError, match="no finished train set"):
+        load(out)
+
+
+def test_chat_rows_with_the_chat_template(run, write, bpe):
+    turns = [
+        ("system", "refuse me"),
+        ("user", "Hi."),
+        ("assistant", "Hello."),
+        ("user", "Bye."),
+        ("assistant", "Goodbye."),
+    ]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    path = write("a.jsonl", [{"messages": messages[1:]}, {"messages": messages}, {"messages": messages[1:3]}])
+    out = run(train_set(path, format="chat", bad_rows=0.5), template="chat")
+    report, samples = read_json(out / "report.json"), load(out)
+    assert report["bad_by_reason"] == {"refused by the chat template": 1}
+    assert report["bad_rows"][0]["line"] == 2
+    assert "no such system message" in report["bad_rows"][0]["detail"]
+    whole = "<|user|>\nHi.<eos>\n<|assistant|>\nHello.<eos>\n<|user|>\nBye.<eos>\n<|assistant|>\nGoodbye.<eos>\n"
+    assert bpe.decode(samples[0].input_ids) == whole
+    assert bpe.decode(samples[0].input_ids[samples[0].prompt_length :]) == "Goodbye.<eos>\n"
+
+
+def test_other_columns_and_the_data_folder(model_dir, tmp_path, write):
+    rows = [{"question": row["instruction"], "answer": row["output"]} for row in ROWS]
+    write("data/gsm8k/train.jsonl.gz", rows)
+    source = FileSource(kind="data-dir", file="gsm8k/train.jsonl.gz")
+    named = TrainSet(name="g", label="G", source=source, columns={"instruction": "question", "output": "answer"})
+    prepare(cell_for(named), model_dir, tmp_path / "out", data_dir=tmp_path / "data")
+    assert len(load(tmp_path / "out")) == 100
+
+
+def test_the_summary_fits_one_screen(model_dir, tmp_path, write):
+    from rich.console import Console
+
+    screen = Console(file=io.StringIO(), width=80)
+    rows_of = train_set(write("a.jsonl", [*ROWS, {}]))
+    prepare(cell_for(rows_of), model_dir, tmp_path / "out", console=screen)
+    text = screen.file.getvalue()
+    assert len(text.splitlines()) <= 24
+    assert "unusable: missing key" in text
+    assert "tokenising" not in text, "no progress bar where there is no terminal"
+
+
+def test_load_gives_what_was_stored(run, write):
+    out = run(train_set(write("a.jsonl", ROWS)))
+    samples, table = load(out), polars.read_parquet(out / "samples.parquet")
+    assert len(samples) == len(list(samples)) == 100
+    assert (samples.ids.dtype, samples.tokens.dtype, samples.offsets.dtype) == (np.int64, np.int32, np.int64)
+    for sample, stored in zip(samples, table.iter_rows(named=True), strict=True):
+        assert sample.sample == stored["sample"]
+        assert sample.kind == stored["kind"]
+        assert sample.prompt_length == stored["prompt_length"]
+        assert sample.input_ids.tolist() == stored["input_ids"]
+    assert samples[-1].sample == 99
+    assert samples.lengths.tolist() == table["input_ids"].list.len().to_list()
+    assert (samples.response_lengths >= 1).all()
+    with pytest.raises(IndexError):
+        samples[100]
+
+
+def test_load_refuses_what_does_not_belong_together(run, write):
+    out = run(train_set(write("a.jsonl", ROWS)))
+    report = read_json(out / "report.json")
+    (out / "report.json").write_text(json.dumps(report | {"used": 99}))
+    with pytest.raises(UserError, match="100 samples, but report.json says 99"):
+        load(out)
+    (out / "samples.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="cannot be read"):
+        load(out)
+
+
+needs_data = pytest.mark.skipif("QTUNING_DATA_DIR" not in os.environ, reason="QTUNING_DATA_DIR names no data folder")
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("name", "columns"), [("alpaca", {}), ("gsm8k", {"instruction": "question", "output": "answer"})]
+)
+@pytest.mark.parametrize("template", ["plain", "alpaca", "chat"])
+def test_real_data(model_dir, tmp_path, bpe, name, columns, template):
+    import gzip
+
+    data_dir = Path(os.environ["QTUNING_DATA_DIR"])
+    source = FileSource(kind="data-dir", file=f"{name}/train.jsonl.gz")
+    named = TrainSet(name=name, label=name, source=source, columns=columns)
+    prepare(cell_for(named, template=template, cutoff=100_000), model_dir, tmp_path, data_dir=data_dir)
+    samples, report = load(tmp_path), read_json(tmp_path / "report.json")
+    with gzip.open(data_dir / f"{name}/train.jsonl.gz", "rt", encoding="utf-8") as handle:
+        rows = [json.loads(line) for line in handle]
+    assert report["read"] == report["used"] == len(rows)
+    assert report["bad"] == report["truncated_responses"] == 0
+    key = columns.get("output", "output")
+    written = {"plain": " {}<eos>", "alpaca": "{}<eos>", "chat": "{}<eos>\n"}[template]
+    for sample in samples:
+        response = bpe.decode(sample.input_ids[sample.prompt_length :])
+        expected = written.format(rows[sample.sample][key])
+        assert response.endswith(expected) if template == "alpaca" else response == expected

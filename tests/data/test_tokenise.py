@@ -1,0 +1,123 @@
+"""Tokenising: nothing of a text is lost, and prompt and response part where a slow oracle parts them."""
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from qtuning.data.rows import Example, Message, Reason, Refusal
+from qtuning.data.templates import render
+from qtuning.data.tokenise import Tokenised, opening_tokens, tokenise
+
+text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40).filter(str.strip)
+words = st.lists(
+    st.sampled_from(["What", "is", "::", "\n", " ", "12", "=", "é", "🙂", "Paris", "."]), min_size=1, max_size=12
+)
+any_text = text | words.map("".join).filter(str.strip)
+templates = st.sampled_from(["plain", "alpaca", "chat"])
+
+
+def encode(instruction: str, response: str, template: str, tokenizer, cutoff: int = 10_000):
+    made = Example((Message("user", instruction),), response)
+    rendered = render(made, template, tokenizer)
+    (result,) = tokenise([rendered], tokenizer, template, cutoff)
+    return rendered, result
+
+
+@settings(max_examples=300, deadline=None)
+@given(instruction=any_text, response=any_text, template=templates)
+@example(instruction="a", response="::", template="alpaca")
+@example(instruction="a", response="</s><eos><bos>", template="plain")
+@example(instruction="\x00", response="\x00", template="chat")
+def test_bpe_round_trip(bpe, instruction, response, template):
+    (prompt, answer), result = encode(instruction, response, template, bpe)
+    before, after = bpe.decode(result.ids[: result.prompt_length]), bpe.decode(result.ids[result.prompt_length :])
+    opening = "" if template == "chat" else "<bos>"
+    assert before + after == opening + prompt + answer
+    if template == "alpaca":  # a token may span ":" and the answer; it belongs to the response
+        assert after.endswith(answer)
+        assert len(after) - len(answer) < max(len(token) for token in bpe.get_vocab())
+    else:
+        assert after == answer
+
+
+@settings(max_examples=300, deadline=None)
+@given(instruction=any_text, response=any_text)
+def test_the_border_is_where_the_longest_common_prefix_ends(bpe, instruction, response):
+    """Oracle: tokenise the prompt alone; what it shares with the whole text is the prompt."""
+    (prompt, _), result = encode(instruction, response, "plain", bpe)
+    alone = bpe(prompt, split_special_tokens=True)["input_ids"]
+    shared = next((i for i, (a, b) in enumerate(zip(alone, result.ids, strict=False)) if a != b), len(alone))
+    assert result.prompt_length == shared
+
+
+@settings(max_examples=300, deadline=None)
+@given(instruction=any_text, response=any_text, template=st.sampled_from(["plain", "alpaca"]))
+def test_sentencepiece_border(sentencepiece, instruction, response, template):
+    """Oracle: decode ever longer prefixes; the prompt is the longest one that does not reach into the response."""
+    instruction, response = instruction.replace("▁", "_"), response.replace("▁", "_")
+    (prompt, answer), result = encode(instruction, response, template, sentencepiece)
+    whole = "<bos>" + prompt + answer
+
+    def decoded(count: int) -> str:
+        # LLaMA's decoder drops the space that its normalizer puts before the text
+        return sentencepiece.decode(result.ids[:count]).replace("<bos> ", "<bos>", 1)
+
+    assert decoded(len(result.ids)) == whole
+    assert len(decoded(result.prompt_length)) <= len("<bos>" + prompt)
+    assert whole.startswith(decoded(result.prompt_length))
+    assert not ("<bos>" + prompt).startswith(decoded(result.prompt_length + 1)) or "\ufffd" in decoded(
+        result.prompt_length + 1
+    )
+
+
+def test_a_token_over_the_border_belongs_to_the_response(bpe):
+    (prompt, _), result = encode("a", "::", "alpaca", bpe)
+    assert bpe.decode(result.ids[result.prompt_length :]) == ":::<eos>", "the trained tokenizer merges colons"
+    assert bpe.decode(result.ids[: result.prompt_length]) == "<bos>" + prompt[:-1]
+
+
+def test_opening_and_end_tokens(bpe, sentencepiece):
+    for tokenizer in (bpe, sentencepiece):
+        assert opening_tokens(tokenizer) == [tokenizer.bos_token_id]
+        _, result = encode("a", "b", "plain", tokenizer)
+        assert result.ids[0] == tokenizer.bos_token_id
+        assert result.ids[-1] == tokenizer.eos_token_id
+        assert result.ids.count(tokenizer.bos_token_id) == result.ids.count(tokenizer.eos_token_id) == 1
+
+
+def test_special_tokens_spelled_in_data_stay_text(bpe):
+    _, result = encode("<bos>", "stop <eos> go", "plain", bpe)
+    assert result.ids.count(bpe.eos_token_id) == 1
+    assert result.ids.count(bpe.bos_token_id) == 1
+    assert bpe("<eos>")["input_ids"] == [bpe.bos_token_id, bpe.eos_token_id], "the tokenizer is left as it was"
+
+
+def test_chat_special_tokens_are_the_template_s(bpe):
+    _, result = encode("a", "b", "chat", bpe)
+    assert result.ids.count(bpe.eos_token_id) == 2
+    assert result.ids.count(bpe.bos_token_id) == 0
+
+
+@pytest.mark.parametrize("template", ["plain", "alpaca", "chat"])
+def test_cutoff(bpe, template):
+    _, whole = encode("What is it?", "one, two, three", template, bpe)
+    assert not whole.truncated
+    for cutoff in range(2, len(whole.ids) + 2):
+        _, cut = encode("What is it?", "one, two, three", template, bpe, cutoff)
+        if cutoff <= whole.prompt_length:
+            assert isinstance(cut, Refusal)
+            assert cut.reason is Reason.RESPONSE_CUT_AWAY
+            assert str(whole.prompt_length) in cut.detail
+        else:
+            assert cut == Tokenised(whole.ids[:cutoff], whole.prompt_length, cutoff < len(whole.ids))
+
+
+def test_batches_and_single_texts_agree_and_nothing_is_fine(bpe):
+    texts = [render(Example((Message("user", "q" * n),), "a" * n), "plain", bpe) for n in range(1, 9)]
+    assert tokenise(texts, bpe, "plain", 99) == [tokenise([pair], bpe, "plain", 99)[0] for pair in texts]
+    assert tokenise([], bpe, "plain", 99) == []
+
+
+def test_a_megabyte_of_text(bpe):
+    _, result = encode("x" * 1_000_000, "y", "plain", bpe, cutoff=2_000_000)
+    assert bpe.decode(result.ids[result.prompt_length :]) == " y<eos>"

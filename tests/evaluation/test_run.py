@@ -1,0 +1,287 @@
+"""The whole evaluation with a tiny random model: files, consistency, adapters, stops."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars
+import pytest
+import torch
+
+from qtuning.config import Evaluation
+from qtuning.errors import UserError
+from qtuning.evaluation import run
+from qtuning.evaluation.headline import HEADLINE
+from qtuning.evaluation.model import StopTexts, load_model
+from qtuning.grid import BENCHMARKS, evaluation_id
+
+Run = tuple[Path, dict[str, Any], Evaluation]
+
+
+def run_tiny(model: Path, data: Path, out: Path, adapter: Path | None = None, **options: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "benchmarks": BENCHMARKS,
+        "source": "data-dir",
+        "max_new_tokens": 12,
+        "fewshot": 0,
+        "batch_size": 4,
+    }
+    evaluation = Evaluation(**settings | options)
+    return run.evaluate(
+        cell_id="tiny-zero-shot",
+        base=model,
+        adapter=adapter,
+        evaluation=evaluation,
+        out=out,
+        data_dir=data,
+        world_dir=None,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    from benchmark_files import write_all
+
+    folder = tmp_path_factory.mktemp("run")
+    scores = run_tiny(tiny_model, write_all(folder / "data"), folder / "out")
+    return folder, scores, Evaluation(**scores["evaluation"])
+
+
+def test_files(finished: Run) -> None:
+    folder, scores, evaluation = finished
+    assert sorted(path.name for path in folder.iterdir()) == ["data", "out"]  # no temporary file is left
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["items.parquet", "scores.json"]
+    assert json.loads((folder / "out" / "scores.json").read_text()) == scores
+    assert scores["cell"] == "tiny-zero-shot"
+    assert scores["evaluation_id"] == evaluation_id(evaluation)
+    assert scores["backend"]["name"] == "hf"
+    assert scores["backend"]["batch_size"] == 4
+    assert scores["backend"]["dtype"] == "float32"
+    assert scores["backend"]["lm_eval"].startswith("0.")
+    assert scores["seconds"] > 0
+
+
+def test_scores_are_means_of_items(finished: Run) -> None:
+    folder, scores, _ = finished
+    items = polars.read_parquet(folder / "out" / "items.parquet")
+    assert dict(items.schema) == {
+        "benchmark": polars.String,
+        "item": polars.Int64,
+        "item_hash": polars.String,
+        "metric": polars.String,
+        "score": polars.Float64,
+        "response": polars.String,
+    }
+    assert items.null_count().sum_horizontal().item() == 0
+    assert list(scores["benchmarks"]) == list(BENCHMARKS)
+    for benchmark, entry in scores["benchmarks"].items():
+        assert entry["items"] == 6
+        assert entry["headline"] == HEADLINE[benchmark]
+        assert entry["headline"] in entry["metrics"]
+        assert len(entry["digest"]) == 64
+        for metric, value in entry["metrics"].items():
+            mine = items.filter((polars.col("benchmark") == benchmark) & (polars.col("metric") == metric))
+            assert mine["item"].to_list() == list(range(6))
+            assert mine["score"].mean() == pytest.approx(value, abs=1e-12)
+    assert len(items) == 6 * sum(len(entry["metrics"]) for entry in scores["benchmarks"].values())
+
+
+def test_chosen_options_explain_the_scores(finished: Run) -> None:
+    from benchmark_files import arc
+
+    items = polars.read_parquet(finished[0] / "out" / "items.parquet").filter(polars.col("benchmark") == "arc_easy")
+    records = arc(6, 4)
+    chosen = set()
+    for row in items.iter_rows(named=True):
+        choices, key = records[row["item"]]["choices"], records[row["item"]]["answerKey"]
+        assert (row["response"] == choices["text"][choices["label"].index(key)]) == bool(row["score"])
+        chosen.add(row["response"])
+    assert len(chosen) > 1
+
+
+def test_all_benchmarks_in_one_process_equal_each_alone(finished: Run, tiny_model: Path, tmp_path: Path) -> None:
+    folder, scores, _ = finished
+    together = polars.read_parquet(folder / "out" / "items.parquet")
+    for benchmark in ("arc_easy", "squad"):
+        alone = run_tiny(tiny_model, folder / "data", tmp_path / benchmark, benchmarks=(benchmark,))
+        items = polars.read_parquet(tmp_path / benchmark / "items.parquet")
+        assert items.equals(together.filter(polars.col("benchmark") == benchmark))
+        assert alone["benchmarks"][benchmark] == scores["benchmarks"][benchmark]
+
+
+def test_limit_takes_the_first_items(finished: Run, tiny_model: Path, tmp_path: Path) -> None:
+    folder, scores, _ = finished
+    few = run_tiny(tiny_model, folder / "data", tmp_path / "out", limit=2, benchmarks=("arc_easy", "gsm8k"))
+    assert [entry["items"] for entry in few["benchmarks"].values()] == [2, 2]
+    assert few["evaluation_id"] != scores["evaluation_id"]
+    assert few["benchmarks"]["gsm8k"]["digest"] != scores["benchmarks"]["gsm8k"]["digest"]
+    items = polars.read_parquet(tmp_path / "out" / "items.parquet")
+    first = polars.read_parquet(folder / "out" / "items.parquet").filter(polars.col("item") < 2)
+    assert (
+        items["item_hash"]
+        .unique()
+        .sort()
+        .equals(first.filter(polars.col("benchmark").is_in(["arc_easy", "gsm8k"]))["item_hash"].unique().sort())
+    )
+
+
+def test_examples_are_recorded_and_long_prompts_counted(
+    finished: Run, tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scores = run_tiny(
+        tiny_model, finished[0] / "data", tmp_path / "out", fewshot=None, benchmarks=("gsm8k", "squad"), max_length=300
+    )
+    assert [entry["fewshot"] for entry in scores["benchmarks"].values()] == [5, 0]
+    assert [entry["truncated_prompts"] for entry in scores["benchmarks"].values()] == [6, 0]
+    assert "gsm8k: 6 of 6 prompts did not fit evaluation.max_length = 300" in caplog.text
+
+
+def test_repeated_evaluation_replaces_the_old_one(finished: Run, tiny_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "left.over").write_text("x")
+    first = run_tiny(tiny_model, finished[0] / "data", out, benchmarks=("triviaqa",))
+    second = run_tiny(tiny_model, finished[0] / "data", out, benchmarks=("triviaqa",))
+    assert sorted(path.name for path in out.iterdir()) == ["items.parquet", "scores.json"]
+    assert first["benchmarks"] == second["benchmarks"]
+
+
+def test_adapter_is_loaded(finished: Run, tiny_model: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(1)
+    tuned = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny_model),
+        LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"),
+    )
+    tuned.save_pretrained(tmp_path / "adapter")
+    tuned.merge_and_unload().save_pretrained(tmp_path / "merged")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "merged")
+
+    data, few = finished[0] / "data", {"benchmarks": ("squad", "arc_easy")}
+    run_tiny(tiny_model, data, tmp_path / "a", adapter=tmp_path / "adapter", **few)
+    run_tiny(tmp_path / "merged", data, tmp_path / "m", **few)
+    adapted, merged = (polars.read_parquet(tmp_path / name / "items.parquet") for name in "am")
+    base = polars.read_parquet(finished[0] / "out" / "items.parquet")
+    base = base.filter(polars.col("benchmark").is_in(few["benchmarks"])).sort("benchmark", descending=True)
+    assert adapted.equals(merged)
+    assert adapted["item_hash"].equals(base["item_hash"])
+    assert not adapted["response"].equals(base["response"])
+
+
+def test_rows_stop_one_by_one_and_texts_are_those_of_lm_eval(tiny_model: Path) -> None:
+    """A stop text that only some rows produce, whatever the generation: same texts as lm-eval's criteria give."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    evaluation = Evaluation(benchmarks=("squad",), batch_size=8, max_length=256)
+    ours = load_model(tiny_model, None, evaluation)
+    theirs = HFLM(pretrained=str(tiny_model), dtype="float32", device="cpu", batch_size=8, max_length=256)
+    prompts = [f"Question: number {i}?\nAnswer:" for i in range(8)]
+
+    def texts(model: HFLM, until: list[str]) -> list[str]:
+        options = {"until": until, "max_gen_toks": 24, "do_sample": False}
+        requests = [Instance("generate_until", {}, (prompt, dict(options)), 0) for prompt in prompts]
+        return list(model.generate_until(requests, disable_tqdm=True))
+
+    free = texts(theirs, ["no such text"])
+    stops = sorted({text[5:7] for text in free})[:3]  # reached by some rows, at different places
+    cut = texts(theirs, stops)
+    assert cut != free
+    assert texts(ours, stops) == cut
+
+
+def test_stop_texts_end_only_the_rows_that_have_them(tiny_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    rows = ["Question: Q\nyes", "Question: Q no\n", "Question: Q no\n x", "Question: Q</s>.."]
+    encoded = [tokenizer.encode(row, add_special_tokens=False) for row in rows]
+    width = max(map(len, encoded))
+    batch = torch.tensor([row + tokenizer.encode(".") * (width - len(row)) for row in encoded])
+    prompt = len(tokenizer.encode("Question: Q"))
+    done = StopTexts(["\n", "Question:", "</s>"], tokenizer, prompt)(batch, torch.empty(0))
+    assert done.tolist() == [True, True, True, True]
+    # "Question:" and the first line break are in the prompt: they do not count
+    longer = len(tokenizer.encode("Question: Q\n"))
+    done = StopTexts(["\n", "Question:"], tokenizer, longer)(batch, torch.empty(0))
+    assert done.tolist() == [False, True, True, False]
+
+
+def test_death_while_writing_leaves_no_marker(tmp_path: Path) -> None:
+    out = tmp_path / "evaluation"
+    script = (
+        "import os, pathlib, polars\n"
+        "from qtuning.evaluation import run\n"
+        "run.write_json = lambda *_: os.kill(os.getpid(), 9)\n"
+        f"run.write(pathlib.Path({str(out)!r}), polars.DataFrame({{'x': [1]}}), {{}})\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], check=False)
+    assert result.returncode == -signal.SIGKILL
+    assert not out.exists()
+    assert [path.name for path in tmp_path.rglob("items.parquet")] == ["items.parquet"]  # it had got that far
+    run.write(out, polars.DataFrame({"x": [1]}), {"cell": "x"})
+    assert json.loads((out / "scores.json").read_text()) == {"cell": "x"}
+
+
+def test_bad_input_is_named_before_a_model_is_loaded(
+    data_dir: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gzip
+
+    def no_model(*_: Any) -> None:
+        pytest.fail("the model was loaded first")
+
+    monkeypatch.setattr("qtuning.evaluation.model.load_model", no_model)
+    bad = data_dir / "squad" / "validation.jsonl.gz"
+    with gzip.open(bad, "at") as lines:
+        lines.write('{"question": "x"}\n')
+    with pytest.raises(UserError, match=r"squad/validation\.jsonl\.gz: line 7: context: field required"):
+        run_tiny(tiny_model, data_dir, tmp_path / "out")
+    bad.unlink()
+    with pytest.raises(UserError, match=r"validation\.jsonl\.gz: no such file, and squad needs it"):
+        run_tiny(tiny_model, data_dir, tmp_path / "out")
+    with pytest.raises(UserError, match=r"evaluation\.source = 'mini-world': no folder given"):
+        run_tiny(tiny_model, data_dir, tmp_path / "out", source="mini-world")
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_that_are_no_models(data_dir: Path, tiny_model: Path, tmp_path: Path) -> None:
+    few: dict[str, Any] = {"benchmarks": ("triviaqa",)}
+    with pytest.raises(UserError, match=r"config\.json: no such file"):
+        run_tiny(tmp_path, data_dir, tmp_path / "out", **few)
+    with pytest.raises(UserError, match=r"adapter_config\.json: no such file"):
+        run_tiny(tiny_model, data_dir, tmp_path / "out", adapter=tmp_path, **few)
+    with pytest.raises(UserError, match="has no chat template"):
+        run_tiny(tiny_model, data_dir, tmp_path / "out", chat_template=True, **few)
+
+
+def test_chat_template_wraps_the_prompt(data_dir: Path, tiny_model: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<reply>{% endif %}"
+    )
+    AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(tmp_path / "chat")
+    tokenizer.save_pretrained(tmp_path / "chat")
+    few: dict[str, Any] = {"benchmarks": ("triviaqa",), "fewshot": 1}
+    run_tiny(tmp_path / "chat", data_dir, tmp_path / "with", chat_template=True, **few)
+    run_tiny(tmp_path / "chat", data_dir, tmp_path / "without", **few)
+    texts = [polars.read_parquet(tmp_path / name / "items.parquet")["response"] for name in ("with", "without")]
+    assert not texts[0].equals(texts[1])
+
+
+def test_importing_is_light() -> None:
+    """The workflow file and command-line help import these."""
+    script = (
+        "import sys, qtuning.evaluation.run, qtuning.evaluation.headline\n"
+        "print([m for m in ('torch', 'transformers', 'lm_eval', 'datasets') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,179 @@
+"""Tasks: prompts, examples, lengths, and where their records come from."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import benchmark_files as samples
+import datasets
+import pytest
+
+from qtuning.config import Evaluation
+from qtuning.errors import UserError
+from qtuning.evaluation import suite
+from qtuning.grid import BENCHMARKS
+
+
+def local(*benchmarks: str, **options: Any) -> Evaluation:
+    return Evaluation(benchmarks=benchmarks or BENCHMARKS, source="data-dir", **options)
+
+
+def prompts(task: Any, limit: int = 1) -> list[str]:
+    task.build_all_requests(limit=limit, rank=0, world_size=1)
+    return [request.args[0] for request in task.instances]
+
+
+def test_prompts(data_dir: Path) -> None:
+    tasks = suite.load_tasks(local(fewshot=0), data_dir)
+    assert prompts(tasks["arc_easy"])[0] == "Question: Which of these is number 0?\nAnswer:"
+    assert prompts(tasks["gsm8k"])[0] == "Question: Ann has 0 plums and gets 1,000 more. How many?\nAnswer:"
+    assert prompts(tasks["squad"])[0] == (
+        "Background: The Ship No. 0 carries the red ropes.\nQuestion: What does ship 0 carry?\nAnswer:"
+    )
+    assert prompts(tasks["triviaqa"])[0] == "Question: Who wrote book 0?\nAnswer:"
+    assert prompts(tasks["math"])[0] == "Question: What is $\\frac{1}{2}$ as a fraction?\nAnswer:"
+
+
+def test_examples_come_from_the_training_split(data_dir: Path) -> None:
+    tasks = suite.load_tasks(local(fewshot=2), data_dir)
+    gold = {
+        "arc_easy": "Answer: thing",
+        "arc_challenge": "Answer: thing",
+        "gsm8k": "\n#### 1,50",
+        "squad": "Answer: the red ropes\n\n",
+        "triviaqa": "Answer: Smith-Jones 50",
+        "math": "Answer: It is $x$, which is $\\boxed{\\frac{10",
+    }
+    for benchmark, task in tasks.items():
+        text = prompts(task)[0]
+        assert text.count("Question:") == 3
+        assert text.count(gold[benchmark]) == 2
+
+
+def test_own_numbers_of_examples(data_dir: Path) -> None:
+    tasks = suite.load_tasks(local(), data_dir)
+    shown = {benchmark: prompts(task)[0].count("Question:") - 1 for benchmark, task in tasks.items()}
+    assert shown == {"arc_easy": 0, "arc_challenge": 0, "gsm8k": 5, "squad": 0, "triviaqa": 0, "math": 0}
+
+
+def test_definitions_of_arc_and_gsm8k_are_those_of_lm_eval(data_dir: Path) -> None:
+    from lm_eval import tasks as builtin
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    folder = Path(builtin.__file__).parent
+    tasks = suite.load_tasks(local("arc_challenge", "arc_easy", "gsm8k"), data_dir)
+    for benchmark, file in (("arc_easy", "arc"), ("arc_challenge", "arc"), ("gsm8k", "gsm8k")):
+        original = load_yaml(folder / file / f"{benchmark}.yaml", resolve_func=True)
+        assert original.get("num_fewshot", 0) == suite.FEWSHOT.get(benchmark, 0)
+        config = tasks[benchmark].config
+        for key in set(original) - {"tag", "metadata", "generation_kwargs"}:
+            if key != "filter_list":
+                assert (getattr(config, key) or 0) == original[key], key
+        assert [f["name"] for f in config.filter_list or []] == [f["name"] for f in original.get("filter_list", [])]
+        if benchmark == "gsm8k":
+            assert config.generation_kwargs == original["generation_kwargs"] | {"max_gen_toks": 256}
+
+
+def test_lengths_of_generations(data_dir: Path) -> None:
+    def lengths(**options: Any) -> list[int | None]:
+        tasks = suite.load_tasks(local("arc_easy", "gsm8k", "squad", "triviaqa", "math", **options), data_dir)
+        return [suite.new_tokens(task) for task in tasks.values()]
+
+    assert lengths() == [None, 256, 64, 32, 512]
+    assert lengths(max_length=200) == [None, 100, 64, 32, 100]
+    assert lengths(max_new_tokens=77) == [None, 77, 77, 77, 77]
+    with pytest.raises(UserError, match=r"evaluation\.max_new_tokens = 77: leaves no room"):
+        lengths(max_new_tokens=77, max_length=77)
+
+
+def test_order_is_that_of_the_configuration(data_dir: Path) -> None:
+    assert list(suite.load_tasks(local("math", "arc_easy", "squad"), data_dir)) == ["math", "arc_easy", "squad"]
+
+
+def test_training_split_is_needed_for_examples_only(data_dir: Path) -> None:
+    for path in data_dir.glob("*/train.jsonl.gz"):
+        path.unlink()
+    suite.load_tasks(local(fewshot=0), data_dir)
+    with pytest.raises(UserError, match=r"gsm8k/train\.jsonl\.gz: no such file"):
+        suite.load_tasks(local("gsm8k"), data_dir)
+    samples.write_records(data_dir, "gsm8k", "train", samples.gsm8k(3))
+    with pytest.raises(UserError, match=r"3 records, but prompts show 5 examples; lower evaluation\.fewshot"):
+        suite.load_tasks(local("gsm8k"), data_dir)
+
+
+def test_changed_file_is_noticed_and_no_cache_is_filled(data_dir: Path) -> None:
+    path = data_dir / "triviaqa" / "validation.jsonl.gz"
+    times = path.stat()
+    cached = sorted(Path(datasets.config.HF_DATASETS_CACHE).rglob("*"))
+    first = prompts(suite.load_tasks(local("triviaqa"), data_dir)["triviaqa"])
+    samples.write_records(data_dir, "triviaqa", "validation", samples.triviaqa(6, offset=7))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    second = prompts(suite.load_tasks(local("triviaqa"), data_dir)["triviaqa"])
+    assert (first, second) == (["Question: Who wrote book 0?\nAnswer:"], ["Question: Who wrote book 7?\nAnswer:"])
+    assert sorted(Path(datasets.config.HF_DATASETS_CACHE).rglob("*")) == cached
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
+    """Stands in for the network: serves records as the hub does, and notes what was asked for."""
+    asked: list[tuple[str, str | None]] = []
+    make = {
+        "allenai/ai2_arc": (samples.arc, (4,)),
+        "openai/gsm8k": (samples.gsm8k, ()),
+        "rajpurkar/squad": (samples.squad, ()),
+        "mandarjoshi/trivia_qa": (samples.triviaqa, ()),
+        "EleutherAI/hendrycks_math": (samples.math, ()),
+    }
+
+    def load_dataset(path: str, name: str | None = None, **options: Any) -> datasets.DatasetDict:
+        assert not options
+        asked.append((path, name))
+        function, arguments = make[path]
+        return datasets.DatasetDict(
+            {
+                split: datasets.Dataset.from_list(function(6, *arguments, offset=10 * len(asked)))  # type: ignore[operator]
+                for split in ("train", "validation", "test")
+            }
+        )
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return asked
+
+
+def test_hub_definitions_ask_for_the_right_data_sets(hub: list[tuple[str, str | None]]) -> None:
+    tasks = suite.load_tasks(Evaluation(benchmarks=BENCHMARKS, source="hub"), None)
+    assert {(path, name) for path, name in hub if path != "EleutherAI/hendrycks_math"} == {
+        ("allenai/ai2_arc", "ARC-Easy"),
+        ("allenai/ai2_arc", "ARC-Challenge"),
+        ("openai/gsm8k", "main"),
+        ("rajpurkar/squad", None),
+        ("mandarjoshi/trivia_qa", "rc.nocontext"),
+    }
+    assert {name for path, name in hub if path == "EleutherAI/hendrycks_math"} == set(suite.MATH_SUBSETS)
+    assert len(suite.MATH_SUBSETS) == 7
+    documents = tasks["math"].eval_docs
+    assert len(documents) == 7 * 6
+    assert len(set(documents["problem"])) == 7 * 6  # every subset once, none twice
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_unreachable_hub(benchmark: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(*_: Any, **__: Any) -> None:
+        raise ConnectionError("Couldn't reach it on the Hub (OfflineModeIsEnabled)\nand much more")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(UserError) as error:
+        suite.load_tasks(Evaluation(benchmarks=(benchmark,), source="hub"), None)
+    message = str(error.value)
+    assert suite.HUB_ID[benchmark] in message
+    assert "Couldn't reach it" in message
+    assert "--config data_dir=DIR" in message
+    assert "\n" not in message
+
+
+@pytest.mark.skipif(not datasets.config.HF_HUB_OFFLINE, reason="needs HF_HUB_OFFLINE=1 from the start")
+def test_offline_hub_without_a_cached_copy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="rajpurkar/squad cannot be had from the Hugging Face hub"):
+        suite.load_tasks(Evaluation(benchmarks=("squad",), source="hub"), None)
