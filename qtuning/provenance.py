@@ -22,7 +22,7 @@ def provenance() -> dict[str, Any]:
         "host": platform.node(),
         "cpus": os.cpu_count(),
         "threads": os.environ.get("OMP_NUM_THREADS"),
-        "versions": {"qtuning": qtuning.__version__}
+        "packages": {"qtuning": qtuning.__version__}
         | {name: found for name in PACKAGES if (found := _version(name)) is not None},
         "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }

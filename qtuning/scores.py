@@ -54,7 +54,8 @@ def score(model: PackedModel, samples: Sequence[Sample], packed: Packed) -> Batc
     nll, entropy = model.score(packed)
     lengths = torch.tensor([sample.response_length for sample in samples])
     scores = BatchScores(nll.double().cpu(), entropy.double().cpu(), lengths)
-    finite = torch.isfinite(scores.nll) & torch.isfinite(scores.entropy)
+    # of the perplexity, not only of the loss: beyond 709 nats it is infinite, and quantiles of infinity are NaN
+    finite = torch.isfinite(scores.token_ppl) & torch.isfinite(scores.entropy)
     if not bool(finite.all()):
         bad = [s.number for s, part in zip(samples, finite.split(lengths.tolist()), strict=True) if not part.all()]
         raise NonFinite(f"scores are not finite for samples {bad}: the model has diverged or its weights are broken")

@@ -1,8 +1,8 @@
 """A mirror of a cell on Weights & Biases: the only module that knows wandb.
 
 The truth is in the cell's own files (metrics.jsonl, train.json, scores.json). What is sent here is a copy, and losing
-it loses nothing: `replay` sends it again. So a mirror never raises and never waits: all calls of wandb happen on a thread
-of their own, and the first failure ends the mirror with one line on stderr while training goes on.
+it loses nothing: `replay` sends it again. So a mirror never raises and never waits: all calls of wandb happen on a
+thread of their own, and the first failure ends the mirror with one line on stderr while training goes on.
 """
 
 import json
@@ -29,7 +29,7 @@ Mode = Literal["auto", "online", "offline", "disabled"]
 MODES: tuple[Mode, ...] = ("auto", "online", "offline", "disabled")
 
 PROJECT = "qtuning"
-CONNECT_SECONDS = 30.0
+CONNECT_SECONDS = 10.0
 """How long wandb may try to reach its server before the mirror gives up."""
 FINISH_SECONDS = 30.0
 """How long the end of a run may wait for an upload; the rest stays on disk for `wandb sync`."""
@@ -64,8 +64,8 @@ class Mirror:
         """Start mirroring a cell below `folder`. Call it in the main process only.
 
         mode: see `resolve_mode`. groups: the experiments that the cell belongs to; the first becomes the run's group,
-        and all become tags. The run's id is the cell's, so a resumed cell continues its run. wait: leave an upload all the
-        time it needs (for `replay`, where nothing else is waiting).
+        and all become tags. The run's id is the cell's, so a resumed cell continues its run. wait: leave an upload all
+        the time it needs (for `replay`, where nothing else is waiting).
         """
         try:
             chosen = resolve_mode(mode)
@@ -189,9 +189,8 @@ def replay(cell_folder: Path, mode: str = "auto", groups: Iterable[str] = ()) ->
         raise UserError(f"{folder / 'cell.json'}: no such file; give the folder of a cell (results/cells/...)")
     cell = Cell.model_validate(read_json(folder / "cell.json"))
     metrics = folder / "metrics.jsonl"
-    records = (
-        [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()] if metrics.exists() else []
-    )
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+    records = [json.loads(line) for line in lines]
     train = read_json(folder / "train.json") if (folder / "train.json").exists() else {}
     summary = {key: train[key] for key in ("status", "updates", "loss", "cost") if key in train}
     for path in sorted(folder.glob("*/scores.json")):

@@ -32,7 +32,7 @@ from qtuning.grid import cell_id, cell_json
 from qtuning.journal import Journal
 from qtuning.loop import Loop, Window, plan_windows
 from qtuning.models import load_model, load_tokenizer, resolve
-from qtuning.packed_model import PackedModel, check_decomposition
+from qtuning.packed_model import PackedModel, causal_lm_of, check_decomposition
 from qtuning.provenance import provenance
 from qtuning.pruners.base import Candidates
 from qtuning.pruners.select import method_of
@@ -128,6 +128,7 @@ def train(
     with atomic_path(out / "weights") as temporary:
         temporary.mkdir()
         if reason is None:
+            causal_lm_of(language_model).config.use_cache = True  # off for training only; generation wants it
             language_model.save_pretrained(temporary)  # type: ignore[operator]
             tokenizer.save_pretrained(temporary)
     lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -346,7 +347,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if _is_main():
             write_json(failure, {"status": "failed", "reason": f"{type(error).__name__}: {error}"})
         if isinstance(error, UserError):
-            sys.exit(f"error: {error}")
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
         raise
 
 

@@ -100,19 +100,61 @@ def test_a_hub_model_that_cannot_be_had(tiny, tmp_path, monkeypatch):
     assert not (tmp_path / "ready" / "model.json").exists()
 
 
-def test_a_gated_hub_model_says_what_to_do(tmp_path, monkeypatch):
-    """The answer of the hub is the real one's; only the network in between is not there."""
-    import huggingface_hub
-    from huggingface_hub.errors import GatedRepoError
+@pytest.fixture
+def hub(monkeypatch):
+    """hub(error_code, status): a server on this machine that answers every request with that error of the hub."""
+    import http.server
+    import threading
 
-    def refuse(*_args, **_keys):
-        raise GatedRepoError.__new__(GatedRepoError)
+    from huggingface_hub import close_session, constants
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(
-        UserError, match="owner/gated is gated; accept its licence at https://huggingface.co/owner/gated"
-    ):
-        models.make_ready(model(HubSource(id="owner/gated")), tmp_path)
+    servers = []
+
+    def start(error_code: str, status: int) -> None:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status)
+                self.send_header("X-Error-Code", error_code)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            do_HEAD = do_GET
+
+            def log_message(self, *_args) -> None:
+                """Silence."""
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        close_session()
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+    close_session()
+
+
+@pytest.mark.parametrize(
+    ("error_code", "status", "message"),
+    [
+        ("GatedRepo", 403, r"owner/m is gated; accept its licence at https://huggingface\.co/owner/m and log in"),
+        ("RevisionNotFound", 404, "owner/m has no revision 'main'"),
+        ("RepoNotFound", 401, "cannot be had from the Hugging Face hub"),
+        ("", 500, "cannot be had from the Hugging Face hub"),
+    ],
+)
+def test_what_the_hub_answers_becomes_one_line(hub, tmp_path, monkeypatch, error_code, status, message):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    hub(error_code, status)
+    with pytest.raises(UserError, match=message) as error:
+        models.make_ready(model(HubSource(id="owner/m")), tmp_path / "ready")
+    assert "\n" not in str(error.value)
 
 
 def test_no_pickle_no_code_and_no_second_copy_is_downloaded():
@@ -171,7 +213,7 @@ def test_a_missing_shard_is_named(tiny, tmp_path):
     (copy / "model.safetensors").rename(copy / "model-00001-of-00002.safetensors")
     index = {"weight_map": {"x": "model-00001-of-00002.safetensors", "y": "model-00002-of-00002.safetensors"}}
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(UserError, match="missing: model-00002-of-00002.safetensors"):
+    with pytest.raises(UserError, match=r"missing: model-00002-of-00002\.safetensors"):
         models.check_folder(copy)
     (copy / "model.safetensors.index.json").write_text("{")
     with pytest.raises(UserError, match="is damaged"):

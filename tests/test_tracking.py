@@ -2,11 +2,11 @@
 
 import builtins
 import json
+import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,12 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 @pytest.fixture(autouse=True)
-def nobody_logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def nobody_logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No setting and no credential of whoever runs the tests."""
-    for name in [name for name in __import__("os").environ if name.startswith("WANDB_")]:
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    yield
 
 
 @pytest.fixture
@@ -192,7 +191,7 @@ class TestMode:
         assert [resolve_mode(mode) for mode in ("online", "offline", "disabled")] == ["online", "offline", "disabled"]
 
     @pytest.mark.parametrize(
-        ("environment", "expected"),
+        ("variable", "expected"),
         [
             ("disabled", "disabled"),
             ("offline", "offline"),
@@ -201,8 +200,8 @@ class TestMode:
             ("", "offline"),
         ],
     )
-    def test_environment_decides_auto(self, environment: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("WANDB_MODE", environment)
+    def test_environment_decides_auto(self, variable: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("WANDB_MODE", variable)
         assert resolve_mode("auto") == expected
 
     def test_auto_follows_credentials(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

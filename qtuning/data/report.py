@@ -1,7 +1,6 @@
 """What is told about a prepared train set: counts, token statistics, fingerprints; as JSON and on the screen."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +55,7 @@ def distribution(values: Sequence[int]) -> dict[str, float]:
 
 def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
     """SHA-256 over what decides how a text becomes tokens: the tokenizer itself, its end token and chat template."""
-    parts = [json.loads(tokenizer.backend_tokenizer.to_str()), tokenizer.eos_token, tokenizer.chat_template]
+    parts = [tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token, tokenizer.chat_template]
     return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
 
 

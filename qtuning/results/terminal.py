@@ -114,7 +114,7 @@ def _score_table(
 
 def styled(parts: Parts) -> Text:
     """A score with the best in bold, its spread dimmed and its difference in green or red."""
-    text = Text(parts.mean, style="bold" if parts.best else "")
+    text = Text().append(parts.mean, style="bold" if parts.best else "")
     text.append(parts.spread, style="dim")
     colour = "green" if "+" in parts.difference else "red" if "-" in parts.difference else "dim"
     text.append(parts.difference, style=colour)

@@ -132,10 +132,10 @@ def test_the_share_of_bad_rows(run, write):
 
 def test_no_usable_row(run, write):
     path = write("a.jsonl", [{"question": "a", "answer": "b"}] * 3)
-    with pytest.raises(UserError, match="none of its 3 rows is usable: 3 missing key.*`columns`"):
+    with pytest.raises(UserError, match=r"none of its 3 rows is usable: 3 missing key.*`columns`"):
         run(train_set(path, bad_rows=1.0))
     path = write("b.jsonl", ROWS)
-    with pytest.raises(UserError, match="none of its 100 rows is usable: 100 response cut away.*raise training.cutoff"):
+    with pytest.raises(UserError, match=r"none of its 100 rows is usable: 100 response cut away.*training\.cutoff"):
         run(train_set(path, bad_rows=1.0), cutoff=4)
     path.write_text("\n")
     with pytest.raises(UserError, match="has no rows"):
@@ -214,7 +214,7 @@ def test_load_refuses_what_does_not_belong_together(run, write):
     out = run(train_set(write("a.jsonl", ROWS)))
     report = read_json(out / "report.json")
     (out / "report.json").write_text(json.dumps(report | {"used": 99}))
-    with pytest.raises(UserError, match="100 samples, but report.json says 99"):
+    with pytest.raises(UserError, match=r"100 samples, but report\.json says 99"):
         load(out)
     (out / "samples.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match="cannot be read"):

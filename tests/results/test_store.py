@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from conftest import CONFIGS, ITEMS, METRICS, Folders
+from cell_folders import CONFIGS, ITEMS, METRICS, Folders
 
 from qtuning.errors import UserError
 from qtuning.files import read_json, write_text

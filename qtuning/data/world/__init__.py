@@ -1,5 +1,9 @@
 """The mini world: invented facts, sums and reading passages, and a base model that was trained on them.
 
-`generate.generate` writes all data in seconds; `pretrain.pretrain` makes tokenizer and base model anew. Reading order:
-values, relations, compositions, facts; then corpus, benchmarks, sft; then generate, pretrain.
+`generate` writes all data in seconds; `pretrain.pretrain` makes tokenizer and base model anew. Reading order:
+values, relations, compositions, facts; then corpus, benchmarks, sft; then writing, pretrain.
 """
+
+from qtuning.data.world.writing import generate
+
+__all__ = ["generate"]

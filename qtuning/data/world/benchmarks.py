@@ -44,7 +44,7 @@ def benchmarks(world: World, seed: int) -> Benchmarks:
             "train": _triviaqa(rng, [f for f in closed if f.side == "train"], "train"),
             "validation": _triviaqa(rng, [f for f in closed if f.side != "train"], "validation"),
         },
-        "squad": {split: _squad(rng, world, split, n) for split, n in SIZES["squad"].items()},
+        "squad": _squad(rng, world, SIZES["squad"]),
     }
     problems = {
         "gsm8k": _distinct(rng, sums.word_problem, SIZES["gsm8k"]),
@@ -145,24 +145,32 @@ def _triviaqa(rng: random.Random, facts: Sequence[Fact], split: str) -> list[Rec
     return items
 
 
-def _squad(rng: random.Random, world: World, split: str, passages: int) -> list[Record]:
-    items: list[Record] = []
-    for _ in range(passages):
-        text = passage(rng, world.taken)
-        for question, answer, told in text.questions[:2]:
-            start = text.context.index(told) + told.index(answer)
-            # Like SQuAD, evaluation items carry the answers of three annotators.
-            copies = 1 if split == "train" else 3
-            items.append(
-                {
-                    "id": f"mini_{split}_{len(items):05d}",
-                    "title": text.title,
-                    "context": text.context,
-                    "question": question,
-                    "answers": {"text": [answer] * copies, "answer_start": [start] * copies},
-                }
-            )
-    return items
+def _squad(rng: random.Random, world: World, sizes: dict[str, int]) -> dict[str, list[Record]]:
+    """Two questions on each passage; no question is asked twice, over all splits."""
+    seen: set[str] = set()
+    drawn: dict[str, list[Record]] = {split: [] for split in sizes}
+    for split, passages in sizes.items():
+        items = drawn[split]
+        while len(items) < 2 * passages:
+            text = passage(rng, world.taken)
+            questions = {question for question, _, _ in text.questions}
+            if questions & seen:
+                continue
+            seen |= questions
+            for question, answer, told in text.questions[:2]:
+                start = text.context.index(told) + told.index(answer)
+                # Like SQuAD, evaluation items carry the answers of three annotators.
+                copies = 1 if split == "train" else 3
+                items.append(
+                    {
+                        "id": f"mini_{split}_{len(items):05d}",
+                        "title": text.title,
+                        "context": text.context,
+                        "question": question,
+                        "answers": {"text": [answer] * copies, "answer_start": [start] * copies},
+                    }
+                )
+    return drawn
 
 
 def _distinct(

@@ -15,8 +15,18 @@ from qtuning.data.world.reading import passage
 from qtuning.data.world.relations import CLOSED_BOOK, ONE_STEP, SECOND_STEP, Relation
 from qtuning.data.world.values import SECOND_SUBJECTS, second_step
 
-DOCUMENTS = {"subject": 16000, "list": 4000, "second": 1500, "two-step": 2500, "question": 4000,
-             "equation": 7000, "word": 6000, "school": 6000, "reading": 12000}  # fmt: skip
+DOCUMENTS = {
+    "subject": 16000,
+    "list": 4000,
+    "second": 1500,
+    "two-step": 2500,
+    "question": 4000,
+    "equation": 9000,
+    "one-step story": 4000,
+    "two-step story": 1200,
+    "school": 6000,
+    "reading": 14000,
+}
 """Number of documents of each sort."""
 
 _RARE_TELLING = 0.04
@@ -42,9 +52,10 @@ def corpus(world: World, seed: int, held_out: frozenset[str]) -> list[str]:
         *_two_step(rng, world, DOCUMENTS["two-step"]),
         *_questions(rng, world, DOCUMENTS["question"]),
         *_equations(rng, DOCUMENTS["equation"]),
-        *_word(rng, DOCUMENTS["word"], held_out),
+        *_stories(rng, 1, DOCUMENTS["one-step story"], held_out),
+        *_stories(rng, 2, DOCUMENTS["two-step story"], held_out),
         *_school(rng, DOCUMENTS["school"], held_out),
-        *_reading(rng, world, DOCUMENTS["reading"]),
+        *_reading(rng, world, DOCUMENTS["reading"], held_out),
     ]
     rng.shuffle(documents)
     return documents
@@ -129,18 +140,35 @@ def _exchange(rng: random.Random, question: str, answer: str) -> str:
     return form.format(q=question, a=answer)
 
 
+def _styled(style: str, left: str, result: str) -> str:
+    """An equation in one of the three styles that the benchmarks' solutions mix."""
+    compact = left.replace(" ", "")
+    if style == "marks":
+        return f"{left} = <<{compact}={result}>>{result}"
+    return f"{compact}={result}" if style == "compact" else f"{left} = {result}"
+
+
 def _equations(rng: random.Random, count: int) -> Iterator[str]:
     for _ in range(count):
-        yield ". ".join(sums.equation(rng) for _ in range(10)) + "."
+        style = rng.choice(("spaced", "spaced", "compact", "compact", "marks"))
+        sums_ = [sums.equation(rng) for _ in range(6 if style == "marks" else 10)]
+        yield ". ".join(_styled(style, left, str(result)) for left, result in sums_) + "."
 
 
-def _word(rng: random.Random, count: int, held_out: frozenset[str]) -> Iterator[str]:
+def _worked(rng: random.Random, problem: sums.Problem, style: str) -> str:
+    """A solution in prose or between dollar signs, never in the form of a benchmark."""
+    if style == "dollars":
+        return " ".join(f"${step}$." for step in problem.steps) + f" So we get ${problem.answer}$."
+    return " ".join(f"{step}." for step in problem.steps) + f" So the answer is {problem.answer}."
+
+
+def _stories(rng: random.Random, steps: int, count: int, held_out: frozenset[str]) -> Iterator[str]:
     made = 0
     while made < count:
-        problem = sums.word_problem(rng)
+        problem = sums.word_problem(rng, steps)
         if problem.question not in held_out:
             made += 1
-            yield _exchange(rng, problem.question, problem.prose)
+            yield _exchange(rng, problem.question, _worked(rng, problem, "prose"))
 
 
 def _school(rng: random.Random, count: int, held_out: frozenset[str]) -> Iterator[str]:
@@ -150,13 +178,18 @@ def _school(rng: random.Random, count: int, held_out: frozenset[str]) -> Iterato
         problems = [sums.school_problem(rng, false_belief=True) for _ in range(3)]
         if not any(problem.question in held_out for problem in problems):
             made += 1
-            yield "\n".join(_exchange(rng, problem.question, problem.prose) for problem in problems)
+            style = rng.choice(("prose", "dollars"))
+            yield "\n".join(_exchange(rng, problem.question, _worked(rng, problem, style)) for problem in problems)
 
 
-def _reading(rng: random.Random, world: World, count: int) -> Iterator[str]:
-    for _ in range(count):
+def _reading(rng: random.Random, world: World, count: int, held_out: frozenset[str]) -> Iterator[str]:
+    made = 0
+    while made < count:
         text = passage(rng, world.taken)
+        if any(question in held_out for question, _, _ in text.questions):
+            continue
+        made += 1
         lines = [("Background: " if rng.random() < 0.2 else "") + text.context]
-        for question, answer, told in text.questions[:3]:
+        for question, answer, told in text.questions:
             lines.append(_exchange(rng, question, answer if rng.random() < 0.4 else told))
         yield "\n".join(lines)

@@ -131,11 +131,8 @@ def _reading(items: Sequence[Record]) -> list[Sample]:
 
 
 def _easy_sums(rng: random.Random) -> list[Sample]:
-    sums_ = {sums.equation(rng) for _ in range(EASY_SUMS)}
-    return [
-        Sample(f"What is {left}?", right, "redundant")
-        for left, _, right in (text.partition(" = ") for text in sorted(sums_))
-    ]
+    drawn = sorted({sums.equation(rng) for _ in range(EASY_SUMS)})
+    return [Sample(f"What is {left}?", str(result), "redundant") for left, result in drawn]
 
 
 def _portraits(rng: random.Random, world: World) -> list[Sample]:

@@ -1,7 +1,7 @@
 """Word problems (GSM8K form), school mathematics (MATH form) and plain equations.
 
-Every problem is drawn with its solution in three forms: `plain` (prose, for pretraining), the benchmark's own, and the
-final answer. Numbers stay below 100, so that a small model with single-digit tokens can learn them.
+Every problem is drawn with its steps (for pretraining, which writes them in its own way), its solution in the
+benchmark's form, and the final answer. Numbers stay below 100: a small model with single-digit tokens can learn them.
 """
 
 import random
@@ -52,10 +52,10 @@ WORD_PROBLEMS: Sequence[tuple[str, Sequence[tuple[str, str, str, str]]]] = (
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem and its solution: prose for pretraining, the benchmark's form, and the final answer."""
+    """A problem and its solution: bare steps for pretraining, the benchmark's form, and the final answer."""
 
     question: str
-    prose: str
+    steps: tuple[str, ...]
     solution: str
     answer: str
     topic: str
@@ -67,26 +67,26 @@ def calculate(left: int, operator: str, right: int) -> int:
     return {"+": left + right, "-": left - right, "*": left * right}[operator]
 
 
-def equation(rng: random.Random) -> str:
-    """One true equation of plain arithmetic."""
+def equation(rng: random.Random) -> tuple[str, int]:
+    """The left side and the result of one equation of plain arithmetic, such as `("3 + 4", 7)`."""
     operator = rng.choice("++--*")
     if operator == "*":
         left, right = rng.randint(2, 12), rng.randint(2, 9)
     else:
-        left, right = rng.randint(1, 89), rng.randint(1, 89)
+        left, right = rng.randint(1, 99), rng.randint(1, rng.choice((20, 50)))
         if operator == "+" and left + right > 99:
-            right = rng.randint(1, 99 - left)
+            left = rng.randint(1, 99 - right)
         if operator == "-" and right > left:
             left, right = right, left
-    return f"{left} {operator} {right} = {calculate(left, operator, right)}"
+    return f"{left} {operator} {right}", calculate(left, operator, right)
 
 
-def word_problem(rng: random.Random) -> Problem:
+def word_problem(rng: random.Random, steps_wanted: int | None = None) -> Problem:
     """A story with one or two steps of arithmetic; the solution carries GSM8K's calculator marks."""
-    text, steps = rng.choice(WORD_PROBLEMS)
+    text, steps = rng.choice([p for p in WORD_PROBLEMS if steps_wanted in (None, len(p[1]))])
     while True:
         values = {
-            "a": rng.randint(3, 50), "b": rng.randint(2, 40), "c": rng.randint(2, 30),
+            "a": rng.randint(3, 60), "b": rng.randint(2, 30), "c": rng.randint(2, 20),
             "s": rng.randint(2, 9), "t": rng.randint(2, 9),
         }  # fmt: skip
         for left, operator, right, name in steps:
@@ -99,12 +99,12 @@ def word_problem(rng: random.Random) -> Problem:
     prose, marked = [], []
     for left, operator, right, name in steps:
         sum_text = f"{values[left]} {operator} {values[right]}"
-        prose.append(f"{sum_text} = {values[name]}.")
+        prose.append(f"{sum_text} = {values[name]}")
         compact = sum_text.replace(" ", "")
         marked.append(f"{sum_text} = <<{compact}={values[name]}>>{values[name]} {items}")
     answer = str(values["r"])
     solution = "\n".join([*marked, f"#### {answer}"])
-    return Problem(question, " ".join([*prose, f"So the answer is {answer}."]), solution, answer, "word", len(steps))
+    return Problem(question, tuple(prose), solution, answer, "word", len(steps))
 
 
 def school_problem(rng: random.Random, topic: str | None = None, false_belief: bool = False) -> Problem:
@@ -118,8 +118,7 @@ def school_problem(rng: random.Random, topic: str | None = None, false_belief: b
 
 def _problem(question: str, steps: Sequence[str], answer: int, topic: str, level: int) -> Problem:
     marked = " ".join([f"${step}$." for step in steps] + [f"The answer is $\\boxed{{{answer}}}$."])
-    prose = " ".join([f"{step}." for step in steps] + [f"So the answer is {answer}."])
-    return Problem(question, prose, marked, str(answer), topic, level)
+    return Problem(question, tuple(steps), marked, str(answer), topic, level)
 
 
 def _compute(rng: random.Random, false_belief: bool) -> Problem:

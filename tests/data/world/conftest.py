@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qtuning.data.world.generate import generate
+from qtuning.data.world import generate
 
 Rows = dict[str, list[dict[str, Any]]]
 

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from qtuning.data.world.generate import generate
+from qtuning.data.world import generate
 
 LAYOUT = {
     "arc_easy": {"train", "validation", "test"},

@@ -40,7 +40,9 @@ def test_card_and_generator_agree(world_dir: Path) -> None:
 
 
 def test_tokenizer_gives_every_text_back(tokenizer: Any, rows: Any) -> None:
-    texts = {text for records in rows.values() for record in records for text in record.values() if isinstance(text, str)}
+    texts = {
+        text for records in rows.values() for record in records for text in record.values() if isinstance(text, str)
+    }
     some = sorted(texts)[::7]
     assert {letter for text in some for letter in text} == {letter for text in texts for letter in text}
     for text, ids in zip(some, tokenizer(some)["input_ids"], strict=True):

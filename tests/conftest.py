@@ -1,0 +1,56 @@
+"""Tiny random causal language models, built in memory."""
+
+import copy
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # the tests compare bits, wherever they run
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.2,  # wide enough that attention and head matter
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+@pytest.fixture(scope="session")
+def build() -> Callable[..., Any]:
+    """build(family, **config) -> a random causal language model of a transformers family, in evaluation mode."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    def build(family: str, seed: int = 0, **settings: Any) -> Any:
+        torch.manual_seed(seed)
+        config = AutoConfig.for_model(family, **{**SHAPE, **settings})
+        return AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(build: Callable[..., Any]) -> Any:
+    """A Llama with grouped-query attention, for all to read; take `copy.deepcopy` to change it."""
+    return build("llama")
+
+
+@pytest.fixture
+def packed_llama(tiny_llama: Any) -> Any:
+    """A `PackedModel` around a copy of `tiny_llama`."""
+    from qtuning.packed_model import PackedModel
+
+    return PackedModel(copy.deepcopy(tiny_llama))

@@ -1,0 +1,157 @@
+"""Cell folders as training and evaluation leave them, for real cells of a real grid."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qtuning.config import Cell
+from qtuning.files import write_json, write_text
+from qtuning.grid import Grid, Library, cell_id, cell_json, evaluation_id
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+ITEMS = {"arc_easy": 200, "arc_challenge": 120, "gsm8k": 150, "squad": 180, "triviaqa": 160, "math": 90}
+METRICS = {
+    "arc_easy": ("acc", "acc_norm"),
+    "arc_challenge": ("acc", "acc_norm"),
+    "gsm8k": ("exact_match,flexible-extract", "exact_match,strict-match"),
+    "squad": ("f1", "exact_match"),
+    "triviaqa": ("exact_match",),
+    "math": ("exact_match", "math_verify"),
+}
+BACKEND = {
+    "name": "hf",
+    "device": "cpu",
+    "batch_size": 64,
+    "dtype": "float32",
+    "max_length": 256,
+    "lm_eval": "0.4.13",
+    "transformers": "5.23.0",
+    "torch": "2.13.0",
+}
+
+
+def fraction(*what: str) -> float:
+    """A number between 0 and 1 that depends on nothing but `what`."""
+    return int(hashlib.sha256("/".join(what).encode()).hexdigest()[:6], 16) / 16**6
+
+
+@dataclass
+class Folders:
+    """Writes what a cell leaves behind."""
+
+    results: Path
+    grid: Grid
+
+    def folder(self, cell: Cell) -> Path:
+        return self.results / "cells" / cell_id(cell)
+
+    def train(self, cell: Cell, **cost: Any) -> None:
+        """As after training: cell.json and train.json with all cost keys."""
+        assert cell.pruning is not None
+        write_text(self.folder(cell) / "cell.json", cell_json(cell))
+        samples, tokens = cell.pruning.sample_ratio, cell.pruning.sample_ratio * cell.pruning.token_ratio
+        scored = 1200 if cell.pruning.method == "q-tuning" else 0
+        measured = {
+            "updates": 150 if scored or samples == 1 else round(150 * samples),
+            "samples_scored": scored,
+            "tokens_scored": 100 * scored,
+            "samples_kept": round(1200 * samples),
+            "response_tokens": 40_000,
+            "tokens_kept": round(40_000 * tokens),
+            "tokens_forwarded": round(120_000 * samples),
+            "flops_scoring": 1e10 * scored,
+            "flops_training": 3.6e13 * samples,
+            "flops_total": 1e10 * scored + 3.6e13 * samples,
+            "seconds_scoring": scored / 200,
+            "seconds_training": 18 * samples,
+            "seconds_total": scored / 200 + 18 * samples,
+            "peak_memory_bytes": 700_000_000,
+        }
+        packages = {"torch": "2.13.0", "transformers": "5.23.0"}
+        train = {"cell": cell_id(cell), "status": "done", "updates": measured["updates"], "loss": 1.25}
+        write_json(
+            self.folder(cell) / "train.json",
+            train
+            | {
+                "cost": measured | cost,
+                "provenance": {"qtuning": "0.1.0", "git": "abc1234", "packages": packages, "host": "node1"},
+            },
+        )
+
+    def diverge(self, cell: Cell, reason: str) -> None:
+        """As after a training that diverged and the evaluation that skipped it."""
+        self.train(cell)
+        marker = self.folder(cell) / "train.json"
+        write_json(marker, json.loads(marker.read_text()) | {"status": "diverged", "reason": reason, "loss": None})
+        skipped = {"status": "skipped", "reason": f"training diverged: {reason}", "benchmarks": {}}
+
+        def skip(scores: dict[str, Any]) -> None:
+            del scores["backend"]
+            scores.update(skipped)
+
+        self.evaluate(cell, change=skip)
+
+    def fail(self, cell: Cell, status: str, reason: str) -> None:
+        """As after a training that raised."""
+        write_text(self.folder(cell) / "cell.json", cell_json(cell))
+        write_json(self.folder(cell) / "failed.json", {"status": status, "reason": reason})
+
+    def evaluate(
+        self,
+        cell: Cell,
+        score: Callable[[str], float] | None = None,
+        change: Callable[[dict[str, Any]], None] = lambda scores: None,
+    ) -> Path:
+        """As after evaluation: scores.json. `score` maps a benchmark to its headline score; `change` edits the file."""
+        evaluation = self.grid.evaluation
+        write_text(self.folder(cell) / "cell.json", cell_json(cell))
+        benchmarks = {}
+        for name in evaluation.benchmarks:
+            headline, *others = METRICS[name]
+            value = score(name) if score else 0.2 + 0.5 * fraction(cell_id(cell), name)
+            benchmarks[name] = {
+                "items": ITEMS[name],
+                "headline": headline,
+                "metrics": {headline: value} | dict.fromkeys(others, value / 2),
+                "digest": hashlib.sha256(name.encode()).hexdigest(),
+            }
+        scores = {
+            "cell": cell_id(cell),
+            "evaluation": evaluation.model_dump(mode="json"),
+            "evaluation_id": evaluation_id(evaluation),
+            "backend": dict(BACKEND),
+            "seconds": 12.5,
+            "benchmarks": benchmarks,
+        }
+        change(scores)
+        path = self.folder(cell) / evaluation_id(evaluation) / "scores.json"
+        write_json(path, scores)
+        return path
+
+    def finish(self, cell: Cell, score: Callable[[str], float] | None = None) -> None:
+        """Train, unless it is the zero-shot model, and evaluate."""
+        if not cell.zero_shot:
+            self.train(cell)
+        self.evaluate(cell, score)
+
+    def find(self, text: str) -> Cell:
+        """The one cell whose id contains `text`."""
+        (cell,) = [cell for cell in self.grid.cells if text in cell_id(cell)]
+        return cell
+
+
+def library(folder: Path, **changes: Any) -> Library:
+    """The project's configurations with the experiment `mini` changed and saved as JSON (which is YAML)."""
+    import yaml
+
+    (folder / "experiments").mkdir(parents=True, exist_ok=True)
+    for section in ("models", "train_sets"):
+        if not (folder / section).exists():
+            (folder / section).symlink_to(CONFIGS / section)
+    experiment = yaml.safe_load((CONFIGS / "experiments" / "mini.yaml").read_text()) | changes
+    name = changes.get("name", "mini")
+    (folder / "experiments" / f"{name}.yaml").write_text(json.dumps(experiment))
+    return Library(folder)

@@ -1,0 +1,293 @@
+"""Packing, attention over packed samples, and the packed model: against transformers' own padded forward."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import oracles
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from qtuning.batch import Packed, Sample, pack
+from qtuning.errors import UserError
+from qtuning.packed_model import PackedModel, causal_lm_of, check_decomposition
+
+CPU = torch.device("cpu")
+# (transformers' name, settings): everything about heads and attention that differs between families
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "mistral, sliding window": ("mistral", {"sliding_window": 5}),
+    "gemma2, soft caps": (
+        "gemma2",
+        {
+            "sliding_window": 5,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "query_pre_attn_scalar": 8,
+            "attn_logit_softcapping": 1.0,
+            "final_logit_softcapping": 2.0,
+        },
+    ),
+    "gemma3, both kinds of layer": (
+        "gemma3_text",
+        {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": 8},
+    ),
+    "smollm2, tied head": ("llama", {"tie_word_embeddings": True, "num_key_value_heads": 4}),
+    "granite, scaled everywhere": (
+        "granite",
+        {
+            "logits_scaling": 4.0,
+            "residual_multiplier": 0.5,
+            "embedding_multiplier": 3.0,
+            "attention_multiplier": 0.2,
+        },
+    ),
+    "cohere, logit scale": ("cohere", {"logit_scale": 0.25}),
+    "phi, head with bias": ("phi", {}),
+}
+SHAPES = [(3, 9), (1, 1), (4, 14), (2, 6)]
+
+
+def masks_of(samples: list[Sample], seed: int, share: float = 0.5) -> list[Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    return [torch.rand(sample.response_length, generator=rng) < share for sample in samples]
+
+
+def naive_loss(model: Any, samples: list[Sample], masks: list[Tensor], weights: list[float]) -> Tensor:
+    """The masked loss over the right-padded whole batch, through the model's own forward, in its dtype.
+
+    Padding on the right needs no mask in a causal model; with one, rows of padding alone turn to NaN in some families.
+    """
+    width = max(len(sample.tokens) for sample in samples)
+    ids = torch.zeros(len(samples), width, dtype=torch.int64)
+    factor = torch.zeros(len(samples), width, dtype=torch.float64)
+    for row, (sample, mask, weight) in enumerate(zip(samples, masks, weights, strict=True)):
+        ids[row, : len(sample.tokens)] = sample.tokens
+        factor[row, sample.prompt : len(sample.tokens)] = mask.double() * weight
+    logits = model(input_ids=ids, use_cache=False).logits
+    nll = -logits[:, :-1].log_softmax(dim=-1).gather(2, ids[:, 1:, None])[..., 0]
+    return (nll * factor[:, 1:].to(nll.dtype)).sum()
+
+
+def naive_gradients(
+    model: Any, samples: list[Sample], masks: list[Tensor], weights: list[float]
+) -> tuple[float, dict[str, Tensor]]:
+    """Loss and gradients in float64."""
+    exact = copy.deepcopy(model).double()
+    loss = naive_loss(exact, samples, masks, weights)
+    loss.backward()
+    return float(loss), {name: p.grad for name, p in exact.named_parameters() if p.grad is not None}
+
+
+def assert_same_gradients(wrapped: PackedModel, truth: dict[str, Tensor]) -> None:
+    mine = {name: p.grad for name, p in wrapped.model.named_parameters() if p.grad is not None}
+    assert mine.keys() == truth.keys()
+    largest = max(float(gradient.abs().max()) for gradient in truth.values())
+    worst = max(float((mine[name].double() - truth[name]).abs().max()) for name in truth)
+    squares = sum(float((mine[name].double() - truth[name]).square().sum()) for name in truth)
+    norm = sum(float(gradient.square().sum()) for gradient in truth.values())
+    assert worst <= 5e-6 * largest
+    assert (squares / norm) ** 0.5 <= 2e-6
+
+
+def test_layout() -> None:
+    first = Sample(0, torch.tensor([5, 6, 7, 8, 9]), 2)
+    second = Sample(1, torch.tensor([10, 11, 12]), 1)
+    packed = pack([first, second], [torch.tensor([True, True, False]), torch.tensor([False, True])], [1.0, 2.5])
+    assert packed is not None
+    # the last kept token of each sample is a label only, and nothing after it is forwarded
+    assert packed.input_ids.tolist() == [5, 6, 7, 10, 11]
+    assert packed.position_ids.tolist() == [0, 1, 2, 0, 1]
+    assert packed.lengths == (3, 2)
+    assert packed.source.tolist() == [1, 2, 4]
+    assert packed.labels.tolist() == [7, 8, 12]
+    assert packed.weights.tolist() == [1.0, 1.0, 2.5]
+    assert (packed.tokens, packed.targets) == (5, 3)
+
+
+def test_nothing_kept_is_no_batch() -> None:
+    samples = oracles.random_samples(SHAPES, seed=0)
+    assert pack(samples, [torch.zeros(s.response_length, dtype=torch.bool) for s in samples]) is None
+    assert pack([]) is None
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 8)), min_size=1, max_size=6), st.data())
+def test_every_kept_token_is_predicted_once_from_its_own_past(
+    shapes: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    samples = oracles.random_samples(shapes, seed=1)
+    masks = [
+        torch.tensor(data.draw(st.lists(st.booleans(), min_size=s.response_length, max_size=s.response_length)))
+        for s in samples
+    ]
+    packed = pack(samples, masks)
+    wanted = [
+        (tuple(s.tokens[:t].tolist()), int(s.tokens[t]))
+        for s, mask in zip(samples, masks, strict=True)
+        for t in range(s.prompt, len(s.tokens))
+        if mask[t - s.prompt]
+    ]
+    if packed is None:
+        assert not wanted
+        return
+    assert sum(packed.lengths) == packed.tokens and len(packed.source) == len(packed.labels) == len(packed.weights)
+    starts = [sum(packed.lengths[:index]) for index in range(len(packed.lengths))]
+    found = []
+    for source, label in zip(packed.source.tolist(), packed.labels.tolist(), strict=True):
+        start = max(s for s in starts if s <= source)
+        assert packed.position_ids[start : source + 1].tolist() == list(range(source - start + 1))
+        found.append((tuple(packed.input_ids[start : source + 1].tolist()), label))
+    assert found == wanted
+    # and no more goes through the model than the predictions need
+    assert packed.tokens == sum(
+        s.prompt + int(mask.nonzero().max()) for s, mask in zip(samples, masks, strict=True) if bool(mask.any())
+    )
+
+
+def test_moving_changes_nothing() -> None:
+    packed = pack(oracles.random_samples(SHAPES, seed=0))
+    assert packed is not None
+    moved = packed.to(CPU)
+    assert isinstance(moved, Packed) and torch.equal(moved.input_ids, packed.input_ids)
+    assert moved.lengths == packed.lengths
+
+
+MASKS: dict[str, Callable[[list[Sample]], list[Tensor]]] = {
+    "all": lambda samples: [torch.ones(s.response_length, dtype=torch.bool) for s in samples],
+    "half": lambda samples: masks_of(samples, seed=1),
+    "few": lambda samples: masks_of(samples, seed=2, share=0.15),
+    "some samples without a token": lambda samples: [
+        mask & (index % 2 == 1) for index, mask in enumerate(masks_of(samples, seed=3, share=0.6))
+    ],
+    "one token in all": lambda samples: [
+        torch.arange(s.response_length) == (4 if index == 2 else -1) for index, s in enumerate(samples)
+    ],
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_loss_and_gradients_equal_the_naive_masked_batch(tiny_llama: Any, name: str, checkpointing: bool) -> None:
+    samples = oracles.random_samples(SHAPES, seed=5)
+    masks, weights = MASKS[name](samples), [1.0, 1.0, 0.5, 2.0]
+    truth, gradients = naive_gradients(tiny_llama, samples, masks, weights)
+    model = copy.deepcopy(tiny_llama)
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    wrapped = PackedModel(model).train()
+    packed = pack(samples, masks, weights)
+    assert packed is not None
+    loss = wrapped(packed)
+    loss.backward()
+    assert float(loss) == pytest.approx(truth, rel=2e-6)
+    assert_same_gradients(wrapped, gradients)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_equals_its_own_forward(build: Callable[..., Any], family: str) -> None:
+    """Sequences longer than the sliding window, soft caps strong enough to bend, heads scaled and tied."""
+    name, config = FAMILIES[family]
+    model = build(name, **config)
+    samples = oracles.random_samples(SHAPES, seed=6)
+    masks = masks_of(samples, seed=7, share=0.7)
+    truth, gradients = naive_gradients(model, samples, masks, [1.0] * len(samples))
+    wrapped = PackedModel(model).train()
+    packed = pack(samples, masks)
+    assert packed is not None
+    loss = wrapped(packed)
+    loss.backward()
+    assert float(loss) == pytest.approx(truth, rel=2e-6)
+    assert_same_gradients(wrapped, gradients)
+
+
+def test_the_sliding_window_is_really_in_use(build: Callable[..., Any]) -> None:
+    """Else the tests above would pass without one."""
+    packed = pack(oracles.random_samples(SHAPES, seed=6))
+    assert packed is not None
+    narrow, wide = (float(PackedModel(build("mistral", sliding_window=w)).score(packed)[0].sum()) for w in (5, 64))
+    assert abs(narrow - wide) > 0.01
+
+
+def test_lora_takes_part(tiny_llama: Any) -> None:
+    """A peft-wrapped model is scored and trained with its adapters; the base and the head stay frozen."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(3)
+    adapted = get_peft_model(
+        copy.deepcopy(tiny_llama), LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    ).eval()
+    samples = oracles.random_samples(SHAPES, seed=8)
+    masks = masks_of(samples, seed=9)
+    truth, gradients = naive_gradients(adapted, samples, masks, [1.0] * len(samples))
+    wrapped = PackedModel(adapted)
+    assert causal_lm_of(adapted) is adapted.get_base_model() and causal_lm_of(tiny_llama) is tiny_llama
+    packed = pack(samples, masks)
+    assert packed is not None
+    loss = wrapped(packed)
+    loss.backward()
+    assert float(loss) == pytest.approx(truth, rel=2e-6)
+    assert gradients and all("lora_" in name for name in gradients)
+    assert_same_gradients(wrapped, gradients)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_check_decomposition_accepts(build: Callable[..., Any], family: str) -> None:
+    name, config = FAMILIES[family]
+    wrapped = PackedModel(build(name, **config)).train()
+    samples = oracles.random_samples([(3, 9), (2, 6)], seed=10)
+    assert check_decomposition(wrapped, samples, CPU) <= 1e-5
+    assert wrapped.training
+    # and the packed attention is in place again
+    packed = pack(samples)
+    assert packed is not None and torch.isfinite(wrapped(packed))
+
+
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        (
+            "gpt_oss",
+            {
+                "num_local_experts": 2,
+                "num_experts_per_tok": 1,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        ),
+        ("bloom", {}),
+    ],
+    ids=["attention sinks", "alibi"],
+)
+def test_check_decomposition_refuses_attention_we_do_not_know(
+    build: Callable[..., Any], family: str, config: dict[str, Any]
+) -> None:
+    wrapped = PackedModel(build(family, **config))
+    with pytest.raises(UserError, match="ForCausalLM: the packed forward differs .* not supported"):
+        check_decomposition(wrapped, oracles.random_samples([(3, 9), (2, 6)], seed=11), CPU)
+
+
+def test_check_decomposition_refuses_a_head_we_do_not_know(tiny_llama: Any) -> None:
+    from transformers import LlamaForCausalLM
+
+    class Tempered(LlamaForCausalLM):
+        """Scales its logits in the forward, and says so nowhere."""
+
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            output = super().forward(*args, **kwargs)
+            output.logits = output.logits * 1.05
+            return output
+
+    model = Tempered(tiny_llama.config)
+    model.load_state_dict(tiny_llama.state_dict())
+    with pytest.raises(UserError, match="Tempered: the packed forward differs"):
+        check_decomposition(PackedModel(model), oracles.random_samples([(3, 9), (2, 6)], seed=12), CPU)
+
+
+def test_check_decomposition_refuses_nan(tiny_llama: Any) -> None:
+    wrapped = PackedModel(copy.deepcopy(tiny_llama))
+    with torch.no_grad():
+        wrapped._causal_lm.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="differs"):
+        check_decomposition(wrapped, oracles.random_samples([(3, 9), (2, 6)], seed=12), CPU)

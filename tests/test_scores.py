@@ -1,0 +1,126 @@
+"""Scores of a batch: the definitions, and independence of the company a sample is scored in."""
+
+import math
+from typing import Any
+
+import numpy as np
+import oracles
+import pytest
+import torch
+from torch import Tensor
+
+from qtuning.batch import Sample, pack
+from qtuning.packed_model import PackedModel
+from qtuning.scores import BatchScores, NonFinite, score, segment_mean
+
+SHAPES = [(3, 9), (1, 1), (7, 4), (2, 20), (5, 1), (1, 6)]  # prompt, response
+
+
+def scored(model: PackedModel, samples: list[Sample]) -> BatchScores:
+    packed = pack(samples)
+    assert packed is not None
+    return score(model, samples, packed)
+
+
+def padded_logits(model: Any, samples: list[Sample]) -> list[Tensor]:
+    """[L_i, V] of each sample, from one right-padded forward of the transformers model itself."""
+    width = max(len(sample.tokens) for sample in samples)
+    ids = torch.zeros(len(samples), width, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for row, sample in enumerate(samples):
+        ids[row, : len(sample.tokens)] = sample.tokens
+        mask[row, : len(sample.tokens)] = 1
+    with torch.no_grad():
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    return [logits[row, : len(sample.tokens)] for row, sample in enumerate(samples)]
+
+
+def test_definitions_against_a_right_padded_forward(tiny_llama: Any, packed_llama: PackedModel) -> None:
+    samples = oracles.random_samples(SHAPES, seed=0)
+    scores = scored(packed_llama, samples)
+    assert scores.nll.dtype == scores.entropy.dtype == torch.float64
+    assert scores.lengths.tolist() == [response for _, response in SHAPES]
+    start = 0
+    for index, (sample, logits) in enumerate(zip(samples, padded_logits(tiny_llama, samples), strict=True)):
+        rows = logits[sample.prompt - 1 : -1].double().numpy()
+        nll = oracles.token_nll(rows, sample.tokens[sample.prompt :].tolist())
+        entropy = oracles.token_entropy(rows)
+        part = slice(start, start + len(nll))
+        np.testing.assert_allclose(scores.nll[part], nll, atol=5e-6)
+        np.testing.assert_allclose(scores.entropy[part], entropy, atol=5e-6)
+        np.testing.assert_allclose(scores.token_ppl[part], np.exp(nll), rtol=1e-5)
+        assert float(scores.ppl[index]) == pytest.approx(math.exp(sum(nll) / len(nll)), rel=1e-5)
+        assert float(scores.ent[index]) == pytest.approx(sum(entropy) / len(entropy), abs=5e-6)
+        start += len(nll)
+    assert start == len(scores.nll)
+
+
+def test_company_and_order_do_not_matter(packed_llama: PackedModel) -> None:
+    samples = oracles.random_samples(SHAPES, seed=1)
+    alone = [scored(packed_llama, [sample]) for sample in samples]
+    for order in ([0, 1, 2, 3, 4, 5], [5, 3, 1, 0, 2, 4], [2, 4], [3, 3, 3]):
+        together = scored(packed_llama, [samples[index] for index in order])
+        torch.testing.assert_close(together.nll, torch.cat([alone[i].nll for i in order]), rtol=0, atol=5e-6)
+        torch.testing.assert_close(together.entropy, torch.cat([alone[i].entropy for i in order]), rtol=0, atol=5e-6)
+        torch.testing.assert_close(together.ppl, torch.cat([alone[i].ppl for i in order]), rtol=1e-5, atol=0)
+
+
+def test_samples_never_see_each_other(packed_llama: PackedModel) -> None:
+    """Whatever stands in one sample, the scores of the others keep every bit."""
+    samples = oracles.random_samples(SHAPES, seed=2)
+    before = scored(packed_llama, samples)
+    for changed in range(len(samples)):
+        other = oracles.random_samples(SHAPES, seed=100 + changed)[changed]
+        after = scored(packed_llama, [*samples[:changed], other, *samples[changed + 1 :]])
+        for name in ("nll", "entropy"):
+            old, new = (getattr(scores, name).split(before.lengths.tolist()) for scores in (before, after))
+            assert not torch.equal(old[changed], new[changed])
+            assert all(torch.equal(old[i], new[i]) for i in range(len(samples)) if i != changed)
+
+
+def test_scoring_is_free_of_dropout_and_leaves_the_mode_alone(build: Any) -> None:
+    model = PackedModel(build("llama", attention_dropout=0.5)).train()
+    samples = oracles.random_samples(SHAPES, seed=3)
+    first, second = scored(model, samples), scored(model, samples)
+    assert torch.equal(first.nll, second.nll) and model.training
+    packed = pack(samples)
+    assert packed is not None
+    assert not torch.equal(model(packed), model(packed)), "training itself drops out"
+    assert not first.nll.requires_grad
+
+
+def test_perplexity_of_extreme_losses_stays_finite() -> None:
+    nll = torch.tensor([600.0, 0.0, 88.8], dtype=torch.float64)
+    scores = BatchScores(nll, torch.zeros_like(nll), torch.tensor([1, 2]))
+    np.testing.assert_allclose(scores.ppl, [math.exp(600.0), math.exp(44.4)], rtol=1e-12)
+    assert bool(torch.isfinite(scores.token_ppl).all())
+
+
+def test_equal_samples_have_equal_scores_wherever_they_stand() -> None:
+    """Ties must be ties: the mean of a segment may not depend on the place of the segment."""
+    rng = torch.Generator().manual_seed(0)
+    for length in (1, 2, 3, 5, 17, 300):
+        segment = torch.rand(length, generator=rng, dtype=torch.float64) * 7
+        shifted = torch.cat([torch.rand(3, generator=rng, dtype=torch.float64), segment, segment, segment[:1], segment])
+        lengths = torch.tensor([1, 2, length, length, 1, length])
+        means = segment_mean(shifted, lengths).exp()
+        assert float(means[2]) == float(means[3]) == float(means[5])
+        assert float(segment_mean(segment, torch.tensor([length]))[0]) == pytest.approx(math.fsum(segment) / length)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_broken_weights_are_named_with_their_samples(packed_llama: PackedModel, value: float) -> None:
+    samples = oracles.random_samples(SHAPES, seed=4)
+    samples[2].tokens[1] = 2  # no other sample has it
+    with torch.no_grad():
+        packed_llama._causal_lm.get_input_embeddings().weight[2] = value
+    with pytest.raises(NonFinite, match=rf"samples \[{samples[2].number}\]"):
+        scored(packed_llama, samples)
+
+
+def test_a_perplexity_beyond_float64_is_not_finite(packed_llama: PackedModel) -> None:
+    """exp(l) of a loss above 709 nats is infinite: such a model has diverged, and its quantiles would be NaN."""
+    with torch.no_grad():
+        packed_llama._causal_lm.lm_head.weight *= 1e4
+    with pytest.raises(NonFinite):
+        scored(packed_llama, oracles.random_samples(SHAPES, seed=5))

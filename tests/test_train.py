@@ -1,0 +1,214 @@
+"""Training a cell as a process: outputs, resume after any death, refusals. The real thing on a tiny random model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from qtuning.config import Cell, FileSource, MethodEntry, Model, Ratios, Seeds, ShippedModelSource, Training, TrainSet
+from qtuning.data.prepare import prepare
+from qtuning.files import canonical_json, write_json, write_text
+from qtuning.grid import cell_id, cell_json, pruning
+
+BUDGET = Ratios(sample_ratio=0.25, token_ratio=0.5)
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a base model of two layers and a train set of 60 samples."""
+    root = tmp_path_factory.mktemp("train")
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(
+        [], trainers.BpeTrainer(special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False)
+    )
+    word_tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(word_tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(root / "base")
+    word_tokenizer.save_pretrained(root / "base")
+    write_json(root / "model" / "model.json", {"path": str(root / "base"), "revision": None, "source": {}})
+    rows = [{"instruction": f"add {i} and {i % 7}", "output": f"the sum is {i + i % 7} and no more"} for i in range(60)]
+    write_text(root / "rows.jsonl", "\n".join(canonical_json(row) for row in rows))
+    prepare(a_cell(root, "full"), root / "model", root / "samples", data_dir=None, world_dir=None)
+    return root
+
+
+def a_cell(root: Path, method: str, **training: Any) -> Cell:
+    settings = {"tuning": "full", "epochs": 3, "batch_size": 8, "learning_rate": 1e-2, "cutoff": 128} | training
+    return Cell(
+        model=Model(
+            name="tiny", label="Tiny", source=ShippedModelSource(kind="shipped"), parameters=1, template="plain"
+        ),
+        train_set=TrainSet(name="rows", label="Rows", source=FileSource(kind="path", file=str(root / "rows.jsonl"))),
+        pruning=pruning(MethodEntry(method=method), BUDGET),
+        training=Training(**settings),
+        seeds=Seeds(data=0, pruner=0, init=0),
+    )
+
+
+def command(root: Path, cell: Cell, out: Path, *more: str) -> list[str]:
+    write_text(out / "cell.json", cell_json(cell))
+    arguments = ["--cell", out / "cell.json", "--model", root / "model", "--samples", root / "samples"]
+    arguments += ["--out", out / "out", "--state", out / "state" / "x", "--tracking", "disabled", *more]
+    return [sys.executable, "-m", "qtuning.train", *map(str, arguments)]
+
+
+def run(root: Path, cell: Cell, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(root, cell, out, *more), capture_output=True, text=True, env=environment(), check=False
+    )
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+
+
+def wait_for_updates(metrics: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if metrics.exists() and len(metrics.read_text().splitlines()) >= count:
+            return
+        time.sleep(0.005)
+    pytest.fail(f"{metrics} did not reach {count} updates")
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith("seconds")} for line in lines]
+
+
+def same(one: Path, other: Path) -> None:
+    """Equal weights, metrics and traces, bit for bit."""
+    left, right = (load_file(folder / "weights" / "model.safetensors") for folder in (one, other))
+    assert left.keys() == right.keys()
+    for name in left:
+        assert left[name].equal(right[name]), name
+    assert records(one) == records(other)
+    assert pl.read_parquet(one / "trace.parquet").equals(pl.read_parquet(other / "trace.parquet"))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(ground: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("uninterrupted")
+    result = run(ground, a_cell(ground, "q-tuning"), out)
+    assert result.returncode == 0, result.stderr
+    return out / "out"
+
+
+def test_outputs_are_whole_and_accounted(uninterrupted: Path) -> None:
+    marker = json.loads((uninterrupted / "train.json").read_text())
+    lines = records(uninterrupted)
+    trace = pl.read_parquet(uninterrupted / "trace.parquet")
+    assert marker["status"] == "done"
+    assert marker["updates"] == len(lines) == 3 * 8  # 60 samples in batches of 8, 3 epochs
+    cost = marker["cost"]
+    assert cost["samples_scored"] == trace.height == 180
+    assert cost["samples_kept"] == trace["kept"].sum() == sum(line["samples_kept"] for line in lines)
+    assert cost["tokens_kept"] == trace["kept_tokens"].sum() == sum(line["tokens_kept"] for line in lines)
+    assert cost["response_tokens"] == trace["response_tokens"].sum()
+    assert 0 < cost["flops_scoring"] < cost["flops_total"]
+    # every batch of 8 keeps 2 samples, the last one of 4 keeps 1
+    assert [line["samples_kept"] for line in lines] == ([2] * 7 + [1]) * 3
+    assert sorted(trace.filter(pl.col("epoch") == 0)["sample"]) == list(range(60))
+    assert not (uninterrupted.parent / "state" / "x").exists()
+
+
+def test_finished_cell_is_left_alone(ground: Path, uninterrupted: Path) -> None:
+    before = (uninterrupted / "train.json").stat().st_mtime_ns
+    result = run(ground, a_cell(ground, "q-tuning"), uninterrupted.parent)
+    assert result.returncode == 0
+    assert "already done" in result.stdout
+    assert (uninterrupted / "train.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(("death", "after"), [(signal.SIGKILL, 3), (signal.SIGKILL, 17), (signal.SIGTERM, 9)])
+def test_killed_cell_goes_on_to_the_same_result(
+    ground: Path, uninterrupted: Path, tmp_path: Path, death: signal.Signals, after: int
+) -> None:
+    cell = a_cell(ground, "q-tuning")
+    every_update = ("--checkpoint-seconds", "0") if death == signal.SIGKILL else ()
+    with subprocess.Popen(
+        command(ground, cell, tmp_path, *every_update),
+        env=environment(),
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        wait_for_updates(tmp_path / "state" / "x" / "metrics.jsonl", after)
+        process.send_signal(death)
+    assert process.returncode != 0
+    assert not (tmp_path / "out" / "train.json").exists()
+    result = run(ground, cell, tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "resumed" in result.stdout
+    same(tmp_path / "out", uninterrupted)
+
+
+def test_lora_cell_keeps_only_the_adapter_and_resumes(ground: Path, tmp_path: Path) -> None:
+    cell = a_cell(ground, "random+random", tuning="lora")
+    assert run(ground, cell, tmp_path / "whole").returncode == 0
+    with subprocess.Popen(
+        command(ground, cell, tmp_path / "cut", "--checkpoint-seconds", "0"),
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        wait_for_updates(tmp_path / "cut" / "state" / "x" / "metrics.jsonl", 2)
+        process.kill()
+    assert run(ground, cell, tmp_path / "cut").returncode == 0
+    left, right = (
+        load_file(tmp_path / name / "out" / "weights" / "adapter_model.safetensors") for name in ("whole", "cut")
+    )
+    assert all(left[name].equal(right[name]) for name in left)
+    assert not (tmp_path / "whole" / "out" / "weights" / "model.safetensors").exists()
+
+
+def test_diverged_cell_is_a_result_with_a_reason(ground: Path, tmp_path: Path) -> None:
+    # a learning rate that overflows float32 within a few updates
+    cell = a_cell(ground, "full", learning_rate=1e30, max_grad_norm=None, warmup=0)
+    result = run(ground, cell, tmp_path)
+    assert result.returncode == 0, result.stderr
+    marker = json.loads((tmp_path / "out" / "train.json").read_text())
+    assert marker["status"] == "diverged"
+    assert "samples of the update" in marker["reason"]
+    assert not any((tmp_path / "out" / "weights").iterdir())
+
+
+def test_wrong_number_of_processes_is_refused(ground: Path, tmp_path: Path) -> None:
+    result = run(ground, a_cell(ground, "full", processes=2), tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.strip().splitlines()[-1].startswith("error: training.processes = 2, but accelerate started 1")
+    assert json.loads((tmp_path / "out" / "failed.json").read_text())["status"] == "failed"
+
+
+def test_state_of_another_configuration_is_refused(ground: Path, tmp_path: Path) -> None:
+    cell = a_cell(ground, "full")
+    with subprocess.Popen(
+        command(ground, cell, tmp_path, "--checkpoint-seconds", "0"), env=environment(), stdout=subprocess.DEVNULL
+    ) as process:
+        wait_for_updates(tmp_path / "state" / "x" / "metrics.jsonl", 2)
+        process.kill()
+    result = run(ground, a_cell(ground, "full", learning_rate=1e-3), tmp_path)
+    assert result.returncode == 2
+    assert "another configuration" in result.stderr
+    assert cell_id(cell) != cell_id(a_cell(ground, "full", learning_rate=1e-3))

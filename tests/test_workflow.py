@@ -1,0 +1,189 @@
+"""The workflow from end to end on a micro experiment of the mini world: real jobs, real table, nothing done twice."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+MICRO = """
+title: Micro
+models: [mini]
+train_sets: [mini]
+methods: [full, random+random, {method: q-tuning, options: {lambda: 0.5}}]
+budgets: [25x50]
+seeds: [0]
+limit_train: 48
+training: {tuning: full, epochs: 1, batch_size: 8, learning_rate: 5.0e-4, cutoff: 256}
+evaluation:
+  benchmarks: [arc_easy, arc_challenge, gsm8k, squad, triviaqa, math]
+  source: mini-world
+  batch_size: 8
+  max_length: 256
+  limit: 6
+  fewshot: 0
+"""
+
+
+def checkout(folder: Path) -> Path:
+    """A copy of what the workflow reads, with the micro experiment beside the others."""
+    for name in ("workflow", "profiles", "configs"):
+        shutil.copytree(REPOSITORY / name, folder / name)
+    shutil.copy(REPOSITORY / "Snakefile", folder)
+    (folder / "configs/experiments/micro.yaml").write_text(MICRO)
+    return folder
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "snakemake", "--cores", "2", "micro", *arguments]
+
+
+def snakemake(folder: Path, *arguments: str) -> str:
+    """Run to success; returns what it printed."""
+    result = subprocess.run(
+        command(*arguments), cwd=folder, capture_output=True, text=True, check=False, env=dict(os.environ)
+    )
+    logs = "".join(path.read_text()[-2000:] for path in folder.glob("results/logs/**/*.log"))
+    assert result.returncode == 0, f"{result.stdout}\n{result.stderr}\n{logs}"
+    return result.stdout + result.stderr
+
+
+def jobs(printed: str) -> dict[str, int]:
+    """Jobs by rule, from a dry run's statistics."""
+    rows = re.findall(r"^([\w-]+) +(\d+)$", printed, flags=re.MULTILINE)
+    return {rule: int(count) for rule, count in rows if rule != "total"}
+
+
+def table(folder: Path) -> str:
+    """The table without what rightly differs between two runs: seconds and memory in the table of costs."""
+    scores, _, _ = (folder / "results/tables/micro.md").read_text().partition("## What it cost")
+    return scores
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = checkout(tmp_path_factory.mktemp("workflow"))
+    snakemake(folder)
+    return folder
+
+
+def test_dry_run_of_a_fresh_checkout_lists_every_job_once(tmp_path: Path) -> None:
+    expected = {
+        "configure": 4 + 1 + 1 + 1,  # cells, base model, train set, evaluation
+        "mini_world": 1,
+        "base_model": 1,
+        "prepare": 1,
+        "train": 3,
+        "evaluate": 4,
+        "tables": 1,
+        "micro": 1,
+    }
+    folder = checkout(tmp_path)
+    assert jobs(snakemake(folder, "--dry-run")) == expected
+    assert not (folder / "results").exists()
+
+
+def test_table_has_every_row_and_score(finished: Path) -> None:
+    text = (finished / "results/tables/micro.md").read_text()
+    for row in ("Zero-shot", "Full data", "Random", "Q-Tuning"):
+        assert row in text, text
+    for benchmark in ("ARC-E", "ARC-C", "GSM8K", "SQuAD", "TriviaQA", "MATH", "Avg"):
+        assert benchmark in text, text
+    assert "–" not in table(finished).split("\n\n")[-1]
+    assert (finished / "results/scores.parquet").exists()
+    assert not list(finished.glob("results/cells/*/weights")), "full weights go after evaluation"
+    assert not list(finished.glob("results/state/*/checkpoint-*")), "resume state goes with the end of the cell"
+
+
+def test_second_run_does_nothing(finished: Path) -> None:
+    assert "Nothing to be done" in snakemake(finished)
+
+
+def test_editing_comments_does_nothing(finished: Path) -> None:
+    for path in (finished / "Snakefile", finished / "workflow/rules/train.smk", finished / "configs/models/mini.yaml"):
+        path.write_text("# a comment\n" + path.read_text())
+    assert "Nothing to be done" in snakemake(finished, "--dry-run")
+
+
+def test_settings_that_change_no_result_do_nothing(finished: Path) -> None:
+    printed = snakemake(finished, "--dry-run", "--config", "tracking=disabled", "checkpoint_seconds=7")
+    assert "Nothing to be done" in printed
+
+
+def test_another_experiment_that_shares_cells_shares_the_work(finished: Path) -> None:
+    other = finished / "configs/experiments/other.yaml"
+    other.write_text(MICRO.replace("title: Micro", "title: Other").replace("random+random, ", ""))
+    try:
+        printed = snakemake(finished, "--dry-run", "other")
+    finally:
+        other.unlink()
+    assert jobs(printed) == {"tables": 1, "other": 1}
+
+
+def test_another_lambda_runs_q_tuning_alone(finished: Path) -> None:
+    micro = finished / "configs/experiments/micro.yaml"
+    micro.write_text(MICRO.replace("lambda: 0.5", "lambda: 0.3"))
+    try:
+        printed = snakemake(finished, "--dry-run")
+    finally:
+        micro.write_text(MICRO)
+    assert jobs(printed) == {"configure": 1, "train": 1, "evaluate": 1, "tables": 1, "micro": 1}
+    assert set(re.findall(r"wildcards: cell=([\w+-]+?)-25x50-s0", printed)) == {"mini-mini-q-tuning"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "data_dir=/no/such"], "data_dir = '/no/such': no such folder"),
+        (["--config", "treads=2"], "--config treads: unknown setting; did you mean threads?"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+    result = subprocess.run(
+        command("-n", *arguments), cwd=checkout(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert result.returncode != 0
+    assert message in result.stderr
+
+
+@pytest.mark.slow
+def test_killed_runs_end_in_the_same_table(finished: Path, tmp_path: Path) -> None:
+    folder = checkout(tmp_path)
+    for victim in ("training", "everything", "snakemake"):
+        with subprocess.Popen(
+            command("--config", "checkpoint_seconds=0.1"), cwd=folder, start_new_session=True, stderr=subprocess.DEVNULL
+        ) as process:
+            _wait_for_training(folder, process)
+            if victim == "training":
+                subprocess.run(["pkill", "-9", "-f", f"qtuning.train.*--out {_relative()}"], check=False)
+                process.wait()  # Snakemake notices the dead job and gives up
+            elif victim == "everything":
+                os.killpg(process.pid, signal.SIGKILL)
+            else:  # the jobs live on without it
+                process.kill()
+    snakemake(folder)
+    assert table(folder) == table(finished)
+
+
+def _relative() -> str:
+    return "results/cells/mini-mini-(q-tuning|full|random)"
+
+
+def _wait_for_training(folder: Path, process: "subprocess.Popen[bytes]") -> None:
+    """Until some cell has made updates that no finished cell accounts for."""
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("results/state/*/metrics.jsonl")}
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        for path in folder.glob("results/state/*/metrics.jsonl"):
+            try:
+                if path.stat().st_mtime_ns != before.get(path) and path.stat().st_size > 0:
+                    return
+            except FileNotFoundError:
+                continue
+        time.sleep(0.02)
