@@ -22,10 +22,10 @@ run: env  ## the mini benchmark: offline, CPU, minutes
 	$(BIN)/snakemake --cores all
 
 test: env  ## the default test suite
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: env  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 lint: env  ## what CI checks without running anything
 	$(BIN)/ruff check .

@@ -183,6 +183,20 @@ def tables(
         print_table(grid.experiment.name, results)
 
 
+@app.command()
+def replay(
+    cells: Annotated[list[Path], typer.Argument(help="folders of finished cells, results/cells/CELL")],
+    tracking: Annotated[str, typer.Option(help="W&B: auto, online or offline")] = "auto",
+    group: Annotated[list[str] | None, typer.Option(help="experiment the cells belong to; repeatable")] = None,
+) -> None:
+    """Send finished cells to W&B, from their own files: for cells trained offline or with tracking disabled."""
+    from qtuning.tracking import replay as send
+
+    failed = [folder for folder in cells if not send(folder, tracking, group or [])]
+    if failed:
+        raise UserError(f"not sent: {', '.join(map(str, failed))}")
+
+
 def _use_threads(threads: int) -> None:
     """Set before torch is imported. Without PASSIVE, OpenMP's spinning makes neighbours 4 to 10 times slower."""
     os.environ["OMP_NUM_THREADS"] = str(threads)

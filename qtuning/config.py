@@ -13,9 +13,11 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length
 
 
 class Config(BaseModel):
-    """Base: unknown keys are errors, values are immutable, aliases are accepted beside field names."""
+    """Base: unknown keys and infinities are errors, values are immutable, aliases are accepted beside field names."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class HubSource(Config):
@@ -185,11 +187,13 @@ class Evaluation(Config):
 
 def parse_budget(value: Any) -> Any:
     """`"25x50"` (per cent) -> {"sample_ratio": 0.25, "token_ratio": 0.5}; a mapping passes through."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*([0-9.]+)\s*x\s*([0-9.]+)\s*", value)
+    if isinstance(value, str | int | float):
+        match = re.fullmatch(r"\s*([0-9.]+)\s*x\s*([0-9.]+)\s*", str(value))
         if match is None:
             raise ValueError(f"{value!r} is no budget; write per cent of samples x per cent of tokens, e.g. 25x50")
         return {"sample_ratio": float(match[1]) / 100, "token_ratio": float(match[2]) / 100}
+    if isinstance(value, int | float):  # YAML reads 0x50 as a hexadecimal number
+        raise ValueError(f"{value!r} is no budget; write per cent of samples x per cent of tokens, e.g. 25x50")
     return value
 
 

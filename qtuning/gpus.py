@@ -1,4 +1,4 @@
-"""GPU leases on one machine: a job holds its devices by a lock that the kernel frees when the job dies, however it dies.
+"""GPU leases on one machine: a job holds devices by locks that the kernel frees when the job dies, however it dies.
 
 Snakemake counts GPUs but hands out no device; two jobs would meet on device 0.
 """

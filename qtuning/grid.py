@@ -4,16 +4,17 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from qtuning.config import (
     Cell,
     Evaluation,
     Experiment,
     FileSource,
+    Method,
     MethodEntry,
     Model,
     Pruning,
@@ -27,6 +28,7 @@ from qtuning.pruners.registry import NAMED_METHODS, SAMPLE_PRUNERS, TOKEN_PRUNER
 Entry = TypeVar("Entry", Model, TrainSet, Experiment)
 Section = Literal["models", "train_sets", "experiments"]
 
+METHOD: TypeAdapter[MethodEntry] = TypeAdapter(Method)
 BENCHMARKS = ("arc_easy", "arc_challenge", "gsm8k", "squad", "triviaqa", "math")
 
 
@@ -101,10 +103,12 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 
 def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key) for key, _ in node.value]
-    twice = next((key for key in keys if keys.count(key) > 1), None)
-    if twice is not None:
-        raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} is written twice", node.start_mark)
+    seen: list[Any] = []
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is written twice", key_node.start_mark)
+        seen.append(key)
     return loader.construct_mapping(node, deep=True)
 
 
@@ -117,7 +121,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         value = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except yaml.YAMLError as error:
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f"line {error.problem_mark.line + 1}: "
+        raise UserError(f"{path}: {line}not valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected keys and values at the top level, found {type(value).__name__}")
@@ -128,14 +135,13 @@ def explain(error: ValidationError, where: str, schema: type[BaseModel]) -> list
     """One line per problem: file, key, value, what is allowed."""
     lines = []
     for problem in error.errors():
-        location = problem["loc"]
-        # pydantic adds the tag of a chosen union member to the path; users know only their own keys
-        keys = [str(part) for part in location if not str(part).startswith(("function-", "tagged-union"))]
+        if problem["type"] == "too_short" and problem["input"]:
+            continue  # pydantic's echo of list entries that are reported themselves
+        keys, valid = _follow(schema, problem["loc"])
         key = ".".join(keys) or "(top level)"
-        message = problem["msg"].removeprefix("Value error, ")
+        message = problem["msg"].removeprefix("Value error, ").replace("Tuple", "List").replace("tuple", "list")
         if problem["type"] == "extra_forbidden":
-            message = f"unknown key{nearest(keys[-1], _field_names(schema, keys[:-1]))}"
-            lines.append(f"{where}: {key}: {message}")
+            lines.append(f"{where}: {key}: unknown key{nearest(keys[-1], valid)}")
         elif problem["type"] == "missing":
             lines.append(f"{where}: {key}: required, but not given")
         else:
@@ -143,16 +149,38 @@ def explain(error: ValidationError, where: str, schema: type[BaseModel]) -> list
     return lines
 
 
-def _field_names(schema: type[BaseModel], keys: list[str]) -> list[str]:
-    """The keys that are valid below `keys` in `schema`."""
+def _follow(schema: type[BaseModel], location: Iterable[str | int]) -> tuple[list[str], list[str]]:
+    """Down a pydantic error location: the user's own keys on the way, and all that are valid beside the last one.
+
+    pydantic adds the tag of a chosen union member (`hub` in source.hub.revison); users know only their own keys.
+    """
+    keys: list[str] = []
+    valid: list[str] = []
     current: Any = schema
-    for key in keys:
-        if not (isinstance(current, type) and issubclass(current, BaseModel)) or key not in current.model_fields:
-            return []
-        current = current.model_fields[key].annotation
-    if isinstance(current, type) and issubclass(current, BaseModel):
-        return [field.alias or name for name, field in current.model_fields.items()]
-    return []
+    for part in location:
+        models = _models_in(current)
+        tagged = [m for m in models if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)]
+        if len(models) > 1 and tagged:
+            current = tagged[0]
+            continue
+        if str(part).startswith("function-"):
+            continue
+        keys.append(str(part))
+        fields = {f.alias or name: f.annotation for m in models[:1] for name, f in m.model_fields.items()}
+        valid = list(fields)
+        current = get_args(current)[0] if isinstance(part, int) and get_args(current) else fields.get(str(part))
+    return keys, valid
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that an annotation allows: itself, or the members of a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for member in get_args(annotation) for m in _models_in(member)]
+
+
+def _option_names(info: PrunerInfo) -> list[str]:
+    return [field.alias or name for name, field in info.options.model_fields.items()]
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
@@ -205,19 +233,25 @@ class Library:
     def _expand(self, name: str) -> Grid:
         if name not in self.names("experiments"):
             raise UserError(f"experiment = {name!r}: unknown{nearest(name, self.names('experiments'))}")
-        where = str(self.configs / "experiments" / f"{name}.yaml")
-        experiment = self._entry("experiments", name, Experiment)
+        path = self.configs / "experiments" / f"{name}.yaml"
+        # names are looked up in the raw file, so that a wrong type elsewhere does not hide an unknown name
+        raw, where = read_yaml(path), str(path)
         problems: list[str] = []
-        models = self._resolve("models", experiment.models, Model, where, problems)
-        train_sets = self._resolve("train_sets", experiment.train_sets, TrainSet, where, problems)
-        for benchmark in experiment.evaluation.benchmarks:
+        models = self._resolve("models", _strings(raw, "models"), Model, where, problems)
+        train_sets = self._resolve("train_sets", _strings(raw, "train_sets"), TrainSet, where, problems)
+        for benchmark in _strings(raw, "evaluation", "benchmarks"):
             if benchmark not in BENCHMARKS:
                 problems.append(
                     f"{where}: evaluation.benchmarks = {benchmark!r}: unknown{nearest(benchmark, BENCHMARKS)}"
                 )
-        prunings = list(self._prunings(experiment, where, problems))
+        problems += _method_problems(raw.get("methods"), where)
+        try:
+            experiment = self._entry("experiments", name, Experiment)
+        except UserError as error:
+            problems = [*str(error).splitlines(), *problems]
         if problems:
             raise UserError("\n".join(problems))
+        prunings = [pruning(entry, budget) for budget in experiment.budgets for entry in experiment.methods]
         if self.data_dir is not None and experiment.evaluation.source == "hub":
             evaluation = experiment.evaluation.model_copy(update={"source": "data-dir"})
             experiment = experiment.model_copy(update={"evaluation": evaluation})
@@ -227,13 +261,13 @@ class Library:
                 cell = Cell(model=model)
                 cells.setdefault(cell_json(cell), cell)
             for train_set in map(self._localise, train_sets):
-                for pruning in prunings:
+                for chosen in prunings:
                     for seeds in experiment.seeds:
                         cell = Cell(
                             model=model,
                             train_set=train_set,
                             limit_train=experiment.limit_train,
-                            pruning=pruning,
+                            pruning=chosen,
                             training=experiment.training,
                             seeds=seeds,
                         )
@@ -266,13 +300,26 @@ class Library:
         source = FileSource(kind="data-dir", file=train_set.local)
         return train_set.model_copy(update={"source": source})
 
-    def _prunings(self, experiment: Experiment, where: str, problems: list[str]) -> Iterable[Pruning]:
-        for budget in experiment.budgets:
-            for entry in experiment.methods:
-                try:
-                    yield pruning(entry, budget)
-                except UserError as error:
-                    problems += [f"{where}: methods: {line}" for line in str(error).splitlines()]
+
+def _strings(raw: Mapping[str, Any], *keys: str) -> list[str]:
+    """The strings in the list at `keys`, of a file not validated yet."""
+    value: Any = raw
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return [entry for entry in value if isinstance(entry, str)] if isinstance(value, list) else []
+
+
+def _method_problems(methods: Any, where: str) -> list[str]:
+    """What is wrong with the methods of an experiment, of those that are well formed."""
+    problems: list[str] = []
+    for value in methods if isinstance(methods, list) else []:
+        try:
+            pruning(METHOD.validate_python(value), Ratios(sample_ratio=1.0, token_ratio=1.0))
+        except ValidationError:
+            continue  # reported with the types of the whole file
+        except UserError as error:
+            problems += [f"{where}: methods: {line}" for line in str(error).splitlines()]
+    return problems
 
 
 def pruning(entry: MethodEntry, budget: Ratios) -> Pruning:
@@ -281,12 +328,15 @@ def pruning(entry: MethodEntry, budget: Ratios) -> Pruning:
     if len(names) != 2:
         valid = [*NAMED_METHODS, "SAMPLE+TOKEN with SAMPLE one of " + ", ".join(SAMPLE_PRUNERS)]
         raise UserError(f"{entry.method!r}: unknown method{nearest(entry.method, valid)}")
-    sample = _pruner(names[0], SAMPLE_PRUNERS, "sample pruner")
-    token = _pruner(names[1], TOKEN_PRUNERS, "token pruner")
-    taken = {key for info in (sample, token) for key in _field_names(info.options, [])}
-    unknown = sorted(set(entry.options) - taken)
+    asked = (("sample", names[0], SAMPLE_PRUNERS), ("token", names[1], TOKEN_PRUNERS))
+    unknown = [f"{n!r}: unknown {what} pruner{nearest(n, known)}" for what, n, known in asked if n not in known]
     if unknown:
-        raise UserError(f"{entry.method}: options.{unknown[0]}: unknown key{nearest(unknown[0], sorted(taken))}")
+        raise UserError("\n".join(unknown))
+    sample, token = SAMPLE_PRUNERS[names[0]], TOKEN_PRUNERS[names[1]]
+    taken = sorted({*_option_names(sample), *_option_names(token)})
+    stray = sorted(set(entry.options) - set(taken))
+    if stray:
+        raise UserError("\n".join(f"{entry.method}: options.{key}: unknown key{nearest(key, taken)}" for key in stray))
     return Pruning(
         sample_pruner=sample.name,
         token_pruner=token.name,
@@ -297,15 +347,9 @@ def pruning(entry: MethodEntry, budget: Ratios) -> Pruning:
     )
 
 
-def _pruner(name: str, registry: Mapping[str, PrunerInfo], what: str) -> PrunerInfo:
-    if name not in registry:
-        raise UserError(f"{name!r}: unknown {what}{nearest(name, registry)}")
-    return registry[name]
-
-
 def _options(info: PrunerInfo, entry: MethodEntry) -> dict[str, Any]:
     """The options this pruner knows, validated, defaults filled in."""
-    mine = {key: value for key, value in entry.options.items() if key in _field_names(info.options, [])}
+    mine = {key: value for key, value in entry.options.items() if key in _option_names(info)}
     try:
         return info.options.model_validate(mine).model_dump(mode="json", by_alias=True)
     except ValidationError as error:

@@ -217,7 +217,7 @@ def test_lora_takes_part(tiny_llama: Any) -> None:
 
     torch.manual_seed(3)
     adapted = get_peft_model(
-        copy.deepcopy(tiny_llama), LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+        copy.deepcopy(tiny_llama), LoraConfig(r=2, lora_alpha=1, target_modules="all-linear", init_lora_weights=False)
     ).eval()
     samples = oracles.random_samples(SHAPES, seed=8)
     masks = masks_of(samples, seed=9)

@@ -23,6 +23,8 @@ rule evaluate:
         mem_mb=4000,
         results=str(ROOT),
         data_dir=DATA_DIR,
+    message:
+        "evaluate {wildcards.cell}"
     shell:
         "qtuning evaluate {input.cell:q} {input.evaluation:q} --results {resources.results:q} {resources.data_dir}"
         " --threads {threads} > {log:q} 2>&1"

@@ -14,6 +14,8 @@ rule configure:
         "../envs/qtuning.yaml"
     params:
         configuration=lambda wildcards: PLAN.configuration(wildcards.identity),
+    message:
+        "configuration of {wildcards.identity}"
     shell:
         "printf '%s\\n' {params.configuration:q} > {output:q} 2> {log:q}"
 
@@ -25,6 +27,8 @@ rule mini_world:
         ROOT / "logs/mini_world.log",
     conda:
         "../envs/qtuning.yaml"
+    message:
+        "generate the mini world"
     shell:
         "qtuning mini-world --out $(dirname {output:q}) > {log:q} 2>&1"
 
@@ -43,6 +47,8 @@ rule base_model:
     resources:
         mem_mb=4000,
         results=str(ROOT),
+    message:
+        "base model {wildcards.model}"
     shell:
         "qtuning base-model {input:q} --results {resources.results:q} > {log:q} 2>&1"
 
@@ -64,5 +70,7 @@ rule prepare:
     resources:
         results=str(ROOT),
         data_dir=DATA_DIR,
+    message:
+        "train set {wildcards.pair}"
     shell:
         "qtuning prepare {input.configuration:q} --results {resources.results:q} {resources.data_dir} > {log:q} 2>&1"

@@ -15,6 +15,8 @@ rule tables:
     resources:
         results=str(ROOT),
         data_dir=DATA_DIR,
+    message:
+        "table of {wildcards.experiment}"
     shell:
         # the table itself goes to the terminal: it is what the user came for
         "qtuning tables {wildcards.experiment:q} --results {resources.results:q} {resources.data_dir} 2> {log:q}"
@@ -44,5 +46,7 @@ rule:
     conda:
         "../envs/qtuning.yaml"
     threads: 2
+    message:
+        "pretrain the base model of the mini world"
     shell:
         "qtuning pretrain-mini --world $(dirname {input:q}) --out {output:q} --threads {threads} > {log:q} 2>&1"

@@ -29,6 +29,8 @@ rule train:
         groups=lambda wildcards: PLAN.groups(wildcards.cell),
         tracking=config["tracking"],
         checkpoint_seconds=config["checkpoint_seconds"],
+    message:
+        "train {wildcards.cell}"
     shell:
         "qtuning train {input.configuration:q} --results {resources.results:q} --threads {threads}"
         " --accelerate {resources.accelerate:q} --tracking {resources.tracking:q} {resources.groups}"

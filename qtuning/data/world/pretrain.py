@@ -32,7 +32,7 @@ class Recipe:
     heads: int = 5
     intermediate: int = 448
     context: int = 256
-    batch: int = 16
+    batch: int = 8
     """Blocks of `context` tokens in an update."""
     epochs: int = 2
     muon_learning_rate: float = 0.02

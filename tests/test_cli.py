@@ -1,0 +1,116 @@
+"""The command line: help that teaches, one clear line for bad input, exit codes that tell."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def qtuning(*arguments: str, cwd: Path = REPOSITORY) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "qtuning", *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["cells", "mini-world", "pretrain-mini", "base-model", "prepare", "train", "evaluate", "tables", "replay"],
+)
+def test_every_command_explains_itself(command: str) -> None:
+    overview, detail = qtuning("--help"), qtuning(command, "--help")
+    assert overview.returncode == detail.returncode == 0
+    assert command in overview.stdout
+    assert "--help" in detail.stdout
+
+
+def test_cells_are_listed_and_written(tmp_path: Path) -> None:
+    result = qtuning("cells", "mini", "--results", str(tmp_path), "--write")
+    assert result.returncode == 0, result.stderr
+    listed = result.stdout.split()
+    assert len(listed) == 11  # zero-shot, and 2 seeds of full data and of 2 methods at 2 budgets
+    assert {path.stem for path in (tmp_path / "configurations").iterdir()} > set(listed)
+
+
+@pytest.fixture
+def configs(tmp_path: Path) -> Path:
+    shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
+    return tmp_path / "configs"
+
+
+def test_all_errors_of_a_configuration_come_at_once_each_with_file_key_and_value(configs: Path) -> None:
+    path = configs / "experiments" / "mini.yaml"
+    text = path.read_text()
+    for right, wrong in (
+        ("models: [mini]", "models: [mimi]"),
+        ("train_sets: [mini]", "train_sets: [minni]"),
+        ("- random+random", "- random+randon"),
+        ("arc_easy,", "arc_esy,"),
+    ):
+        assert right in text
+        text = text.replace(right, wrong)
+    path.write_text(text)
+    result = qtuning("cells", "mini", cwd=configs.parent)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    for expected in (
+        "models = 'mimi': unknown; did you mean mini?",
+        "train_sets = 'minni': unknown; did you mean mini?",
+        "'randon': unknown token pruner; did you mean random?",
+        "evaluation.benchmarks = 'arc_esy': unknown; did you mean arc_easy?",
+    ):
+        assert f"configs/experiments/mini.yaml: {expected}" in result.stderr.replace("methods: ", "")
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        (
+            "budgets: [25x50, 50x70]",
+            'budgets: ["0x50"]',
+            "budgets.0.sample_ratio = 0.0: input should be greater than 0",
+        ),
+        ("budgets: [25x50, 50x70]", "budgets: [25x150]", "budgets.0.token_ratio = 1.5: input should be less than or"),
+        (
+            "budgets: [25x50, 50x70]",
+            "budgets: [25]",
+            "budgets.0 = 25: 25 is no budget; write per cent of samples x per cent of tokens, e.g. 25x50",
+        ),
+        ("seeds: [0, 1]", "seeds: [-1]", "seeds.0.data = -1: input should be greater than or equal to 0"),
+        ("  epochs:", "  epoks:", "training.epoks: unknown key; did you mean epochs?"),
+        ("models: [mini]", "", "models: required, but not given"),
+        ("train_sets: [mini]", "train_sets: [mini]\ntrain_sets: [mini]", "key 'train_sets' is written twice"),
+    ],
+)
+def test_bad_values_are_named(configs: Path, right: str, wrong: str, message: str) -> None:
+    path = configs / "experiments" / "mini.yaml"
+    assert right in path.read_text()
+    path.write_text(path.read_text().replace(right, wrong, 1))
+    result = qtuning("cells", "mini", cwd=configs.parent)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "configs/experiments/mini.yaml" in result.stderr
+
+
+def test_unknown_experiment_names_the_nearest() -> None:
+    result = qtuning("tables", "mni")
+    assert result.returncode == 2
+    assert "experiment = 'mni': unknown; did you mean mini?" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["base-model", "prepare", "train"])
+def test_missing_configuration_says_how_to_write_it(command: str, tmp_path: Path) -> None:
+    result = qtuning(command, str(tmp_path / "none.json"))
+    assert result.returncode == 2
+    assert "qtuning cells EXPERIMENT --write" in result.stderr
+
+
+def test_zero_shot_cell_cannot_be_trained(tmp_path: Path) -> None:
+    qtuning("cells", "mini", "--results", str(tmp_path), "--write")
+    (configuration,) = tmp_path.glob("configurations/mini-zero-shot-*.json")
+    result = qtuning("train", str(configuration), "--results", str(tmp_path))
+    assert result.returncode == 2
+    assert "there is nothing to train" in result.stderr

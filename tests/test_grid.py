@@ -1,0 +1,345 @@
+"""Experiments to cells: identities, shared work, and messages for whoever wrote the YAML."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from qtuning.config import Cell, Evaluation
+from qtuning.errors import UserError
+from qtuning.files import canonical_json
+from qtuning.grid import (
+    Grid,
+    Library,
+    cell_id,
+    cell_json,
+    evaluation_id,
+    evaluation_json,
+    model_id,
+    nearest,
+    pair_id,
+    read_yaml,
+)
+
+EXPERIMENT: dict[str, Any] = {
+    "title": "E",
+    "models": ["m"],
+    "train_sets": ["t"],
+    "methods": ["full", "random+random", {"method": "q-tuning", "options": {"lambda": 0.5}}],
+    "budgets": ["25x50", "50x70"],
+    "seeds": [0, 1],
+    "training": {"tuning": "full", "epochs": 1},
+    "evaluation": {"benchmarks": ["gsm8k"]},
+}
+
+
+class Configs:
+    """A folder of configuration files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.model("m", {"kind": "hub", "id": "a/b"})
+        self.write("train_sets/t", {"label": "T", "source": {"kind": "hub", "id": "a/t"}, "local": "t/train.jsonl"})
+
+    def write(self, name: str, value: Any) -> Path:
+        path = self.folder / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(value if isinstance(value, str) else yaml.safe_dump(value), encoding="utf-8")
+        return path
+
+    def model(self, name: str, source: dict[str, Any], **settings: Any) -> None:
+        self.write(f"models/{name}", {"label": name, "source": source, "parameters": 10} | settings)
+
+    def expand(self, name: str = "e", data_dir: str | None = None, **changes: Any) -> Grid:
+        self.write(f"experiments/{name}", EXPERIMENT | changes)
+        return Library(self.folder, data_dir).experiments([name])[0]
+
+    def complaints(self, *names: str) -> list[str]:
+        with pytest.raises(UserError) as caught:
+            Library(self.folder).experiments(names or ["e"])
+        return str(caught.value).splitlines()
+
+
+@pytest.fixture
+def configs(tmp_path: Path) -> Configs:
+    return Configs(tmp_path)
+
+
+def cell_with(**changes: Any) -> Cell:
+    """A fixed cell, for identities that may not change."""
+    value: dict[str, Any] = {
+        "model": {"name": "m", "label": "M", "source": {"kind": "hub", "id": "a/b"}, "parameters": 10},
+        "train_set": {"name": "t", "label": "T", "source": {"kind": "hub", "id": "a/t"}},
+        "pruning": {
+            "sample_pruner": "q-tuning",
+            "token_pruner": "q-tuning",
+            "sample_ratio": 0.25,
+            "token_ratio": 0.5,
+            "sample_options": {"lambda": 0.5},
+            "token_options": {"lambda": 0.5},
+        },
+        "training": {},
+        "seeds": {"data": 0, "pruner": 0, "init": 0},
+    }
+    return Cell.model_validate(value | changes)
+
+
+def test_identities_are_pinned() -> None:
+    """If this fails, every finished cell of every user is trained again: on purpose only (then raise `semantics`)."""
+    assert cell_id(cell_with()) == "m-t-q-tuning-25x50-s0-PINNED1"
+    zero = Cell.model_validate({"model": cell_with().model.model_dump()})
+    assert cell_id(zero) == "m-zero-shot-PINNED2"
+    assert evaluation_id(Evaluation(benchmarks=("gsm8k",))) == "evaluation-PINNED3"
+
+
+def test_identities_do_not_depend_on_the_process() -> None:
+    code = (
+        "import sys; from pathlib import Path; from qtuning.config import Cell; from qtuning.grid import cell_id; "
+        "print(cell_id(Cell.model_validate_json(sys.argv[1])), 'torch' in sys.modules)"
+    )
+    for hash_seed in ("1", "2"):
+        answer = subprocess.run(
+            [sys.executable, "-c", code, cell_json(cell_with())],
+            env=os.environ | {"PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert answer.stdout.split() == [cell_id(cell_with()), "False"], "and configuration never imports torch"
+
+
+def test_everything_that_sets_the_weights_sets_the_identity() -> None:
+    base = cell_with()
+    seen = {cell_id(base)}
+    changes: list[dict[str, Any]] = [
+        {"semantics": 2},
+        {"limit_train": 100},
+        {"training": {"learning_rate": 2e-4}},
+        {"training": {"lora": {"r": 16}}},
+        {"seeds": {"data": 0, "pruner": 1, "init": 0}},
+        {"seeds": {"data": 0, "pruner": 0, "init": 1}},
+        {"train_set": base.train_set.model_dump() | {"bad_rows": 0.5}},  # type: ignore[union-attr]
+        {"model": base.model.model_dump() | {"template": "chat"}},
+        {"pruning": base.pruning.model_dump() | {"token_options": {"lambda": 0.3}}},  # type: ignore[union-attr]
+    ]
+    for change in changes:
+        identity = cell_id(cell_with(**change))
+        assert identity not in seen
+        seen.add(identity)
+
+
+def test_cell_json_is_canonical() -> None:
+    cell = cell_with()
+    assert Cell.model_validate_json(cell_json(cell)) == cell
+    assert cell_json(cell) == canonical_json(cell.model_dump(mode="json", by_alias=True))
+    evaluation = Evaluation(benchmarks=("gsm8k", "math"), limit=3)
+    assert Evaluation.model_validate_json(evaluation_json(evaluation)) == evaluation
+
+
+def test_expansion(configs: Configs) -> None:
+    grid = configs.expand()
+    # zero-shot; full once a seed, whatever the budgets; the others once a seed and budget
+    assert len(grid.cells) == 1 + 2 + 2 * 2 * 2
+    assert len({cell_id(cell) for cell in grid.cells}) == len(grid.cells)
+    assert grid.cells[0].zero_shot and not any(cell.zero_shot for cell in grid.cells[1:])
+    methods = {(c.pruning.method, c.pruning.budget, c.seeds.data) for c in grid.cells[1:] if c.pruning and c.seeds}
+    assert methods == {("full", "100x100", seed) for seed in (0, 1)} | {
+        (method, budget, seed)
+        for method in ("random+random", "q-tuning")
+        for budget in ("25x50", "50x70")
+        for seed in (0, 1)
+    }
+    assert grid.evaluation.benchmarks == ("gsm8k",)
+
+
+def test_what_prunes_nothing_has_ratio_one(configs: Configs) -> None:
+    grid = configs.expand(methods=["full", "full+random", "random+none"], seeds=[0], zero_shot=False)
+    budgets = [(c.pruning.method, c.pruning.sample_ratio, c.pruning.token_ratio) for c in grid.cells if c.pruning]
+    assert budgets == [
+        ("full", 1.0, 1.0),
+        ("full+random", 1.0, 0.5),
+        ("random+none", 0.25, 1.0),
+        ("full+random", 1.0, 0.7),
+        ("random+none", 0.5, 1.0),
+    ]
+    # fully kept by budget is not the same cell as full: the method is part of what is reported
+    whole = configs.expand(methods=["q-tuning"], budgets=["100x100"], seeds=[0], zero_shot=False).cells[0]
+    assert "100x100" not in cell_id(whole) and cell_id(whole) != cell_id(grid.cells[0])
+
+
+def test_equal_cells_of_two_experiments_are_one(configs: Configs) -> None:
+    configs.expand("e")
+    configs.expand(
+        "f",
+        title="another",
+        methods=["q-tuning", "full"],
+        budgets=["50x70"],
+        seeds=[1, 2],
+        evaluation={"benchmarks": ["math"]},
+        keep_weights=True,
+    )
+    first, second = ({cell_id(c): c for c in g.cells} for g in Library(configs.folder).experiments(["e", "f"]))
+    shared = first.keys() & second.keys()
+    # zero-shot, full at seed 1, and Q-Tuning at 50x70 and seed 1, whose lambda is the default in one of them
+    assert len(shared) == 3
+    assert all(first[identity] == second[identity] for identity in shared)
+
+
+def test_a_method_said_twice_is_trained_once(configs: Configs) -> None:
+    grid = configs.expand(methods=["full", "full+none", "full"], seeds=[0], train_sets=["t", "t"])
+    assert len(grid.cells) == 2
+
+
+def test_lambda_is_part_of_q_tuning_alone(configs: Configs) -> None:
+    methods = ["full", "random+random", "random+q-tuning", "q-tuning+none", "q-tuning"]
+
+    def identities(weight: float) -> dict[str, str]:
+        entries = [
+            {"method": m, "options": {"lambda": weight}} if "q-tuning" in m else m for m in methods
+        ]
+        grid = configs.expand(methods=entries, budgets=["25x50"], seeds=[0], zero_shot=False)
+        return {c.pruning.method: cell_id(c) for c in grid.cells if c.pruning}
+
+    low, high = identities(0.3), identities(0.7)
+    assert low.keys() == high.keys() == {"full", "random+random", "random+q-tuning", "q-tuning+none", "q-tuning"}
+    for method in methods:
+        assert (low[method] == high[method]) == ("q-tuning" not in method), method
+
+
+def test_data_dir_replaces_the_hub(configs: Configs) -> None:
+    grid, local = configs.expand(), configs.expand(data_dir="/data")
+    assert {c.train_set.source.kind for c in grid.cells if c.train_set} == {"hub"}
+    sources = {(c.train_set.source.kind, c.train_set.source.file) for c in local.cells if c.train_set}  # type: ignore[union-attr]
+    assert sources == {("data-dir", "t/train.jsonl")}
+    assert (grid.evaluation.source, local.evaluation.source) == ("hub", "data-dir")
+    assert not {cell_id(c) for c in grid.cells[1:]} & {cell_id(c) for c in local.cells[1:]}
+    assert cell_id(grid.cells[0]) == cell_id(local.cells[0]), "the base model is the same"
+
+
+def test_shared_stages(configs: Configs) -> None:
+    """Base models and tokenised train sets are shared by all cells that can share them, and by no others."""
+    configs.model("n", {"kind": "hub", "id": "a/c"})
+    cells = [c for c in configs.expand(models=["m", "n"]).cells if not c.zero_shot]
+    assert len({pair_id(cell) for cell in cells}) == 2 == len({model_id(cell.model) for cell in cells})
+    longer = configs.expand(training={"tuning": "full", "epochs": 9, "cutoff": 99}).cells[-1]
+    assert pair_id(longer) not in {pair_id(cell) for cell in cells}
+    assert model_id(longer.model) in {model_id(cell.model) for cell in cells}
+    more_epochs = configs.expand(training={"tuning": "full", "epochs": 9}).cells[-1]
+    assert pair_id(more_epochs) in {pair_id(cell) for cell in cells}
+
+
+def test_every_error_of_every_file_at_once(configs: Configs) -> None:
+    model = configs.write("models/broken", {"label": "B", "source": {"kind": "hub", "id": "a/b", "revison": "x"}})
+    experiment = configs.write(
+        "experiments/e",
+        EXPERIMENT
+        | {
+            "models": ["m", "mm", "broken"],
+            "train_sets": ["s"],
+            "methods": [
+                "ful",
+                "randm+rndom",
+                {"method": "q-tuning", "options": {"lambd": 0.3, "mu": 1}},
+                {"method": "q-tuning", "options": {"lambda": 2}},
+                {"method": "full", "options": {"lambda": 0.5}},
+                {"metod": "full"},
+            ],
+            "budgets": ["25x50", "25x150", "0.0x50", 80],
+            "seeds": [0, -1],
+            "training": {"learning_rat": 1, "epochs": "three", "lora": {"rank": 4}, "warmup": float("inf")},
+            "evaluation": {"benchmarks": ["gsm8", "math"], "batch_size": 0},
+            "sedes": [1],
+        },
+    )
+    configs.write("experiments/f", {key: value for key, value in EXPERIMENT.items() if key not in ("title", "seeds")})
+    found = configs.complaints("e", "f", "g")
+    rest = list(found)
+    for file, key, *parts in [
+        (experiment, "methods.5.metod", "unknown key; did you mean method?"),
+        (experiment, "methods.5.method", "required, but not given"),
+        (experiment, "budgets.1.token_ratio", "1.5", "less than or equal to 1"),
+        (experiment, "budgets.2.sample_ratio", "0.0", "greater than 0"),
+        (experiment, "budgets.3", "80", "is no budget", "25x50"),
+        (experiment, "seeds.1.data", "-1", "greater than or equal to 0"),
+        (experiment, "seeds.1.pruner", "-1"),
+        (experiment, "seeds.1.init", "-1"),
+        (experiment, "training.learning_rat", "unknown key; did you mean learning_rate?", "schedule"),
+        (experiment, "training.lora.rank", "unknown key", "valid: r, alpha, dropout"),
+        (experiment, "training.epochs", "'three'", "valid integer"),
+        (experiment, "training.warmup", "inf", "finite"),
+        (experiment, "evaluation.batch_size", "0", "greater than 0"),
+        (experiment, "sedes", "unknown key; did you mean seeds?"),
+        (experiment, "models", "'mm'", "unknown; did you mean m?"),
+        (model, "source.revison", "unknown key; did you mean revision?"),
+        (model, "parameters", "required, but not given"),
+        (experiment, "train_sets", "'s'", "(valid: t)"),
+        (experiment, "evaluation.benchmarks", "'gsm8'", "unknown; did you mean gsm8k?", "arc_easy"),
+        (experiment, "methods", "'ful'", "unknown method; did you mean full?", "q-tuning"),
+        (experiment, "methods", "'randm'", "unknown sample pruner; did you mean random?", "q-tuning"),
+        (experiment, "methods", "'rndom'", "unknown token pruner; did you mean random?", "none"),
+        (experiment, "methods", "q-tuning: options.lambd", "unknown key; did you mean lambda?"),
+        (experiment, "methods", "q-tuning: options.mu", "unknown key", "(valid: lambda)"),
+        (experiment, "methods", "q-tuning: options", "lambda = 2", "less than or equal to 1"),
+        (experiment, "methods", "full: options.lambda", "unknown key"),
+        (configs.folder / "experiments/f.yaml", "title", "required"),
+        (configs.folder / "experiments/f.yaml", "seeds", "required"),
+    ]:
+        hits = [line for line in rest if line.startswith(f"{file}: {key}") and all(part in line for part in parts)]
+        assert hits, (file, key, parts, rest)
+        rest.remove(hits[0])
+    assert rest == ["experiment = 'g': unknown (valid: e, f)"], "and nothing is reported twice or for no reason"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("title: E\nmodels: [m]\ntitle: F\n", "line 3: not valid YAML: key 'title' is written twice"),
+        ("title: E\ntraining:\n  epochs: 1\n  epochs: 2\n", "line 4: not valid YAML: key 'epochs' is written twice"),
+        ("title: E\n  models: [m]\n", "line 2: not valid YAML: mapping values are not allowed here"),
+        ("title: [m\n", "not valid YAML"),
+        ("- title\n", "expected keys and values at the top level, found list"),
+        ("", "expected keys and values at the top level, found NoneType"),
+        ("title: !!python/object/apply:os.getcwd []\n", "not valid YAML: could not determine a constructor"),
+        ("{[a]: 1}\n", "not valid YAML"),
+    ],
+)
+def test_broken_yaml(configs: Configs, text: str, message: str) -> None:
+    path = configs.write("experiments/e", text)
+    (line,) = configs.complaints()
+    assert line.startswith(f"{path}: ") and message in line
+
+
+def test_yaml_that_is_not_text(configs: Configs) -> None:
+    path = configs.write("experiments/e", "")
+    path.write_bytes(b"title: \xff\n")
+    (line,) = configs.complaints()
+    assert line.startswith(f"{path}: not valid YAML")
+    with pytest.raises(UserError, match="no such file"):
+        read_yaml(path.with_name("nothing.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"models": "m"}, "models = 'm': input should be a valid list"),
+        ({"budgets": []}, "budgets = []: list should have at least 1 item"),
+        ({"seeds": ["a"]}, "seeds.0 = 'a'"),
+        ({"limit_train": 0}, "limit_train = 0: input should be greater than 0"),
+        ({"evaluation": "all"}, "evaluation = 'all'"),
+        ({"name": "f"}, "name = 'f': must equal the file's name, 'e'"),
+    ],
+)
+def test_one_wrong_value(configs: Configs, changes: dict[str, Any], message: str) -> None:
+    path = configs.write("experiments/e", EXPERIMENT | changes)
+    (line,) = configs.complaints()
+    assert line.startswith(f"{path}: {message}")
+
+
+def test_nearest() -> None:
+    assert nearest("lamda", ["lambda", "mu"]) == "; did you mean lambda? (valid: lambda, mu)"
+    assert nearest("xyz", ["lambda"]) == " (valid: lambda)"
+    assert nearest("xyz", []) == ""
