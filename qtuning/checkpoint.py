@@ -19,21 +19,28 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from qtuning.errors import UserError
-from qtuning.files import atomic_path, file_digest, read_json, write_json
+from qtuning.files import atomic_path, file_digest, read_json, short_hash, write_json
 
 KEPT = 2
 
 
 def save(folder: Path, update: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write checkpoint `update` and drop all but the last two."""
-    with atomic_path(folder / f"checkpoint-{update:07d}") as temporary:
+    """Write checkpoint `update` and drop all but the last two.
+
+    A later one can only be damaged, since training went on from before it: it goes too, and does not count.
+    """
+    written = folder / f"checkpoint-{update:07d}"
+    with atomic_path(written) as temporary:
         temporary.mkdir()
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, temporary / "tensors.safetensors")
         digest = file_digest(temporary / "tensors.safetensors")
-        write_json(temporary / "state.json", {**state, "update": update, "tensors_sha256": digest})
-    for old in _checkpoints(folder)[:-KEPT]:
-        shutil.rmtree(old)
+        whole = {**state, "update": update, "tensors_sha256": digest}
+        write_json(temporary / "state.json", whole | {"checksum": short_hash(whole)})
+    intact = [path for path in _checkpoints(folder) if path <= written]
+    for path in _checkpoints(folder):
+        if path not in intact[-KEPT:]:
+            shutil.rmtree(path)
 
 
 def latest(folder: Path, cell_json: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -44,10 +51,12 @@ def latest(folder: Path, cell_json: str) -> tuple[dict[str, Tensor], dict[str, A
     for path in reversed(_checkpoints(folder)):
         try:
             state = read_json(path / "state.json")
+            if state.pop("checksum") != short_hash(state):
+                raise ValueError("checksum of state.json differs")
             if file_digest(path / "tensors.safetensors") != state["tensors_sha256"]:
-                raise ValueError("checksum differs")
+                raise ValueError("checksum of tensors.safetensors differs")
             tensors = load_file(path / "tensors.safetensors")
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             print(f"{path}: damaged checkpoint passed over ({error})", file=sys.stderr)
             continue
         if state["cell"] != cell_json:
@@ -77,10 +86,10 @@ def restore(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.op
     with torch.no_grad():
         for name, parameter in _trainable(model):
             parameter.copy_(tensors[f"model.{name}"])
-            prefixes = (f"optimizer.{key}." for key in keys)
-            optimizer.state[parameter] = {
-                prefix.split(".")[1]: tensors[prefix + name].to(parameter.device) for prefix in prefixes
-            }
+            saved = {key: tensors.get(f"optimizer.{key}.{name}") for key in keys}
+            # a parameter that never had a gradient has no state, neither before nor after
+            if moments := {key: value.to(parameter.device) for key, value in saved.items() if value is not None}:
+                optimizer.state[parameter] = moments
 
 
 def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

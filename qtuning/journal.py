@@ -36,7 +36,8 @@ class Journal:
         self._metrics = folder / "metrics.jsonl"
         self._rows: list[tuple[Any, ...]] = []
         folder.mkdir(parents=True, exist_ok=True)
-        lines = self._metrics.read_text(encoding="utf-8").splitlines() if self._metrics.exists() else []
+        # a kill may tear the last line inside a character; such a line is dropped below
+        lines = self._metrics.read_text(encoding="utf-8", errors="replace").splitlines() if self._metrics.exists() else []
         kept = [line for line in lines if _update_of(line) < resume_from]
         write_text(self._metrics, "".join(f"{line}\n" for line in kept))
         for part in self._parts():

@@ -330,6 +330,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with _sole_writer(args.state):
             if is_finished(cell, args.out):
+                checkpoint.clear(args.state)  # killed between its marker and the end
                 print(f"{args.out.name}: already done")
                 return
             failure.unlink(missing_ok=True)
