@@ -40,4 +40,5 @@ format: env
 	$(BIN)/snakefmt Snakefile workflow
 
 clean:  ## everything generated (results/ is safe to delete)
-	rm -rf results/* .snakemake
+	find results -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
+	rm -rf .snakemake

@@ -1,7 +1,6 @@
 # qtuning: `snakemake --cores all` runs the mini benchmark, `snakemake --cores all EXPERIMENT` any experiment of
 # configs/experiments. Results land below results/: tables/EXPERIMENT.md, cells/, logs/ (docs/results.md).
-import sys
-from pathlib import Path
+from shlex import quote
 
 from snakemake.utils import min_version
 
@@ -16,14 +15,11 @@ configfile: "configs/config.yaml"
 
 PLAN = load(config)
 ROOT = PLAN.layout.root
-DATA_DIR = f"--data-dir '{config['data_dir']}'" if config["data_dir"] else ""
+DATA_DIR = f"--data-dir {quote(str(PLAN.data_dir))}" if PLAN.data_dir else ""
 
 if "gpu" not in workflow.global_resources:
     # as many jobs at once as there are GPUs; `--resources gpu=N` overrides
     workflow.global_resources["gpu"] = max(1, len(visible()))
-
-# jobs find `qtuning` of this very environment, whether or not it is activated
-shell.prefix(f"set -euo pipefail; export PATH='{Path(sys.executable).parent}':$PATH; ")
 
 
 wildcard_constraints:
@@ -44,3 +40,12 @@ include: "workflow/rules/prepare.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/tables.smk"
+
+
+onerror:
+    print(
+        "Finished cells are kept: the same command goes on from here, and with --keep-going past a broken cell."
+    )
+    print(
+        "`qtuning tables EXPERIMENT` makes the table of what there is, with holes that say why."
+    )

@@ -43,10 +43,11 @@ def save(folder: Path, update: int, tensors: Mapping[str, Tensor], state: Mappin
             shutil.rmtree(path)
 
 
-def latest(folder: Path, cell_json: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def latest(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """The newest intact checkpoint (tensors, state), or None; damaged ones are reported and passed over.
 
-    Raises UserError if it belongs to another configuration.
+    identity: entries (cell, inputs) that the checkpoint must share. One made from other inputs (data or base model have
+    changed since) is removed with a notice: training starts afresh. Raises UserError for another configuration.
     """
     for path in reversed(_checkpoints(folder)):
         try:
@@ -59,8 +60,12 @@ def latest(folder: Path, cell_json: str) -> tuple[dict[str, Tensor], dict[str, A
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             print(f"{path}: damaged checkpoint passed over ({error})", file=sys.stderr)
             continue
-        if state["cell"] != cell_json:
+        if state["cell"] != identity["cell"]:
             raise UserError(f"{path}: belongs to another configuration; delete {folder} to start afresh")
+        if state["inputs"] != identity["inputs"]:
+            print(f"{path}: made from other data or another base model; training starts afresh", file=sys.stderr)
+            clear(folder)
+            return None
         return tensors, state
     return None
 

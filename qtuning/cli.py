@@ -28,7 +28,7 @@ CellFile = Annotated[
 Experiments = Annotated[list[str], typer.Argument(help="names of files in configs/experiments, without .yaml")]
 Results = Annotated[Path, typer.Option(help="folder of everything generated")]
 Configs = Annotated[Path, typer.Option(help="folder with experiments/, models/, train_sets/, accelerate/")]
-DataDir = Annotated[str | None, typer.Option(help="local copies of train sets and benchmarks, instead of the hub")]
+DataDir = Annotated[Path | None, typer.Option(help="local copies of train sets and benchmarks, instead of the hub")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads of this job")]
 RESULTS = Path("results")
 CONFIGS = Path("configs")
@@ -74,8 +74,10 @@ def mini_world(
 ) -> None:
     """Generate the mini world: corpus, SFT set and six benchmarks (seconds, always the same bytes)."""
     from qtuning.data.world import generate
+    from qtuning.files import exclusive
 
-    generate(out, seed)
+    with exclusive(out.with_name(f".{out.name}.lock"), "generating the mini world"):
+        generate(out, seed)
 
 
 @app.command("pretrain-mini")
@@ -94,11 +96,13 @@ def pretrain_mini(
 @app.command("base-model")
 def base_model(cell: CellFile, results: Results = RESULTS) -> None:
     """Make a cell's base model ready: fetch it from the hub, convert it, or find it in the package."""
+    from qtuning.files import exclusive
     from qtuning.layout import Layout
     from qtuning.models import make_ready
 
-    loaded = _read_cell(cell)
-    make_ready(loaded.model, Layout(results).model(loaded))
+    loaded, layout = _read_cell(cell), Layout(results)
+    with exclusive(layout.lock(cell.stem), f"base model {loaded.model.name}"):
+        make_ready(loaded.model, layout.model(loaded))
 
 
 @app.command()
@@ -106,12 +110,14 @@ def prepare(cell: CellFile, results: Results = RESULTS, data_dir: DataDir = None
     """Validate and tokenise a cell's train set; bad rows are counted by reason and listed with file and line."""
     _use_threads(threads)
     from qtuning.data.prepare import prepare as run
+    from qtuning.files import exclusive
     from qtuning.layout import Layout
 
     loaded, layout = _read_cell(cell), Layout(results)
     _needs_training(loaded, cell)
     folder = layout.samples(loaded)
-    run(loaded, layout.model(loaded), folder, data_dir=_path(data_dir), world_dir=layout.world)
+    with exclusive(layout.lock(cell.stem), f"preparing {folder.name}"):
+        run(loaded, layout.model(loaded), folder, data_dir=data_dir, world_dir=layout.world)
 
 
 @app.command()
@@ -126,9 +132,12 @@ def train(
 ) -> None:
     """Train one cell (`accelerate launch -m qtuning.train`). Kill it and type it again: it goes on where it was."""
     from qtuning.layout import Layout
+    from qtuning.tracking import MODES
 
     loaded, layout = _read_cell(cell), Layout(results)
     _needs_training(loaded, cell)
+    if tracking not in MODES:
+        raise UserError(f"--tracking = {tracking!r}: must be one of {', '.join(MODES)}")
     if not accelerate.exists():
         raise UserError(f"--accelerate = {accelerate}: no such file")
     # Both launchers would share the default port when two cells train side by side; 0 lets each find a free one.
@@ -158,9 +167,12 @@ def evaluate(
     _use_threads(threads)
     _use_gpus(1)
     from qtuning.evaluation.cell import evaluate_cell
+    from qtuning.files import exclusive
     from qtuning.layout import Layout
 
-    evaluate_cell(_read_cell(cell), _read(evaluation, "Evaluation"), Layout(results), data_dir=_path(data_dir))
+    layout = Layout(results)
+    with exclusive(layout.lock(f"{cell.stem}-{evaluation.stem}"), f"evaluating {cell.stem}"):
+        evaluate_cell(_read_cell(cell), _read(evaluation, "Evaluation"), layout, data_dir=data_dir)
 
 
 @app.command()
@@ -192,9 +204,8 @@ def replay(
     """Send finished cells to W&B, from their own files: for cells trained offline or with tracking disabled."""
     from qtuning.tracking import replay as send
 
-    failed = [folder for folder in cells if not send(folder, tracking, group or [])]
-    if failed:
-        raise UserError(f"not sent: {', '.join(map(str, failed))}")
+    for folder in cells:
+        print(f"{folder.name}: {'sent' if send(folder, tracking, group or []) else 'unchanged since it was sent'}")
 
 
 def _use_threads(threads: int) -> None:
@@ -208,12 +219,11 @@ def _use_gpus(count: int) -> None:
     """Hold GPUs of this machine for this job alone; nothing to do where there are none."""
     from qtuning.gpus import lease, visible
 
-    if visible():
+    devices = visible()
+    if devices and len(devices) < count:
+        raise UserError(f"training.processes = {count}: this machine has {len(devices)} GPU(s) for us")
+    if devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(lease(count))
-
-
-def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text)
 
 
 def _read_cell(path: Path) -> Any:

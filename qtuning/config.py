@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Dtype = Literal["float32", "bfloat16"]
+Template = Literal["plain", "alpaca", "chat"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=64)]
 
 
@@ -52,25 +53,33 @@ class FileSource(Config):
     file: str = Field(description="path of the file, relative to the folder that `kind` names (`path`: as given)")
 
 
-class Model(Config):
-    """A base model (configs/models/NAME.yaml)."""
+class Labelled(Config):
+    """An entry with a name (its file's) and a label for tables."""
 
     name: Name
-    label: str = Field(description="how tables call it")
+    label: str = Field("", description="how tables call it; default: the name")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_is_label(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("label"):
+            return values | {"label": values.get("name", "")}
+        return values
+
+
+class Model(Labelled):
+    """A base model (configs/models/NAME.yaml)."""
+
     source: HubSource | ShippedModelSource | GgufSource = Field(discriminator="kind")
-    parameters: int = Field(gt=0, description="approximate parameter count, for plans and FLOPs before loading")
-    dtype: Dtype = Field("float32", description="dtype of the weights in training")
-    template: Literal["plain", "alpaca", "chat"] = Field(
-        "alpaca", description="how a prompt is written, data/templates.py"
-    )
+    parameters: int | None = Field(None, gt=0, description="approximate parameter count, for plans before loading")
+    dtype: Dtype = Field("float32", description="dtype of the weights under LoRA; full fine-tuning: training.dtype")
+    template: Template = Field("alpaca", description="how a prompt is written, data/templates.py")
     lora_targets: Literal["all-linear"] | tuple[str, ...] = Field("all-linear", description="modules that get LoRA")
 
 
-class TrainSet(Config):
+class TrainSet(Labelled):
     """A supervised fine-tuning set (configs/train_sets/NAME.yaml)."""
 
-    name: Name
-    label: str
     source: HubSource | FileSource = Field(discriminator="kind")
     local: str | None = Field(None, description="file below data_dir that replaces `source` when data_dir is given")
     format: Literal["alpaca", "chat"] = Field("alpaca", description="alpaca: columns; chat: a list of messages")
@@ -103,6 +112,11 @@ class Training(Config):
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float | None = Field(1.0, gt=0, description="gradient clipping; null: off")
     cutoff: int = Field(1024, gt=1, description="tokens per sample; a longer response is cut")
+    dtype: Dtype | None = Field(
+        None,
+        description="dtype of the weights; null: the model's under LoRA, float32 in full fine-tuning, where bfloat16 "
+        "weights would round small updates away",
+    )
     mixed_precision: Literal["no", "bf16"] = Field("no", description="autocast; weights keep the model's dtype")
     gradient_checkpointing: bool = False
     optimizer_updates: Literal["as-defined", "matched"] = Field(
@@ -137,7 +151,7 @@ class Pruning(Config):
 class Seeds(Config):
     """One seed an axis, so that at one seed every pruner sees the same data in the same order."""
 
-    data: int = Field(ge=0, description="order of the samples, and which ones limit_train keeps")
+    data: int = Field(ge=0, description="order of the samples")
     pruner: int = Field(ge=0, description="random choices of the pruners and their ties")
     init: int = Field(ge=0, description="initialisation of LoRA, and dropout")
 
@@ -152,7 +166,7 @@ class Cell(Config):
     semantics: int = 1
     model: Model
     train_set: TrainSet | None = None
-    limit_train: int | None = Field(None, gt=0, description="use only so many samples (drawn with seeds.data = 0)")
+    limit_train: int | None = Field(None, gt=0, description="use only so many samples: a fixed random draw")
     pruning: Pruning | None = None
     training: Training | None = None
     seeds: Seeds | None = None
@@ -163,6 +177,14 @@ class Cell(Config):
         if len({part is None for part in parts}) != 1:
             raise ValueError("train_set, pruning, training and seeds are given together or not at all (zero-shot)")
         return self
+
+    @property
+    def dtype(self) -> Dtype:
+        """dtype of the weights in training."""
+        if self.training is not None and self.training.dtype is not None:
+            return self.training.dtype
+        full = self.training is not None and self.training.tuning == "full"
+        return "float32" if full else self.model.dtype
 
     @property
     def zero_shot(self) -> bool:
@@ -186,15 +208,18 @@ class Evaluation(Config):
 
 
 def parse_budget(value: Any) -> Any:
-    """`"25x50"` (per cent) -> {"sample_ratio": 0.25, "token_ratio": 0.5}; a mapping passes through."""
-    if isinstance(value, str | int | float):
-        match = re.fullmatch(r"\s*([0-9.]+)\s*x\s*([0-9.]+)\s*", str(value))
-        if match is None:
-            raise ValueError(f"{value!r} is no budget; write per cent of samples x per cent of tokens, e.g. 25x50")
-        return {"sample_ratio": float(match[1]) / 100, "token_ratio": float(match[2]) / 100}
-    if isinstance(value, int | float):  # YAML reads 0x50 as a hexadecimal number
+    """`"25x50"` (per cent) -> {"sample_ratio": 0.25, "token_ratio": 0.5}; a mapping passes through.
+
+    YAML reads `0x50` as a number, so numbers are refused with the same words.
+    """
+    if not isinstance(value, str | int | float):
+        return value
+    number = r"\s*(\d+(?:\.\d+)?)\s*"
+    match = re.fullmatch(f"{number}x{number}", str(value))
+    if match is None:
         raise ValueError(f"{value!r} is no budget; write per cent of samples x per cent of tokens, e.g. 25x50")
-    return value
+    # 33.3 / 100 is 0.33299999999999996; a budget and its decimal spelling must be one cell
+    return {"sample_ratio": round(float(match[1]) / 100, 12), "token_ratio": round(float(match[2]) / 100, 12)}
 
 
 class Ratios(Config):

@@ -87,6 +87,16 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writers that were killed left half-made in `folder`. Only for the sole writer of the folder."""
+    for pattern in (".*.tmp", ".*.old"):
+        for path in folder.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
 @contextlib.contextmanager
 def exclusive(lock_file: Path, purpose: str) -> Iterator[None]:
     """Hold `lock_file` (flock) for the duration; wait, and say so, while another process holds it.

@@ -29,14 +29,17 @@ def lease(count: int, devices: list[str] | None = None, folder: Path | None = No
     devices = visible() if devices is None else devices
     folder = Path(tempfile.gettempdir()) / "qtuning-gpus" if folder is None else folder
     wanted = min(count, len(devices))
-    folder.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o1777)  # users of one machine share its GPUs, and so the locks
     told = False
     while True:
         held: dict[str, int] = {}
         for device in devices:
             if len(held) == wanted:
                 break
-            descriptor = os.open(folder / f"{device.replace('/', '_')}.lock", os.O_CREAT | os.O_RDWR, 0o666)
+            # flock needs no right to write, so a lock file of another user will do
+            descriptor = os.open(folder / f"{device.replace('/', '_')}.lock", os.O_CREAT | os.O_RDONLY, 0o644)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

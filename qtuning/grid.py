@@ -14,6 +14,7 @@ from qtuning.config import (
     Evaluation,
     Experiment,
     FileSource,
+    Lora,
     Method,
     MethodEntry,
     Model,
@@ -29,6 +30,19 @@ Entry = TypeVar("Entry", Model, TrainSet, Experiment)
 Section = Literal["models", "train_sets", "experiments"]
 
 METHOD: TypeAdapter[MethodEntry] = TypeAdapter(Method)
+# names of the workflow's rules; an experiment is a target of its own name
+RESERVED = {
+    "all",
+    "configure",
+    "mini_world",
+    "base_model",
+    "prepare",
+    "train",
+    "train_and_keep",
+    "evaluate",
+    "tables",
+    "pretrain-mini",
+}
 BENCHMARKS = ("arc_easy", "arc_challenge", "gsm8k", "squad", "triviaqa", "math")
 
 
@@ -53,9 +67,27 @@ def slug(*parts: str) -> str:
     return "-".join(parts).lower()
 
 
+def canonical(cell: Cell) -> Cell:
+    """The same cell, with everything that cannot change its weights at its default.
+
+    Labels, parameter counts, the share of bad rows allowed; LoRA settings in full fine-tuning; all but the source of a
+    model that is not trained. Equal weights must be one cell, and editing a label must not train anything again.
+    """
+    defaults = {"label": cell.model.name, "parameters": None}
+    if cell.training is None or cell.train_set is None:
+        return Cell(semantics=cell.semantics, model=Model(name=cell.model.name, source=cell.model.source))
+    training = cell.training.model_copy(update={"dtype": cell.dtype})
+    if training.tuning == "full":
+        training = training.model_copy(update={"lora": Lora()})
+        defaults["lora_targets"] = "all-linear"
+    train_set = cell.train_set.model_copy(update={"label": cell.train_set.name, "local": None, "bad_rows": 0.01})
+    model = cell.model.model_copy(update=defaults | {"dtype": "float32"})
+    return cell.model_copy(update={"model": model, "train_set": train_set, "training": training})
+
+
 def cell_id(cell: Cell) -> str:
     """Folder name of a cell: readable slug and 8 hex digits of its canonical configuration."""
-    digest = short_hash(cell.model_dump(mode="json", by_alias=True))
+    digest = short_hash(canonical(cell).model_dump(mode="json", by_alias=True))
     if cell.zero_shot:
         return slug(cell.model.name, "zero-shot", digest)
     assert cell.pruning and cell.train_set and cell.seeds
@@ -67,7 +99,7 @@ def cell_id(cell: Cell) -> str:
 
 def cell_json(cell: Cell) -> str:
     """The canonical configuration, as stored in the cell's folder."""
-    return canonical_json(cell.model_dump(mode="json", by_alias=True))
+    return canonical_json(canonical(cell).model_dump(mode="json", by_alias=True))
 
 
 def evaluation_json(evaluation: Evaluation) -> str:
@@ -89,7 +121,7 @@ def pair_id(cell: Cell) -> str:
     """Folder name of the tokenised train set of a cell: shared by all cells of one model and train set."""
     assert cell.train_set is not None and cell.training is not None
     identity = {
-        "train_set": cell.train_set.model_dump(mode="json"),
+        "train_set": cell.train_set.model_dump(mode="json", exclude={"label", "local", "bad_rows"}),
         "model": cell.model.source.model_dump(mode="json"),
         "template": cell.model.template,
         "cutoff": cell.training.cutoff,
@@ -198,7 +230,7 @@ class Library:
     `data_dir` switches train sets and benchmarks to local copies.
     """
 
-    def __init__(self, configs: Path, data_dir: str | None = None) -> None:
+    def __init__(self, configs: Path, data_dir: Path | None = None) -> None:
         self.configs = Path(configs)
         self.data_dir = data_dir
 
@@ -233,6 +265,10 @@ class Library:
     def _expand(self, name: str) -> Grid:
         if name not in self.names("experiments"):
             raise UserError(f"experiment = {name!r}: unknown{nearest(name, self.names('experiments'))}")
+        if name in RESERVED:
+            raise UserError(
+                f"{self.configs}/experiments/{name}.yaml: name = {name!r}: is the name of a rule; rename the file"
+            )
         path = self.configs / "experiments" / f"{name}.yaml"
         # names are looked up in the raw file, so that a wrong type elsewhere does not hide an unknown name
         raw, where = read_yaml(path), str(path)

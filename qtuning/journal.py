@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ class Journal:
         self._rows: list[tuple[Any, ...]] = []
         folder.mkdir(parents=True, exist_ok=True)
         # a kill may tear the last line inside a character; such a line is dropped below
-        lines = self._metrics.read_text(encoding="utf-8", errors="replace").splitlines() if self._metrics.exists() else []
+        lines = (
+            self._metrics.read_text(encoding="utf-8", errors="replace").splitlines() if self._metrics.exists() else []
+        )
         kept = [line for line in lines if _update_of(line) < resume_from]
         write_text(self._metrics, "".join(f"{line}\n" for line in kept))
         for part in self._parts():
@@ -57,6 +60,7 @@ class Journal:
 
     def checkpoint(self, update: int) -> None:
         """Write the decisions since the last checkpoint. Called before the checkpoint itself is written."""
+        os.fsync(self._handle.fileno())
         if self._rows:
             with atomic_path(self._folder / f"trace-{update:07d}.parquet") as temporary:
                 _frame(self._rows).write_parquet(temporary)

@@ -37,6 +37,10 @@ class Layout:
         """Folder of a cell's scores."""
         return self.cell(cell) / evaluation_id(evaluation)
 
+    def lock(self, identity: str) -> Path:
+        """Lock file of the job of that name."""
+        return self.root / "locks" / f"{identity}.lock"
+
     @property
     def world(self) -> Path:
         """Folder of the generated mini world."""

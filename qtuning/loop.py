@@ -133,10 +133,18 @@ class Loop:
         torch.manual_seed(derived_seed(self.seeds.init, "dropout", window.update, self.accelerator.process_index))
 
         started = time.perf_counter()
-        decisions = [self._decide(window, index, batch) for index, batch in enumerate(mine)]
+        failures: list[str] = []
+        try:
+            decisions = [self._decide(window, index, batch) for index, batch in enumerate(mine)]
+            kept_tokens = float(sum(int(decision.selection.tokens.sum()) for decision in decisions))
+        except NonFinite as error:
+            # NaN in the sum tells the other processes, which would wait for this one for ever
+            decisions, kept_tokens, failures = [], math.nan, [str(error)]
         scored = time.perf_counter()
-        kept_tokens = sum(int(decision.selection.tokens.sum()) for decision in decisions)
-        total = int(self._sum(torch.tensor(float(kept_tokens), dtype=torch.float64)))
+        everywhere = float(self._sum(torch.tensor(kept_tokens, dtype=torch.float64)))
+        if math.isnan(everywhere):
+            raise NonFinite("; ".join(gather_object(failures)))
+        total = int(everywhere)
         loss = self._train(decisions, total)
         trained = time.perf_counter()
 

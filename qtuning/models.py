@@ -82,7 +82,7 @@ def load_model(path: Path, dtype: str) -> "PreTrainedModel":
         use_safetensors=True,
         trust_remote_code=False,
         local_files_only=True,
-        attn_implementation="sdpa",
+        attn_implementation="eager",  # replaced by the packed one; some families (Gemma 2) refuse to load with sdpa
     )
     model.config.use_cache = False
     return model

@@ -3,7 +3,6 @@
 import os
 import platform
 import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ def provenance() -> dict[str, Any]:
         "threads": os.environ.get("OMP_NUM_THREADS"),
         "packages": {"qtuning": qtuning.__version__}
         | {name: found for name in PACKAGES if (found := _version(name)) is not None},
-        "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
 
 

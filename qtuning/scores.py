@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from qtuning.batch import Packed, Sample
 from qtuning.errors import UserError
-from qtuning.packed_model import PackedModel
+
+if TYPE_CHECKING:
+    from qtuning.packed_model import PackedModel
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ def segment_mean(values: Tensor, lengths: Tensor) -> Tensor:
     return torch.stack([part.mean() for part in values.split(lengths.tolist())])
 
 
-def score(model: PackedModel, samples: Sequence[Sample], packed: Packed) -> BatchScores:
+def score(model: "PackedModel", samples: Sequence[Sample], packed: Packed) -> BatchScores:
     """Score every response token of the samples, packed on the model's device, in one forward without gradient.
 
     Raises UserError naming the samples whose scores are not finite.

@@ -5,19 +5,17 @@ same CPU and thread count: bit for bit). Outputs, below --out, appear whole, the
 """
 
 import argparse
-import json
-import os
-import signal
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 from tqdm import tqdm
 
@@ -27,9 +25,10 @@ from qtuning.config import Cell, Training
 from qtuning.cost import peak_memory, shape_of
 from qtuning.data.samples import load
 from qtuning.errors import UserError
-from qtuning.files import atomic_path, exclusive, read_json, write_json
+from qtuning.files import atomic_path, exclusive, file_digest, read_json, remove_leftovers, write_json, write_text
 from qtuning.grid import cell_id, cell_json
 from qtuning.journal import Journal
+from qtuning.keeper import Keeper
 from qtuning.loop import Loop, Window, plan_windows
 from qtuning.models import load_model, load_tokenizer, resolve
 from qtuning.packed_model import PackedModel, causal_lm_of, check_decomposition
@@ -41,10 +40,13 @@ from qtuning.seeding import derived_seed
 from qtuning.tracking import Mirror
 
 MARKER = "train.json"
+OUTPUTS = ("weights", "weights.sha256", "metrics.jsonl", "trace.parquet", MARKER)
+WAIT = timedelta(days=7)  # other processes may wait that long for the first one to get the cell's lock
 
 
 def train(
     cell: Cell,
+    accelerator: Accelerator,
     model_folder: Path,
     samples_folder: Path,
     out: Path,
@@ -54,40 +56,32 @@ def train(
     groups: Sequence[str] = (),
     checkpoint_seconds: float = 60.0,
 ) -> None:
-    """Train `cell` on the prepared model and samples; write weights/, metrics.jsonl, trace.parquet and train.json.
+    """Train `cell` on the prepared model and samples; write OUTPUTS below `out`.
 
-    A finished cell is left alone. A diverged cell (non-finite scores, loss or gradient) is a result: it is recorded as
-    such in train.json, without weights.
+    A diverged cell (non-finite scores, loss or gradient) is a result: it is recorded as such in train.json, without
+    weights. UserError for what the user can mend.
     """
     assert cell.training is not None and cell.seeds is not None and cell.pruning is not None
     started = time.perf_counter()
-    accelerator = Accelerator(mixed_precision=cell.training.mixed_precision)
     _check_processes(accelerator, cell.training)
-    base = resolve(model_folder)
-    dataset = _load_samples(samples_folder)
-    tokenizer = load_tokenizer(base)
+    base, dataset = resolve(model_folder), _load_samples(samples_folder)
 
     torch.manual_seed(derived_seed(cell.seeds.init, "adapter"))
     language_model = _build(base, cell)
     wrapped = PackedModel(language_model).to(accelerator.device)
-    probe = sorted(dataset[:64], key=lambda sample: len(sample.tokens))[:2]
-    difference = check_decomposition(wrapped, probe, accelerator.device)
-
+    difference = check_decomposition(wrapped, dataset[:64], accelerator.device)
     trainable = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         trainable, lr=cell.training.learning_rate, weight_decay=cell.training.weight_decay, fused=True
     )
-    resumed = checkpoint.latest(state, cell_json(cell))
+    identity = {"cell": cell_json(cell), "inputs": _inputs(model_folder, samples_folder)}
+    resumed = checkpoint.latest(state, identity)
     if resumed is not None:
         checkpoint.restore(resumed[0], wrapped, optimizer)
     start = 0 if resumed is None else int(resumed[1]["update"])
 
     method = method_of(cell.pruning, cell.training.optimizer_updates == "matched")
-    everything = Candidates(
-        torch.tensor([sample.number for sample in dataset]),
-        torch.tensor([sample.response_length for sample in dataset]),
-    )
-    windows = plan_windows(cell, method, everything)
+    windows = plan_windows(cell, method, _candidates(dataset))
     shape = shape_of(language_model, cell.training.tuning == "lora", cell.training.gradient_checkpointing)
     model, optimizer = accelerator.prepare(wrapped, optimizer)
     loop = Loop(cell, method, dataset, accelerator, model, optimizer, shape, len(windows))
@@ -95,21 +89,24 @@ def train(
         for key, value in resumed[1]["cost"][accelerator.process_index].items():
             setattr(loop.cost, key, value)
 
-    if accelerator.is_main_process:
+    main = accelerator.is_main_process
+    if main:
         _print_derived(cell, accelerator, dataset, windows, trainable, start, difference)
-    keeper = _Keeper(accelerator, cell, state, wrapped, optimizer, loop, checkpoint_seconds, started)
-    journal = Journal(state, start) if accelerator.is_main_process else None
+    journal = Journal(state, start) if main else None
+    keeper = Keeper(accelerator, identity, state, wrapped, optimizer, loop, checkpoint_seconds, started)
     mirror = Mirror.open(
-        tracking if accelerator.is_main_process else "disabled",
+        tracking if main else "disabled",
         cell=cell,
         cell_id=cell_id(cell),
         groups=groups,
         folder=state.parent.parent / "wandb",
     )
+    record: dict[str, Any] = {"loss": None}
     reason = None
     try:
-        for window in _progress(windows[start:], start, len(windows), accelerator.is_main_process):
+        for window in _progress(windows[start:], start, len(windows), main):
             record, trace = loop.step(window)
+            loop.cost.peak_memory_bytes = max(loop.cost.peak_memory_bytes, peak_memory(accelerator.device))
             if journal is not None:
                 journal.log(record)
                 journal.trace(trace)
@@ -118,92 +115,36 @@ def train(
     except NonFinite as error:
         reason = str(error)
 
-    costs = _gather([loop.cost.summary() | {"peak_memory_bytes": peak_memory(accelerator.device)}])
-    if not accelerator.is_main_process or journal is None:
+    costs = gather_object([loop.cost.summary()])
+    if journal is None:
         return
-    total = _sum_costs(costs) | {"seconds_total": keeper.elapsed()}
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "cell.json", cell.model_dump(mode="json", by_alias=True))
+    write_text(out / "cell.json", cell_json(cell) + "\n")
     journal.publish(out / "metrics.jsonl", out / "trace.parquet")
-    with atomic_path(out / "weights") as temporary:
-        temporary.mkdir()
-        if reason is None:
-            causal_lm_of(language_model).config.use_cache = True  # off for training only; generation wants it
-            language_model.save_pretrained(temporary)  # type: ignore[operator]
-            tokenizer.save_pretrained(temporary)
-    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    _write_weights(out, base, None if reason else language_model)
     marker = {
         "cell": cell_id(cell),
         "status": "done" if reason is None else "diverged",
         "reason": reason,
-        "updates": len(lines),
-        "loss": json.loads(lines[-1])["loss"] if lines else None,
-        "cost": total,
-        "provenance": provenance()
-        | {"device": str(accelerator.device), "processes": accelerator.num_processes}
-        | {"data": read_json(samples_folder / "report.json").get("data_fingerprint")},
+        "updates": loop.cost.updates,
+        "loss": record["loss"],
+        "cost": _sum_costs(costs) | {"seconds_total": keeper.elapsed()},
+        "inputs": identity["inputs"],
+        "provenance": provenance() | {"device": str(accelerator.device), "processes": accelerator.num_processes},
     }
     write_json(out / MARKER, marker)
-    mirror.summary({key: value for key, value in marker.items() if key in ("status", "updates", "loss", "cost")})
+    mirror.summary({key: marker[key] for key in ("status", "updates", "loss", "cost")})
     mirror.finish()
     checkpoint.clear(state)
-    print(f"{cell_id(cell)}: {marker['status']} after {len(lines)} updates" + (f": {reason}" if reason else ""))
-
-
-class _Keeper:
-    """Decides when to checkpoint: every so many seconds, and at once when asked to stop (SIGTERM)."""
-
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        cell: Cell,
-        state: Path,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        loop: Loop,
-        seconds: float,
-        started: float,
-    ) -> None:
-        self._accelerator, self._cell, self._state = accelerator, cell, state
-        self._model, self._optimizer, self._loop = model, optimizer, loop
-        self._seconds, self._started, self._saved = seconds, started, time.perf_counter()
-        self._before = loop.cost.seconds_total
-        self._stop = False
-        signal.signal(signal.SIGTERM, self._on_signal)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._stop = True
-
-    def elapsed(self) -> float:
-        """Seconds spent on the cell, over all attempts."""
-        return self._before + time.perf_counter() - self._started
-
-    def after(self, update: int, journal: Journal | None, last: bool) -> None:
-        """Called after each update, on every process: all must agree on what happens."""
-        due = time.perf_counter() - self._saved >= self._seconds
-        wanted = torch.tensor([float(due), float(self._stop)], device=self._accelerator.device)
-        if self._accelerator.num_processes > 1:
-            wanted = self._accelerator.reduce(wanted, reduction="sum")  # type: ignore[assignment]
-        if last or not bool(wanted.any()):
-            return
-        self._loop.cost.seconds_total = self.elapsed()
-        costs = _gather([vars(self._loop.cost)])
-        if journal is not None:
-            journal.checkpoint(update)
-            tensors = checkpoint.training_tensors(self._model, self._optimizer)
-            checkpoint.save(self._state, update, tensors, {"cell": cell_json(self._cell), "cost": costs})
-        self._saved = time.perf_counter()
-        if bool(wanted[1]):
-            print(f"stopped after update {update} as asked; the same command goes on from here", file=sys.stderr)
-            raise SystemExit(128 + signal.SIGTERM)
+    print(f"{cell_id(cell)}: {marker['status']} after {marker['updates']} updates" + (f": {reason}" if reason else ""))
 
 
 def _build(base: Path, cell: Cell) -> nn.Module:
     """The base model, wrapped in LoRA if the cell asks for it."""
-    assert cell.training is not None
-    model = load_model(base, cell.model.dtype)
+    assert cell.training is not None and cell.dtype is not None
+    model = load_model(base, cell.dtype)
     if cell.training.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if cell.training.tuning == "full":
         return model
     from peft import LoraConfig, get_peft_model
@@ -218,7 +159,11 @@ def _build(base: Path, cell: Cell) -> nn.Module:
         lora_dropout=lora.dropout,
         target_modules=targets if targets == "all-linear" else list(targets),
     )
-    return get_peft_model(model, config)  # type: ignore[return-value]
+    adapted = get_peft_model(model, config)
+    if hasattr(causal_lm_of(adapted).get_output_embeddings(), "base_layer"):
+        # the chunked head uses the weight itself, so an adapter around it would never get a gradient
+        raise UserError(f"lora_targets = {targets!r}: the output head cannot carry an adapter; leave it out")
+    return adapted  # type: ignore[return-value]
 
 
 def _check_processes(accelerator: Accelerator, training: Training) -> None:
@@ -236,6 +181,34 @@ def _load_samples(folder: Path) -> list[Sample]:
     return [
         Sample(row.sample, torch.as_tensor(row.input_ids, dtype=torch.int64), row.prompt_length) for row in load(folder)
     ]
+
+
+def _candidates(dataset: Sequence[Sample]) -> Candidates:
+    """The whole train set, for pruners that draw by epoch."""
+    return Candidates(
+        torch.tensor([sample.number for sample in dataset]),
+        torch.tensor([sample.response_length for sample in dataset]),
+    )
+
+
+def _inputs(model_folder: Path, samples_folder: Path) -> dict[str, Any]:
+    """What a configuration cannot say of its inputs: content of the data, tokenizer, commit or digest of the model."""
+    report, model = read_json(samples_folder / "report.json"), read_json(model_folder / "model.json")
+    return {key: report.get(key) for key in ("data_fingerprint", "tokenizer_fingerprint")} | {
+        f"model_{key}": model.get(key) for key in ("revision", "sha256")
+    }
+
+
+def _write_weights(out: Path, base: Path, model: nn.Module | None) -> None:
+    """weights/ (empty for None, a diverged cell) and weights.sha256, whose content stays when training is repeated."""
+    with atomic_path(out / "weights") as temporary:
+        temporary.mkdir()
+        if model is not None:
+            causal_lm_of(model).config.use_cache = True  # off for training only; generation wants it
+            model.save_pretrained(temporary)  # type: ignore[operator]
+            load_tokenizer(base).save_pretrained(temporary)
+    digests = [f"{file_digest(path)}  {path.name}\n" for path in sorted((out / "weights").glob("*.safetensors"))]
+    write_text(out / "weights.sha256", "".join(digests))
 
 
 def _print_derived(
@@ -257,9 +230,8 @@ def _print_derived(
         f"updates             {len(windows)} = {t.epochs} epochs; selection batch {t.batch_size}, window "
         f"{t.processes} process(es) x {t.accumulation} x {t.batch_size} samples\n"
         f"learning rate       {t.learning_rate:g}, {t.schedule}, warm-up {round(t.warmup * len(windows))} updates\n"
-        f"trainable           {sum(p.numel() for p in trainable):,} parameters ({t.tuning}), weights "
-        f"{cell.model.dtype}, autocast {t.mixed_precision}, on {accelerator.device}, {torch.get_num_threads()} "
-        "thread(s)\n"
+        f"trainable           {sum(p.numel() for p in trainable):,} parameters ({t.tuning}), weights {cell.dtype}, "
+        f"autocast {t.mixed_precision}, on {accelerator.device}, {torch.get_num_threads()} thread(s)\n"
         f"packed = own model  within {difference:.1e} nats\n"
         + (f"resumed             at update {start}\n" if start else ""),
         flush=True,
@@ -267,7 +239,7 @@ def _print_derived(
 
 
 def _progress(windows: Sequence[Window], done: int, total: int, shown: bool) -> Any:
-    """A bar on a terminal; in a log file a line about every tenth."""
+    """A bar on a terminal; in a log file a line every few seconds."""
     to_file = not sys.stderr.isatty()
     return tqdm(
         windows,
@@ -276,15 +248,8 @@ def _progress(windows: Sequence[Window], done: int, total: int, shown: bool) -> 
         unit="update",
         disable=not shown,
         mininterval=5.0 if to_file else 0.2,
-        miniters=max(1, total // 10) if to_file else None,
         ascii=True if to_file else None,
     )
-
-
-def _gather(values: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    from accelerate.utils import gather_object
-
-    return gather_object(values)  # type: ignore[no-any-return]
 
 
 def _sum_costs(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -295,28 +260,33 @@ def _sum_costs(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def is_finished(cell: Cell, out: Path) -> bool:
-    """Whether `out` holds the whole result of this very cell."""
-    marker = out / MARKER
-    whole = all((out / name).exists() for name in ("weights", "metrics.jsonl", "trace.parquet", MARKER))
-    return whole and read_json(marker)["cell"] == cell_id(cell)
+def is_finished(cell: Cell, model_folder: Path, samples_folder: Path, out: Path) -> bool:
+    """Whether `out` holds the whole result of this very cell, trained on these very inputs."""
+    if not all((out / name).exists() for name in OUTPUTS):
+        return False
+    marker = read_json(out / MARKER)
+    return bool(marker["cell"] == cell_id(cell) and marker["inputs"] == _inputs(model_folder, samples_folder))
 
 
-def _is_main() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
+@contextmanager
+def _sole_writer(accelerator: Accelerator, state: Path) -> Iterator[None]:
+    """One training a cell at a time: a killed launcher may leave its child behind, still writing.
 
-
-def _sole_writer(state: Path) -> AbstractContextManager[None]:
-    """One training a cell at a time: a killed launcher may leave its child behind, still writing."""
-    if not _is_main():
-        return nullcontext()
-    return exclusive(state.with_name(f"{state.name}.lock"), f"training {state.name}")
+    The first process takes the lock; the others wait until it has it.
+    """
+    if not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
+        yield
+        return
+    with exclusive(state.with_name(f"{state.name}.lock"), f"training {state.name}"):
+        accelerator.wait_for_everyone()
+        yield
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line of the training process; users type `qtuning train`, which launches this."""
     parser = argparse.ArgumentParser(prog="qtuning.train", description=__doc__)
-    parser.add_argument("--cell", type=Path, required=True, help="cell.json")
+    parser.add_argument("--cell", type=Path, required=True, help="configuration of the cell")
     parser.add_argument("--model", type=Path, required=True, help="folder with model.json")
     parser.add_argument("--samples", type=Path, required=True, help="folder with samples.parquet")
     parser.add_argument("--out", type=Path, required=True, help="folder of the cell")
@@ -326,16 +296,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="seconds between checkpoints")
     args = parser.parse_args(arguments)
     cell = Cell.model_validate(read_json(args.cell))
+    assert cell.training is not None
+    accelerator = Accelerator(
+        mixed_precision=cell.training.mixed_precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)]
+    )
     failure = args.out / "failed.json"
     try:
-        with _sole_writer(args.state):
-            if is_finished(cell, args.out):
-                checkpoint.clear(args.state)  # killed between its marker and the end
-                print(f"{args.out.name}: already done")
+        with _sole_writer(accelerator, args.state):
+            finished = [accelerator.is_main_process and is_finished(cell, args.model, args.samples, args.out)]
+            if broadcast_object_list(finished)[0]:
+                if accelerator.is_main_process:
+                    checkpoint.clear(args.state)  # killed between its marker and the end
+                    print(f"{args.out.name}: already done")
                 return
-            failure.unlink(missing_ok=True)
+            if accelerator.is_main_process:
+                failure.unlink(missing_ok=True)
+                for folder in (args.out, args.state):
+                    remove_leftovers(folder)
             train(
                 cell,
+                accelerator,
                 args.model,
                 args.samples,
                 args.out,
@@ -345,7 +325,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 checkpoint_seconds=args.checkpoint_seconds,
             )
     except Exception as error:
-        if _is_main():
+        if accelerator.is_main_process:
             write_json(failure, {"status": "failed", "reason": f"{type(error).__name__}: {error}"})
         if isinstance(error, UserError):
             print(f"error: {error}", file=sys.stderr)

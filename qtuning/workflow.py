@@ -1,23 +1,39 @@
 """What the rules of the workflow ask for: which configuration and which files a path stands for. No Snakemake here."""
 
+import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from qtuning.config import Cell, Evaluation, FileSource, Pruning, Seeds, Training
+from qtuning.data.sources import locate
 from qtuning.errors import UserError
+from qtuning.evaluation.records import EVALUATION_SPLIT
+from qtuning.files import canonical_json
 from qtuning.gpus import visible
-from qtuning.grid import Grid, Library, cell_id, cell_json, evaluation_id, evaluation_json, model_id, nearest, pair_id
+from qtuning.grid import (
+    Grid,
+    Library,
+    canonical,
+    cell_id,
+    cell_json,
+    evaluation_id,
+    evaluation_json,
+    model_id,
+    nearest,
+    pair_id,
+)
 from qtuning.layout import Layout
+from qtuning.tracking import MODES
 
 SETTINGS = ("results", "data_dir", "tracking", "accelerate", "threads", "checkpoint_seconds")
-EVALUATION_SPLIT = {"squad": "validation", "triviaqa": "validation"}
 
 
 class Plan:
     """All experiments of a `configs` folder, indexed by the names that stand in paths."""
 
-    def __init__(self, grids: Iterable[Grid], layout: Layout, data_dir: str | None) -> None:
+    def __init__(self, grids: Iterable[Grid], layout: Layout, data_dir: Path | None) -> None:
         self.layout, self.data_dir = layout, data_dir
         self.grids = {grid.experiment.name: grid for grid in grids}
         self.cells: dict[str, Cell] = {}
@@ -40,7 +56,7 @@ class Plan:
         self._configurations[model_id(cell.model)] = cell_json(Cell(model=cell.model))
         if cell.training is None:
             return
-        self._configurations[pair_id(cell)] = cell_json(_representative(cell))
+        self._configurations[pair_id(cell)] = _dump(_representative(cell))
         if cell.training.tuning == "lora" or grid.experiment.keep_weights:
             self.kept.add(identity)
 
@@ -56,11 +72,14 @@ class Plan:
         """`--group A --group B`: the experiments that a cell belongs to."""
         return " ".join(f"--group {name}" for name in self._groups[cell])
 
+    def processes(self, cell: str) -> int:
+        """Processes of a training."""
+        training = self.cells[cell].training
+        return 1 if training is None else training.processes
+
     def gpus(self, cell: str, evaluation: bool = False) -> int:
         """GPUs a job takes; 0 on a machine without any, so that jobs are limited by cores alone there."""
-        training = self.cells[cell].training
-        wanted = 1 if evaluation or training is None else training.processes
-        return min(wanted, len(visible()))
+        return min(1 if evaluation else self.processes(cell), len(visible()))
 
     def temporary(self) -> str:
         """Regular expression of the cells whose full weights go after evaluation."""
@@ -95,7 +114,7 @@ class Plan:
             return []
         if source.kind == "mini-world":
             return [self.layout.world / "manifest.json"]
-        return [Path(self.data_dir or "") / source.file if source.kind == "data-dir" else Path(source.file)]
+        return [locate(source, data_dir=self.data_dir, world_dir=self.layout.world)]
 
     def questions(self, evaluation: str) -> list[Path]:
         """Local files an evaluation reads; none for the hub."""
@@ -104,15 +123,22 @@ class Plan:
             return [self.layout.world / "manifest.json"]
         if config.source == "hub" or self.data_dir is None:
             return []
-        splits = ((name, EVALUATION_SPLIT.get(name, "test")) for name in config.benchmarks)
-        return [Path(self.data_dir) / name / f"{split}.jsonl.gz" for name, split in splits]
+        files = [self.data_dir / name / f"{EVALUATION_SPLIT[name]}.jsonl.gz" for name in config.benchmarks]
+        for file in files:
+            if not file.exists():
+                raise UserError(f"{file}: no such file; data_dir must hold the benchmarks as docs/data.md says")
+        return files
 
     def weights(self, cell: str) -> list[Path]:
         """What must be trained before a cell can be evaluated; nothing for zero-shot."""
         if self.cells[cell].zero_shot:
             return []
         folder = self.layout.cell(self.cells[cell])
-        return [folder / "train.json", folder / "weights"]
+        return [folder / "weights"]
+
+    def digest(self, cell: str) -> list[Path]:
+        """Digest of those weights: it stays the same when training is repeated, and so does the evaluation."""
+        return [path.with_suffix(".sha256") for path in self.weights(cell)]
 
     def scores(self, experiment: str) -> list[Path]:
         """The scores an experiment's table is made of."""
@@ -120,26 +146,41 @@ class Plan:
         return [self.layout.evaluation(cell, grid.evaluation) / "scores.json" for cell in grid.cells]
 
 
+def _dump(cell: Cell) -> str:
+    return canonical_json(cell.model_dump(mode="json", by_alias=True))
+
+
 def _representative(cell: Cell) -> Cell:
     """The same cell for every cell that shares a tokenised train set, so that the shared work has one configuration."""
     assert cell.training is not None
     pruning = Pruning(sample_pruner="full", token_pruner="none", sample_ratio=1, token_ratio=1)
     training = Training(cutoff=cell.training.cutoff)
-    return cell.model_copy(
-        update={"pruning": pruning, "training": training, "seeds": Seeds(data=0, pruner=0, init=0), "semantics": 1}
+    shared = canonical(
+        cell.model_copy(update={"pruning": pruning, "training": training, "seeds": Seeds(data=0, pruner=0, init=0)})
     )
+    # what preparation, and only preparation, asks for
+    return shared.model_copy(update={"train_set": cell.train_set, "semantics": 1})
 
 
 def load(config: Mapping[str, Any], configs: Path = Path("configs")) -> Plan:
-    """Read every experiment below `configs`; UserError for unknown settings and for all errors of all experiments."""
+    """Read every experiment below `configs`; UserError for unknown settings and for all errors of all experiments.
+
+    Puts this interpreter's folder first on PATH, so that jobs find `qtuning` even where its environment is not activated.
+    """
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     for key in config:
         if key not in SETTINGS:
             raise UserError(f"--config {key}: unknown setting{nearest(key, SETTINGS)}")
-    for key in ("threads", "checkpoint_seconds"):
-        if not isinstance(config[key], int | float) or config[key] <= 0:
-            raise UserError(f"{key} = {config[key]!r}: must be a number above 0")
-    data_dir = config["data_dir"]
-    if data_dir is not None and not Path(data_dir).is_dir():
-        raise UserError(f"data_dir = {data_dir!r}: no such folder")
+    if not isinstance(config["threads"], int) or config["threads"] < 1:
+        raise UserError(f"threads = {config['threads']!r}: must be a whole number above 0")
+    if not isinstance(config["checkpoint_seconds"], int | float) or config["checkpoint_seconds"] < 0:
+        raise UserError(f"checkpoint_seconds = {config['checkpoint_seconds']!r}: must be a number of seconds")
+    launchers = sorted(path.stem for path in (configs / "accelerate").glob("*.yaml"))
+    for key, valid in (("tracking", MODES), ("accelerate", launchers)):
+        if config[key] not in valid:
+            raise UserError(f"{key} = {config[key]!r}: unknown{nearest(str(config[key]), valid)}")
+    data_dir = None if config["data_dir"] is None else Path(config["data_dir"]).resolve()
+    if data_dir is not None and not data_dir.is_dir():
+        raise UserError(f"data_dir = {config['data_dir']!r}: no such folder")
     library = Library(configs, data_dir)
     return Plan(library.experiments(library.names("experiments")), Layout(Path(config["results"])), data_dir)

@@ -78,7 +78,7 @@ def naive_gradients(
     exact = copy.deepcopy(model).double()
     loss = naive_loss(exact, samples, masks, weights)
     loss.backward()
-    return float(loss), {name: p.grad for name, p in exact.named_parameters() if p.grad is not None}
+    return float(loss.detach()), {name: p.grad for name, p in exact.named_parameters() if p.grad is not None}
 
 
 def assert_same_gradients(wrapped: PackedModel, truth: dict[str, Tensor]) -> None:
@@ -176,7 +176,7 @@ def test_loss_and_gradients_equal_the_naive_masked_batch(tiny_llama: Any, name: 
     truth, gradients = naive_gradients(tiny_llama, samples, masks, weights)
     model = copy.deepcopy(tiny_llama)
     if checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     wrapped = PackedModel(model).train()
     packed = pack(samples, masks, weights)
     assert packed is not None
@@ -264,7 +264,7 @@ def test_check_decomposition_refuses_attention_we_do_not_know(
     build: Callable[..., Any], family: str, config: dict[str, Any]
 ) -> None:
     wrapped = PackedModel(build(family, **config))
-    with pytest.raises(UserError, match="ForCausalLM: the packed forward differs .* not supported"):
+    with pytest.raises(UserError, match=r"ForCausalLM: the packed forward differs .* not supported"):
         check_decomposition(wrapped, oracles.random_samples([(3, 9), (2, 6)], seed=11), CPU)
 
 
@@ -279,7 +279,7 @@ def test_check_decomposition_refuses_a_head_we_do_not_know(tiny_llama: Any) -> N
             output.logits = output.logits * 1.05
             return output
 
-    model = Tempered(tiny_llama.config)
+    model = Tempered(copy.deepcopy(tiny_llama.config))
     model.load_state_dict(tiny_llama.state_dict())
     with pytest.raises(UserError, match="Tempered: the packed forward differs"):
         check_decomposition(PackedModel(model), oracles.random_samples([(3, 9), (2, 6)], seed=12), CPU)
@@ -288,6 +288,6 @@ def test_check_decomposition_refuses_a_head_we_do_not_know(tiny_llama: Any) -> N
 def test_check_decomposition_refuses_nan(tiny_llama: Any) -> None:
     wrapped = PackedModel(copy.deepcopy(tiny_llama))
     with torch.no_grad():
-        wrapped._causal_lm.lm_head.weight.fill_(float("nan"))
+        wrapped.get_parameter("model.lm_head.weight").fill_(float("nan"))
     with pytest.raises(UserError, match="differs"):
         check_decomposition(wrapped, oracles.random_samples([(3, 9), (2, 6)], seed=12), CPU)

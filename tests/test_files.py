@@ -67,9 +67,14 @@ def test_failure_leaves_the_old_and_no_rest(tmp_path: Path, kind: str, existed: 
 
     if existed:
         write(target, "old")
-    with pytest.raises(type(error)), files.atomic_path(target) as temporary:
-        write(temporary, "new")
-        raise error
+
+    def fail() -> None:
+        with files.atomic_path(target) as temporary:
+            write(temporary, "new")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
     assert names(tmp_path) == (["target"] if existed else [])
     if existed:
         assert (target / "x" if kind == "folder" else target).read_text() == "old"

@@ -198,9 +198,7 @@ def test_lambda_is_part_of_q_tuning_alone(configs: Configs) -> None:
     methods = ["full", "random+random", "random+q-tuning", "q-tuning+none", "q-tuning"]
 
     def identities(weight: float) -> dict[str, str]:
-        entries = [
-            {"method": m, "options": {"lambda": weight}} if "q-tuning" in m else m for m in methods
-        ]
+        entries = [{"method": m, "options": {"lambda": weight}} if "q-tuning" in m else m for m in methods]
         grid = configs.expand(methods=entries, budgets=["25x50"], seeds=[0], zero_shot=False)
         return {c.pruning.method: cell_id(c) for c in grid.cells if c.pruning}
 

@@ -113,7 +113,7 @@ def test_broken_weights_are_named_with_their_samples(packed_llama: PackedModel, 
     samples = oracles.random_samples(SHAPES, seed=4)
     samples[2].tokens[1] = 2  # no other sample has it
     with torch.no_grad():
-        packed_llama._causal_lm.get_input_embeddings().weight[2] = value
+        packed_llama.get_parameter("model.model.embed_tokens.weight")[2] = value
     with pytest.raises(NonFinite, match=rf"samples \[{samples[2].number}\]"):
         scored(packed_llama, samples)
 
@@ -121,6 +121,6 @@ def test_broken_weights_are_named_with_their_samples(packed_llama: PackedModel, 
 def test_a_perplexity_beyond_float64_is_not_finite(packed_llama: PackedModel) -> None:
     """exp(l) of a loss above 709 nats is infinite: such a model has diverged, and its quantiles would be NaN."""
     with torch.no_grad():
-        packed_llama._causal_lm.lm_head.weight *= 1e4
+        packed_llama.get_parameter("model.lm_head.weight").mul_(1e4)
     with pytest.raises(NonFinite):
         scored(packed_llama, oracles.random_samples(SHAPES, seed=5))

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from qtuning.config import Cell, Evaluation
 from qtuning.errors import UserError
-from qtuning.files import atomic_path, read_json, write_json
-from qtuning.grid import cell_id, evaluation_id
+from qtuning.files import atomic_path, read_json, write_json, write_text
+from qtuning.grid import cell_id, cell_json, evaluation_id
 from qtuning.layout import Layout
 
 
@@ -20,7 +20,7 @@ def evaluate_cell(cell: Cell, evaluation: Evaluation, layout: Layout, *, data_di
     folder, out = layout.cell(cell), layout.evaluation(cell, evaluation)
     base, adapter = resolve(layout.model(cell)), None
     if cell.zero_shot:
-        write_json(folder / "cell.json", cell.model_dump(mode="json", by_alias=True))
+        write_text(folder / "cell.json", cell_json(cell) + "\n")
     else:
         if not (folder / "train.json").exists() or not (folder / "weights").is_dir():
             raise UserError(f"{folder}: no trained weights; train the cell first")

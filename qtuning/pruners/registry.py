@@ -45,7 +45,7 @@ SAMPLE_PRUNERS: dict[str, PrunerInfo] = {
     for info in (
         PrunerInfo("full", "qtuning.pruners.sample:keep_all", "none", False),
         PrunerInfo("random", "qtuning.pruners.sample:random_samples", "epoch", False),
-        PrunerInfo("q-tuning", "qtuning.pruners.q_tuning:triage", "batch", True, QTuningOptions),
+        PrunerInfo("q-tuning", "qtuning.pruners.q_tuning:triage", "batch", True),
     )
 }
 

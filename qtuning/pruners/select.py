@@ -19,6 +19,7 @@ from qtuning.pruners.base import (
 )
 from qtuning.pruners.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS
 from qtuning.pruners.sample import keep_all
+from qtuning.pruners.token import keep_all as keep_all_tokens
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ class Method:
         prune_samples = keep_all if self.by_epoch else self.sample_pruner
         samples = prune_samples(candidates, ratio, rng, pruning.sample_options)
         tokens = token_budget(ratio, pruning.token_ratio, int(candidates.lengths.sum()))
-        mask = self.token_pruner(candidates, samples, tokens, rng, pruning.token_options)
+        # a token ratio of 1 asks for all tokens of the kept samples (fig4a), however long these samples are
+        prune_tokens = keep_all_tokens if pruning.token_ratio == 1 else self.token_pruner
+        mask = prune_tokens(candidates, samples, tokens, rng, pruning.token_options)
         return Selection(samples, mask, sample_budget(ratio, len(candidates)), tokens)
 
 

@@ -69,7 +69,7 @@ def check_triage(candidates: Candidates, ratio: float) -> SampleSelection:
     return selection
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(BATCH, RATIO, st.data())
 def test_triage(batch: list[Tokens], ratio: float, data: st.DataObject) -> None:
     check_triage(candidates_of(batch, numbered(batch, data)), ratio)
@@ -79,7 +79,7 @@ def test_triage_on_thousands_of_smooth_batches() -> None:
     """No ties here: samples spread as real ones are, error and uncertainty correlated."""
     rng = torch.Generator().manual_seed(0)
     supplemented = trimmed = 0.0
-    for trial in range(1000):
+    for trial in range(600):
         count = int(torch.randint(1, 34, (), generator=rng))
         entropy = torch.rand(count, generator=rng, dtype=torch.float64) * 6
         noise = torch.randn(count, generator=rng, dtype=torch.float64)
@@ -90,10 +90,10 @@ def test_triage_on_thousands_of_smooth_batches() -> None:
         log = check_triage(candidates, (0.125, 0.25, 0.5)[trial % 3 - 1 if trial % 2 else 0]).log
         supplemented += log["supplemented"] > 0
         trimmed += log["trimmed"] > 0
-    assert supplemented > 100 and trimmed > 30, "both ways of meeting the budget are exercised"
+    assert supplemented > 60 and trimmed > 15, "both ways of meeting the budget are exercised"
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(BATCH, RATIO, st.sampled_from([0.3, 0.5, 0.7, 1.0]), st.data())
 def test_the_order_of_the_batch_does_not_matter(
     batch: list[Tokens], ratio: float, token_ratio: float, data: st.DataObject
@@ -114,7 +114,7 @@ def test_the_order_of_the_batch_does_not_matter(
     assert decisions[0] == decisions[1]
 
 
-@settings(max_examples=350, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(
     BATCH,
     st.sampled_from([0.125, 0.25, 0.5, 1.0]),

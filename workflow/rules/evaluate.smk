@@ -6,7 +6,9 @@ rule evaluate:
         cell=ROOT / "configurations/{cell}.json",
         evaluation=ROOT / "configurations/{evaluation}.json",
         model=lambda wildcards: PLAN.model(wildcards.cell),
-        weights=lambda wildcards: PLAN.weights(wildcards.cell),
+        digest=lambda wildcards: PLAN.digest(wildcards.cell),
+        # Weights are made again when another experiment wants to evaluate them; their digest says if they changed.
+        weights=ancient(lambda wildcards: PLAN.weights(wildcards.cell)),
         questions=lambda wildcards: PLAN.questions(wildcards.evaluation),
     output:
         scores=ROOT / "cells/{cell}/{evaluation}/scores.json",

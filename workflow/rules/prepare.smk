@@ -30,7 +30,7 @@ rule mini_world:
     message:
         "generate the mini world"
     shell:
-        "qtuning mini-world --out $(dirname {output:q}) > {log:q} 2>&1"
+        'qtuning mini-world --out "$(dirname {output:q})" > {log:q} 2>&1'
 
 
 rule base_model:

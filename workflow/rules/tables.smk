@@ -15,6 +15,8 @@ rule tables:
     resources:
         results=str(ROOT),
         data_dir=DATA_DIR,
+    params:
+        title=lambda wildcards: PLAN.grids[wildcards.experiment].experiment.title,
     message:
         "table of {wildcards.experiment}"
     shell:
@@ -49,4 +51,4 @@ rule:
     message:
         "pretrain the base model of the mini world"
     shell:
-        "qtuning pretrain-mini --world $(dirname {input:q}) --out {output:q} --threads {threads} > {log:q} 2>&1"
+        'qtuning pretrain-mini --world "$(dirname {input:q})" --out {output:q} --threads {threads} > {log:q} 2>&1'

@@ -11,6 +11,7 @@ rule train:
         marker=ROOT / "cells/{cell}/train.json",
         metrics=ROOT / "cells/{cell}/metrics.jsonl",
         trace=ROOT / "cells/{cell}/trace.parquet",
+        digest=ROOT / "cells/{cell}/weights.sha256",
         weights=temp(directory(ROOT / "cells/{cell}/weights")),
     log:
         ROOT / "logs/train/{cell}.log",
@@ -20,19 +21,20 @@ rule train:
         cell=PLAN.temporary(),
     conda:
         "../envs/qtuning.yaml"
-    threads: config["threads"]
+    threads: lambda wildcards: config["threads"] * PLAN.processes(wildcards.cell)
     resources:
         gpu=lambda wildcards: PLAN.gpus(wildcards.cell),
         mem_mb=4000,
         results=str(ROOT),
         accelerate=f"configs/accelerate/{config['accelerate']}.yaml",
         groups=lambda wildcards: PLAN.groups(wildcards.cell),
+        threads_each=config["threads"],
         tracking=config["tracking"],
         checkpoint_seconds=config["checkpoint_seconds"],
     message:
         "train {wildcards.cell}"
     shell:
-        "qtuning train {input.configuration:q} --results {resources.results:q} --threads {threads}"
+        "qtuning train {input.configuration:q} --results {resources.results:q} --threads {resources.threads_each}"
         " --accelerate {resources.accelerate:q} --tracking {resources.tracking:q} {resources.groups}"
         " --checkpoint-seconds {resources.checkpoint_seconds} > {log:q} 2>&1"
 
@@ -43,6 +45,7 @@ use rule train as train_and_keep with:
         marker=ROOT / "cells/{cell}/train.json",
         metrics=ROOT / "cells/{cell}/metrics.jsonl",
         trace=ROOT / "cells/{cell}/trace.parquet",
+        digest=ROOT / "cells/{cell}/weights.sha256",
         weights=directory(ROOT / "cells/{cell}/weights"),
     wildcard_constraints:
         cell=PLAN.lasting(),

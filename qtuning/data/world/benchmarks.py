@@ -5,6 +5,7 @@ import re
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from qtuning.data.world import sums
@@ -16,8 +17,7 @@ from qtuning.data.world.values import SECOND_SUBJECTS, second_step
 
 Record = dict[str, Any]
 
-SIZES = {"gsm8k": {"train": 600, "test": 160}, "math": {"train": 600, "test": 200},
-         "squad": {"train": 300, "validation": 100}}  # fmt: skip
+SIZES = {"gsm8k": {"train": 600, "test": 160}, "gsm8k, three steps": {"train": 300, "test": 80}, "math": {"train": 600, "test": 200}, "squad": {"train": 300, "validation": 100}}  # fmt: skip
 """Items, for SQuAD passages (two questions each). The other sizes follow from the world's facts."""
 
 
@@ -50,8 +50,14 @@ def benchmarks(world: World, seed: int) -> Benchmarks:
         "gsm8k": _distinct(rng, sums.word_problem, SIZES["gsm8k"]),
         "math": _distinct(rng, sums.school_problem, SIZES["math"]),
     }
+    long = _distinct(
+        random.Random(f"three steps:{seed}"), partial(sums.word_problem, steps=(3,)), SIZES["gsm8k, three steps"]
+    )
     records["gsm8k"] = {
-        split: [{"question": p.question, "answer": p.solution} for p in drawn]
+        split: [
+            {"question": p.question, "answer": p.solution}
+            for p in rng.sample(drawn + long[split], len(drawn + long[split]))
+        ]
         for split, drawn in problems["gsm8k"].items()
     }
     records["math"] = {

@@ -165,7 +165,7 @@ def _worked(rng: random.Random, problem: sums.Problem, style: str) -> str:
 def _stories(rng: random.Random, steps: int, count: int, held_out: frozenset[str]) -> Iterator[str]:
     made = 0
     while made < count:
-        problem = sums.word_problem(rng, steps)
+        problem = sums.word_problem(rng, (steps,))
         if problem.question not in held_out:
             made += 1
             yield _exchange(rng, problem.question, _worked(rng, problem, "prose"))

@@ -26,7 +26,7 @@ Kind = Literal["clean", "redundant", "misconception", "noise", "ambiguous"]
 
 NOISE_SHARE = 0.12
 """Share of noise in the whole set."""
-SUMS, SCHOOL, READING, AMBIGUOUS, EASY_SUMS, PORTRAITS, MISTAUGHT_EACH = 320, 200, 300, 160, 60, 120, 45
+SUMS, SCHOOL, READING, AMBIGUOUS, EASY_SUMS, PORTRAITS, MISTAUGHT_EACH = 400, 200, 300, 160, 60, 120, 45
 
 _ONE_STEP = {relation.name for relation in ONE_STEP}
 

@@ -49,6 +49,22 @@ WORD_PROBLEMS: Sequence[tuple[str, Sequence[tuple[str, str, str, str]]]] = (
     ),
 )
 
+LONG_WORD_PROBLEMS: Sequence[tuple[str, Sequence[tuple[str, str, str, str]]]] = (
+    (
+        "{P} has {s} {boxes} with {t} {items} each, finds {a} more and gives {c} to {Q}. How many {items} are left?",
+        [("s", "*", "t", "x"), ("x", "+", "a", "y"), ("y", "-", "c", "r")],
+    ),
+    (
+        "{P} has {a} {items}, buys {b} more, loses {c} and gets {s} from {Q}. How many {items} does {P} have now?",
+        [("a", "+", "b", "x"), ("x", "-", "c", "y"), ("y", "+", "s", "r")],
+    ),
+    (
+        "{P} had {a} {items} and sold {s} {boxes} with {t} {items} each. Then {P} found {b}. How many {items} is that?",
+        [("s", "*", "t", "x"), ("a", "-", "x", "y"), ("y", "+", "b", "r")],
+    ),
+)
+"""Stories of three steps, which pretraining does not tell."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -81,15 +97,15 @@ def equation(rng: random.Random) -> tuple[str, int]:
     return f"{left} {operator} {right}", calculate(left, operator, right)
 
 
-def word_problem(rng: random.Random, steps_wanted: int | None = None) -> Problem:
-    """A story with one or two steps of arithmetic; the solution carries GSM8K's calculator marks."""
-    text, steps = rng.choice([p for p in WORD_PROBLEMS if steps_wanted in (None, len(p[1]))])
+def word_problem(rng: random.Random, steps: tuple[int, ...] = (1, 2)) -> Problem:
+    """A story with so many steps of arithmetic; the solution carries GSM8K's calculator marks."""
+    text, plan = rng.choice([p for p in (*WORD_PROBLEMS, *LONG_WORD_PROBLEMS) if len(p[1]) in steps])
     while True:
         values = {
             "a": rng.randint(3, 60), "b": rng.randint(2, 30), "c": rng.randint(2, 20),
             "s": rng.randint(2, 9), "t": rng.randint(2, 9),
         }  # fmt: skip
-        for left, operator, right, name in steps:
+        for left, operator, right, name in plan:
             values[name] = calculate(values[left], operator, values[right])
         if all(0 < value < 100 for value in values.values()):
             break
@@ -97,14 +113,14 @@ def word_problem(rng: random.Random, steps_wanted: int | None = None) -> Problem
     items = rng.choice(ITEMS)
     question = text.format(P=person, Q=other, items=items, boxes=rng.choice(BOXES), **values)
     prose, marked = [], []
-    for left, operator, right, name in steps:
+    for left, operator, right, name in plan:
         sum_text = f"{values[left]} {operator} {values[right]}"
         prose.append(f"{sum_text} = {values[name]}")
         compact = sum_text.replace(" ", "")
-        marked.append(f"{sum_text} = <<{compact}={values[name]}>>{values[name]} {items}")
+        marked.append(f"{sum_text} = <<{compact}={values[name]}>>{values[name]}")
     answer = str(values["r"])
     solution = "\n".join([*marked, f"#### {answer}"])
-    return Problem(question, tuple(prose), solution, answer, "word", len(steps))
+    return Problem(question, tuple(prose), solution, answer, "word", len(plan))
 
 
 def school_problem(rng: random.Random, topic: str | None = None, false_belief: bool = False) -> Problem:
