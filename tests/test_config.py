@@ -15,7 +15,13 @@ PRUNING: dict[str, Any] = {"sample_pruner": "random", "token_pruner": "none", "s
 
 @pytest.mark.parametrize(
     ("text", "samples", "tokens"),
-    [("25x50", 0.25, 0.5), ("12.5x70", 0.125, 0.7), (" 0.78125 x 50 ", 0.0078125, 0.5), ("100x100", 1.0, 1.0)],
+    [
+        ("25x50", 0.25, 0.5),
+        ("12.5x70", 0.125, 0.7),
+        ("33.3x100", 0.333, 1.0),
+        (" 0.78125 x 50 ", 0.0078125, 0.5),
+        ("100x100", 1.0, 1.0),
+    ],
 )
 def test_budgets(text: str, samples: float, tokens: float) -> None:
     ratios = Ratios.model_validate(parse_budget(text))
@@ -25,7 +31,9 @@ def test_budgets(text: str, samples: float, tokens: float) -> None:
     assert pruning.budget == "x".join(part.strip() for part in text.split("x"))
 
 
-@pytest.mark.parametrize("text", ["", "25", "25x", "x50", "25:50", "-25x50", "25x50x3", "a x b", 80, 0.5])
+@pytest.mark.parametrize(
+    "text", ["", "25", "25x", "x50", "25:50", "-25x50", "25x50x3", "a x b", "2.5.0x50", ".x50", 80, 0.5]
+)
 def test_what_is_no_budget(text: Any) -> None:
     with pytest.raises(ValueError, match="is no budget"):
         parse_budget(text)

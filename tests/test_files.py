@@ -100,6 +100,16 @@ def test_kill_leaves_the_old(tmp_path: Path) -> None:
     assert all(name.startswith(".") and name.endswith(".tmp") for name in names(tmp_path) if name != "target")
 
 
+def test_leftovers_of_the_killed_are_removed(tmp_path: Path) -> None:
+    (tmp_path / ".x.0a1b2c3d.tmp").write_text("half")
+    (tmp_path / ".y.0a1b2c3d.old").mkdir()
+    (tmp_path / ".y.0a1b2c3d.old" / "z").write_text("old")
+    for name in ("x", ".hidden", "notes.tmp"):
+        (tmp_path / name).write_text("mine")
+    files.remove_leftovers(tmp_path)
+    assert names(tmp_path) == [".hidden", "notes.tmp", "x"]
+
+
 def test_json_round_trip_and_what_is_no_json(tmp_path: Path) -> None:
     target = tmp_path / "x.json"
     files.write_json(target, {"b": [1, 0.1, None], "a": "Zürich"})

@@ -1,5 +1,6 @@
 """Experiments to cells: identities, shared work, and messages for whoever wrote the YAML."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import yaml
 
 from qtuning.config import Cell, Evaluation
 from qtuning.errors import UserError
-from qtuning.files import canonical_json
+from qtuning.files import canonical_json, short_hash
 from qtuning.grid import (
     Grid,
     Library,
@@ -54,7 +55,7 @@ class Configs:
     def model(self, name: str, source: dict[str, Any], **settings: Any) -> None:
         self.write(f"models/{name}", {"label": name, "source": source, "parameters": 10} | settings)
 
-    def expand(self, name: str = "e", data_dir: str | None = None, **changes: Any) -> Grid:
+    def expand(self, name: str = "e", data_dir: Path | None = None, **changes: Any) -> Grid:
         self.write(f"experiments/{name}", EXPERIMENT | changes)
         return Library(self.folder, data_dir).experiments([name])[0]
 
@@ -90,9 +91,9 @@ def cell_with(**changes: Any) -> Cell:
 
 def test_identities_are_pinned() -> None:
     """If this fails, every finished cell of every user is trained again: on purpose only (then raise `semantics`)."""
-    assert cell_id(cell_with()) == "m-t-q-tuning-25x50-s0-caed8791"
+    assert cell_id(cell_with()) == "m-t-q-tuning-25x50-s0-b35ace82"
     zero = Cell.model_validate({"model": cell_with().model.model_dump()})
-    assert cell_id(zero) == "m-zero-shot-ceeb9edf"
+    assert cell_id(zero) == "m-zero-shot-719e4d2e"
     assert evaluation_id(Evaluation(benchmarks=("gsm8k",))) == "evaluation-49dfae2b"
 
 
@@ -122,7 +123,10 @@ def test_everything_that_sets_the_weights_sets_the_identity() -> None:
         {"training": {"lora": {"r": 16}}},
         {"seeds": {"data": 0, "pruner": 1, "init": 0}},
         {"seeds": {"data": 0, "pruner": 0, "init": 1}},
-        {"train_set": base.train_set.model_dump() | {"bad_rows": 0.5}},  # type: ignore[union-attr]
+        {"training": {"dtype": "bfloat16"}},
+        {"training": {"tuning": "full"}},
+        {"train_set": base.train_set.model_dump() | {"format": "chat"}},  # type: ignore[union-attr]
+        {"model": base.model.model_dump() | {"lora_targets": ["q_proj"]}},
         {"model": base.model.model_dump() | {"template": "chat"}},
         {"pruning": base.pruning.model_dump() | {"token_options": {"lambda": 0.3}}},  # type: ignore[union-attr]
     ]
@@ -132,10 +136,31 @@ def test_everything_that_sets_the_weights_sets_the_identity() -> None:
         seen.add(identity)
 
 
+def test_what_cannot_change_the_weights_does_not_change_the_identity() -> None:
+    base = cell_with()
+    model, train_set = base.model.model_dump(), base.train_set.model_dump()  # type: ignore[union-attr]
+    for change in (
+        {"model": model | {"label": "Another", "parameters": 11}},
+        {"train_set": train_set | {"label": "Another", "bad_rows": 0.5, "local": "x.jsonl"}},
+        {"training": {"dtype": "float32"}},  # the model's own, said aloud
+    ):
+        assert cell_id(cell_with(**change)) == cell_id(base)  # type: ignore[arg-type]
+    full = cell_with(training={"tuning": "full"})
+    assert cell_id(cell_with(training={"tuning": "full", "lora": {"r": 64}})) == cell_id(full)
+    # full fine-tuning is in float32 whatever the base model's own dtype
+    assert cell_id(cell_with(training={"tuning": "full"}, model=model | {"dtype": "bfloat16"})) == cell_id(full)
+    assert cell_id(cell_with(model=model | {"dtype": "bfloat16"})) != cell_id(base)
+    untrained = [Cell.model_validate({"model": model | change}) for change in ({}, {"template": "chat", "label": "X"})]
+    assert cell_id(untrained[0]) == cell_id(untrained[1])
+
+
 def test_cell_json_is_canonical() -> None:
     cell = cell_with()
-    assert Cell.model_validate_json(cell_json(cell)) == cell
-    assert cell_json(cell) == canonical_json(cell.model_dump(mode="json", by_alias=True))
+    stored = Cell.model_validate_json(cell_json(cell))
+    assert (cell_json(stored), cell_id(stored)) == (cell_json(cell), cell_id(cell))
+    assert cell_id(cell).endswith(short_hash(json.loads(cell_json(cell))))
+    assert cell_json(cell) == canonical_json(json.loads(cell_json(cell)))
+    assert (stored.pruning, stored.seeds) == (cell.pruning, cell.seeds)
     evaluation = Evaluation(benchmarks=("gsm8k", "math"), limit=3)
     assert Evaluation.model_validate_json(evaluation_json(evaluation)) == evaluation
 
@@ -186,7 +211,7 @@ def test_equal_cells_of_two_experiments_are_one(configs: Configs) -> None:
     shared = first.keys() & second.keys()
     # zero-shot, full at seed 1, and Q-Tuning at 50x70 and seed 1, whose lambda is the default in one of them
     assert len(shared) == 3
-    assert all(first[identity] == second[identity] for identity in shared)
+    assert all(cell_json(first[identity]) == cell_json(second[identity]) for identity in shared)
 
 
 def test_a_method_said_twice_is_trained_once(configs: Configs) -> None:
@@ -195,21 +220,21 @@ def test_a_method_said_twice_is_trained_once(configs: Configs) -> None:
 
 
 def test_lambda_is_part_of_q_tuning_alone(configs: Configs) -> None:
-    methods = ["full", "random+random", "random+q-tuning", "q-tuning+none", "q-tuning"]
+    methods = ["full", "random+random", "q-tuning+none", "random+q-tuning", "q-tuning"]
 
     def identities(weight: float) -> dict[str, str]:
-        entries = [{"method": m, "options": {"lambda": weight}} if "q-tuning" in m else m for m in methods]
+        entries = [{"method": m, "options": {"lambda": weight}} if m.endswith("q-tuning") else m for m in methods]
         grid = configs.expand(methods=entries, budgets=["25x50"], seeds=[0], zero_shot=False)
         return {c.pruning.method: cell_id(c) for c in grid.cells if c.pruning}
 
     low, high = identities(0.3), identities(0.7)
-    assert low.keys() == high.keys() == {"full", "random+random", "random+q-tuning", "q-tuning+none", "q-tuning"}
+    assert low.keys() == high.keys() == set(methods)
     for method in methods:
-        assert (low[method] == high[method]) == ("q-tuning" not in method), method
+        assert (low[method] == high[method]) == (not method.endswith("q-tuning")), method
 
 
 def test_data_dir_replaces_the_hub(configs: Configs) -> None:
-    grid, local = configs.expand(), configs.expand(data_dir="/data")
+    grid, local = configs.expand(), configs.expand(data_dir=Path("/data"))
     assert {c.train_set.source.kind for c in grid.cells if c.train_set} == {"hub"}
     sources = {(c.train_set.source.kind, c.train_set.source.file) for c in local.cells if c.train_set}  # type: ignore[union-attr]
     assert sources == {("data-dir", "t/train.jsonl")}
@@ -231,7 +256,8 @@ def test_shared_stages(configs: Configs) -> None:
 
 
 def test_every_error_of_every_file_at_once(configs: Configs) -> None:
-    model = configs.write("models/broken", {"label": "B", "source": {"kind": "hub", "id": "a/b", "revison": "x"}})
+    source = {"kind": "hub", "id": "a/b", "revison": "x"}
+    model = configs.write("models/broken", {"source": source, "parameters": -1, "dtype": "float16"})
     experiment = configs.write(
         "experiments/e",
         EXPERIMENT
@@ -256,7 +282,7 @@ def test_every_error_of_every_file_at_once(configs: Configs) -> None:
     configs.write("experiments/f", {key: value for key, value in EXPERIMENT.items() if key not in ("title", "seeds")})
     found = configs.complaints("e", "f", "g")
     rest = list(found)
-    for file, key, *parts in [
+    expected: list[tuple[Any, ...]] = [
         (experiment, "methods.5.metod", "unknown key; did you mean method?"),
         (experiment, "methods.5.method", "required, but not given"),
         (experiment, "budgets.1.token_ratio", "1.5", "less than or equal to 1"),
@@ -273,7 +299,8 @@ def test_every_error_of_every_file_at_once(configs: Configs) -> None:
         (experiment, "sedes", "unknown key; did you mean seeds?"),
         (experiment, "models", "'mm'", "unknown; did you mean m?"),
         (model, "source.revison", "unknown key; did you mean revision?"),
-        (model, "parameters", "required, but not given"),
+        (model, "parameters", "-1", "greater than 0"),
+        (model, "dtype", "'float16'", "'float32' or 'bfloat16'"),
         (experiment, "train_sets", "'s'", "(valid: t)"),
         (experiment, "evaluation.benchmarks", "'gsm8'", "unknown; did you mean gsm8k?", "arc_easy"),
         (experiment, "methods", "'ful'", "unknown method; did you mean full?", "q-tuning"),
@@ -285,7 +312,8 @@ def test_every_error_of_every_file_at_once(configs: Configs) -> None:
         (experiment, "methods", "full: options.lambda", "unknown key"),
         (configs.folder / "experiments/f.yaml", "title", "required"),
         (configs.folder / "experiments/f.yaml", "seeds", "required"),
-    ]:
+    ]
+    for file, key, *parts in expected:
         hits = [line for line in rest if line.startswith(f"{file}: {key}") and all(part in line for part in parts)]
         assert hits, (file, key, parts, rest)
         rest.remove(hits[0])
@@ -335,6 +363,13 @@ def test_one_wrong_value(configs: Configs, changes: dict[str, Any], message: str
     path = configs.write("experiments/e", EXPERIMENT | changes)
     (line,) = configs.complaints()
     assert line.startswith(f"{path}: {message}")
+
+
+@pytest.mark.parametrize("name", ["all", "train", "tables"])
+def test_an_experiment_cannot_be_called_like_a_rule(configs: Configs, name: str) -> None:
+    configs.write(f"experiments/{name}", EXPERIMENT)
+    (line,) = configs.complaints(name)
+    assert name in line and "is the name of a rule; rename the file" in line
 
 
 def test_nearest() -> None:

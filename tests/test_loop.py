@@ -45,14 +45,12 @@ METHODS = {"full": ("full", "none"), "random": ("random", "random"), "q-tuning":
 
 def cell_of(method: str, budget: tuple[float, float] = (1.0, 1.0), seed: int = 0, **training: Any) -> Cell:
     sample, token = METHODS[method]
-    options = {"lambda": 0.5} if method == "q-tuning" else {}
     pruning = Pruning(
         sample_pruner=sample,
         token_pruner=token,
         sample_ratio=budget[0],
         token_ratio=budget[1],
-        sample_options=options,
-        token_options=options,
+        token_options={"lambda": 0.5} if method == "q-tuning" else {},
     )
     return Cell.model_validate(
         {

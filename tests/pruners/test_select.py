@@ -13,14 +13,12 @@ LENGTHS = [4, 1, 9, 6, 3, 3, 12, 2]
 
 
 def pruning_of(sample: str, token: str, sample_ratio: float = 0.25, token_ratio: float = 0.5) -> Pruning:
-    options = {"lambda": 0.5}
     return Pruning(
         sample_pruner=sample,
         token_pruner=token,
         sample_ratio=sample_ratio,
         token_ratio=token_ratio,
-        sample_options=options if sample == "q-tuning" else {},
-        token_options=options if token == "q-tuning" else {},
+        token_options={"lambda": 0.5} if token == "q-tuning" else {},
     )
 
 
@@ -91,6 +89,15 @@ def test_q_tuning_keeps_its_budget(batch: Candidates, ratios: tuple[float, float
     whole = [bool(part.all()) for part in tokens]
     assert all(w or role == PRUNABLE for w, k, role in zip(whole, kept, selection.samples.role, strict=True) if k)
     assert not any(part.any() for part, k in zip(tokens, kept, strict=True) if not k)
+
+
+def test_all_tokens_means_all_tokens_of_the_kept_samples(batch: Candidates) -> None:
+    """Figure 4(a): at a token ratio of 1 nothing is cut, though the kept samples may be longer than their share."""
+    for sample in range(8):  # whichever it is that is kept, it is whole
+        rng = generator(sample)
+        for method in ("q-tuning", "random"):
+            selection = method_of(pruning_of(method, method, 0.125, 1.0), matched_updates=True).select(batch, rng)
+            assert torch.equal(selection.tokens, selection.samples.kept[batch.owner])
 
 
 def test_full_samples_with_q_tuning_tokens(batch: Candidates) -> None:

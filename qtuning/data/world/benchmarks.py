@@ -17,7 +17,12 @@ from qtuning.data.world.values import SECOND_SUBJECTS, second_step
 
 Record = dict[str, Any]
 
-SIZES = {"gsm8k": {"train": 600, "test": 160}, "gsm8k, three steps": {"train": 300, "test": 80}, "math": {"train": 600, "test": 200}, "squad": {"train": 300, "validation": 100}}  # fmt: skip
+SIZES = {
+    "gsm8k": {"train": 600, "test": 160},
+    "gsm8k, three steps": {"train": 300, "test": 80},
+    "math": {"train": 600, "test": 200},
+    "squad": {"train": 300, "validation": 100},
+}
 """Items, for SQuAD passages (two questions each). The other sizes follow from the world's facts."""
 
 
@@ -45,6 +50,7 @@ def benchmarks(world: World, seed: int) -> Benchmarks:
             "validation": _triviaqa(rng, [f for f in closed if f.side != "train"], "validation"),
         },
         "squad": _squad(rng, world, SIZES["squad"]),
+        "gsm8k": {},
     }
     problems = {
         "gsm8k": _distinct(rng, sums.word_problem, SIZES["gsm8k"]),
@@ -53,13 +59,10 @@ def benchmarks(world: World, seed: int) -> Benchmarks:
     long = _distinct(
         random.Random(f"three steps:{seed}"), partial(sums.word_problem, steps=(3,)), SIZES["gsm8k, three steps"]
     )
-    records["gsm8k"] = {
-        split: [
-            {"question": p.question, "answer": p.solution}
-            for p in rng.sample(drawn + long[split], len(drawn + long[split]))
-        ]
-        for split, drawn in problems["gsm8k"].items()
-    }
+    for split, drawn in problems["gsm8k"].items():
+        both = drawn + long[split]
+        rng.shuffle(both)
+        records["gsm8k"][split] = [{"question": p.question, "answer": p.solution} for p in both]
     records["math"] = {
         split: [
             {"problem": p.question, "level": f"Level {p.level}", "type": p.topic, "solution": p.solution} for p in drawn

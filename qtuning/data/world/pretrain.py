@@ -1,4 +1,4 @@
-"""Train the mini world's tokenizer and base model from nothing."""
+"""Train the mini world's base model, and if wanted its tokenizer, from nothing."""
 
 import gzip
 import json
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+SHIPPED = Path(__file__).parents[2] / "assets" / "mini"
+"""Folder of the shipped base model."""
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 _SFT_WEIGHT = 8
 """Copies of the fine-tuning texts in the tokenizer's training text, so that their marks become tokens."""
@@ -47,20 +49,33 @@ class Recipe:
     max_updates: int | None = None
 
 
-def pretrain(world_dir: Path, out_dir: Path, *, threads: int = 1, recipe: Recipe | None = None) -> None:
-    """Train tokenizer and base model on the world in `world_dir`; write them to `out_dir` (whole or not at all).
+def pretrain(
+    world_dir: Path,
+    out_dir: Path,
+    *,
+    threads: int = 1,
+    recipe: Recipe | None = None,
+    new_tokenizer: bool = False,
+) -> None:
+    """Train the base model on the world in `world_dir`; write it to `out_dir` (whole or not at all).
 
-    Equal inputs and `threads` on one machine give equal weights. Writes what `transformers` loads, `training_log.jsonl`
-    (loss every 20 updates) and `recipe.json` (recipe, tokens, digest of the world).
+    The tokenizer is the shipped one, so that the weights depend on the corpus alone; `new_tokenizer` trains one on this
+    world's texts. Equal inputs and `threads` on one machine give equal weights. Writes what `transformers` loads,
+    `training_log.jsonl` (loss every 20 updates) and `recipe.json` (recipe, tokens, digest of the corpus).
     """
     import torch
+    from transformers import PreTrainedTokenizerFast
 
     recipe = recipe or Recipe()
     torch.set_num_threads(threads)
     torch.manual_seed(recipe.seed)
     texts = _texts(world_dir)
     manifest = read_json(world_dir / "manifest.json")
-    tokenizer = train_tokenizer([*texts, *_SFT_WEIGHT * _sft_texts(world_dir)], recipe.vocabulary)
+    tokenizer: PreTrainedTokenizerFast
+    if new_tokenizer:
+        tokenizer = train_tokenizer([*texts, *_SFT_WEIGHT * _sft_texts(world_dir)], recipe.vocabulary)
+    else:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(SHIPPED)
     model = build_model(recipe, tokenizer)
     blocks = pack(texts, tokenizer, recipe)
     with atomic_path(out_dir) as folder:
@@ -74,9 +89,10 @@ def pretrain(world_dir: Path, out_dir: Path, *, threads: int = 1, recipe: Recipe
         facts = {
             "recipe": asdict(recipe),
             "world_seed": manifest["seed"],
-            "world_sha256": manifest["sha256"],
+            "pretrain_sha256": manifest["files"]["pretrain/train.jsonl.gz"]["sha256"],
             "parameters": sum(p.numel() for p in model.parameters()),
             "tokens_per_epoch": blocks.numel(),
+            "threads": threads,
         }
         write_json(folder / "recipe.json", facts)
 

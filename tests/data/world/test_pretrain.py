@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from qtuning.data.world.pretrain import Recipe, pretrain, train_tokenizer
+
+from qtuning.data.world.pretrain import SHIPPED, Recipe, pretrain, train_tokenizer
 from qtuning.errors import UserError
-from qtuning.files import file_digest
+from qtuning.files import file_digest, read_json
 
 SMALL = Recipe(vocabulary=400, hidden=32, layers=1, heads=2, intermediate=64, context=64, batch=4, max_updates=60)
 
@@ -29,7 +30,7 @@ def small_world(world_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_same_weights_twice_and_falling_loss(small_world: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        pretrain(small_world, tmp_path / name, threads=1, recipe=SMALL)
+        pretrain(small_world, tmp_path / name, threads=1, recipe=SMALL, new_tokenizer=True)
     for file in ("model.safetensors", "tokenizer.json", "config.json"):
         assert file_digest(tmp_path / "a" / file) == file_digest(tmp_path / "b" / file), file
     losses = [json.loads(line)["loss"] for line in (tmp_path / "a" / "training_log.jsonl").read_text().splitlines()]
@@ -40,13 +41,13 @@ def test_same_weights_twice_and_falling_loss(small_world: Path, tmp_path: Path) 
 def test_another_seed_gives_other_weights(small_world: Path, tmp_path: Path) -> None:
     for seed in (1, 2):
         recipe = Recipe(**{**SMALL.__dict__, "seed": seed, "max_updates": 1})
-        pretrain(small_world, tmp_path / str(seed), threads=1, recipe=recipe)
+        pretrain(small_world, tmp_path / str(seed), threads=1, recipe=recipe, new_tokenizer=True)
     assert file_digest(tmp_path / "1" / "model.safetensors") != file_digest(tmp_path / "2" / "model.safetensors")
 
 
 def test_missing_world_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="generate the mini world"):
-        pretrain(tmp_path / "nowhere", tmp_path / "out", threads=1, recipe=SMALL)
+        pretrain(tmp_path / "nowhere", tmp_path / "out", threads=1, recipe=SMALL, new_tokenizer=True)
     assert not (tmp_path / "out").exists()
 
 
@@ -54,3 +55,17 @@ def test_tokenizer_merges_do_not_depend_on_chance() -> None:
     texts = ["the velk lives in the bay", "12 + 7 = <<12+7=19>>19", "the bay is wide"] * 3
     first, second = (train_tokenizer(texts, 300).backend_tokenizer.to_str() for _ in range(2))
     assert first == second
+
+
+@pytest.mark.slow
+def test_the_shipped_run_begins_like_this_code(world_dir: Path, tmp_path: Path) -> None:
+    """The first logged losses of the shipped model come out again: same corpus, tokenizer, recipe and code.
+
+    The schedule of the first 100 updates (warm-up) depends on the length of the whole run, which `warmup` makes up for.
+    """
+    shipped = [json.loads(line) for line in (SHIPPED / "training_log.jsonl").read_text().splitlines()]
+    total = 2 * (read_json(SHIPPED / "recipe.json")["tokens_per_epoch"] // (256 * Recipe().batch))
+    recipe = Recipe(max_updates=100, warmup=Recipe().warmup * total / 100, decay=0)
+    pretrain(world_dir, tmp_path / "begun", threads=1, recipe=recipe)
+    again = [json.loads(line) for line in (tmp_path / "begun" / "training_log.jsonl").read_text().splitlines()]
+    assert [entry["loss"] for entry in again] == pytest.approx([entry["loss"] for entry in shipped[:5]], abs=0.05)

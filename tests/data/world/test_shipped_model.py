@@ -32,11 +32,13 @@ def test_size(model: Any) -> None:
 
 
 def test_card_and_generator_agree(world_dir: Path) -> None:
-    digest = json.loads((world_dir / "manifest.json").read_text())["sha256"]
+    """The card names the digest of the corpus behind the weights and of the world behind its scores: today's, both."""
+    manifest = json.loads((world_dir / "manifest.json").read_text())
     recipe = json.loads((MINI / "recipe.json").read_text())
     card = (MINI / "README.md").read_text(encoding="utf-8")
-    assert recipe["world_sha256"] == digest
-    assert re.findall(r"\b[0-9a-f]{64}\b", card) == [digest]
+    corpus = manifest["files"]["pretrain/train.jsonl.gz"]["sha256"]
+    assert recipe["pretrain_sha256"] == corpus
+    assert re.findall(r"\b[0-9a-f]{64}\b", card) == [corpus, manifest["sha256"]]
 
 
 def test_tokenizer_gives_every_text_back(tokenizer: Any, rows: Any) -> None:
