@@ -1,20 +1,17 @@
 """Experiments (YAML) -> cells and evaluations. All errors of all files are reported at once."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
-import yaml
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from qtuning.config import (
     Cell,
     Evaluation,
     Experiment,
     FileSource,
-    Lora,
     Method,
     MethodEntry,
     Model,
@@ -23,7 +20,8 @@ from qtuning.config import (
     TrainSet,
 )
 from qtuning.errors import UserError
-from qtuning.files import canonical_json, short_hash
+from qtuning.explain import explain, nearest, read_yaml
+from qtuning.identity import cell_json
 from qtuning.pruners.registry import NAMED_METHODS, SAMPLE_PRUNERS, TOKEN_PRUNERS, PrunerInfo
 
 Entry = TypeVar("Entry", Model, TrainSet, Experiment)
@@ -60,168 +58,6 @@ class Grid:
     def evaluation(self) -> Evaluation:
         """How every cell of this experiment is measured."""
         return self.experiment.evaluation
-
-
-def slug(*parts: str) -> str:
-    """Readable, safe in paths and shells."""
-    return "-".join(parts).lower()
-
-
-def canonical(cell: Cell) -> Cell:
-    """The same cell, with everything that cannot change its weights at its default.
-
-    Labels, parameter counts, the share of bad rows allowed; LoRA settings in full fine-tuning; all but the source of a
-    model that is not trained. Equal weights must be one cell, and editing a label must not train anything again.
-    """
-    defaults = {"label": cell.model.name, "parameters": None}
-    if cell.training is None or cell.train_set is None:
-        return Cell(semantics=cell.semantics, model=Model(name=cell.model.name, source=cell.model.source))
-    training = cell.training.model_copy(update={"dtype": cell.dtype})
-    if training.tuning == "full":
-        training = training.model_copy(update={"lora": Lora()})
-        defaults["lora_targets"] = "all-linear"
-    train_set = cell.train_set.model_copy(update={"label": cell.train_set.name, "local": None, "bad_rows": 0.01})
-    model = cell.model.model_copy(update=defaults | {"dtype": "float32"})
-    return cell.model_copy(update={"model": model, "train_set": train_set, "training": training})
-
-
-def cell_id(cell: Cell) -> str:
-    """Folder name of a cell: readable slug and 8 hex digits of its canonical configuration."""
-    digest = short_hash(canonical(cell).model_dump(mode="json", by_alias=True))
-    if cell.zero_shot:
-        return slug(cell.model.name, "zero-shot", digest)
-    assert cell.pruning and cell.train_set and cell.seeds
-    parts = [cell.model.name, cell.train_set.name, cell.pruning.method]
-    if cell.pruning.budget != "100x100":
-        parts.append(cell.pruning.budget)
-    return slug(*parts, f"s{cell.seeds.data}", digest)
-
-
-def cell_json(cell: Cell) -> str:
-    """The canonical configuration, as stored in the cell's folder."""
-    return canonical_json(canonical(cell).model_dump(mode="json", by_alias=True))
-
-
-def evaluation_json(evaluation: Evaluation) -> str:
-    """The canonical configuration of an evaluation."""
-    return canonical_json(evaluation.model_dump(mode="json"))
-
-
-def evaluation_id(evaluation: Evaluation) -> str:
-    """Folder name of an evaluation inside a cell."""
-    return f"evaluation-{short_hash(evaluation.model_dump(mode='json'))}"
-
-
-def model_id(model: Model) -> str:
-    """Folder name of a base model made ready: only where it comes from matters."""
-    return slug(model.name, short_hash(model.source.model_dump(mode="json")))
-
-
-def pair_id(cell: Cell) -> str:
-    """Folder name of the tokenised train set of a cell: shared by all cells of one model and train set."""
-    assert cell.train_set is not None and cell.training is not None
-    identity = {
-        "train_set": cell.train_set.model_dump(mode="json", exclude={"label", "local", "bad_rows"}),
-        "model": cell.model.source.model_dump(mode="json"),
-        "template": cell.model.template,
-        "cutoff": cell.training.cutoff,
-        "limit": cell.limit_train,
-    }
-    return slug(cell.train_set.name, cell.model.name, short_hash(identity))
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice, which YAML would silently overwrite."""
-
-
-def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: list[Any] = []
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is written twice", key_node.start_mark)
-        seen.append(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; UserError with file and line where it is none."""
-    try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except yaml.MarkedYAMLError as error:
-        line = "" if error.problem_mark is None else f"line {error.problem_mark.line + 1}: "
-        raise UserError(f"{path}: {line}not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected keys and values at the top level, found {type(value).__name__}")
-    return value
-
-
-def explain(error: ValidationError, where: str, schema: type[BaseModel]) -> list[str]:
-    """One line per problem: file, key, value, what is allowed."""
-    lines = []
-    for problem in error.errors():
-        if problem["type"] == "too_short" and problem["input"]:
-            continue  # pydantic's echo of list entries that are reported themselves
-        keys, valid = _follow(schema, problem["loc"])
-        key = ".".join(keys) or "(top level)"
-        message = problem["msg"].removeprefix("Value error, ").replace("Tuple", "List").replace("tuple", "list")
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"{where}: {key}: unknown key{nearest(keys[-1], valid)}")
-        elif problem["type"] == "missing":
-            lines.append(f"{where}: {key}: required, but not given")
-        else:
-            lines.append(f"{where}: {key} = {problem['input']!r}: {message[0].lower()}{message[1:]}")
-    return lines
-
-
-def _follow(schema: type[BaseModel], location: Iterable[str | int]) -> tuple[list[str], list[str]]:
-    """Down a pydantic error location: the user's own keys on the way, and all that are valid beside the last one.
-
-    pydantic adds the tag of a chosen union member (`hub` in source.hub.revison); users know only their own keys.
-    """
-    keys: list[str] = []
-    valid: list[str] = []
-    current: Any = schema
-    for part in location:
-        models = _models_in(current)
-        tagged = [m for m in models if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)]
-        if len(models) > 1 and tagged:
-            current = tagged[0]
-            continue
-        if str(part).startswith("function-"):
-            continue
-        keys.append(str(part))
-        fields = {f.alias or name: f.annotation for m in models[:1] for name, f in m.model_fields.items()}
-        valid = list(fields)
-        current = get_args(current)[0] if isinstance(part, int) and get_args(current) else fields.get(str(part))
-    return keys, valid
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The models that an annotation allows: itself, or the members of a union."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [m for member in get_args(annotation) for m in _models_in(member)]
-
-
-def _option_names(info: PrunerInfo) -> list[str]:
-    return [field.alias or name for name, field in info.options.model_fields.items()]
-
-
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """` (did you mean ...? valid: ...)`."""
-    choices = list(valid)
-    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    listing = f" (valid: {', '.join(choices)})" if choices else ""
-    return f"{hint}{listing}"
 
 
 class Library:
@@ -381,6 +217,10 @@ def pruning(entry: MethodEntry, budget: Ratios) -> Pruning:
         sample_options=_options(sample, entry),
         token_options=_options(token, entry),
     )
+
+
+def _option_names(info: PrunerInfo) -> list[str]:
+    return [field.alias or name for name, field in info.options.model_fields.items()]
 
 
 def _options(info: PrunerInfo, entry: MethodEntry) -> dict[str, Any]:

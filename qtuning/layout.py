@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qtuning.config import Cell, Evaluation
-from qtuning.grid import cell_id, evaluation_id, model_id, pair_id
+from qtuning.identity import cell_id, evaluation_id, model_id, pair_id
 
 
 @dataclass(frozen=True)

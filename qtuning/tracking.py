@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from qtuning.config import Cell
 from qtuning.errors import UserError
 from qtuning.files import canonical_json, read_json, short_hash, write_text
-from qtuning.grid import cell_id as identify
+from qtuning.identity import cell_id as identify
 
 if TYPE_CHECKING:
     import wandb

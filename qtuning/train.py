@@ -26,7 +26,7 @@ from qtuning.cost import peak_memory, shape_of
 from qtuning.data.samples import load
 from qtuning.errors import UserError
 from qtuning.files import atomic_path, exclusive, file_digest, read_json, remove_leftovers, write_json, write_text
-from qtuning.grid import cell_id, cell_json
+from qtuning.identity import cell_id, cell_json
 from qtuning.journal import Journal
 from qtuning.keeper import Keeper
 from qtuning.loop import Loop, Window, plan_windows

@@ -10,20 +10,11 @@ from qtuning.config import Cell, Evaluation, FileSource, Pruning, Seeds, Trainin
 from qtuning.data.sources import locate
 from qtuning.errors import UserError
 from qtuning.evaluation.records import EVALUATION_SPLIT
+from qtuning.explain import nearest
 from qtuning.files import canonical_json
 from qtuning.gpus import visible
-from qtuning.grid import (
-    Grid,
-    Library,
-    canonical,
-    cell_id,
-    cell_json,
-    evaluation_id,
-    evaluation_json,
-    model_id,
-    nearest,
-    pair_id,
-)
+from qtuning.grid import Grid, Library
+from qtuning.identity import canonical, cell_id, cell_json, evaluation_id, evaluation_json, model_id, pair_id
 from qtuning.layout import Layout
 from qtuning.tracking import MODES
 
@@ -165,7 +156,7 @@ def _representative(cell: Cell) -> Cell:
 def load(config: Mapping[str, Any], configs: Path = Path("configs")) -> Plan:
     """Read every experiment below `configs`; UserError for unknown settings and for all errors of all experiments.
 
-    Puts this interpreter's folder first on PATH, so that jobs find `qtuning` even where its environment is not activated.
+    Puts this interpreter's folder first on PATH: jobs find `qtuning` even where its environment is not activated.
     """
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     for key in config:

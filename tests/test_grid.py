@@ -12,19 +12,10 @@ import yaml
 
 from qtuning.config import Cell, Evaluation
 from qtuning.errors import UserError
+from qtuning.explain import nearest, read_yaml
 from qtuning.files import canonical_json, short_hash
-from qtuning.grid import (
-    Grid,
-    Library,
-    cell_id,
-    cell_json,
-    evaluation_id,
-    evaluation_json,
-    model_id,
-    nearest,
-    pair_id,
-    read_yaml,
-)
+from qtuning.grid import Grid, Library
+from qtuning.identity import cell_id, cell_json, evaluation_id, evaluation_json, model_id, pair_id
 
 EXPERIMENT: dict[str, Any] = {
     "title": "E",
@@ -99,7 +90,7 @@ def test_identities_are_pinned() -> None:
 
 def test_identities_do_not_depend_on_the_process() -> None:
     code = (
-        "import sys; from pathlib import Path; from qtuning.config import Cell; from qtuning.grid import cell_id; "
+        "import sys; from pathlib import Path; from qtuning.config import Cell; from qtuning.identity import cell_id; "
         "print(cell_id(Cell.model_validate_json(sys.argv[1])), 'torch' in sys.modules)"
     )
     for hash_seed in ("1", "2"):

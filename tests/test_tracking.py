@@ -17,7 +17,8 @@ from qtuning import tracking
 from qtuning.config import Cell
 from qtuning.errors import UserError
 from qtuning.files import write_json, write_text
-from qtuning.grid import Library, cell_id, cell_json
+from qtuning.grid import Library
+from qtuning.identity import cell_id, cell_json
 from qtuning.tracking import Mirror, flatten, replay, resolve_mode
 
 CONFIGS = Path(__file__).parents[1] / "configs"

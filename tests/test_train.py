@@ -19,7 +19,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from qtuning.config import Cell, FileSource, MethodEntry, Model, Ratios, Seeds, ShippedModelSource, Training, TrainSet
 from qtuning.data.prepare import prepare
 from qtuning.files import canonical_json, write_json, write_text
-from qtuning.grid import cell_id, cell_json, pruning
+from qtuning.grid import pruning
+from qtuning.identity import cell_id, cell_json
 
 BUDGET = Ratios(sample_ratio=0.25, token_ratio=0.5)
 

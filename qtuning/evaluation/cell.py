@@ -5,7 +5,7 @@ from pathlib import Path
 from qtuning.config import Cell, Evaluation
 from qtuning.errors import UserError
 from qtuning.files import atomic_path, read_json, write_json, write_text
-from qtuning.grid import cell_id, cell_json, evaluation_id
+from qtuning.identity import cell_id, cell_json, evaluation_id
 from qtuning.layout import Layout
 
 

@@ -17,7 +17,7 @@ from qtuning.errors import UserError
 from qtuning.evaluation.headline import HEADLINE
 from qtuning.evaluation.suite import fewshot, load_tasks, new_tokens
 from qtuning.files import atomic_path, write_json
-from qtuning.grid import evaluation_id
+from qtuning.identity import evaluation_id
 
 if TYPE_CHECKING:
     import polars

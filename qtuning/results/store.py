@@ -11,8 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from qtuning.config import Cell, Seeds
 from qtuning.errors import UserError
 from qtuning.evaluation.headline import HEADLINE
+from qtuning.explain import explain
 from qtuning.files import atomic_path, canonical_json, exclusive
-from qtuning.grid import Grid, cell_id, evaluation_id, explain
+from qtuning.grid import Grid
+from qtuning.identity import cell_id, evaluation_id
 from qtuning.results.consistency import check_comparable
 
 COST_COLUMNS: dict[str, pl.DataType] = {

@@ -16,7 +16,8 @@ from qtuning.errors import UserError
 from qtuning.evaluation import run
 from qtuning.evaluation.headline import HEADLINE
 from qtuning.evaluation.model import StopTexts, load_model
-from qtuning.grid import BENCHMARKS, evaluation_id
+from qtuning.grid import BENCHMARKS
+from qtuning.identity import evaluation_id
 
 Run = tuple[Path, dict[str, Any], Evaluation]
 

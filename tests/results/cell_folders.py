@@ -9,7 +9,8 @@ from typing import Any
 
 from qtuning.config import Cell
 from qtuning.files import write_json, write_text
-from qtuning.grid import Grid, Library, cell_id, cell_json, evaluation_id
+from qtuning.grid import Grid, Library
+from qtuning.identity import cell_id, cell_json, evaluation_id
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ITEMS = {"arc_easy": 200, "arc_challenge": 120, "gsm8k": 150, "squad": 180, "triviaqa": 160, "math": 90}

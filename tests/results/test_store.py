@@ -11,7 +11,8 @@ from cell_folders import CONFIGS, ITEMS, METRICS, Folders
 
 from qtuning.errors import UserError
 from qtuning.files import read_json, write_text
-from qtuning.grid import Library, cell_id, evaluation_id
+from qtuning.grid import Library
+from qtuning.identity import cell_id, evaluation_id
 from qtuning.results.store import COST_COLUMNS, SCHEMA, collect, read_scores, write_scores
 
 

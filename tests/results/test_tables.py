@@ -9,7 +9,7 @@ from cell_folders import Folders
 from rich.console import Console
 
 from qtuning.errors import UserError
-from qtuning.grid import cell_id
+from qtuning.identity import cell_id
 from qtuning.results.store import read_scores, write_scores
 from qtuning.results.tables import markdown, tidy, write_tables
 from qtuning.results.terminal import print_table

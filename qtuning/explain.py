@@ -1,0 +1,101 @@
+"""YAML files read strictly; what is wrong is said in the user's own keys: file, key, value, what is allowed."""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from qtuning.errors import UserError
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice, which YAML would silently overwrite."""
+
+
+def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: list[Any] = []
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is written twice", key_node.start_mark)
+        seen.append(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; UserError with file and line where it is none."""
+    try:
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f"line {error.problem_mark.line + 1}: "
+        raise UserError(f"{path}: {line}not valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected keys and values at the top level, found {type(value).__name__}")
+    return value
+
+
+def explain(error: ValidationError, where: str, schema: type[BaseModel]) -> list[str]:
+    """One line per problem: file, key, value, what is allowed."""
+    lines = []
+    for problem in error.errors():
+        if problem["type"] == "too_short" and problem["input"]:
+            continue  # pydantic's echo of list entries that are reported themselves
+        keys, valid = _follow(schema, problem["loc"])
+        key = ".".join(keys) or "(top level)"
+        message = problem["msg"].removeprefix("Value error, ").replace("Tuple", "List").replace("tuple", "list")
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{where}: {key}: unknown key{nearest(keys[-1], valid)}")
+        elif problem["type"] == "missing":
+            lines.append(f"{where}: {key}: required, but not given")
+        else:
+            lines.append(f"{where}: {key} = {problem['input']!r}: {message[0].lower()}{message[1:]}")
+    return lines
+
+
+def _follow(schema: type[BaseModel], location: Iterable[str | int]) -> tuple[list[str], list[str]]:
+    """Down a pydantic error location: the user's own keys on the way, and all that are valid beside the last one.
+
+    pydantic adds the tag of a chosen union member (`hub` in source.hub.revison); users know only their own keys.
+    """
+    keys: list[str] = []
+    valid: list[str] = []
+    current: Any = schema
+    for part in location:
+        models = _models_in(current)
+        tagged = [m for m in models if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)]
+        if len(models) > 1 and tagged:
+            current = tagged[0]
+            continue
+        if str(part).startswith("function-"):
+            continue
+        keys.append(str(part))
+        fields = {f.alias or name: f.annotation for m in models[:1] for name, f in m.model_fields.items()}
+        valid = list(fields)
+        current = get_args(current)[0] if isinstance(part, int) and get_args(current) else fields.get(str(part))
+    return keys, valid
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that an annotation allows: itself, or the members of a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for member in get_args(annotation) for m in _models_in(member)]
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """` (did you mean ...? valid: ...)`."""
+    choices = list(valid)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    listing = f" (valid: {', '.join(choices)})" if choices else ""
+    return f"{hint}{listing}"

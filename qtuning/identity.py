@@ -1,0 +1,72 @@
+"""What a thing is called: canonical configuration -> hash -> folder name. Equal work has equal names."""
+
+from qtuning.config import Cell, Evaluation, Lora, Model
+from qtuning.files import canonical_json, short_hash
+
+
+def slug(*parts: str) -> str:
+    """Readable, safe in paths and shells."""
+    return "-".join(parts).lower()
+
+
+def canonical(cell: Cell) -> Cell:
+    """The same cell, with everything that cannot change its weights at its default.
+
+    Labels, parameter counts, the share of bad rows allowed; LoRA settings in full fine-tuning; all but the source of a
+    model that is not trained. Equal weights must be one cell, and editing a label must not train anything again.
+    """
+    defaults = {"label": cell.model.name, "parameters": None}
+    if cell.training is None or cell.train_set is None:
+        return Cell(semantics=cell.semantics, model=Model(name=cell.model.name, source=cell.model.source))
+    training = cell.training.model_copy(update={"dtype": cell.dtype})
+    if training.tuning == "full":
+        training = training.model_copy(update={"lora": Lora()})
+        defaults["lora_targets"] = "all-linear"
+    train_set = cell.train_set.model_copy(update={"label": cell.train_set.name, "local": None, "bad_rows": 0.01})
+    model = cell.model.model_copy(update=defaults | {"dtype": "float32"})
+    return cell.model_copy(update={"model": model, "train_set": train_set, "training": training})
+
+
+def cell_id(cell: Cell) -> str:
+    """Folder name of a cell: readable slug and 8 hex digits of its canonical configuration."""
+    digest = short_hash(canonical(cell).model_dump(mode="json", by_alias=True))
+    if cell.zero_shot:
+        return slug(cell.model.name, "zero-shot", digest)
+    assert cell.pruning and cell.train_set and cell.seeds
+    parts = [cell.model.name, cell.train_set.name, cell.pruning.method]
+    if cell.pruning.budget != "100x100":
+        parts.append(cell.pruning.budget)
+    return slug(*parts, f"s{cell.seeds.data}", digest)
+
+
+def cell_json(cell: Cell) -> str:
+    """The canonical configuration, as stored in the cell's folder."""
+    return canonical_json(canonical(cell).model_dump(mode="json", by_alias=True))
+
+
+def evaluation_json(evaluation: Evaluation) -> str:
+    """The canonical configuration of an evaluation."""
+    return canonical_json(evaluation.model_dump(mode="json"))
+
+
+def evaluation_id(evaluation: Evaluation) -> str:
+    """Folder name of an evaluation inside a cell."""
+    return f"evaluation-{short_hash(evaluation.model_dump(mode='json'))}"
+
+
+def model_id(model: Model) -> str:
+    """Folder name of a base model made ready: only where it comes from matters."""
+    return slug(model.name, short_hash(model.source.model_dump(mode="json")))
+
+
+def pair_id(cell: Cell) -> str:
+    """Folder name of the tokenised train set of a cell: shared by all cells of one model and train set."""
+    assert cell.train_set is not None and cell.training is not None
+    identity = {
+        "train_set": cell.train_set.model_dump(mode="json", exclude={"label", "local", "bad_rows"}),
+        "model": cell.model.source.model_dump(mode="json"),
+        "template": cell.model.template,
+        "cutoff": cell.training.cutoff,
+        "limit": cell.limit_train,
+    }
+    return slug(cell.train_set.name, cell.model.name, short_hash(identity))
