@@ -51,7 +51,7 @@ def test_finished_cell_has_a_row_for_every_metric(folders: Folders) -> None:
         "flops_total": 1e10 * 1200 + 3.6e13 * 0.25,
     }
     assert {key: row[key] for key in expected} == expected
-    assert json.loads(row["options"])["sample"] == {"lambda": 0.5}
+    assert json.loads(row["options"]) == {"sample": {}, "token": {"lambda": 0.5}}
     assert json.loads(row["versions"]) == {
         "git": "abc1234",
         "qtuning": "0.1.0",

@@ -191,7 +191,7 @@ def test_option_variants_are_rows_of_their_own(make_folders: Make) -> None:
     folders = make_folders(evaluation=TWO, budgets=["25x50"], seeds=[0], methods=methods)
     for cell in folders.grid.cells:
         assert cell.zero_shot or cell.pruning is not None
-        chosen = cell.pruning.sample_options.get("lambda", 0) if cell.pruning else 0
+        chosen = cell.pruning.token_options.get("lambda", 0) if cell.pruning else 0
         folders.finish(cell, {"gsm8k": float(chosen), "math": float(chosen)}.__getitem__)
     rows = block(markdown(scores_of(folders)), "Samples 25% x Tokens 50%")
     assert [(row[0], row[2]) for row in rows[1:]] == [
