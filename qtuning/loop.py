@@ -26,6 +26,7 @@ from torch import Tensor
 from qtuning.batch import Packed, Sample, pack
 from qtuning.config import Cell, Training
 from qtuning.cost import Cost, ModelShape
+from qtuning.journal import TRACE_SCHEMA
 from qtuning.packed_model import PackedModel
 from qtuning.pruners.base import Candidates
 from qtuning.pruners.select import Method, Selection
@@ -150,6 +151,7 @@ class Loop:
 
         self._account(decisions, scored - started, trained - scored)
         trace = gather_object([row for decision in decisions for row in decision.trace(window)])
+        columns = dict(zip(TRACE_SCHEMA, zip(*trace, strict=True), strict=True))
         logs = gather_object([dict(decision.selection.samples.log) for decision in decisions])
         record = {
             "update": window.update,
@@ -158,9 +160,9 @@ class Loop:
             "learning_rate": rate,
             "grad_norm": loss["grad_norm"],
             "samples": len(trace),
-            "samples_kept": sum(row[6] for row in trace),
+            "samples_kept": sum(columns["kept"]),
             "samples_asked": self._total(d.selection.asked_samples for d in decisions),
-            "response_tokens": sum(row[8] for row in trace),
+            "response_tokens": sum(columns["response_tokens"]),
             "tokens_kept": total,
             "tokens_asked": self._total(d.selection.asked_tokens for d in decisions),
             **{f"selection/{key}": sum(log[key] for log in logs) / len(logs) for key in (logs[0] if logs else {})},
