@@ -123,6 +123,12 @@ class Library:
             problems = [*str(error).splitlines(), *problems]
         if problems:
             raise UserError("\n".join(problems))
+        for model in models:
+            if model.source.kind == "shipped" and experiment.evaluation.source != "mini-world":
+                raise UserError(
+                    f"{where}: evaluation.source = {experiment.evaluation.source!r}: {model.name} knows the mini world "
+                    "only; write source: mini-world"
+                )
         prunings = [pruning(entry, budget) for budget in experiment.budgets for entry in experiment.methods]
         if self.data_dir is not None and experiment.evaluation.source == "hub":
             evaluation = experiment.evaluation.model_copy(update={"source": "data-dir"})

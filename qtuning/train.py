@@ -225,7 +225,8 @@ def _print_derived(
     t = cell.training
     print(
         f"cell                {cell_id(cell)}\n"
-        f"method              {cell.pruning.method} at {cell.pruning.budget} (samples x tokens, per cent)\n"
+        f"method              {cell.pruning.method} at {cell.pruning.budget} (samples x tokens, per cent)"
+        f"{f', {options}' if (options := cell.pruning.sample_options | cell.pruning.token_options) else ''}\n"
         f"samples             {len(dataset)}, {sum(s.response_length for s in dataset)} response tokens an epoch\n"
         f"updates             {len(windows)} = {t.epochs} epochs; selection batch {t.batch_size}, window "
         f"{t.processes} process(es) x {t.accumulation} x {t.batch_size} samples\n"

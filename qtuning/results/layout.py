@@ -107,11 +107,11 @@ def score_parts(entry: Entry | Hole | None, best: bool, footnotes: Footnotes) ->
 
 
 def signed(difference: float | None) -> str:
-    """` (+1.2)`; a difference that rounds to nothing is (±0.0)."""
+    """` (+1.2)`; a difference that rounds to nothing is (0.0), without a sign."""
     if difference is None:
         return ""
     rounded = round(difference, 1)
-    return " (±0.0)" if rounded == 0 else f" ({rounded:+.1f})"
+    return " (0.0)" if rounded == 0 else f" ({rounded:+.1f})"
 
 
 def hole_text(hole: Hole) -> str:

@@ -26,10 +26,16 @@ from qtuning.results.summary import Entry, Line, Summary, summarise
 
 
 def write_tables(experiment: str, results: Path) -> tuple[Path, Path]:
-    """Write `results/tables/<experiment>.md` and `.csv`; return their paths. The same scores give the same bytes."""
+    """Write `results/tables/<experiment>.md` and `.csv`; return their paths. The same scores give the same bytes.
+
+    While cells are still to be run, the files are `<experiment>.partial.md` and `.partial.csv`: a table with such
+    holes must not pass for the finished one, or the workflow would have nothing left to do.
+    """
     scores = read_scores(results, experiment)
     folder = Path(results) / "tables"
-    markdown_file, csv_file = folder / f"{experiment}.md", folder / f"{experiment}.csv"
+    finished = scores["status"].is_in(["done", "diverged"]).all()
+    name = experiment if finished else f"{experiment}.partial"
+    markdown_file, csv_file = folder / f"{name}.md", folder / f"{name}.csv"
     write_text(markdown_file, markdown(scores))
     with atomic_path(csv_file) as temporary:
         tidy(scores).write_csv(temporary)

@@ -1,5 +1,6 @@
 """An experiment's table for the terminal."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,9 @@ from qtuning.results.notes import how_to_read
 from qtuning.results.store import read_scores
 from qtuning.results.summary import AVERAGE, Line, Summary, summarise
 
+UNBOUNDED = 160
+"""Columns of a file or pipe, which has no width of its own."""
+
 
 def print_table(experiment: str, results: Path, console: Console | None = None) -> None:
     """Print the scores and costs of an experiment from `results/scores.parquet`, in as much detail as fits.
@@ -36,7 +40,8 @@ def print_table(experiment: str, results: Path, console: Console | None = None) 
     """
     scores = read_scores(results, experiment)
     summary = summarise(scores)
-    console = console or Console()
+    if console is None:
+        console = Console() if sys.stdout.isatty() else Console(width=UNBOUNDED)
     labels = {column: named(scores, column) for column in ("model", "train_set")}
     footnotes = Footnotes()
     console.print(scores["title"][0], style="bold", markup=False, highlight=False)

@@ -305,3 +305,17 @@ def test_terminal_emphasises(complete: Folders) -> None:
     assert "\x1b[1m35.00\x1b[0m" in text
     assert "\x1b[32m (+4.0)\x1b[0m" in text
     assert "\x1b[31m (-1.0)\x1b[0m" in text
+
+
+def test_a_table_with_cells_still_to_run_does_not_pass_for_the_finished_one(make_folders: Make) -> None:
+    folders = make_folders(evaluation=TWO, budgets=["25x50"], seeds=[0], methods=["random+random"])
+    zero_shot, cell = folders.grid.cells
+    folders.finish(zero_shot, {"gsm8k": 0.1, "math": 0.1}.__getitem__)
+    write_scores([folders.grid], folders.results)
+    partial, _ = write_tables(folders.grid.experiment.name, folders.results)
+    assert partial.name == f"{folders.grid.experiment.name}.partial.md"
+    assert "not run" in partial.read_text()
+    folders.finish(cell, {"gsm8k": 0.2, "math": 0.2}.__getitem__)
+    write_scores([folders.grid], folders.results)
+    whole, table = write_tables(folders.grid.experiment.name, folders.results)
+    assert (whole.name, table.name) == (f"{folders.grid.experiment.name}.md", f"{folders.grid.experiment.name}.csv")
