@@ -20,6 +20,7 @@ from qtuning.config import (
     TrainSet,
 )
 from qtuning.errors import UserError
+from qtuning.evaluation.headline import LABEL
 from qtuning.explain import explain, nearest, read_yaml
 from qtuning.identity import cell_json
 from qtuning.pruners.registry import NAMED_METHODS, SAMPLE_PRUNERS, TOKEN_PRUNERS, PrunerInfo
@@ -41,7 +42,7 @@ RESERVED = {
     "tables",
     "pretrain-mini",
 }
-BENCHMARKS = ("arc_easy", "arc_challenge", "gsm8k", "squad", "triviaqa", "math")
+BENCHMARKS = tuple(LABEL)
 
 
 @dataclass(frozen=True)

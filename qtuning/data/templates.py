@@ -1,15 +1,15 @@
 """How an example becomes text: what the model reads (prompt) and what it learns to write (response)."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from qtuning.config import Template
 from qtuning.data.rows import Example, Message
 from qtuning.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Template = Literal["plain", "alpaca", "chat"]
 
 # The two prompts of Stanford Alpaca (Taori et al., 2023)
 ALPACA_WITH_INPUT = (

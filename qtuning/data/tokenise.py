@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qtuning.config import Template
 from qtuning.data.rows import Reason, Refusal
-from qtuning.data.templates import Template, end_of_sequence
+from qtuning.data.templates import end_of_sequence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -91,8 +91,8 @@ def prune_tokens(
     prunable = (selection.role == PRUNABLE)[owner]
     surplus = min(int(mask.sum()) - tokens, int(prunable.sum()), int(mask.sum()) - 1)
     if surplus > 0:
-        position = torch.arange(len(owner))  # within a sample, the earlier of two equal tokens goes first
-        order = ranking(smoothed, candidates.numbers[owner], position)
+        # the ranking is stable: within a sample, the earlier of two equal tokens goes first
+        order = ranking(smoothed, candidates.numbers[owner])
         mask[order[prunable[order]][:surplus]] = False
     return mask
 
