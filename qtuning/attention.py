@@ -2,7 +2,10 @@
 
 transformers calls it by name (`model.set_attn_implementation(PACKED)`) and hands on the keyword `segments` that
 `PackedModel` gives to the backbone. Because the name is unknown to transformers' mask builders, no T x T mask is made.
+A `Collector` handed on the same way takes what one layer's attention weights say about the response tokens.
 """
+
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +23,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     *,
     segments: tuple[int, ...],
+    collector: "Collector | None" = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -30,7 +34,10 @@ def packed_attention(
 
     query: [1, heads, T, d]; key, value: [1, kv_heads, T, d]; segments: lengths that sum to T. Returns
     ([1, T, heads, d], None), transformers' convention. `sliding_window` counts the token itself, as transformers does.
+    Raises Collected in the layer of a collector that wants no more.
     """
+    if collector is not None and getattr(module, "layer_idx", None) == collector.layer:
+        collector.take(query, key, segments, scaling, softcap, sliding_window)
     outputs = []
     start = 0
     for length in segments:
@@ -63,14 +70,99 @@ def _causal(length: int, window: int | None, device: torch.device) -> Tensor:
     return allowed if window is None else allowed & (distance < window)
 
 
+def _weights(q: Tensor, k: Tensor, scaling: float | None, cap: float | None, allowed: Tensor) -> Tensor:
+    """softmax(cap(scaling q k^T)) over the allowed columns, float32. q, k: [..., L, d]; allowed: [L, L] bool."""
+    scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
+    if cap is not None:
+        scores = cap * torch.tanh(scores / cap)
+    return scores.masked_fill(~allowed, float("-inf")).softmax(dim=-1, dtype=torch.float32)
+
+
 def _capped(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, cap: float, window: int | None) -> Tensor:
     """Attention with tanh soft-capped scores (Gemma 2), which the fused kernel does not know."""
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
-    scores = cap * torch.tanh(scores / cap)
-    scores = scores.masked_fill(~_causal(q.shape[2], window, q.device), float("-inf"))
-    return scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype) @ v
+    return _weights(q, k, scaling, cap, _causal(q.shape[2], window, q.device)).to(v.dtype) @ v
 
 
 AttentionInterface.register(PACKED, packed_attention)
+
+
+class Collected(Exception):
+    """Not an error: the layer that was asked for has been met, and the rest of the forward is not wanted."""
+
+
+@dataclass(frozen=True)
+class Attended:
+    """What the attention of one layer says about the R response tokens of one sample (base.TokenAttention).
+
+    received, rated: [R] float64, CPU, NaN where the attention is not finite; rank is 0 then.
+    """
+
+    received: Tensor
+    rated: Tensor
+    rank: int
+
+
+@dataclass(frozen=True)
+class Collector:
+    """Takes the attention of one layer as it passes, one `Attended` a sample, in `found`.
+
+    layer: its index, from 0. prompts: prompt tokens of each segment, which must be whole sequences. stop: raise
+    Collected then, so that no later layer runs.
+    """
+
+    layer: int
+    prompts: tuple[int, ...]
+    stop: bool
+    found: list[Attended] = field(default_factory=list)
+
+    def take(
+        self,
+        query: Tensor,
+        key: Tensor,
+        segments: tuple[int, ...],
+        scaling: float | None,
+        softcap: float | None,
+        window: int | None,
+    ) -> None:
+        """Weigh every segment, with the arguments of `packed_attention`."""
+        parts = zip(query[0].split(segments, dim=1), key[0].split(segments, dim=1), self.prompts, strict=True)
+        # float32 whatever the model runs in: scores of 8 bits would tie, and a rank of them means nothing
+        with torch.autocast(query.device.type, enabled=False):
+            self.found.extend(attended(_mean_weights(q, k, scaling, softcap, window), p) for q, k, p in parts)
+        if self.stop:
+            raise Collected
+
+
+def _mean_weights(q: Tensor, k: Tensor, scaling: float | None, cap: float | None, window: int | None) -> Tensor:
+    """[L, L] float32: the attention weights of a segment, mean over the heads. q: [heads, L, d]; k: [kv_heads, L, d].
+
+    Head by head: a long sample has 32 times as many weights as its mean.
+    """
+    heads, length, _ = q.shape
+    groups = heads // k.shape[0]
+    allowed = _causal(length, window, q.device)
+    total = torch.zeros(length, length, device=q.device)
+    for head in range(heads):
+        total += _weights(q[head].float(), k[head // groups].float(), scaling, cap, allowed)
+    return total / heads
+
+
+def attended(weights: Tensor, prompt: int) -> Attended:
+    """What the [L, L] weights of one sample (rows: queries), whose first `prompt` tokens are the prompt, say.
+
+    Raters are the response rows that look at the prompt at least as much as the response rows do on average. The rank
+    is numerical: singular values above max(rows, columns) * eps(float32) times the largest. (The exact one is always
+    the number of raters: the columns of the raters alone are a triangle with a positive diagonal.)
+    """
+    received = weights[:, prompt:].mean(dim=0, dtype=torch.float64)
+    if not bool(torch.isfinite(received).all()):
+        lost = torch.full((len(weights) - prompt,), torch.nan, dtype=torch.float64)
+        return Attended(lost, lost, 0)
+    relevance = weights[prompt:, :prompt].sum(dim=1, dtype=torch.float64)
+    # not above the largest, where rounding may put the mean of equal values
+    raters = relevance >= torch.minimum(relevance.mean(), relevance.max())
+    # on the CPU: small singular value problems are slower elsewhere, and the rank is the same on every machine
+    rating = weights[prompt:, prompt:][raters].cpu()
+    return Attended(received.cpu(), rating.mean(dim=0, dtype=torch.float64), int(torch.linalg.matrix_rank(rating)))

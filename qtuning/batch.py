@@ -6,6 +6,8 @@ attention works segment by segment (`attention.py`), so samples never see each o
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -35,6 +37,8 @@ class Packed:
 
     input_ids, position_ids: [T] int64. lengths: S segment lengths, sum T. source: [M] int64, the rows of the hidden
     states that predict. labels: [M] int64, what they should predict. weights: [M] float32, factors of each NLL.
+    rows: of each segment, the place of its sample among those that were packed. counts: of each segment, how many of
+    the M predictions are its own; they lie in the order of the segments, sum M.
     """
 
     input_ids: Tensor
@@ -43,6 +47,8 @@ class Packed:
     source: Tensor
     labels: Tensor
     weights: Tensor
+    rows: tuple[int, ...]
+    counts: tuple[int, ...]
 
     def to(self, device: torch.device) -> "Packed":
         """The same on `device`."""
@@ -53,6 +59,8 @@ class Packed:
             self.source.to(device, non_blocking=True),
             self.labels.to(device, non_blocking=True),
             self.weights.to(device, non_blocking=True),
+            self.rows,
+            self.counts,
         )
 
     @property
@@ -62,7 +70,7 @@ class Packed:
 
     @property
     def targets(self) -> int:
-        """M, the tokens with a loss."""
+        """M, the positions that go through the head."""
         return int(self.labels.numel())
 
 
@@ -76,31 +84,69 @@ def pack(
     What cannot change the loss is left out: samples without a kept token, and the tail of each sample from its last
     kept token on (a causal model predicts token t from the tokens before it, so token t itself is no input).
     """
-    ids, positions, lengths, source, labels, factors = [], [], [], [], [], []
-    start = 0
-    for index, sample in enumerate(samples):
+    segments = []
+    for row, sample in enumerate(samples):
         if keep is None:
             targets = torch.arange(sample.prompt, len(sample.tokens))
         else:
-            targets = keep[index].nonzero().flatten().cpu() + sample.prompt
-        if len(targets) == 0:
-            continue
-        length = int(targets[-1])
-        ids.append(sample.tokens[:length])
-        positions.append(torch.arange(length))
-        lengths.append(length)
-        source.append(targets - 1 + start)
-        labels.append(sample.tokens[targets])
-        factor = 1.0 if weights is None else float(weights[index])
-        factors.append(torch.full((len(targets),), factor, dtype=torch.float32))
-        start += length
-    if not ids:
-        return None
+            targets = keep[row].nonzero().flatten().cpu() + sample.prompt
+        if len(targets) > 0:
+            factor = 1.0 if weights is None else float(weights[row])
+            segments.append(
+                _Segment(row, sample.tokens[: int(targets[-1])], targets - 1, sample.tokens[targets], factor)
+            )
+    return _lay(segments) if segments else None
+
+
+def pack_whole(samples: Sequence[Sample], predicting: Literal["everywhere", "response", "nowhere"]) -> Packed:
+    """Lay the samples end to end with their last tokens, for what is asked of positions and not of the loss.
+
+    predicting: the positions that go through the head. `everywhere` includes the last of each sample, which predicts
+    what comes after the end: its label, the sample's first token, means nothing.
+    """
+    segments = []
+    for row, sample in enumerate(samples):
+        length = len(sample.tokens)
+        source = {
+            "everywhere": torch.arange(length),
+            "response": torch.arange(sample.prompt - 1, length - 1),
+            "nowhere": torch.arange(0),
+        }[predicting]
+        segments.append(_Segment(row, sample.tokens, source, sample.tokens.roll(-1)[source], 1.0))
+    return _lay(segments)
+
+
+def without(sample: Sample, keep: Tensor) -> Sample:
+    """The sample with the response tokens that are not kept taken out of the sequence (reading A8, `remove`).
+
+    keep: [|T_i|] bool. The prompt stays, and positions count what is left.
+    """
+    prompt, response = sample.tokens[: sample.prompt], sample.tokens[sample.prompt :]
+    return Sample(sample.number, torch.cat([prompt, response[keep.cpu()]]), sample.prompt)
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """What of sample `row` is packed. source: positions in `ids` that predict; labels: what; factor: of each NLL."""
+
+    row: int
+    ids: Tensor
+    source: Tensor
+    labels: Tensor
+    factor: float
+
+
+def _lay(segments: Sequence[_Segment]) -> Packed:
+    """The segments end to end."""
+    lengths = [len(segment.ids) for segment in segments]
+    starts = [0, *accumulate(lengths[:-1])]
     return Packed(
-        torch.cat(ids),
-        torch.cat(positions),
+        torch.cat([segment.ids for segment in segments]),
+        torch.cat([torch.arange(length) for length in lengths]),
         tuple(lengths),
-        torch.cat(source),
-        torch.cat(labels),
-        torch.cat(factors),
+        torch.cat([segment.source + start for segment, start in zip(segments, starts, strict=True)]),
+        torch.cat([segment.labels for segment in segments]),
+        torch.cat([torch.full(segment.labels.shape, segment.factor, dtype=torch.float32) for segment in segments]),
+        tuple(segment.row for segment in segments),
+        tuple(len(segment.source) for segment in segments),
     )

@@ -86,7 +86,7 @@ def training_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict
 
 
 def restore(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put `training_tensors` back, bit for bit."""
+    """Put `training_tensors` back, bit for bit; other tensors are not ours."""
     keys = sorted({full.split(".")[1] for full in tensors if full.startswith("optimizer.")})
     with torch.no_grad():
         for name, parameter in _trainable(model):

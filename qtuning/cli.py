@@ -146,6 +146,8 @@ def train(
     launch += ["--cell", str(cell), "--model", str(layout.model(loaded)), "--samples", str(layout.samples(loaded))]
     launch += ["--out", str(layout.cell(loaded)), "--state", str(layout.state(loaded)), "--tracking", tracking]
     launch += ["--checkpoint-seconds", str(checkpoint_seconds)]
+    if (reference := layout.reference(loaded)) is not None:
+        launch += ["--reference", str(reference)]
     for name in group or []:
         launch += ["--group", name]
     _use_threads(threads)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 Dtype = Literal["float32", "bfloat16"]
 Template = Literal["plain", "alpaca", "chat"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=64)]
+PrunerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._:-]*$", max_length=128)]
 
 
 class Config(BaseModel):
@@ -119,20 +120,37 @@ class Training(Config):
     )
     mixed_precision: Literal["no", "bf16"] = Field("no", description="autocast; weights keep the model's dtype")
     gradient_checkpointing: bool = False
-    optimizer_updates: Literal["as-defined", "matched"] = Field(
-        "as-defined", description="A11: `matched` makes epoch-level pruners select inside each batch"
+
+
+class Readings(Config):
+    """The readings of method.md (Ambiguities) that concern every method; the first of each list is the default."""
+
+    selection: Literal["device", "global"] = Field(
+        "device", description="A9: selection batch: of each device, or of all ranks and accumulation steps together"
+    )
+    pruned_tokens: Literal["mask", "remove"] = Field(
+        "mask", description="A8: pruned tokens stay as context, or are taken out of the sequence"
+    )
+    updates: Literal["as-defined", "matched-updates"] = Field(
+        "as-defined", description="A11: `matched-updates` makes epoch-level pruners select inside each batch"
+    )
+    passes: Literal["once", "twice"] = Field(
+        "once", description="A12: `twice` draws a random r_sample of each batch from what an epoch-level pruner kept"
     )
 
 
-class Pruning(Config):
+class Pruning(Readings):
     """A method at a budget: which samples and which tokens may contribute to the gradient."""
 
-    sample_pruner: Name
-    token_pruner: Name
+    sample_pruner: PrunerName
+    token_pruner: PrunerName
     sample_ratio: float = Field(gt=0, le=1, description="r_sample")
     token_ratio: float = Field(gt=0, le=1, description="r_token")
     sample_options: dict[str, Any] = Field(default_factory=dict)
     token_options: dict[str, Any] = Field(default_factory=dict)
+    sample_version: str = Field("1", description="version of the pruner's code: another version is another cell")
+    token_version: str = "1"
+    reference: Model | None = Field(None, description="reference model of pruners that need one (rho-1)")
 
     @property
     def method(self) -> str:
@@ -236,7 +254,9 @@ class MethodEntry(Config):
     """A method with options: `{method: q-tuning, options: {lambda: 0.3}}`."""
 
     method: str
-    options: dict[str, Any] = Field(default_factory=dict, description="keys of the pruner's options")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="options of its pruners; any of Readings; reference: NAME of a model"
+    )
 
 
 Method = Annotated[MethodEntry, BeforeValidator(lambda v: {"method": v} if isinstance(v, str) else v)]
@@ -256,6 +276,7 @@ class Experiment(Config):
     budgets: tuple[Budget, ...] = Field(min_length=1)
     seeds: tuple[SeedEntry, ...] = Field(min_length=1)
     training: Training = Training()
+    readings: Readings = Field(Readings(), description="of every method that does not say otherwise in its options")
     evaluation: Evaluation
     limit_train: int | None = Field(None, gt=0)
     zero_shot: bool = Field(True, description="also evaluate each model without training")

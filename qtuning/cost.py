@@ -20,10 +20,14 @@ class ModelShape:
     frozen: bool
     checkpointing: bool = False
 
-    def forward_flops(self, packed: Packed) -> float:
-        """2 FLOPs a weight and token, 4 a pair of tokens and attention channel (half of them causal), and the head."""
+    def forward_flops(self, packed: Packed, depth: float = 1.0) -> float:
+        """2 FLOPs a weight and token, 4 a pair of tokens and attention channel (half of them causal), and the head.
+
+        depth: the share of the layers that ran, where a forward stopped early.
+        """
         pairs = sum(length * (length + 1) / 2 for length in packed.lengths)
-        return 2.0 * self.matmul * packed.tokens + 4.0 * self.attention * pairs + 2.0 * self.head * packed.targets
+        layers = 2.0 * self.matmul * packed.tokens + 4.0 * self.attention * pairs
+        return layers * depth + 2.0 * self.head * packed.targets
 
     def training_flops(self, packed: Packed) -> float:
         """Forward and backward: 3F, or 2F with a frozen base (no weight gradients); one F more to recompute."""
@@ -50,6 +54,7 @@ class Cost:
     """Running account of a cell; one object per process, summed at the end."""
 
     updates: int = 0
+    updates_skipped: int = 0
     samples_scored: int = 0
     tokens_scored: int = 0
     samples_kept: int = 0
@@ -62,6 +67,11 @@ class Cost:
     seconds_training: float = 0.0
     seconds_total: float = 0.0
     peak_memory_bytes: int = 0
+
+    def add(self, other: "Cost") -> None:
+        """Take in what was spent elsewhere."""
+        for key, value in asdict(other).items():
+            setattr(self, key, getattr(self, key) + value)
 
     def summary(self) -> dict[str, float]:
         """All entries, and the total of the FLOPs."""

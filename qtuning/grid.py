@@ -17,13 +17,15 @@ from qtuning.config import (
     Model,
     Pruning,
     Ratios,
+    Readings,
     TrainSet,
 )
 from qtuning.errors import UserError
 from qtuning.evaluation.headline import LABEL
 from qtuning.explain import explain, nearest, read_yaml
 from qtuning.identity import cell_json
-from qtuning.pruners.registry import NAMED_METHODS, SAMPLE_PRUNERS, TOKEN_PRUNERS, PrunerInfo
+from qtuning.pruners.plugin import resolve
+from qtuning.pruners.registry import NAMED_METHODS, SAMPLE_PRUNERS, Kind, PrunerInfo
 
 Entry = TypeVar("Entry", Model, TrainSet, Experiment)
 Section = Literal["models", "train_sets", "experiments"]
@@ -130,7 +132,18 @@ class Library:
                     f"{where}: evaluation.source = {experiment.evaluation.source!r}: {model.name} knows the mini world "
                     "only; write source: mini-world"
                 )
-        prunings = [pruning(entry, budget) for budget in experiment.budgets for entry in experiment.methods]
+        references = {entry.options["reference"] for entry in experiment.methods if "reference" in entry.options}
+        known = {
+            model.name: model
+            for model in self._resolve("models", sorted(map(str, references)), Model, f"{where}: methods", problems)
+        }
+        if problems:
+            raise UserError("\n".join(problems))
+        prunings = [
+            pruning(entry, budget, experiment.readings, known)
+            for budget in experiment.budgets
+            for entry in experiment.methods
+        ]
         if self.data_dir is not None and experiment.evaluation.source == "hub":
             evaluation = experiment.evaluation.model_copy(update={"source": "data-dir"})
             experiment = experiment.model_copy(update={"evaluation": evaluation})
@@ -201,29 +214,91 @@ def _method_problems(methods: Any, where: str) -> list[str]:
     return problems
 
 
-def pruning(entry: MethodEntry, budget: Ratios) -> Pruning:
-    """A method at a budget. A pruner that prunes nothing has ratio 1, so that equal cells are equal."""
+def pruning(
+    entry: MethodEntry,
+    budget: Ratios,
+    readings: Readings | None = None,
+    models: Mapping[str, Model] | None = None,
+) -> Pruning:
+    """A method at a budget. What makes no difference is at its default, so that equal cells are equal.
+
+    readings: of the experiment; the entry's own options go before them. models: those that `reference` may name; None
+    to check only that it is given where a pruner needs it.
+    """
     names = NAMED_METHODS.get(entry.method, tuple(entry.method.split("+")))
     if len(names) != 2:
         valid = [*NAMED_METHODS, "SAMPLE+TOKEN with SAMPLE one of " + ", ".join(SAMPLE_PRUNERS)]
         raise UserError(f"{entry.method!r}: unknown method{nearest(entry.method, valid)}")
-    asked = (("sample", names[0], SAMPLE_PRUNERS), ("token", names[1], TOKEN_PRUNERS))
-    unknown = [f"{n!r}: unknown {what} pruner{nearest(n, known)}" for what, n, known in asked if n not in known]
-    if unknown:
-        raise UserError("\n".join(unknown))
-    sample, token = SAMPLE_PRUNERS[names[0]], TOKEN_PRUNERS[names[1]]
-    taken = sorted({*_option_names(sample), *_option_names(token)})
+    problems, found = [], []
+    kinds: tuple[Kind, Kind] = ("sample", "token")
+    for name, kind in zip(names, kinds, strict=True):
+        try:
+            found.append(resolve(name, kind))
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
+    sample, token = found
+    taken = [*_option_names(sample), *_option_names(token), *Readings.model_fields, "reference"]
     stray = sorted(set(entry.options) - set(taken))
     if stray:
         raise UserError("\n".join(f"{entry.method}: options.{key}: unknown key{nearest(key, taken)}" for key in stray))
+    sample_options, token_options = _options(sample, entry), _options(token, entry)
+    ratios = (
+        1.0 if sample.scope == "none" else budget.sample_ratio,
+        1.0 if token.scope == "none" else budget.token_ratio,
+    )
     return Pruning(
         sample_pruner=sample.name,
         token_pruner=token.name,
-        sample_ratio=1.0 if sample.scope == "none" else budget.sample_ratio,
-        token_ratio=1.0 if token.scope == "none" else budget.token_ratio,
-        sample_options=_options(sample, entry),
-        token_options=_options(token, entry),
+        sample_ratio=ratios[0],
+        token_ratio=ratios[1],
+        sample_options=sample_options,
+        token_options=token_options,
+        sample_version=sample.version,
+        token_version=token.version,
+        reference=_reference(entry, sample, token, models),
+        **_readings(entry, readings or Readings(), sample, *ratios).model_dump(),
     )
+
+
+def _readings(
+    entry: MethodEntry, common: Readings, sample: PrunerInfo, sample_ratio: float, token_ratio: float
+) -> Readings:
+    """The readings of a method, each at its default where it changes nothing (A8: no token is pruned; A9: nothing is
+    selected in a batch; A11, A12: the sample pruner is no baseline that draws by epoch)."""
+    own = {key: value for key, value in entry.options.items() if key in Readings.model_fields}
+    try:
+        asked = Readings.model_validate(common.model_dump() | own)
+    except ValidationError as error:
+        raise UserError("\n".join(explain(error, f"{entry.method}: options", Readings))) from None
+    effective = set()
+    drawn = sample.scope == "epoch" and sample_ratio < 1
+    if drawn:
+        effective |= {"updates", "passes"}
+    if token_ratio < 1:
+        effective |= {"pruned_tokens"}
+    in_batch = sample.scope == "batch" or (drawn and (asked.updates, asked.passes) != ("as-defined", "once"))
+    if token_ratio < 1 or in_batch:
+        effective |= {"selection"}
+    return Readings(**{key: getattr(asked, key) for key in effective})
+
+
+def _reference(
+    entry: MethodEntry, sample: PrunerInfo, token: PrunerInfo, models: Mapping[str, Model] | None
+) -> Model | None:
+    """The model that `reference` names, for methods that need one."""
+    name = entry.options.get("reference")
+    if "reference" not in sample.needs | token.needs:
+        if name is not None:
+            raise UserError(f"{entry.method}: options.reference: this method needs no reference model; leave it out")
+        return None
+    if name is None:
+        raise UserError(
+            f"{entry.method}: options.reference: required: the name of a model in configs/models, with the same "
+            "tokenizer (for Rho-1, one tuned on data of high quality; docs/pruners.md)"
+        )
+    return None if models is None else models[name]
 
 
 def _option_names(info: PrunerInfo) -> list[str]:

@@ -3,6 +3,7 @@
 Never more than one chunk of logits is alive. Statistics are float32 whatever the dtype of the model.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -70,12 +71,12 @@ def statistics(hidden: Tensor, head: Head, labels: Tensor, chunk: int = CHUNK) -
         lse = total.log()
         nll[part] = lse - target
         entropy[part] = lse - mean
-    # both are >= 0 in exact arithmetic; rounding may leave -1e-7
-    return nll.clamp_(min=0.0), entropy.clamp_(min=0.0)
+    # both are >= 0, and H <= ln V, in exact arithmetic; rounding may leave -1e-7
+    return nll.clamp_(min=0.0), entropy.clamp_(min=0.0, max=math.log(len(head.weight)))
 
 
 class _SummedLoss(torch.autograd.Function):
-    """sum_m w_m l_m, with the gradients made chunk by chunk in the forward pass, while the logits exist."""
+    """sum_m w_m l_m and the l_m, with the gradients made chunk by chunk in the forward pass, while the logits exist."""
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -88,13 +89,14 @@ class _SummedLoss(torch.autograd.Function):
         scale: float,
         softcap: float | None,
         chunk: int,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         head = Head(weight, bias, scale, softcap)
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and need_bias else None
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        losses = torch.empty(len(labels), dtype=torch.float32, device=hidden.device)
         for start in range(0, len(labels), chunk):
             part = slice(start, start + chunk)
             rows = hidden[part].to(weight.dtype)
@@ -104,6 +106,7 @@ class _SummedLoss(torch.autograd.Function):
             target = labels[part, None]
             lse = z.logsumexp(dim=-1, keepdim=True)
             nll = (lse - z.gather(1, target)).squeeze(1)
+            losses[part] = nll
             loss += (nll * factors[part]).sum()
             z.sub_(lse).exp_()
             z.scatter_add_(1, target, torch.full_like(lse, -1.0))
@@ -122,11 +125,12 @@ class _SummedLoss(torch.autograd.Function):
                 grad_bias += z.sum(dim=0)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)  # type: ignore[arg-type]
         ctx.dtypes = (weight.dtype, None if bias is None else bias.dtype)  # type: ignore[attr-defined]
-        return loss
+        ctx.mark_non_differentiable(losses)
+        return loss, losses
 
     @staticmethod
     def backward(  # type: ignore[override]
-        ctx: torch.autograd.function.FunctionCtx, grad: Tensor
+        ctx: torch.autograd.function.FunctionCtx, grad: Tensor, _: Tensor
     ) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight, grad_bias = ctx.saved_tensors  # type: ignore[attr-defined]
         weight_dtype, bias_dtype = ctx.dtypes  # type: ignore[attr-defined]
@@ -140,11 +144,14 @@ class _SummedLoss(torch.autograd.Function):
         return grad_hidden, grad_weight, grad_bias, None, None, None, None, None
 
 
-def summed_loss(hidden: Tensor, head: Head, labels: Tensor, factors: Tensor, chunk: int = CHUNK) -> Tensor:
-    """sum_m w_m l_m (a sum: the caller divides once, by the global number of kept tokens).
+def summed_loss(
+    hidden: Tensor, head: Head, labels: Tensor, factors: Tensor, chunk: int = CHUNK
+) -> tuple[Tensor, Tensor]:
+    """sum_m w_m l_m (a sum: the caller divides once, by the global number of kept tokens), and the l_m themselves.
 
-    hidden: [M, H]; labels: [M]; factors: [M] float32. Differentiable in hidden and in the head's weight and bias;
-    a frozen head costs no weight gradient.
+    hidden: [M, H]; labels: [M]; factors: [M] float32. Returns a float32 scalar and the token NLL, [M] float32, without
+    a gradient. The loss is differentiable in hidden and in the head's weight and bias; a frozen head costs no weight
+    gradient.
     """
     return _SummedLoss.apply(  # type: ignore[no-any-return, no-untyped-call]
         hidden, head.weight, head.bias, labels, factors, head.scale, head.softcap, chunk

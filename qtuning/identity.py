@@ -6,14 +6,15 @@ from qtuning.files import canonical_json, short_hash
 
 def slug(*parts: str) -> str:
     """Readable, safe in paths and shells."""
-    return "-".join(parts).lower()
+    return "-".join(parts).lower().replace(":", ".")
 
 
 def canonical(cell: Cell) -> Cell:
     """The same cell, with everything that cannot change its weights at its default.
 
     Labels, parameter counts, the share of bad rows allowed; LoRA settings in full fine-tuning; all but the source of a
-    model that is not trained. Equal weights must be one cell, and editing a label must not train anything again.
+    model that is not trained; the selection batch where a window is one batch (A9). Equal weights must be one cell, and
+    editing a label must not train anything again.
     """
     defaults = {"label": cell.model.name, "parameters": None}
     if cell.training is None or cell.train_set is None:
@@ -24,7 +25,14 @@ def canonical(cell: Cell) -> Cell:
         defaults["lora_targets"] = "all-linear"
     train_set = cell.train_set.model_copy(update={"label": cell.train_set.name, "local": None, "bad_rows": 0.01})
     model = cell.model.model_copy(update=defaults | {"dtype": "float32"})
-    return cell.model_copy(update={"model": model, "train_set": train_set, "training": training})
+    assert cell.pruning is not None
+    changes: dict[str, object] = {}
+    if training.processes * training.accumulation == 1:
+        changes["selection"] = "device"
+    if (reference := cell.pruning.reference) is not None:
+        changes["reference"] = Model(name=reference.name, source=reference.source)
+    pruning = cell.pruning.model_copy(update=changes)
+    return cell.model_copy(update={"model": model, "train_set": train_set, "training": training, "pruning": pruning})
 
 
 def cell_id(cell: Cell) -> str:

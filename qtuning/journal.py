@@ -22,13 +22,16 @@ TRACE_SCHEMA: dict[str, Any] = {
     "supplement": pl.Boolean,
     "response_tokens": pl.Int32,
     "kept_tokens": pl.Int32,
+    "weight": pl.Float64,
+    "loss": pl.Float64,
 }
 
 
 class Journal:
     """Metrics and trace of one cell below its state folder.
 
-    One metrics line per optimizer update; one trace row per sample decision (`quadrant` 0: none, see plane.py).
+    One metrics line per optimizer update; one trace row per sample decision (`quadrant` 0: none, see plane.py;
+    `weight`: factor of a kept sample's loss; `loss`: mean NLL of the tokens it was trained on).
     Lines and rows later than the checkpoint that training resumes from are dropped, so that nothing stands twice.
     """
 
@@ -47,6 +50,10 @@ class Journal:
             if int(part.stem.split("-")[1]) > resume_from:
                 part.unlink()
         self._handle = self._metrics.open("a", encoding="utf-8")
+
+    def records(self) -> list[dict[str, Any]]:
+        """The metrics of all updates so far."""
+        return [json.loads(line) for line in self._metrics.read_text(encoding="utf-8").splitlines()]
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one update's metrics. Infinite values become null: JSON has none."""

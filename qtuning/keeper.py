@@ -64,8 +64,9 @@ class Keeper:
         costs = gather_object([vars(self._loop.cost)])
         if journal is not None:
             journal.checkpoint(update)
-            tensors = checkpoint.training_tensors(self._model, self._optimizer)
-            checkpoint.save(self._state, update, tensors, self._identity | {"cost": costs})
+            numbers, pruner = self._loop.state()
+            tensors = checkpoint.training_tensors(self._model, self._optimizer) | pruner
+            checkpoint.save(self._state, update, tensors, {**self._identity, **numbers, "cost": costs})
         self._saved = time.perf_counter()
         self._seconds = max(self._seconds, SHARE * (self._saved - begun)) if self._seconds > 0 else 0.0
         if bool(wanted[1]):

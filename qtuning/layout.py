@@ -29,6 +29,11 @@ class Layout:
         """Folder of a base model made ready."""
         return self.root / "models" / model_id(cell.model)
 
+    def reference(self, cell: Cell) -> Path | None:
+        """Folder of the reference model of a cell that has one (rho-1)."""
+        reference = None if cell.pruning is None else cell.pruning.reference
+        return None if reference is None else self.root / "models" / model_id(reference)
+
     def samples(self, cell: Cell) -> Path:
         """Folder of a validated, tokenised train set."""
         return self.root / "train_sets" / pair_id(cell)

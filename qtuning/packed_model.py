@@ -1,13 +1,14 @@
 """A causal language model as the project uses it: packed tokens in; statistics or one summed loss out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from qtuning.attention import PACKED
+from qtuning.attention import PACKED, Collected, Collector
 from qtuning.batch import Packed, Sample, pack
 from qtuning.errors import UserError
 from qtuning.head import head_of, statistics, summed_loss
@@ -35,8 +36,25 @@ class PackedModel(nn.Module):
         """The transformers model inside."""
         return causal_lm_of(self.model)
 
-    def hidden(self, packed: Packed) -> Tensor:
-        """[M, H]: the hidden states that predict `packed.labels`."""
+    @property
+    def layers(self) -> int:
+        """How many layers the backbone has."""
+        return int(self.causal_lm.config.get_text_config().num_hidden_layers)
+
+    def collector(self, layer: int | None, prompts: Sequence[int], stop: bool) -> Collector:
+        """A collector for the attention of a layer, numbered from 1 or from -1 backwards; UserError if there is none.
+
+        prompts, stop: see Collector.
+        """
+        choice = f"choose 1 to {self.layers}, or -{self.layers} to -1"
+        if layer is None:
+            raise UserError(f"options.layer: this pruner needs attention, but does not say of which layer; {choice}")
+        if not 1 <= abs(layer) <= self.layers:
+            raise UserError(f"options.layer: the model has no layer {layer}; {choice}")
+        return Collector(layer - 1 if layer > 0 else self.layers + layer, tuple(prompts), stop)
+
+    def hidden(self, packed: Packed, collector: Collector | None = None) -> Tensor:
+        """[M, H]: the hidden states that predict `packed.labels`. Raises Collected if the collector stops."""
         causal_lm = self.causal_lm
         backbone = getattr(causal_lm, causal_lm.base_model_prefix)
         # attention_mask None and use_cache False: with a cache or a mask transformers may let samples see each other
@@ -46,20 +64,35 @@ class PackedModel(nn.Module):
             attention_mask=None,
             use_cache=False,
             segments=packed.lengths,
+            **({} if collector is None else {"collector": collector}),
         )
         return output.last_hidden_state[0].index_select(0, packed.source)  # type: ignore[no-any-return]
 
-    def forward(self, packed: Packed) -> Tensor:
-        """sum_m w_m l_m over the targets, float32 scalar."""
+    def forward(self, packed: Packed) -> tuple[Tensor, Tensor]:
+        """sum_m w_m l_m over the targets, float32 scalar; and the l_m, [M] float32, without a gradient."""
         return summed_loss(self.hidden(packed), head_of(self.causal_lm), packed.labels, packed.weights)
 
     @torch.no_grad()
-    def score(self, packed: Packed) -> tuple[Tensor, Tensor]:
-        """Token NLL and entropy of the targets, each [M] float32, without graph and without dropout."""
+    def score(self, packed: Packed, collector: Collector | None = None) -> tuple[Tensor, Tensor]:
+        """Token NLL and entropy of the targets, each [M] float32, without graph and without dropout.
+
+        A collector (that does not stop) is filled on the way.
+        """
+        with self._evaluating():
+            return statistics(self.hidden(packed, collector), head_of(self.causal_lm), packed.labels)
+
+    @torch.no_grad()
+    def attend(self, packed: Packed, collector: Collector) -> None:
+        """Fill a collector, without graph, dropout and head; no layer after its own runs if it stops."""
+        with self._evaluating(), suppress(Collected):
+            self.hidden(packed, collector)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
         was_training = self.training
         self.eval()
         try:
-            return statistics(self.hidden(packed), head_of(self.causal_lm), packed.labels)
+            yield
         finally:
             self.train(was_training)
 

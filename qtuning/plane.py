@@ -4,6 +4,7 @@ All functions take [B] float64 tensors of one selection batch.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,13 +16,16 @@ TOLERANCE = 0.01  # on the kept fraction
 NOISE, MISCONCEPTION, REDUNDANT, CALIBRATION = 1, 2, 3, 4
 BETWEEN = 0  # neither tail: such a sample is in no quadrant of the two-tail reading
 
+Naming = Literal["figure", "text"]  # reading A1
+Lines = Literal["two-tails", "midpoint"]  # reading A5
+
 
 @dataclass(frozen=True)
 class Thresholds:
     """Lines on the plane and how they were found.
 
-    level: the common quantile level a = b. ppl_low = quantile(PPL, a), ppl_high = quantile(PPL, 1 - a), likewise for
-    entropy. kept: the share of samples in Q2 and Q4. converged: |kept - r_sample| <= 0.01.
+    level: the common quantile level a = b. ppl_low, ppl_high: error is low at or below the one, high above the other;
+    likewise for entropy. kept: the share of samples in Q2 and Q4. converged: |kept - r_sample| <= 0.01.
     """
 
     level: float
@@ -34,24 +38,45 @@ class Thresholds:
     converged: bool
 
 
-def quadrants(ppl: Tensor, ent: Tensor, level: float) -> Tensor:
-    """[B] int8 in {0, 1, 2, 3, 4}: the quadrant of each sample with two tails at quantile `level` (reading A5, D).
+def lines(values: Tensor, level: float, thresholds: Lines = "two-tails") -> tuple[float, float]:
+    """(low, high): values <= low are low, values > high are high (reading A5).
 
+    two-tails (D): quantile(level) and quantile(1 - level); what lies between is neither. midpoint: both are the one
+    line halfway between these quantiles, so that every value is low or high.
+    """
+    low, high = _quantile(values, level), _quantile(values, 1 - level)
+    if thresholds == "midpoint":
+        low = high = low + (high - low) / 2
+    return low, high
+
+
+def quadrants(
+    ppl: Tensor, ent: Tensor, level: float, naming: Naming = "figure", thresholds: Lines = "two-tails"
+) -> Tensor:
+    """[B] int8 in {0, 1, 2, 3, 4}: the quadrant of each sample at quantile `level` (method.md, Stage 1).
+
+    With the default readings:
     Q2 = { PPL > quantile(PPL, 1-a) and Ent <= quantile(Ent, b) }
     Q4 = { PPL <= quantile(PPL, a)  and Ent >  quantile(Ent, 1-b) }
-    and, for the record, Q1 (both high) and Q3 (both low) with the same lines; the rest is BETWEEN.
+    and, with the same lines, Q1 (both high) and Q3 (both low); the rest is BETWEEN.
+    Reading A1, `text`: of the two quadrants of high error, the one of high entropy is Q2 and the one of low entropy Q1.
     """
-    high_error, low_error = ppl > _quantile(ppl, 1 - level), ppl <= _quantile(ppl, level)
-    high_uncertainty, low_uncertainty = ent > _quantile(ent, 1 - level), ent <= _quantile(ent, level)
+    ppl_low, ppl_high = lines(ppl, level, thresholds)
+    ent_low, ent_high = lines(ent, level, thresholds)
+    high_error, low_error = ppl > ppl_high, ppl <= ppl_low
+    high_uncertainty, low_uncertainty = ent > ent_high, ent <= ent_low
+    both_high, confidently_wrong = (NOISE, MISCONCEPTION) if naming == "figure" else (MISCONCEPTION, NOISE)
     result = torch.full(ppl.shape, BETWEEN, dtype=torch.int8)
-    result[high_error & high_uncertainty] = NOISE
-    result[high_error & low_uncertainty] = MISCONCEPTION
+    result[high_error & high_uncertainty] = both_high
+    result[high_error & low_uncertainty] = confidently_wrong
     result[low_error & low_uncertainty] = REDUNDANT
     result[low_error & high_uncertainty] = CALIBRATION
     return result
 
 
-def find_thresholds(ppl: Tensor, ent: Tensor, sample_ratio: float) -> Thresholds:
+def find_thresholds(
+    ppl: Tensor, ent: Tensor, sample_ratio: float, naming: Naming = "figure", thresholds: Lines = "two-tails"
+) -> Thresholds:
     """Bisect the common level a = b in [0, 0.49] until Q2 and Q4 hold the share `sample_ratio` of the batch.
 
     Kept fraction too small -> raise the level, too large -> lower it; at most 10 iterations, tolerance 0.01. In a
@@ -63,8 +88,7 @@ def find_thresholds(ppl: Tensor, ent: Tensor, sample_ratio: float) -> Thresholds
     while iterations < MAX_ITERATIONS:
         iterations += 1
         level = (low + high) / 2
-        quadrant = quadrants(ppl, ent, level)
-        kept = float(((quadrant == MISCONCEPTION) | (quadrant == CALIBRATION)).double().mean())
+        kept = float(in_q2_or_q4(quadrants(ppl, ent, level, naming, thresholds)).double().mean())
         converged = abs(kept - sample_ratio) <= TOLERANCE
         if converged:
             break
@@ -73,21 +97,30 @@ def find_thresholds(ppl: Tensor, ent: Tensor, sample_ratio: float) -> Thresholds
         else:
             high = level
     return Thresholds(
-        level=level,
-        ppl_low=_quantile(ppl, level),
-        ppl_high=_quantile(ppl, 1 - level),
-        ent_low=_quantile(ent, level),
-        ent_high=_quantile(ent, 1 - level),
-        kept=kept,
-        iterations=iterations,
-        converged=converged,
+        level, *lines(ppl, level, thresholds), *lines(ent, level, thresholds), kept, iterations, converged
     )
+
+
+def in_q2_or_q4(quadrant: Tensor) -> Tensor:
+    """[B] bool: the samples that the thresholds keep."""
+    return (quadrant == MISCONCEPTION) | (quadrant == CALIBRATION)
 
 
 def min_max(values: Tensor) -> Tensor:
     """n(.): scaled to [0, 1] over the batch; all zero where the values are equal."""
     low, high = values.min(), values.max()
     return (values - low) / (high - low) if high > low else torch.zeros_like(values)
+
+
+def ranks(values: Tensor) -> Tensor:
+    """[B] float64: ranks from 0 for the lowest to B - 1 for the highest; ties share the mean of theirs.
+
+    n(.) of reading A10, `rank`, is rank / (B - 1). Left undivided, ranks and their differences are exact, and neither
+    the order nor the sign of the differences knows the divisor.
+    """
+    below = (values[:, None] > values[None, :]).sum(dim=1)
+    equal = (values[:, None] == values[None, :]).sum(dim=1)
+    return below + (equal - 1).double() / 2
 
 
 def _quantile(values: Tensor, level: float) -> float:

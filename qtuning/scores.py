@@ -1,42 +1,48 @@
-"""Scores of a batch under the current model (method.md, Scores)."""
+"""What one forward without gradient tells a pruner: scores (method.md, Scores) and attention, of the current model."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from qtuning.batch import Packed, Sample
+from qtuning.batch import Packed, Sample, pack, pack_whole
 from qtuning.errors import UserError
 
 if TYPE_CHECKING:
+    from qtuning.attention import Collector
     from qtuning.packed_model import PackedModel
+
+
+OVERFLOW = 700.0  # nats; exp of it, and sums and differences of a few such values, are finite in float64
 
 
 @dataclass(frozen=True)
 class BatchScores:
     """Scores of B samples with N response tokens in all, laid end to end; on the CPU, in float64.
 
-    nll: [N], l_it in nats. entropy: [N], H_it in nats. lengths: [B] int64, |T_i|, sum N.
+    nll: [N], l_it in nats. entropy: [N], H_it in nats. lengths: [B] int64, |T_i|, sum N. sequence_ent: [B], the mean of
+    H over all positions of the sequence, prompt included (reading A4, `sequence`); None where nobody asked for it.
 
     float64 because exp(l) overflows float32 at 88 nats and float64 only at 709, and because quantiles of nearly equal
-    values decide which samples are kept.
+    values decide which samples are kept. Beyond OVERFLOW nats a perplexity stays at exp(OVERFLOW).
     """
 
     nll: Tensor
     entropy: Tensor
     lengths: Tensor
+    sequence_ent: Tensor | None = None
 
     @property
     def token_ppl(self) -> Tensor:
         """[N]: PPL_it = exp(l_it)."""
-        return self.nll.exp()
+        return self.nll.clamp(max=OVERFLOW).exp()
 
     @property
     def ppl(self) -> Tensor:
         """[B]: the error PPL_i = exp(mean over T_i of l_it)."""
-        return segment_mean(self.nll, self.lengths).exp()
+        return segment_mean(self.nll, self.lengths).clamp(max=OVERFLOW).exp()
 
     @property
     def ent(self) -> Tensor:
@@ -49,21 +55,105 @@ def segment_mean(values: Tensor, lengths: Tensor) -> Tensor:
     return torch.stack([part.mean() for part in values.split(lengths.tolist())])
 
 
-def score(model: "PackedModel", samples: Sequence[Sample], packed: Packed) -> BatchScores:
-    """Score every response token of the samples, packed on the model's device, in one forward without gradient.
+@dataclass(frozen=True)
+class TokenAttention:
+    """What one layer's attention (mean over the heads) says about the response tokens.
 
-    Raises UserError naming the samples whose scores are not finite.
+    received: [N], the mean over the positions of the token's own sample of the attention they pay to it. rated: [N],
+    the same over the raters only: the response tokens that look at the prompt at least as much as the response does on
+    average. rank: [B] int64, rank of each sample's matrix (raters x response tokens).
     """
-    nll, entropy = model.score(packed)
-    lengths = torch.tensor([sample.response_length for sample in samples])
-    scores = BatchScores(nll.double().cpu(), entropy.double().cpu(), lengths)
-    # of the perplexity, not only of the loss: beyond 709 nats it is infinite, and quantiles of infinity are NaN
-    finite = torch.isfinite(scores.token_ppl) & torch.isfinite(scores.entropy)
-    if not bool(finite.all()):
-        bad = [s.number for s, part in zip(samples, finite.split(lengths.tolist()), strict=True) if not part.all()]
-        raise NonFinite(f"scores are not finite for samples {bad}: the model has diverged or its weights are broken")
-    return scores
+
+    received: Tensor
+    rated: Tensor
+    rank: Tensor
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one forward without gradient told of a batch.
+
+    packed: what went through the model, on the CPU; its targets are the positions that went through the head. depth:
+    the share of the layers that ran, in (0, 1].
+    """
+
+    packed: Packed
+    depth: float
+    scores: BatchScores | None
+    attention: TokenAttention | None
+
+
+def observe(
+    model: "PackedModel", samples: Sequence[Sample], needs: Collection[str], layer: int | None, device: torch.device
+) -> Observation:
+    """All that `needs` asks for (`scores`, `sequence-entropy`, `attention`; at least one of them), in one forward.
+
+    layer: whose attention, numbered from 1 or from -1 backwards. Where only attention is asked for, the forward ends
+    in that layer, and nothing goes through the head. What is not asked for is None. Raises UserError if there is no
+    such layer, and NonFinite.
+    """
+    everywhere = "sequence-entropy" in needs
+    scored = everywhere or "scores" in needs
+    collector = None
+    if "attention" in needs:
+        collector = model.collector(layer, [sample.prompt for sample in samples], stop=not scored)
+    assert scored or collector is not None, "nothing was asked for"
+    if collector is None and not everywhere:
+        packed = pack(samples)
+        assert packed is not None, "a sample without response never gets past preparation"
+    else:
+        packed = pack_whole(samples, "everywhere" if everywhere else "response" if scored else "nowhere")
+    on_device = packed.to(device)
+    scores, depth = None, 1.0
+    if scored:
+        scores = _batch_scores(samples, *model.score(on_device, collector), everywhere)
+    elif collector is not None:
+        model.attend(on_device, collector)
+        depth = (collector.layer + 1) / model.layers
+    return Observation(packed, depth, scores, None if collector is None else _token_attention(samples, collector))
+
+
+def score(model: "PackedModel", samples: Sequence[Sample], packed: Packed) -> BatchScores:
+    """Score every response token of the samples, packed on the model's device. Raises NonFinite."""
+    return _batch_scores(samples, *model.score(packed), everywhere=False)
 
 
 class NonFinite(UserError):
     """Training met NaN or infinity and stopped before the update."""
+
+
+def _batch_scores(samples: Sequence[Sample], nll: Tensor, entropy: Tensor, everywhere: bool) -> BatchScores:
+    """Scores from the statistics of the response tokens or, `everywhere`, of all positions of the samples."""
+    nll, entropy = nll.double().cpu(), entropy.double().cpu()
+    lengths = torch.tensor([sample.response_length for sample in samples])
+    sequence_ent = None
+    if everywhere:
+        sizes = [len(sample.tokens) for sample in samples]
+        sequence_ent = segment_mean(entropy, torch.tensor(sizes))
+        _require_finite("scores are", samples, sequence_ent.split(1))
+        # the prompt's last position predicts the first response token; the sequence's last predicts none
+        nll, entropy = (
+            torch.cat([part[s.prompt - 1 : -1] for s, part in zip(samples, values.split(sizes), strict=True)])
+            for values in (nll, entropy)
+        )
+    _require_finite("scores are", samples, (nll + entropy).split(lengths.tolist()))
+    return BatchScores(nll, entropy, lengths, sequence_ent)
+
+
+def _token_attention(samples: Sequence[Sample], collector: "Collector") -> TokenAttention:
+    """What the collector found, laid end to end."""
+    found = collector.found
+    if not found:
+        raise UserError(f"options.layer: layer {collector.layer + 1} of the model has no attention; choose another")
+    _require_finite("the attention is", samples, [part.received for part in found])
+    return TokenAttention(
+        torch.cat([part.received for part in found]),
+        torch.cat([part.rated for part in found]),
+        torch.tensor([part.rank for part in found]),
+    )
+
+
+def _require_finite(what: str, samples: Sequence[Sample], parts: Sequence[Tensor]) -> None:
+    bad = [sample.number for sample, part in zip(samples, parts, strict=True) if not bool(torch.isfinite(part).all())]
+    if bad:
+        raise NonFinite(f"{what} not finite for samples {bad}: the model has diverged or its weights are broken")

@@ -17,26 +17,29 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
-from tqdm import tqdm
 
 from qtuning import checkpoint
 from qtuning.batch import Sample
 from qtuning.config import Cell, Training
+from qtuning.console import print_derived, progress, warn
 from qtuning.cost import peak_memory, shape_of
 from qtuning.data.samples import load
+from qtuning.diagnosis import Diagnosis
 from qtuning.errors import UserError
 from qtuning.files import atomic_path, exclusive, file_digest, read_json, remove_leftovers, write_json, write_text
 from qtuning.identity import cell_id, cell_json
 from qtuning.journal import Journal
 from qtuning.keeper import Keeper
-from qtuning.loop import Loop, Window, plan_windows
+from qtuning.loop import Loop
 from qtuning.models import load_model, load_tokenizer, resolve
 from qtuning.packed_model import PackedModel, causal_lm_of, check_decomposition
 from qtuning.provenance import provenance
-from qtuning.pruners.base import Candidates
+from qtuning.pruners.base import Instructions
 from qtuning.pruners.select import method_of
+from qtuning.reference import reference_nll
 from qtuning.scores import NonFinite
 from qtuning.seeding import derived_seed
+from qtuning.survey import TrainSet
 from qtuning.tracking import Mirror
 
 MARKER = "train.json"
@@ -52,11 +55,12 @@ def train(
     out: Path,
     state: Path,
     *,
+    reference_folder: Path | None = None,
     tracking: str = "auto",
     groups: Sequence[str] = (),
     checkpoint_seconds: float = 60.0,
 ) -> None:
-    """Train `cell` on the prepared model and samples; write OUTPUTS below `out`.
+    """Train `cell` on the prepared model and samples (and reference model, rho-1); write OUTPUTS below `out`.
 
     A diverged cell (non-finite scores, loss or gradient) is a result: it is recorded as such in train.json, without
     weights. UserError for what the user can mend.
@@ -64,34 +68,42 @@ def train(
     assert cell.training is not None and cell.seeds is not None and cell.pruning is not None
     started = time.perf_counter()
     _check_processes(accelerator, cell.training)
-    base, dataset = resolve(model_folder), _load_samples(samples_folder)
+    base = resolve(model_folder)
+    dataset, instructions = _load_samples(samples_folder)
+    method = method_of(cell.pruning)
 
     torch.manual_seed(derived_seed(cell.seeds.init, "adapter"))
     language_model = _build(base, cell)
     wrapped = PackedModel(language_model).to(accelerator.device)
     difference = check_decomposition(wrapped, dataset[:64], accelerator.device)
+    if "attention" in method.batch_needs | method.epoch_needs:
+        wrapped.collector(method.layer, (), stop=True)  # a layer that the model does not have is refused here
     trainable = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         trainable, lr=cell.training.learning_rate, weight_decay=cell.training.weight_decay, fused=True
     )
-    identity = {"cell": cell_json(cell), "inputs": _inputs(model_folder, samples_folder)}
+    identity = {"cell": cell_json(cell), "inputs": _inputs(model_folder, samples_folder, reference_folder)}
     resumed = checkpoint.latest(state, identity)
     if resumed is not None:
         checkpoint.restore(resumed[0], wrapped, optimizer)
-    start = 0 if resumed is None else int(resumed[1]["update"])
 
-    method = method_of(cell.pruning, cell.training.optimizer_updates == "matched")
-    windows = plan_windows(cell, method, _candidates(dataset))
     shape = shape_of(language_model, cell.training.tuning == "lora", cell.training.gradient_checkpointing)
     model, optimizer = accelerator.prepare(wrapped, optimizer)
-    loop = Loop(cell, method, dataset, accelerator, model, optimizer, shape, len(windows))
+    reference, spent = None, None
+    if {"reference"} & (method.batch_needs | method.epoch_needs):
+        assert reference_folder is not None, "the command line asks for it"
+        reference, spent = reference_nll(reference_folder, samples_folder, dataset, accelerator, cell)
+    train_set = TrainSet(dataset, instructions, reference)
+    loop = Loop(cell, method, train_set, accelerator, model, optimizer, shape)
+    if spent is not None:
+        loop.cost.add(spent)
     if resumed is not None:
-        for key, value in resumed[1]["cost"][accelerator.process_index].items():
-            setattr(loop.cost, key, value)
+        loop.restore(*resumed)
+    start = loop.place.update
 
     main = accelerator.is_main_process
     if main:
-        _print_derived(cell, accelerator, dataset, windows, trainable, start, difference)
+        print_derived(cell, accelerator, dataset, loop.expected_updates, trainable, start, difference)
     journal = Journal(state, start) if main else None
     keeper = Keeper(accelerator, identity, state, wrapped, optimizer, loop, checkpoint_seconds, started)
     mirror = Mirror.open(
@@ -101,17 +113,23 @@ def train(
         groups=groups,
         folder=state.parent.parent / "wandb",
     )
+    diagnosis = Diagnosis()
+    for earlier in journal.records() if journal is not None else []:
+        diagnosis.feed(earlier)
     record: dict[str, Any] = {"loss": None}
     reason = None
     try:
-        for window in _progress(windows[start:], start, len(windows), main):
+        for window in progress(loop, main):
             record, trace = loop.step(window)
             loop.cost.peak_memory_bytes = max(loop.cost.peak_memory_bytes, peak_memory(accelerator.device))
             if journal is not None:
                 journal.log(record)
                 journal.trace(trace)
                 mirror.log(record)
-            keeper.after(window.update + 1, journal, last=window.update + 1 == len(windows))
+                diagnosis.feed(record)
+                if window.index + 1 == window.count:
+                    warn(diagnosis.news())
+            keeper.after(window.update + 1, journal, last=loop.place.epoch == cell.training.epochs)
     except NonFinite as error:
         reason = str(error)
 
@@ -128,6 +146,8 @@ def train(
         "reason": reason,
         "updates": loop.cost.updates,
         "loss": record["loss"],
+        "selection": diagnosis.summary(),
+        "warnings": list(diagnosis.warnings().values()),
         "cost": _sum_costs(costs) | {"seconds_total": keeper.elapsed()},
         "inputs": identity["inputs"],
         "provenance": provenance() | {"device": str(accelerator.device), "processes": accelerator.num_processes},
@@ -177,26 +197,24 @@ def _check_processes(accelerator: Accelerator, training: Training) -> None:
         raise UserError(f"{accelerator.distributed_type} is not supported: use one process, or DDP (MULTI_GPU)")
 
 
-def _load_samples(folder: Path) -> list[Sample]:
-    return [
-        Sample(row.sample, torch.as_tensor(row.input_ids, dtype=torch.int64), row.prompt_length) for row in load(folder)
+def _load_samples(folder: Path) -> tuple[list[Sample], Instructions]:
+    stored = load(folder)
+    samples = [
+        Sample(row.sample, torch.as_tensor(row.input_ids, dtype=torch.int64), row.prompt_length) for row in stored
     ]
+    texts = Instructions(torch.as_tensor(stored.instruction_characters), torch.as_tensor(stored.instruction_entropy))
+    return samples, texts
 
 
-def _candidates(dataset: Sequence[Sample]) -> Candidates:
-    """The whole train set, for pruners that draw by epoch."""
-    return Candidates(
-        torch.tensor([sample.number for sample in dataset]),
-        torch.tensor([sample.response_length for sample in dataset]),
-    )
-
-
-def _inputs(model_folder: Path, samples_folder: Path) -> dict[str, Any]:
-    """What a configuration cannot say of its inputs: content of the data, tokenizer, commit or digest of the model."""
-    report, model = read_json(samples_folder / "report.json"), read_json(model_folder / "model.json")
-    return {key: report.get(key) for key in ("data_fingerprint", "tokenizer_fingerprint")} | {
-        f"model_{key}": model.get(key) for key in ("revision", "sha256")
-    }
+def _inputs(model_folder: Path, samples_folder: Path, reference_folder: Path | None) -> dict[str, Any]:
+    """What a configuration cannot say of its inputs: content of the data, tokenizer, commits or digests of models."""
+    report = read_json(samples_folder / "report.json")
+    inputs = {key: report.get(key) for key in ("data_fingerprint", "tokenizer_fingerprint")}
+    for name, folder in (("model", model_folder), ("reference", reference_folder)):
+        if folder is not None:
+            marker = read_json(folder / "model.json")
+            inputs |= {f"{name}_{key}": marker.get(key) for key in ("revision", "sha256")}
+    return inputs
 
 
 def _write_weights(out: Path, base: Path, model: nn.Module | None) -> None:
@@ -211,62 +229,23 @@ def _write_weights(out: Path, base: Path, model: nn.Module | None) -> None:
     write_text(out / "weights.sha256", "".join(digests))
 
 
-def _print_derived(
-    cell: Cell,
-    accelerator: Accelerator,
-    dataset: Sequence[Sample],
-    windows: Sequence[Window],
-    trainable: Sequence[nn.Parameter],
-    start: int,
-    difference: float,
-) -> None:
-    """Every derived quantity once, at the start."""
-    assert cell.training is not None and cell.pruning is not None
-    t = cell.training
-    print(
-        f"cell                {cell_id(cell)}\n"
-        f"method              {cell.pruning.method} at {cell.pruning.budget} (samples x tokens, per cent)"
-        f"{f', {options}' if (options := cell.pruning.sample_options | cell.pruning.token_options) else ''}\n"
-        f"samples             {len(dataset)}, {sum(s.response_length for s in dataset)} response tokens an epoch\n"
-        f"updates             {len(windows)} = {t.epochs} epochs; selection batch {t.batch_size}, window "
-        f"{t.processes} process(es) x {t.accumulation} x {t.batch_size} samples\n"
-        f"learning rate       {t.learning_rate:g}, {t.schedule}, warm-up {round(t.warmup * len(windows))} updates\n"
-        f"trainable           {sum(p.numel() for p in trainable):,} parameters ({t.tuning}), weights {cell.dtype}, "
-        f"autocast {t.mixed_precision}, on {accelerator.device}, {torch.get_num_threads()} thread(s)\n"
-        f"packed = own model  within {difference:.1e} nats\n"
-        + (f"resumed             at update {start}\n" if start else ""),
-        flush=True,
-    )
-
-
-def _progress(windows: Sequence[Window], done: int, total: int, shown: bool) -> Any:
-    """A bar on a terminal; in a log file a line every few seconds."""
-    to_file = not sys.stderr.isatty()
-    return tqdm(
-        windows,
-        initial=done,
-        total=total,
-        unit="update",
-        disable=not shown,
-        mininterval=5.0 if to_file else 0.2,
-        ascii=True if to_file else None,
-    )
-
-
 def _sum_costs(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Sums over processes; updates and wall-clock seconds are common to them, so not summed."""
-    common = ("updates", "seconds_scoring", "seconds_training", "seconds_total")
+    common = ("updates", "updates_skipped", "seconds_scoring", "seconds_training", "seconds_total")
     return {
         key: max(cost[key] for cost in costs) if key in common else sum(cost[key] for cost in costs) for key in costs[0]
     }
 
 
-def is_finished(cell: Cell, model_folder: Path, samples_folder: Path, out: Path) -> bool:
+def is_finished(
+    cell: Cell, model_folder: Path, samples_folder: Path, out: Path, reference_folder: Path | None = None
+) -> bool:
     """Whether `out` holds the whole result of this very cell, trained on these very inputs."""
     if not all((out / name).exists() for name in OUTPUTS):
         return False
     marker = read_json(out / MARKER)
-    return bool(marker["cell"] == cell_id(cell) and marker["inputs"] == _inputs(model_folder, samples_folder))
+    inputs = _inputs(model_folder, samples_folder, reference_folder)
+    return bool(marker["cell"] == cell_id(cell) and marker["inputs"] == inputs)
 
 
 @contextmanager
@@ -292,6 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--samples", type=Path, required=True, help="folder with samples.parquet")
     parser.add_argument("--out", type=Path, required=True, help="folder of the cell")
     parser.add_argument("--state", type=Path, required=True, help="folder of the resume state")
+    parser.add_argument("--reference", type=Path, help="folder with the model.json of a reference model (rho-1)")
     parser.add_argument("--tracking", default="auto", help="W&B: auto, online, offline or disabled")
     parser.add_argument("--group", action="append", default=[], help="experiment(s) the cell belongs to")
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="seconds between checkpoints")
@@ -304,7 +284,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     failure = args.out / "failed.json"
     try:
         with _sole_writer(accelerator, args.state):
-            finished = [accelerator.is_main_process and is_finished(cell, args.model, args.samples, args.out)]
+            finished = [
+                accelerator.is_main_process and is_finished(cell, args.model, args.samples, args.out, args.reference)
+            ]
             if broadcast_object_list(finished)[0]:
                 if accelerator.is_main_process:
                     checkpoint.clear(args.state)  # killed between its marker and the end
@@ -321,6 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 args.samples,
                 args.out,
                 args.state,
+                reference_folder=args.reference,
                 tracking=args.tracking,
                 groups=args.group,
                 checkpoint_seconds=args.checkpoint_seconds,

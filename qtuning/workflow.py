@@ -48,6 +48,8 @@ class Plan:
         if cell.training is None:
             return
         self._configurations[pair_id(cell)] = _dump(_representative(cell))
+        if cell.pruning is not None and (reference := cell.pruning.reference) is not None:
+            self._configurations[model_id(reference)] = cell_json(Cell(model=reference))
         if cell.training.tuning == "lora" or grid.experiment.keep_weights:
             self.kept.add(identity)
 
@@ -87,6 +89,11 @@ class Plan:
     def model(self, cell: str) -> Path:
         """Marker of the cell's base model."""
         return self.layout.model(self.cells[cell]) / "model.json"
+
+    def reference(self, cell: str) -> list[Path]:
+        """Marker of the cell's reference model, where it has one."""
+        folder = self.layout.reference(self.cells[cell])
+        return [] if folder is None else [folder / "model.json"]
 
     def samples(self, cell: str) -> Path:
         """Marker of the cell's tokenised train set."""

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qtuning.batch import Packed, Sample, pack
+from qtuning.batch import Packed, Sample, pack, pack_whole, without
 from qtuning.errors import UserError
 from qtuning.packed_model import PackedModel, causal_lm_of, check_decomposition
 
@@ -105,6 +105,35 @@ def test_layout() -> None:
     assert packed.labels.tolist() == [7, 8, 12]
     assert packed.weights.tolist() == [1.0, 1.0, 2.5]
     assert (packed.tokens, packed.targets) == (5, 3)
+    assert (packed.rows, packed.counts) == ((0, 1), (2, 1))
+
+
+def test_layout_of_whole_sequences() -> None:
+    """Last tokens are inputs here; what the last position predicts has a place but no meaning."""
+    samples = [Sample(0, torch.tensor([5, 6, 7, 8]), 2), Sample(1, torch.tensor([10, 11]), 1)]
+    layouts = {predicting: pack_whole(samples, predicting) for predicting in ("everywhere", "response", "nowhere")}
+    for packed in layouts.values():
+        assert packed.input_ids.tolist() == [5, 6, 7, 8, 10, 11]
+        assert packed.position_ids.tolist() == [0, 1, 2, 3, 0, 1]
+        assert (packed.lengths, packed.rows) == ((4, 2), (0, 1))
+    assert layouts["everywhere"].source.tolist() == [0, 1, 2, 3, 4, 5]
+    assert layouts["everywhere"].labels.tolist() == [6, 7, 8, 5, 11, 10]
+    assert layouts["response"].source.tolist() == [1, 2, 4]
+    assert layouts["response"].labels.tolist() == [7, 8, 11]
+    assert [layouts[name].counts for name in layouts] == [(4, 2), (2, 1), (0, 0)]
+
+
+def test_removed_tokens_leave_the_sequence() -> None:
+    """Reading A8: what follows a removed token is predicted without it."""
+    sample = Sample(7, torch.tensor([5, 6, 20, 21, 22, 23]), 2)
+    shorter = without(sample, torch.tensor([True, False, False, True]))
+    assert (shorter.number, shorter.prompt, shorter.tokens.tolist()) == (7, 2, [5, 6, 20, 23])
+    assert sample.tokens.tolist() == [5, 6, 20, 21, 22, 23]
+    packed = pack([shorter, without(sample, torch.zeros(4, dtype=torch.bool))])
+    assert packed is not None and packed.rows == (0,)
+    assert packed.input_ids.tolist() == [5, 6, 20] and packed.labels.tolist() == [20, 23]
+    assert packed.position_ids.tolist() == [0, 1, 2]
+    assert torch.equal(without(sample, torch.ones(4, dtype=torch.bool)).tokens, sample.tokens)
 
 
 def test_nothing_kept_is_no_batch() -> None:
@@ -141,6 +170,8 @@ def test_every_kept_token_is_predicted_once_from_its_own_past(
         assert packed.position_ids[start : source + 1].tolist() == list(range(source - start + 1))
         found.append((tuple(packed.input_ids[start : source + 1].tolist()), label))
     assert found == wanted
+    assert packed.rows == tuple(row for row, mask in enumerate(masks) if bool(mask.any()))
+    assert packed.counts == tuple(int(masks[row].sum()) for row in packed.rows)
     # and no more goes through the model than the predictions need
     assert packed.tokens == sum(
         s.prompt + int(mask.nonzero().max()) for s, mask in zip(samples, masks, strict=True) if bool(mask.any())
@@ -152,7 +183,7 @@ def test_moving_changes_nothing() -> None:
     assert packed is not None
     moved = packed.to(CPU)
     assert isinstance(moved, Packed) and torch.equal(moved.input_ids, packed.input_ids)
-    assert moved.lengths == packed.lengths
+    assert (moved.lengths, moved.rows, moved.counts) == (packed.lengths, packed.rows, packed.counts)
 
 
 MASKS: dict[str, Callable[[list[Sample]], list[Tensor]]] = {
@@ -180,7 +211,7 @@ def test_loss_and_gradients_equal_the_naive_masked_batch(tiny_llama: Any, name: 
     wrapped = PackedModel(model).train()
     packed = pack(samples, masks, weights)
     assert packed is not None
-    loss = wrapped(packed)
+    loss, _ = wrapped(packed)
     loss.backward()
     assert float(loss) == pytest.approx(truth, rel=2e-6)
     assert_same_gradients(wrapped, gradients)
@@ -197,7 +228,7 @@ def test_every_family_equals_its_own_forward(build: Callable[..., Any], family: 
     wrapped = PackedModel(model).train()
     packed = pack(samples, masks)
     assert packed is not None
-    loss = wrapped(packed)
+    loss, _ = wrapped(packed)
     loss.backward()
     assert float(loss) == pytest.approx(truth, rel=2e-6)
     assert_same_gradients(wrapped, gradients)
@@ -226,7 +257,7 @@ def test_lora_takes_part(tiny_llama: Any) -> None:
     assert causal_lm_of(adapted) is adapted.get_base_model() and causal_lm_of(tiny_llama) is tiny_llama
     packed = pack(samples, masks)
     assert packed is not None
-    loss = wrapped(packed)
+    loss, _ = wrapped(packed)
     loss.backward()
     assert float(loss) == pytest.approx(truth, rel=2e-6)
     assert gradients and all("lora_" in name for name in gradients)
@@ -242,7 +273,7 @@ def test_check_decomposition_accepts(build: Callable[..., Any], family: str) -> 
     assert wrapped.training
     # and the packed attention is in place again
     packed = pack(samples)
-    assert packed is not None and torch.isfinite(wrapped(packed))
+    assert packed is not None and torch.isfinite(wrapped(packed)[0])
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from qtuning.config import Cell, Evaluation, Model, Pruning, Ratios, Seeds, Training, TrainSet, parse_budget
+from qtuning.config import Cell, Evaluation, Model, Pruning, Ratios, Readings, Seeds, Training, TrainSet, parse_budget
 
 MODEL: dict[str, Any] = {"name": "m", "label": "M", "source": {"kind": "hub", "id": "a/b"}, "parameters": 10}
 TRAIN_SET: dict[str, Any] = {"name": "t", "label": "T", "source": {"kind": "mini-world", "file": "f.jsonl"}}
@@ -68,7 +68,8 @@ def test_method_names(sample: str, token: str, method: str) -> None:
         (Training, {"schedule": "polynomial"}),
         (Training, {"max_grad_norm": 0.0}),
         (Training, {"batchsize": 8}),
-        (Training, {"optimizer_updates": "fewer"}),
+        (Readings, {"updates": "fewer"}),
+        (Readings, {"selection": "node"}),
         (Seeds, {"data": 0, "pruner": 0}),
         (Seeds, {"data": -1, "pruner": 0, "init": 0}),
         (Evaluation, {"benchmarks": []}),
@@ -121,7 +122,7 @@ def test_a_cell_survives_json() -> None:
         {
             "model": MODEL | {"lora_targets": ["q_proj", "v_proj"]},
             "train_set": TRAIN_SET,
-            "pruning": PRUNING | {"sample_ratio": 0.1, "sample_options": {"lambda": 0.3}},
+            "pruning": PRUNING | {"sample_ratio": 0.1, "token_options": {"lambda": 0.3}},
             "training": {"learning_rate": 3e-5},
             "seeds": {"data": 1, "pruner": 2, "init": 3},
         }

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from qtuning.batch import Packed, pack
 from qtuning.cost import Cost, ModelShape, peak_memory, shape_of
 from qtuning.packed_model import PackedModel
+from qtuning.scores import observe
 
 SHAPES = [(3, 9), (1, 4), (6, 2)]
 
@@ -49,6 +50,21 @@ def test_forward_flops_by_hand(tiny_llama: Any) -> None:
     assert (packed.lengths, packed.tokens, packed.targets) == ((11, 4, 7), 22, 15)
     pairs = 66 + 10 + 28
     assert shape.forward_flops(packed) == 2 * shape.matmul * 22 + 4 * shape.attention * pairs + 2 * shape.head * 15
+
+
+def test_a_forward_that_stops_early_costs_the_layers_that_ran(build: Any) -> None:
+    """FastV's attention after layer 2 of 6 costs a third of the layers, at most, and no head."""
+    wrapped = PackedModel(build("llama", num_hidden_layers=6))
+    shape, samples = shape_of(wrapped.model, False, False), oracles.random_samples([(8, 24), (5, 30)], seed=0)
+    with FlopCounterMode(display=False) as counter:
+        observed = observe(wrapped, samples, {"attention"}, 2, torch.device("cpu"))
+    whole = shape.forward_flops(observed.packed)
+    ours = shape.forward_flops(observed.packed, observed.depth)
+    assert ours == pytest.approx(whole / 3) and observed.packed.targets == 0
+    assert whole / 6 < counter.get_total_flops() <= ours
+    # the head does not become cheaper with the layers
+    head = 2 * shape.head * batch().targets
+    assert shape.forward_flops(batch(), 0.5) == (shape.forward_flops(batch()) - head) / 2 + head
 
 
 @pytest.mark.parametrize(("frozen", "checkpointing", "factor"), [(0, 0, 3), (1, 0, 2), (0, 1, 4), (1, 1, 3)])

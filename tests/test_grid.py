@@ -71,7 +71,6 @@ def cell_with(**changes: Any) -> Cell:
             "token_pruner": "q-tuning",
             "sample_ratio": 0.25,
             "token_ratio": 0.5,
-            "sample_options": {"lambda": 0.5},
             "token_options": {"lambda": 0.5},
         },
         "training": {},
@@ -82,7 +81,7 @@ def cell_with(**changes: Any) -> Cell:
 
 def test_identities_are_pinned() -> None:
     """If this fails, every finished cell of every user is trained again: on purpose only (then raise `semantics`)."""
-    assert cell_id(cell_with()) == "m-t-q-tuning-25x50-s0-b35ace82"
+    assert cell_id(cell_with()) == "m-t-q-tuning-25x50-s0-dc8cdab2"
     zero = Cell.model_validate({"model": cell_with().model.model_dump()})
     assert cell_id(zero) == "m-zero-shot-719e4d2e"
     assert evaluation_id(Evaluation(benchmarks=("gsm8k",))) == "evaluation-49dfae2b"
@@ -298,7 +297,7 @@ def test_every_error_of_every_file_at_once(configs: Configs) -> None:
         (experiment, "methods", "'randm'", "unknown sample pruner; did you mean random?", "q-tuning"),
         (experiment, "methods", "'rndom'", "unknown token pruner; did you mean random?", "none"),
         (experiment, "methods", "q-tuning: options.lambd", "unknown key; did you mean lambda?"),
-        (experiment, "methods", "q-tuning: options.mu", "unknown key", "(valid: lambda)"),
+        (experiment, "methods", "q-tuning: options.mu", "unknown key", "(valid: quadrants, entropy, thresholds"),
         (experiment, "methods", "q-tuning: options", "lambda = 2", "less than or equal to 1"),
         (experiment, "methods", "full: options.lambda", "unknown key"),
         (configs.folder / "experiments/f.yaml", "title", "required"),

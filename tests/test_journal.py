@@ -12,8 +12,8 @@ from qtuning.journal import TRACE_SCHEMA, Journal
 
 
 def rows_of(update: int) -> list[tuple[Any, ...]]:
-    scored = (update, 0, 100 + update, 1.5, 0.25, 2, True, False, 7, 3)
-    return [scored, (update, 0, 200 + update, None, None, 0, False, False, 4, 0)]
+    scored = (update, 0, 100 + update, 1.5, 0.25, 2, True, False, 7, 3, 1.5, 0.75)
+    return [scored, (update, 0, 200 + update, None, None, 0, False, False, 4, 0, None, None)]
 
 
 def run(journal: Journal, start: int, stop: int, every: int) -> None:

@@ -20,13 +20,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from qtuning.batch import Sample
-from qtuning.config import Cell, Pruning, Training
-from qtuning.loop import Loop, Window, learning_rate, plan_windows
+from qtuning.batch import Sample, pack
+from qtuning.config import Cell, MethodEntry, Model, Ratios, Training
+from qtuning.grid import pruning
+from qtuning.loop import Loop
 from qtuning.packed_model import PackedModel
-from qtuning.pruners.base import Candidates
+from qtuning.pruners.base import Instructions
 from qtuning.pruners.select import method_of
+from qtuning.schedule import Window, learning_rate
 from qtuning.scores import NonFinite
+from qtuning.survey import TrainSet
 
 ROOT = Path(__file__).parents[1]
 SHAPES = [(1 + index % 4, 1 + (7 * index) % 11) for index in range(18)]  # batches of 4 leave one of 2
@@ -40,23 +43,37 @@ TRAINING: dict[str, Any] = {
     "warmup": 0.2,
 }
 CLOSE = 1e-3  # share of the way, after float32 sums in another order
-METHODS = {"full": ("full", "none"), "random": ("random", "random"), "q-tuning": ("q-tuning", "q-tuning")}
+MODEL: dict[str, Any] = {"name": "m", "label": "M", "source": {"kind": "hub", "id": "a/b"}, "parameters": 10}
+NAMED = {"random": "random+random"}
+BASELINES = [
+    f"{sample}+{token}"
+    for sample in ("random", "longest", "entropy", "infobatch", "ppl-high", "ppl-low", "ppl-mid")
+    for token in ("random", "ppl", "fastv", "sparsevlm", "rho-1")
+]
+HISTORY = [
+    "longest-history+sparsevlm-history",
+    "entropy-history+random",
+    "infobatch-history+ppl",
+]
 
 
-def cell_of(method: str, budget: tuple[float, float] = (1.0, 1.0), seed: int = 0, **training: Any) -> Cell:
-    sample, token = METHODS[method]
-    pruning = Pruning(
-        sample_pruner=sample,
-        token_pruner=token,
-        sample_ratio=budget[0],
-        token_ratio=budget[1],
-        token_options={"lambda": 0.5} if method == "q-tuning" else {},
-    )
+def cell_of(
+    method: str,
+    budget: tuple[float, float] = (1.0, 1.0),
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    **training: Any,
+) -> Cell:
+    chosen = dict(options or {})
+    if method.endswith("rho-1"):
+        chosen["reference"] = "m"
+    entry = MethodEntry(method=NAMED.get(method, method), options=chosen)
+    ratios = Ratios(sample_ratio=budget[0], token_ratio=budget[1])
     return Cell.model_validate(
         {
-            "model": {"name": "m", "label": "M", "source": {"kind": "hub", "id": "a/b"}, "parameters": 10},
+            "model": MODEL,
             "train_set": {"name": "t", "label": "T", "source": {"kind": "mini-world", "file": "f"}},
-            "pruning": pruning.model_dump(),
+            "pruning": pruning(entry, ratios, models={"m": Model.model_validate(MODEL)}).model_dump(),
             "training": TRAINING | training,
             "seeds": {"data": seed, "pruner": seed, "init": seed},
         }
@@ -71,8 +88,19 @@ class Run:
     cost: dict[str, float]
 
 
-def started(cell: Cell, model: Any, samples: Sequence[Sample]) -> tuple[Loop, list[Window]]:
-    """A loop over a copy of the model, put together as training does it."""
+def train_set_of(samples: Sequence[Sample]) -> TrainSet:
+    """The samples with made-up texts, and losses of a made-up reference model."""
+    rng = torch.Generator().manual_seed(7)
+    texts = Instructions(
+        torch.randint(1, 99, (len(samples),), generator=rng),
+        torch.rand(len(samples), generator=rng, dtype=torch.float64),
+    )
+    reference = [torch.rand(sample.response_length, generator=rng, dtype=torch.float64) for sample in samples]
+    return TrainSet(samples, texts, reference)
+
+
+def started(cell: Cell, model: Any, samples: Sequence[Sample]) -> tuple[Loop, Window]:
+    """A loop over a copy of the model, put together as training does it, and its first update."""
     from accelerate import Accelerator
 
     from qtuning.cost import shape_of
@@ -87,19 +115,16 @@ def started(cell: Cell, model: Any, samples: Sequence[Sample]) -> tuple[Loop, li
         weight_decay=cell.training.weight_decay,
         fused=True,
     )
-    method = method_of(cell.pruning, cell.training.optimizer_updates == "matched")
-    everything = Candidates(
-        torch.tensor([sample.number for sample in samples]), torch.tensor([s.response_length for s in samples])
-    )
-    windows = plan_windows(cell, method, everything)
     prepared, optimizer = accelerator.prepare(wrapped, optimizer)
-    return Loop(cell, method, samples, accelerator, prepared, optimizer, shape, len(windows)), windows
+    method = method_of(cell.pruning)
+    loop = Loop(cell, method, train_set_of(samples), accelerator, prepared, optimizer, shape)
+    return loop, next(loop.windows())
 
 
 def run(cell: Cell, model: Any, samples: Sequence[Sample]) -> Run:
-    loop, windows = started(cell, model, samples)
+    loop, _ = started(cell, model, samples)
     records, trace = [], []
-    for window in windows:
+    for window in loop.windows():
         record, rows = loop.step(window)
         records.append(record)
         trace += rows
@@ -197,7 +222,7 @@ def test_without_pruning_it_is_plain_training(tiny_llama: Any, samples: list[Sam
         assert sorted(row[2] for row in result.trace if row[1] == epoch) == numbers
 
 
-@pytest.mark.parametrize("method", ["q-tuning", "random"])
+@pytest.mark.parametrize("method", ["q-tuning", *BASELINES[::6], *HISTORY])
 def test_the_whole_budget_is_plain_training_bit_for_bit(tiny_llama: Any, samples: list[Sample], method: str) -> None:
     full, whole = run(cell_of("full"), tiny_llama, samples), run(cell_of(method), tiny_llama, samples)
     for key in ("loss", "grad_norm", "learning_rate", "tokens_kept", "samples_kept"):
@@ -225,6 +250,128 @@ def test_accumulation_is_a_larger_batch(tiny_llama: Any, samples: list[Sample]) 
             [r["grad_norm"] for r in whole.records], rel=1e-4
         )
         assert apart(other.weights, whole.weights, tiny_llama) <= CLOSE
+
+
+GLOBAL = {"selection": "global"}
+
+
+@pytest.mark.parametrize("method", ["q-tuning", "random", "longest+sparsevlm", "q-tuning+rho-1", "entropy+fastv"])
+def test_global_selection_does_not_see_how_a_window_is_cut(tiny_llama: Any, samples: list[Sample], method: str) -> None:
+    """Batch 8 = 8 accumulated batches of 1, under reading A9 `global` (on two processes: below)."""
+    whole, single, parts = (
+        run(cell_of(method, (0.5, 0.5), options=GLOBAL, batch_size=size, accumulation=times), tiny_llama, samples)
+        for size, times in ((8, 1), (1, 8), (4, 2))
+    )
+    for other in (single, parts):
+        assert [row[:3] + row[5:10] for row in other.trace] == [row[:3] + row[5:10] for row in whole.trace]
+        for key in ("samples_kept", "samples_asked", "tokens_kept", "tokens_asked"):
+            assert [r[key] for r in other.records] == [r[key] for r in whole.records]
+        assert [r["loss"] for r in other.records] == pytest.approx([r["loss"] for r in whole.records], rel=1e-4)
+        assert apart(other.weights, whole.weights, tiny_llama) <= CLOSE
+    device = run(cell_of(method, (0.5, 0.5), batch_size=1, accumulation=8), tiny_llama, samples)
+    assert [row[9] for row in device.trace] != [row[9] for row in single.trace], "the reading makes a difference"
+
+
+def test_a_window_of_which_nothing_is_kept_makes_no_update(tiny_llama: Any, samples: list[Sample]) -> None:
+    """Reading A10, `none`, with batches of one: the thresholds keep nothing."""
+    cell = cell_of("q-tuning", (0.5, 0.5), options={"supplement": "none"}, batch_size=1, accumulation=2)
+    result = run(cell, tiny_llama, samples)
+    assert {record["tokens_kept"] for record in result.records} == {0}
+    assert {record["loss"] for record in result.records} == {None}
+    assert result.cost["updates"] == 0 and result.cost["updates_skipped"] == len(result.records) == 18
+    assert all(torch.equal(w, result.weights[name]) for name, w in tiny_llama.named_parameters())
+
+
+def test_methods_by_epoch_are_scored_once_an_epoch(tiny_llama: Any, samples: list[Sample]) -> None:
+    drawn = run(cell_of("entropy+random", (0.5, 0.5)), tiny_llama, samples)
+    assert drawn.cost["samples_scored"] == 36 and drawn.cost["samples_kept"] == 18
+    both = run(cell_of("entropy+ppl", (0.5, 0.5)), tiny_llama, samples)
+    assert both.cost["samples_scored"] == 36 + 18, "and what is kept once more, for the tokens"
+    matched = run(cell_of("entropy+ppl", (0.5, 0.5), options={"updates": "matched-updates"}), tiny_llama, samples)
+    assert matched.cost["samples_scored"] == 36 and matched.cost["updates"] == 6 > both.cost["updates"] == 4
+    twice = run(cell_of("random", (0.5, 0.5), options={"passes": "twice"}), tiny_llama, samples)
+    assert twice.cost["samples_kept"] == 2 * (2 + 2 + 1), "half of each of the batches of 4, 4 and 1 of an epoch"
+
+
+def test_infobatch_rescales_remembers_and_anneals(tiny_llama: Any, samples: list[Sample]) -> None:
+    """Four epochs, the data full again in the last (anneal 0.75)."""
+    cell = cell_of("infobatch+none", (0.5, 1.0), options={"anneal": 0.75}, epochs=4)
+    result = run(cell, tiny_llama, samples)
+    by_epoch = [[row for row in result.trace if row[1] == epoch] for epoch in range(4)]
+    assert [len(rows) for rows in by_epoch] == [9, 9, 9, 18]
+    assert {row[10] for row in by_epoch[0]} == {2.0}, "nothing is known of any sample: 18 / 9"
+    assert {row[10] for row in by_epoch[3]} == {1.0}
+    assert len({row[10] for row in by_epoch[1]}) == 2, "below the mean loss and not"
+    assert sum(row[10] for row in by_epoch[1]) == pytest.approx(18)
+    losses = [row[11] for row in result.trace if row[0] == 0]
+    lengths = [row[9] for row in result.trace if row[0] == 0]
+    mean = sum(2 * loss * length for loss, length in zip(losses, lengths, strict=True)) / sum(lengths)
+    assert result.records[0]["loss"] == pytest.approx(mean, rel=1e-5), "weighted sum over the number of kept tokens"
+
+
+@pytest.mark.parametrize("method", ["infobatch+ppl", "entropy+random", "random+fastv", "q-tuning", "longest+rho-1"])
+@pytest.mark.parametrize("stop", [3, 4])
+def test_going_on_from_a_checkpoint(tiny_llama: Any, samples: list[Sample], method: str, stop: int) -> None:
+    """In the middle of an epoch and between two."""
+    cell = cell_of(method, (0.5, 0.5), batch_size=2, accumulation=1, epochs=3)
+    straight = run(cell, tiny_llama, samples)
+    first, _ = started(cell, tiny_llama, samples)
+    for window in first.windows():
+        first.step(window)
+        if window.update + 1 == stop:
+            break
+    second, _ = started(cell, tiny_llama, samples)
+    second.bare.load_state_dict(first.bare.state_dict())
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    numbers, tensors = first.state()
+    second.restore(tensors, {**numbers, "update": first.place.update, "cost": [vars(first.cost)]})
+    rest = [record for record, _ in map(second.step, second.windows())]
+    drop = ("seconds_scoring", "seconds_training")
+    plain = [{k: v for k, v in record.items() if k not in drop} for record in straight.records[stop:]]
+    assert plain == [{k: v for k, v in record.items() if k not in drop} for record in rest]
+    weights = {name: p.detach() for name, p in second.bare.model.named_parameters()}
+    assert all(torch.equal(weight, weights[name]) for name, weight in straight.weights.items())
+
+
+@pytest.mark.parametrize("method", [*BASELINES, *HISTORY])
+def test_every_baseline_trains_within_its_budget(tiny_llama: Any, samples: list[Sample], method: str) -> None:
+    result = run(cell_of(method, (0.5, 0.5), epochs=1), tiny_llama, samples)
+    assert sum(record["samples_kept"] for record in result.records) == 9
+    assert len(result.records) == 2 and all(math.isfinite(record["loss"]) for record in result.records)
+    if not method.endswith("history"):
+        assert all(record["tokens_kept"] == record["tokens_asked"] for record in result.records)
+
+
+def test_a_masked_token_has_exactly_no_gradient_at_its_logits(tiny_llama: Any, samples: list[Sample]) -> None:
+    """The hidden states that would predict it get none from the head, so neither would its logits."""
+    model = PackedModel(copy.deepcopy(tiny_llama))
+    keep = [torch.arange(sample.response_length) % 3 == 0 for sample in samples]
+    packed = pack(samples, keep)
+    assert packed is not None
+    caught: list[Tensor] = []
+    model.causal_lm.model.norm.register_forward_hook(lambda module, inputs, output: caught.append(output))
+    loss, _ = model(packed)
+    caught[0].retain_grad()
+    loss.backward()
+    rows = caught[0].grad[0].abs().sum(dim=-1)  # type: ignore[index]
+    predicts = torch.zeros(packed.tokens, dtype=torch.bool)
+    predicts[packed.source] = True
+    assert 0 < int(predicts.sum()) == sum(int(mask.sum()) for mask in keep) < packed.tokens
+    assert bool((rows[~predicts] == 0).all()) and bool((rows[predicts] > 0).all())
+
+
+def test_a_pruned_token_can_be_taken_out_of_the_sequence(tiny_llama: Any, samples: list[Sample]) -> None:
+    """Reading A8, `remove`: the first update equals plain training on the shortened samples."""
+    cell = cell_of("random", (1.0, 0.5), options={"pruned_tokens": "remove"}, batch_size=6, accumulation=1, epochs=1)
+    loop, window = started(cell, tiny_llama, samples)
+    loop.step(window)
+    removed = loop.cost
+    masked, _ = started(cell_of("random", (1.0, 0.5), batch_size=6, accumulation=1, epochs=1), tiny_llama, samples)
+    record, trace = masked.step(window)
+    assert removed.tokens_kept == masked.cost.tokens_kept == record["tokens_kept"]
+    lengths = {sample.number: (sample.prompt, sample.response_length) for sample in samples}
+    expected = sum(lengths[row[2]][0] + row[9] - 1 for row in trace if row[9])
+    assert removed.tokens_forwarded == expected < masked.cost.tokens_forwarded
 
 
 def test_every_pruner_meets_the_samples_in_one_order(tiny_llama: Any, samples: list[Sample]) -> None:
@@ -281,13 +428,13 @@ def test_learning_rate(schedule: str, warmup: float, updates: int) -> None:
 
 @pytest.mark.parametrize("method", ["full", "q-tuning"])
 def test_broken_weights_stop_before_the_update(tiny_llama: Any, samples: list[Sample], method: str) -> None:
-    loop, windows = started(cell_of(method, (1.0, 1.0)), tiny_llama, samples)
+    loop, window = started(cell_of(method, (1.0, 1.0)), tiny_llama, samples)
     with torch.no_grad():
         loop.bare.get_parameter("model.model.norm.weight")[3] = math.nan
     before = {name: p.detach().clone() for name, p in loop.bare.model.named_parameters()}
-    numbers = [samples[position].number for batch in windows[0].batches for position in batch]
+    numbers = [samples[position].number for batch in window.batches for position in batch]
     with pytest.raises(NonFinite) as caught:
-        loop.step(windows[0])
+        loop.step(window)
     named = numbers if method == "full" else numbers[:4]  # scoring stops at the first batch that is not finite
     assert str(named) in str(caught.value)
     for name, parameter in loop.bare.model.named_parameters():
@@ -299,17 +446,28 @@ def test_broken_weights_stop_before_the_update(tiny_llama: Any, samples: list[Sa
 def test_dropout_has_a_stream_of_its_own(build: Any, samples: list[Sample]) -> None:
     """Draws elsewhere in the program change nothing: a resumed run drops out what the straight one did."""
     model = build("llama", attention_dropout=0.5)
-    first, windows = started(cell_of("full"), model, samples)
+    first, window = started(cell_of("full"), model, samples)
     second, _ = started(cell_of("full"), model, samples)
-    a = first.step(windows[0])[0]["loss"]
+    a = first.step(window)[0]["loss"]
     torch.rand(1000)
-    assert second.step(windows[0])[0]["loss"] == a
+    assert second.step(window)[0]["loss"] == a
     without, _ = started(cell_of("full"), build("llama"), samples)
-    assert without.step(windows[0])[0]["loss"] != a
+    assert without.step(window)[0]["loss"] != a
 
 
 # Two processes: batches 0, 2, 4 of an epoch on the first and 1, 3 on the second, which has none in the last window.
-ON_TWO_PROCESSES = {"full": (1.0, 1.0), "random": (0.5, 0.5), "q-tuning": (0.5, 0.5)}
+# name -> method, budget, options; under `global` selection the decisions are those of one process, whatever the split
+ON_TWO_PROCESSES: dict[str, tuple[str, tuple[float, float], dict[str, Any]]] = {
+    "full": ("full", (1.0, 1.0), {}),
+    "random": ("random", (0.5, 0.5), {}),
+    "q-tuning": ("q-tuning", (0.5, 0.5), {}),
+    "q-tuning-global": ("q-tuning", (0.5, 0.5), GLOBAL),
+    "random-global": ("random", (0.25, 0.5), GLOBAL),
+    "infobatch": ("infobatch+ppl", (0.5, 0.5), {}),
+    "entropy": ("entropy+fastv", (0.5, 0.5), {}),
+    # batches of which nothing is kept: a process without tokens neither hangs nor changes the others
+    "nothing": ("q-tuning", (0.25, 0.5), {"supplement": "none"}),
+}
 SPLIT: dict[str, Any] = {"processes": 2, "accumulation": 1}
 
 
@@ -338,17 +496,21 @@ def test_two_processes_are_one_with_twice_the_accumulation(
         check=False,
     )
     assert launched.returncode == 0, launched.stderr[-3000:]
-    for method, budget in ON_TWO_PROCESSES.items():
-        alone = run(cell_of(method, budget), tiny_llama, samples)
-        result = json.loads((tmp_path / f"{method}.json").read_text())
+    for name, (method, budget, options) in ON_TWO_PROCESSES.items():
+        alone = run(cell_of(method, budget, options=options), tiny_llama, samples)
+        result = json.loads((tmp_path / f"{name}.json").read_text())
         for key in ("samples", "samples_kept", "samples_asked", "tokens_kept", "tokens_asked", "response_tokens"):
-            assert [r[key] for r in result["records"]] == [r[key] for r in alone.records], (method, key)
+            assert [r[key] for r in result["records"]] == [r[key] for r in alone.records], (name, key)
+        assert [r["loss"] is None for r in result["records"]] == [r["loss"] is None for r in alone.records]
         for key in ("loss", "grad_norm"):
-            assert [r[key] for r in result["records"]] == pytest.approx([r[key] for r in alone.records], rel=1e-4)
-        assert {tuple(row[:3] + row[5:]) for row in result["trace"]} == {row[:3] + row[5:] for row in alone.trace}
-        weights = load_file(tmp_path / f"{method}.safetensors")
+            ours, theirs = (
+                [r[key] for r in records if r[key] is not None] for records in (result["records"], alone.records)
+            )
+            assert ours == pytest.approx(theirs, rel=1e-4)
+        assert {tuple(row[:3] + row[5:11]) for row in result["trace"]} == {row[:3] + row[5:11] for row in alone.trace}
+        weights = load_file(tmp_path / f"{name}.safetensors")
         assert apart(weights, alone.weights, tiny_llama) <= CLOSE
-        drift = load_file(tmp_path / f"{method}-other.safetensors")
+        drift = load_file(tmp_path / f"{name}-other.safetensors")
         assert all(torch.equal(weights[name], drift[name]) for name in weights), "both processes hold the same weights"
 
     # one process alone meets the poison: both stop, and both say which sample
@@ -365,14 +527,14 @@ def main(folder: Path) -> None:
     rank = Accelerator().process_index
     model = AutoModelForCausalLM.from_pretrained(folder / "model", attn_implementation="eager").eval()
     samples = oracles.random_samples(SHAPES, seed=0)
-    for method, budget in ON_TWO_PROCESSES.items():
-        result = run(cell_of(method, budget, **SPLIT), model, samples)
-        save_file(result.weights, folder / (f"{method}.safetensors" if rank == 0 else f"{method}-other.safetensors"))
+    for name, (method, budget, options) in ON_TWO_PROCESSES.items():
+        result = run(cell_of(method, budget, options=options, **SPLIT), model, samples)
+        save_file(result.weights, folder / (f"{name}.safetensors" if rank == 0 else f"{name}-other.safetensors"))
         if rank == 0:
-            (folder / f"{method}.json").write_text(json.dumps({"records": result.records, "trace": result.trace}))
+            (folder / f"{name}.json").write_text(json.dumps({"records": result.records, "trace": result.trace}))
     cell = cell_of("q-tuning", (0.5, 0.5), **SPLIT)
-    _, windows = started(cell, model, samples)
-    bad = windows[0].batches[1][0]
+    _, window = started(cell, model, samples)
+    bad = window.batches[1][0]
     (folder / "poison.json").write_text(json.dumps({"bad": bad}))
     with torch.no_grad():
         model.get_input_embeddings().weight[2] = math.nan

@@ -1,8 +1,10 @@
 """The Error-Uncertainty plane against the plain reference."""
 
 import math
+from typing import get_args
 
 import oracles
+import oracles_readings
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,6 +18,7 @@ PPL = st.sampled_from([1.0, 1.0 + 2**-20, 1.5, 2.0, 7.25, 1e3, 1e38, math.exp(60
 )
 ENT = st.sampled_from([0.0, 2**-30, 0.5, 1.0, 12.5]) | st.integers(0, 4000).map(lambda n: n / 256)
 PLANE = st.lists(st.tuples(PPL, ENT), min_size=1, max_size=40).map(lambda rows: tuple(zip(*rows, strict=True)))
+READINGS = [(q, t) for q in get_args(plane.Naming) for t in get_args(plane.Lines)]  # A1, A5
 RATIO = st.sampled_from([0.0078125, 0.0625, 0.125, 0.25, 0.5, 0.75, 1.0]) | st.floats(1e-6, 1.0)
 
 
@@ -23,12 +26,17 @@ def tensors(ppl: tuple[float, ...], ent: tuple[float, ...]) -> tuple[torch.Tenso
     return torch.tensor(ppl, dtype=torch.float64), torch.tensor(ent, dtype=torch.float64)
 
 
-@settings(max_examples=300, deadline=None)
-@given(PLANE, st.integers(0, 490).map(lambda n: n / 1000))
-def test_quadrants(points: tuple[tuple[float, ...], tuple[float, ...]], level: float) -> None:
-    result = plane.quadrants(*tensors(*points), level)
+@pytest.mark.parametrize("readings", READINGS, ids="-".join)
+@settings(max_examples=150, deadline=None)
+@given(points=PLANE, level=st.integers(0, 490).map(lambda n: n / 1000))
+def test_quadrants(
+    points: tuple[tuple[float, ...], tuple[float, ...]], level: float, readings: tuple[plane.Naming, plane.Lines]
+) -> None:
+    result = plane.quadrants(*tensors(*points), level, *readings)
     assert result.dtype == torch.int8
-    assert result.tolist() == oracles.quadrant(*points, level)
+    assert result.tolist() == oracles_readings.places(*points, level, *readings)
+    if readings[1] == "midpoint":
+        assert (result != plane.BETWEEN).all(), "one line an axis: the quadrants cover the batch"
 
 
 def test_quadrants_by_hand() -> None:
@@ -47,12 +55,38 @@ def test_quadrants_by_hand() -> None:
     ]
 
 
-@settings(max_examples=300, deadline=None)
-@given(PLANE, RATIO)
-def test_search(points: tuple[tuple[float, ...], tuple[float, ...]], ratio: float) -> None:
+@settings(max_examples=150, deadline=None)
+@given(PLANE, st.integers(0, 490).map(lambda n: n / 1000), st.sampled_from(get_args(plane.Lines)))
+def test_text_swaps_the_names_of_the_quadrants_of_high_error(
+    points: tuple[tuple[float, ...], tuple[float, ...]], level: float, lines: plane.Lines
+) -> None:
+    """Reading A1: the lines do not move."""
+    figure = plane.quadrants(*tensors(*points), level, "figure", lines)
+    text = plane.quadrants(*tensors(*points), level, "text", lines)
+    swapped = torch.tensor([plane.BETWEEN, plane.MISCONCEPTION, plane.NOISE, plane.REDUNDANT, plane.CALIBRATION])
+    assert text.tolist() == swapped[figure.long()].tolist()
+
+
+def test_readings_by_hand() -> None:
+    """The fifth sample is above half of both axes (line 3 and 0.5), though in no tail; the sixth is below."""
+    ppl = (1.0, 1.0, 5.0, 5.0, 3.5, 2.5)
+    ent = (0.1, 0.9, 0.1, 0.9, 0.6, 0.4)
+    two_tails = [3, 4, 2, 1, 0, 0]
+    assert plane.quadrants(*tensors(ppl, ent), 0.3).tolist() == two_tails
+    assert plane.quadrants(*tensors(ppl, ent), 0.3, "text").tolist() == [3, 4, 1, 2, 0, 0]
+    assert plane.quadrants(*tensors(ppl, ent), 0.3, "figure", "midpoint").tolist() == [3, 4, 2, 1, 1, 3]
+    assert plane.quadrants(*tensors(ppl, ent), 0.3, "text", "midpoint").tolist() == [3, 4, 1, 2, 2, 3]
+
+
+@pytest.mark.parametrize("readings", READINGS, ids="-".join)
+@settings(max_examples=150, deadline=None)
+@given(points=PLANE, ratio=RATIO)
+def test_search(
+    points: tuple[tuple[float, ...], tuple[float, ...]], ratio: float, readings: tuple[plane.Naming, plane.Lines]
+) -> None:
     ppl, ent = points
-    found = plane.find_thresholds(*tensors(*points), ratio)
-    truth = oracles.search(ppl, ent, ratio)
+    found = plane.find_thresholds(*tensors(*points), ratio, *readings)
+    truth = oracles_readings.search(ppl, ent, ratio, *readings)
     assert (found.level, found.kept, found.iterations, found.converged) == (
         truth.level,
         truth.kept,
@@ -61,13 +95,8 @@ def test_search(points: tuple[tuple[float, ...], tuple[float, ...]], ratio: floa
     )
     assert 0 <= found.level <= 0.49 and 1 <= found.iterations <= 10
     assert found.converged == (abs(found.kept - ratio) <= 0.01)
-    for line, axis, level in (
-        (found.ppl_low, ppl, found.level),
-        (found.ppl_high, ppl, 1 - found.level),
-        (found.ent_low, ent, found.level),
-        (found.ent_high, ent, 1 - found.level),
-    ):
-        assert line == pytest.approx(oracles.quantile(axis, level), rel=1e-12)
+    for lines, axis in (((found.ppl_low, found.ppl_high), ppl), ((found.ent_low, found.ent_high), ent)):
+        assert lines == pytest.approx(oracles_readings.lines(axis, found.level, readings[1]), rel=1e-12)
 
 
 def test_search_on_plateaus_ends_after_ten_trials() -> None:
@@ -95,3 +124,18 @@ def test_min_max(points: tuple[tuple[float, ...], tuple[float, ...]]) -> None:
         result = plane.min_max(torch.tensor(values, dtype=torch.float64))
         assert result.tolist() == oracles.scaled(values)
         assert float(result.min()) == 0.0 and float(result.max()) in (0.0, 1.0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(PLANE)
+def test_ranks(points: tuple[tuple[float, ...], tuple[float, ...]]) -> None:
+    """Reading A10, `rank`; the division by B - 1 is left out."""
+    for values in points:
+        result = plane.ranks(torch.tensor(values, dtype=torch.float64)) / max(1, len(values) - 1)
+        assert result.tolist() == pytest.approx([float(rank) for rank in oracles_readings.ranked(values)])
+
+
+def test_ranks_by_hand() -> None:
+    assert plane.ranks(torch.tensor([7.0, 1.0, 7.0, 1e300, 3.0]).double()).tolist() == [2.5, 0.0, 2.5, 4.0, 1.0]
+    assert plane.ranks(torch.tensor([3.0]).double()).tolist() == [0.0]
+    assert plane.ranks(torch.tensor([2.0, 2.0, 2.0]).double()).tolist() == [1.0, 1.0, 1.0]

@@ -1,5 +1,6 @@
 """Scores of a batch: the definitions, and independence of the company a sample is scored in."""
 
+import copy
 import math
 from typing import Any
 
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from qtuning.batch import Sample, pack
 from qtuning.packed_model import PackedModel
-from qtuning.scores import BatchScores, NonFinite, score, segment_mean
+from qtuning.scores import BatchScores, NonFinite, observe, score, segment_mean
 
+CPU = torch.device("cpu")
 SHAPES = [(3, 9), (1, 1), (7, 4), (2, 20), (5, 1), (1, 6)]  # prompt, response
 
 
@@ -85,7 +87,7 @@ def test_scoring_is_free_of_dropout_and_leaves_the_mode_alone(build: Any) -> Non
     assert torch.equal(first.nll, second.nll) and model.training
     packed = pack(samples)
     assert packed is not None
-    assert not torch.equal(model(packed), model(packed)), "training itself drops out"
+    assert not torch.equal(model(packed)[1], model(packed)[1]), "training itself drops out"
     assert not first.nll.requires_grad
 
 
@@ -118,9 +120,96 @@ def test_broken_weights_are_named_with_their_samples(packed_llama: PackedModel, 
         scored(packed_llama, samples)
 
 
-def test_a_perplexity_beyond_float64_is_not_finite(packed_llama: PackedModel) -> None:
-    """exp(l) of a loss above 709 nats is infinite: such a model has diverged, and its quantiles would be NaN."""
+def test_a_perplexity_beyond_float64_is_no_error(packed_llama: PackedModel) -> None:
+    """exp(l) of a loss above 709 nats is infinite: perplexities stop below, the loss itself stays what it is."""
     with torch.no_grad():
         packed_llama.get_parameter("model.lm_head.weight").mul_(1e4)
-    with pytest.raises(NonFinite):
-        scored(packed_llama, oracles.random_samples(SHAPES, seed=5))
+    scores = scored(packed_llama, oracles.random_samples(SHAPES, seed=5))
+    assert float(scores.nll.max()) > 1000 and bool(torch.isfinite(scores.nll).all())
+    assert float(scores.token_ppl.max()) == float(scores.ppl.max()) == math.exp(700)
+
+
+def test_an_infinite_loss_names_its_samples(build: Any) -> None:
+    """A token that the model holds to be impossible, while every entropy is finite."""
+    model = PackedModel(build("phi"))
+    samples = oracles.random_samples(SHAPES, seed=6)
+    samples[3].tokens[-1] = 2  # no other sample has it
+    with torch.no_grad():
+        model.get_parameter("model.lm_head.bias")[2] = -math.inf
+    with pytest.raises(NonFinite, match=rf"samples \[{samples[3].number}\]"):
+        scored(model, samples)
+
+
+FORWARDS = [{"scores"}, {"scores", "losses"}, {"sequence-entropy"}, {"scores", "attention"}]
+
+
+@pytest.mark.parametrize("needs", FORWARDS)
+def test_observed_scores_are_as_good_as_naive_float32(build: Any, needs: set[str]) -> None:
+    """The whole forward, on a vocabulary and lengths that fit no block size: no further from float64 than
+    transformers' own padded float32 forward with a plain log-softmax."""
+    model = build("llama", vocab_size=509, num_hidden_layers=3)
+    samples = oracles.random_samples([(3, 19), (1, 1), (7, 31), (2, 5)], seed=7, vocabulary=509)
+    observed = observe(PackedModel(copy.deepcopy(model)), samples, needs, 1, CPU).scores
+    assert observed is not None
+
+    def response(logits: list[Tensor]) -> list[Tensor]:
+        return [rows[s.prompt - 1 : -1] for s, rows in zip(samples, logits, strict=True)]
+
+    exact = torch.cat(response(padded_logits(copy.deepcopy(model).double(), samples))).numpy()
+    labels = torch.cat([sample.tokens[sample.prompt :] for sample in samples])
+    log_p = torch.cat(response(padded_logits(model, samples))).log_softmax(dim=-1)
+    for mine, naive, truth in (
+        (observed.nll, -log_p.gather(1, labels[:, None])[:, 0], oracles.token_nll(exact, labels.tolist())),
+        (observed.entropy, -(log_p.exp() * log_p).sum(dim=-1), oracles.token_entropy(exact)),
+    ):
+        error, naive_error = np.abs(mine.numpy() - truth).max(), np.abs(naive.double().numpy() - truth).max()
+        assert error <= naive_error + 1e-6
+        assert naive_error < 1e-4, "the comparison is with something good"
+    assert bool((observed.nll >= 0).all()) and bool((observed.entropy >= 0).all())
+    assert float(observed.entropy.max()) <= np.float32(math.log(509))
+
+
+@pytest.mark.parametrize("needs", [{"sequence-entropy"}, {"sequence-entropy", "scores", "attention"}])
+def test_sequence_entropy_is_the_mean_over_every_position(tiny_llama: Any, needs: set[str]) -> None:
+    """Prompt and last token included (reading A4, `sequence`)."""
+    samples = oracles.random_samples(SHAPES, seed=8)
+    observed = observe(PackedModel(copy.deepcopy(tiny_llama)), samples, needs, 1, CPU)
+    assert observed.scores is not None and observed.scores.sequence_ent is not None
+    truth = [
+        oracles.token_entropy(logits.numpy()) for logits in padded_logits(copy.deepcopy(tiny_llama).double(), samples)
+    ]
+    np.testing.assert_allclose(observed.scores.sequence_ent, [sum(h) / len(h) for h in truth], atol=5e-6)
+    np.testing.assert_allclose(
+        observed.scores.ent, [h[s.prompt - 1 : -1].mean() for h, s in zip(truth, samples, strict=True)], atol=5e-6
+    )
+    assert observed.depth == 1.0
+    assert observed.packed.targets == observed.packed.tokens == sum(len(sample.tokens) for sample in samples)
+
+
+def test_what_nobody_asked_for_is_not_there(packed_llama: PackedModel) -> None:
+    samples = oracles.random_samples(SHAPES, seed=9)
+    observed = observe(packed_llama, samples, {"scores"}, None, CPU)
+    assert observed.scores is not None and observed.scores.sequence_ent is None and observed.attention is None
+    packed = pack(samples)
+    assert packed is not None and torch.equal(observed.packed.source, packed.source)
+    assert torch.equal(observed.scores.nll, scored(packed_llama, samples).nll)
+
+
+def test_uniform_predictions_have_the_largest_entropy(packed_llama: PackedModel) -> None:
+    with torch.no_grad():
+        packed_llama.get_parameter("model.lm_head.weight").zero_()
+    scores = observe(packed_llama, oracles.random_samples(SHAPES, seed=10), {"sequence-entropy"}, None, CPU).scores
+    assert scores is not None and scores.sequence_ent is not None
+    for values in (scores.nll, scores.entropy, scores.ent, scores.sequence_ent, scores.ppl.log()):
+        np.testing.assert_allclose(values, math.log(97), rtol=2e-7)
+
+
+def test_an_entropy_outside_the_response_must_be_finite_too(packed_llama: PackedModel) -> None:
+    """Only the last token is broken, which no response position sees."""
+    samples = oracles.random_samples(SHAPES, seed=11)
+    samples[0].tokens[-1] = 2  # no other sample has it
+    with torch.no_grad():
+        packed_llama.get_parameter("model.model.embed_tokens.weight")[2] = math.nan
+    assert bool(torch.isfinite(scored(packed_llama, samples).entropy).all())
+    with pytest.raises(NonFinite, match=rf"samples \[{samples[0].number}\]"):
+        observe(packed_llama, samples, {"sequence-entropy"}, None, CPU)

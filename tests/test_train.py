@@ -50,6 +50,9 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     LlamaForCausalLM(config).save_pretrained(root / "base")
     word_tokenizer.save_pretrained(root / "base")
     write_json(root / "model" / "model.json", {"path": str(root / "base"), "revision": None, "source": {}})
+    LlamaForCausalLM(config).save_pretrained(root / "other")
+    word_tokenizer.save_pretrained(root / "other")
+    write_json(root / "reference" / "model.json", {"path": str(root / "other"), "revision": None, "source": {}})
     rows = [{"instruction": f"add {i} and {i % 7}", "output": f"the sum is {i + i % 7} and no more"} for i in range(60)]
     write_text(root / "rows.jsonl", "\n".join(canonical_json(row) for row in rows))
     prepare(a_cell(root, "full"), root / "model", root / "samples", data_dir=None, world_dir=None)
@@ -58,12 +61,12 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def a_cell(root: Path, method: str, **training: Any) -> Cell:
     settings = {"tuning": "full", "epochs": 3, "batch_size": 8, "learning_rate": 1e-2, "cutoff": 128} | training
+    model = Model(name="tiny", label="Tiny", source=ShippedModelSource(kind="shipped"), parameters=1, template="plain")
+    options = {"reference": "tiny"} if method.endswith("rho-1") else {}
     return Cell(
-        model=Model(
-            name="tiny", label="Tiny", source=ShippedModelSource(kind="shipped"), parameters=1, template="plain"
-        ),
+        model=model,
         train_set=TrainSet(name="rows", label="Rows", source=FileSource(kind="path", file=str(root / "rows.jsonl"))),
-        pruning=pruning(MethodEntry(method=method), BUDGET),
+        pruning=pruning(MethodEntry(method=method, options=options), BUDGET, models={"tiny": model}),
         training=Training(**settings),
         seeds=Seeds(data=0, pruner=0, init=0),
     )
@@ -72,6 +75,8 @@ def a_cell(root: Path, method: str, **training: Any) -> Cell:
 def command(root: Path, cell: Cell, out: Path, *more: str) -> list[str]:
     write_text(out / "cell.json", cell_json(cell))
     arguments = ["--cell", out / "cell.json", "--model", root / "model", "--samples", root / "samples"]
+    if cell.pruning is not None and cell.pruning.reference is not None:
+        arguments += ["--reference", root / "reference"]
     arguments += ["--out", out / "out", "--state", out / "state" / "x", "--tracking", "disabled", *more]
     return [sys.executable, "-m", "qtuning.train", *map(str, arguments)]
 
@@ -130,6 +135,12 @@ def test_outputs_are_whole_and_accounted(uninterrupted: Path) -> None:
     assert cost["tokens_kept"] == trace["kept_tokens"].sum() == sum(line["tokens_kept"] for line in lines)
     assert cost["response_tokens"] == trace["response_tokens"].sum()
     assert 0 < cost["flops_scoring"] < cost["flops_total"]
+    selection = marker["selection"]
+    assert selection["samples_kept"] == selection["samples_asked"] == cost["samples_kept"]
+    assert selection["from_thresholds"] + selection["supplemented"] == pytest.approx(cost["samples_kept"] / 24)
+    converged = sum(line["selection/converged"] for line in lines) / 24
+    assert selection["converged"] == pytest.approx(converged)
+    assert any("converged" in text for text in marker["warnings"]) == (converged < 0.5)
     # every batch of 8 keeps 2 samples, the last one of 4 keeps 1
     assert [line["samples_kept"] for line in lines] == ([2] * 7 + [1]) * 3
     assert sorted(trace.filter(pl.col("epoch") == 0)["sample"]) == list(range(60))
@@ -164,6 +175,40 @@ def test_killed_cell_goes_on_to_the_same_result(
     assert result.returncode == 0, result.stderr
     assert "resumed" in result.stdout
     same(tmp_path / "out", uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["infobatch+ppl", "entropy+fastv", "longest+rho-1"])
+def test_what_a_pruner_knows_of_the_past_survives_a_kill(ground: Path, tmp_path: Path, method: str) -> None:
+    """Losses of earlier updates, what was drawn for the epoch, losses of the reference model."""
+    cell = a_cell(ground, method, epochs=4, batch_size=4)
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    assert run(ground, cell, straight).returncode == 0
+    with subprocess.Popen(
+        command(ground, cell, killed, "--checkpoint-seconds", "0"),
+        env=environment(),
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        wait_for_updates(killed / "state" / "x" / "metrics.jsonl", 7)  # 4 an epoch
+        process.send_signal(signal.SIGKILL)
+    result = run(ground, cell, killed)
+    assert result.returncode == 0 and "resumed" in result.stdout, result.stderr
+    same(straight / "out", killed / "out")
+    costs = [json.loads((folder / "out" / "train.json").read_text())["cost"] for folder in (straight, killed)]
+    timed = ("seconds_scoring", "seconds_training", "seconds_total", "peak_memory_bytes")
+    assert len({canonical_json({k: v for k, v in cost.items() if k not in timed}) for cost in costs}) == 1
+
+
+def test_a_reference_of_another_tokenizer_is_refused(ground: Path, tmp_path: Path) -> None:
+    report = json.loads((ground / "samples" / "report.json").read_text())
+    write_json(tmp_path / "samples" / "report.json", report | {"tokenizer_fingerprint": "of another"})
+    (tmp_path / "samples" / "samples.parquet").write_bytes((ground / "samples" / "samples.parquet").read_bytes())
+    arguments = command(ground, a_cell(ground, "random+rho-1"), tmp_path)
+    arguments[arguments.index("--samples") + 1] = str(tmp_path / "samples")
+    result = subprocess.run(arguments, capture_output=True, text=True, env=environment(), check=False)
+    assert result.returncode == 2
+    assert "options.reference = 'tiny': has another tokenizer" in result.stderr
 
 
 def test_lora_cell_keeps_only_the_adapter_and_resumes(ground: Path, tmp_path: Path) -> None:

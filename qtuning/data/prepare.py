@@ -3,6 +3,7 @@
 Writes `samples.parquet` (one row a sample) and, last, `report.json`.
 """
 
+import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -194,10 +195,28 @@ def limit(usable: list[Usable], size: int | None) -> list[Usable]:
     return [usable[index] for index in sorted(order[:size])]
 
 
+def instruction(example: Example) -> str:
+    """The text that the -history baselines look at: the last user turn, as the row has it, without template.
+
+    Of alpaca rows the instruction column alone, without `input`.
+    """
+    return example.prompt[-1].content
+
+
+def character_entropy(text: str) -> float:
+    """Shannon entropy of the frequencies of the characters (code points), in nats: -sum_c f_c log f_c."""
+    shares = [count / len(text) for count in Counter(text).values()]
+    return math.fsum(share * math.log(1 / share) for share in shares)
+
+
 def write_samples(path: Path, used: Sequence[Usable]) -> None:
-    """One row a sample: sample, line, id, kind, input_ids, prompt_length."""
+    """One row a sample: sample, line, id, kind, input_ids, prompt_length, instruction_characters, instruction_entropy.
+
+    The last two are the number of characters of its `instruction` and their entropy.
+    """
     import polars
 
+    instructions = [instruction(row.candidate.example) for row in used]
     table = polars.DataFrame(
         {
             "sample": [row.candidate.sample for row in used],
@@ -206,6 +225,8 @@ def write_samples(path: Path, used: Sequence[Usable]) -> None:
             "kind": [row.candidate.example.kind for row in used],
             "input_ids": [row.tokens.ids for row in used],
             "prompt_length": [row.tokens.prompt_length for row in used],
+            "instruction_characters": [len(text) for text in instructions],
+            "instruction_entropy": [character_entropy(text) for text in instructions],
         },
         schema={
             "sample": polars.Int64,
@@ -214,6 +235,8 @@ def write_samples(path: Path, used: Sequence[Usable]) -> None:
             "kind": polars.String,
             "input_ids": polars.List(polars.Int32),
             "prompt_length": polars.Int32,
+            "instruction_characters": polars.Int64,
+            "instruction_entropy": polars.Float64,
         },
     )
     with atomic_path(path) as temporary:

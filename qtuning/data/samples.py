@@ -29,7 +29,8 @@ class Samples:
 
     ids: int64 [n], 0-based row number in the source. tokens: int32 [total], all token ids one after the other; sample i
     is tokens[offsets[i] : offsets[i + 1]]. offsets: int64 [n + 1]. prompt_lengths: int32 [n]. kinds: [n], the kind of
-    each sample where the train set states one.
+    each sample where the train set states one. instruction_characters: int64 [n], characters of each instruction.
+    instruction_entropy: float64 [n], their Shannon entropy in nats (prepare.py, `instruction`, `character_entropy`).
     """
 
     ids: npt.NDArray[np.int64]
@@ -37,6 +38,8 @@ class Samples:
     offsets: npt.NDArray[np.int64]
     prompt_lengths: npt.NDArray[np.int32]
     kinds: tuple[str | None, ...]
+    instruction_characters: npt.NDArray[np.int64]
+    instruction_entropy: npt.NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -76,6 +79,11 @@ def load(folder: Path) -> Samples:
         raise UserError(
             f"{folder / SAMPLES}: cannot be read ({error}); delete the folder and prepare it again"
         ) from None
+    if not {"instruction_characters", "instruction_entropy"} <= set(table.columns):
+        raise UserError(
+            f"{folder}: prepared by an older version, without statistics of the instructions; delete the folder and "
+            "prepare it again"
+        )
     expected = read_json(folder / REPORT)["used"]
     if table.height != expected:
         raise UserError(
@@ -90,4 +98,6 @@ def load(folder: Path) -> Samples:
         offsets=offsets,
         prompt_lengths=table["prompt_length"].to_numpy(writable=True),
         kinds=tuple(table["kind"].to_list()),
+        instruction_characters=table["instruction_characters"].to_numpy(writable=True),
+        instruction_entropy=table["instruction_entropy"].to_numpy(writable=True),
     )

@@ -1,33 +1,82 @@
 """What passes between the training loop and a pruner.
 
-A *sample pruner* is a function `(candidates, ratio, rng, options) -> SampleSelection`. Its scope (registry.py) says
+A *sample pruner* is a function `(candidates, budget, rng, **options) -> SampleSelection`. Its scope (registry.py) says
 what the candidates are: the whole train set before each epoch, or one selection batch.
-A *token pruner* is a function `(candidates, selection, tokens, rng, options) -> mask` that keeps `tokens` of the N
-response tokens of a batch, all of them in selected samples.
+A *token pruner* is a function `(candidates, selection, budget, rng, **options) -> mask` that keeps `budget.tokens` of
+the N response tokens of a batch, all of them in selected samples.
+
+Either may also be a class, made with its options and then called without them. Pruners remember nothing: what they
+may know of the past (the losses of earlier updates) is among the candidates.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from qtuning.scores import BatchScores
+from qtuning.scores import BatchScores, TokenAttention
 
 DROPPED, PRUNABLE, WHOLE = 0, 2, 4  # roles; kept samples are Q2-like (tokens may go) or Q4-like (kept whole)
+Within = Literal["batch", "sample"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What B candidates with N response tokens in all may keep (method.md, Setting).
+
+    samples: K = max(1, round(r_sample * B)). tokens: round(N * r_sample * r_token), at least 1.
+    """
+
+    sample_ratio: float
+    token_ratio: float
+    samples: int
+    tokens: int
+
+    @classmethod
+    def of(cls, sample_ratio: float, token_ratio: float, count: int, tokens: int) -> "Budget":
+        """The budget of `count` samples with `tokens` response tokens."""
+        return cls(
+            sample_ratio,
+            token_ratio,
+            sample_budget(sample_ratio, count),
+            token_budget(sample_ratio, token_ratio, tokens),
+        )
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """The instruction texts, as the -history baselines look at them.
+
+    characters: [B] int64. entropy: [B], Shannon entropy of the characters' frequencies, in nats.
+    """
+
+    characters: Tensor
+    entropy: Tensor
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """B samples to choose from.
+    """B samples to choose from, with N response tokens laid end to end. What a pruner does not need is None.
 
     numbers: [B] int64, rows in the train set; ties are broken by them, so that the order of a batch does not matter.
-    lengths: [B] int64, response tokens. scores: None for pruners that need none.
+    lengths: [B] int64, response tokens. prompts: [B] int64, prompt tokens.
+    scores: error and uncertainty under the current model. attention: under the current model. reference: [N] token NLL
+    under the reference model. losses: [B], each sample's mean token NLL when it was last trained, NaN if it never was.
+    instructions: statistics of the texts. epoch, epochs: where training is, from 0, and how many epochs there are.
     """
 
     numbers: Tensor
     lengths: Tensor
     scores: BatchScores | None = None
+    prompts: Tensor | None = None
+    attention: TokenAttention | None = None
+    reference: Tensor | None = None
+    losses: Tensor | None = None
+    instructions: Instructions | None = None
+    epoch: int = 0
+    epochs: int = 1
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -43,12 +92,14 @@ class SampleSelection:
     """Which samples are kept, and why.
 
     role: [B] int8, DROPPED, PRUNABLE or WHOLE. quadrant: [B] int8, 0 where the pruner knows no quadrants.
-    supplement: [B] bool, kept although outside the thresholds. log: numbers for the metrics of the update.
+    supplement: [B] bool, kept although outside the thresholds. weights: [B] float, factors of the samples' losses, or
+    None for 1. log: numbers for the metrics of the update.
     """
 
     role: Tensor
     quadrant: Tensor
     supplement: Tensor
+    weights: Tensor | None = None
     log: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -57,14 +108,21 @@ class SampleSelection:
         return self.role != DROPPED
 
 
-SamplePruner = Callable[[Candidates, float, torch.Generator, Mapping[str, object]], SampleSelection]
-TokenPruner = Callable[[Candidates, SampleSelection, int, torch.Generator, Mapping[str, object]], Tensor]
+SamplePruner = Callable[[Candidates, Budget, torch.Generator], SampleSelection]
+TokenPruner = Callable[[Candidates, SampleSelection, Budget, torch.Generator], Tensor]
 
 
-def keep_prunable(kept: Tensor) -> SampleSelection:
+def keep_prunable(kept: Tensor, weights: Tensor | None = None) -> SampleSelection:
     """A selection by a pruner without quadrants: any token of a kept sample may be pruned."""
     role = torch.where(kept, PRUNABLE, DROPPED).to(torch.int8)
-    return SampleSelection(role, torch.zeros_like(role), torch.zeros_like(kept))
+    return SampleSelection(role, torch.zeros_like(role), torch.zeros_like(kept), weights)
+
+
+def keep_first(order: Tensor, count: int) -> SampleSelection:
+    """A selection of the first `count` candidates in `order` (indices, best first)."""
+    kept = torch.zeros(len(order), dtype=torch.bool)
+    kept[order[:count]] = True
+    return keep_prunable(kept)
 
 
 def sample_budget(ratio: float, count: int) -> int:
@@ -83,3 +141,54 @@ def ranking(values: Tensor, *ties: Tensor) -> Tensor:
     for key in reversed(ties):
         order = order[torch.argsort(key[order], stable=True)]
     return order[torch.argsort(values[order], descending=True, stable=True)]
+
+
+def draw(numbers: Tensor, rng: torch.Generator) -> Tensor:
+    """Indices in a random order that depends on `rng` and on which numbers there are, not on their order.
+
+    numbers: [n] int64; equal ones (tokens of one sample) keep their own order before the draw.
+    """
+    by_number = torch.argsort(numbers, stable=True)
+    return by_number[torch.randperm(len(numbers), generator=rng)]
+
+
+def keep_highest(
+    values: Tensor, candidates: Candidates, selection: SampleSelection, tokens: int, within: Within
+) -> Tensor:
+    """[N] bool: the `tokens` response tokens of highest value among those of the selected samples.
+
+    values: [N]. within `batch`: highest of the whole batch; `sample`: every selected sample keeps its share of
+    `tokens` (by largest remainder, at least one where `tokens` suffices). Equal values: the sample with the lower
+    number, then the earlier position, stays.
+    """
+    owner = candidates.owner
+    mask = selection.kept[owner]
+    order = ranking(values, candidates.numbers[owner])
+    order = order[mask[order]]
+    if within == "batch":
+        mask[order[tokens:]] = False
+        return mask
+    allowance = shares(candidates.lengths * selection.kept, tokens, candidates.numbers)
+    for index in selection.kept.nonzero().flatten().tolist():
+        mine = order[owner[order] == index]
+        mask[mine[int(allowance[index]) :]] = False
+    return mask
+
+
+def shares(sizes: Tensor, total: int, numbers: Tensor) -> Tensor:
+    """[B] int64: `total` divided in proportion to `sizes` by largest remainder, no share above its size.
+
+    Sizes of 0 get nothing; others at least 1 while `total` suffices. Ties go to the lower number.
+    """
+    whole = int(sizes.sum())
+    total = min(total, whole)
+    scaled = sizes * total  # in whole numbers: the exact shares are scaled / whole
+    result = torch.minimum((scaled // max(1, whole)).clamp(min=1), sizes)
+    least = 1 if total >= int((sizes > 0).sum()) else 0
+    while missing := total - int(result.sum()):
+        # one more to the largest remainder, or one off the largest surplus, until the sum is right
+        step = 1 if missing > 0 else -1
+        possible = result < sizes if step > 0 else result > least
+        gap = torch.where(possible, (scaled - result * whole) * step, torch.iinfo(torch.int64).min)
+        result[ranking(gap, numbers * step)[0]] += step
+    return result

@@ -1,109 +1,148 @@
-"""Q-Tuning, default readings (method.md, Stage 1 and Stage 2)."""
+"""Q-Tuning (method.md, Stage 1 and Stage 2), with every reading of its ambiguities; the defaults are those marked D."""
 
-from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from qtuning.plane import CALIBRATION, MISCONCEPTION, find_thresholds, min_max, quadrants
-from qtuning.pruners.base import (
-    DROPPED,
-    PRUNABLE,
-    WHOLE,
-    Candidates,
-    SampleSelection,
-    ranking,
-    sample_budget,
-)
-from qtuning.pruners.registry import QTuningOptions
+from qtuning import plane
+from qtuning.plane import CALIBRATION, MISCONCEPTION, Lines, Naming, Thresholds
+from qtuning.pruners.base import DROPPED, PRUNABLE, WHOLE, Budget, Candidates, SampleSelection, draw, ranking
 
 
 def triage(
-    candidates: Candidates, ratio: float, rng: torch.Generator, options: Mapping[str, object]
+    candidates: Candidates,
+    budget: Budget,
+    rng: torch.Generator,
+    *,
+    quadrants: Naming = "figure",
+    entropy: Literal["response", "sequence"] = "response",
+    thresholds: Lines = "two-tails",
+    surplus: Literal["trim", "no-trim"] = "trim",
+    supplement: Literal["min-max", "rank", "random", "none"] = "min-max",
 ) -> SampleSelection:
     """Stage 1, sample triage on the Error-Uncertainty plane.
 
-    Keeps K = max(1, round(r_sample * B)) samples: those of Q2 and Q4, supplemented with the best-scored of the others
-    when they are too few (A10) and trimmed of the lowest-scored when they are too many (A6), where
+    Keeps K = budget.samples: the samples of Q2 and Q4, supplemented with the best-scored of the others when they are
+    too few and trimmed of the lowest-scored when they are too many, where
     w_i = max(n(PPL_i) - n(Ent_i), n(Ent_i) - n(PPL_i)). A supplement counts as Q2 when the first term wins, else as Q4.
+
+    quadrants (A1): `text` names the quadrant of high PPL and high Ent Q2; the supplement's score stays as it is.
+    entropy (A4): `sequence` averages H over every position, prompt included. thresholds (A5): plane.py.
+    surplus (A6): `no-trim` keeps more than K. supplement (A10): n is min-max scaling, or `rank` / (B - 1); `random`
+    draws the supplement, `none` leaves it out and the budget under-spent (perhaps nothing is kept).
     """
     assert candidates.scores is not None
     ppl, ent = candidates.scores.ppl, candidates.scores.ent
-    count = sample_budget(ratio, len(candidates))
-    thresholds = find_thresholds(ppl, ent, ratio)
-    quadrant = quadrants(ppl, ent, thresholds.level)
+    if entropy == "sequence":
+        assert candidates.scores.sequence_ent is not None
+        ent = candidates.scores.sequence_ent
+    found = plane.find_thresholds(ppl, ent, budget.sample_ratio, quadrants, thresholds)
+    quadrant = plane.quadrants(ppl, ent, found.level, quadrants, thresholds)
+    selected = plane.in_q2_or_q4(quadrant)
+    inside = int(selected.sum())
 
     role = torch.full((len(candidates),), DROPPED, dtype=torch.int8)
     role[quadrant == MISCONCEPTION] = PRUNABLE
     role[quadrant == CALIBRATION] = WHOLE
-    selected = role != DROPPED
-    from_thresholds = int(selected.sum())
-
-    tilt = min_max(ppl) - min_max(ent)
-    order = ranking(tilt.abs(), candidates.numbers)  # max(t, -t) = |t|
-    if from_thresholds > count:
-        surplus = order[selected[order]][count:]
-        role[surplus] = DROPPED
-    added = order[~selected[order]][: max(0, count - from_thresholds)]
+    scaled = plane.ranks if supplement == "rank" else plane.min_max
+    tilt = scaled(ppl) - scaled(ent)
+    best_first = ranking(tilt.abs(), candidates.numbers)  # max(t, -t) = |t|
+    if surplus == "trim":
+        role[best_first[selected[best_first]][budget.samples :]] = DROPPED
+    queue = draw(candidates.numbers, rng) if supplement == "random" else best_first
+    missing = 0 if supplement == "none" else max(0, budget.samples - inside)
+    added = queue[~selected[queue]][:missing]
     role[added] = torch.where(tilt[added] > 0, PRUNABLE, WHOLE).to(torch.int8)
 
-    supplement = torch.zeros(len(candidates), dtype=torch.bool)
-    supplement[added] = True
+    supplemented = torch.zeros(len(candidates), dtype=torch.bool)
+    supplemented[added] = True
+    from_thresholds = int((role != DROPPED).sum()) - len(added)
+    log = _log(found, quadrant) | {
+        "from_thresholds": from_thresholds,
+        "supplemented": len(added),
+        "trimmed": inside - from_thresholds,
+        "spread": float(bool((ppl != ppl[0]).any() and (ent != ent[0]).any())),
+    }
+    return SampleSelection(role, quadrant, supplemented, log=log)
+
+
+def _log(found: Thresholds, quadrant: Tensor) -> dict[str, float]:
+    """What the search did, for the metrics of the update."""
     shares = {f"q{q}_share": float((quadrant == q).double().mean()) for q in (1, 2, 3, 4)}
-    return SampleSelection(
-        role,
-        quadrant,
-        supplement,
-        {
-            "level": thresholds.level,
-            "iterations": thresholds.iterations,
-            "converged": float(thresholds.converged),
-            "ppl_low": thresholds.ppl_low,
-            "ppl_high": thresholds.ppl_high,
-            "ent_low": thresholds.ent_low,
-            "ent_high": thresholds.ent_high,
-            "from_thresholds": min(from_thresholds, count),
-            "supplemented": len(added),
-            "trimmed": max(0, from_thresholds - count),
-            **shares,
-        },
-    )
+    return {
+        "level": found.level,
+        "iterations": found.iterations,
+        "converged": float(found.converged),
+        "ppl_low": found.ppl_low,
+        "ppl_high": found.ppl_high,
+        "ent_low": found.ent_low,
+        "ent_high": found.ent_high,
+        **shares,
+    }
 
 
 def prune_tokens(
     candidates: Candidates,
     selection: SampleSelection,
-    tokens: int,
+    budget: Budget,
     rng: torch.Generator,
-    options: Mapping[str, object],
+    *,
+    lambda_: float = 0.5,
+    survivors: Literal["keep-low", "keep-high"] = "keep-low",
+    neighbours: Literal["sum", "mean"] = "sum",
+    counted: Literal["response", "sequence", "per-sample"] = "response",
+    prune_in: Literal["Q2", "nothing", "Q4", "Q2+Q4"] = "Q2",
 ) -> Tensor:
     """Stage 2, asymmetric token pruning: only Q2-like samples lose tokens, highest s first.
 
-    `tokens` = round(N * r_sample * r_token) is what the batch may keep. What the dropped samples removed counts; the
-    rest is taken from Q2-like responses. Where they hold too few, Q4 stays whole all the same and the budget is
+    budget.tokens = round(N * r_sample * r_token) is what the batch may keep. What the dropped samples removed counts;
+    the rest is taken from Q2-like responses. Where they hold too few, Q4 stays whole all the same and the budget is
     overspent (the cost account says so). A batch never loses its last token.
+
+    survivors (A2): `keep-high` removes the lowest s first. neighbours (A3): see `smooth`. counted (A7): `sequence`
+    counts the prompts of the batch and of the kept samples too, though only response tokens can go; `per-sample` keeps
+    r_token of each prunable sample, at least one token. prune_in: the quadrants that lose tokens (table 4).
     """
     assert candidates.scores is not None
-    settings = QTuningOptions.model_validate(options)
-    smoothed = smooth(candidates.scores.token_ppl, candidates.lengths, settings.lambda_)
     owner = candidates.owner
-    mask = selection.kept[owner]
-    prunable = (selection.role == PRUNABLE)[owner]
-    surplus = min(int(mask.sum()) - tokens, int(prunable.sum()), int(mask.sum()) - 1)
-    if surplus > 0:
-        # the ranking is stable: within a sample, the earlier of two equal tokens goes first
-        order = ranking(smoothed, candidates.numbers[owner])
-        mask[order[prunable[order]][:surplus]] = False
+    kept = selection.kept
+    prunable = _prunable(selection, prune_in)
+    s = smooth(candidates.scores.token_ppl, candidates.lengths, lambda_, neighbours)
+    # the ranking is stable: within a sample, the earlier of two equal tokens goes first
+    first_to_go = ranking(s if survivors == "keep-low" else -s, candidates.numbers[owner])
+    first_to_go = first_to_go[prunable[owner][first_to_go]]
+    mask = kept[owner]
+    if counted == "per-sample":
+        for index in prunable.nonzero().flatten().tolist():
+            mine = first_to_go[owner[first_to_go] == index]
+            mask[mine[: len(mine) - max(1, round(budget.token_ratio * len(mine)))]] = False
+        return mask
+    held, allowed = int(mask.sum()), budget.tokens
+    if counted == "sequence":
+        assert candidates.prompts is not None
+        total = int((candidates.prompts + candidates.lengths).sum())
+        allowed = Budget.of(budget.sample_ratio, budget.token_ratio, len(candidates), total).tokens
+        allowed -= int(candidates.prompts[kept].sum())
+    surplus = min(held - allowed, held - 1)
+    mask[first_to_go[: max(0, surplus)]] = False
     return mask
 
 
-def smooth(token_ppl: Tensor, lengths: Tensor, lambda_: float) -> Tensor:
+def _prunable(selection: SampleSelection, prune_in: str) -> Tensor:
+    """[B] bool: the samples that may lose tokens."""
+    chosen = {"Q2": (PRUNABLE,), "Q4": (WHOLE,), "Q2+Q4": (PRUNABLE, WHOLE), "nothing": ()}[prune_in]
+    return torch.isin(selection.role, torch.tensor(chosen, dtype=torch.int8))
+
+
+def smooth(token_ppl: Tensor, lengths: Tensor, lambda_: float, neighbours: Literal["sum", "mean"] = "sum") -> Tensor:
     """s_t = (1 - lambda) PPL_t + lambda (PPL_{t-1} + PPL_{t+1}), neighbours outside the response count 0.
 
-    token_ppl: [N], responses of `lengths` laid end to end. Returns [N]. (Reading A3, D: the sum of the neighbours.)
+    token_ppl: [N], responses of `lengths` laid end to end. Returns [N]. Reading A3, `mean`: half the neighbour term.
     """
+    weight = lambda_ if neighbours == "sum" else lambda_ / 2
     parts = []
     for ppl in token_ppl.split(lengths.tolist()):
         padded = torch.nn.functional.pad(ppl, (1, 1))
-        parts.append((1 - lambda_) * ppl + lambda_ * (padded[:-2] + padded[2:]))
+        parts.append((1 - lambda_) * ppl + weight * (padded[:-2] + padded[2:]))
     return torch.cat(parts)

@@ -1,7 +1,8 @@
 """Names of the pruners and their options; importable without torch, so that configuration stays fast.
 
 A *method* is a sample pruner plus a token pruner, written `sample+token`. Two methods have a name of their own:
-`full` (every sample, every token) and `q-tuning` (both stages of Q-Tuning).
+`full` (every sample, every token) and `q-tuning` (both stages of Q-Tuning). A pruner of the user's own goes by
+`module:attribute` or by the name of an entry point (plugin.py).
 """
 
 from dataclasses import dataclass
@@ -9,19 +10,79 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Need = Literal["scores", "sequence-entropy", "attention", "reference", "losses", "instructions"]
+Kind = Literal["sample", "token"]
+Scope = Literal["none", "epoch", "batch"]
+
 
 class NoOptions(BaseModel):
-    """For pruners that have nothing to set."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class QTuningOptions(BaseModel):
-    """Hyper-parameters of Q-Tuning (method.md, stages 1 and 2)."""
+    """For pruners that have nothing to set; base of those that have."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
+    def needs(self) -> frozenset[Need]:
+        """What these options need beyond what the pruner always needs."""
+        return frozenset()
+
+
+class TriageOptions(NoOptions):
+    """Q-Tuning, Stage 1: the readings of method.md, Ambiguities; the first of each list is the default."""
+
+    quadrants: Literal["figure", "text"] = Field("figure", description="A1: which high-error quadrant is kept")
+    entropy: Literal["response", "sequence"] = Field("response", description="A4: positions Ent_i averages over")
+    thresholds: Literal["two-tails", "midpoint"] = Field("two-tails", description="A5: the lines on the plane")
+    surplus: Literal["trim", "no-trim"] = Field("trim", description="A6: when more than K are inside the thresholds")
+    supplement: Literal["min-max", "rank", "random", "none"] = Field("min-max", description="A10: when fewer are")
+
+    def needs(self) -> frozenset[Need]:
+        """Entropy over the whole sequence takes a forward of the whole sequence."""
+        return frozenset({"sequence-entropy"} if self.entropy == "sequence" else ())
+
+
+class TokenPruningOptions(NoOptions):
+    """Q-Tuning, Stage 2: lambda, the readings of method.md, Ambiguities, and the switch of table 4."""
+
     lambda_: float = Field(0.5, ge=0.0, le=1.0, alias="lambda", description="weight of the neighbours in s_t")
+    survivors: Literal["keep-low", "keep-high"] = Field("keep-low", description="A2: which tokens of Q2 survive, by s")
+    neighbours: Literal["sum", "mean"] = Field("sum", description="A3: the neighbour term of s_t")
+    counted: Literal["response", "sequence", "per-sample"] = Field(
+        "response", description="A7: tokens the budget is of"
+    )
+    prune_in: Literal["Q2", "nothing", "Q4", "Q2+Q4"] = Field("Q2", description="quadrants that lose tokens (table 4)")
+
+
+class InfoBatchOptions(NoOptions):
+    """InfoBatch: how far the two groups may be thinned apart, and when annealing begins."""
+
+    prune_at_most: float = Field(
+        0.75, ge=0, lt=1, description="largest share of the samples below the mean loss that goes before others go too"
+    )
+    anneal: float = Field(0.875, ge=0, le=1, description="share of the epochs after which the data is full again")
+
+
+class RankedOptions(NoOptions):
+    """Token pruners that keep the highest values of the whole batch, or of each sample."""
+
+    within: Literal["batch", "sample"] = Field("batch", description="where tokens compete")
+
+
+class AttentionOptions(NoOptions):
+    """FastV: the layer whose attention counts."""
+
+    layer: int = Field(2, description="number of the layer, from 1; negative: from the end, -1 is the last")
+    within: Literal["batch", "sample"] = Field("sample", description="where tokens compete")
+
+
+class RaterOptions(NoOptions):
+    """SparseVLM: the layer whose attention counts."""
+
+    layer: int = Field(2, description="number of the layer, from 1; negative: from the end, -1 is the last")
+
+
+class LastLayerOptions(NoOptions):
+    """The repository history's SparseVLM."""
+
+    layer: int = Field(-1, description="number of the layer, from 1; negative: from the end, -1 is the last")
 
 
 @dataclass(frozen=True)
@@ -29,32 +90,76 @@ class PrunerInfo:
     """What configuration needs to know of a pruner.
 
     scope: `epoch` (draws a smaller data set before each epoch), `batch` (keeps a part of every batch) or `none`
-    (prunes nothing, so its ratio is always 1).
-    needs_scores: whether a no-gradient forward of the whole batch is needed before it can decide.
+    (prunes nothing, so its ratio is always 1). needs: what must be known of the candidates before it can decide.
+    version: part of the identity of cells; raised by hand when a change of the code changes decisions; for plug-ins
+    the digest of their file. budget: `asked`, or `own` for a pruner that sets its amount itself.
+    label: how tables call it.
     """
 
     name: str
     function: str  # "module:attribute"
-    scope: Literal["none", "epoch", "batch"]
-    needs_scores: bool
-    options: type[BaseModel] = NoOptions
+    scope: Scope
+    needs: frozenset[Need] = frozenset()
+    options: type[NoOptions] = NoOptions
+    version: str = "1"
+    budget: Literal["asked", "own"] = "asked"
+    label: str = ""
+
+    def all_needs(self, options: NoOptions) -> frozenset[Need]:
+        """Needs of the pruner with these options."""
+        return self.needs | options.needs()
+
+
+def _info(
+    name: str,
+    function: str,
+    scope: Scope,
+    *needs: Need,
+    options: type[NoOptions] = NoOptions,
+    budget: Literal["asked", "own"] = "asked",
+    label: str = "",
+) -> PrunerInfo:
+    return PrunerInfo(
+        name, f"qtuning.pruners.{function}", scope, frozenset(needs), options, budget=budget, label=label or name
+    )
 
 
 SAMPLE_PRUNERS: dict[str, PrunerInfo] = {
     info.name: info
     for info in (
-        PrunerInfo("full", "qtuning.pruners.sample:keep_all", "none", False),
-        PrunerInfo("random", "qtuning.pruners.sample:random_samples", "epoch", False),
-        PrunerInfo("q-tuning", "qtuning.pruners.q_tuning:triage", "batch", True),
+        _info("full", "sample:keep_all", "none"),
+        _info("random", "sample:random_samples", "epoch"),
+        _info("longest", "sample:longest", "epoch"),
+        _info("entropy", "sample:highest_entropy", "epoch", "scores"),
+        _info("infobatch", "infobatch:infobatch", "epoch", "losses", options=InfoBatchOptions, label="InfoBatch"),
+        _info("ppl-high", "sample:highest_ppl", "epoch", "scores", label="PPL high"),
+        _info("ppl-low", "sample:lowest_ppl", "epoch", "scores", label="PPL low"),
+        _info("ppl-mid", "sample:middle_ppl", "epoch", "scores", label="PPL mid"),
+        _info("q-tuning", "q_tuning:triage", "batch", "scores", options=TriageOptions, label="Q-Tuning"),
+        _info("longest-history", "history:shortest_instructions", "epoch", "instructions"),
+        _info("entropy-history", "history:lowest_character_entropy", "epoch", "instructions"),
+        _info("infobatch-history", "history:infobatch_subsampled", "epoch", "losses"),
     )
 }
 
 TOKEN_PRUNERS: dict[str, PrunerInfo] = {
     info.name: info
     for info in (
-        PrunerInfo("none", "qtuning.pruners.token:keep_all", "none", False),
-        PrunerInfo("random", "qtuning.pruners.token:random_tokens", "batch", False),
-        PrunerInfo("q-tuning", "qtuning.pruners.q_tuning:prune_tokens", "batch", True, QTuningOptions),
+        _info("none", "token:keep_all", "none"),
+        _info("random", "token:random_tokens", "batch"),
+        _info("ppl", "token:highest_loss", "batch", "scores", options=RankedOptions, label="PPL"),
+        _info("fastv", "attended:fastv", "batch", "attention", options=AttentionOptions, label="FastV"),
+        _info("sparsevlm", "attended:sparsevlm", "batch", "attention", options=RaterOptions, label="SparseVLM"),
+        _info("rho-1", "token:excess_loss", "batch", "scores", "reference", options=RankedOptions, label="Rho-1"),
+        _info("q-tuning", "q_tuning:prune_tokens", "batch", "scores", options=TokenPruningOptions, label="Q-Tuning"),
+        _info(
+            "sparsevlm-history",
+            "history:sparsevlm_by_rank",
+            "batch",
+            "attention",
+            options=LastLayerOptions,
+            budget="own",
+        ),
     )
 }
 

@@ -1,25 +1,26 @@
-"""A method applied to one selection batch: sample pruner, then token pruner."""
+"""A method applied: its sample pruner and its token pruner, and the readings that concern every method (A11, A12)."""
 
-import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from qtuning.config import Pruning
+from qtuning.errors import UserError
 from qtuning.pruners.base import (
+    DROPPED,
+    Budget,
     Candidates,
     SamplePruner,
     SampleSelection,
     TokenPruner,
+    draw,
+    keep_prunable,
     sample_budget,
-    token_budget,
 )
-from qtuning.pruners.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS
-from qtuning.pruners.sample import keep_all
-from qtuning.pruners.token import keep_all as keep_all_tokens
+from qtuning.pruners.plugin import bind, check_samples, check_tokens, resolve
+from qtuning.pruners.registry import Need, PrunerInfo
 
 
 @dataclass(frozen=True)
@@ -34,50 +35,115 @@ class Selection:
 
 @dataclass(frozen=True)
 class Method:
-    """A pruning configuration with its functions looked up.
-
-    by_epoch: the sample pruner draws a smaller data set before each epoch, and batches hold only drawn samples.
-    needs_scores: each batch is scored before it is pruned.
-    """
+    """A pruning configuration with its pruners looked up."""
 
     pruning: Pruning
-    sample_pruner: SamplePruner
-    token_pruner: TokenPruner
-    by_epoch: bool
-    needs_scores: bool
+    sample: PrunerInfo
+    token: PrunerInfo
+    prune_samples: SamplePruner
+    prune_tokens: TokenPruner
 
-    def select_epoch(self, candidates: Candidates, rng: torch.Generator) -> Tensor:
-        """Indices (ascending) of the samples of the coming epoch."""
-        if not self.by_epoch:
-            return torch.arange(len(candidates))
-        selection = self.sample_pruner(candidates, self.pruning.sample_ratio, rng, self.pruning.sample_options)
-        return selection.kept.nonzero().flatten()
+    @property
+    def by_epoch(self) -> bool:
+        """The sample pruner draws a smaller data set before each epoch, and batches hold only drawn samples."""
+        return self.sample.scope == "epoch" and self.pruning.updates == "as-defined"
+
+    @property
+    def epoch_needs(self) -> frozenset[Need]:
+        """What must be known of the whole train set before each epoch."""
+        return self._sample_needs if self.by_epoch else frozenset()
+
+    @property
+    def batch_needs(self) -> frozenset[Need]:
+        """What must be known of each batch before it is pruned."""
+        return self._token_needs | (frozenset() if self.by_epoch else self._sample_needs)
+
+    @property
+    def layer(self) -> int | None:
+        """The layer whose attention counts, for pruners that look at attention."""
+        layer = (self.pruning.sample_options | self.pruning.token_options).get("layer")
+        return None if layer is None else int(layer)
+
+    @property
+    def _all_samples(self) -> bool:
+        """At 100% there is nothing to decide; a pruner by batch still gives the samples their roles."""
+        return self.pruning.sample_ratio == 1 and self.sample.scope != "batch"
+
+    @property
+    def _sample_needs(self) -> frozenset[Need]:
+        if self._all_samples:
+            return frozenset()
+        return self.sample.all_needs(self.sample.options.model_validate(self.pruning.sample_options))
+
+    @property
+    def _token_needs(self) -> frozenset[Need]:
+        if self.pruning.token_ratio == 1:
+            return frozenset()  # all tokens stay, unasked
+        return self.token.all_needs(self.token.options.model_validate(self.pruning.token_options))
+
+    def select_epoch(self, candidates: Candidates, rng: torch.Generator) -> SampleSelection:
+        """What the coming epoch holds of the whole train set."""
+        return self._samples(candidates, rng) if self.by_epoch else _everything(candidates)
 
     def select(self, candidates: Candidates, rng: torch.Generator) -> Selection:
-        """Prune one batch. Of a batch of samples drawn by epoch, all are kept and only tokens are pruned."""
-        pruning = self.pruning
-        ratio = 1.0 if self.by_epoch else pruning.sample_ratio
-        prune_samples = keep_all if self.by_epoch else self.sample_pruner
-        samples = prune_samples(candidates, ratio, rng, pruning.sample_options)
-        tokens = token_budget(ratio, pruning.token_ratio, int(candidates.lengths.sum()))
-        # a token ratio of 1 asks for all tokens of the kept samples (fig4a), however long these samples are
-        prune_tokens = keep_all_tokens if pruning.token_ratio == 1 else self.token_pruner
-        mask = prune_tokens(candidates, samples, tokens, rng, pruning.token_options)
-        return Selection(samples, mask, sample_budget(ratio, len(candidates)), tokens)
+        """Prune one batch. Of a batch of samples drawn by epoch, all are kept and only tokens are pruned.
+
+        A12 `twice`: a random r_sample of what is kept is kept, so that r_sample^2 of the data trains.
+        """
+        pruning, ratio = self.pruning, 1.0
+        samples = _everything(candidates)
+        if not self.by_epoch:
+            samples, ratio = self._samples(candidates, rng), pruning.sample_ratio
+        asked = sample_budget(ratio, len(candidates))
+        if pruning.passes == "twice":
+            samples, asked = _again(samples, candidates, pruning.sample_ratio, rng)
+            ratio *= pruning.sample_ratio
+        budget = Budget.of(ratio, pruning.token_ratio, len(candidates), int(candidates.lengths.sum()))
+        if pruning.token_ratio == 1 or not bool(samples.kept.any()):
+            # a token ratio of 1 asks for all tokens of the kept samples (fig4a), however long these samples are
+            return Selection(samples, samples.kept[candidates.owner], asked, budget.tokens)
+        mask = self.prune_tokens(candidates, samples, budget, rng)
+        check_tokens(self.token, mask, candidates, samples)
+        return Selection(samples, mask, asked, budget.tokens)
+
+    def _samples(self, candidates: Candidates, rng: torch.Generator) -> SampleSelection:
+        if self._all_samples:
+            return _everything(candidates)
+        ratios = self.pruning.sample_ratio, self.pruning.token_ratio
+        budget = Budget.of(*ratios, len(candidates), int(candidates.lengths.sum()))
+        selection = self.prune_samples(candidates, budget, rng)
+        check_samples(self.sample, selection, candidates)
+        return selection
 
 
-def method_of(pruning: Pruning, matched_updates: bool = False) -> Method:
-    """Look the pruners up. `matched_updates` (A11) makes epoch-level sample pruners select inside each batch."""
-    sample, token = SAMPLE_PRUNERS[pruning.sample_pruner], TOKEN_PRUNERS[pruning.token_pruner]
+def _everything(candidates: Candidates) -> SampleSelection:
+    return keep_prunable(torch.ones(len(candidates), dtype=torch.bool))
+
+
+def _again(
+    samples: SampleSelection, candidates: Candidates, ratio: float, rng: torch.Generator
+) -> tuple[SampleSelection, int]:
+    """A random `ratio` of the kept samples, and how many these are."""
+    kept = samples.kept.nonzero().flatten()
+    count = sample_budget(ratio, len(kept))
+    role = samples.role.clone()
+    role[kept[draw(candidates.numbers[kept], rng)][count:]] = DROPPED
+    return replace(samples, role=role, supplement=samples.supplement & (role != DROPPED)), count
+
+
+def method_of(pruning: Pruning) -> Method:
+    """Look the pruners up. UserError where one is unknown or its code has changed since the cell was made."""
+    sample, token = resolve(pruning.sample_pruner, "sample"), resolve(pruning.token_pruner, "token")
+    for info, version in ((sample, pruning.sample_version), (token, pruning.token_version)):
+        if info.version != version:
+            raise UserError(
+                f"pruner {info.name} is version {info.version}, but the cell was made for {version}; start the "
+                "workflow again (its cells are then other cells)"
+            )
     return Method(
         pruning,
-        cast(SamplePruner, _load(sample.function)),
-        cast(TokenPruner, _load(token.function)),
-        by_epoch=sample.scope == "epoch" and not matched_updates,
-        needs_scores=sample.needs_scores or token.needs_scores,
+        sample,
+        token,
+        cast(SamplePruner, bind(sample, pruning.sample_options, "sample")),
+        cast(TokenPruner, bind(token, pruning.token_options, "token")),
     )
-
-
-def _load(function: str) -> Callable[..., object]:
-    module, _, attribute = function.partition(":")
-    return cast(Callable[..., object], getattr(importlib.import_module(module), attribute))

@@ -1,34 +1,55 @@
-"""Token pruners (method.md, Baselines): masks over the N response tokens of a batch."""
+"""Token pruners by loss or by chance (method.md, Baselines): masks over the N response tokens of a batch.
 
-from collections.abc import Mapping
+All but `keep_all` keep exactly `budget.tokens`, or every token of the selected samples where these hold fewer. Equal
+tokens: of the sample with the lower number the earlier one stays (base.keep_highest).
+"""
 
 import torch
 from torch import Tensor
 
-from qtuning.pruners.base import Candidates, SampleSelection
+from qtuning.pruners.base import Budget, Candidates, SampleSelection, Within, draw, keep_highest
 
 
-def keep_all(
-    candidates: Candidates,
-    selection: SampleSelection,
-    tokens: int,
-    rng: torch.Generator,
-    options: Mapping[str, object],
-) -> Tensor:
-    """none: every response token of the kept samples."""
+def keep_all(candidates: Candidates, selection: SampleSelection, budget: Budget, rng: torch.Generator) -> Tensor:
+    """none: every response token of the selected samples, whatever the budget."""
     return selection.kept[candidates.owner]
 
 
-def random_tokens(
+def random_tokens(candidates: Candidates, selection: SampleSelection, budget: Budget, rng: torch.Generator) -> Tensor:
+    """random: tokens of the selected samples, drawn without replacement."""
+    owner = candidates.owner
+    mask = selection.kept[owner]
+    available = mask.nonzero().flatten()
+    order = draw(candidates.numbers[owner[available]], rng)
+    mask[available[order[budget.tokens :]]] = False
+    return mask
+
+
+def highest_loss(
     candidates: Candidates,
     selection: SampleSelection,
-    tokens: int,
+    budget: Budget,
     rng: torch.Generator,
-    options: Mapping[str, object],
+    *,
+    within: Within = "batch",
 ) -> Tensor:
-    """random: `tokens` of the response tokens of the kept samples, drawn without replacement."""
-    mask = selection.kept[candidates.owner]
-    available = mask.nonzero().flatten()
-    surplus = max(0, len(available) - tokens)
-    mask[available[torch.randperm(len(available), generator=rng)[:surplus]]] = False
-    return mask
+    """ppl: the tokens with the highest loss l_it, which are those with the highest perplexity exp(l_it)."""
+    assert candidates.scores is not None
+    return keep_highest(candidates.scores.nll, candidates, selection, budget.tokens, within)
+
+
+def excess_loss(
+    candidates: Candidates,
+    selection: SampleSelection,
+    budget: Budget,
+    rng: torch.Generator,
+    *,
+    within: Within = "batch",
+) -> Tensor:
+    """rho-1: the tokens with the highest excess loss l_it - l_it^ref over the reference model.
+
+    Selective language modelling of Lin et al., NeurIPS 2024, arXiv 2404.07965.
+    """
+    assert candidates.scores is not None and candidates.reference is not None
+    excess = candidates.scores.nll - candidates.reference
+    return keep_highest(excess, candidates, selection, budget.tokens, within)

@@ -1,5 +1,6 @@
-"""What the methods cost: the second table of an experiment."""
+"""What the methods cost, and what they selected: the second and the third table of an experiment."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -23,9 +24,20 @@ EXPLANATION = (
 )
 
 
+SELECTED = ("Samples kept/asked", "Tokens kept/asked", "Converged", "Q1", "Q2", "Q3", "Q4", "Thresholds", "Supplement")
+"""Headers of what was selected."""
+
+SELECTED_EXPLANATION = (
+    "Samples and tokens kept, as shares of what the budget asked for. Of Q-Tuning's triage: the share of the decisions "
+    "whose threshold search converged; the shares of the samples in each quadrant (what lies between the tails is in "
+    "none); the shares of the kept samples that the thresholds and that the supplement gave. –: the pruner knows no "
+    "quadrants, or a cell is not trained to its end."
+)
+
+
 @dataclass(frozen=True)
 class Cost:
-    """One row: a method at a budget with one model; `values` are formatted, in the order of COLUMNS."""
+    """One row: a method at a budget with one model; `values` are formatted, in the order of the headers."""
 
     budget: str
     method: str
@@ -35,17 +47,39 @@ class Cost:
 
 def cost_rows(scores: pl.DataFrame, summary: Summary) -> list[Cost]:
     """One row per trained line and model, in table order."""
+    cells = cells_by_line(scores)
+    return [
+        Cost(_budget(line), method_label(line), model, _values(by_seed, cells))
+        for line, model, by_seed in trained(cells, summary)
+    ]
+
+
+def selection_rows(scores: pl.DataFrame, summary: Summary) -> list[Cost]:
+    """One row per pruned line and model, in table order: `values` in the order of SELECTED."""
+    cells = cells_by_line(scores)
+    return [
+        Cost(_budget(line), method_label(line), model, _selected(by_seed))
+        for line, model, by_seed in trained(cells, summary)
+        if not line.reference
+    ]
+
+
+def cells_by_line(scores: pl.DataFrame) -> dict[tuple[Any, ...], Seeds]:
+    """The trained cells of each line and model, by seed."""
     cells: dict[tuple[Any, ...], Seeds] = {}
     for row in scores.unique("cell", keep="first", maintain_order=True).iter_rows(named=True):
         if row["seed"] is not None:
             cells.setdefault(_key(row), {})[row["seed"]] = row
-    rows = []
+    return cells
+
+
+def trained(cells: dict[tuple[Any, ...], Seeds], summary: Summary) -> Iterator[tuple[Line, str, Seeds]]:
+    """Lines and models that have cells, in table order."""
     for line in summary.lines:
         for model in summary.models:
-            by_seed = cells.get((line.train_set, model, line.method, line.options, line.sample_ratio, line.token_ratio))
-            if by_seed is not None:
-                rows.append(Cost(_budget(line), method_label(line), model, _values(by_seed, cells)))
-    return rows
+            key = (line.train_set, model, line.method, line.options, line.sample_ratio, line.token_ratio)
+            if key in cells:
+                yield line, model, cells[key]
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -89,6 +123,29 @@ def _values(by_seed: Seeds, cells: dict[tuple[Any, ...], Seeds]) -> tuple[str, .
         _count(mean("tokens_scored", "tokens_forwarded")),
         share("flops_total"),
         _seconds(mean("seconds_total")),
+    )
+
+
+def _selected(by_seed: Seeds) -> tuple[str, ...]:
+    """Shares over the seeds together: of what was asked, of the decisions, of the samples, of the kept samples."""
+
+    def total(column: str) -> float | None:
+        values = [_sum(row, (column,)) for row in by_seed.values()]
+        return None if None in values else sum(value for value in values if value is not None)
+
+    def share(part: float | None, whole: float | None) -> str:
+        return "–" if part is None or not whole else f"{100 * part / whole:.1f}%"
+
+    count = float(len(by_seed))
+    inside, added = total("from_thresholds"), total("supplemented")
+    chosen = None if inside is None or added is None else inside + added
+    return (
+        share(total("samples_kept"), total("samples_asked")),
+        share(total("tokens_kept"), total("tokens_asked")),
+        share(total("converged"), count),
+        *(share(total(f"q{quadrant}_share"), count) for quadrant in (1, 2, 3, 4)),
+        share(inside, chosen),
+        share(added, chosen),
     )
 
 

@@ -1,12 +1,13 @@
 """What Markdown and terminal tables share: labels, formatted cells, numbered footnotes. No markup."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import polars as pl
 
 from qtuning.evaluation.headline import LABEL
+from qtuning.pruners.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, PrunerInfo
 from qtuning.results.summary import AVERAGE, Entry, Hole, Line
 
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -75,7 +76,12 @@ def pruner_labels(line: Line) -> tuple[str, str]:
     named = {"zero-shot": "Zero-shot", "full": "Full data", "q-tuning": "Q-Tuning"}
     if line.method in named:
         return named[line.method] + suffix, ""
-    return line.sample_pruner, line.token_pruner + suffix
+    return pruner_label(line.sample_pruner, SAMPLE_PRUNERS), pruner_label(line.token_pruner, TOKEN_PRUNERS) + suffix
+
+
+def pruner_label(name: str, known: Mapping[str, PrunerInfo]) -> str:
+    """How tables call a pruner; a plug-in goes by its attribute."""
+    return known[name].label if name in known else name.split(":")[-1]
 
 
 def method_label(line: Line) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from qtuning.config import Cell, Seeds
+from qtuning.config import Cell, Pruning, Readings, Seeds
 from qtuning.errors import UserError
 from qtuning.evaluation.headline import HEADLINE
 from qtuning.explain import explain
@@ -19,6 +19,7 @@ from qtuning.results.consistency import check_comparable
 
 COST_COLUMNS: dict[str, pl.DataType] = {
     "updates": pl.Int64(),
+    "updates_skipped": pl.Int64(),
     "samples_scored": pl.Int64(),
     "tokens_scored": pl.Int64(),
     "samples_kept": pl.Int64(),
@@ -34,6 +35,22 @@ COST_COLUMNS: dict[str, pl.DataType] = {
     "peak_memory_bytes": pl.Int64(),
 }
 """What a cell cost (train.json, `cost`; qtuning/cost.py)."""
+
+SELECTION_COLUMNS: dict[str, pl.DataType] = {
+    "samples_asked": pl.Float64(),
+    "tokens_asked": pl.Float64(),
+    "level": pl.Float64(),
+    "iterations": pl.Float64(),
+    "converged": pl.Float64(),
+    "q1_share": pl.Float64(),
+    "q2_share": pl.Float64(),
+    "q3_share": pl.Float64(),
+    "q4_share": pl.Float64(),
+    "from_thresholds": pl.Float64(),
+    "supplemented": pl.Float64(),
+    "trimmed": pl.Float64(),
+}
+"""What was asked for, and how Q-Tuning's triage decided (train.json, `selection`; qtuning/diagnosis.py)."""
 
 SCHEMA: dict[str, pl.DataType] = {
     "experiment": pl.String(),
@@ -66,6 +83,7 @@ SCHEMA: dict[str, pl.DataType] = {
     "backend": pl.String(),
     "versions": pl.String(),
     **COST_COLUMNS,
+    **SELECTION_COLUMNS,
 }
 """Columns of the score table, in order."""
 
@@ -99,6 +117,7 @@ class _Train(_File):
     status: Literal["done", "diverged"]
     reason: str | None = None
     cost: dict[str, float | None]
+    selection: dict[str, float] = Field(default_factory=dict)
     provenance: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -228,12 +247,20 @@ def _identity(grid: Grid, cell: Cell) -> dict[str, Any]:
         "token_pruner": pruning.token_pruner,
         "sample_ratio": pruning.sample_ratio,
         "token_ratio": pruning.token_ratio,
-        "options": canonical_json({"sample": pruning.sample_options, "token": pruning.token_options}),
+        "options": canonical_json(_options(pruning)),
         "seed": _seed_name(cell.seeds),
         "seed_data": cell.seeds.data,
         "seed_pruner": cell.seeds.pruner,
         "seed_init": cell.seeds.init,
     }
+
+
+def _options(pruning: Pruning) -> dict[str, Any]:
+    """Options of both pruners, the readings that concern every method, and the reference model's name."""
+    method_wide = {name: getattr(pruning, name) for name in Readings.model_fields}
+    if pruning.reference is not None:
+        method_wide["reference"] = pruning.reference.name
+    return {"sample": pruning.sample_options, "token": pruning.token_options, "method": method_wide}
 
 
 def _seed_name(seeds: Seeds) -> str:
@@ -244,15 +271,17 @@ def _seed_name(seeds: Seeds) -> str:
 
 
 def _costs(train: _Train | None) -> dict[str, Any]:
-    """The cost columns, and the versions that trained the cell; empty for a cell that is not trained."""
+    """Columns of costs and selection, and the versions that trained the cell; nothing for one that is not trained."""
     if train is None:
         return {}
     costs: dict[str, Any] = {}
     for key, dtype in COST_COLUMNS.items():
         value = train.cost.get(key)
         costs[key] = int(value) if value is not None and dtype == pl.Int64() else value
+    costs |= {key: train.selection.get(key) for key in SELECTION_COLUMNS}
     found = train.provenance
-    versions = {name: found.get(name) for name in ("qtuning", "git", "python")} | dict(found.get("packages", {}))
+    versions = {name: found.get(name) for name in ("qtuning", "git", "python")}
+    versions |= dict(found.get("packages", {}))
     return costs | {"versions": canonical_json({name: text for name, text in versions.items() if text is not None})}
 
 

@@ -7,8 +7,12 @@ from statistics import fmean, stdev
 from typing import Any
 
 import polars as pl
+from pydantic import BaseModel
 
-from qtuning.pruners.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, PrunerInfo
+from qtuning.config import Readings
+from qtuning.errors import UserError
+from qtuning.pruners.plugin import resolve
+from qtuning.pruners.registry import Kind
 
 AVERAGE = "avg"
 """Name of the column that averages a cell's benchmarks."""
@@ -132,14 +136,15 @@ def random_at_budget(line: Line, lines: Sequence[Line]) -> Line | None:
 
 
 def variant(sample_pruner: str, token_pruner: str, options: str) -> str:
-    """The options that differ from the pruners' defaults: `lambda=0.3`, or empty."""
+    """The options and readings that differ from their defaults: `lambda=0.3`, or empty."""
     chosen = json.loads(options)
     changed: dict[str, Any] = {}
-    for info, values in (
-        (SAMPLE_PRUNERS.get(sample_pruner), chosen["sample"]),
-        (TOKEN_PRUNERS.get(token_pruner), chosen["token"]),
+    for schema, values in (
+        (_options_of(sample_pruner, "sample"), chosen["sample"]),
+        (_options_of(token_pruner, "token"), chosen["token"]),
+        (Readings, chosen["method"]),
     ):
-        defaults = _defaults(info)
+        defaults = _defaults(schema)
         changed |= {key: value for key, value in values.items() if key not in defaults or defaults[key] != value}
     return ", ".join(f"{key}={_plain(value)}" for key, value in sorted(changed.items()))
 
@@ -148,12 +153,18 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _defaults(info: PrunerInfo | None) -> dict[str, Any]:
-    """Default values by the names a configuration uses; a pruner that is gone has none."""
-    if info is None:
-        return {}
-    fields = info.options.model_fields.items()
-    return {field.alias or name: field.get_default(call_default_factory=True) for name, field in fields}
+def _options_of(pruner: str, kind: Kind) -> type[BaseModel] | None:
+    """The options a pruner takes; None for a plug-in that is gone."""
+    try:
+        return resolve(pruner, kind).options
+    except UserError:
+        return None
+
+
+def _defaults(schema: type[BaseModel] | None) -> dict[str, Any]:
+    """Default values by the names a configuration uses."""
+    fields = {} if schema is None else schema.model_fields
+    return {field.alias or name: field.get_default(call_default_factory=True) for name, field in fields.items()}
 
 
 def _line(row: dict[str, Any], train_set: str) -> Line:

@@ -6,7 +6,14 @@ from pathlib import Path
 import polars as pl
 
 from qtuning.files import atomic_path, write_text
-from qtuning.results.costs import COLUMNS, EXPLANATION, cost_rows
+from qtuning.results.costs import (
+    COLUMNS,
+    EXPLANATION,
+    SELECTED,
+    SELECTED_EXPLANATION,
+    cost_rows,
+    selection_rows,
+)
 from qtuning.results.layout import (
     Footnotes,
     Parts,
@@ -78,7 +85,7 @@ def markdown(scores: pl.DataFrame) -> str:
         page += [*grid(headers, [rows[line] for line in block], widths, left=2), ""]
     page += [f"- {superscript(number)} {text}" for number, text in enumerate(footnotes.texts, start=1)]
     page += [*(f"- {note}" for note in (*how_to_read(scores, summary), *how_measured(scores, summary))), ""]
-    page += [*_cost_section(scores, summary, labels)]
+    page += [*_cost_sections(scores, summary, labels)]
     return "\n".join(page).rstrip() + "\n"
 
 
@@ -156,13 +163,19 @@ CSV_SCHEMA: dict[str, pl.DataType] = {
 """Columns of the CSV table, in order."""
 
 
-def _cost_section(scores: pl.DataFrame, summary: Summary, labels: dict[str, str]) -> list[str]:
-    """The cost table under its heading; nothing where no cell is trained."""
-    costs = cost_rows(scores, summary)
-    if not costs:
-        return []
-    several = len(labels) > 1
-    headers = ["Samples x Tokens", "Method", *(["Model"] if several else []), *COLUMNS]
-    rows = [[cost.budget, cost.method, *([labels[cost.model]] if several else []), *cost.values] for cost in costs]
-    widths = [max(map(len, cells)) for cells in zip(headers, *rows, strict=True)]
-    return ["## What it cost", "", *grid(headers, rows, widths, left=3 if several else 2), "", f"- {EXPLANATION}"]
+def _cost_sections(scores: pl.DataFrame, summary: Summary, labels: dict[str, str]) -> list[str]:
+    """The tables of costs and of what was selected; nothing where no cell is trained, or none is pruned."""
+    lines: list[str] = []
+    for title, columns, rows, explanation in (
+        ("What it cost", COLUMNS, cost_rows(scores, summary), EXPLANATION),
+        ("What was selected", SELECTED, selection_rows(scores, summary), SELECTED_EXPLANATION),
+    ):
+        if not rows:
+            continue
+        several = len(labels) > 1
+        headers = ["Samples x Tokens", "Method", *(["Model"] if several else []), *columns]
+        cells = [[row.budget, row.method, *([labels[row.model]] if several else []), *row.values] for row in rows]
+        widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
+        table = grid(headers, cells, widths, left=3 if several else 2)
+        lines += [*([""] if lines else []), f"## {title}", "", *table, "", f"- {explanation}"]
+    return lines

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -54,6 +55,8 @@ def test_what_is_stored(run, write, bpe):
         "kind": polars.String,
         "input_ids": polars.List(polars.Int32),
         "prompt_length": polars.Int32,
+        "instruction_characters": polars.Int64,
+        "instruction_entropy": polars.Float64,
     }
     assert table["sample"].to_list() == list(range(100))
     assert table["line"].to_list() == list(range(1, 101))
@@ -208,6 +211,45 @@ def test_load_gives_what_was_stored(run, write):
     assert (samples.response_lengths >= 1).all()
     with pytest.raises(IndexError):
         samples[100]
+
+
+def test_the_statistics_of_the_instructions(run, write):
+    """Of the instruction alone: no input, no template, no earlier turn. Characters are code points."""
+    texts = {"aaaa": 0.0, "abab": math.log(2), "aabc": 1.5 * math.log(2), "Où?": math.log(3), "𝒳\n": math.log(2)}
+    rows = [{"instruction": text, "input": "something else", "output": "b"} for text in texts]
+    alpaca = load(run(train_set(write("a.jsonl", rows)), "alpaca", template="alpaca"))
+    turns = [
+        ("system", "Be brief."),
+        ("user", "First of all?"),
+        ("assistant", "Yes."),
+        ("user", ...),
+        ("assistant", "b"),
+    ]
+    rows = [
+        {"messages": [{"role": role, "content": text if content is ... else content} for role, content in turns]}
+        for text in texts
+    ]
+    chat = load(run(train_set(write("b.jsonl", rows), format="chat"), "chat", template="chat"))
+    for samples in (alpaca, chat):
+        assert samples.instruction_characters.tolist() == [4, 4, 4, 3, 2]
+        assert samples.instruction_entropy.tolist() == pytest.approx(list(texts.values()), abs=1e-12)
+        assert (samples.instruction_characters.dtype, samples.instruction_entropy.dtype) == (np.int64, np.float64)
+
+
+def test_equal_character_counts_have_equal_entropy(run, write):
+    """To the last bit, whatever the order of the characters: ties must stay ties."""
+    letters = "a" * 3 + "b" * 5 + "c" * 7 + "d" * 11 + "e" * 2
+    rows = [
+        {"instruction": "".join(part), "output": "b"} for part in (letters, letters[::-1], letters[9:] + letters[:9])
+    ]
+    assert len(set(load(run(train_set(write("a.jsonl", rows)))).instruction_entropy.tolist())) == 1
+
+
+def test_load_refuses_what_an_older_version_prepared(run, write):
+    out = run(train_set(write("a.jsonl", ROWS)))
+    polars.read_parquet(out / "samples.parquet").drop("instruction_entropy").write_parquet(out / "samples.parquet")
+    with pytest.raises(UserError, match=r"prepared by an older version.*delete the folder and prepare it again"):
+        load(out)
 
 
 def test_load_refuses_what_does_not_belong_together(run, write):

@@ -1,10 +1,25 @@
-"""Sample pruners without scores."""
+"""Sample pruners without quadrants or weights, against sorting in plain Python."""
+
+from collections import Counter
+from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from populations import RATIOS, first, orders, populations, reordered, token_means
 
-from qtuning.pruners.base import PRUNABLE, Candidates
-from qtuning.pruners.sample import keep_all, random_samples
+from qtuning.pruners.base import PRUNABLE, Budget, Candidates, SamplePruner
+from qtuning.pruners.sample import (
+    highest_entropy,
+    highest_ppl,
+    keep_all,
+    longest,
+    lowest_ppl,
+    middle_ppl,
+    random_samples,
+)
+from qtuning.scores import BatchScores
 from qtuning.seeding import generator
 
 
@@ -12,34 +27,124 @@ def candidates_of(count: int) -> Candidates:
     return Candidates(torch.arange(count) * 5 + 2, torch.arange(count) % 4 + 1)
 
 
+def scored(nll: list[float]) -> Candidates:
+    """One-token samples."""
+    lengths = torch.ones(len(nll), dtype=torch.int64)
+    loss = torch.tensor(nll, dtype=torch.float64)
+    return Candidates(torch.arange(len(nll)), lengths, BatchScores(loss, loss, lengths))
+
+
+def budget_of(candidates: Candidates, ratio: float) -> Budget:
+    return Budget.of(ratio, 1.0, len(candidates), int(candidates.lengths.sum()))
+
+
+def lengths(candidates: Candidates) -> list[float]:
+    return candidates.lengths.tolist()
+
+
+def entropies(candidates: Candidates) -> list[float]:
+    assert candidates.scores is not None
+    return token_means(candidates.scores.entropy, candidates.lengths)
+
+
+def errors(candidates: Candidates) -> list[float]:
+    """Mean losses; a perplexity beyond exp(700) is exp(700)."""
+    assert candidates.scores is not None
+    return [min(700.0, mean) for mean in token_means(candidates.scores.nll, candidates.lengths)]
+
+
+RANKED: list[tuple[SamplePruner, int, Callable[[Candidates], list[float]]]] = [
+    (longest, -1, lengths),
+    (highest_entropy, -1, entropies),
+    (highest_ppl, -1, errors),
+    (lowest_ppl, 1, errors),
+]
+
+
+@pytest.mark.parametrize(("pruner", "sign", "value"), RANKED, ids=lambda part: getattr(part, "__name__", ""))
+@settings(max_examples=800, deadline=None)
+@given(candidates=populations(), ratio=RATIOS)
+def test_the_ranked_pruners_keep_the_extremes(
+    pruner: SamplePruner, sign: int, value: Callable[[Candidates], list[float]], candidates: Candidates, ratio: float
+) -> None:
+    selection = pruner(candidates, budget_of(candidates, ratio), generator(0))
+    count = max(1, round(ratio * len(candidates)))
+    assert selection.kept.tolist() == first(candidates, [sign * key for key in value(candidates)], count)
+    assert sum(selection.kept.tolist()) == count and set(selection.role[selection.kept].tolist()) == {PRUNABLE}
+    assert selection.weights is None and not selection.supplement.any()
+
+
+@settings(max_examples=1000, deadline=None)
+@given(candidates=populations(), ratio=RATIOS)
+def test_middle_ppl_keeps_the_ranks_closest_to_the_median(candidates: Candidates, ratio: float) -> None:
+    kept = middle_ppl(candidates, budget_of(candidates, ratio), generator(0)).kept.tolist()
+    size, count = len(candidates), max(1, round(ratio * len(candidates)))
+    numbers = candidates.numbers.tolist()
+    ranked = [number for _, number in sorted(zip(errors(candidates), numbers, strict=True))]
+    by_distance = sorted(range(size), key=lambda rank: (abs(2 * rank - (size - 1)), rank))
+    expected = {ranked[rank] for rank in by_distance[:count]}
+    assert {number for number, keep in zip(numbers, kept, strict=True) if keep} == expected
+
+
+def test_middle_ppl_by_hand() -> None:
+    candidates = scored([9.0, 1.0, 2.0, 5.0, 3.0])
+    kept = [middle_ppl(candidates, budget_of(candidates, k / 5), generator(0)).kept.nonzero() for k in range(1, 6)]
+    expected = [[4], [2, 4], [2, 3, 4], [1, 2, 3, 4], [0, 1, 2, 3, 4]]
+    assert [indices.flatten().tolist() for indices in kept] == expected
+
+
+ALL = [keep_all, random_samples, longest, highest_entropy, highest_ppl, lowest_ppl, middle_ppl]
+
+
+@pytest.mark.parametrize("pruner", ALL)
+@settings(max_examples=200, deadline=None)
+@given(candidates=populations(), ratio=RATIOS, seed=st.integers(0, 9), data=st.data())
+def test_the_order_of_the_candidates_does_not_matter(
+    pruner: SamplePruner, candidates: Candidates, ratio: float, seed: int, data: st.DataObject
+) -> None:
+    order = data.draw(orders(candidates))
+    budget = budget_of(candidates, ratio)
+    here = pruner(candidates, budget, generator(seed)).kept
+    there = pruner(reordered(candidates, order)[0], budget, generator(seed)).kept
+    assert torch.equal(there, here[order])
+
+
 def test_full_keeps_everything() -> None:
-    selection = keep_all(candidates_of(9), 0.25, generator(0), {})
-    assert selection.role.tolist() == [PRUNABLE] * 9
+    candidates = candidates_of(9)
+    assert keep_all(candidates, budget_of(candidates, 0.25), generator(0)).role.tolist() == [PRUNABLE] * 9
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 100])
 @pytest.mark.parametrize("ratio", [0.0078125, 0.125, 0.25, 0.5, 1.0])
 def test_random_keeps_the_budget_exactly(count: int, ratio: float) -> None:
-    selection = random_samples(candidates_of(count), ratio, generator(1), {})
+    candidates = candidates_of(count)
+    selection = random_samples(candidates, budget_of(candidates, ratio), generator(1))
     assert int(selection.kept.sum()) == max(1, round(ratio * count))
     assert set(selection.role[selection.kept].tolist()) == {PRUNABLE}
     assert not selection.supplement.any()
 
 
 def test_random_is_settled_by_its_generator_alone() -> None:
-    first, again, other = (
-        random_samples(candidates_of(64), 0.5, generator(seed, "epoch", 0), {}).kept for seed in (3, 3, 4)
+    candidates = candidates_of(64)
+    half = budget_of(candidates, 0.5)
+    first_, again, other, next_epoch = (
+        random_samples(candidates, half, generator(seed, "epoch", epoch)).kept
+        for seed, epoch in ((3, 0), (3, 0), (4, 0), (3, 1))
     )
-    assert torch.equal(first, again) and not torch.equal(first, other)
-    next_epoch = random_samples(candidates_of(64), 0.5, generator(3, "epoch", 1), {}).kept
-    assert not torch.equal(first, next_epoch)
+    assert torch.equal(first_, again)
+    assert not torch.equal(first_, other) and not torch.equal(first_, next_epoch)
 
 
-def test_random_prefers_no_sample() -> None:
-    """Over 2000 draws of 3 from 12 each sample comes 500 times, give or take 5 standard deviations."""
-    drawn = sum(
-        random_samples(candidates_of(12), 0.25, generator(0, "draw", trial), {}).kept.int() for trial in range(2000)
-    )
-    deviation = (2000 * 0.25 * 0.75) ** 0.5
-    assert isinstance(drawn, torch.Tensor)
-    assert bool(((drawn - 500).abs() <= 5 * deviation).all())
+def test_random_prefers_no_sample_and_no_pair() -> None:
+    """Over 2000 draws of 3 from 12 each sample comes 500 times, each pair 91 times, give or take 5 deviations."""
+    candidates = candidates_of(12)
+    quarter = budget_of(candidates, 0.25)
+    singles: Counter[int] = Counter()
+    pairs: Counter[tuple[int, int]] = Counter()
+    for trial in range(2000):
+        a, b, c = random_samples(candidates, quarter, generator(0, "draw", trial)).kept.nonzero().flatten().tolist()
+        singles.update((a, b, c))
+        pairs.update(((a, b), (a, c), (b, c)))
+    for counts, number, share in ((singles, 12, 3 / 12), (pairs, 66, 3 / 66)):
+        assert len(counts) == number
+        assert all(abs(n - 2000 * share) <= 5 * (2000 * share * (1 - share)) ** 0.5 for n in counts.values())

@@ -1,44 +1,183 @@
-"""Token pruners without scores."""
+"""Token pruners by loss or by chance, against sorting in plain Python."""
+
+import inspect
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from populations import RATIOS, orders, populations_selected, reordered
+from torch import Tensor
 
-from qtuning.pruners.base import Candidates, keep_prunable
-from qtuning.pruners.token import keep_all, random_tokens
+from qtuning.pruners.base import Budget, Candidates, SampleSelection, keep_prunable
+from qtuning.pruners.registry import TOKEN_PRUNERS
+from qtuning.pruners.token import excess_loss, highest_loss, keep_all, random_tokens
+from qtuning.scores import BatchScores
 from qtuning.seeding import generator
+
+Chosen = tuple[Candidates, SampleSelection]
 
 
 def candidates_of(lengths: list[int]) -> Candidates:
     return Candidates(torch.arange(len(lengths)), torch.tensor(lengths))
 
 
+def budget_of(candidates: Candidates, ratio: float) -> Budget:
+    """`ratio` of all the tokens of the batch."""
+    return Budget.of(1.0, ratio, len(candidates), int(candidates.lengths.sum()))
+
+
+def exactly(tokens: int) -> Budget:
+    return Budget(1.0, 1.0, 1, tokens)
+
+
+def losses(candidates: Candidates) -> list[float]:
+    assert candidates.scores is not None
+    return candidates.scores.nll.tolist()
+
+
+def excesses(candidates: Candidates) -> list[float]:
+    assert candidates.reference is not None
+    return [now - then for now, then in zip(losses(candidates), candidates.reference.tolist(), strict=True)]
+
+
+def ranked_rows(candidates: Candidates, selection: SampleSelection, values: list[float]) -> list[tuple[int, int]]:
+    """(number, position) of the tokens of selected samples: highest value first, then lower number, then earlier."""
+    rows, at = [], 0
+    for number, length, kept in zip(
+        candidates.numbers.tolist(), candidates.lengths.tolist(), selection.kept.tolist(), strict=True
+    ):
+        rows += [(-values[at + t], number, t) for t in range(length) if kept]
+        at += length
+    return [(number, t) for _, number, t in sorted(rows)]
+
+
+def found(candidates: Candidates, mask: Tensor) -> set[tuple[int, int]]:
+    parts = mask.split(candidates.lengths.tolist())
+    return {
+        (number, t)
+        for number, part in zip(candidates.numbers.tolist(), parts, strict=True)
+        for t in part.nonzero().flatten().tolist()
+    }
+
+
+RANKED = pytest.mark.parametrize(
+    ("pruner", "values"), [(highest_loss, losses), (excess_loss, excesses)], ids=["ppl", "rho-1"]
+)
+
+
+@RANKED
+@settings(max_examples=800, deadline=None)
+@given(chosen=populations_selected(), ratio=RATIOS)
+def test_the_highest_of_the_batch_stay(
+    pruner: Callable[..., Tensor], values: Callable[[Candidates], list[float]], chosen: Chosen, ratio: float
+) -> None:
+    candidates, selection = chosen
+    budget = budget_of(candidates, ratio)
+    mask = pruner(candidates, selection, budget, generator(0), within="batch")
+    assert budget.tokens == max(1, round(ratio * len(mask)))
+    assert found(candidates, mask) == set(ranked_rows(candidates, selection, values(candidates))[: budget.tokens])
+
+
+@RANKED
+@settings(max_examples=800, deadline=None)
+@given(chosen=populations_selected(), ratio=RATIOS)
+def test_within_samples_each_keeps_the_highest_of_its_own(
+    pruner: Callable[..., Tensor], values: Callable[[Candidates], list[float]], chosen: Chosen, ratio: float
+) -> None:
+    candidates, selection = chosen
+    budget = budget_of(candidates, ratio)
+    mask = pruner(candidates, selection, budget, generator(0), within="sample")
+    rows = ranked_rows(candidates, selection, values(candidates))
+    lengths = dict(zip(candidates.numbers.tolist(), candidates.lengths.tolist(), strict=True))
+    selected = {number: lengths[number] for number, _ in rows}
+    kept = {number: int(sum(n == number for n, _ in found(candidates, mask))) for number in lengths}
+
+    assert sum(kept.values()) == min(budget.tokens, len(rows))
+    assert found(candidates, mask) == {
+        row for number in selected for row in [row for row in rows if row[0] == number][: kept[number]]
+    }
+    total = min(budget.tokens, len(rows))
+    exact = {number: Fraction(total * length, len(rows)) for number, length in selected.items()}
+    if total >= len(selected):
+        assert all(kept[number] >= 1 for number in selected)
+    if all(share >= 1 for share in exact.values()):  # then nobody has to be lifted to 1: the textbook's rule
+        assert all(kept[number] in (math.floor(share), math.ceil(share)) for number, share in exact.items())
+        up = [share % 1 for number, share in exact.items() if kept[number] > share]
+        down = [share % 1 for number, share in exact.items() if kept[number] < share]
+        assert min(up, default=1) >= max(down, default=0), "the largest remainders are rounded up"
+
+
+@pytest.mark.parametrize(
+    "pruner",
+    [keep_all, random_tokens]
+    + [partial(ranked, within=within) for ranked in (highest_loss, excess_loss) for within in ("batch", "sample")],
+    ids=["none", "random", "ppl-batch", "ppl-sample", "rho-1-batch", "rho-1-sample"],
+)
+@settings(max_examples=120, deadline=None)
+@given(chosen=populations_selected(), ratio=RATIOS, seed=st.integers(0, 9), data=st.data())
+def test_the_order_of_the_candidates_does_not_matter(
+    pruner: Callable[..., Tensor], chosen: Chosen, ratio: float, seed: int, data: st.DataObject
+) -> None:
+    candidates, selection = chosen
+    order = data.draw(orders(candidates))
+    other, tokens = reordered(candidates, order)
+    budget = budget_of(candidates, ratio)
+    here = pruner(candidates, selection, budget, generator(seed))
+    there = pruner(other, keep_prunable(selection.kept[order]), budget, generator(seed))
+    assert torch.equal(there, here[tokens])
+
+
+def test_losses_beyond_the_range_of_exp_keep_their_order() -> None:
+    """A perplexity stays at exp(700), a loss does not."""
+    nll = torch.tensor([800.0, 1e6, 900.0, 1.0], dtype=torch.float64)
+    candidates = Candidates(torch.tensor([0]), torch.tensor([4]), BatchScores(nll, nll, torch.tensor([4])))
+    everything = keep_prunable(torch.tensor([True]))
+    mask = highest_loss(candidates, everything, exactly(2), generator(0))
+    assert mask.tolist() == [False, True, True, False]
+
+
+def test_excess_is_not_loss() -> None:
+    """A hard token that is hard for the reference too is no reason to train."""
+    nll = torch.tensor([9.0, 2.0, 3.0], dtype=torch.float64)
+    scores, reference = BatchScores(nll, nll, torch.tensor([3])), torch.tensor([9.5, 0.5, 2.0], dtype=torch.float64)
+    candidates = Candidates(torch.tensor([0]), torch.tensor([3]), scores, reference=reference)
+    everything = keep_prunable(torch.tensor([True]))
+    assert highest_loss(candidates, everything, exactly(1), generator(0)).tolist() == [True, False, False]
+    assert excess_loss(candidates, everything, exactly(1), generator(0)).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(("name", "pruner"), [("ppl", highest_loss), ("rho-1", excess_loss)])
+def test_defaults_are_those_of_the_options(name: str, pruner: Callable[..., Tensor]) -> None:
+    options = TOKEN_PRUNERS[name].options().model_dump()
+    parameters = inspect.signature(pruner).parameters
+    assert options == {key: parameters[key].default for key in options}
+
+
 def test_none_keeps_every_token_of_the_kept_samples() -> None:
     selection = keep_prunable(torch.tensor([True, False, True]))
-    mask = keep_all(candidates_of([2, 3, 1]), selection, 1, generator(0), {})
+    mask = keep_all(candidates_of([2, 3, 1]), selection, exactly(1), generator(0))
     assert mask.tolist() == [True, True, False, False, False, True]
 
 
-@settings(max_examples=150, deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=10),
-    st.integers(1, 100),
-    st.integers(0, 9),
-)
-def test_random_keeps_the_budget_exactly(rows: list[tuple[int, bool]], budget: int, seed: int) -> None:
-    lengths, kept = [length for length, _ in rows], torch.tensor([keep for _, keep in rows])
-    candidates = candidates_of(lengths)
-    mask = random_tokens(candidates, keep_prunable(kept), budget, generator(seed), {})
-    available = sum(length for length, keep in rows if keep)
-    assert int(mask.sum()) == min(budget, available)
-    assert not mask[~kept[candidates.owner]].any()
+@settings(max_examples=300, deadline=None)
+@given(chosen=populations_selected(), budget=st.integers(1, 80), seed=st.integers(0, 9))
+def test_random_keeps_the_budget_exactly(chosen: Chosen, budget: int, seed: int) -> None:
+    candidates, selection = chosen
+    mask = random_tokens(candidates, selection, exactly(budget), generator(seed))
+    assert int(mask.sum()) == min(budget, int(candidates.lengths[selection.kept].sum()))
+    assert not mask[~selection.kept[candidates.owner]].any()
 
 
 def test_random_is_settled_by_its_generator_alone() -> None:
     everything = keep_prunable(torch.ones(4, dtype=torch.bool))
     first, again, other = (
-        random_tokens(candidates_of([20] * 4), everything, 40, generator(seed, "batch", 7), {}) for seed in (3, 3, 4)
+        random_tokens(candidates_of([20] * 4), everything, exactly(40), generator(seed, "batch", 7))
+        for seed in (3, 3, 4)
     )
     assert torch.equal(first, again) and not torch.equal(first, other)
 
@@ -47,7 +186,7 @@ def test_random_is_settled_by_its_generator_alone() -> None:
 def test_random_prefers_no_token(lengths: list[int]) -> None:
     everything = keep_prunable(torch.ones(len(lengths), dtype=torch.bool))
     drawn = sum(
-        random_tokens(candidates_of(lengths), everything, 3, generator(1, "draw", trial), {}).int()
+        random_tokens(candidates_of(lengths), everything, exactly(3), generator(1, "draw", trial)).int()
         for trial in range(800)
     )
     deviation = (800 * 0.25 * 0.75) ** 0.5

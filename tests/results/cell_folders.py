@@ -57,6 +57,7 @@ class Folders:
         scored = 1200 if cell.pruning.method == "q-tuning" else 0
         measured = {
             "updates": 150 if scored or samples == 1 else round(150 * samples),
+            "updates_skipped": 0,
             "samples_scored": scored,
             "tokens_scored": 100 * scored,
             "samples_kept": round(1200 * samples),
@@ -71,6 +72,11 @@ class Folders:
             "seconds_total": scored / 200 + 18 * samples,
             "peak_memory_bytes": 700_000_000,
         }
+        selection: dict[str, float] = {"samples_asked": 1200 * samples, "tokens_asked": 32_000 * tokens}
+        if scored:
+            shares = {"q1_share": 0.3, "q2_share": 0.05, "q3_share": 0.25, "q4_share": 0.1, "converged": 0.625}
+            selection |= {"level": 0.4, "iterations": 7.5, "from_thresholds": 1.5, "supplemented": 0.5, "trimmed": 0.0}
+            selection |= shares
         packages = {"torch": "2.13.0", "transformers": "5.23.0"}
         train = {"cell": cell_id(cell), "status": "done", "updates": measured["updates"], "loss": 1.25}
         write_json(
@@ -78,6 +84,7 @@ class Folders:
             train
             | {
                 "cost": measured | cost,
+                "selection": selection,
                 "provenance": {"qtuning": "0.1.0", "git": "abc1234", "packages": packages, "host": "node1"},
             },
         )

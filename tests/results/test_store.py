@@ -51,7 +51,14 @@ def test_finished_cell_has_a_row_for_every_metric(folders: Folders) -> None:
         "flops_total": 1e10 * 1200 + 3.6e13 * 0.25,
     }
     assert {key: row[key] for key in expected} == expected
-    assert json.loads(row["options"]) == {"sample": {}, "token": {"lambda": 0.5}}
+    options = json.loads(row["options"])
+    assert options["token"]["lambda"] == 0.5 and options["sample"]["thresholds"] == "two-tails"
+    assert options["method"] == {
+        "passes": "once",
+        "pruned_tokens": "mask",
+        "selection": "device",
+        "updates": "as-defined",
+    }
     assert json.loads(row["versions"]) == {
         "git": "abc1234",
         "qtuning": "0.1.0",

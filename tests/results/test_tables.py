@@ -10,6 +10,7 @@ from rich.console import Console
 
 from qtuning.errors import UserError
 from qtuning.identity import cell_id
+from qtuning.results.costs import SELECTED
 from qtuning.results.store import read_scores, write_scores
 from qtuning.results.tables import markdown, tidy, write_tables
 from qtuning.results.terminal import print_table
@@ -108,6 +109,15 @@ def test_costs_never_average_over_fewer(complete: Folders) -> None:
     assert rows[1] == ["100% x 100%", "Full data", *"––––––"]
     assert rows[2] == ["25% x 50%", "random + random", *"––––––"]
     assert rows[3] == ["25% x 50%", "Q-Tuning", "150", "–", "–", "150,000", "–", "10.5"]
+
+
+def test_what_was_selected(complete: Folders) -> None:
+    rows = block(markdown(scores_of(complete)), "What was selected")
+    assert rows[0] == ["Samples x Tokens", "Method", *SELECTED]
+    assert rows[1] == ["25% x 50%", "random + random", "100.0%", "125.0%", *"–––––––"]
+    triage = ["62.5%", "30.0%", "5.0%", "25.0%", "10.0%", "75.0%", "25.0%"]
+    assert rows[2] == ["25% x 50%", "Q-Tuning", "100.0%", "125.0%", *triage]
+    assert len(rows) == 3, "what prunes nothing is not there"
 
 
 def test_csv(complete: Folders) -> None:
@@ -211,7 +221,10 @@ def test_blocks_and_columns_of_several_models_and_train_sets(make_folders: Make)
     headings = re.findall(r"^## (.*)$", page, flags=re.MULTILINE)
     titles = ["Reference", "Samples 25% x Tokens 50%", "Samples 50% x Tokens 70%"]
     labels = list(dict.fromkeys(cell.train_set.label for cell in folders.grid.cells if cell.train_set))
-    assert headings == [f"{label}: {title}" for label in labels for title in titles] + ["What it cost"]
+    assert headings == [f"{label}: {title}" for label in labels for title in titles] + [
+        "What it cost",
+        "What was selected",
+    ]
     header, zero_shot, full = block(page, f"{labels[1]}: Reference")
     assert header[2:] == [
         f"{model} {name}" for model in ("LLaMA3-8B", "Mistral-7B") for name in ("GSM8K", "MATH", "Avg")

@@ -1,0 +1,74 @@
+"""Token pruners that look at attention (method.md, Baselines): FastV and SparseVLM, carried over to text.
+
+Both were made to drop image tokens in inference. Here the response tokens may go, and what goes loses its loss. The
+attention among the candidates is that of layer `layer`, which the trainer reads from the same options.
+"""
+
+from heapq import heapify, heappop, heappush
+
+import torch
+from torch import Tensor
+
+from qtuning.pruners.base import Budget, Candidates, SampleSelection, Within, keep_highest
+
+
+def fastv(
+    candidates: Candidates,
+    selection: SampleSelection,
+    budget: Budget,
+    rng: torch.Generator,
+    *,
+    layer: int,
+    within: Within,
+) -> Tensor:
+    """fastv (Chen et al., ECCV 2024, arXiv 2403.06764): keep the tokens that receive most attention.
+
+    Ranked, as published, by the mean over all positions of the sample of the attention they pay to the token, after
+    layer 2. Under a causal mask early tokens are seen by more positions and so receive more; that is not corrected.
+    `within` is `sample` unless asked otherwise, because attention is a share of a sample's own sequence: in a batch the
+    tokens of short samples would win for being few.
+    """
+    assert candidates.attention is not None
+    return keep_highest(candidates.attention.received, candidates, selection, budget.tokens, within)
+
+
+def sparsevlm(
+    candidates: Candidates, selection: SampleSelection, budget: Budget, rng: torch.Generator, *, layer: int
+) -> Tensor:
+    """sparsevlm (Zhang et al. 2024, arXiv 2410.04417): keep what the raters look at, more of it where the rank is high.
+
+    The paper's raters are the text tokens most relevant to the image; here they are the response tokens that look most
+    at the prompt. Its rank of the attention matrix sets how many tokens go; here it divides the budget of the batch
+    over the selected samples, so that the budget stays what was asked for. Ties: the earlier token stays.
+    """
+    attention = candidates.attention
+    assert attention is not None
+    counts = _seats(budget.tokens, attention.rank, candidates.lengths * selection.kept, candidates.numbers)
+    parts = attention.rated.split(candidates.lengths.tolist())
+    return torch.cat([_highest(part, count) for part, count in zip(parts, counts, strict=True)])
+
+
+def _highest(values: Tensor, count: int) -> Tensor:
+    """[n] bool: the `count` highest values; of equal ones the first."""
+    mask = torch.zeros(len(values), dtype=torch.bool)
+    mask[torch.argsort(values, descending=True, stable=True)[:count]] = True
+    return mask
+
+
+def _seats(total: int, weights: Tensor, sizes: Tensor, numbers: Tensor) -> list[int]:
+    """`total` divided in proportion to `weights`, none above its size, the sum exact; weights below 1 count as 1.
+
+    Handed out one at a time, to the highest weight / (2 * held + 1) (the rounding of Sainte-Lague); who holds all it
+    can leaves the rest to the others. The first round gives one to each, where `total` suffices. Ties go to the lower
+    number.
+    """
+    held, most, shares = [0] * len(sizes), sizes.tolist(), weights.clamp(min=1).tolist()
+    # the smallest is served first: who holds nothing, then who has the largest quotient, then the lowest number
+    queue = [(False, -shares[index], number, index) for index, number in enumerate(numbers.tolist()) if most[index]]
+    heapify(queue)
+    for _ in range(min(total, sum(most))):
+        *_, number, index = heappop(queue)
+        held[index] += 1
+        if held[index] < most[index]:
+            heappush(queue, (True, -shares[index] / (2 * held[index] + 1), number, index))
+    return held

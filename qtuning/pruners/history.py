@@ -1,0 +1,66 @@
+"""Baselines as the history of the authors' repository has them (method.md, Baselines, third column).
+
+They differ from what the baselines' own papers define and stand beside those under names with `-history`.
+"""
+
+import torch
+from torch import Tensor
+
+from qtuning.pruners.base import Budget, Candidates, SampleSelection, draw, keep_first, keep_prunable, ranking
+from qtuning.pruners.infobatch import below_mean
+
+
+def shortest_instructions(candidates: Candidates, budget: Budget, rng: torch.Generator) -> SampleSelection:
+    """longest-history: the K samples with the fewest characters in the instruction."""
+    assert candidates.instructions is not None
+    return keep_first(ranking(-candidates.instructions.characters, candidates.numbers), budget.samples)
+
+
+def lowest_character_entropy(candidates: Candidates, budget: Budget, rng: torch.Generator) -> SampleSelection:
+    """entropy-history: the K samples whose instruction has the lowest Shannon entropy of its characters."""
+    assert candidates.instructions is not None
+    return keep_first(ranking(-candidates.instructions.entropy, candidates.numbers), budget.samples)
+
+
+def infobatch_subsampled(candidates: Candidates, budget: Budget, rng: torch.Generator) -> SampleSelection:
+    """infobatch-history: of the m samples below the mean loss round(r_sample m), of the resulting list K samples.
+
+    Survivors below the mean weigh 1 / r_sample, the others 1, dropped samples 0. Both cuts are random draws of their
+    own; how the list is cut is not known. As the second cut has no weight, the gradient is not that of the full data.
+    While no losses are known, K samples are drawn and all weigh 1.
+    """
+    assert candidates.losses is not None
+    below = below_mean(candidates.losses)
+    first, second = draw(candidates.numbers, rng), draw(candidates.numbers, rng)
+    well_learned = first[below[first]]
+    listed = ~below
+    listed[well_learned[: round(budget.sample_ratio * len(well_learned))]] = True
+    kept = torch.zeros_like(below)
+    kept[second[listed[second]][: budget.samples]] = True
+    weights = kept.double()
+    weights[kept & below] = 1 / budget.sample_ratio
+    return keep_prunable(kept, weights)
+
+
+def sparsevlm_by_rank(
+    candidates: Candidates,
+    selection: SampleSelection,
+    budget: Budget,
+    rng: torch.Generator,
+    *,
+    layer: int = -1,
+) -> Tensor:
+    """sparsevlm-history: of each selected sample the rank_i tokens that receive the LEAST attention.
+
+    min(|T_i|, max(1, rank_i)) tokens; of equal ones the earlier. The budget is ignored: tables 1 and 2 show the same
+    rows at 50% and 70% of the tokens. `layer` has had its effect already: candidates.attention is of that layer.
+    """
+    assert candidates.attention is not None
+    parts = candidates.attention.received.split(candidates.lengths.tolist())
+    masks = []
+    for received, kept, rank in zip(parts, selection.kept.tolist(), candidates.attention.rank.tolist(), strict=True):
+        mask = torch.zeros(len(received), dtype=torch.bool)
+        if kept:
+            mask[ranking(-received)[: max(1, rank)]] = True
+        masks.append(mask)
+    return torch.cat(masks)

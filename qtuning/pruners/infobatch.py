@@ -1,0 +1,92 @@
+"""InfoBatch (Qin et al., ICLR 2024, arXiv 2303.04947) under a budget of K samples.
+
+The paper prunes a random share of the samples whose loss is below the mean, multiplies the losses of their survivors by
+1 / (1 - share), so that the expected gradient is that of the full data, and returns to the full data in the last
+epochs. Samples at or above the mean always stay, so the paper's rule cannot keep fewer than these: with half of the
+data below the mean, no share reaches a budget under 50%, and near it a handful of survivors would carry weights
+without bound. Hence, with m samples below the mean and a others, of which the shares p_low and p_high are kept,
+p_low m + p_high a = K:
+
+    p_high = 1, p_low = (K - a) / m          if this p_low >= 1 - prune_at_most: the paper's rule
+    p_low  = (1 - prune_at_most) p_high      otherwise: both groups are thinned, at this fixed ratio
+
+The first epoch knows no losses. The paper takes the full data then; under a budget it is a uniform draw with weights
+B / K.
+"""
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from qtuning.pruners.base import Budget, Candidates, SampleSelection, draw, keep_prunable
+
+
+def infobatch(
+    candidates: Candidates,
+    budget: Budget,
+    rng: torch.Generator,
+    *,
+    prune_at_most: float = 0.75,
+    anneal: float = 0.875,
+) -> SampleSelection:
+    """Exactly K = budget.samples samples, drawn without replacement from the two groups; weights undo the draw.
+
+    A survivor's weight is the size of its group over the number kept of it, so that the sum of w_i x_i over the kept
+    samples has the mean sum of x_i over all samples, whatever x. Dropped samples have weight 0. K = 1 is one uniform
+    draw from all with weight B, since two groups need two survivors.
+
+    anneal: from epoch >= anneal * epochs on, everything is kept with weight 1 (more than the budget). With few epochs
+    there may be no such epoch: at 0.875 it takes at least 8.
+    """
+    assert candidates.losses is not None
+    below = below_mean(candidates.losses)
+    if candidates.epoch >= anneal * candidates.epochs:
+        kept, weights = torch.ones_like(below), torch.ones(len(below), dtype=torch.float64)
+    else:
+        group = below if budget.samples > 1 else torch.zeros_like(below)
+        kept, weights = _draw_groups(group, candidates.numbers, budget.samples, rng, prune_at_most)
+    log = {
+        "below_mean_share": float(below.double().mean()),
+        "kept_below_mean": int((kept & below).sum()),
+        "kept_others": int((kept & ~below).sum()),
+    }
+    return replace(keep_prunable(kept, weights), log=log)
+
+
+def below_mean(losses: Tensor) -> Tensor:
+    """[B] bool: losses below the mean of the known ones; unknown (NaN) losses are not below it.
+
+    The sum is exact and n l < sum is compared instead of l < sum / n, so that neither the order of the samples nor
+    rounding decides, and equal losses are none below their mean.
+    """
+    losses = losses.double()
+    known = losses[~losses.isnan()]
+    return losses * len(known) < math.fsum(known.tolist())
+
+
+def group_counts(below: int, others: int, samples: int, prune_at_most: float) -> tuple[int, int]:
+    """(kept of those below the mean, kept of the others), of sum `samples`; at least 1 of each group that has any.
+
+    `samples` is at most below + others, and at least 2 where neither group is empty.
+    """
+    thinned = (1 - prune_at_most) * below  # what stays below the mean at p_low = 1 - prune_at_most
+    wanted = samples - others if samples - others >= thinned else round(samples * thinned / (thinned + others))
+    least, most = max(samples - others, min(1, below)), min(below, samples - min(1, others))
+    kept = min(max(wanted, least), most)
+    return kept, samples - kept
+
+
+def _draw_groups(
+    below: Tensor, numbers: Tensor, samples: int, rng: torch.Generator, prune_at_most: float
+) -> tuple[Tensor, Tensor]:
+    """(kept: [B] bool, weights: [B] float64) of one draw from the two groups."""
+    order = draw(numbers, rng)
+    groups = order[below[order]], order[~below[order]]
+    kept, weights = torch.zeros_like(below), torch.zeros(len(below), dtype=torch.float64)
+    counts = group_counts(len(groups[0]), len(groups[1]), samples, prune_at_most)
+    for group, count in zip(groups, counts, strict=True):
+        kept[group[:count]] = True
+        weights[group[:count]] = len(group) / max(1, count)
+    return kept, weights
