@@ -5,41 +5,50 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+from qtuning.config import Pruning
+
 CONVERGED = 0.5  # share of the decisions whose threshold search should converge
 QUADRANT = 0.05  # share of the samples each quadrant should hold
 SPENT = 0.1  # relative difference between the tokens kept and asked
 
 
 class Diagnosis:
-    """Means over the updates of a run, and the warnings that follow from them."""
+    """Means over the updates of a run, and the warnings that follow from them.
 
-    def __init__(self) -> None:
+    pruning: what was asked for. samples, tokens: of the train set, samples and response tokens.
+    """
+
+    def __init__(self, pruning: Pruning, samples: int, tokens: int) -> None:
+        self._pruning, self._samples, self._tokens = pruning, samples, tokens
         self._sums: dict[str, float] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)
+        self._epochs = 0
         self._told: set[str] = set()
 
     def feed(self, record: Mapping[str, Any]) -> None:
         """Take in the metrics of one update."""
+        self._epochs = int(record["epoch"]) + 1
         for key, value in record.items():
             if isinstance(value, int | float) and math.isfinite(value):
                 self._sums[key] += value
                 self._counts[key] += 1
 
     def warnings(self) -> dict[str, str]:
-        """Everything there is to warn of, by subject."""
+        """Everything there is to warn of, by subject; asked at the end of an epoch."""
         found = {}
         converged = self._mean("selection/converged")
-        if converged is not None and converged < CONVERGED:
+        # at a ratio of 1 the tails cannot hold everything, and need not
+        if converged is not None and converged < CONVERGED and self._pruning.sample_ratio < 1:
             found["convergence"] = (
                 f"the threshold search converged in {converged:.0%} of the decisions only; the supplement or the "
                 "trimming decides the rest (larger selection batches help)"
             )
         for quadrant in (1, 2, 3, 4):
-            share = self._mean(f"selection/q{quadrant}_share")
+            share = self._mean(f"selection/median_q{quadrant}")
             if share is not None and share < QUADRANT:
                 found[f"q{quadrant}"] = (
-                    f"quadrant Q{quadrant} holds {share:.1%} of the samples (under {QUADRANT:.0%}): error and "
-                    "uncertainty leave it nearly empty"
+                    f"quadrant Q{quadrant} holds {share:.1%} of the samples at a median split (under {QUADRANT:.0%}): "
+                    "error and uncertainty leave it nearly empty"
                 )
         spread = self._mean("selection/spread")
         if spread is not None and spread < 1:
@@ -47,11 +56,12 @@ class Diagnosis:
                 f"the scores had no variance in {1 - spread:.0%} of the decisions (batches of one, or equal samples): "
                 "ties, not scores, decided there"
             )
-        asked, kept = self._sums["tokens_asked"], self._sums["tokens_kept"]
+        ratio = self._pruning.sample_ratio * self._pruning.token_ratio
+        asked, kept = ratio * self._tokens * self._epochs, self._sums["tokens_kept"]
         if asked and abs(kept - asked) > SPENT * asked:
             found["budget"] = (
-                f"{kept:,.0f} tokens were kept, {asked:,.0f} asked for ({kept / asked - 1:+.0%}): compare by cost, "
-                "not by budget"
+                f"{kept:,.0f} response tokens were kept; {asked:,.0f} are {ratio:.1%} of the train set's "
+                f"({kept / asked - 1:+.0%}): compare by cost, not by budget"
             )
         return found
 
@@ -62,10 +72,10 @@ class Diagnosis:
         return list(fresh.values())
 
     def summary(self) -> dict[str, float]:
-        """Over the run: samples and tokens asked for and kept (sums), and means of what the sample pruner logged."""
-        sums = {key: self._sums[key] for key in ("samples_asked", "samples_kept", "tokens_asked", "tokens_kept")}
+        """What there was to choose from in all epochs, and the means of what the sample pruner logged."""
+        available = {"samples_available": self._samples * self._epochs, "tokens_available": self._tokens * self._epochs}
         logged = (key for key in self._sums if key.startswith("selection/"))
-        return sums | {key.removeprefix("selection/"): self._sums[key] / self._counts[key] for key in logged}
+        return available | {key.removeprefix("selection/"): self._sums[key] / self._counts[key] for key in logged}
 
     def _mean(self, key: str) -> float | None:
         return self._sums[key] / self._counts[key] if self._counts[key] else None

@@ -1,7 +1,9 @@
 """What a thing is called: canonical configuration -> hash -> folder name. Equal work has equal names."""
 
-from qtuning.config import Cell, Evaluation, Lora, Model
+from qtuning.config import Cell, Evaluation, Lora, Model, Pruning
 from qtuning.files import canonical_json, short_hash
+from qtuning.pruners.plugin import resolve
+from qtuning.pruners.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS
 
 
 def slug(*parts: str) -> str:
@@ -13,8 +15,8 @@ def canonical(cell: Cell) -> Cell:
     """The same cell, with everything that cannot change its weights at its default.
 
     Labels, parameter counts, the share of bad rows allowed; LoRA settings in full fine-tuning; all but the source of a
-    model that is not trained; the selection batch where a window is one batch (A9). Equal weights must be one cell, and
-    editing a label must not train anything again.
+    model that is not trained; the selection batch where a window is one batch (A9); a pruner that is asked to keep
+    everything. Equal weights must be one cell, and editing a label must not train anything again.
     """
     defaults = {"label": cell.model.name, "parameters": None}
     if cell.training is None or cell.train_set is None:
@@ -26,18 +28,35 @@ def canonical(cell: Cell) -> Cell:
     train_set = cell.train_set.model_copy(update={"label": cell.train_set.name, "local": None, "bad_rows": 0.01})
     model = cell.model.model_copy(update=defaults | {"dtype": "float32"})
     assert cell.pruning is not None
-    changes: dict[str, object] = {}
+    pruning = _canonical_pruning(cell.pruning)
     if training.processes * training.accumulation == 1:
-        changes["selection"] = "device"
-    if (reference := cell.pruning.reference) is not None:
-        changes["reference"] = Model(name=reference.name, source=reference.source)
-    pruning = cell.pruning.model_copy(update=changes)
+        pruning = pruning.model_copy(update={"selection": "device"})
     return cell.model_copy(update={"model": model, "train_set": train_set, "training": training, "pruning": pruning})
+
+
+def _canonical_pruning(pruning: Pruning) -> Pruning:
+    """At a ratio of 1 a token pruner is not asked, nor is a sample pruner that draws by epoch: it is `none`, `full`.
+
+    A token pruner that sets its amount itself does so at every ratio below 1.
+    """
+    changes: dict[str, object] = {}
+    token = resolve(pruning.token_pruner, "token")
+    if pruning.token_ratio == 1:
+        changes |= {"token_pruner": "none", "token_options": {}, "token_version": TOKEN_PRUNERS["none"].version}
+    elif token.budget == "own":
+        changes["token_ratio"] = 0.5
+    if pruning.sample_ratio == 1 and resolve(pruning.sample_pruner, "sample").scope == "epoch":
+        changes |= {"sample_pruner": "full", "sample_options": {}, "sample_version": SAMPLE_PRUNERS["full"].version}
+    if (reference := pruning.reference) is not None:
+        needed = pruning.token_ratio < 1 or "reference" not in token.needs
+        changes["reference"] = Model(name=reference.name, source=reference.source) if needed else None
+    return pruning.model_copy(update=changes)
 
 
 def cell_id(cell: Cell) -> str:
     """Folder name of a cell: readable slug and 8 hex digits of its canonical configuration."""
-    digest = short_hash(canonical(cell).model_dump(mode="json", by_alias=True))
+    cell = canonical(cell)
+    digest = short_hash(cell.model_dump(mode="json", by_alias=True))
     if cell.zero_shot:
         return slug(cell.model.name, "zero-shot", digest)
     assert cell.pruning and cell.train_set and cell.seeds

@@ -16,7 +16,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,6 +26,8 @@ from torch import Tensor
 from qtuning.batch import Packed, Sample, pack, without
 from qtuning.config import Cell
 from qtuning.cost import Cost, ModelShape
+from qtuning.decision import Decision, Place, mean_logs
+from qtuning.errors import UserError
 from qtuning.journal import TRACE_SCHEMA
 from qtuning.packed_model import PackedModel
 from qtuning.pruners.base import Candidates, sample_budget
@@ -35,58 +36,7 @@ from qtuning.pruners.together import select_together
 from qtuning.schedule import Window, rate_of, windows_of_epoch
 from qtuning.scores import NonFinite
 from qtuning.seeding import derived_seed, generator
-from qtuning.survey import Surveyor, TrainSet
-
-
-@dataclass
-class Place:
-    """Where training is: the next update, and what the current epoch holds.
-
-    drawn: positions of the samples of the epoch, ascending; None before an epoch is drawn. weights: [n] factors of
-    all samples' losses in this epoch, or None for 1.
-    """
-
-    update: int = 0
-    epoch: int = 0
-    index: int = 0
-    drawn: Tensor | None = None
-    weights: Tensor | None = None
-
-    def advance(self, window: Window) -> None:
-        """The update of `window` is made."""
-        self.update, self.index = window.update + 1, window.index + 1
-        if self.index == window.count:
-            self.epoch, self.index, self.drawn, self.weights = self.epoch + 1, 0, None, None
-
-
-@dataclass(frozen=True)
-class Decision:
-    """One pruned batch: its samples, what was known of them, what was selected, what is trained.
-
-    weights: factors of the samples' losses, None for 1. losses: filled in training, mean token NLL by sample.
-    """
-
-    samples: Sequence[Sample]
-    candidates: Candidates
-    selection: Selection
-    weights: Sequence[float] | None
-    kept: Packed | None
-    losses: dict[int, float] = field(default_factory=dict)
-
-    def trace(self, window: Window) -> Iterator[tuple[Any, ...]]:
-        """One row a sample, in the order of journal.TRACE_SCHEMA."""
-        chosen, scores, nothing = self.selection.samples, self.candidates.scores, [None] * len(self.samples)
-        ppl = nothing if scores is None else scores.ppl.tolist()
-        ent = nothing if scores is None else scores.ent.tolist()
-        lengths = [sample.response_length for sample in self.samples]
-        kept_tokens = [int(part.sum()) for part in self.selection.tokens.split(lengths)]
-        columns = (ppl, ent, chosen.quadrant.tolist(), chosen.kept.tolist(), chosen.supplement.tolist())
-        for index, (sample, *decision, length, kept) in enumerate(
-            zip(self.samples, *columns, lengths, kept_tokens, strict=True)
-        ):
-            weight = 1.0 if self.weights is None else self.weights[index]
-            last = (weight if decision[3] else None, self.losses.get(index))
-            yield (window.update, window.epoch, sample.number, *decision, length, kept, *last)
+from qtuning.survey import Surveyor, TrainSet, raise_first
 
 
 class Loop:
@@ -127,19 +77,15 @@ class Loop:
             )
             yield from epoch[place.index :]
 
-    def state(self) -> tuple[dict[str, int], dict[str, Tensor]]:
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """(numbers, tensors) of the resume state, beside weights, optimizer and cost; the same on every process."""
-        place, tensors = self.place, {"pruner.losses": self.surveyor.losses}
-        if place.drawn is not None:
-            tensors["pruner.drawn"] = place.drawn
-        if place.weights is not None:
-            tensors["pruner.weights"] = place.weights
-        return {"epoch": place.epoch, "index": place.index}, tensors
+        place = self.place
+        numbers = {"epoch": place.epoch, "index": place.index, "draw": dict(place.log)}
+        return numbers, place.tensors() | {"pruner.losses": self.surveyor.losses}
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint: what `state` gave, the update, and the costs of all processes."""
-        drawn, weights = tensors.get("pruner.drawn"), tensors.get("pruner.weights")
-        self.place = Place(int(state["update"]), int(state["epoch"]), int(state["index"]), drawn, weights)
+        self.place = Place.restored(state, tensors)
         self.surveyor.losses = tensors["pruner.losses"]
         for key, value in state["cost"][self.accelerator.process_index].items():
             setattr(self.cost, key, value)
@@ -154,10 +100,13 @@ class Loop:
         return self.training.epochs * math.ceil(batches / (self.training.processes * self.training.accumulation))
 
     def _draw(self) -> None:
-        epoch, started = self.place.epoch, time.perf_counter()
-        candidates = self.surveyor.whole_train_set(self.method.epoch_needs, epoch)
-        selection = self.method.select_epoch(candidates, generator(self.seeds.pruner, "epoch", epoch))
-        self.place.drawn, self.place.weights = selection.kept.nonzero().flatten(), selection.weights
+        place, started = self.place, time.perf_counter()
+        candidates = self.surveyor.whole_train_set(self.method.epoch_needs, place.epoch)
+        selection = self.method.select_epoch(candidates, generator(self.seeds.pruner, "epoch", place.epoch))
+        place.drawn, place.weights = selection.kept.nonzero().flatten(), selection.weights
+        place.log = selection.log
+        if candidates.scores is not None:
+            place.ppl, place.ent = candidates.scores.ppl, candidates.scores.ent
         self.cost.seconds_scoring += time.perf_counter() - started
 
     def step(self, window: Window) -> tuple[dict[str, Any], list[tuple[Any, ...]]]:
@@ -175,39 +124,40 @@ class Loop:
         torch.manual_seed(derived_seed(self.seeds.init, "dropout", window.update, self.accelerator.process_index))
 
         started = time.perf_counter()
-        failures: list[str] = []
+        failures: list[UserError] = []
         candidates: list[Candidates] = []
+        decisions: list[Decision] = []
         try:
             candidates = [self.surveyor.candidates(batch, self.method.batch_needs, window.epoch) for batch in mine]
-        except NonFinite as error:
-            failures = [str(error)]
-        selections = self._select(window, candidates, failures)
-        decisions = [
-            self._decision(batch, known, selection)
-            for batch, known, selection in zip(mine, candidates, selections, strict=False)
-        ]
+        except UserError as error:
+            failures = [error]
+        try:
+            selections = self._select(window, candidates, failures)
+            decisions = [self._decision(*parts) for parts in zip(mine, candidates, selections, strict=False)]
+        except UserError as error:
+            failures = failures or [error]
         # NaN in the sum tells the other processes, which would wait for this one for ever
         kept_tokens = math.nan if failures else float(sum(int(d.selection.tokens.sum()) for d in decisions))
         scored = time.perf_counter()
         everywhere = float(self._sum(torch.tensor(kept_tokens, dtype=torch.float64)))
         if math.isnan(everywhere):
-            raise NonFinite("; ".join(gather_object(failures)))
+            raise_first(gather_object(failures))
         total = int(everywhere)
-        loss = self._train(decisions, total) if total else {"loss": None, "grad_norm": None}
+        loss = self._train(decisions, total) if total else dict.fromkeys(("loss", "objective", "grad_norm"))
         trained = time.perf_counter()
 
         self._account(decisions, total, scored - started, trained - scored)
         trace = gather_object([row for decision in decisions for row in decision.trace(window)])
         columns = dict(zip(TRACE_SCHEMA, zip(*trace, strict=True), strict=True))
-        for number, mean in zip(columns["sample"], columns["loss"], strict=True):
-            if mean is not None:
-                self.surveyor.remember(number, mean)
-        logs = gather_object([dict(decision.selection.samples.log) for decision in decisions])
+        self._remember(columns)
+        logs = [*gather_object([decision.selection.samples.log for decision in decisions]), self.place.log]
+        dropped = list(self.place.dropped(self.samples)) if window.index == 0 else []
         self.place.advance(window)
         record = {
             "update": window.update,
             "epoch": window.epoch,
             "loss": loss["loss"],
+            "objective": loss["objective"],
             "learning_rate": rate,
             "grad_norm": loss["grad_norm"],
             "samples": len(trace),
@@ -216,14 +166,22 @@ class Loop:
             "response_tokens": sum(columns["response_tokens"]),
             "tokens_kept": total,
             "tokens_asked": self._total(d.selection.asked_tokens for d in decisions),
-            **{f"selection/{key}": sum(log[key] for log in logs) / len(logs) for key in (logs[0] if logs else {})},
+            **{f"selection/{key}": value for key, value in mean_logs(logs).items()},
             "seconds_scoring": scored - started,
             "seconds_training": trained - scored,
         }
-        return record, trace
+        return record, trace + dropped
 
-    def _select(self, window: Window, candidates: Sequence[Candidates], failures: Sequence[str]) -> list[Selection]:
-        """One decision a batch of this process (reading A9); none where a process of the selection has failed."""
+    def _remember(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Each sample's loss in this update: of its whole response where it was scored, else of what was trained."""
+        for number, ppl, loss in zip(columns["sample"], columns["ppl"], columns["loss"], strict=True):
+            if ppl is not None or loss is not None:
+                self.surveyor.remember(number, loss if ppl is None else math.log(ppl))
+
+    def _select(
+        self, window: Window, candidates: Sequence[Candidates], failures: Sequence[UserError]
+    ) -> list[Selection]:
+        """One decision a batch of this process (reading A9). Where all select together, a failure of one is raised."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         places = range(rank, len(window.batches), world)
         if self.pruning.selection == "device":
@@ -231,37 +189,44 @@ class Loop:
             return [self.method.select(*pair) for pair in zip(candidates, rngs, strict=False)]
         parts = gather_object([*zip(places, candidates, strict=False)] + [(-1, failure) for failure in failures])
         parts.sort(key=lambda part: part[0])
-        if parts[0][0] < 0:
-            return []
+        raise_first([failure for place, failure in parts if place < 0])
         rng = generator(self.seeds.pruner, "batch", window.update, 0)
         return select_together(self.method, [part for _, part in parts], rng)[rank::world]
 
     def _decision(self, batch: Sequence[int], candidates: Candidates, selection: Selection) -> Decision:
         samples = [self.samples[position] for position in batch]
         keep = list(selection.tokens.split(candidates.lengths.tolist()))
-        factors = selection.samples.weights
-        if self.method.by_epoch and self.place.weights is not None:
-            factors = self.place.weights[torch.tensor(batch)]
-        weights = None if factors is None else factors.tolist()
+        place, drawn = self.place, torch.tensor(batch)
+        scores, factors = candidates.scores, selection.samples.weights
+        ppl, ent = (None, None) if scores is None else (scores.ppl, scores.ent)
+        if self.method.by_epoch:
+            factors = None if place.weights is None else place.weights[drawn]
+            if scores is None and place.ppl is not None and place.ent is not None:
+                ppl, ent = place.ppl[drawn], place.ent[drawn]
         trained: Sequence[Sample] = samples
         if self.pruning.pruned_tokens == "remove":
             trained = [without(*pair) for pair in zip(samples, keep, strict=True)]
             keep = [torch.ones(sample.response_length, dtype=torch.bool) for sample in trained]
-        return Decision(samples, candidates, selection, weights, pack(trained, keep, weights))
+        weights, errors, uncertainties = (None if of is None else of.tolist() for of in (factors, ppl, ent))
+        return Decision(samples, selection, weights, errors, uncertainties, pack(trained, keep, weights))
 
     def _train(self, decisions: Sequence[Decision], total: int) -> dict[str, Any]:
-        """Forward, backward and update on what was kept; returns the loss and the gradient norm."""
+        """Forward, backward and update on what was kept.
+
+        Returns the mean NLL of the kept tokens, the objective (the same with the samples' weights), the gradient norm.
+        """
         world = self.accelerator.num_processes
         batches = [decision for decision in decisions if decision.kept is not None]
         self.model.train()
-        summed = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
+        summed = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)  # weighted, and not
         for index, decision in enumerate(batches):
             packed = decision.kept
             assert packed is not None
             last = index == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 loss, nll = self.model(packed.to(self.accelerator.device))
-                summed += loss.detach().double()
+                plain = loss.detach() if decision.weights is None else nll.sum()
+                summed += torch.stack([loss.detach(), plain]).double()
                 # DDP averages over processes; the factor makes it the sum again
                 self.accelerator.backward(loss * (world / total))
             for row, part in zip(packed.rows, nll.cpu().split(packed.counts), strict=True):
@@ -269,17 +234,17 @@ class Loop:
         if not batches:
             # a process without tokens must still take part in the synchronisation, with a gradient of exactly zero
             self.accelerator.backward(self.model(self._idle().to(self.accelerator.device))[0] * 0.0)
-        mean = float(self._sum(summed)) / total
+        objective, mean = (self._sum(summed) / total).tolist()
         limit = self.training.max_grad_norm
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit)
         norm = float(norm)
-        if not (math.isfinite(mean) and math.isfinite(norm)):
+        if not (math.isfinite(objective) and math.isfinite(norm)):
             self.optimizer.zero_grad(set_to_none=True)
             numbers = [sample.number for decision in decisions for sample in decision.samples]
-            raise NonFinite(f"loss {mean}, gradient norm {norm}; samples of the update: {gather_object(numbers)}")
+            raise NonFinite(f"loss {objective}, gradient norm {norm}; samples of the update: {gather_object(numbers)}")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return {"loss": mean, "grad_norm": norm}
+        return {"loss": mean, "objective": objective, "grad_norm": norm}
 
     def _idle(self) -> Packed:
         """One token of any sample, with weight zero."""

@@ -1,11 +1,10 @@
-"""Token losses under a reference model (Rho-1), computed once: the reference does not learn."""
+"""Token losses under a reference model (Rho-1), computed once a start of training: the reference does not learn."""
 
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor
 
 from qtuning.batch import Sample
@@ -16,7 +15,8 @@ from qtuning.errors import UserError
 from qtuning.files import read_json
 from qtuning.models import load_model, load_tokenizer, resolve
 from qtuning.packed_model import PackedModel, check_decomposition
-from qtuning.scores import observe
+from qtuning.scores import NonFinite, observe
+from qtuning.survey import share_out
 
 
 def reference_nll(
@@ -35,22 +35,24 @@ def reference_nll(
             f"options.reference = {name!r}: has another tokenizer than {cell.model.name}; choose one of its family"
         )
     started, cost = time.perf_counter(), Cost()
-    language_model = load_model(resolve(folder), cell.model.dtype)
+    language_model = load_model(resolve(folder), cell.dtype)
     model = PackedModel(language_model).to(accelerator.device)
     check_decomposition(model, samples[:64], accelerator.device)
     shape = shape_of(language_model, frozen=True, checkpointing=False)
     size = cell.training.batch_size
-    starts = range(0, len(samples), size)[accelerator.process_index :: accelerator.num_processes]
-    parts = []
-    for start in starts:
-        batch = samples[start : start + size]
-        with accelerator.autocast():
-            observed = observe(model, batch, {"scores"}, None, accelerator.device)
+
+    def losses(batch: Sequence[Sample]) -> list[Tensor]:
+        try:
+            with accelerator.autocast():
+                observed = observe(model, batch, {"scores"}, None, accelerator.device)
+        except NonFinite as error:
+            raise UserError(f"options.reference = {name!r}: {error}") from None
         assert observed.scores is not None
-        parts.append((start, list(observed.scores.nll.split(observed.scores.lengths.tolist()))))
         cost.samples_scored += len(batch)
         cost.tokens_scored += observed.packed.tokens
         cost.flops_scoring += shape.forward_flops(observed.packed)
-    everyone = sorted(gather_object(parts), key=lambda part: part[0])
+        return list(observed.scores.nll.split(observed.scores.lengths.tolist()))
+
+    parts = share_out(accelerator, [samples[start : start + size] for start in range(0, len(samples), size)], losses)
     cost.seconds_scoring = time.perf_counter() - started
-    return [nll for _, batch in everyone for nll in batch], cost
+    return [nll for batch in parts for nll in batch], cost

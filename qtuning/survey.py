@@ -1,7 +1,8 @@
 """What is known of samples before they are pruned: forwards without gradient, and what earlier updates left behind."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -10,10 +11,14 @@ from torch import Tensor
 
 from qtuning.batch import Sample
 from qtuning.cost import Cost, ModelShape
+from qtuning.errors import UserError
 from qtuning.packed_model import PackedModel
 from qtuning.pruners.base import Candidates, Instructions
 from qtuning.pruners.together import concatenate
 from qtuning.scores import NonFinite, Observation, observe
+
+Batch = TypeVar("Batch")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,30 @@ class TrainSet:
     samples: Sequence[Sample]
     instructions: Instructions | None = None
     reference: Sequence[Tensor] | None = None
+
+
+def share_out(accelerator: Accelerator, batches: Sequence[Batch], work: Callable[[Batch], Result]) -> list[Result]:
+    """`work` on every batch, shared by the processes; all results, in order, on each of them.
+
+    A UserError of one process is raised on all, which would otherwise wait for that one for ever.
+    """
+    mine = range(accelerator.process_index, len(batches), accelerator.num_processes)
+    done: list[tuple[int, Any]] = []
+    try:
+        done = [(index, work(batches[index])) for index in mine]
+    except UserError as error:
+        done = [(-1, error)]
+    everyone = sorted(gather_object(done), key=lambda pair: pair[0])
+    raise_first([result for _, result in everyone if isinstance(result, UserError)])
+    return [result for _, result in everyone]
+
+
+def raise_first(failures: Sequence[UserError]) -> None:
+    """Raise what the processes met, if anything; a mistake of the user's goes before a training that diverged."""
+    if not failures:
+        return
+    mistakes = [failure for failure in failures if not isinstance(failure, NonFinite)]
+    raise (mistakes or [NonFinite("; ".join(map(str, failures)))])[0]
 
 
 @dataclass
@@ -77,22 +106,11 @@ class Surveyor:
         if not {"scores", "sequence-entropy", "attention"} & set(needs):
             return self.candidates(range(count), needs, epoch)
         starts = range(0, count, self.batch_size)
-        mine = starts[self.accelerator.process_index :: self.accelerator.num_processes]
-        parts: list[tuple[int, Candidates | str]] = []
-        try:
-            for start in mine:
-                positions = range(start, min(start + self.batch_size, count))
-                parts.append((start, self.candidates(positions, needs, epoch)))
-        except NonFinite as error:  # the other processes would wait for this one for ever
-            parts.append((-1, str(error)))
-        everyone = sorted(gather_object(parts), key=lambda part: part[0])
-        failures = [part for _, part in everyone if isinstance(part, str)]
-        if failures:
-            raise NonFinite("; ".join(failures))
-        return concatenate([part for _, part in everyone])
+        batches = [range(start, min(start + self.batch_size, count)) for start in starts]
+        return concatenate(share_out(self.accelerator, batches, lambda batch: self.candidates(batch, needs, epoch)))
 
     def remember(self, number: int, loss: float) -> None:
-        """The mean token NLL of sample `number` in the update just made."""
+        """What sample `number` lost in the update just made: its mean token NLL."""
         self.losses[self._position[number]] = loss
 
     def _observe(self, samples: Sequence[Sample], needs: Collection[str]) -> Observation | None:

@@ -91,7 +91,8 @@ def train(
     model, optimizer = accelerator.prepare(wrapped, optimizer)
     reference, spent = None, None
     if {"reference"} & (method.batch_needs | method.epoch_needs):
-        assert reference_folder is not None, "the command line asks for it"
+        if reference_folder is None:
+            raise UserError("--reference: required: the folder of the model that the cell's pruning.reference names")
         reference, spent = reference_nll(reference_folder, samples_folder, dataset, accelerator, cell)
     train_set = TrainSet(dataset, instructions, reference)
     loop = Loop(cell, method, train_set, accelerator, model, optimizer, shape)
@@ -113,7 +114,7 @@ def train(
         groups=groups,
         folder=state.parent.parent / "wandb",
     )
-    diagnosis = Diagnosis()
+    diagnosis = Diagnosis(cell.pruning, len(dataset), sum(sample.response_length for sample in dataset))
     for earlier in journal.records() if journal is not None else []:
         diagnosis.feed(earlier)
     record: dict[str, Any] = {"loss": None}

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from qtuning.config import Cell, Evaluation
+from qtuning.config import Cell, Evaluation, MethodEntry, Ratios
 from qtuning.errors import UserError
 from qtuning.explain import nearest, read_yaml
 from qtuning.files import canonical_json, short_hash
 from qtuning.grid import Grid, Library
 from qtuning.identity import cell_id, cell_json, evaluation_id, evaluation_json, model_id, pair_id
+from qtuning.methods import pruning
 
 EXPERIMENT: dict[str, Any] = {
     "title": "E",
@@ -124,6 +125,46 @@ def test_everything_that_sets_the_weights_sets_the_identity() -> None:
         identity = cell_id(cell_with(**change))
         assert identity not in seen
         seen.add(identity)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "alike"),
+    [
+        ((0.25, 1.0), ["random+random", "random+ppl", "random+none"]),
+        ((1.0, 0.5), ["random+ppl", "longest+ppl", "full+ppl"]),
+        ((1.0, 1.0), ["random+random", "infobatch+fastv", "full"]),
+    ],
+)
+def test_pruners_asked_to_keep_everything_are_one_cell(ratios: tuple[float, float], alike: list[str]) -> None:
+    chosen = Ratios(sample_ratio=ratios[0], token_ratio=ratios[1])
+    names = {
+        cell_id(cell_with(pruning=pruning(MethodEntry(method=method), chosen).model_dump(by_alias=True)))
+        for method in alike
+    }
+    assert len(names) == 1
+    half = Ratios(sample_ratio=0.5, token_ratio=0.5)
+    others = {
+        cell_id(cell_with(pruning=pruning(MethodEntry(method=method), half).model_dump(by_alias=True)))
+        for method in alike
+    }
+    assert len(others) == len(alike)
+
+
+def test_readings_that_change_nothing_are_one_cell() -> None:
+    def identity(method: str, training: dict[str, Any] | None = None, **options: str) -> str:
+        entry = MethodEntry(method=method, options=options)
+        chosen = pruning(entry, Ratios(sample_ratio=0.25, token_ratio=0.5)).model_dump(by_alias=True)
+        return cell_id(cell_with(pruning=chosen, training=training or {}))
+
+    assert identity("full", selection="global", updates="matched-updates", passes="twice") == identity("full")
+    assert identity("q-tuning", updates="matched-updates", passes="twice") == identity("q-tuning")
+    assert identity("random+random", updates="matched-updates") != identity("random+random")
+    assert identity("random+random", passes="twice") != identity("random+random")
+    assert identity("q-tuning", pruned_tokens="remove") != identity("q-tuning")
+    # a window of one batch is one selection batch, however it is called
+    assert identity("q-tuning", selection="global") == identity("q-tuning")
+    wide = {"accumulation": 2}
+    assert identity("q-tuning", wide, selection="global") != identity("q-tuning", wide)
 
 
 def test_what_cannot_change_the_weights_does_not_change_the_identity() -> None:

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from torch import Tensor
 
 from qtuning.batch import Sample, pack
 from qtuning.config import Cell, MethodEntry, Model, Ratios, Training
-from qtuning.grid import pruning
 from qtuning.loop import Loop
+from qtuning.methods import pruning
 from qtuning.packed_model import PackedModel
 from qtuning.pruners.base import Instructions
 from qtuning.pruners.select import method_of
@@ -306,7 +306,40 @@ def test_infobatch_rescales_remembers_and_anneals(tiny_llama: Any, samples: list
     losses = [row[11] for row in result.trace if row[0] == 0]
     lengths = [row[9] for row in result.trace if row[0] == 0]
     mean = sum(2 * loss * length for loss, length in zip(losses, lengths, strict=True)) / sum(lengths)
-    assert result.records[0]["loss"] == pytest.approx(mean, rel=1e-5), "weighted sum over the number of kept tokens"
+    first = result.records[0]
+    assert first["objective"] == pytest.approx(mean, rel=1e-5), "weighted sum over the number of kept tokens"
+    assert first["loss"] == pytest.approx(mean / 2, rel=1e-5), "and the mean without the factors"
+    assert "selection/below_mean_share" in result.records[4], "the draw of an epoch is told of, too"
+    matched = run(
+        cell_of("infobatch+none", (0.5, 1.0), options={"updates": "matched-updates"}, batch_size=18, accumulation=1),
+        tiny_llama,
+        samples,
+    )
+    assert matched.records[0]["objective"] == pytest.approx(matched.records[0]["loss"], rel=1e-5), "weights average 1"
+
+
+def test_the_trace_tells_what_a_draw_by_scores_left_out(tiny_llama: Any, samples: list[Sample]) -> None:
+    result = run(cell_of("entropy+random", (0.5, 0.5)), tiny_llama, samples)
+    for epoch in (0, 1):
+        rows = [row for row in result.trace if row[1] == epoch]
+        assert sorted(row[2] for row in rows) == sorted(sample.number for sample in samples)
+        kept, dropped = ([row[4] for row in rows if row[6] is flag] for flag in (True, False))
+        assert len(kept) == len(dropped) == 9 and min(kept) > max(dropped), "the highest entropies stay"
+    assert [record["samples"] for record in result.records] == [8, 1, 8, 1]
+
+
+def test_a_pruner_may_log_what_it_likes_when_it_likes(tiny_llama: Any, samples: list[Sample]) -> None:
+    loop, _ = started(cell_of("q-tuning", (0.5, 0.5)), tiny_llama, samples)
+    whole, calls = loop.method.prune_samples, [0]
+
+    def sometimes(*arguments: Any) -> Any:
+        calls[0] += 1
+        chosen = whole(*arguments)
+        return replace(chosen, log={"now_and_then": 3.0} if calls[0] % 2 else {})
+
+    loop.method = replace(loop.method, prune_samples=sometimes)
+    record, _ = loop.step(next(loop.windows()))
+    assert record["selection/now_and_then"] == 3.0
 
 
 @pytest.mark.parametrize("method", ["infobatch+ppl", "entropy+random", "random+fastv", "q-tuning", "longest+rho-1"])

@@ -19,8 +19,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from qtuning.config import Cell, FileSource, MethodEntry, Model, Ratios, Seeds, ShippedModelSource, Training, TrainSet
 from qtuning.data.prepare import prepare
 from qtuning.files import canonical_json, write_json, write_text
-from qtuning.grid import pruning
 from qtuning.identity import cell_id, cell_json
+from qtuning.methods import pruning
 
 BUDGET = Ratios(sample_ratio=0.25, token_ratio=0.5)
 
@@ -136,7 +136,7 @@ def test_outputs_are_whole_and_accounted(uninterrupted: Path) -> None:
     assert cost["response_tokens"] == trace["response_tokens"].sum()
     assert 0 < cost["flops_scoring"] < cost["flops_total"]
     selection = marker["selection"]
-    assert selection["samples_kept"] == selection["samples_asked"] == cost["samples_kept"]
+    assert selection["samples_available"] == 180 and selection["tokens_available"] == cost["response_tokens"]
     assert selection["from_thresholds"] + selection["supplemented"] == pytest.approx(cost["samples_kept"] / 24)
     converged = sum(line["selection/converged"] for line in lines) / 24
     assert selection["converged"] == pytest.approx(converged)

@@ -16,12 +16,12 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 from transformers import Trainer
 
-from qtuning.config import Budget, MethodEntry, Pruning
+from qtuning.config import Budget, MethodEntry, Pruning, Readings
 from qtuning.errors import UserError
 from qtuning.explain import explain
-from qtuning.grid import pruning as pruning_of
 from qtuning.integrations.padded import Batch, Layout, cut, layout_of, numbers_of
 from qtuning.integrations.scoring import can_be_taken_apart, evaluating, score_padded
+from qtuning.methods import pruning as pruning_of
 from qtuning.pruners.base import Candidates, keep_prunable
 from qtuning.pruners.select import Method, Selection, method_of
 from qtuning.pruners.together import select_together
@@ -165,7 +165,12 @@ def _method(asked: Mapping[str, Any] | Pruning) -> tuple[Method, int | None]:
             entry = PrunedEntry.model_validate(asked)
         except ValidationError as error:
             raise UserError("\n".join(explain(error, "pruning", PrunedEntry))) from None
-        asked, seed = pruning_of(entry, entry.budget), entry.seed
+        if entry.options.get("updates", "matched-updates") != "matched-updates":
+            raise UserError(
+                f"pruning: options.updates = {entry.options['updates']!r}: this trainer selects inside each batch; "
+                "leave it out, or write matched-updates"
+            )
+        asked, seed = pruning_of(entry, entry.budget, Readings(updates="matched-updates")), entry.seed
     if asked.pruned_tokens == "remove":
         raise UserError("pruning: options.pruned_tokens = 'remove': this trainer can only mask tokens; write mask")
     method = method_of(asked.model_copy(update={"updates": "matched-updates"}))

@@ -63,7 +63,8 @@ class Candidates:
     numbers: [B] int64, rows in the train set; ties are broken by them, so that the order of a batch does not matter.
     lengths: [B] int64, response tokens. prompts: [B] int64, prompt tokens.
     scores: error and uncertainty under the current model. attention: under the current model. reference: [N] token NLL
-    under the reference model. losses: [B], each sample's mean token NLL when it was last trained, NaN if it never was.
+    under the reference model. losses: [B], each sample's mean token NLL in the update it was last part of (over its
+    whole response where the method scores, else over the tokens that were trained), NaN if there was none.
     instructions: statistics of the texts. epoch, epochs: where training is, from 0, and how many epochs there are.
     """
 
@@ -178,17 +179,21 @@ def keep_highest(
 def shares(sizes: Tensor, total: int, numbers: Tensor) -> Tensor:
     """[B] int64: `total` divided in proportion to `sizes` by largest remainder, no share above its size.
 
-    Sizes of 0 get nothing; others at least 1 while `total` suffices. Ties go to the lower number.
+    Sizes of 0 get nothing; others at least 1, or if `total` does not suffice, the largest get 1 each. Ties go to the
+    lower number.
     """
-    whole = int(sizes.sum())
+    whole, present = int(sizes.sum()), sizes > 0
     total = min(total, whole)
+    if total <= int(present.sum()):
+        result = torch.zeros_like(sizes)
+        result[ranking(sizes, numbers)[:total]] = 1
+        return result
     scaled = sizes * total  # in whole numbers: the exact shares are scaled / whole
-    result = torch.minimum((scaled // max(1, whole)).clamp(min=1), sizes)
-    least = 1 if total >= int((sizes > 0).sum()) else 0
+    result = torch.minimum((scaled // whole).clamp(min=1), sizes)
     while missing := total - int(result.sum()):
         # one more to the largest remainder, or one off the largest surplus, until the sum is right
         step = 1 if missing > 0 else -1
-        possible = result < sizes if step > 0 else result > least
+        possible = result < sizes if step > 0 else result > 1
         gap = torch.where(possible, (scaled - result * whole) * step, torch.iinfo(torch.int64).min)
         result[ranking(gap, numbers * step)[0]] += step
     return result

@@ -8,47 +8,57 @@ import importlib
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Callable, Collection, Mapping
 from functools import cache, partial
 from importlib.metadata import entry_points
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 
-from pydantic import ValidationError, create_model
+from pydantic import Field, TypeAdapter, ValidationError, create_model
+from pydantic.errors import PydanticUserError
 
+from qtuning.config import PrunerName, Readings
 from qtuning.errors import UserError
 from qtuning.explain import explain, nearest
 from qtuning.pruners.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, Kind, Need, NoOptions, PrunerInfo, Scope
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
 
     from qtuning.pruners.base import Candidates, SampleSelection
 
-Pruner = TypeVar("Pruner", bound=Callable[..., Any])
+Declared = TypeVar("Declared", bound=Callable[..., Any])
 
 BUILT_IN: dict[Kind, dict[str, PrunerInfo]] = {"sample": SAMPLE_PRUNERS, "token": TOKEN_PRUNERS}
 PARAMETERS: dict[Kind, tuple[str, ...]] = {
     "sample": ("candidates", "budget", "rng"),
     "token": ("candidates", "selection", "budget", "rng"),
 }
+TAKEN = {*Readings.model_fields, "reference"}  # options of every method; a pruner's own need other names
 DECLARED = "__qtuning_pruner__"
+SCORES: tuple[Need, ...] = ("scores",)
 
 
-def pruner(*, scope: Scope = "batch", needs: Collection[Need] = frozenset({"scores"})) -> Callable[[Pruner], Pruner]:
+def pruner(
+    *, scope: Literal["batch", "epoch"] = "batch", needs: Collection[Need] = SCORES
+) -> Callable[[Declared], Declared]:
     """Say when a pruner of one's own runs and what it needs to know; returns the function or class unchanged.
 
     scope: `batch` (keeps a part of every batch) or, for sample pruners, `epoch` (draws a smaller data set before each
     epoch). needs: any of scores, sequence-entropy, attention, reference, losses, instructions (base.Candidates).
-    Without this decorator: `batch`, and scores.
+    Without this decorator: `batch`, and scores. Raises UserError.
     """
     if scope not in ("batch", "epoch"):
         raise UserError(f"@pruner: scope = {scope!r}: must be batch or epoch")
-    if unknown := sorted(set(needs) - set(get_args(Need))):
-        raise UserError(f"@pruner: needs: unknown {', '.join(unknown)}{nearest(unknown[0], get_args(Need))}")
+    asked = {needs} if isinstance(needs, str) else set(needs)
+    if unknown := sorted(asked - set(get_args(Need))):
+        raise UserError(f"@pruner: needs: {unknown[0]!r}: unknown{nearest(unknown[0], get_args(Need))}")
 
-    def mark(chosen: Pruner) -> Pruner:
-        setattr(chosen, DECLARED, (scope, frozenset(needs)))
+    def mark(chosen: Declared) -> Declared:
+        setattr(chosen, DECLARED, (scope, frozenset(asked)))
         return chosen
 
     return mark
@@ -56,132 +66,217 @@ def pruner(*, scope: Scope = "batch", needs: Collection[Need] = frozenset({"scor
 
 def resolve(name: str, kind: Kind) -> PrunerInfo:
     """What is known of the pruner `name` of that kind. UserError, one line, if there is none or it is unusable."""
-    if name in BUILT_IN[kind]:
-        return BUILT_IN[kind][name]
-    return _plugin(name, kind)
+    return BUILT_IN[kind].get(name) or _plugin(name, kind)
 
 
-@cache
-def _plugin(name: str, kind: Kind) -> PrunerInfo:
-    registered = {entry.name: entry.value for entry in entry_points(group=f"qtuning.{kind}_pruners")}
-    place = registered.get(name, name)
-    if ":" not in place:
-        valid = [*BUILT_IN[kind], *registered]
-        raise UserError(
-            f"{name!r}: unknown {kind} pruner{nearest(name, valid)}; one of your own is named module:attribute"
-        )
-    found = _load(place)
-    if not callable(found):
-        raise UserError(f"pruner {place}: is no function or class but a {type(found).__name__}")
-    kinds = [known for known in PARAMETERS if _parameters(found, place)[: len(PARAMETERS[known])] == PARAMETERS[known]]
-    if kind not in kinds:
-        taken = ", ".join(_parameters(found, place))
-        raise UserError(f"pruner {place}: takes ({taken}), but a {kind} pruner takes ({', '.join(PARAMETERS[kind])})")
-    default: tuple[Scope, frozenset[Need]] = ("batch", frozenset({"scores"}))
-    scope, needs = getattr(found, DECLARED, default)
-    if kind == "token" and scope != "batch":
-        raise UserError(f"pruner {place}: a token pruner works on batches; leave scope out")
-    return PrunerInfo(
-        name=name,
-        function=place,
-        scope=scope,
-        needs=needs,
-        options=_options_of(found, place),
-        version=_digest(found, place),
-        label=place.split(":")[1],
-    )
+def kinds_of(name: str) -> list[Kind]:
+    """The kinds that `name` exists as: both for some built-ins, else one. UserError if there is none."""
+    kinds = [kind for kind in PARAMETERS if name in BUILT_IN[kind] or name in _registered(kind)]
+    if not kinds and ":" in name:
+        return [_kind_of(_load(name), name)]
+    if not kinds:
+        valid = {known for kind in PARAMETERS for known in (*BUILT_IN[kind], *_registered(kind))}
+        raise _unknown(name, "pruner", sorted(valid))
+    return kinds
 
 
 def bind(info: PrunerInfo, options: Mapping[str, object], kind: Kind) -> Callable[..., Any]:
     """The pruner with its options: called with the arguments that PARAMETERS lists for its kind.
 
-    A function gets the options as keyword arguments, a class at construction. UserError for wrong options.
+    A function gets the options as keyword arguments, a class at construction; both by the names of the fields of
+    `info.options` (`lambda_`). UserError for wrong options.
     """
     try:
-        model = info.options.model_validate(options)
+        chosen = info.options.model_validate(options)
     except ValidationError as error:
         raise UserError("\n".join(explain(error, f"{kind} pruner {info.name}: options", info.options))) from None
-    values = {name: getattr(model, name) for name in info.options.model_fields}
+    values = {name: getattr(chosen, name) for name in info.options.model_fields}
     found = _load(info.function)
-    if inspect.isclass(found):
+    if not inspect.isclass(found):
+        return partial(found, **values)
+    try:
         return cast(Callable[..., Any], found(**values))
-    return partial(found, **values)
+    except Exception as error:
+        raise UserError(f"{kind} pruner {info.name}: cannot be made with these options: {reason(error)}") from None
 
 
 def check_samples(info: PrunerInfo, selection: "SampleSelection", candidates: "Candidates") -> None:
     """UserError if a sample pruner's answer cannot be used. Our own may keep nothing (A10, `none`), others not."""
-    shape = (len(candidates),)
-    for name in ("role", "quadrant", "supplement", "weights"):
-        column = getattr(selection, name, None)
-        if column is None and name == "weights":
-            continue
-        if column is None or tuple(getattr(column, "shape", ())) != shape:
-            raise UserError(f"pruner {info.name}: {name} must be a tensor of shape {shape}, one entry a sample")
-    if not set(selection.role.unique().tolist()) <= {0, 2, 4}:
-        raise UserError(f"pruner {info.name}: role must be DROPPED (0), PRUNABLE (2) or WHOLE (4)")
-    if selection.weights is not None and not bool((selection.weights.isfinite() & (selection.weights >= 0)).all()):
-        raise UserError(f"pruner {info.name}: weights must be finite and not negative")
+    import torch
+
+    from qtuning.pruners.base import DROPPED, PRUNABLE, WHOLE, SampleSelection
+
+    if not isinstance(selection, SampleSelection):
+        raise UserError(f"pruner {info.name}: must return a SampleSelection, not {type(selection).__name__}")
+    count = len(candidates)
+    _require(info, "role", selection.role, count, torch.int8)
+    _require(info, "quadrant", selection.quadrant, count, torch.int8)
+    _require(info, "supplement", selection.supplement, count, torch.bool)
+    roles = torch.tensor([DROPPED, PRUNABLE, WHOLE], dtype=torch.int8)
+    if not bool(torch.isin(selection.role, roles).all()):
+        raise UserError(f"pruner {info.name}: role must be DROPPED (0), PRUNABLE (2) or WHOLE (4) of each sample")
+    if selection.weights is not None:
+        _require(info, "weights", selection.weights, count, torch.float32, torch.float64)
+        if not bool((selection.weights.isfinite() & (selection.weights >= 0)).all()):
+            raise UserError(f"pruner {info.name}: weights must be finite and not negative")
+    if not all(isinstance(value, int | float) for value in selection.log.values()):
+        raise UserError(f"pruner {info.name}: log must hold plain numbers, not tensors")
     if info.name not in SAMPLE_PRUNERS and not bool(selection.kept.any()):
-        raise UserError(f"pruner {info.name}: kept no sample of {len(candidates)}; keep at least one (budget.samples)")
+        raise UserError(f"pruner {info.name}: keeps none of {count} samples; keep at least one (budget.samples)")
 
 
-def check_tokens(info: PrunerInfo, mask: "Tensor", candidates: "Candidates", selection: "SampleSelection") -> None:
+def check_tokens(
+    info: PrunerInfo, mask: "torch.Tensor", candidates: "Candidates", selection: "SampleSelection"
+) -> None:
     """UserError if a token pruner's answer cannot be used: wrong shape, tokens of dropped samples, nothing kept."""
-    count = int(candidates.lengths.sum())
-    if getattr(mask, "shape", None) != (count,) or str(mask.dtype) != "torch.bool":
-        raise UserError(
-            f"pruner {info.name}: must return a bool tensor of shape ({count},), one entry a response token"
-        )
-    if bool((mask & ~selection.kept[candidates.owner]).any()):
-        raise UserError(f"pruner {info.name}: keeps tokens of samples that are not selected; use selection.kept")
+    import torch
+
+    owner = candidates.owner
+    _require(info, "the mask", mask, len(owner), torch.bool)
+    if bool((mask & ~selection.kept[owner]).any()):
+        raise UserError(f"pruner {info.name}: keeps tokens of samples that are not selected; see selection.kept")
     if not bool(mask.any()):
-        raise UserError(f"pruner {info.name}: kept no token of {count}; keep at least one (budget.tokens)")
+        raise UserError(f"pruner {info.name}: keeps none of {len(owner)} tokens; keep at least one (budget.tokens)")
+
+
+def _require(info: PrunerInfo, what: str, column: object, count: int, *dtypes: "torch.dtype") -> None:
+    """UserError unless `column` is a [count] tensor of one of the dtypes."""
+    import torch
+
+    if isinstance(column, torch.Tensor) and column.shape == (count,) and column.dtype in dtypes:
+        return
+    is_tensor = isinstance(column, torch.Tensor)
+    found = f"{column.dtype} {list(column.shape)}" if is_tensor else type(column).__name__  # type: ignore[attr-defined]
+    allowed = " or ".join(map(str, dtypes))
+    raise UserError(f"pruner {info.name}: {what} must be a {allowed} tensor [{count}], not {found}")
+
+
+def reason(error: BaseException) -> str:
+    """What was raised, and where in the user's own code: `ValueError: no such thing (my_pruners.py, line 7)`."""
+    ours = str(Path(__file__).parents[1])
+    others = ("<frozen", f"{os.sep}importlib{os.sep}", "site-packages", ours)
+    own = [f for f in traceback.extract_tb(error.__traceback__) if not any(other in f.filename for other in others)]
+    where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}{': ' if message else ''}{message}{where}"
+
+
+@cache
+def _plugin(name: str, kind: Kind) -> PrunerInfo:
+    registered = _registered(kind)
+    place = registered.get(name, name)
+    if ":" not in place:
+        others = [other for other in PARAMETERS if name in BUILT_IN[other]]
+        what = f"{kind} pruner" + "".join(f" (it is a {other} pruner)" for other in others)
+        raise _unknown(name, what, [*BUILT_IN[kind], *registered])
+    try:
+        TypeAdapter(PrunerName).validate_python(name)
+    except ValidationError:
+        raise UserError(f"pruner {name}: must be at most 128 of A-Z a-z 0-9 . _ - and one colon; rename it") from None
+    found = _load(place)
+    if (told := _kind_of(found, place)) != kind:
+        raise UserError(
+            f"pruner {place}: is a {told} pruner by its parameters; a {kind} pruner, which is asked for here, takes "
+            f"({', '.join(PARAMETERS[kind])})"
+        )
+    default: tuple[Scope, frozenset[Need]] = ("batch", frozenset(SCORES))
+    scope, needs = getattr(found, DECLARED, default)
+    if kind == "token" and scope != "batch":
+        raise UserError(f"pruner {place}: scope = {scope!r}: a token pruner works on batches; leave scope out")
+    options = _options_of(found, place)
+    if "attention" in needs and "layer" not in options.model_fields:
+        raise UserError(f"pruner {place}: needs attention, so it must say of which layer: an option layer: int = 2")
+    return PrunerInfo(name, place, scope, needs, options, version=_digest(found, place), label=place.partition(":")[2])
+
+
+def _registered(kind: Kind) -> dict[str, str]:
+    """name -> module:attribute of the pruners that installed packages offer."""
+    return {entry.name: f"{entry.module}:{entry.attr}" for entry in entry_points(group=f"qtuning.{kind}_pruners")}
+
+
+def _unknown(name: str, what: str, valid: list[str]) -> UserError:
+    return UserError(f"{name!r}: unknown {what}{nearest(name, valid)}; one of your own goes by module:attribute")
 
 
 def _load(place: str) -> Any:
-    """The object at `module:attribute`, looked up in the current directory, too."""
+    """The object at `module:attribute`, which may be a file in the current directory."""
     name, _, attribute = place.partition(":")
     # console scripts and Snakemake do not look where the user stands; `python -m` does
-    if os.getcwd() not in sys.path and "" not in sys.path:
+    if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(name)
-    except Exception as error:
-        reason = " ".join(str(error).split()) or "no message"
-        raise UserError(f"pruner {place}: cannot import {name} ({type(error).__name__}: {reason})") from None
-    if not attribute or not hasattr(module, attribute):
-        valid = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise UserError(
-            f"pruner {place}: {name} has no {attribute or 'attribute of no name'}{nearest(attribute, valid)}"
-        )
-    return getattr(module, attribute)
+    except (Exception, SystemExit) as error:
+        raise UserError(f"pruner {place}: {name} cannot be imported: {reason(error)}") from None
+    try:
+        return attrgetter(attribute)(module)
+    except AttributeError:
+        valid = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+        raise UserError(f"pruner {place}: {name} has no {attribute!r}{nearest(attribute, valid)}") from None
 
 
-def _parameters(found: Callable[..., Any], place: str) -> tuple[str, ...]:
-    """Names of the positional parameters of the call."""
-    call = found.__call__ if inspect.isclass(found) else found  # type: ignore[operator]
-    names = [p.name for p in inspect.signature(call).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    return tuple(names[1:] if inspect.isclass(found) else names)
+def _kind_of(found: object, place: str) -> Kind:
+    """Told by the parameters, of a class by those of its `__call__`; a leading underscore does not count."""
+    if not callable(found):
+        raise UserError(f"pruner {place}: is no function and no class but of type {type(found).__name__}")
+    try:
+        parameters = list(inspect.signature(found.__call__ if inspect.isclass(found) else found).parameters.values())
+    except ValueError:  # some of what is written in C
+        parameters = []
+    names = [p.name.lstrip("_") for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    names = names[1:] if inspect.isclass(found) else names
+    for kind, expected in PARAMETERS.items():
+        if tuple(names) == expected:
+            return kind
+    forms = " and ".join(f"a {kind} pruner ({', '.join(expected)})" for kind, expected in PARAMETERS.items())
+    more = "" if inspect.isclass(found) else ", with options after a *"
+    raise UserError(f"pruner {place}: takes ({', '.join(names)}), but {forms}{more}")
 
 
 def _options_of(found: Callable[..., Any], place: str) -> type[NoOptions]:
     """A model of the keyword parameters: keyword-only ones of a function, all of a class's constructor."""
-    constructor = inspect.isclass(found)
-    fields: dict[str, Any] = {}
-    for parameter in inspect.signature(found, eval_str=True).parameters.values():
-        if parameter.kind is parameter.VAR_KEYWORD or parameter.kind is parameter.VAR_POSITIONAL:
-            continue
-        if not constructor and parameter.kind is not parameter.KEYWORD_ONLY:
-            continue
-        if parameter.annotation is parameter.empty or parameter.default is parameter.empty:
-            raise UserError(f"pruner {place}: option {parameter.name} needs an annotation and a default")
-        fields[parameter.name] = (parameter.annotation, parameter.default)
-    return create_model(f"Options of {place}", __base__=NoOptions, **fields)
+    parameters = [
+        p
+        for p in inspect.signature(found).parameters.values()
+        if p.kind is p.KEYWORD_ONLY or (inspect.isclass(found) and p.kind is p.POSITIONAL_OR_KEYWORD)
+    ]
+    fields: dict[str, Any] = {p.name: _field(p, found, place) for p in parameters}
+    return create_model(f"{place.partition(':')[2]} options", __base__=NoOptions, **fields)
+
+
+def _field(parameter: inspect.Parameter, found: Callable[..., Any], place: str) -> tuple[Any, Any]:
+    """Annotation and default of an option, as pydantic takes them.
+
+    A trailing underscore belongs to Python alone, as in the built-in models: `lambda_` is configured as `lambda`.
+    """
+    name, annotation, where = parameter.name, parameter.annotation, f"pruner {place}: option {parameter.name}"
+    if annotation is parameter.empty or parameter.default is parameter.empty:
+        raise UserError(f"{where}: needs an annotation and a default, as in {name}: float = 0.5")
+    alias = name.rstrip("_")
+    if alias in TAKEN or hasattr(NoOptions, name) or name.startswith("_"):
+        raise UserError(f"{where}: this name is taken; choose another")
+    try:
+        if isinstance(annotation, str):  # from __future__ import annotations
+            annotation = eval(annotation, vars(_home(found, place)))
+        field = annotation, Field(parameter.default, alias=alias, validate_default=True)
+        fields: dict[str, Any] = {name: field}
+        create_model("Default", __base__=NoOptions, **fields)().model_dump_json()
+    except ValidationError as error:
+        raise UserError("\n".join(explain(error, f"pruner {place}: default of option", NoOptions))) from None
+    except (PydanticUserError, NameError, ValueError) as error:
+        raise UserError(f"{where}: its type is none that a configuration can hold: {reason(error)}") from None
+    return field
+
+
+def _home(found: Callable[..., Any], place: str) -> ModuleType:
+    """The module it is written in; of an instance, the one it was found in."""
+    named = inspect.isroutine(found) or inspect.isclass(found)
+    return sys.modules[found.__module__ if named else place.partition(":")[0]]
 
 
 def _digest(found: Callable[..., Any], place: str) -> str:
     """Of the file it is written in: cells are trained anew when it changes."""
-    source = inspect.getsourcefile(found)
+    source = getattr(_home(found, place), "__file__", None)
     if source is None:
-        raise UserError(f"pruner {place}: has no source file, so its cells could not tell when it changes")
+        raise UserError(f"pruner {place}: is written in no file, so nothing could tell when it changes; save it in one")
     return f"sha256:{hashlib.sha256(Path(source).read_bytes()).hexdigest()[:8]}"

@@ -58,7 +58,8 @@ def triage(
     supplemented = torch.zeros(len(candidates), dtype=torch.bool)
     supplemented[added] = True
     from_thresholds = int((role != DROPPED).sum()) - len(added)
-    log = _log(found, quadrant) | {
+    median = plane.quadrants(ppl, ent, 0.5, quadrants)
+    log = _log(found, quadrant, median) | {
         "from_thresholds": from_thresholds,
         "supplemented": len(added),
         "trimmed": inside - from_thresholds,
@@ -67,9 +68,13 @@ def triage(
     return SampleSelection(role, quadrant, supplemented, log=log)
 
 
-def _log(found: Thresholds, quadrant: Tensor) -> dict[str, float]:
-    """What the search did, for the metrics of the update."""
-    shares = {f"q{q}_share": float((quadrant == q).double().mean()) for q in (1, 2, 3, 4)}
+def _log(found: Thresholds, quadrant: Tensor, median: Tensor) -> dict[str, float]:
+    """What the search did, and the shares of the quadrants at its lines and at the medians."""
+    shares = {
+        f"{name}{q}{of}": float((where == q).double().mean())
+        for name, of, where in (("q", "_share", quadrant), ("median_q", "", median))
+        for q in (1, 2, 3, 4)
+    }
     return {
         "level": found.level,
         "iterations": found.iterations,

@@ -113,7 +113,12 @@ class Method:
         budget = Budget.of(*ratios, len(candidates), int(candidates.lengths.sum()))
         selection = self.prune_samples(candidates, budget, rng)
         check_samples(self.sample, selection, candidates)
-        return selection
+        if selection.weights is None or self.by_epoch:
+            return selection
+        # A11, `matched-updates`: by epoch, fewer updates of larger gradients make up for what was dropped (InfoBatch);
+        # inside a batch the weighted sum stands for the whole batch, so its mean must, too
+        share = float(selection.kept.double().mean())
+        return replace(selection, weights=selection.weights * share)
 
 
 def _everything(candidates: Candidates) -> SampleSelection:
@@ -134,6 +139,12 @@ def _again(
 def method_of(pruning: Pruning) -> Method:
     """Look the pruners up. UserError where one is unknown or its code has changed since the cell was made."""
     sample, token = resolve(pruning.sample_pruner, "sample"), resolve(pruning.token_pruner, "token")
+    layers = [options["layer"] for options in (pruning.sample_options, pruning.token_options) if "layer" in options]
+    if len(set(layers)) > 1:
+        raise UserError(
+            f"{pruning.method}: options.layer = {' and '.join(map(str, layers))}: the sample and the token pruner "
+            "look at attention of different layers; name one layer for both"
+        )
     for info, version in ((sample, pruning.sample_version), (token, pruning.token_version)):
         if info.version != version:
             raise UserError(

@@ -13,7 +13,7 @@ from qtuning.pruners.select import Method, Selection
 
 def concatenate(parts: Sequence[Candidates]) -> Candidates:
     """The samples of all parts, in order."""
-    return _join(parts)  # type: ignore[no-any-return]
+    return join(parts)  # type: ignore[no-any-return]
 
 
 def select_together(method: Method, parts: Sequence[Candidates], rng: torch.Generator) -> list[Selection]:
@@ -32,14 +32,14 @@ def select_together(method: Method, parts: Sequence[Candidates], rng: torch.Gene
     ]
 
 
-def _join(parts: Sequence[Any]) -> Any:
-    """Dataclasses of tensors laid end to end; what is None or no tensor is that of the first."""
+def join(parts: Sequence[Any]) -> Any:
+    """Tensors, or dataclasses of tensors, laid end to end; what is None or no tensor is that of the first."""
     first = parts[0]
     if isinstance(first, Tensor):
         return torch.cat(list(parts))
     if not hasattr(first, "__dataclass_fields__"):
         return first
-    return replace(first, **{f.name: _join([getattr(part, f.name) for part in parts]) for f in fields(first)})
+    return replace(first, **{f.name: join([getattr(part, f.name) for part in parts]) for f in fields(first)})
 
 
 def _split(selection: SampleSelection, counts: Sequence[int]) -> list[SampleSelection]:

@@ -28,10 +28,10 @@ SELECTED = ("Samples kept/asked", "Tokens kept/asked", "Converged", "Q1", "Q2", 
 """Headers of what was selected."""
 
 SELECTED_EXPLANATION = (
-    "Samples and tokens kept, as shares of what the budget asked for. Of Q-Tuning's triage: the share of the decisions "
-    "whose threshold search converged; the shares of the samples in each quadrant (what lies between the tails is in "
-    "none); the shares of the kept samples that the thresholds and that the supplement gave. –: the pruner knows no "
-    "quadrants, or a cell is not trained to its end."
+    "Samples and response tokens kept, as shares of what the budget asks of the train set. Of Q-Tuning's triage: the "
+    "share of the decisions whose threshold search converged; the shares of the samples in each quadrant (what lies "
+    "between the tails is in none); the shares of the kept samples that the thresholds and that the supplement gave. "
+    "–: the pruner knows no quadrants, or a cell is not trained to its end."
 )
 
 
@@ -136,12 +136,13 @@ def _selected(by_seed: Seeds) -> tuple[str, ...]:
     def share(part: float | None, whole: float | None) -> str:
         return "–" if part is None or not whole else f"{100 * part / whole:.1f}%"
 
-    count = float(len(by_seed))
+    some, count = next(iter(by_seed.values())), float(len(by_seed))
+    samples, tokens = total("samples_available"), total("tokens_available")
     inside, added = total("from_thresholds"), total("supplemented")
     chosen = None if inside is None or added is None else inside + added
     return (
-        share(total("samples_kept"), total("samples_asked")),
-        share(total("tokens_kept"), total("tokens_asked")),
+        share(total("samples_kept"), samples and samples * some["sample_ratio"]),
+        share(total("tokens_kept"), tokens and tokens * some["sample_ratio"] * some["token_ratio"]),
         share(total("converged"), count),
         *(share(total(f"q{quadrant}_share"), count) for quadrant in (1, 2, 3, 4)),
         share(inside, chosen),

@@ -37,8 +37,8 @@ COST_COLUMNS: dict[str, pl.DataType] = {
 """What a cell cost (train.json, `cost`; qtuning/cost.py)."""
 
 SELECTION_COLUMNS: dict[str, pl.DataType] = {
-    "samples_asked": pl.Float64(),
-    "tokens_asked": pl.Float64(),
+    "samples_available": pl.Float64(),
+    "tokens_available": pl.Float64(),
     "level": pl.Float64(),
     "iterations": pl.Float64(),
     "converged": pl.Float64(),
@@ -50,7 +50,7 @@ SELECTION_COLUMNS: dict[str, pl.DataType] = {
     "supplemented": pl.Float64(),
     "trimmed": pl.Float64(),
 }
-"""What was asked for, and how Q-Tuning's triage decided (train.json, `selection`; qtuning/diagnosis.py)."""
+"""What there was to choose from, and how Q-Tuning's triage decided (train.json, `selection`; qtuning/diagnosis.py)."""
 
 SCHEMA: dict[str, pl.DataType] = {
     "experiment": pl.String(),

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import fmean, stdev
 from typing import Any
 
@@ -10,9 +11,7 @@ import polars as pl
 from pydantic import BaseModel
 
 from qtuning.config import Readings
-from qtuning.errors import UserError
-from qtuning.pruners.plugin import resolve
-from qtuning.pruners.registry import Kind
+from qtuning.pruners.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, PrunerInfo
 
 AVERAGE = "avg"
 """Name of the column that averages a cell's benchmarks."""
@@ -120,6 +119,7 @@ def summarise(scores: pl.DataFrame) -> Summary:
 def random_at_budget(line: Line, lines: Sequence[Line]) -> Line | None:
     """The row that differences are taken from: random samples and random tokens at the same budget.
 
+    Under the line's own readings (an experiment may have them for all its methods), else under the default ones.
     Where a ratio is 1, a pruner that prunes nothing is as good as a random one.
     """
     if line.reference:
@@ -127,12 +127,18 @@ def random_at_budget(line: Line, lines: Sequence[Line]) -> Line | None:
     samples = ["random", "full"] if line.sample_ratio == 1 else ["random"]
     tokens = ["random", "none"] if line.token_ratio == 1 else ["random"]
     budget = (line.train_set, line.sample_ratio, line.token_ratio)
-    for pair in ((sample, token) for sample in samples for token in tokens):
-        for other in lines:
-            found = (other.train_set, other.sample_ratio, other.token_ratio)
-            if found == budget and (other.sample_pruner, other.token_pruner) == pair and not other.variant:
-                return other
-    return None
+    rivals = [
+        other
+        for pair in ((sample, token) for sample in samples for token in tokens)
+        for other in lines
+        if (other.train_set, other.sample_ratio, other.token_ratio) == budget
+        and (other.sample_pruner, other.token_pruner) == pair
+    ]
+    alike = [other for other in rivals if json.loads(other.options)["method"] == json.loads(line.options)["method"]]
+    plain = [other for other in rivals if not other.variant]
+    if line in alike and plain:  # a reading of random pruning itself, against random pruning as it is
+        return plain[0]
+    return next(chain(alike, plain), None)
 
 
 def variant(sample_pruner: str, token_pruner: str, options: str) -> str:
@@ -140,8 +146,8 @@ def variant(sample_pruner: str, token_pruner: str, options: str) -> str:
     chosen = json.loads(options)
     changed: dict[str, Any] = {}
     for schema, values in (
-        (_options_of(sample_pruner, "sample"), chosen["sample"]),
-        (_options_of(token_pruner, "token"), chosen["token"]),
+        (_schema(SAMPLE_PRUNERS.get(sample_pruner)), chosen["sample"]),
+        (_schema(TOKEN_PRUNERS.get(token_pruner)), chosen["token"]),
         (Readings, chosen["method"]),
     ):
         defaults = _defaults(schema)
@@ -153,12 +159,9 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _options_of(pruner: str, kind: Kind) -> type[BaseModel] | None:
-    """The options a pruner takes; None for a plug-in that is gone."""
-    try:
-        return resolve(pruner, kind).options
-    except UserError:
-        return None
+def _schema(info: PrunerInfo | None) -> type[BaseModel] | None:
+    """The options of a built-in pruner; of others all are shown, since their code is none of this module's business."""
+    return None if info is None else info.options
 
 
 def _defaults(schema: type[BaseModel] | None) -> dict[str, Any]:

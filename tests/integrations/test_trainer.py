@@ -41,8 +41,8 @@ from transformers import DataCollatorForSeq2Seq
 
 from qtuning.config import MethodEntry, Ratios
 from qtuning.errors import UserError
-from qtuning.grid import pruning as pruning_of
 from qtuning.integrations.padded import layout_of
+from qtuning.methods import pruning as pruning_of
 from qtuning.pruners.together import concatenate
 from qtuning.seeding import generator
 

@@ -72,7 +72,7 @@ class Folders:
             "seconds_total": scored / 200 + 18 * samples,
             "peak_memory_bytes": 700_000_000,
         }
-        selection: dict[str, float] = {"samples_asked": 1200 * samples, "tokens_asked": 32_000 * tokens}
+        selection: dict[str, float] = {"samples_available": 1200, "tokens_available": 32_000}
         if scored:
             shares = {"q1_share": 0.3, "q2_share": 0.05, "q3_share": 0.25, "q4_share": 0.1, "converged": 0.625}
             selection |= {"level": 0.4, "iterations": 7.5, "from_thresholds": 1.5, "supplemented": 0.5, "trimmed": 0.0}

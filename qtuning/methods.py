@@ -1,0 +1,112 @@
+"""A method and its options -> `Pruning`: pruners looked up, options validated, what changes nothing at its default."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from qtuning.config import MethodEntry, Model, Pruning, Ratios, Readings
+from qtuning.errors import UserError
+from qtuning.explain import explain, nearest
+from qtuning.pruners.plugin import resolve
+from qtuning.pruners.registry import NAMED_METHODS, SAMPLE_PRUNERS, Kind, PrunerInfo
+
+
+def pruning(
+    entry: MethodEntry,
+    budget: Ratios,
+    readings: Readings | None = None,
+    models: Mapping[str, Model] | None = None,
+) -> Pruning:
+    """A method at a budget. What makes no difference is at its default, so that equal cells are equal.
+
+    readings: of the experiment; the entry's own options go before them. models: those that `reference` may name; None
+    to check only that it is given where a pruner needs it.
+    """
+    names = NAMED_METHODS.get(entry.method, tuple(entry.method.split("+")))
+    if len(names) != 2:
+        valid = [*NAMED_METHODS, "SAMPLE+TOKEN with SAMPLE one of " + ", ".join(SAMPLE_PRUNERS)]
+        raise UserError(f"{entry.method!r}: unknown method{nearest(entry.method, valid)}")
+    problems, found = [], []
+    kinds: tuple[Kind, Kind] = ("sample", "token")
+    for name, kind in zip(names, kinds, strict=True):
+        try:
+            found.append(resolve(name, kind))
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
+    sample, token = found
+    taken = [*_option_names(sample), *_option_names(token), *Readings.model_fields, "reference"]
+    stray = sorted(set(entry.options) - set(taken))
+    if stray:
+        raise UserError("\n".join(f"{entry.method}: options.{key}: unknown key{nearest(key, taken)}" for key in stray))
+    sample_options, token_options = _options(sample, entry), _options(token, entry)
+    ratios = (
+        1.0 if sample.scope == "none" else budget.sample_ratio,
+        1.0 if token.scope == "none" else budget.token_ratio,
+    )
+    return Pruning(
+        sample_pruner=sample.name,
+        token_pruner=token.name,
+        sample_ratio=ratios[0],
+        token_ratio=ratios[1],
+        sample_options=sample_options,
+        token_options=token_options,
+        sample_version=sample.version,
+        token_version=token.version,
+        reference=_reference(entry, sample, token, models),
+        **_readings(entry, readings or Readings(), sample, *ratios).model_dump(),
+    )
+
+
+def _readings(
+    entry: MethodEntry, common: Readings, sample: PrunerInfo, sample_ratio: float, token_ratio: float
+) -> Readings:
+    """The readings of a method, each at its default where it changes nothing (A8: no token is pruned; A9: nothing is
+    selected in a batch; A11, A12: the sample pruner is no baseline that draws by epoch)."""
+    own = {key: value for key, value in entry.options.items() if key in Readings.model_fields}
+    try:
+        asked = Readings.model_validate(common.model_dump() | own)
+    except ValidationError as error:
+        raise UserError("\n".join(explain(error, f"{entry.method}: options", Readings))) from None
+    effective = set()
+    drawn = sample.scope == "epoch" and sample_ratio < 1
+    if drawn:
+        effective |= {"updates", "passes"}
+    if token_ratio < 1:
+        effective |= {"pruned_tokens"}
+    in_batch = sample.scope == "batch" or (drawn and (asked.updates, asked.passes) != ("as-defined", "once"))
+    if token_ratio < 1 or in_batch:
+        effective |= {"selection"}
+    return Readings(**{key: getattr(asked, key) for key in effective})
+
+
+def _reference(
+    entry: MethodEntry, sample: PrunerInfo, token: PrunerInfo, models: Mapping[str, Model] | None
+) -> Model | None:
+    """The model that `reference` names, for methods that need one."""
+    name = entry.options.get("reference")
+    if "reference" not in sample.needs | token.needs:
+        if name is not None:
+            raise UserError(f"{entry.method}: options.reference: this method needs no reference model; leave it out")
+        return None
+    if not isinstance(name, str):
+        raise UserError(
+            f"{entry.method}: options.reference: required: the name of a model in configs/models, with the same "
+            "tokenizer (for Rho-1, one tuned on data of high quality; docs/pruners.md)"
+        )
+    return None if models is None else models[name]
+
+
+def _option_names(info: PrunerInfo) -> list[str]:
+    return [field.alias or name for name, field in info.options.model_fields.items()]
+
+
+def _options(info: PrunerInfo, entry: MethodEntry) -> dict[str, Any]:
+    """The options this pruner knows, validated, defaults filled in."""
+    mine = {key: value for key, value in entry.options.items() if key in _option_names(info)}
+    try:
+        return info.options.model_validate(mine).model_dump(mode="json", by_alias=True)
+    except ValidationError as error:
+        raise UserError("\n".join(explain(error, f"{entry.method}: options", info.options))) from None

@@ -1,0 +1,299 @@
+"""Does a pruner keep the rules that every pruner must keep? `qtuning check-pruner` asks.
+
+Run as a module it answers decisions in a process of its own: the other half of the check "two processes".
+"""
+
+import copy
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qtuning.errors import UserError
+from qtuning.pruners.plugin import bind, check_samples, check_tokens, reason, resolve
+from qtuning.pruners.registry import Kind, PrunerInfo
+from qtuning.pruners.specimens import Specimen, degenerate, limited, ordinary, permuted, random_candidates, specimen
+
+Answer = dict[str, list[float]]
+"""A decision as plain numbers: role and weights of the samples, or the mask of the tokens."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A pruner under test, with its options."""
+
+    info: PrunerInfo
+    kind: Kind
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def fresh(self, case: Specimen) -> Answer:
+        """The decision of a new instance on a copy of the specimen, with the global random state always the same."""
+        _seed_everything(0)
+        return self.made()(copy.deepcopy(case))
+
+    def made(self) -> Callable[[Specimen], Answer]:
+        """One instance, which answers specimens. Its answers must be usable (plugin.py), else UserError."""
+        decide = bind(self.info, self.options, self.kind)
+
+        def answer(case: Specimen) -> Answer:
+            if self.kind == "token":
+                mask = decide(case.candidates, case.selection, case.budget, case.rng)
+                check_tokens(self.info, mask, case.candidates, case.selection)
+                return {"tokens": mask.double().tolist()}
+            chosen = decide(case.candidates, case.budget, case.rng)
+            check_samples(self.info, chosen, case.candidates)
+            if not bool(chosen.kept.any()):
+                raise UserError("kept nothing")
+            weights = [] if chosen.weights is None else chosen.weights.double().tolist()
+            return {"role": chosen.role.double().tolist(), "weights": weights}
+
+        return answer
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One check of one pruner. detail: why it failed, or what was tried."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+class _Broken(Exception):
+    """A rule is broken; the message says how."""
+
+
+def check(subjects: Sequence[Subject]) -> list[list[Outcome]]:
+    """The outcomes of every check, for each subject in turn. Nothing that a pruner does raises."""
+    elsewhere = _answers_of_another_process(subjects)
+    results = []
+    for subject, theirs in zip(subjects, elsewhere, strict=True):
+        checks: list[tuple[str, Callable[[Subject], str]]] = [
+            ("budget", _budget),
+            ("repeat", _determinism),
+            ("order", _permutation),
+            ("padding", _padding),
+            ("processes", partial(_processes, theirs=theirs)),
+            ("resume", _resume),
+            ("extremes", _degenerate),
+            ("needs", _needs),
+        ]
+        results.append([_outcome(name, rule, subject) for name, rule in checks])
+    return results
+
+
+def _outcome(name: str, rule: Callable[[Subject], str], subject: Subject) -> Outcome:
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 (the caller gets them back)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return Outcome(name, True, rule(subject))
+    except (Exception, SystemExit) as error:  # whatever the user's code raises is a finding
+        return Outcome(name, False, _finding(error))
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+
+
+def _finding(error: BaseException) -> str:
+    return str(error) if isinstance(error, _Broken | UserError) else reason(error)
+
+
+def _budget(subject: Subject) -> str:
+    if subject.info.budget == "own":
+        for case in ordinary():
+            subject.fresh(case)
+        return "sets its amount itself (asked for none); its answers are valid"
+    for case in ordinary():
+        kept, asked = _kept(subject.fresh(case)), _asked(subject, case)
+        if abs(kept - asked) > 1:
+            raise _Broken(f"{case.name}: kept {kept} {subject.kind}s, the budget is {asked}")
+    everything = specimen("ratio 1", random_candidates(9, 30), (1.0, 1.0), 30)
+    kept, asked = _kept(subject.fresh(everything)), _asked(subject, everything)
+    if kept != asked:
+        raise _Broken(f"at a ratio of 1 kept {kept} of {asked} {subject.kind}s")
+    return f"{len(ordinary())} budgets, and everything at a ratio of 1"
+
+
+def _determinism(subject: Subject) -> str:
+    for case in ordinary():
+        answers = []
+        for seed in (1, 2):
+            given = copy.deepcopy(case)
+            _seed_everything(seed)
+            state = _global_state()
+            answers.append(subject.made()(given))
+            if _global_state() != state:
+                raise _Broken(f"{case.name}: draws from a global random generator; draw from `rng` alone")
+            if not _same(case, given):
+                raise _Broken(f"{case.name}: changes its input; change a copy (clone)")
+        if answers[0] != answers[1]:
+            raise _Broken(f"{case.name}: the same input gave two answers")
+    return "same answers twice, no global random state used, inputs untouched"
+
+
+def _permutation(subject: Subject) -> str:
+    for case in ordinary():
+        order = torch.randperm(len(case.candidates), generator=torch.Generator().manual_seed(5))
+        straight, turned = subject.fresh(case), subject.fresh(permuted(case, order))
+        lengths = case.candidates.lengths
+        tokens = torch.cat(list(_positions(lengths, order)))
+        expected = {
+            key: values and torch.tensor(values, dtype=torch.float64)[tokens if key == "tokens" else order].tolist()
+            for key, values in straight.items()
+        }
+        if not _agree(turned, expected, rounding=1e-9):
+            raise _Broken(
+                f"{case.name}: another order of the batch gave another answer; break ties by candidates.numbers, "
+                "draw with base.draw"
+            )
+    return f"{len(ordinary())} batches in another order"
+
+
+def _padding(subject: Subject) -> str:
+    from qtuning.pruners.padding import padded_twins  # takes seconds, which the other process need not wait for
+
+    for ours, padded in padded_twins():
+        if not _agree(subject.fresh(ours), subject.fresh(padded), rounding=1e-3):
+            raise _Broken(
+                f"{ours.name}: scores cut out of a padded batch gave another answer than packed ones; they differ in "
+                "rounding alone"
+            )
+    return "scores of a small model, packed and cut out of padded batches"
+
+
+def _processes(subject: Subject, theirs: list[Answer] | str) -> str:
+    if isinstance(theirs, str):
+        raise _Broken(f"fails in another process: {theirs}")
+    for case, other in zip(ordinary(), theirs, strict=True):
+        if not _agree(subject.fresh(case), other, rounding=1e-9):
+            raise _Broken(
+                f"{case.name}: another process, asked in another order, decided otherwise; keep nothing in global "
+                "variables, and do not depend on hash()"
+            )
+    return "another process, another hash seed, another order of the batches"
+
+
+def _resume(subject: Subject) -> str:
+    veteran = subject.made()
+    for case in [*ordinary(), *ordinary()]:
+        _seed_everything(0)
+        if veteran(copy.deepcopy(case)) != subject.fresh(case):
+            raise _Broken(f"{case.name}: remembers earlier decisions, which a resumed run has not made")
+    return "a fresh instance decides like one that has decided before"
+
+
+def _degenerate(subject: Subject) -> str:
+    cases = list(degenerate())
+    for case in cases:
+        try:
+            kept, asked = _kept(subject.fresh(case)), _asked(subject, case)
+        except (Exception, SystemExit) as error:
+            raise _Broken(f"{case.name}: {_finding(error)}") from None
+        free = subject.kind == "sample" or not bool((case.selection.role == 4).any())
+        if subject.info.budget == "asked" and free and abs(kept - asked) > 1:
+            raise _Broken(f"{case.name}: kept {kept} {subject.kind}s, the budget is {asked}")
+    return f"{len(cases)} of them"
+
+
+def _needs(subject: Subject) -> str:
+    needs = subject.info.all_needs(subject.info.options.model_validate(subject.options))
+    declared = ", ".join(sorted(needs)) or "nothing"
+    for case in ordinary():
+        told = limited(case, needs)
+        try:
+            same = _agree(subject.fresh(case), subject.fresh(told), rounding=0)
+        except (Exception, SystemExit) as error:
+            raise _Broken(f"{case.name}, knowing only what it needs ({declared}): {_finding(error)}") from None
+        if not same:
+            raise _Broken(f"{case.name}: decides otherwise when it knows only what it needs ({declared})")
+    return f"decides alike when it knows only what it needs: {declared}"
+
+
+def _kept(answer: Answer) -> int:
+    return sum(value != 0 for value in answer["tokens" if "tokens" in answer else "role"])
+
+
+def _asked(subject: Subject, case: Specimen) -> int:
+    """Samples, or tokens as far as the selected samples have them; all of them of a pruner that prunes nothing."""
+    everything = subject.info.scope == "none"
+    if subject.kind == "sample":
+        return len(case.candidates) if everything else case.budget.samples
+    held = int(case.candidates.lengths[case.selection.kept].sum())
+    return held if everything else min(case.budget.tokens, held)
+
+
+def _positions(lengths: Tensor, order: Tensor) -> Iterable[Tensor]:
+    """The tokens of each sample, in that order of the samples."""
+    ends = torch.cumsum(lengths, 0)
+    return (torch.arange(int(ends[i] - lengths[i]), int(ends[i])) for i in order)
+
+
+def _agree(one: Answer, other: Answer, rounding: float) -> bool:
+    """The same decision. Weights may be sums over the batch, and so differ by that share of themselves."""
+    if {key: one[key] for key in one if key != "weights"} != {key: other[key] for key in other if key != "weights"}:
+        return False
+    mine, theirs = one.get("weights", []), other.get("weights", [])
+    return len(mine) == len(theirs) and bool(np.allclose(mine, theirs, rtol=rounding, atol=0))
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal in every bit, but for the kinds of NaN."""
+    if isinstance(one, Tensor):
+        unknown = one.isnan()
+        return torch.equal(unknown, other.isnan()) and torch.equal(one[~unknown], other[~unknown])
+    if hasattr(one, "__dataclass_fields__"):
+        return all(_same(getattr(one, name), getattr(other, name)) for name in one.__dataclass_fields__)
+    return bool(one == other)
+
+
+def _seed_everything(seed: int) -> None:
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (the global generator that a pruner must not use)
+
+
+def _global_state() -> str:
+    return repr((torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()))  # noqa: NPY002
+
+
+def _answers_of_another_process(subjects: Sequence[Subject]) -> list[list[Answer] | str]:
+    """The answers to the ordinary specimens, asked for in reverse order; a text for a subject that failed."""
+    asked = json.dumps([(subject.info.name, subject.kind, subject.options) for subject in subjects])
+    path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)  # what was found here is found there
+    done = subprocess.run(
+        [sys.executable, "-m", "qtuning.pruners.conformance"],
+        input=asked,
+        env=os.environ | {"PYTHONHASHSEED": "4711", "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        return [done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no message"] * len(subjects)
+    answers: list[list[Answer] | str] = json.loads(done.stdout.splitlines()[-1])
+    return answers
+
+
+def main() -> None:
+    """Answer the decisions that the other process asks for on standard input."""
+    results: list[list[Answer] | str] = []
+    for name, kind, options in json.loads(sys.stdin.read()):
+        try:
+            subject = Subject(resolve(name, kind), kind, options)
+            results.append([subject.fresh(case) for case in reversed(ordinary())][::-1])
+        except (Exception, SystemExit) as error:
+            results.append(_finding(error))
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Batches that pruners are tried on (conformance.py): random ones, and degenerate ones."""
+
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qtuning.pruners.base import (
+    PRUNABLE,
+    WHOLE,
+    Budget,
+    Candidates,
+    Instructions,
+    SampleSelection,
+    keep_prunable,
+    ranking,
+    sample_budget,
+)
+from qtuning.pruners.together import concatenate
+from qtuning.scores import BatchScores, TokenAttention
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """One decision to be made. selection: what a token pruner gets; sample pruners choose from all candidates."""
+
+    name: str
+    candidates: Candidates
+    selection: SampleSelection
+    budget: Budget
+    seed: int
+
+    @property
+    def rng(self) -> torch.Generator:
+        """A fresh generator, the same each time."""
+        return torch.Generator().manual_seed(self.seed)
+
+
+def specimen(
+    name: str, candidates: Candidates, ratios: tuple[float, float], seed: int, role: int = PRUNABLE
+) -> Specimen:
+    """A decision at a budget; a random r_sample of the candidates is selected for token pruners, with that role."""
+    budget = Budget.of(*ratios, len(candidates), int(candidates.lengths.sum()))
+    keys = torch.rand(len(candidates), generator=torch.Generator().manual_seed(seed + 1))
+    kept = torch.zeros(len(candidates), dtype=torch.bool)
+    kept[ranking(keys)[: sample_budget(ratios[0], len(candidates))]] = True
+    selection = keep_prunable(kept)
+    if role == WHOLE:
+        selection = replace(selection, role=torch.where(kept, WHOLE, selection.role).to(torch.int8))
+    return Specimen(name, candidates, selection, budget, seed)
+
+
+def random_candidates(count: int, seed: int, longest: int = 40) -> Candidates:
+    """`count` samples with every field filled; a fifth of them was never trained (losses NaN)."""
+    rng = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, longest + 1, (count,), generator=rng)
+    total = int(lengths.sum())
+
+    def floats(size: int, scale: float) -> Tensor:
+        return torch.rand(size, generator=rng, dtype=torch.float64) * scale
+
+    def integers(high: int) -> Tensor:
+        return torch.randint(1, high, (count,), generator=rng)
+
+    hardness = torch.repeat_interleave(floats(count, 1.0), lengths)
+    losses = floats(count, 4.0)
+    losses[floats(count, 1.0) < 0.2] = math.nan
+    return Candidates(
+        numbers=torch.randperm(10 * count, generator=rng)[:count],
+        lengths=lengths,
+        prompts=integers(50),
+        scores=BatchScores(floats(total, 6.0) * hardness, floats(total, 5.0) * hardness, lengths, floats(count, 3.0)),
+        attention=TokenAttention(floats(total, 0.1), floats(total, 0.1), integers(20)),
+        reference=floats(total, 4.0),
+        losses=losses,
+        instructions=Instructions(integers(500), floats(count, 4.0)),
+        epoch=seed % 3,
+        epochs=3,
+    )
+
+
+def ordinary() -> list[Specimen]:
+    """Batches of the sizes and budgets that experiments use, and one where every sample has an equal."""
+    shapes = [(8, 0.25, 0.5), (8, 0.5, 0.7), (16, 0.125, 0.5), (33, 0.25, 0.7), (100, 0.5, 0.5), (7, 1.0, 0.5)]
+    usual = [
+        specimen(f"{count} samples at {100 * r_s:g}x{100 * r_t:g}", random_candidates(count, seed), (r_s, r_t), seed)
+        for seed, (count, r_s, r_t) in enumerate(shapes)
+    ]
+    once = random_candidates(8, 10)
+    twice = concatenate([once, replace(once, numbers=once.numbers + 1000)])
+    # K = 5 of 8 pairs: one pair at least is torn apart
+    return [*usual, specimen("8 samples, each there twice, at 30x50", twice, (0.3, 0.5), 10)]
+
+
+def degenerate() -> Iterator[Specimen]:
+    """What happens sooner or later: nothing may crash on it, and nothing may train on nothing."""
+    half = (0.5, 0.5)
+    yield specimen("batch of one", random_candidates(1, 11), half, 11)
+    yield specimen("batch of one with one token", random_candidates(1, 12, longest=1), half, 12)
+    yield specimen("one-token responses", random_candidates(16, 13, longest=1), half, 13)
+    usual = random_candidates(12, 14)
+    assert usual.scores is not None
+    total, lengths = int(usual.lengths.sum()), usual.lengths
+
+    def scored(nll: Tensor, entropy: Tensor) -> Candidates:
+        sequence = torch.stack([part.mean() for part in entropy.split(lengths.tolist())])
+        return replace(usual, scores=BatchScores(nll, entropy, lengths, sequence), reference=torch.zeros_like(nll))
+
+    flat = torch.ones(total, dtype=torch.float64)
+    rising = torch.repeat_interleave(torch.arange(12, dtype=torch.float64), lengths)
+    yield specimen("equal scores", scored(flat, flat), half, 14)
+    yield specimen("two values only", scored((rising % 2), (rising % 2).flip(0)), half, 15)
+    yield specimen("perplexity beyond float64", scored(1e6 * (rising + 1), flat), half, 16)
+    yield specimen("error and uncertainty agree (Q1 and Q3 only)", scored(rising, rising), half, 17)
+    yield specimen("error and uncertainty oppose (Q2 and Q4 only)", scored(rising, 11 - rising), half, 18)
+    unknown = torch.full((12,), math.nan, dtype=torch.float64)
+    yield specimen("no sample was ever trained", replace(usual, losses=unknown), half, 19)
+    equal = Instructions(torch.full((12,), 5), torch.zeros(12, dtype=torch.float64))
+    yield specimen("equal texts", replace(usual, instructions=equal), half, 20)
+    yield specimen("a budget that rounds to nothing", usual, (1e-4, 1e-4), 21)
+    yield specimen("equal scores and a budget that rounds to nothing", scored(flat, flat), (1e-4, 1e-4), 23)
+    yield specimen("equal scores at a ratio of 1", scored(flat, flat), (1.0, 1.0), 24)
+    whole = specimen("no Q2-like sample while tokens must go", usual, half, 22, role=WHOLE)
+    yield whole
+    every_other = whole.selection.kept.cumsum(0) % 2 == 0
+    role = torch.where(every_other, whole.selection.role.clamp(max=PRUNABLE), whole.selection.role)
+    yield replace(whole, name="some samples stay whole", selection=replace(whole.selection, role=role))
+
+
+def permuted(case: Specimen, order: Tensor) -> Specimen:
+    """The same decision with the candidates in another order (indices)."""
+    parts = [part_of(case.candidates, index) for index in order.tolist()]
+    chosen = case.selection
+    selection = SampleSelection(chosen.role[order], chosen.quadrant[order], chosen.supplement[order])
+    return replace(case, candidates=concatenate(parts), selection=selection)
+
+
+def limited(case: Specimen, needs: Collection[str]) -> Specimen:
+    """The same decision, knowing only what `needs` asks for, as in training; the rest is None."""
+    whole, scores = case.candidates, case.candidates.scores
+    if scores is not None and "sequence-entropy" not in needs:
+        scores = replace(scores, sequence_ent=None) if "scores" in needs else None
+    known = replace(
+        whole,
+        scores=scores,
+        attention=whole.attention if "attention" in needs else None,
+        reference=whole.reference if "reference" in needs else None,
+        losses=whole.losses if "losses" in needs else None,
+        instructions=whole.instructions if "instructions" in needs else None,
+    )
+    return replace(case, candidates=known)
+
+
+def part_of(candidates: Candidates, index: int) -> Candidates:
+    """One of the samples alone."""
+    count = len(candidates)
+    ends = torch.cumsum(candidates.lengths, 0).tolist()
+    tokens = slice(ends[index] - int(candidates.lengths[index]), ends[index])
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value[index : index + 1] if len(value) == count and not _by_token(value) else value[tokens]
+        if hasattr(value, "__dataclass_fields__"):
+            return replace(value, **{field.name: cut(getattr(value, field.name)) for field in fields(value)})
+        return value
+
+    by_token = {id(tensor) for tensor in _token_tensors(candidates)}
+
+    def _by_token(value: Tensor) -> bool:
+        return id(value) in by_token
+
+    return cut(candidates)  # type: ignore[no-any-return]
+
+
+def _token_tensors(candidates: Candidates) -> list[Tensor]:
+    """What has one entry a response token; all else has one a sample."""
+    scores, attention = candidates.scores, candidates.attention
+    assert scores is not None and attention is not None and candidates.reference is not None
+    return [scores.nll, scores.entropy, attention.received, attention.rated, candidates.reference]
