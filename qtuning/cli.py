@@ -131,7 +131,7 @@ def train(
     threads: Threads = 1,
 ) -> None:
     """Train one cell (`accelerate launch -m qtuning.train`). Kill it and type it again: it goes on where it was."""
-    from qtuning.layout import Layout
+    from qtuning.layout import HELPERS, Layout
     from qtuning.tracking import MODES
 
     loaded, layout = _read_cell(cell), Layout(results)
@@ -146,8 +146,9 @@ def train(
     launch += ["--cell", str(cell), "--model", str(layout.model(loaded)), "--samples", str(layout.samples(loaded))]
     launch += ["--out", str(layout.cell(loaded)), "--state", str(layout.state(loaded)), "--tracking", tracking]
     launch += ["--checkpoint-seconds", str(checkpoint_seconds)]
-    if (reference := layout.reference(loaded)) is not None:
-        launch += ["--reference", str(reference)]
+    for role in HELPERS:
+        if (folder := layout.helper(loaded, role)) is not None:
+            launch += [f"--{role}", str(folder)]
     for name in group or []:
         launch += ["--group", name]
     _use_threads(threads)

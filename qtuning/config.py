@@ -139,6 +139,28 @@ class Readings(Config):
     )
 
 
+class Scoring(Config):
+    """When, and how precisely, samples are scored. The defaults are exact; the rest is cheaper, and approximate."""
+
+    schedule: Literal["fresh", "stale", "proxy"] = Field(
+        "fresh",
+        description="fresh: each batch under the current weights; stale: the train set every `epochs` epochs; proxy: "
+        "the train set once, under another model",
+    )
+    epochs: int = Field(1, gt=0, description="stale: how many epochs the scores of a train set are used")
+    precision: Literal["training", "bfloat16"] = Field(
+        "training", description="of the scoring forward: that of training, or bfloat16 autocast"
+    )
+    compare_every: int | None = Field(
+        None, gt=0, description="every so many updates, score freshly as well and log how far the decisions agree"
+    )
+
+    @property
+    def exact(self) -> bool:
+        """Whether every decision is that of fresh scores."""
+        return (self.schedule, self.precision) == ("fresh", "training")
+
+
 class Pruning(Readings):
     """A method at a budget: which samples and which tokens may contribute to the gradient."""
 
@@ -151,6 +173,9 @@ class Pruning(Readings):
     sample_version: str = Field("1", description="version of the pruner's code: another version is another cell")
     token_version: str = "1"
     reference: Model | None = Field(None, description="reference model of pruners that need one (rho-1)")
+    # left out of a cell's configuration where they are the default, so that cells of old keep their names
+    scoring: Scoring = Field(Scoring(), exclude_if=lambda value: value == Scoring())
+    proxy: Model | None = Field(None, exclude_if=lambda value: value is None, description="model of `proxy` scoring")
 
     @property
     def method(self) -> str:
@@ -255,7 +280,8 @@ class MethodEntry(Config):
 
     method: str
     options: dict[str, Any] = Field(
-        default_factory=dict, description="options of its pruners; any of Readings; reference: NAME of a model"
+        default_factory=dict,
+        description="options of its pruners; any of Readings; `scoring` (Scoring); reference, proxy: NAME of a model",
     )
 
 

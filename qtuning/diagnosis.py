@@ -56,13 +56,17 @@ class Diagnosis:
                 f"the scores had no variance in {1 - spread:.0%} of the decisions (batches of one, or equal samples): "
                 "ties, not scores, decided there"
             )
-        ratio = self._pruning.sample_ratio * self._pruning.token_ratio
-        asked, kept = ratio * self._tokens * self._epochs, self._sums["tokens_kept"]
-        if asked and abs(kept - asked) > SPENT * asked:
-            found["budget"] = (
-                f"{kept:,.0f} response tokens were kept; {asked:,.0f} are {ratio:.1%} of the train set's "
-                f"({kept / asked - 1:+.0%}): compare by cost, not by budget"
-            )
+        pruning = self._pruning
+        for what, of, ratio in (
+            ("samples", self._samples, pruning.sample_ratio),
+            ("response tokens", self._tokens, pruning.sample_ratio * pruning.token_ratio),
+        ):
+            asked, kept = ratio * of * self._epochs, self._sums[f"{what.split()[-1]}_kept"]
+            if asked and abs(kept - asked) > SPENT * asked:
+                found[f"budget of {what}"] = (
+                    f"{kept:,.0f} {what} were kept; {asked:,.0f} are {ratio:.4g} of the train set's "
+                    f"({kept / asked - 1:+.0%}): compare by cost, not by budget"
+                )
         return found
 
     def news(self) -> list[str]:
@@ -74,7 +78,7 @@ class Diagnosis:
     def summary(self) -> dict[str, float]:
         """What there was to choose from in all epochs, and the means of what the sample pruner logged."""
         available = {"samples_available": self._samples * self._epochs, "tokens_available": self._tokens * self._epochs}
-        logged = (key for key in self._sums if key.startswith("selection/"))
+        logged = (key for key in self._sums if key.startswith(("selection/", "agreement/")))
         return available | {key.removeprefix("selection/"): self._sums[key] / self._counts[key] for key in logged}
 
     def _mean(self, key: str) -> float | None:

@@ -129,7 +129,7 @@ class Library:
                     f"{where}: evaluation.source = {experiment.evaluation.source!r}: {model.name} knows the mini world "
                     "only; write source: mini-world"
                 )
-        asked = (entry.options.get("reference") for entry in experiment.methods)
+        asked = (entry.options.get(key) for entry in experiment.methods for key in ("reference", "proxy"))
         references = {name for name in asked if isinstance(name, str)}
         known = {
             model.name: model
@@ -145,6 +145,9 @@ class Library:
         if self.data_dir is not None and experiment.evaluation.source == "hub":
             evaluation = experiment.evaluation.model_copy(update={"source": "data-dir"})
             experiment = experiment.model_copy(update={"evaluation": evaluation})
+        if experiment.training.processes * experiment.training.accumulation == 1:
+            # a window is one batch: A9 makes no difference, and a row must not claim one
+            prunings = [chosen.model_copy(update={"selection": "device"}) for chosen in prunings]
         cells: dict[str, Cell] = {}
         for model in models:
             if experiment.zero_shot:

@@ -50,6 +50,8 @@ def _canonical_pruning(pruning: Pruning) -> Pruning:
     if (reference := pruning.reference) is not None:
         needed = pruning.token_ratio < 1 or "reference" not in token.needs
         changes["reference"] = Model(name=reference.name, source=reference.source) if needed else None
+    if pruning.proxy is not None:
+        changes["proxy"] = Model(name=pruning.proxy.name, source=pruning.proxy.source)
     return pruning.model_copy(update=changes)
 
 

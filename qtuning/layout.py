@@ -6,6 +6,9 @@ from pathlib import Path
 from qtuning.config import Cell, Evaluation
 from qtuning.identity import cell_id, evaluation_id, model_id, pair_id
 
+HELPERS = ("reference", "proxy")
+"""Roles of the models that a cell may need beside its own."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -29,10 +32,10 @@ class Layout:
         """Folder of a base model made ready."""
         return self.root / "models" / model_id(cell.model)
 
-    def reference(self, cell: Cell) -> Path | None:
-        """Folder of the reference model of a cell that has one (rho-1)."""
-        reference = None if cell.pruning is None else cell.pruning.reference
-        return None if reference is None else self.root / "models" / model_id(reference)
+    def helper(self, cell: Cell, role: str) -> Path | None:
+        """Folder of another model that a cell needs: its `reference` (rho-1) or its `proxy` (scoring)."""
+        model = None if cell.pruning is None else getattr(cell.pruning, role)
+        return None if model is None else self.root / "models" / model_id(model)
 
     def samples(self, cell: Cell) -> Path:
         """Folder of a validated, tokenised train set."""

@@ -23,6 +23,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from qtuning.agreement import agreement
 from qtuning.batch import Packed, Sample, pack, without
 from qtuning.config import Cell
 from qtuning.cost import Cost, ModelShape
@@ -36,7 +37,7 @@ from qtuning.pruners.together import select_together
 from qtuning.schedule import Window, rate_of, windows_of_epoch
 from qtuning.scores import NonFinite
 from qtuning.seeding import derived_seed, generator
-from qtuning.survey import Surveyor, TrainSet, raise_first
+from qtuning.survey import SCORES, Surveyor, TrainSet, raise_first
 
 
 class Loop:
@@ -59,10 +60,8 @@ class Loop:
         bare: PackedModel = accelerator.unwrap_model(model)
         self.bare, self.shape = bare, shape
         self.cost, self.place = Cost(), Place()
-        training = self.training
-        self.surveyor = Surveyor(
-            train_set, accelerator, bare, shape, self.cost, training.batch_size, training.epochs, method.layer
-        )
+        size, epochs, scoring = self.training.batch_size, self.training.epochs, self.pruning.scoring
+        self.surveyor = Surveyor(train_set, accelerator, bare, shape, self.cost, size, epochs, method.layer, scoring)
 
     def windows(self) -> Iterator[Window]:
         """Every update from `place` on, in order; before each epoch it is drawn what the epoch holds."""
@@ -81,12 +80,12 @@ class Loop:
         """(numbers, tensors) of the resume state, beside weights, optimizer and cost; the same on every process."""
         place = self.place
         numbers = {"epoch": place.epoch, "index": place.index, "draw": dict(place.log)}
-        return numbers, place.tensors() | {"pruner.losses": self.surveyor.losses}
+        return numbers, place.tensors() | self.surveyor.tensors()
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint: what `state` gave, the update, and the costs of all processes."""
         self.place = Place.restored(state, tensors)
-        self.surveyor.losses = tensors["pruner.losses"]
+        self.surveyor.restore(tensors)
         for key, value in state["cost"][self.accelerator.process_index].items():
             setattr(self.cost, key, value)
 
@@ -101,6 +100,7 @@ class Loop:
 
     def _draw(self) -> None:
         place, started = self.place, time.perf_counter()
+        self.surveyor.refresh(self.method.epoch_needs | self.method.batch_needs, place.epoch)
         candidates = self.surveyor.whole_train_set(self.method.epoch_needs, place.epoch)
         selection = self.method.select_epoch(candidates, generator(self.seeds.pruner, "epoch", place.epoch))
         place.drawn, place.weights = selection.kept.nonzero().flatten(), selection.weights
@@ -143,10 +143,12 @@ class Loop:
         if math.isnan(everywhere):
             raise_first(gather_object(failures))
         total = int(everywhere)
+        agreed = self._agreement(window, candidates, [decision.selection for decision in decisions])
+        began = time.perf_counter()
         loss = self._train(decisions, total) if total else dict.fromkeys(("loss", "objective", "grad_norm"))
         trained = time.perf_counter()
 
-        self._account(decisions, total, scored - started, trained - scored)
+        self._account(decisions, total, scored - started, trained - began)
         trace = gather_object([row for decision in decisions for row in decision.trace(window)])
         columns = dict(zip(TRACE_SCHEMA, zip(*trace, strict=True), strict=True))
         self._remember(columns)
@@ -167,10 +169,26 @@ class Loop:
             "tokens_kept": total,
             "tokens_asked": self._total(d.selection.asked_tokens for d in decisions),
             **{f"selection/{key}": value for key, value in mean_logs(logs).items()},
+            **{f"agreement/{key}": value for key, value in agreed.items()},
             "seconds_scoring": scored - started,
-            "seconds_training": trained - scored,
+            "seconds_training": trained - began,
         }
         return record, trace + dropped
+
+    def _agreement(
+        self, window: Window, candidates: Sequence[Candidates], selections: Sequence[Selection]
+    ) -> dict[str, float]:
+        """How far approximate scores decide as fresh ones do (agreement.py), where `scoring.compare_every` asks."""
+        scoring = self.pruning.scoring
+        if scoring.exact or scoring.compare_every is None or window.update % scoring.compare_every:
+            return {}
+        if not SCORES & self.method.batch_needs:
+            return {}
+        mine = window.batches[self.accelerator.process_index :: self.accelerator.num_processes]
+        exact = [self.surveyor.fresh(batch, self.method.batch_needs, window.epoch) for batch in mine]
+        decided = self._select(window, exact, [])
+        found = [agreement(*parts) for parts in zip(candidates, selections, exact, decided, strict=True)]
+        return mean_logs(gather_object(found))
 
     def _remember(self, columns: Mapping[str, Sequence[Any]]) -> None:
         """Each sample's loss in this update: of its whole response where it was scored, else of what was trained."""

@@ -5,11 +5,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from qtuning.config import MethodEntry, Model, Pruning, Ratios, Readings
+from qtuning.config import MethodEntry, Model, Pruning, Ratios, Readings, Scoring
 from qtuning.errors import UserError
 from qtuning.explain import explain, nearest
 from qtuning.pruners.plugin import resolve
-from qtuning.pruners.registry import NAMED_METHODS, SAMPLE_PRUNERS, Kind, PrunerInfo
+from qtuning.pruners.registry import NAMED_METHODS, SAMPLE_PRUNERS, TOKEN_PRUNERS, Kind, PrunerInfo
 
 
 def pruning(
@@ -23,7 +23,12 @@ def pruning(
     readings: of the experiment; the entry's own options go before them. models: those that `reference` may name; None
     to check only that it is given where a pruner needs it.
     """
-    names = NAMED_METHODS.get(entry.method, tuple(entry.method.split("+")))
+    names = NAMED_METHODS.get(entry.method, tuple(name.strip() for name in entry.method.split("+")))
+    if len(names) == 1 and (names[0] in SAMPLE_PRUNERS or ":" in names[0]):
+        raise UserError(
+            f"{entry.method!r}: is a sample pruner without a token pruner; write {entry.method}+none, or with one of "
+            f"{', '.join(TOKEN_PRUNERS)}"
+        )
     if len(names) != 2:
         valid = [*NAMED_METHODS, "SAMPLE+TOKEN with SAMPLE one of " + ", ".join(SAMPLE_PRUNERS)]
         raise UserError(f"{entry.method!r}: unknown method{nearest(entry.method, valid)}")
@@ -37,7 +42,7 @@ def pruning(
     if problems:
         raise UserError("\n".join(problems))
     sample, token = found
-    taken = [*_option_names(sample), *_option_names(token), *Readings.model_fields, "reference"]
+    taken = [*_option_names(sample), *_option_names(token), *Readings.model_fields, "reference", "scoring", "proxy"]
     stray = sorted(set(entry.options) - set(taken))
     if stray:
         raise UserError("\n".join(f"{entry.method}: options.{key}: unknown key{nearest(key, taken)}" for key in stray))
@@ -56,6 +61,7 @@ def pruning(
         sample_version=sample.version,
         token_version=token.version,
         reference=_reference(entry, sample, token, models),
+        **_scoring(entry, sample, token, sample_options, token_options, models),
         **_readings(entry, readings or Readings(), sample, *ratios).model_dump(),
     )
 
@@ -97,6 +103,32 @@ def _reference(
             "tokenizer (for Rho-1, one tuned on data of high quality; docs/pruners.md)"
         )
     return None if models is None else models[name]
+
+
+def _scoring(
+    entry: MethodEntry,
+    sample: PrunerInfo,
+    token: PrunerInfo,
+    sample_options: Mapping[str, Any],
+    token_options: Mapping[str, Any],
+    models: Mapping[str, Model] | None,
+) -> dict[str, Any]:
+    """`scoring` and `proxy`; the default for methods that score nothing."""
+    try:
+        scoring = Scoring.model_validate(entry.options.get("scoring", {}))
+    except ValidationError as error:
+        raise UserError("\n".join(explain(error, f"{entry.method}: options.scoring", Scoring))) from None
+    name = entry.options.get("proxy")
+    if (scoring.schedule == "proxy") != isinstance(name, str):
+        raise UserError(
+            f"{entry.method}: options.proxy: must name a model of configs/models where scoring.schedule is proxy, and "
+            "only there"
+        )
+    needs = sample.all_needs(sample.options.model_validate(sample_options))
+    needs |= token.all_needs(token.options.model_validate(token_options))
+    if not needs & {"scores", "sequence-entropy"}:
+        return {}
+    return {"scoring": scoring, "proxy": models[name] if models and isinstance(name, str) else None}
 
 
 def _option_names(info: PrunerInfo) -> list[str]:

@@ -49,6 +49,18 @@ class BatchScores:
         """[B]: the uncertainty Ent_i = mean over T_i of H_it (reading A4, response positions)."""
         return segment_mean(self.entropy, self.lengths)
 
+    def of(self, positions: Sequence[int]) -> "BatchScores":
+        """Those of some of the samples."""
+        sizes = self.lengths.tolist()
+        nll, entropy = self.nll.split(sizes), self.entropy.split(sizes)
+        chosen = torch.tensor(positions)
+        return BatchScores(
+            torch.cat([nll[position] for position in positions]),
+            torch.cat([entropy[position] for position in positions]),
+            self.lengths[chosen],
+            None if self.sequence_ent is None else self.sequence_ent[chosen],
+        )
+
 
 def segment_mean(values: Tensor, lengths: Tensor) -> Tensor:
     """[N], [B] -> [B]: the mean of each of B consecutive segments."""

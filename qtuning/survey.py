@@ -1,7 +1,8 @@
 """What is known of samples before they are pruned: forwards without gradient, and what earlier updates left behind."""
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -10,13 +11,15 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from qtuning.batch import Sample
+from qtuning.config import Scoring
 from qtuning.cost import Cost, ModelShape
 from qtuning.errors import UserError
 from qtuning.packed_model import PackedModel
 from qtuning.pruners.base import Candidates, Instructions
 from qtuning.pruners.together import concatenate
-from qtuning.scores import NonFinite, Observation, observe
+from qtuning.scores import BatchScores, NonFinite, Observation, observe
 
+SCORES = {"scores", "sequence-entropy"}
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
 
@@ -61,7 +64,9 @@ def raise_first(failures: Sequence[UserError]) -> None:
 class Surveyor:
     """Makes the candidates that a pruner chooses from, and keeps account of what that cost.
 
-    losses: [n] float64, mean token NLL of each sample when it was last trained, NaN before; part of the resume state.
+    scoring: when and how precisely. losses: [n] float64, mean token NLL of each sample in the update it was last part
+    of, NaN before. table: scores of the whole train set, where the schedule does not score each batch. Both are part of
+    the resume state.
     """
 
     train_set: TrainSet
@@ -72,7 +77,9 @@ class Surveyor:
     batch_size: int
     epochs: int
     layer: int | None
+    scoring: Scoring = field(default_factory=Scoring)
     losses: Tensor = field(init=False)
+    table: BatchScores | None = None
 
     def __post_init__(self) -> None:
         self.losses = torch.full((len(self.train_set.samples),), torch.nan, dtype=torch.float64)
@@ -82,7 +89,8 @@ class Surveyor:
         """The samples at `positions`, with what `needs` asks for. Raises NonFinite."""
         samples = [self.train_set.samples[position] for position in positions]
         chosen = torch.tensor(positions)
-        observed = self._observe(samples, needs)
+        tabled = None if self.table is None else self.table.of(positions)
+        observed = self._observe(samples, set(needs) - (SCORES if tabled else set()))
         texts, reference = self.train_set.instructions, self.train_set.reference
         if "instructions" in needs:
             assert texts is not None
@@ -91,7 +99,7 @@ class Surveyor:
             numbers=torch.tensor([sample.number for sample in samples]),
             lengths=torch.tensor([sample.response_length for sample in samples]),
             prompts=torch.tensor([sample.prompt for sample in samples]),
-            scores=None if observed is None else observed.scores,
+            scores=tabled or (None if observed is None else observed.scores),
             attention=None if observed is None else observed.attention,
             reference=torch.cat([reference[position] for position in positions]) if reference is not None else None,
             losses=self.losses[chosen] if "losses" in needs else None,
@@ -109,6 +117,35 @@ class Surveyor:
         batches = [range(start, min(start + self.batch_size, count)) for start in starts]
         return concatenate(share_out(self.accelerator, batches, lambda batch: self.candidates(batch, needs, epoch)))
 
+    def refresh(self, needs: Collection[str], epoch: int) -> None:
+        """Before an epoch: score the train set anew, if the schedule says so (`stale`)."""
+        if self.scoring.schedule == "stale" and epoch % self.scoring.epochs == 0:
+            self.table = None
+            self.table = self.whole_train_set(set(needs) & SCORES, epoch).scores
+
+    def fresh(self, positions: Sequence[int], needs: Collection[str], epoch: int) -> Candidates:
+        """The same candidates by exact scores, at nobody's cost: to see what an approximation changes."""
+        exact = replace(self, cost=Cost(), scoring=Scoring(), table=None)
+        exact.losses = self.losses
+        return exact.candidates(positions, needs, epoch)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The resume state. (Scores are float32 by origin.)"""
+        found = {"pruner.losses": self.losses}
+        if self.table is not None and self.scoring.schedule == "stale":
+            found |= {"pruner.table_nll": self.table.nll.float(), "pruner.table_entropy": self.table.entropy.float()}
+            if self.table.sequence_ent is not None:
+                found["pruner.table_sequence_ent"] = self.table.sequence_ent
+        return found
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """What `tensors` gave."""
+        self.losses = tensors["pruner.losses"]
+        if "pruner.table_nll" in tensors:
+            lengths = torch.tensor([sample.response_length for sample in self.train_set.samples])
+            nll, entropy = tensors["pruner.table_nll"].double(), tensors["pruner.table_entropy"].double()
+            self.table = BatchScores(nll, entropy, lengths, tensors.get("pruner.table_sequence_ent"))
+
     def remember(self, number: int, loss: float) -> None:
         """What sample `number` lost in the update just made: its mean token NLL."""
         self.losses[self._position[number]] = loss
@@ -116,9 +153,14 @@ class Surveyor:
     def _observe(self, samples: Sequence[Sample], needs: Collection[str]) -> Observation | None:
         if not {"scores", "sequence-entropy", "attention"} & set(needs):
             return None
-        with self.accelerator.autocast():
+        with self._precision():
             observed = observe(self.model, samples, needs, self.layer, self.accelerator.device)
         self.cost.samples_scored += len(samples)
         self.cost.tokens_scored += observed.packed.tokens
         self.cost.flops_scoring += self.shape.forward_flops(observed.packed, observed.depth)
         return observed
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self.scoring.precision == "bfloat16":
+            return torch.autocast(self.accelerator.device.type, torch.bfloat16)
+        return self.accelerator.autocast()

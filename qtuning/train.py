@@ -7,7 +7,7 @@ same CPU and thread count: bit for bit). Outputs, below --out, appear whole, the
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -22,21 +22,22 @@ from qtuning import checkpoint
 from qtuning.batch import Sample
 from qtuning.config import Cell, Training
 from qtuning.console import print_derived, progress, warn
-from qtuning.cost import peak_memory, shape_of
+from qtuning.cost import Cost, peak_memory, shape_of
 from qtuning.data.samples import load
 from qtuning.diagnosis import Diagnosis
 from qtuning.errors import UserError
 from qtuning.files import atomic_path, exclusive, file_digest, read_json, remove_leftovers, write_json, write_text
+from qtuning.helpers import scores_under
 from qtuning.identity import cell_id, cell_json
 from qtuning.journal import Journal
 from qtuning.keeper import Keeper
+from qtuning.layout import HELPERS
 from qtuning.loop import Loop
 from qtuning.models import load_model, load_tokenizer, resolve
 from qtuning.packed_model import PackedModel, causal_lm_of, check_decomposition
 from qtuning.provenance import provenance
 from qtuning.pruners.base import Instructions
 from qtuning.pruners.select import method_of
-from qtuning.reference import reference_nll
 from qtuning.scores import NonFinite
 from qtuning.seeding import derived_seed
 from qtuning.survey import TrainSet
@@ -55,17 +56,18 @@ def train(
     out: Path,
     state: Path,
     *,
-    reference_folder: Path | None = None,
+    helper_folders: Mapping[str, Path] | None = None,
     tracking: str = "auto",
     groups: Sequence[str] = (),
     checkpoint_seconds: float = 60.0,
 ) -> None:
-    """Train `cell` on the prepared model and samples (and reference model, rho-1); write OUTPUTS below `out`.
+    """Train `cell` on the prepared model and samples (and reference or proxy model); write OUTPUTS below `out`.
 
     A diverged cell (non-finite scores, loss or gradient) is a result: it is recorded as such in train.json, without
     weights. UserError for what the user can mend.
     """
     assert cell.training is not None and cell.seeds is not None and cell.pruning is not None
+    helper_folders = helper_folders or {}
     started = time.perf_counter()
     _check_processes(accelerator, cell.training)
     base = resolve(model_folder)
@@ -82,22 +84,30 @@ def train(
     optimizer = torch.optim.AdamW(
         trainable, lr=cell.training.learning_rate, weight_decay=cell.training.weight_decay, fused=True
     )
-    identity = {"cell": cell_json(cell), "inputs": _inputs(model_folder, samples_folder, reference_folder)}
+    identity = {"cell": cell_json(cell), "inputs": _inputs(model_folder, samples_folder, helper_folders)}
     resumed = checkpoint.latest(state, identity)
     if resumed is not None:
         checkpoint.restore(resumed[0], wrapped, optimizer)
 
     shape = shape_of(language_model, cell.training.tuning == "lora", cell.training.gradient_checkpointing)
     model, optimizer = accelerator.prepare(wrapped, optimizer)
-    reference, spent = None, None
-    if {"reference"} & (method.batch_needs | method.epoch_needs):
-        if reference_folder is None:
-            raise UserError("--reference: required: the folder of the model that the cell's pruning.reference names")
-        reference, spent = reference_nll(reference_folder, samples_folder, dataset, accelerator, cell)
+    needs = method.batch_needs | method.epoch_needs
+    reference, table, spent = None, None, Cost()
+    if "reference" in needs:
+        scores, cost = scores_under(
+            "reference", helper_folders.get("reference"), samples_folder, dataset, {"scores"}, accelerator, cell
+        )
+        reference = scores.nll.split(scores.lengths.tolist())
+        spent.add(cost)
+    if cell.pruning.scoring.schedule == "proxy":
+        table, cost = scores_under(
+            "proxy", helper_folders.get("proxy"), samples_folder, dataset, needs, accelerator, cell
+        )
+        spent.add(cost)
     train_set = TrainSet(dataset, instructions, reference)
     loop = Loop(cell, method, train_set, accelerator, model, optimizer, shape)
-    if spent is not None:
-        loop.cost.add(spent)
+    loop.cost.add(spent)
+    loop.surveyor.table = table
     if resumed is not None:
         loop.restore(*resumed)
     start = loop.place.update
@@ -207,14 +217,13 @@ def _load_samples(folder: Path) -> tuple[list[Sample], Instructions]:
     return samples, texts
 
 
-def _inputs(model_folder: Path, samples_folder: Path, reference_folder: Path | None) -> dict[str, Any]:
+def _inputs(model_folder: Path, samples_folder: Path, helper_folders: Mapping[str, Path]) -> dict[str, Any]:
     """What a configuration cannot say of its inputs: content of the data, tokenizer, commits or digests of models."""
     report = read_json(samples_folder / "report.json")
     inputs = {key: report.get(key) for key in ("data_fingerprint", "tokenizer_fingerprint")}
-    for name, folder in (("model", model_folder), ("reference", reference_folder)):
-        if folder is not None:
-            marker = read_json(folder / "model.json")
-            inputs |= {f"{name}_{key}": marker.get(key) for key in ("revision", "sha256")}
+    for name, folder in {"model": model_folder, **helper_folders}.items():
+        marker = read_json(folder / "model.json")
+        inputs |= {f"{name}_{key}": marker.get(key) for key in ("revision", "sha256")}
     return inputs
 
 
@@ -239,13 +248,13 @@ def _sum_costs(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def is_finished(
-    cell: Cell, model_folder: Path, samples_folder: Path, out: Path, reference_folder: Path | None = None
+    cell: Cell, model_folder: Path, samples_folder: Path, out: Path, helper_folders: Mapping[str, Path]
 ) -> bool:
     """Whether `out` holds the whole result of this very cell, trained on these very inputs."""
     if not all((out / name).exists() for name in OUTPUTS):
         return False
     marker = read_json(out / MARKER)
-    inputs = _inputs(model_folder, samples_folder, reference_folder)
+    inputs = _inputs(model_folder, samples_folder, helper_folders)
     return bool(marker["cell"] == cell_id(cell) and marker["inputs"] == inputs)
 
 
@@ -272,7 +281,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--samples", type=Path, required=True, help="folder with samples.parquet")
     parser.add_argument("--out", type=Path, required=True, help="folder of the cell")
     parser.add_argument("--state", type=Path, required=True, help="folder of the resume state")
-    parser.add_argument("--reference", type=Path, help="folder with the model.json of a reference model (rho-1)")
+    for role in HELPERS:
+        parser.add_argument(f"--{role}", type=Path, help=f"folder with the model.json of the cell's {role} model")
     parser.add_argument("--tracking", default="auto", help="W&B: auto, online, offline or disabled")
     parser.add_argument("--group", action="append", default=[], help="experiment(s) the cell belongs to")
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="seconds between checkpoints")
@@ -282,6 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     accelerator = Accelerator(
         mixed_precision=cell.training.mixed_precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)]
     )
+    helpers = {role: getattr(args, role) for role in HELPERS if getattr(args, role) is not None}
     failure = args.out / "failed.json"
     try:
         with _sole_writer(accelerator, args.state):
@@ -304,7 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 args.samples,
                 args.out,
                 args.state,
-                reference_folder=args.reference,
+                helper_folders=helpers,
                 tracking=args.tracking,
                 groups=args.group,
                 checkpoint_seconds=args.checkpoint_seconds,

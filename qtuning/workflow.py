@@ -15,7 +15,7 @@ from qtuning.files import canonical_json
 from qtuning.gpus import visible
 from qtuning.grid import Grid, Library
 from qtuning.identity import canonical, cell_id, cell_json, evaluation_id, evaluation_json, model_id, pair_id
-from qtuning.layout import Layout
+from qtuning.layout import HELPERS, Layout
 from qtuning.tracking import MODES
 
 SETTINGS = ("results", "data_dir", "tracking", "accelerate", "threads", "checkpoint_seconds")
@@ -48,8 +48,9 @@ class Plan:
         if cell.training is None:
             return
         self._configurations[pair_id(cell)] = _dump(_representative(cell))
-        if cell.pruning is not None and (reference := cell.pruning.reference) is not None:
-            self._configurations[model_id(reference)] = cell_json(Cell(model=reference))
+        for helper in (getattr(cell.pruning, role) for role in HELPERS):
+            if helper is not None:
+                self._configurations[model_id(helper)] = cell_json(Cell(model=helper))
         if cell.training.tuning == "lora" or grid.experiment.keep_weights:
             self.kept.add(identity)
 
@@ -90,10 +91,10 @@ class Plan:
         """Marker of the cell's base model."""
         return self.layout.model(self.cells[cell]) / "model.json"
 
-    def reference(self, cell: str) -> list[Path]:
-        """Marker of the cell's reference model, where it has one."""
-        folder = self.layout.reference(self.cells[cell])
-        return [] if folder is None else [folder / "model.json"]
+    def helpers(self, cell: str) -> list[Path]:
+        """Markers of the other models that a cell needs: reference, proxy."""
+        folders = (self.layout.helper(self.cells[cell], role) for role in HELPERS)
+        return [folder / "model.json" for folder in folders if folder is not None]
 
     def samples(self, cell: str) -> Path:
         """Marker of the cell's tokenised train set."""

@@ -342,27 +342,80 @@ def test_a_pruner_may_log_what_it_likes_when_it_likes(tiny_llama: Any, samples: 
     assert record["selection/now_and_then"] == 3.0
 
 
+STALE = {"scoring": {"schedule": "stale", "epochs": 2, "compare_every": 2}}
+
+
+def test_stale_scores_are_those_of_the_epoch_they_were_made_in(tiny_llama: Any, samples: list[Sample]) -> None:
+    """Scored before epochs 0 and 2 of three; the first decision is that of fresh scores."""
+    fresh = run(cell_of("q-tuning", (0.5, 0.5), epochs=3), tiny_llama, samples)
+    stale = run(cell_of("q-tuning", (0.5, 0.5), options=STALE, epochs=3), tiny_llama, samples)
+    assert stale.cost["samples_scored"] == 2 * 18 and fresh.cost["samples_scored"] == 3 * 18
+    assert [row[:3] + row[5:10] for row in stale.trace if row[0] == 0] == [
+        row[:3] + row[5:10] for row in fresh.trace if row[0] == 0
+    ]
+    ppl = [{row[2]: row[3] for row in stale.trace if row[1] == epoch} for epoch in range(3)]
+    assert ppl[0] == ppl[1] and all(ppl[2][number] != value for number, value in ppl[0].items())
+    assert stale.records[0]["agreement/samples_kept"] == stale.records[0]["agreement/quadrants"] == 1.0
+    assert stale.records[0]["agreement/spearman_ppl"] == pytest.approx(1.0)
+    assert "agreement/tokens_kept" not in stale.records[1], "every second update"
+    late = [r["agreement/tokens_kept"] for r in stale.records if "agreement/tokens_kept" in r][-1]
+    assert 0.0 <= late <= 1.0
+    looked = run(
+        cell_of("q-tuning", (0.5, 0.5), options={"scoring": {"schedule": "stale", "epochs": 2}}, epochs=3),
+        tiny_llama,
+        samples,
+    )
+    assert all(torch.equal(w, looked.weights[name]) for name, w in stale.weights.items()), "looking changes nothing"
+
+
+def test_scores_in_bfloat16_steer_training_in_float32(tiny_llama: Any, samples: list[Sample]) -> None:
+    options = {"scoring": {"precision": "bfloat16", "compare_every": 1}}
+    result = run(cell_of("q-tuning", (0.5, 0.5), options=options), tiny_llama, samples)
+    assert all(record["agreement/spearman_ppl"] > 0.95 for record in result.records)
+    whole = run(cell_of("q-tuning", (1.0, 1.0), options=options), tiny_llama, samples)
+    full = run(cell_of("full"), tiny_llama, samples)
+    assert all(torch.equal(w, whole.weights[name]) for name, w in full.weights.items())
+
+
+@pytest.mark.parametrize("stop", [3, 5, 11])
+def test_stale_scores_survive_a_checkpoint(tiny_llama: Any, samples: list[Sample], stop: int) -> None:
+    cell = cell_of("q-tuning", (0.5, 0.5), options=STALE, batch_size=4, accumulation=1, epochs=3)
+    straight = run(cell, tiny_llama, samples)
+    rest, weights = resumed_after(cell, tiny_llama, samples, stop)
+    assert timeless(straight.records[stop:]) == timeless(rest)
+    assert all(torch.equal(weight, weights[name]) for name, weight in straight.weights.items())
+
+
+def timeless(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in record.items() if not k.startswith("seconds")} for record in records]
+
+
+def resumed_after(
+    cell: Cell, model: Any, samples: Sequence[Sample], stop: int
+) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """The records and weights of a run that stopped after `stop` updates and went on in a new process's place."""
+    first, _ = started(cell, model, samples)
+    for window in first.windows():
+        first.step(window)
+        if window.update + 1 == stop:
+            break
+    second, _ = started(cell, model, samples)
+    second.bare.load_state_dict(first.bare.state_dict())
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    numbers, tensors = first.state()
+    second.restore(tensors, {**numbers, "update": first.place.update, "cost": [vars(first.cost)]})
+    rest = [record for record, _ in map(second.step, second.windows())]
+    return rest, {name: p.detach() for name, p in second.bare.model.named_parameters()}
+
+
 @pytest.mark.parametrize("method", ["infobatch+ppl", "entropy+random", "random+fastv", "q-tuning", "longest+rho-1"])
 @pytest.mark.parametrize("stop", [3, 4])
 def test_going_on_from_a_checkpoint(tiny_llama: Any, samples: list[Sample], method: str, stop: int) -> None:
     """In the middle of an epoch and between two."""
     cell = cell_of(method, (0.5, 0.5), batch_size=2, accumulation=1, epochs=3)
     straight = run(cell, tiny_llama, samples)
-    first, _ = started(cell, tiny_llama, samples)
-    for window in first.windows():
-        first.step(window)
-        if window.update + 1 == stop:
-            break
-    second, _ = started(cell, tiny_llama, samples)
-    second.bare.load_state_dict(first.bare.state_dict())
-    second.optimizer.load_state_dict(first.optimizer.state_dict())
-    numbers, tensors = first.state()
-    second.restore(tensors, {**numbers, "update": first.place.update, "cost": [vars(first.cost)]})
-    rest = [record for record, _ in map(second.step, second.windows())]
-    drop = ("seconds_scoring", "seconds_training")
-    plain = [{k: v for k, v in record.items() if k not in drop} for record in straight.records[stop:]]
-    assert plain == [{k: v for k, v in record.items() if k not in drop} for record in rest]
-    weights = {name: p.detach() for name, p in second.bare.model.named_parameters()}
+    rest, weights = resumed_after(cell, tiny_llama, samples, stop)
+    assert timeless(straight.records[stop:]) == timeless(rest)
     assert all(torch.equal(weight, weights[name]) for name, weight in straight.weights.items())
 
 

@@ -62,7 +62,9 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def a_cell(root: Path, method: str, **training: Any) -> Cell:
     settings = {"tuning": "full", "epochs": 3, "batch_size": 8, "learning_rate": 1e-2, "cutoff": 128} | training
     model = Model(name="tiny", label="Tiny", source=ShippedModelSource(kind="shipped"), parameters=1, template="plain")
-    options = {"reference": "tiny"} if method.endswith("rho-1") else {}
+    options: dict[str, Any] = {"reference": "tiny"} if method.endswith("rho-1") else {}
+    if method == "q-tuning by proxy":
+        method, options = "q-tuning", {"scoring": {"schedule": "proxy", "compare_every": 4}, "proxy": "tiny"}
     return Cell(
         model=model,
         train_set=TrainSet(name="rows", label="Rows", source=FileSource(kind="path", file=str(root / "rows.jsonl"))),
@@ -75,8 +77,9 @@ def a_cell(root: Path, method: str, **training: Any) -> Cell:
 def command(root: Path, cell: Cell, out: Path, *more: str) -> list[str]:
     write_text(out / "cell.json", cell_json(cell))
     arguments = ["--cell", out / "cell.json", "--model", root / "model", "--samples", root / "samples"]
-    if cell.pruning is not None and cell.pruning.reference is not None:
-        arguments += ["--reference", root / "reference"]
+    for role in ("reference", "proxy"):
+        if getattr(cell.pruning, role) is not None:
+            arguments += [f"--{role}", root / "reference"]
     arguments += ["--out", out / "out", "--state", out / "state" / "x", "--tracking", "disabled", *more]
     return [sys.executable, "-m", "qtuning.train", *map(str, arguments)]
 
@@ -198,6 +201,23 @@ def test_what_a_pruner_knows_of_the_past_survives_a_kill(ground: Path, tmp_path:
     costs = [json.loads((folder / "out" / "train.json").read_text())["cost"] for folder in (straight, killed)]
     timed = ("seconds_scoring", "seconds_training", "seconds_total", "peak_memory_bytes")
     assert len({canonical_json({k: v for k, v in cost.items() if k not in timed}) for cost in costs}) == 1
+
+
+def test_a_proxy_scores_once_in_place_of_the_model(ground: Path, tmp_path: Path) -> None:
+    cell = a_cell(ground, "q-tuning by proxy")
+    result = run(ground, cell, tmp_path)
+    assert result.returncode == 0, result.stderr
+    marker = json.loads((tmp_path / "out" / "train.json").read_text())
+    assert marker["cost"]["samples_scored"] == 60 and "reference_sha256" not in marker["inputs"]
+    assert 0.0 <= marker["selection"]["agreement/samples_kept"] < 1.0, "another model decides otherwise"
+    trace = pl.read_parquet(tmp_path / "out" / "trace.parquet")
+    assert trace.group_by("sample").agg(pl.col("ppl").n_unique())["ppl"].to_list() == [1] * 60
+    without = command(ground, cell, tmp_path / "again")
+    at = without.index("--proxy")
+    refused = subprocess.run(
+        without[:at] + without[at + 2 :], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert refused.returncode == 2 and "--proxy: required" in refused.stderr
 
 
 def test_a_reference_of_another_tokenizer_is_refused(ground: Path, tmp_path: Path) -> None:

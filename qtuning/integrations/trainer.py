@@ -31,7 +31,7 @@ from qtuning.seeding import generator
 SCORES = {"scores", "sequence-entropy"}  # what a padded batch and the model can tell
 SHARDED = {DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA}
 NOTHING = Selection(keep_prunable(torch.zeros(0, dtype=torch.bool)), torch.zeros(0, dtype=torch.bool), 0, 0)
-COUNTS = ("samples_kept", "tokens_kept", "tokens_asked")
+COUNTS = ("samples_kept", "samples_asked", "tokens_kept", "tokens_asked")
 
 
 class PrunedEntry(MethodEntry):
@@ -149,7 +149,12 @@ class Pruned(Trainer):
 
     def _count(self, selections: Sequence[Selection]) -> None:
         counted = [
-            [int(selection.samples.kept.sum()), int(selection.tokens.sum()), selection.asked_tokens]
+            [
+                int(selection.samples.kept.sum()),
+                selection.asked_samples,
+                int(selection.tokens.sum()),
+                selection.asked_tokens,
+            ]
             for selection in selections
         ]
         total = self.accelerator.reduce(torch.tensor(counted, device=self.args.device).sum(dim=0), reduction="sum")

@@ -6,9 +6,9 @@ A *method* is a sample pruner plus a token pruner, written `sample+token`. Two m
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Need = Literal["scores", "sequence-entropy", "attention", "reference", "losses", "instructions"]
 Kind = Literal["sample", "token"]
@@ -66,23 +66,32 @@ class RankedOptions(NoOptions):
     within: Literal["batch", "sample"] = Field("batch", description="where tokens compete")
 
 
+def _not_zero(layer: int) -> int:
+    if layer == 0:
+        raise ValueError("layers are numbered from 1, or from -1 backwards")
+    return layer
+
+
+Layer = Annotated[int, AfterValidator(_not_zero)]
+
+
 class AttentionOptions(NoOptions):
     """FastV: the layer whose attention counts."""
 
-    layer: int = Field(2, description="number of the layer, from 1; negative: from the end, -1 is the last")
+    layer: Layer = Field(2, description="number of the layer, from 1; negative: from the end, -1 is the last")
     within: Literal["batch", "sample"] = Field("sample", description="where tokens compete")
 
 
 class RaterOptions(NoOptions):
     """SparseVLM: the layer whose attention counts."""
 
-    layer: int = Field(2, description="number of the layer, from 1; negative: from the end, -1 is the last")
+    layer: Layer = Field(2, description="number of the layer, from 1; negative: from the end, -1 is the last")
 
 
 class LastLayerOptions(NoOptions):
     """The repository history's SparseVLM."""
 
-    layer: int = Field(-1, description="number of the layer, from 1; negative: from the end, -1 is the last")
+    layer: Layer = Field(-1, description="number of the layer, from 1; negative: from the end, -1 is the last")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from qtuning.explain import explain
 from qtuning.files import atomic_path, canonical_json, exclusive
 from qtuning.grid import Grid
 from qtuning.identity import cell_id, evaluation_id
+from qtuning.layout import HELPERS
 from qtuning.results.consistency import check_comparable
 
 COST_COLUMNS: dict[str, pl.DataType] = {
@@ -258,8 +259,15 @@ def _identity(grid: Grid, cell: Cell) -> dict[str, Any]:
 def _options(pruning: Pruning) -> dict[str, Any]:
     """Options of both pruners, the readings that concern every method, and the reference model's name."""
     method_wide = {name: getattr(pruning, name) for name in Readings.model_fields}
-    if pruning.reference is not None:
-        method_wide["reference"] = pruning.reference.name
+    for role in HELPERS:
+        if (model := getattr(pruning, role)) is not None:
+            method_wide[role] = model.name
+    if not pruning.scoring.exact:
+        scoring = pruning.scoring
+        method_wide["scoring"] = (
+            f"{scoring.schedule} {scoring.epochs}" if scoring.schedule == "stale" else scoring.schedule
+        )
+        method_wide["scoring_precision"] = scoring.precision
     return {"sample": pruning.sample_options, "token": pruning.token_options, "method": method_wide}
 
 

@@ -6,7 +6,7 @@ rule train:
     input:
         configuration=ROOT / "configurations/{cell}.json",
         model=lambda wildcards: PLAN.model(wildcards.cell),
-        reference=lambda wildcards: PLAN.reference(wildcards.cell),
+        helpers=lambda wildcards: PLAN.helpers(wildcards.cell),
         samples=lambda wildcards: PLAN.samples(wildcards.cell),
     output:
         marker=ROOT / "cells/{cell}/train.json",

@@ -1,0 +1,67 @@
+"""Models beside the one that is trained: a reference (Rho-1), a proxy that scores in its place. They do not learn, so
+each scores the train set once, when training starts."""
+
+import time
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from qtuning.batch import Sample
+from qtuning.config import Cell
+from qtuning.cost import Cost, shape_of
+from qtuning.data.report import tokenizer_fingerprint
+from qtuning.errors import UserError
+from qtuning.files import read_json
+from qtuning.models import load_model, load_tokenizer, resolve
+from qtuning.packed_model import PackedModel, check_decomposition
+from qtuning.pruners.together import join
+from qtuning.scores import BatchScores, NonFinite, observe
+from qtuning.survey import share_out
+
+
+def scores_under(
+    role: str,
+    folder: Path | None,
+    samples_folder: Path,
+    samples: Sequence[Sample],
+    needs: Collection[str],
+    accelerator: Accelerator,
+    cell: Cell,
+) -> tuple[BatchScores, Cost]:
+    """(scores of all samples, cost of this process) under the cell's `reference` or `proxy`, made ready in `folder`.
+
+    The processes share the work. UserError if the folder is not given, or if the model's tokenizer is not the one that
+    the samples were tokenised with.
+    """
+    assert cell.training is not None and cell.pruning is not None
+    name = getattr(cell.pruning, role).name
+    if folder is None:
+        raise UserError(f"--{role}: required: the folder of the model {name} that the cell names")
+    path, report = resolve(folder), read_json(samples_folder / "report.json")
+    if tokenizer_fingerprint(load_tokenizer(path)) != report.get("tokenizer_fingerprint"):
+        raise UserError(
+            f"options.{role} = {name!r}: has another tokenizer than {cell.model.name}; choose one of its family"
+        )
+    started, cost = time.perf_counter(), Cost()
+    language_model = load_model(path, cell.dtype)
+    model = PackedModel(language_model).to(accelerator.device)
+    check_decomposition(model, samples[:64], accelerator.device)
+    shape = shape_of(language_model, frozen=True, checkpointing=False)
+    size = cell.training.batch_size
+
+    def scored(batch: Sequence[Sample]) -> BatchScores:
+        try:
+            with accelerator.autocast():
+                observed = observe(model, batch, needs, None, accelerator.device)
+        except NonFinite as error:
+            raise UserError(f"options.{role} = {name!r}: {error}") from None
+        assert observed.scores is not None
+        cost.samples_scored += len(batch)
+        cost.tokens_scored += observed.packed.tokens
+        cost.flops_scoring += shape.forward_flops(observed.packed)
+        return observed.scores
+
+    parts = share_out(accelerator, [samples[start : start + size] for start in range(0, len(samples), size)], scored)
+    cost.seconds_scoring = time.perf_counter() - started
+    return join(parts), cost
