@@ -296,9 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     failure = args.out / "failed.json"
     try:
         with _sole_writer(accelerator, args.state):
-            finished = [
-                accelerator.is_main_process and is_finished(cell, args.model, args.samples, args.out, args.reference)
-            ]
+            finished = [accelerator.is_main_process and is_finished(cell, args.model, args.samples, args.out, helpers)]
             if broadcast_object_list(finished)[0]:
                 if accelerator.is_main_process:
                     checkpoint.clear(args.state)  # killed between its marker and the end

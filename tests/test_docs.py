@@ -103,7 +103,7 @@ def test_methods_of_the_document_are_methods(beside: Path) -> None:
         (beside / "configs/experiments/mine.yaml").write_text(yaml.safe_dump(experiment))
         (grid,) = Library(beside / "configs").experiments(["mine"])
         assert len(grid.cells) == len(block["methods"])
-    assert [cell.pruning.sample_options for cell in grid.cells if cell.pruning] == [{"share": 0.5}, {"share": 0.3}]
+    assert [cell.pruning.sample_options for cell in grid.cells if cell.pruning] == [{"share": 0.5}, {"share": 0.8}]
 
 
 def test_document_lists_every_pruner_with_its_scope_and_every_need() -> None:
