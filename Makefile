@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: env run test test-slow lint format clean
+.PHONY: env run test test-slow bench lint format clean
 
 env: $(VENV)/.installed  ## create the environment with the pinned versions
 
@@ -26,6 +26,9 @@ test: env  ## the default test suite
 
 test-slow: env  ## the tests that take minutes
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+
+bench: env  ## speed and memory against the limit, under 10 minutes; writes docs/benchmarks/
+	$(BIN)/python -m benchmarks
 
 lint: env  ## what CI checks without running anything
 	$(BIN)/ruff check .

@@ -2,7 +2,8 @@
 
 import copy
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -26,6 +27,14 @@ SHAPE: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+
+
+@pytest.fixture(autouse=True)
+def no_accelerator_left_over() -> Iterator[None]:
+    """accelerate keeps its precision for the whole process: a test in bfloat16 must not set that of the next one."""
+    yield
+    if (state := sys.modules.get("accelerate.state")) is not None:
+        state.AcceleratorState._reset_state()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,62 @@
+"""The mini world made ready for the sections that want real data: a results folder with everything but cells."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from rich.console import Console
+
+from qtuning.batch import Sample
+from qtuning.config import Cell, Evaluation
+from qtuning.data.prepare import prepare
+from qtuning.data.samples import load
+from qtuning.data.world import generate
+from qtuning.files import write_text
+from qtuning.grid import Library
+from qtuning.identity import cell_id, cell_json, evaluation_id
+from qtuning.layout import Layout
+from qtuning.models import make_ready
+
+REPOSITORY = Path(__file__).parent.parent
+EXPERIMENT = "mini"
+
+
+@dataclass(frozen=True)
+class Mini:
+    """The Q-Tuning cell of experiment `mini`, ready to train, and its zero-shot cell, ready to evaluate."""
+
+    layout: Layout
+    cell: Cell
+    zero_shot: Cell
+    evaluation: Evaluation
+
+    def configuration(self, what: Cell | Evaluation) -> Path:
+        """The file that the command line reads."""
+        return self.layout.configuration(cell_id(what) if isinstance(what, Cell) else evaluation_id(what))
+
+    def samples(self) -> list[Sample]:
+        """The tokenised train set."""
+        stored = load(self.layout.samples(self.cell))
+        return [Sample(row.sample, torch.as_tensor(row.input_ids).long(), row.prompt_length) for row in stored]
+
+
+@contextmanager
+def mini_world() -> Iterator[Mini]:
+    """Generate the world, the configurations, the base model's marker and the train set, in a temporary folder."""
+    (grid,) = Library(REPOSITORY / "configs").experiments([EXPERIMENT])
+    zero_shot = next(cell for cell in grid.cells if cell.zero_shot)
+    cell = next(c for c in grid.cells if c.pruning is not None and c.pruning.method == "q-tuning")
+    with TemporaryDirectory(prefix="qtuning-bench-") as folder:
+        ready = Mini(Layout(Path(folder)), cell, zero_shot, grid.evaluation)
+        generate(ready.layout.world)
+        for one in (cell, zero_shot):
+            write_text(ready.configuration(one), cell_json(one) + "\n")
+        write_text(ready.configuration(grid.evaluation), grid.evaluation.model_dump_json() + "\n")
+        model = ready.layout.model(cell)
+        make_ready(cell.model, model)
+        out = ready.layout.samples(cell)
+        prepare(cell, model, out, world_dir=ready.layout.world, console=Console(quiet=True))
+        yield ready

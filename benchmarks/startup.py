@@ -1,0 +1,109 @@
+"""Start-up: wall seconds from a command to its first update, or its first request, and where they go."""
+
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from benchmarks.mini import REPOSITORY, Mini, mini_world
+from benchmarks.report import Checked, Table, Value
+from benchmarks.shapes import Setting
+
+Job = Literal["train", "evaluate"]
+TARGETS: dict[Job, float] = {"train": 5.0, "evaluate": 7.0}
+ENDS: dict[Job, str] = {"train": "the first update", "evaluate": "the first request"}
+REST: dict[Job, str] = {"train": "command line, accelerate's launcher", "evaluate": "command line"}
+LONGEST = 120.0  # seconds to wait for one start
+
+
+def run(setting: Setting) -> list[Table]:
+    """The commands as the workflow gives them, and their parts from a process that takes notes."""
+    with mini_world() as mini:
+        starts = range(setting.sizes.starts)
+        whole = {job: [_command(job, mini) for _ in starts] for job in TARGETS}
+        notes = {job: [_noted(job, mini) for _ in starts] for job in TARGETS}
+    rows: list[dict[str, Value]] = []
+    for job, bound in TARGETS.items():
+        total, inside = statistics.median(whole[job]), 0.0
+        rows.append({"part": f"qtuning {job}: up to {ENDS[job]}", "seconds": Checked(total, bound)})
+        for part in notes[job][0]:
+            seconds, processor = (statistics.median(taken[part][clock] for taken in notes[job]) for clock in (0, 1))
+            inside += seconds
+            rows.append({"part": f"- {part}", "seconds": seconds, "processor seconds": processor})
+        rows.append({"part": f"- the rest: {REST[job]}", "seconds": max(0.0, total - inside)})
+    note = (
+        f"Mini model and its 2,682 samples, warm disk cache, median of {setting.sizes.starts}. Wall time, so that "
+        "neighbours count; processor time beside it. The parts come from processes of their own, without launcher."
+    )
+    return [Table("Start-up", rows, (note,))]
+
+
+def _command(job: Job, mini: Mini) -> float:
+    """Seconds from giving the command to what it ends in; then it is killed."""
+    layout = mini.layout
+    folders = [layout.cell(mini.cell), layout.state(mini.cell), layout.cell(mini.zero_shot)]
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    arguments = [str(mini.configuration(mini.cell))]
+    if job == "train":
+        arguments += ["--tracking", "disabled"]
+    else:
+        arguments = [str(mini.configuration(mini.zero_shot)), str(mini.configuration(mini.evaluation))]
+    output = layout.root / f"{job}.log"
+    begun = (
+        (lambda: _has_text(layout.state(mini.cell) / "metrics.jsonl", "{"))
+        if job == "train"
+        else (
+            lambda: _has_text(output, "Running ")  # lm-eval announces its first requests
+        )
+    )
+    command = [sys.executable, "-m", "qtuning", job, *arguments, "--results", str(layout.root), "--threads", "1"]
+    with output.open("w") as handle:
+        start = time.monotonic()
+        process = subprocess.Popen(
+            command, cwd=REPOSITORY, stdout=handle, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            _wait(begun, process, output)
+            return time.monotonic() - start
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait(begun: Callable[[], bool], process: "subprocess.Popen[bytes]", output: Path) -> None:
+    deadline = time.monotonic() + LONGEST
+    while not begun():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"did not come to its start:\n{output.read_text()[-2000:]}")
+        time.sleep(0.01)
+
+
+def _has_text(path: Path, text: str) -> bool:
+    return path.exists() and text in path.read_text(errors="replace")
+
+
+def _noted(job: Job, mini: Mini) -> dict[str, tuple[float, float]]:
+    """Wall and processor seconds of each part, as `noting.py` saw them."""
+    layout = mini.layout
+    if job == "train":
+        shutil.rmtree(layout.state(mini.cell), ignore_errors=True)
+        arguments: Sequence[Path] = (
+            mini.configuration(mini.cell),
+            layout.model(mini.cell),
+            layout.samples(mini.cell),
+            layout.cell(mini.cell),
+            layout.state(mini.cell),
+        )
+    else:
+        arguments = (mini.configuration(mini.zero_shot), mini.configuration(mini.evaluation), layout.root)
+    command = [sys.executable, "-m", "benchmarks.noting", str(time.time()), job, *map(str, arguments)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    return {part: tuple(spent) for part, spent in json.loads(done.stdout.splitlines()[-1]).items()}
