@@ -38,6 +38,7 @@ def _table(setting: Setting, precision: torch.dtype | None) -> Table:
     assert packed is not None
     everything = packed.to(device)
     kept = {ratio: keep_share(samples, ratio, paths.TOKEN_RATIO) for ratio in RATIOS}
+    trained = {ratio: forwarded(samples, kept[ratio]) for ratio in RATIOS}
     methods = {ratio: paths.q_tuning(ratio) for ratio in RATIOS}
 
     def cast(action: Callable[[], object]) -> Callable[[], None]:
@@ -60,7 +61,7 @@ def _table(setting: Setting, precision: torch.dtype | None) -> Table:
     exact = precision is None
 
     def row(name: str, label: str, share: float | None, bounds: Bounds) -> dict[str, Value]:
-        """share: tokens of the kept samples / all tokens. bounds: targets of the ratios to plain, limit, transformers."""
+        """share: trained tokens / all tokens. bounds: of the ratios to plain, limit and transformers."""
         plain, stock = times.ratio(name, "plain"), times.ratio(name, "transformers")
         limit = None if share is None else times.ratio(name, "F", 1 + 3 * share)
         return {
@@ -81,8 +82,8 @@ def _table(setting: Setting, precision: torch.dtype | None) -> Table:
     ]
     for ratio in RATIOS:
         bounds = TO_PLAIN[ratio], TO_LIMIT, TO_TRANSFORMERS[ratio]
-        rows.append(row(f"{ratio}", f"Q-Tuning, ours, {ratio:.1%}", kept[ratio].share, bounds))
-    shares = ", ".join(f"{kept[r].share:.1%} ({forwarded(samples, kept[r]):.1%} without their tails)" for r in RATIOS)
+        rows.append(row(f"{ratio}", f"Q-Tuning, ours, {ratio:.1%}", trained[ratio], bounds))
+    shares = ", ".join(f"{kept[r].share:.1%} ({trained[r]:.1%} without their tails)" for r in RATIOS)
     return Table(
         f"Step, full fine-tuning, {'float32' if exact else 'bfloat16 autocast'}",
         rows,
@@ -92,7 +93,8 @@ def _table(setting: Setting, precision: torch.dtype | None) -> Table:
             "response. Token ratio 0.7, at random.",
             f"Tokens of the kept samples / all tokens: {shares}. The decision of triage and token pruning is made in "
             "every step, but what is trained is these sets, whose size is known.",
-            "limit: F (1 + 3 x that share); dropped tokens skip the head, so it can be undercut. Ranges: over the passes.",
+            "limit: F (1 + 3 x the share without tails); dropped tokens skip the head, so it can be undercut. Ranges: "
+            "over the passes.",
         ),
         times.seconds,
     )
