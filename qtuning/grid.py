@@ -30,7 +30,7 @@ from qtuning.identity import cell_json
 from qtuning.methods import pruning
 
 Entry = TypeVar("Entry", Model, TrainSet)
-Section = Literal["models", "train_sets"]
+Section = Literal["models", "train_sets", "experiments"]
 
 METHOD: TypeAdapter[MethodEntry] = TypeAdapter(Method)
 # names of the workflow's rules; an experiment is a target of its own name
@@ -94,9 +94,9 @@ class Library:
         self.data_dir = data_dir
         self._entries: dict[tuple[str, str], Any] = {}
 
-    def names(self) -> list[str]:
-        """Every experiment and its editions, valid or not."""
-        return self.files.names()
+    def names(self, section: Section) -> list[str]:
+        """Names of the entries in a section; of experiments with their editions, valid or not."""
+        return self.files.names() if section == "experiments" else self.files.stems(section)
 
     def experiments(self, names: Iterable[str]) -> list[Grid]:
         """Read and expand experiments; UserError lists every problem of every file involved."""
@@ -250,9 +250,9 @@ class Library:
     ) -> list[Entry]:
         entries = []
         for name in names:
-            if name not in self.files.stems(section):
+            if name not in self.names(section):
                 origin = f"{edition.origin('methods')}methods: " if key else edition.origin(section)
-                problems.append(f"{origin}{section} = {name!r}: unknown{nearest(name, self.files.stems(section))}")
+                problems.append(f"{origin}{section} = {name!r}: unknown{nearest(name, self.names(section))}")
                 continue
             try:
                 entries.append(self._entry(section, name, schema))

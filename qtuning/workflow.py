@@ -220,5 +220,5 @@ def load(config: Mapping[str, Any], configs: Path = Path("configs")) -> Plan:
     if data_dir is not None and not data_dir.is_dir():
         raise UserError(f"data_dir = {config['data_dir']!r}: no such folder")
     library = Library(configs, data_dir)
-    grids, problems = library.attempt(library.names())
+    grids, problems = library.attempt(library.names("experiments"))
     return Plan(grids, Layout(Path(config["results"])), data_dir, problems)

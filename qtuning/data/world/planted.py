@@ -1,7 +1,7 @@
 """A fine-tuning set with planted errors whose places are known, to ask what finds them.
 
-Only what any model can check: sums, and answers that stand in the text. A planted error is wrong in each of its characters:
-a number whose digits all differ from the right ones, or another span of the same passage.
+Only what any model can check: sums, and answers that stand in the text. A planted error is wrong in each character: a
+number whose digits all differ from the right ones, or another span of the same passage.
 """
 
 import random
