@@ -87,16 +87,16 @@ class Plan:
         return min(1 if evaluation else self.processes(cell), len(visible()))
 
     def temporary(self) -> str:
-        """Regular expression of the cells whose full weights go after evaluation."""
-        return self._either(identity for identity in self.cells if identity not in self.kept)
+        """Regular expression of the cells whose full weights go after evaluation.
+
+        Of their digits alone, since Snakemake reads it anew for every file of every job.
+        """
+        digits = sorted({identity.rpartition("-")[2] for identity in self.cells.keys() - self.kept})
+        return f"[^/]+-(?:{'|'.join(digits)})" if digits else "(?!)"
 
     def lasting(self) -> str:
         """Regular expression of the cells whose weights stay: adapters, and experiments that ask for it."""
-        return self._either(self.kept)
-
-    @staticmethod
-    def _either(identities: Iterable[str]) -> str:
-        return "|".join(sorted(identity.replace("+", r"\+").replace(".", r"\.") for identity in identities)) or "(?!)"
+        return f"(?!{self.temporary()}(?:/|$))[^/]+"
 
     def model(self, cell: str) -> Path:
         """Marker of the cell's base model."""
