@@ -140,20 +140,19 @@ def train(
         raise UserError(f"--tracking = {tracking!r}: must be one of {', '.join(MODES)}")
     if not accelerate.exists():
         raise UserError(f"--accelerate = {accelerate}: no such file")
-    # Both launchers would share the default port when two cells train side by side; 0 lets each find a free one.
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(accelerate)]
-    launch += ["--num_cpu_threads_per_process", str(threads), "--main_process_port", "0", "-m", "qtuning.train"]
-    launch += ["--cell", str(cell), "--model", str(layout.model(loaded)), "--samples", str(layout.samples(loaded))]
-    launch += ["--out", str(layout.cell(loaded)), "--state", str(layout.state(loaded)), "--tracking", tracking]
-    launch += ["--checkpoint-seconds", str(checkpoint_seconds)]
+    options = ["--cell", str(cell), "--model", str(layout.model(loaded)), "--samples", str(layout.samples(loaded))]
+    options += ["--out", str(layout.cell(loaded)), "--state", str(layout.state(loaded)), "--tracking", tracking]
+    options += ["--checkpoint-seconds", str(checkpoint_seconds)]
     for role in HELPERS:
         if (folder := layout.helper(loaded, role)) is not None:
-            launch += [f"--{role}", str(folder)]
+            options += [f"--{role}", str(folder)]
     for name in group or []:
-        launch += ["--group", name]
+        options += ["--group", name]
     _use_threads(threads)
     _use_gpus(loaded.training.processes)
-    os.execv(launch[0], launch)
+    from qtuning.launching import launch
+
+    launch(accelerate, threads, options)
 
 
 @app.command()
@@ -237,6 +236,8 @@ def _use_threads(threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if "torch" in sys.modules:  # in a process of the warm server, where torch has read the environment already
+        sys.modules["torch"].set_num_threads(threads)
 
 
 def _use_gpus(count: int) -> None:

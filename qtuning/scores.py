@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,17 +35,17 @@ class BatchScores:
     lengths: Tensor
     sequence_ent: Tensor | None = None
 
-    @property
+    @cached_property
     def token_ppl(self) -> Tensor:
         """[N]: PPL_it = exp(l_it)."""
         return self.nll.clamp(max=OVERFLOW).exp()
 
-    @property
+    @cached_property
     def ppl(self) -> Tensor:
         """[B]: the error PPL_i = exp(mean over T_i of l_it)."""
         return segment_mean(self.nll, self.lengths).clamp(max=OVERFLOW).exp()
 
-    @property
+    @cached_property
     def ent(self) -> Tensor:
         """[B]: the uncertainty Ent_i = mean over T_i of H_it (reading A4, response positions)."""
         return segment_mean(self.entropy, self.lengths)
@@ -64,7 +65,7 @@ class BatchScores:
 
 def segment_mean(values: Tensor, lengths: Tensor) -> Tensor:
     """[N], [B] -> [B]: the mean of each of B consecutive segments."""
-    return torch.stack([part.mean() for part in values.split(lengths.tolist())])
+    return torch.segment_reduce(values, "mean", lengths=lengths)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ same CPU and thread count: bit for bit). Outputs, below --out, appear whole, the
 """
 
 import argparse
+import ctypes
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -327,5 +329,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise
 
 
+def _stop_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the launcher dies: it holds the lease of our GPU, and dies without telling."""
+    if sys.platform == "linux":
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 if __name__ == "__main__":
+    _stop_with_parent()
     main()

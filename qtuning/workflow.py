@@ -17,8 +17,9 @@ from qtuning.grid import Grid, Library
 from qtuning.identity import canonical, cell_id, cell_json, evaluation_id, evaluation_json, model_id, pair_id
 from qtuning.layout import HELPERS, Layout
 from qtuning.tracking import MODES
+from qtuning.warm.client import VARIABLE
 
-SETTINGS = ("results", "data_dir", "tracking", "accelerate", "threads", "checkpoint_seconds")
+SETTINGS = ("results", "data_dir", "tracking", "accelerate", "threads", "checkpoint_seconds", "warm")
 
 
 class Plan:
@@ -165,6 +166,7 @@ def load(config: Mapping[str, Any], configs: Path = Path("configs")) -> Plan:
     """Read every experiment below `configs`; UserError for unknown settings and for all errors of all experiments.
 
     Puts this interpreter's folder first on PATH: jobs find `qtuning` even where its environment is not activated.
+    Without GPUs, where a start-up can take as long as a cell, jobs share one (warm/).
     """
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     for key in config:
@@ -178,6 +180,10 @@ def load(config: Mapping[str, Any], configs: Path = Path("configs")) -> Plan:
     for key, valid in (("tracking", MODES), ("accelerate", launchers)):
         if config[key] not in valid:
             raise UserError(f"{key} = {config[key]!r}: unknown{nearest(str(config[key]), valid)}")
+    if not isinstance(config["warm"], bool):
+        raise UserError(f"warm = {config['warm']!r}: must be true or false")
+    if config["warm"] and not visible():
+        os.environ[VARIABLE] = str(os.getpid())
     data_dir = None if config["data_dir"] is None else Path(config["data_dir"]).resolve()
     if data_dir is not None and not data_dir.is_dir():
         raise UserError(f"data_dir = {config['data_dir']!r}: no such folder")
