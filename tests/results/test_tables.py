@@ -11,8 +11,9 @@ from rich.console import Console
 from qtuning.errors import UserError
 from qtuning.identity import cell_id
 from qtuning.results.costs import SELECTED
+from qtuning.results.markdown import render
 from qtuning.results.store import read_scores, write_scores
-from qtuning.results.tables import markdown, tidy, write_tables
+from qtuning.results.tables import score_page, tidy, write_tables
 from qtuning.results.terminal import print_table
 
 Make = Callable[..., Folders]
@@ -22,6 +23,10 @@ TWO = {"benchmarks": ["gsm8k", "math"], "source": "mini-world", "batch_size": 64
 def scores_of(folders: Folders) -> pl.DataFrame:
     write_scores([folders.grid], folders.results)
     return read_scores(folders.results, folders.grid.experiment.name)
+
+
+def markdown(scores: pl.DataFrame) -> str:
+    return render(score_page(scores))
 
 
 def block(page: str, title: str) -> list[list[str]]:
@@ -68,7 +73,7 @@ def test_complete_table(complete: Folders) -> None:
     # differences by seed: GSM8K 3, 5; MATH 1, -3; Avg 2, 1
     assert block(page, "Samples 25% x Tokens 50%")[1:] == [
         ["random", "random", "31.00 ± 1.41", "**7.00** ± 2.83", "19.00 ± 2.12"],
-        ["Q-Tuning", "", "**35.00** ± 2.83 (+4.0)", "6.00 ± 0.00 (-1.0)", "**20.50** ± 1.41 (+1.5)"],
+        ["Q-Tuning", "", "**35.00** ± 2.83 ↑4.0", "6.00 ± 0.00 ↓1.0", "**20.50** ± 1.41 ↑1.5"],
     ]
     for text in (
         "# Mini world, full fine-tuning",
@@ -122,7 +127,7 @@ def test_what_was_selected(complete: Folders) -> None:
 
 def test_csv(complete: Folders) -> None:
     scores_of(complete)
-    _, path = write_tables("mini", complete.results)
+    _, path, *_ = write_tables("mini", complete.results)
     table = pl.read_csv(path)
     assert len(table) == 4 * 3
     (row,) = table.filter((pl.col("method") == "q-tuning") & (pl.col("benchmark") == "math")).to_dicts()
@@ -191,7 +196,7 @@ def test_no_average_without_every_benchmark(complete: Folders) -> None:
     cell = complete.find("q-tuning-25x50-s1")
     complete.evaluate(cell, lambda _: 0.37, change=lambda scores: scores["benchmarks"].pop("math"))
     page = markdown(scores_of(complete))
-    assert block(page, "Samples 25% x Tokens 50%")[2] == ["Q-Tuning", "", "**35.00** ± 2.83 (+4.0)", "–¹", "–²"]
+    assert block(page, "Samples 25% x Tokens 50%")[2] == ["Q-Tuning", "", "**35.00** ± 2.83 ↑4.0", "–¹", "–²"]
     assert "- ¹ seed 1 not run: the evaluation has no score of this benchmark\n" in page
     assert "- ² seed 1 not run: no average without math: the evaluation has no score of this benchmark\n" in page
 
@@ -206,8 +211,8 @@ def test_option_variants_are_rows_of_their_own(make_folders: Make) -> None:
     rows = block(markdown(scores_of(folders)), "Samples 25% x Tokens 50%")
     assert [(row[0], row[2]) for row in rows[1:]] == [
         ("random", "0.00"),
-        ("Q-Tuning (lambda=0.3)", "30.00 (+30.0)"),
-        ("Q-Tuning", "**50.00** (+50.0)"),
+        ("Q-Tuning (lambda=0.3)", "30.00 ↑30.0"),
+        ("Q-Tuning", "**50.00** ↑50.0"),
     ]
 
 
@@ -295,9 +300,9 @@ def test_unknown_experiment(complete: Folders) -> None:
 @pytest.mark.parametrize(
     ("width", "row"),
     [
-        (200, "Q-Tuning 35.00 ± 2.83 (+4.0) 6.00 ± 0.00 (-1.0) 20.50 ± 1.41 (+1.5)"),
-        (75, "Q-Tuning 35.00 (+4.0) 6.00 (-1.0) 20.50 (+1.5)"),
-        (55, "Q-Tuning 35.00 6.00 20.50 (+1.5)"),
+        (200, "Q-Tuning 35.00 ± 2.83 ↑4.0 6.00 ± 0.00 ↓1.0 20.50 ± 1.41 ↑1.5"),
+        (75, "Q-Tuning 35.00 ↑4.0 6.00 ↓1.0 20.50 ↑1.5"),
+        (55, "Q-Tuning 35.00 6.00 20.50 ↑1.5"),
         (50, "Q-Tuning 35.00 6.00 20.50"),
     ],
 )
@@ -316,8 +321,8 @@ def test_terminal_emphasises(complete: Folders) -> None:
     print_table("mini", complete.results, console)
     text = console.export_text(styles=True)
     assert "\x1b[1m35.00\x1b[0m" in text
-    assert "\x1b[32m (+4.0)\x1b[0m" in text
-    assert "\x1b[31m (-1.0)\x1b[0m" in text
+    assert "\x1b[32m ↑4.0\x1b[0m" in text
+    assert "\x1b[31m ↓1.0\x1b[0m" in text
 
 
 def test_a_table_with_cells_still_to_run_does_not_pass_for_the_finished_one(make_folders: Make) -> None:
@@ -325,10 +330,10 @@ def test_a_table_with_cells_still_to_run_does_not_pass_for_the_finished_one(make
     zero_shot, cell = folders.grid.cells
     folders.finish(zero_shot, {"gsm8k": 0.1, "math": 0.1}.__getitem__)
     write_scores([folders.grid], folders.results)
-    partial, _ = write_tables(folders.grid.experiment.name, folders.results)
+    partial, *_ = write_tables(folders.grid.experiment.name, folders.results)
     assert partial.name == f"{folders.grid.experiment.name}.partial.md"
     assert "not run" in partial.read_text()
     folders.finish(cell, {"gsm8k": 0.2, "math": 0.2}.__getitem__)
     write_scores([folders.grid], folders.results)
-    whole, table = write_tables(folders.grid.experiment.name, folders.results)
+    whole, table, *_ = write_tables(folders.grid.experiment.name, folders.results)
     assert (whole.name, table.name) == (f"{folders.grid.experiment.name}.md", f"{folders.grid.experiment.name}.csv")

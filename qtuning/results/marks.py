@@ -1,0 +1,64 @@
+"""Marks of significance beside scores, from the comparisons that the statistics made."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from qtuning.errors import UserError
+from qtuning.results.summary import Line
+
+KEY = ("train_set", "model", "method", "options", "sample_ratio", "token_ratio", "benchmark")
+RANDOM, FULL = "†", "‡"
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Which scores differ significantly, and from what.
+
+    found: place of a score -> `†`, `‡` or both. legend: what the marks mean; empty where nothing was compared.
+    """
+
+    found: dict[tuple[object, ...], str] = field(default_factory=dict)
+    legend: tuple[str, ...] = ()
+
+    def of(self, line: Line, model: str, benchmark: str) -> str:
+        """The marks of one score, or an empty text."""
+        return self.found.get(_place(line, model, benchmark), "")
+
+
+def read_marks(comparisons: pl.DataFrame | None, experiment: str) -> Marks:
+    """The marks of an experiment from a frame of comparisons (one row per score and what it is compared with).
+
+    `against` is `full` or the name of the random method at the same budget; `significant` holds after correction.
+    Raises UserError where a column is missing.
+    """
+    if comparisons is None:
+        return Marks()
+    missing = {"experiment", *KEY, "against", "significant"} - set(comparisons.columns)
+    if missing:
+        raise UserError(f"comparisons: column(s) {', '.join(sorted(missing))} missing; have them made again")
+    rows = comparisons.filter((pl.col("experiment") == experiment) & (pl.col("against") != "zero-shot")).to_dicts()
+    if not rows:
+        return Marks()
+    found: dict[tuple[object, ...], set[str]] = {}
+    for row in rows:
+        if row["significant"]:
+            place = (*(row[name] for name in KEY), row.get("training") or "")
+            found.setdefault(place, set()).add(FULL if row["against"] == "full" else RANDOM)
+    return Marks({place: "".join(sorted(marks)) for place, marks in found.items()}, tuple(_legend(rows)))
+
+
+def _place(line: Line, model: str, benchmark: str) -> tuple[object, ...]:
+    place = (line.train_set, model, line.method, line.options, line.sample_ratio, line.token_ratio, benchmark)
+    return (*place, line.training)
+
+
+def _legend(rows: Sequence[dict[str, object]]) -> list[str]:
+    tested = sum(row.get("p") is not None for row in rows) if "p" in rows[0] else len(rows)
+    legend = [
+        f"{RANDOM} differs significantly from random + random at the same budget, {FULL} from the full data: "
+        f"two-sided at 5%, after Holm's correction for {tested} comparisons; no mark is no proof of equality."
+    ]
+    notes = list(dict.fromkeys(str(row["note"]) for row in rows if row.get("note")))
+    return legend + [f"Significance: {note}" for note in notes]
