@@ -113,12 +113,12 @@ def cost_page(scores: pl.DataFrame) -> Page:
     columns = (
         Column("Samples x Tokens", words=True),
         Column("Method", words=True),
-        *map(Column, ("Nominal", "FLOPs", "of full", "for scoring", "Seconds", "of full")),
+        *map(Column, ("Nominal", "FLOPs", "FLOPs share", "of it scoring", "Seconds", "Seconds share")),
         *map(Column, (benchmark_label(summary.overall), "Score per cost", "Gain per cost", "Pareto")),
     )
     experiment = scores["experiment"][0]
     table = Table("by-cost", "", columns, tuple(blocks), tuple(footnotes.texts), NOTES)
-    lead = f"Experiment `{experiment}`, by cost. {subjects(scores)}"
+    lead = f"Experiment {experiment}, by cost. {subjects(scores)}"
     warnings = tuple(training_warnings(scores))
     return check(Page(f"{experiment}-cost", f"{scores['title'][0]}: by cost", (lead,), (table,), warnings))
 

@@ -124,7 +124,7 @@ def _floats(page: Page, table: Table) -> Iterator[str]:
 
 def _notes(notes: Sequence[str]) -> list[str]:
     return [
-        r"\par\medskip\begin{minipage}{\linewidth}\scriptsize\raggedright",
+        r"\par\medskip\noindent\begin{minipage}{\linewidth}\scriptsize\raggedright",
         *(f"{escape(note)}\\par" for note in notes),
         r"\end{minipage}\par",
     ]
@@ -146,9 +146,15 @@ def _column_parts(columns: Sequence[Column]) -> list[list[int]]:
 
 
 def _block_parts(blocks: Sequence[Block]) -> list[list[Block]]:
-    """Blocks in runs of at most LINES lines; one block is never split."""
+    """Blocks in runs of at most LINES lines; only a block that is longer than that is split."""
     parts: list[list[Block]] = [[]]
-    for block in blocks:
+    room = LINES - 1
+    pieces = (
+        Block(f"{block.title} (continued)" if block.title and start else block.title, block.rows[start : start + room])
+        for block in blocks
+        for start in range(0, len(block.rows), room)
+    )
+    for block in pieces:
         if parts[-1] and sum(1 + len(other.rows) for other in [*parts[-1], block]) > LINES:
             parts.append([])
         parts[-1].append(block)

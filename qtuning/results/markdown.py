@@ -18,11 +18,8 @@ def render(page: Page) -> str:
 
 
 def escape(text: str) -> str:
-    """Text with a backslash before what Markdown would take for markup; line breaks become blanks.
-
-    A back quote stays: our own sentences set names in code, and an odd one in a message can do no harm.
-    """
-    return re.sub(r"([\\|<*])", r"\\\1", " ".join(text.split("\n")))
+    """Text with a backslash before what Markdown would take for markup; line breaks become blanks."""
+    return re.sub(r"([\\|<*`]|](?=\())", r"\\\1", " ".join(text.splitlines()))
 
 
 def _table(table: Table) -> list[str]:

@@ -29,7 +29,7 @@ def paper_page(scores: pl.DataFrame, numbers: Sequence[Number]) -> Page:
         for model in dict.fromkeys(number.row["model"] for number in numbers)
         if model in summary.models
     ]
-    lead = [f"Experiment `{experiment}` beside the paper. {len(numbers)} published numbers: {verdicts}."]
+    lead = [f"Experiment {experiment} beside the paper. {len(numbers)} published numbers: {verdicts}."]
     lead += [
         f"{count} numbers of {_models(names)}: not comparable because {reason}."
         for names, count, reason in absent(numbers)

@@ -66,7 +66,9 @@ def compare_signs(summary: Summary, published: Sequence[dict[str, Any]]) -> list
     signs = []
     for budget in dict.fromkeys(key[:2] for key in theirs if len(key) > 1):
         target = (*budget, "q-tuning", "q-tuning")
-        rivals = [key for key in theirs if key != target and key[:2] in (budget, key[:1])]
+        # what prunes nothing first (its key is a name alone), as in every table
+        rivals = [key for key in theirs if len(key) == 1]
+        rivals = [*sorted(rivals, reverse=True), *(key for key in theirs if key[:2] == budget and key != target)]
         if target not in theirs or target not in ours:
             continue
         for rival in rivals:

@@ -97,7 +97,7 @@ def score_page(scores: pl.DataFrame, comparisons: pl.DataFrame | None = None, no
         Page(
             name=experiment,
             title=scores["title"][0],
-            lead=(f"Experiment `{experiment}`. {subjects(scores)}",),
+            lead=(f"Experiment {experiment}. {subjects(scores)}",),
             tables=(score_table(scores, summary, marks, below), *cost_tables(scores, summary)),
             warnings=tuple(training_warnings(scores)),
         )

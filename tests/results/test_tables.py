@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -11,6 +12,7 @@ from rich.console import Console
 from qtuning.errors import UserError
 from qtuning.identity import cell_id
 from qtuning.results.costs import SELECTED
+from qtuning.results.layout import superscript
 from qtuning.results.markdown import render
 from qtuning.results.store import read_scores, write_scores
 from qtuning.results.tables import score_page, tidy, write_tables
@@ -277,11 +279,63 @@ def test_raw_text_is_aligned(folders: Folders) -> None:
 
 def test_tables_are_reproducible_and_undated(complete: Folders) -> None:
     scores_of(complete)
-    first = [path.read_bytes() for path in write_tables("mini", complete.results)]
+    paths = write_tables("mini", complete.results)
+    assert [path.name for path in paths] == [
+        f"mini.{kind}" for kind in ("md", "csv", "tex", "html", "cost.md", "cost.csv")
+    ]
+    first = [path.read_bytes() for path in paths]
     (complete.results / "tables" / "mini.md").unlink()
     scores_of(complete)
     assert [path.read_bytes() for path in write_tables("mini", complete.results)] == first
-    assert not re.search(rb"20\d\d-\d\d", first[0] + first[1])
+    assert not re.search(rb"20\d\d-\d\d", b"".join(first))
+
+
+def test_an_edition_of_a_table_of_the_paper_has_it_beside_ours(make_folders: Make, tmp_path: Path) -> None:
+    folders = make_folders(name="table2-mini", evaluation=TWO, budgets=["25x50"], seeds=[0])
+    for cell in folders.grid.cells:
+        folders.finish(cell)
+    write_scores([folders.grid], folders.results)
+    paths = write_tables("table2-mini", folders.results, out=tmp_path / "out", notes=["Overlap: none."])
+    kinds = ("md", "csv", "tex", "html", "cost.md", "cost.csv", "paper.md", "paper.csv", "paper.html", "signs.csv")
+    assert paths == tuple(tmp_path / "out" / f"table2-mini.{kind}" for kind in kinds)
+    assert "\n- Overlap: none.\n" in paths[0].read_text()
+    # the one published budget that we have, against each of the other rows of ours
+    table = pl.read_csv(paths[-1])
+    decided = table.filter(pl.col("difference").is_not_null())
+    assert set(decided["method"]) == {"zero-shot", "full", "random+random"}
+    assert set(table["token_ratio"]) == {0.5}
+
+
+def test_all_outputs_show_the_same_fields(complete: Folders) -> None:
+    """Row by row: Markdown, HTML and LaTeX read back, each by what its markup means."""
+    complete.diverge(complete.find("random+random-25x50-s1"), "nan & <inf> | 50%_x")
+    scores_of(complete)
+    by_kind = {path.suffix: path.read_text() for path in write_tables("mini", complete.results)[:4]}
+    lines = [line for line in by_kind[".md"].splitlines() if line.startswith("|") and not set(line) <= set("|:-")]
+    in_markdown = [[re.sub(r"[* ]", "", cell) for cell in line.strip("|").split("|")] for line in lines]
+    in_html = [
+        [re.sub(r"<[^>]*>| ", "", cell) for cell in re.findall(r"<td.*?</td>|<th scope=.col.*?</th>", row)]
+        for row in re.findall(r"<tr>.*?</tr>", by_kind[".html"])
+    ]
+    signs = {r"\%": "%", "--": "–", r"$\pm$": "±", r"$\uparrow$": "↑", r"$\downarrow$": "↓", "{-}": "-"}
+    in_latex = []
+    for line in by_kind[".tex"].splitlines():
+        if line.endswith(r" \\") and not line.startswith(r"\multicolumn"):
+            for sign, meaning in signs.items():
+                line = line.replace(sign, meaning)
+            line = re.sub(r"\\textsuperscript\{(\d+)\}", lambda match: superscript(int(match[1])), line)
+            line = re.sub(r"\\textbf|\\tiny|[{} ]", "", line[: -len(r" \\")])
+            in_latex.append(line.split("&"))
+    headers = in_markdown[0]
+    assert [row for row in in_markdown if row != headers] == [row for row in in_html if row != headers]
+    assert [row for row in in_html if row != headers] == [row for row in in_latex if row != headers]
+    assert any("–¹" in row for row in in_latex)
+    for kind, text in (
+        (".md", r"nan & \<inf> \| 50%_x"),
+        (".html", "nan &amp; &lt;inf&gt; | 50%_x"),
+        (".tex", r"nan \& \textless{}inf\textgreater{} \textbar{} 50\%\_x"),
+    ):
+        assert text in by_kind[kind]
 
 
 def test_nothing_run_yet_is_a_table_of_holes(folders: Folders) -> None:
