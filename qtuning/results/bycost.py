@@ -72,7 +72,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 def priced(scores: pl.DataFrame, summary: Summary) -> list[list[Priced]]:
     """A block per train set and model, each sorted by FLOPs; rows whose cost is not known come last, in table order."""
-    cells = cells_by_line(scores, summary)
+    cells = cells_by_line(scores)
     train_sets = dict.fromkeys(line.train_set for line in summary.lines)
     blocks = []
     for train_set in train_sets:

@@ -54,7 +54,7 @@ class Cost:
 
 def cost_rows(scores: pl.DataFrame, summary: Summary) -> list[Cost]:
     """One row per trained line and model, in table order."""
-    cells = cells_by_line(scores, summary)
+    cells = cells_by_line(scores)
     return [
         Cost(budget_label(line), method_label(line), model, _values(by_seed, full_data(cells, line, model)))
         for line, model, by_seed in trained(cells, summary)
@@ -63,7 +63,7 @@ def cost_rows(scores: pl.DataFrame, summary: Summary) -> list[Cost]:
 
 def selection_rows(scores: pl.DataFrame, summary: Summary) -> list[Cost]:
     """One row per pruned line and model, in table order: `values` in the order of SELECTED."""
-    cells = cells_by_line(scores, summary)
+    cells = cells_by_line(scores)
     return [
         Cost(budget_label(line), method_label(line), model, _selected(by_seed))
         for line, model, by_seed in trained(cells, summary)
@@ -90,7 +90,7 @@ def cost_tables(scores: pl.DataFrame, summary: Summary) -> list[Table]:
     return tables
 
 
-def cells_by_line(scores: pl.DataFrame, summary: Summary) -> Cells:
+def cells_by_line(scores: pl.DataFrame) -> Cells:
     """The cells of each trained line and model, by seed; a cell that the table lacks is there without any cost."""
     cells: Cells = {}
     for row in scores.unique("cell", keep="first", maintain_order=True).iter_rows(named=True):
@@ -98,10 +98,11 @@ def cells_by_line(scores: pl.DataFrame, summary: Summary) -> Cells:
             names = ("train_set", "model", "method", "options", "sample_ratio", "token_ratio")
             key = (*(row[name] for name in names), row.get("training") or "")
             cells.setdefault(key, {})[row["seed"]] = row
+    seeds = scores["seed"].drop_nulls().unique(maintain_order=True)
     for by_seed in cells.values():
-        nothing = next(iter(by_seed.values())) | {"status": "not run"} | dict.fromkeys(MEASURED)
-        for seed in summary.seeds:
-            by_seed.setdefault(seed, nothing)
+        absent = next(iter(by_seed.values())) | {"cell": "", "status": "not run"} | dict.fromkeys(MEASURED)
+        for seed in seeds:
+            by_seed.setdefault(seed, absent | {"seed": seed})
     return cells
 
 

@@ -3,7 +3,8 @@
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import chain, groupby
+from math import ceil
 
 from qtuning.results.layout import Parts, superscript
 from qtuning.results.page import Block, Column, Field, Page, Table
@@ -119,12 +120,12 @@ def _floats(page: Page, table: Table) -> Iterator[str]:
             yield from _notes(notes)
         yield r"\end{table}"
         if last and notes and not inside:
-            yield from _notes(notes)
+            yield from _notes(notes, rf"\textit{{Notes on {escape(caption)}.}}\par")
 
 
-def _notes(notes: Sequence[str]) -> list[str]:
+def _notes(notes: Sequence[str], heading: str = "") -> list[str]:
     return [
-        r"\par\medskip\noindent\begin{minipage}{\linewidth}\scriptsize\raggedright",
+        r"\par\medskip\noindent\begin{minipage}{\linewidth}\scriptsize\raggedright" + heading,
         *(f"{escape(note)}\\par" for note in notes),
         r"\end{minipage}\par",
     ]
@@ -148,17 +149,20 @@ def _column_parts(columns: Sequence[Column]) -> list[list[int]]:
 def _block_parts(blocks: Sequence[Block]) -> list[list[Block]]:
     """Blocks in runs of at most LINES lines; only a block that is longer than that is split."""
     parts: list[list[Block]] = [[]]
-    room = LINES - 1
-    pieces = (
-        Block(f"{block.title} (continued)" if block.title and start else block.title, block.rows[start : start + room])
-        for block in blocks
-        for start in range(0, len(block.rows), room)
-    )
-    for block in pieces:
+    for block in chain.from_iterable(map(_pieces, blocks)):
         if parts[-1] and sum(1 + len(other.rows) for other in [*parts[-1], block]) > LINES:
             parts.append([])
         parts[-1].append(block)
     return parts
+
+
+def _pieces(block: Block) -> Iterator[Block]:
+    """The block, or as few parts of about one length as have room."""
+    count = max(1, ceil(len(block.rows) / (LINES - 1)))
+    size = ceil(len(block.rows) / count)
+    for start in range(0, count * size, max(1, size)):
+        title = f"{block.title} (continued)" if block.title and start else block.title
+        yield Block(title, block.rows[start : start + size])
 
 
 def _tabular(table: Table, columns: Sequence[int], blocks: Sequence[Block]) -> Iterator[str]:

@@ -17,14 +17,17 @@ class Marks:
     """Which scores differ significantly, and from what.
 
     found: place of a score -> `†`, `‡` or both. legend: what the marks mean; empty where nothing was compared.
+    by_variant: the last part of a place is the line's variant, else what it varies in training.
     """
 
     found: dict[tuple[object, ...], str] = field(default_factory=dict)
     legend: tuple[str, ...] = ()
+    by_variant: bool = False
 
     def of(self, line: Line, model: str, benchmark: str) -> str:
         """The marks of one score, or an empty text."""
-        return self.found.get(_place(line, model, benchmark), "")
+        place = (line.train_set, model, line.method, line.options, line.sample_ratio, line.token_ratio, benchmark)
+        return self.found.get((*place, line.variant if self.by_variant else line.training), "")
 
 
 def read_marks(comparisons: pl.DataFrame | None, experiment: str) -> Marks:
@@ -38,27 +41,27 @@ def read_marks(comparisons: pl.DataFrame | None, experiment: str) -> Marks:
     missing = {"experiment", *KEY, "against", "significant"} - set(comparisons.columns)
     if missing:
         raise UserError(f"comparisons: column(s) {', '.join(sorted(missing))} missing; have them made again")
+    # the variant tells apart what was trained differently, too
+    last = "variant" if "variant" in comparisons.columns else "training"
     rows = comparisons.filter((pl.col("experiment") == experiment) & (pl.col("against") != "zero-shot")).to_dicts()
     if not rows:
         return Marks()
     found: dict[tuple[object, ...], set[str]] = {}
     for row in rows:
         if row["significant"]:
-            place = (*(row[name] for name in KEY), row.get("training") or "")
+            place = (*(row[name] for name in KEY), row.get(last) or "")
             found.setdefault(place, set()).add(FULL if row["against"] == "full" else RANDOM)
-    return Marks({place: "".join(sorted(marks)) for place, marks in found.items()}, tuple(_legend(rows)))
-
-
-def _place(line: Line, model: str, benchmark: str) -> tuple[object, ...]:
-    place = (line.train_set, model, line.method, line.options, line.sample_ratio, line.token_ratio, benchmark)
-    return (*place, line.training)
+    marks = {place: "".join(sorted(marks)) for place, marks in found.items()}
+    return Marks(marks, tuple(_legend(rows)), by_variant=last == "variant")
 
 
 def _legend(rows: Sequence[dict[str, object]]) -> list[str]:
-    tested = sum(row.get("p") is not None for row in rows) if "p" in rows[0] else len(rows)
+    """What the marks mean, how many comparisons were tested, and what is to be known of the tested ones."""
+    corrected = [row for row in rows if row.get("p_holm", row["significant"]) is not None]
+    count = f"{len(corrected)} comparison{'' if len(corrected) == 1 else 's'} tested"
     legend = [
-        f"{RANDOM} differs significantly from random + random at the same budget, {FULL} from the full data: "
-        f"two-sided at 5%, after Holm's correction for {tested} comparisons; no mark is no proof of equality."
+        f"{RANDOM} differs significantly from random + random at the same budget, {FULL} from the full data: two-sided "
+        f"at 5%, after Holm's correction ({count}, the others are not marked); no mark is no proof of equality."
     ]
-    notes = list(dict.fromkeys(str(row["note"]) for row in rows if row.get("note")))
-    return legend + [f"Significance: {note}" for note in notes]
+    notes = list(dict.fromkeys(str(row["note"]) for row in corrected if row.get("note")))
+    return legend + [f"Significance: {note}." for note in notes]

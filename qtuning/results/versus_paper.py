@@ -58,7 +58,7 @@ def versus_paper(scores: pl.DataFrame, published: pl.DataFrame, table: int) -> l
     scores: one experiment; published: see published.py. Ours are the rows with default options and readings.
     """
     summary = summarise(scores)
-    cells = cells_by_line(scores, summary)
+    cells = cells_by_line(scores)
     rows = published.filter(pl.col("table") == table).to_dicts()
     refusals = _refusals(scores, summary, rows)
     return [_number(row, summary, cells, refusals) for row in rows]

@@ -25,12 +25,16 @@ def scores(make_folders: Callable[..., Folders]) -> pl.DataFrame:
     return read_scores(folders.results, "mini")
 
 
-def comparison(scores: pl.DataFrame, benchmark: str, against: str, significant: bool, **more: Any) -> dict[str, Any]:
+def comparison(
+    scores: pl.DataFrame, benchmark: str, against: str, significant: bool | None, **more: Any
+) -> dict[str, Any]:
     row = scores.filter(pl.col("method") == "q-tuning").to_dicts()[0]
     names = ("experiment", "model", "train_set", "method", "options", "sample_ratio", "token_ratio")
     place = {name: row[name] for name in names}
     return (
-        place | {"benchmark": benchmark, "against": against, "significant": significant, "p": 0.01, "note": ""} | more
+        place
+        | {"benchmark": benchmark, "against": against, "significant": significant, "p_holm": 0.01, "note": ""}
+        | more
     )
 
 
@@ -40,8 +44,8 @@ def test_marks_stand_beside_the_scores_they_belong_to(scores: pl.DataFrame) -> N
             comparison(scores, "gsm8k", "random+random", True),
             comparison(scores, "gsm8k", "full", True),
             comparison(scores, "math", "random+random", False),
-            comparison(scores, "math", "full", False, p=None, note="one seed: items alone"),
-            comparison(scores, "avg", "full", True),
+            comparison(scores, "math", "full", None, p_holm=None, note="no such row"),
+            comparison(scores, "avg", "full", True, note="two seeds"),
             comparison(scores, "math", "full", True, experiment="another"),
         ]
     )
@@ -54,15 +58,16 @@ def test_marks_stand_beside_the_scores_they_belong_to(scores: pl.DataFrame) -> N
         "Q-Tuning": [" †‡", "", " ‡"],
     }
     (legend,) = [note for note in table.notes if note.startswith("†")]
-    assert "Holm's correction for 4 comparisons" in legend
-    assert "Significance: one seed: items alone" in table.notes
+    assert "Holm's correction (4 comparisons tested, the others are not marked)" in legend
+    assert [note for note in table.notes if note.startswith("Significance")] == ["Significance: two seeds."]
 
 
 def test_no_comparisons_no_legend(scores: pl.DataFrame) -> None:
     assert not any("†" in note for note in score_page(scores).tables[0].notes)
 
 
-def test_marks_know_how_a_cell_was_trained(scores: pl.DataFrame) -> None:
+@pytest.mark.parametrize("column", ["training", "variant"])
+def test_marks_know_how_a_cell_was_trained(column: str, scores: pl.DataFrame) -> None:
     both = pl.concat(
         [
             scores.with_columns(training=pl.lit("")),
@@ -71,7 +76,7 @@ def test_marks_know_how_a_cell_was_trained(scores: pl.DataFrame) -> None:
             ),
         ]
     )
-    comparisons = pl.DataFrame([comparison(scores, "gsm8k", "full", True, training="batch_size=16")])
+    comparisons = pl.DataFrame([comparison(scores, "gsm8k", "full", True, **{column: "batch_size=16"})])
     rows = [row for row in score_page(both, comparisons).tables[0].rows if str(row[0]).startswith("Q-Tuning")]
     assert [(row[0], getattr(row[2], "marks", None)) for row in rows] == [
         ("Q-Tuning", ""),
