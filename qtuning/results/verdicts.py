@@ -232,8 +232,8 @@ def _compared(figure: Figure, measured: Measured) -> tuple[str, Result]:
     low, high = figure.value - figure.rounding, figure.value + figure.rounding
     if not _touch(low, high, measured.low, measured.high):
         gap = figure.value - measured.value
-        side = "high" if gap > 0 else "low"
-        return f"{claimed}, {number(abs(gap))} too {side}{_range(measured)}", "contradicts"
+        side = f"{number(gap)} too high" if gap > 0 else f"{number(-gap)} too low"
+        return f"{claimed}, {side}{_range(measured)}", "contradicts"
     if measured.low <= 0 <= measured.high and not low <= 0 <= high:
         return f"{claimed}; {_range(measured)[2:]} holds the claim and also nothing at all", "undecided"
     return f"{claimed}, agrees{_range(measured)}", "supports"
