@@ -25,23 +25,15 @@ def _listed(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
-def _budget(value: Any) -> Any:
+def _budget(value: Any) -> Budget:
     """`[12.5, 50]` as YAML reads it; through text, so that 12.5 stays exact."""
-    return Budget(*(Decimal(str(part)) for part in value)) if _is_pair_of_numbers(value) else value
-
-
-def _is_pair_of_numbers(value: Any) -> bool:
-    numbers = isinstance(value, list | tuple) and all(type(part) in (int, float) for part in value)
-    return numbers and len(value) == 2
-
-
-def _checked(value: Any) -> Budget:
-    if not isinstance(value, Budget) or not all(0 < part <= 100 for part in value):
+    numbers = isinstance(value, list | tuple) and all(type(part) in (int, float) and 0 < part <= 100 for part in value)
+    if not numbers or len(value) != 2:
         raise ValueError("must be a budget, [per cent of samples, per cent of tokens]")
-    return value
+    return Budget(*(Decimal(str(part)) for part in value))
 
 
-Pair = Annotated[Any, BeforeValidator(_checked), BeforeValidator(_budget)]
+Pair = Annotated[Any, BeforeValidator(_budget)]
 Models = Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)]
 Tables = Annotated[tuple[int, ...], BeforeValidator(_listed), Field(min_length=1)]
 Figures = Annotated[tuple[float, ...], BeforeValidator(_listed), Field(min_length=1)]

@@ -35,7 +35,7 @@ def contamination_note(store: Path, train_set: str, label: str, source: str, ben
     """One line for a table: overlap of a train set with each of its benchmarks, or that it was not checked.
 
     store: folder that has `contamination/`. source: where the benchmarks' questions come from (evaluation.source).
-    `Contamination: items that share a 13-gram with MathInstruct: GSM8K 0 of 791; MATH not checked.`
+    `Contamination: items that share a 13-gram with MathInstruct: GSM8K 0 of 791, MATH not checked.`
     """
     reports = [
         report
@@ -47,7 +47,7 @@ def contamination_note(store: Path, train_set: str, label: str, source: str, ben
     for ngram in sizes:
         found = [report for report in reports if report.ngram == ngram]
         parts = [f"{LABEL.get(name, name)} {_overlap(name, found)}" for name in benchmarks]
-        sentences.append(f"items that share {_article(ngram)} {ngram}-gram with {label}: {'; '.join(parts)}")
+        sentences.append(f"items that share {_article(ngram)} {ngram}-gram with {label}: {', '.join(parts)}")
     if not sentences:
         names = ", ".join(LABEL.get(name, name) for name in benchmarks)
         return f"Contamination: not checked ({label} against {names}); run `qtuning contamination {train_set}`."
@@ -55,14 +55,14 @@ def contamination_note(store: Path, train_set: str, label: str, source: str, ben
 
 
 def _overlap(benchmark: str, reports: Sequence[_Report]) -> str:
-    """`12 of 791 (1.5%)`; of reports that differ (another copy of the data), all."""
+    """`12 of 791 (1.5%; 8 shorter, compared whole)`; of reports that differ (another copy of the data), all."""
     texts = []
     for report in reports:
         if (result := report.benchmarks.get(benchmark)) is None:
             continue
-        share = f" ({100 * result.contaminated / result.items:.1f}%)" if result.contaminated else ""
-        short = f", {result.short:,} of them too short and compared whole" if result.short else ""
-        texts.append(f"{result.contaminated:,} of {result.items:,}{share}{short}")
+        remarks = [f"{100 * result.contaminated / result.items:.1f}%"] if result.contaminated else []
+        remarks += [f"{result.short:,} shorter, compared whole"] if result.short else []
+        texts.append(f"{result.contaminated:,} of {result.items:,}" + (f" ({'; '.join(remarks)})" if remarks else ""))
     return " or ".join(dict.fromkeys(texts)) if texts else "not checked"
 
 
