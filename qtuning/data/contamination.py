@@ -10,7 +10,7 @@ from heapq import heappush, heapreplace
 from pathlib import Path
 from textwrap import shorten
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from qtuning.config import Evaluation, TrainSet
 from qtuning.data.overlap import Index, Shared, words
@@ -20,6 +20,9 @@ from qtuning.data.sources import read_rows
 from qtuning.errors import UserError
 from qtuning.evaluation.records import EVALUATION_SPLIT, read_records
 from qtuning.files import canonical_json, short_hash
+
+if TYPE_CHECKING:
+    from qtuning.grid import Grid
 
 BenchmarkSource = Literal["hub", "data-dir", "mini-world"]
 NGRAM = 13
@@ -63,6 +66,17 @@ class Check:
     def path(self, results: Path) -> Path:
         """Where the report lies."""
         return Path(results) / "contamination" / f"{self.name}.json"
+
+
+def checks(grids: Iterable["Grid"]) -> dict[str, Check]:
+    """Every check that the tables of these experiments quote, by name; equal ones of different experiments are one."""
+    found = {}
+    for grid in grids:
+        for cell in grid.cells:
+            if cell.train_set is not None:
+                job = Check(cell.train_set, grid.evaluation.source, grid.evaluation.benchmarks)
+                found.setdefault(job.name, job)
+    return found
 
 
 @dataclass

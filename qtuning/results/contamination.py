@@ -1,14 +1,18 @@
 """The line under a table that says how far its train sets and benchmarks overlap, from `contamination/*.json`."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qtuning.errors import UserError
 from qtuning.evaluation.headline import LABEL
 from qtuning.explain import explain
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -29,6 +33,15 @@ class _Report(BaseModel):
     benchmark_source: str
     ngram: Annotated[int, Field(gt=0)]
     benchmarks: dict[str, _Benchmark]
+
+
+def contamination_notes(store: Path, scores: "pl.DataFrame") -> list[str]:
+    """One line for each train set of an experiment. scores: its rows of the score table."""
+    config = json.loads(scores["evaluation_config"][0])
+    pairs = scores.select("train_set", "train_set_label").drop_nulls().unique(maintain_order=True)
+    return [
+        contamination_note(store, name, label, config["source"], config["benchmarks"]) for name, label in pairs.rows()
+    ]
 
 
 def contamination_note(store: Path, train_set: str, label: str, source: str, benchmarks: Sequence[str]) -> str:
