@@ -70,7 +70,7 @@ class Check:
 
 def checks(grids: Iterable["Grid"]) -> dict[str, Check]:
     """Every check that the tables of these experiments quote, by name; equal ones of different experiments are one."""
-    found = {}
+    found: dict[str, Check] = {}
     for grid in grids:
         for cell in grid.cells:
             if cell.train_set is not None:
