@@ -64,8 +64,9 @@ class Estimate:
 def _half_width(variances: Array, freedom: Array, tail: Array) -> Array:
     from scipy.special import stdtrit
 
-    quantile = -stdtrit(freedom, np.broadcast_to(tail, freedom.shape))
-    return np.sqrt(np.sum(np.where(variances > 0, quantile**2 * variances, 0.0), axis=0))
+    quantile: Array = -stdtrit(freedom, np.broadcast_to(tail, freedom.shape))
+    width: Array = np.sqrt(np.sum(np.where(variances > 0, quantile**2 * variances, 0.0), axis=0))
+    return width
 
 
 def mean_squares(scores: Array) -> tuple[Array, Array, Array]:
@@ -166,7 +167,8 @@ def _over_items(benchmarks: Sequence[Array]) -> tuple[Array, Array, Array]:
 
 def _residuals(by_seed: Array) -> Array:
     """[L, S] -> deviations of each line and seed from its line's and its seed's mean."""
-    return by_seed - by_seed.mean(axis=1, keepdims=True) - by_seed.mean(axis=0) + by_seed.mean()
+    residuals: Array = by_seed - by_seed.mean(axis=1, keepdims=True) - by_seed.mean(axis=0) + by_seed.mean()
+    return residuals
 
 
 def _interaction(by_seed: Array) -> float:

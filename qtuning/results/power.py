@@ -39,9 +39,10 @@ def detectable_difference(
     are taken to agree). seed_of_average: standard deviation of the average from seed to seed; default: as if benchmarks
     moved together, which is the most it can be. comparisons: of the family; alpha is divided by it (Holm's first step).
 
-    The power is taken over the estimate of the seed variance as well: with 2 seeds and 2 lines it has one degree of freedom,
-    and the usual sum of two quantiles would be far too small. Being on the wrong side is not counted as detection. With
-    one seed nothing is known of seeds: what is returned is the difference of two *trained models* that the items could show.
+    The power is taken over the estimate of the seed variance as well: with 2 seeds and 2 lines it has one degree of
+    freedom, and the usual sum of two quantiles would be far too small. Being on the wrong side is not counted as
+    detection. With one seed nothing is known of seeds: what is returned is the difference of two trained models that
+    the items could show, a lower bound.
 
     Unit: percentage points. Raises ValueError where a benchmark has no items or there are no seeds.
     """
