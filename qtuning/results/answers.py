@@ -20,8 +20,8 @@ SMALL = 5
 LINE_KEY = ("train_set", "model", "method", "options", "sample_ratio", "token_ratio")
 """Columns that identify a line with a model."""
 
-Answers = dict[str, tuple[tuple[str, ...], Array]]
-"""Seed -> (hashes of the items, their scores in per cent)."""
+Answers = dict[str, tuple[int, Array]]
+"""Seed -> (a number that stands for the sequence of items, their scores in per cent)."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class World:
     def prior(self) -> float:
         """How far the seed variances of the pooled lines agree, over all budgets and benchmarks (`prior_freedom`)."""
         groups: list[Array] = []
-        for pool in dict.fromkeys(tuple(self.pool(line)) for line in self.lines if not line.reference):
+        for pool in dict.fromkeys(self.pools[line] for line in self.lines if not line.reference):
             for benchmark in self.summary.benchmarks:
                 whole = [line for line in pool if self.hole(line, benchmark) is None]
                 group = [line for line in whole if self.unpaired(line, whole[0], benchmark) is None]
@@ -57,23 +57,22 @@ class World:
                     groups.append(np.mean(means, axis=0))
         return prior_freedom(groups)
 
-    def pool(self, line: Line) -> list[Line]:
-        """The lines whose seed variance should be that of `line`, itself among them: those of its budget."""
-        if line.method == "zero-shot":
-            return [line]
-        budget = (line.sample_ratio, line.token_ratio)
-        pruned = [other for other in self.lines if not other.reference]
-        block = [other for other in pruned if (other.sample_ratio, other.token_ratio) == budget]
-        return block if len(block) >= SMALL else [other for other in self.lines if other in pruned or other == line]
+    @cached_property
+    def pools(self) -> dict[Line, tuple[Line, ...]]:
+        """The lines whose seed variance should be that of a line, itself among them: those of its budget."""
+        pruned = tuple(line for line in self.lines if not line.reference)
+        blocks: dict[tuple[float | None, float | None], list[Line]] = {}
+        for line in pruned:
+            blocks.setdefault((line.sample_ratio, line.token_ratio), []).append(line)
+        pools = {line: (line,) if line.method == "zero-shot" else (line, *pruned) for line in self.lines}
+        for block in blocks.values():
+            pools |= dict.fromkeys(block, tuple(block) if len(block) >= SMALL else pruned)
+        return pools
 
-    def paired(self, line: Line, rival: Line, benchmark: str) -> list[Line]:
-        """The pool of `line` with `rival`, as far as they answered the same items at the same seeds as `rival`."""
-        pool = self.pool(line)
-        return [
-            other
-            for other in self.lines
-            if other == rival or (other in pool and self.unpaired(other, rival, benchmark) is None)
-        ]
+    def paired(self, pool: Sequence[Line], rival: Line, benchmark: str) -> list[Line]:
+        """`rival`, and the lines of the pool that answered the same items at the same seeds as it did."""
+        others = [line for line in pool if line != rival and self.unpaired(line, rival, benchmark) is None]
+        return [rival, *others]
 
     def arrays(self, lines: Sequence[Line], benchmark: str) -> list[Array]:
         """[L, S, n] scores of each benchmark that `benchmark` stands for, of lines that are paired."""
@@ -121,12 +120,12 @@ def worlds(store: Store, experiment: str) -> Iterator[World]:
     scores = store.experiment(experiment).filter(pl.col("headline"))
     summary = summarise(scores)
     asked = store.items.join(scores.select("cell", "evaluation").unique(), on=["cell", "evaluation"], how="semi")
-    items: dict[tuple[Any, ...], tuple[tuple[str, ...], Array]] = {
-        key: (tuple(group["item_hash"]), 100 * group["score"].to_numpy())
-        for key, group in asked.sort("item")
-        .partition_by("cell", "evaluation", "benchmark", as_dict=True, maintain_order=True)
-        .items()
-    }
+    groups = asked.sort("item").partition_by("cell", "evaluation", "benchmark", as_dict=True, maintain_order=True)
+    sequences: dict[tuple[str, ...], int] = {}
+    items: dict[tuple[Any, ...], tuple[int, Array]] = {}
+    for key, group in groups.items():
+        sequence = sequences.setdefault(tuple(group["item_hash"]), len(sequences))
+        items[key] = (sequence, 100 * group["score"].to_numpy())
     rows: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in scores.filter(pl.col("status") == "done").iter_rows(named=True):
         rows.setdefault(tuple(row[name] for name in (*LINE_KEY, "benchmark")), []).append(row)

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from qtuning.results.answers import LINE_KEY, World, full_of, worlds
-from qtuning.results.crossed import Estimate, estimate_differences, estimate_scores, holm, mean_squares
+from qtuning.results.crossed import Array, Estimate, estimate_differences, estimate_scores, holm, mean_squares
 from qtuning.results.power import Spread
 from qtuning.results.store import Store
 from qtuning.results.summary import AVERAGE, Line, random_at_budget
@@ -22,6 +22,9 @@ FAMILY_ERROR = 0.05
 
 ONE_SEED = "one seed: how scores move from seed to seed is unknown; the interval covers items only, a lower bound"
 UNTRAINED = "not trained, so without seeds: the interval covers items only"
+
+Estimates = dict[tuple[tuple[Line, ...], Line, str], tuple[list[Line], Estimate, Array]]
+"""(pool, reference, benchmark) -> the lines of the pool that are paired, their differences, and their p values."""
 
 LINE_SCHEMA: dict[str, pl.DataType] = {
     **dict.fromkeys(("experiment", "model", "train_set", "method", "options", "variant"), pl.String()),
@@ -62,14 +65,12 @@ def compare(store: Store, experiment: str) -> pl.DataFrame:
 
     Raises UserError if the experiment is not in the store.
     """
-    rows = [
-        row
-        for world in worlds(store, experiment)
-        for line in world.lines
-        if not line.reference
-        for against in (RANDOM, FULL)
-        for row in _compared(world, line, against)
-    ]
+    rows: list[dict[str, Any]] = []
+    for world in worlds(store, experiment):
+        known: Estimates = {}
+        for line in world.lines:
+            if not line.reference:
+                rows += [row for against in (RANDOM, FULL) for row in _compared(world, line, against, known)]
     return _with_families(pl.DataFrame(rows, schema=COMPARISON_SCHEMA, orient="row"))
 
 
@@ -79,11 +80,10 @@ def score_intervals(store: Store, experiment: str) -> pl.DataFrame:
     seed_sd: of the score, from seed to seed. Raises UserError if the experiment is not in the store.
     """
     rows = [
-        row
+        _scored(world, line, benchmark)
         for world in worlds(store, experiment)
         for line in world.lines
         for benchmark in world.summary.benchmarks
-        for row in (_scored(world, line, benchmark),)
     ]
     return pl.DataFrame(rows, schema=INTERVAL_SCHEMA, orient="row")
 
@@ -125,8 +125,11 @@ def measured_spreads(store: Store, experiment: str) -> dict[str, Spread]:
     return spreads
 
 
-def _compared(world: World, line: Line, against: str) -> Iterator[dict[str, Any]]:
-    """The rows of one line against one reference, one a benchmark; none for the reference itself."""
+def _compared(world: World, line: Line, against: str, known: Estimates) -> Iterator[dict[str, Any]]:
+    """The rows of one line against one reference, one a benchmark; none for the reference itself.
+
+    known: the estimates of whole pools, which their lines share.
+    """
     rival = random_at_budget(line, world.lines) if against == RANDOM else full_of(line, world.lines)
     if rival == line:
         return
@@ -138,9 +141,13 @@ def _compared(world: World, line: Line, against: str) -> Iterator[dict[str, Any]
         elif (reason := world.unpaired(line, rival, benchmark)) is not None:
             yield row | {"note": reason}
         else:
-            lines = world.paired(line, rival, benchmark)
-            estimate = estimate_differences(world.arrays(lines, benchmark), lines.index(rival), world.prior)
-            row |= {"p": float(estimate.p_value()[lines.index(line)])}
+            pool = world.pools[line]
+            if (pool, rival, benchmark) not in known:
+                lines = world.paired(pool, rival, benchmark)
+                estimate = estimate_differences(world.arrays(lines, benchmark), 0, world.prior)
+                known[pool, rival, benchmark] = lines, estimate, estimate.p_value()
+            lines, estimate, p = known[pool, rival, benchmark]
+            row |= {"p": float(p[lines.index(line)])}
             yield row | _estimated(world, line, benchmark, estimate, lines.index(line), "difference")
 
 
@@ -149,9 +156,9 @@ def _scored(world: World, line: Line, benchmark: str) -> dict[str, Any]:
     row = _row(world, INTERVAL_SCHEMA, line, benchmark)
     if (reason := world.hole(line, benchmark)) is not None:
         return row | {"note": reason}
-    lines = world.paired(line, line, benchmark)
+    lines = world.paired(world.pools[line], line, benchmark)
     estimate = estimate_scores(world.arrays(lines, benchmark), world.prior)
-    row |= _estimated(world, line, benchmark, estimate, lines.index(line), "score")
+    row |= _estimated(world, line, benchmark, estimate, 0, "score")
     return row | {"low": max(row["low"], 0.0), "high": min(row["high"], 100.0)}
 
 
