@@ -1,4 +1,4 @@
-"""An experiment's answers, item by item: which lines can be compared, and the arrays that crossed.py works on."""
+"""An experiment's answers, item by item: which lines can be compared, and the arrays that statistics.py works on."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from qtuning.results.crossed import Array, prior_freedom
 from qtuning.results.layout import hole_text
+from qtuning.results.statistics import Array, prior_freedom
 from qtuning.results.store import Store
 from qtuning.results.summary import AVERAGE, Hole, Line, Summary, summarise
 

@@ -1,6 +1,6 @@
 """Which differences of an experiment are real: every pruned line against random pruning and against the full data.
 
-Reads a store alone. The estimates are those of crossed.py (docs/statistics.md); unit: percentage points.
+Reads a store alone. The estimates are those of statistics.py (docs/statistics.md); unit: percentage points.
 """
 
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 
 from qtuning.results.answers import LINE_KEY, World, full_of, worlds
-from qtuning.results.crossed import Array, Estimate, estimate_differences, estimate_scores, holm, mean_squares
 from qtuning.results.power import Spread
+from qtuning.results.statistics import Array, Estimate, estimate_differences, estimate_scores, holm, mean_squares
 from qtuning.results.store import Store
 from qtuning.results.summary import AVERAGE, Line, random_at_budget
 

@@ -1,6 +1,7 @@
 """The store's files of items, updates and points of the plane: from cell folders, and kept by cell."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,21 @@ def test_details_of_cells_that_are_gone_go(make_folders: Any) -> None:
     (before.folder(after.grid.cells[0]) / evaluation_id(after.grid.evaluation) / "scores.json").unlink()
     write_store([after.grid], before.results)
     assert cell_id(after.grid.cells[0]) not in set(Store(before.results).items["cell"])
+
+
+def test_an_experiment_without_evaluation_has_cells_but_no_scores(folders: Folders) -> None:
+    grid = replace(folders.grid, experiment=folders.grid.experiment.model_copy(update={"evaluation": None}))
+    cell = folders.find("q-tuning-25x50-s0")
+    folders.train(cell)
+    log(folders, cell, 4)
+    decide(folders, cell, 10)
+    write_store([grid], folders.results)
+    store = Store(folders.results)
+    assert store.scores.is_empty() and store.items.is_empty()
+    assert store.cells["cell"].to_list() == [cell_id(each) for each in grid.cells]
+    assert len(store.steps) == 4 and len(store.planes) == 8
+    export_store(["mini"], folders.results, folders.results / "out")
+    assert contents(folders.results / "out") == contents(folders.results)
 
 
 def test_an_export_can_be_thinned(folders: Folders) -> None:

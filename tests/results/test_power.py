@@ -2,18 +2,28 @@
 
 import numpy as np
 import pytest
+from scipy.stats import nct, t
 
-from qtuning.results.crossed import estimate_differences
 from qtuning.results.power import Spread, detectable_difference
-from qtuning.results.statistics import minimum_detectable_effect
+from qtuning.results.statistics import estimate_differences
+
+
+def noncentrality(freedom: int, alpha: float, power: float) -> float:
+    """Of the noncentral t that exceeds the two-sided critical value with probability `power`; by bisection."""
+    critical, low, high = t.isf(alpha / 2, freedom), 0.0, 1e4
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if nct.sf(critical, freedom, middle) < power else (low, middle)
+    return low
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 12])
 @pytest.mark.parametrize(("alpha", "power"), [(0.05, 0.8), (0.01, 0.9)])
 def test_with_seeds_alone_it_is_that_of_the_paired_t_test(seeds: int, alpha: float, power: float) -> None:
     differences = np.arange(seeds) - (seeds - 1) / 2  # any: what counts is their standard deviation
-    exact = minimum_detectable_effect(differences.tolist(), alpha, power)
-    spread = {"gsm8k": Spread(seed=float(differences.std(ddof=1)), item=0, rest=0)}
+    sd = float(differences.std(ddof=1))
+    exact = noncentrality(seeds - 1, alpha, power) * sd / np.sqrt(seeds)
+    spread = {"gsm8k": Spread(seed=sd, item=0, rest=0)}
     assert detectable_difference(spread, {"gsm8k": 100}, seeds, alpha=alpha, power=power) == pytest.approx(
         exact, rel=5e-3
     )
