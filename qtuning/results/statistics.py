@@ -8,8 +8,9 @@ lines has no c and no b. Its mean over S seeds and n items has the variance
 
 The first and the last term together are the variance of the per-seed differences over S; the middle one is what the
 choice of items adds. The two are estimated apart, with degrees of freedom of their own, and combined by Banerjee's
-inequality (Banerjee 1960, Calcutta Stat. Assoc. Bull. 10): mean +- sqrt(sum_j t(f_j)^2 V_j) covers with at least the
-stated confidence whatever the shares of the V_j, where Satterthwaite's single t falls short with few seeds.
+inequality (Banerjee 1960, Sankhya 22): mean +- sqrt(sum_j t(f_j)^2 V_j) covers with at least the stated confidence
+whatever the shares of the V_j, where Satterthwaite's single t falls short with few seeds. The inequality is proved for
+independent variance estimates of normal data, which ours are nearly; benchmarks/coverage.py checks what that costs.
 
 From S seeds alone the seed variance has S - 1 degrees of freedom, and t(1) = 12.7. So it is borrowed from other lines,
 as far as their variances agree (the moderated t of Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3).
