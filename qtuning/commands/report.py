@@ -8,10 +8,12 @@ import typer
 
 def report(
     experiments: Annotated[list[str], typer.Argument(help="experiments that are in the store")],
-    store: Annotated[Path, typer.Option(help="folder of the score store (`qtuning tables` fills it)")] = Path("results"),
-    out: Annotated[Path, typer.Option(help="folder to write report.html, tables/, figures/, statistics/ to")] = Path(
-        "results/report"
+    store: Annotated[Path, typer.Option(help="folder of the score store (`qtuning tables` fills it)")] = Path(
+        "results"
     ),
+    out: Annotated[
+        Path, typer.Option(help="folder to write report.html, audit.md, tables/, figures/ and statistics/ to")
+    ] = Path("results/report"),
 ) -> None:
     """Draw all tables, comparisons and figures of experiments, the audit, and one self-contained page of them.
 

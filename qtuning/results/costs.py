@@ -9,7 +9,7 @@ import polars as pl
 
 from qtuning.results.layout import method_label, named, percent
 from qtuning.results.page import Block, Column, Table
-from qtuning.results.store import COST_COLUMNS, SELECTION_COLUMNS
+from qtuning.results.schema import COST_COLUMNS, SELECTION_COLUMNS
 from qtuning.results.summary import Line, Summary
 
 Seeds = dict[str, dict[str, Any]]

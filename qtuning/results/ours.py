@@ -12,7 +12,7 @@ import polars as pl
 
 from qtuning.errors import UserError
 from qtuning.results.measured import Budget, Measured, Row, change
-from qtuning.results.store import SCHEMA
+from qtuning.results.schema import SCHEMA
 from qtuning.results.summary import AVERAGE, variant
 
 CONFIDENCE = 0.95

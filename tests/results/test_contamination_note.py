@@ -5,8 +5,8 @@ import pytest
 
 from qtuning.errors import UserError
 from qtuning.files import write_json
+from qtuning.results.collect import collect
 from qtuning.results.contamination import contamination_note, contamination_notes
-from qtuning.results.store import collect
 
 
 def report(store, name, ngram=13, **benchmarks):

@@ -12,7 +12,7 @@ from qtuning.results.audit_report import audit_markdown
 from qtuning.results.claims import read_claims
 from qtuning.results.ours import read_store
 from qtuning.results.reference import read_published
-from qtuning.results.store import SCHEMA
+from qtuning.results.schema import SCHEMA
 
 PUBLISHED = read_published()
 CLAIMS = read_claims(PUBLISHED)
