@@ -1,6 +1,7 @@
 """Average score against the nominal budget, a curve per method."""
 
 import polars as pl
+from matplotlib.axes import Axes
 
 from qtuning.figures import curves
 from qtuning.figures.marks import marks
@@ -34,7 +35,7 @@ def budgets(frame: pl.DataFrame) -> Drawing:
             curves.holes(panel, part.filter(pl.col("mean").is_null())["nominal"])
             _ticks(panel, part)
             panel.margins(x=0.06, y=0.08)
-            panel.set_xlabel("Nominal budget: samples × tokens (% of each, log scale)")
+            panel.set_xlabel("Nominal budget: samples × tokens (%, log scale)")
             if index % columns == 0:
                 panel.set_ylabel(curves.score_label(frame))
             if len(facets) > 1:
@@ -46,7 +47,7 @@ def budgets(frame: pl.DataFrame) -> Drawing:
     return Drawing(figure, frame)
 
 
-def _ticks(panel: curves.Axes, part: pl.DataFrame) -> None:
+def _ticks(panel: Axes, part: pl.DataFrame) -> None:
     """A tick per budget; budgets of the same product share one."""
     names: dict[float, list[str]] = {}
     for nominal, budget in part.select("nominal", "budget").unique(maintain_order=True).iter_rows():

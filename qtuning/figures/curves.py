@@ -9,8 +9,11 @@ from matplotlib.axes import Axes
 from qtuning.figures.marks import Mark
 from qtuning.figures.style import BLACK
 
-FULL = {"color": "#444444", "linestyle": (0, (6, 2)), "linewidth": 0.9, "zorder": 1.5}
-ZERO_SHOT = {"color": "#444444", "linestyle": (0, (1, 2)), "linewidth": 0.9, "zorder": 1.5}
+FAR = 0.5
+"""A line is far from curves if it is further away than this share of the range that they cover."""
+
+FULL: dict[str, Any] = {"color": "#444444", "linestyle": (0, (6, 2)), "linewidth": 0.9, "zorder": 1.5}
+ZERO_SHOT: dict[str, Any] = {"color": "#444444", "linestyle": (0, (1, 2)), "linewidth": 0.9, "zorder": 1.5}
 
 
 def curve(axes: Axes, x: Sequence[float], rows: pl.DataFrame, label: str, mark: Mark) -> None:
@@ -45,14 +48,43 @@ def holes(axes: Axes, at: Iterable[float]) -> None:
         )
 
 
-def references(axes: Axes, frame: pl.DataFrame) -> None:
-    """Lines across the panel: full data (dashed, with a band of ± 1 sd over the seeds) and zero-shot (dotted)."""
+def references(axes: Axes, frame: pl.DataFrame, near: tuple[float, float] | None = None) -> None:
+    """Lines across the panel: full data (dashed, with a band of ± 1 sd over the seeds) and zero-shot (dotted).
+
+    near: (lowest, highest) score of the curves. A line far from them would press them flat: it is told at the edge of
+    the panel instead, with an arrow to where it lies.
+    """
     frame = frame.filter(pl.col("mean").is_not_null() & pl.col("batch_size").is_null())
     for method, label, options in (("full", "Full data", FULL), ("zero-shot", "Zero-shot", ZERO_SHOT)):
         for row in frame.filter(pl.col("method") == method).iter_rows(named=True):
+            if near is not None and not _within(row["mean"], near):
+                above = row["mean"] > near[1]
+                axes.annotate(
+                    f"{label} {row['mean']:.1f} {'↑' if above else '↓'}",
+                    (1, 1 if above else 0),
+                    (0, -1 if above else 2),
+                    xycoords="axes fraction",
+                    textcoords="offset points",
+                    ha="right",
+                    va="top" if above else "bottom",
+                    fontsize=7,
+                    color="#444444",
+                )
+                continue
             axes.axhline(row["mean"], label=label, **options)
             if row["sd"]:
                 axes.axhspan(row["mean"] - row["sd"], row["mean"] + row["sd"], color="#999999", alpha=0.15, linewidth=0)
+
+
+def _within(value: float, near: tuple[float, float]) -> bool:
+    reach = FAR * (near[1] - near[0])
+    return near[0] - reach <= value <= near[1] + reach
+
+
+def span(rows: pl.DataFrame) -> tuple[float, float] | None:
+    """(lowest, highest) mean of the rows; None if they are all holes."""
+    known = rows["mean"].drop_nulls().to_list()
+    return (min(known), max(known)) if known else None
 
 
 def score_label(frame: pl.DataFrame) -> str:

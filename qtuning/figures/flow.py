@@ -7,6 +7,7 @@ from qtuning.figures.plane import (
     Bins,
     Naming,
     corner_shares,
+    density_bar,
     draw_density,
     draw_lines,
     dress,
@@ -40,13 +41,13 @@ def flow(frame: pl.DataFrame, naming: Naming = "figure") -> Drawing:
 
     frame: rows of planes.parquet of one cell.
     """
-    staged = stages(frame)
+    staged = stages(frame.sort("update", maintain_order=True))
     parts = {name: staged.filter(pl.col("stage") == name) for name in NAMES}
     data = []
     with styled():
         figure, axes = panels(1, 3, PAGE, 2.45, sharex=True, sharey=True)
         lines = {name: median_lines(part) for name, part in parts.items()}
-        grids = {name: Bins.of(part, lines[name]) for name, part in parts.items()}
+        grids = {name: Bins.of(part, lines[name], staged) for name, part in parts.items()}
         counts = {name: grids[name].of_frame(parts[name]) for name in NAMES}
         most = max(2, *(int(count.counts.max()) for count in counts.values()))
         before = lines[NAMES[0]]
@@ -54,7 +55,7 @@ def flow(frame: pl.DataFrame, naming: Naming = "figure") -> Drawing:
             part = with_corner(parts[name], lines[name], naming)
             data.append(part)
             draw_density(panel, counts[name], naming, most)
-            draw_lines(panel, lines[name], label=False)
+            draw_lines(panel, grids[name], label=False)
             corner_shares(panel, part, naming, size=7)
             if index:
                 panel.annotate(
@@ -65,8 +66,7 @@ def flow(frame: pl.DataFrame, naming: Naming = "figure") -> Drawing:
                     zorder=6,
                 )
                 panel.plot(before.ent, before.ppl, "o", markersize=3.5, color="white", markeredgecolor=BLACK, zorder=6)
-            updates = f"{part['update'].min()}–{part['update'].max()}"
-            letter(panel, index, f"{name}: updates {updates}, n = {len(part)}")
+            letter(panel, index, f"updates {part['update'][0]}–{part['update'][-1]} (n = {len(part)})")
             before = lines[name]
         together = Bins(
             np.array([min(grid.ent[0] for grid in grids.values()), max(grid.ent[-1] for grid in grids.values())]),
@@ -75,6 +75,7 @@ def flow(frame: pl.DataFrame, naming: Naming = "figure") -> Drawing:
         )
         for panel in axes:
             dress(panel, together)
+        density_bar(figure, axes, most)
         axes[1].set_xlabel("Uncertainty: mean token entropy (nats)")
         axes[0].set_ylabel("Error: perplexity (log scale)")
     return Drawing(figure, pl.concat(data))

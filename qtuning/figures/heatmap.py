@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.patches import Rectangle
 
+from qtuning.figures.points import budget_name
 from qtuning.figures.style import BLACK, BLUE, COLUMN, PAGE, VERMILLION, Drawing, styled
 from qtuning.results.layout import benchmark_label, hole_text, method_label
 from qtuning.results.summary import Entry, Summary, random_at_budget, summarise
-from qtuning.figures.points import budget_name
 
 ROW, HEAD = 0.165, 0.26
 """Inches of a row, and of what stands above a block."""
@@ -111,7 +111,7 @@ def heatmap(frame: pl.DataFrame) -> Drawing:
         bar = figure.colorbar(
             ScalarMappable(norm, DIVERGING), ax=list(axes), location="bottom", aspect=45, pad=0.01, fraction=0.04
         )
-        bar.set_label("Difference from random + random (percentage points)", fontsize=7)
+        bar.set_label("Difference from random + random (points)", fontsize=7)
         bar.ax.tick_params(labelsize=7, length=2)
         bar.outline.set_linewidth(0.4)  # type: ignore[operator]
     return Drawing(figure, frame)

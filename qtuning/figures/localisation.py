@@ -12,8 +12,11 @@ MEASURES = (
 
 
 def localisation(frame: pl.DataFrame) -> Drawing:
-    """Bars from 0 to 1 by score. frame: score (its name), precision, recall, auc; several rows of one score are averaged
-    and their sample standard deviation is drawn."""
+    """Bars from 0 to 1 by score.
+
+    frame: score (its name), precision, recall, auc (fractions). Of several rows of one score the mean is shown, with
+    ± 1 sample standard deviation.
+    """
     columns = [name for name, *_ in MEASURES]
     data = frame.group_by("score", maintain_order=True).agg(
         *(pl.col(name).mean() for name in columns),
@@ -56,7 +59,7 @@ def localisation(frame: pl.DataFrame) -> Drawing:
         panel.grid(visible=False, axis="x")
         panel.set_ylim(0, 1.08)
         panel.set_yticks([0, 0.25, 0.5, 0.75, 1])
-        panel.set_ylabel("Planted errors found")
+        panel.set_ylabel("Precision, recall, AUC")
         handles, labels = panel.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4, handlelength=1.6)
     return Drawing(figure, data)

@@ -15,6 +15,9 @@ SAMPLE_COLOUR = {
     "entropy": GREEN,
     "full": GREY,
 }
+TOKEN_COLOUR = {"random": BLACK, "ppl": BLUE, "fastv": ORANGE, "sparsevlm": GREEN}
+"""Where all samples are kept, the colour is free for the token pruner."""
+
 TOKEN_MARK: dict[str, tuple[str, Any]] = {
     "q-tuning": ("o", "-"),
     "none": ("o", "-"),
@@ -59,7 +62,8 @@ def marks(frame: pl.DataFrame) -> dict[str, Mark]:
     for row in plain_first.iter_rows(named=True):
         sample, token = row["sample_pruner"] or "full", row["token_pruner"] or "none"
         marker, dashes = TOKEN_MARK.get(token, (SPARE_MARKS[0], SPARE_DASHES[0]))
-        choices = [(SAMPLE_COLOUR.get(sample, SPARE_COLOURS[0]), marker, dashes)]
+        colour = TOKEN_COLOUR.get(token) if sample == "full" else None
+        choices = [(colour or SAMPLE_COLOUR.get(sample, SPARE_COLOURS[0]), marker, dashes)]
         choices += [
             (
                 SPARE_COLOURS[n % len(SPARE_COLOURS)],

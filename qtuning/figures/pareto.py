@@ -1,6 +1,7 @@
 """Average score against what it cost, scoring included, with the Pareto front."""
 
 from collections.abc import Sequence
+from math import log
 from typing import Any
 
 import polars as pl
@@ -10,6 +11,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 from qtuning.figures import curves
 from qtuning.figures.marks import marks
 from qtuning.figures.style import PAGE, Drawing, letter, panels, styled
+
+MARGIN = (1.9, 1.3)
+"""Room for labels left of the cheapest point and right of the dearest, as factors."""
+
+FEW = 12
+"""Up to so many points of a panel all have their budgets beside them."""
 
 COSTS = (("flops", "FLOPs"), ("seconds", "Seconds"))
 
@@ -49,11 +56,11 @@ def pareto(frame: pl.DataFrame) -> Drawing:
                 x = [100 * value for value in part[f"{cost}_share"]] if relative else part[cost].to_list()
                 best = front(x, part["mean"].to_list())
                 part = part.with_columns(pl.Series(f"{cost}_front", [index in best for index in range(len(part))]))
+                _axis(panel, x, f"{unit}, % of full data" if relative else unit)
+                _scatter(panel, x, part, look)
+                _front(panel, x, part, best, look)
                 zero = curves.facet(frame, *place).filter(pl.col("method") == "zero-shot")
                 curves.references(panel, zero)
-                _front(panel, x, part, best)
-                _scatter(panel, x, part, look)
-                _axis(panel, x, f"{unit}, % of full data" if relative else unit)
                 letter(panel, 2 * row + column, curves.facet_title(frame, *place) if len(facets) > 1 else "")
             axes[2 * row].set_ylabel(curves.score_label(frame))
             data.append(part)
@@ -72,8 +79,8 @@ def _scatter(panel: Axes, x: Sequence[float], part: pl.DataFrame, look: dict[str
             panel.plot(x[index], row["mean"], label=row["label"], **options)
 
 
-def _front(panel: Axes, x: Sequence[float], part: pl.DataFrame, best: Sequence[int]) -> None:
-    """The front as a staircase, each of its points with its budget (or `full`) beside it."""
+def _front(panel: Axes, x: Sequence[float], part: pl.DataFrame, best: Sequence[int], look: dict[str, Any]) -> None:
+    """The front as a staircase, its points with their budget (or `full`) beside them; few points all have it."""
     score = part["mean"].to_list()
     panel.plot(
         [x[index] for index in best],
@@ -84,16 +91,41 @@ def _front(panel: Axes, x: Sequence[float], part: pl.DataFrame, best: Sequence[i
         zorder=2,
         label="Pareto front",
     )
-    for index in best:
+    for index in _labelled(x, score, best, len(part) <= FEW):
         name = part["budget"][index] if part["method"][index] != "full" else "full"
-        panel.annotate(name, (x[index], score[index]), (-3, 4), textcoords="offset points", ha="right", fontsize=7)
+        colour = look[part["label"][index]].colour
+        above = index in best
+        panel.annotate(
+            name,
+            (x[index], score[index]),
+            (-3, 4) if above else (3, -4),
+            textcoords="offset points",
+            ha="right" if above else "left",
+            va="bottom" if above else "top",
+            fontsize=7,
+            color=colour,
+        )
+
+
+def _labelled(x: Sequence[float], score: Sequence[float], best: Sequence[int], everything: bool) -> list[int]:
+    """The points that get a label: of the front those whose labels do not meet, dearest first; or all there are."""
+    if everything:
+        return list(range(len(x)))
+    low, high = min(x) / MARGIN[0], max(x) * MARGIN[1]
+    chosen: list[int] = []
+    for index in reversed(best):
+        across = [abs(log(x[index] / x[other])) / log(high / low) for other in chosen]
+        upwards = [abs(score[index] - score[other]) / (max(score) - min(score) or 1) for other in chosen]
+        if all(a > 0.16 or u > 0.1 for a, u in zip(across, upwards, strict=True)):  # as shares of the panel
+            chosen.append(index)
+    return chosen
 
 
 def _axis(panel: Axes, x: Sequence[float], label: str) -> None:
     """Logarithmic, from below the cheapest point to above the dearest, with its ticks written out."""
     panel.set_xscale("log")
     low, high = min(x), max(x)
-    panel.set_xlim(low / 1.6, high * 1.25)
+    panel.set_xlim(low / MARGIN[0], high * MARGIN[1])
     panel.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     panel.minorticks_off()

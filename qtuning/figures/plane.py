@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from qtuning.figures.style import BLACK, COLUMN, QUADRANT, Drawing, panels, styled
 
@@ -21,7 +21,7 @@ Naming = Literal["figure", "text"]
 BINS = 36
 """Bins along each axis."""
 
-MOST_MARKS = 400
+MOST_MARKS = 250
 """Most marks of kept samples that a plane shows: more would hide the density."""
 
 CORNERS: dict[Naming, dict[str, int]] = {
@@ -82,33 +82,41 @@ def plane(
         panel = axes[0]
         grid = Bins.of(data, lines)
         most = draw_density(panel, grid.of_frame(data), naming)
-        draw_lines(panel, lines)
-        chosen = data.filter(pl.col("kept"))
-        step = max(1, -(-len(chosen) // MOST_MARKS))
-        shown = chosen.gather_every(step)
-        share = len(chosen) / len(data)
-        some = f", 1 in {step} shown" if step > 1 else ""
-        label = f"{kept} ({100 * share:.1f}%{some})"
-        panel.plot(
-            shown["entropy"],
-            shown["ppl"],
-            linestyle="none",
-            marker="o",
-            markersize=2.0,
-            color=BLACK,
-            markeredgecolor="white",
-            markeredgewidth=0.3,
-            label=label,
-            zorder=4,
-        )
+        draw_lines(panel, grid)
+        draw_kept(panel, data, kept)
         corner_shares(panel, data, naming)
         dress(panel, grid)
         panel.set_xlabel("Uncertainty: mean token entropy (nats)")
         panel.set_ylabel("Error: perplexity (log scale)")
-        _density_bar(figure, panel, most)
+        density_bar(figure, axes, most)
         handles, labels = panel.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2 if len(labels) < 3 else 1)
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=1 if len(labels) > 2 or max(map(len, labels)) > 30 else 2
+        )
     return Drawing(figure, data)
+
+
+def draw_kept(panel: Axes, data: pl.DataFrame, name: str) -> None:
+    """Marks of the samples that are kept: filled, or open for those of the supplement."""
+    added = pl.col("supplement") if "supplement" in data.columns else pl.lit(False)
+    step = max(1, -(-int(data["kept"].sum()) // MOST_MARKS))
+    kinds = ((pl.col("kept") & ~added, name, BLACK), (pl.col("kept") & added, f"{name}, supplement", "white"))
+    for chosen, label, face in kinds:
+        rows = data.filter(chosen)
+        if len(rows):
+            shown = rows.gather_every(step)
+            panel.plot(
+                shown["entropy"],
+                shown["ppl"],
+                linestyle="none",
+                marker="o",
+                markersize=2.0,
+                markerfacecolor=face,
+                markeredgecolor="white" if face == BLACK else BLACK,
+                markeredgewidth=0.3 if face == BLACK else 0.5,
+                label=f"{label} ({100 * len(rows) / len(data):.1f}%" + (f", 1 in {step} shown)" if step > 1 else ")"),
+                zorder=4,
+            )
 
 
 @dataclass(frozen=True)
@@ -121,13 +129,18 @@ class Bins:
     lines: Lines
 
     @classmethod
-    def of(cls, frame: pl.DataFrame, lines: Lines) -> "Bins":
-        """Some BINS bins an axis that cover every sample."""
-        ent, ppl = frame["entropy"].to_numpy(), np.log10(frame["ppl"].to_numpy())
-        return cls(_edges(ent, lines.ent), _edges(ppl, float(np.log10(lines.ppl))), lines)
+    def of(cls, frame: pl.DataFrame, lines: Lines, scale: pl.DataFrame | None = None) -> "Bins":
+        """Bins that cover every sample of `frame`, so large that BINS an axis cover `scale` (default: `frame`)."""
+        ent, log_ppl = frame["entropy"].to_numpy(), np.log10(frame["ppl"].to_numpy())
+        whole = frame if scale is None else scale
+        return cls(
+            _edges(ent, lines.ent, np.ptp(whole["entropy"].to_numpy()) / BINS),
+            _edges(log_ppl, float(np.log10(lines.ppl)), np.ptp(np.log10(whole["ppl"].to_numpy())) / BINS),
+            lines,
+        )
 
     def of_frame(self, frame: pl.DataFrame) -> "Counts":
-        """How many samples lie in each bin. A value on an edge belongs to the bin below it, as the quadrants have it."""
+        """How many samples lie in each bin. A value on an edge is in the bin below it, as the quadrants have it."""
         x = np.searchsorted(self.ent, frame["entropy"].to_numpy(), side="left") - 1
         y = np.searchsorted(self.log_ppl, np.log10(frame["ppl"].to_numpy()), side="left") - 1
         counts = np.zeros((len(self.log_ppl) - 1, len(self.ent) - 1), dtype=np.int64)
@@ -143,14 +156,13 @@ class Counts:
     counts: npt.NDArray[np.int64]
 
 
-def _edges(values: Array, line: float) -> Array:
+def _edges(values: Array, line: float, step: float) -> Array:
     """Evenly spaced edges around all values (below the lowest, above or at the highest), one of them at `line`."""
-    spread = float(values.max() - values.min())
-    step = spread / BINS if spread > 0 else max(abs(line), 1.0) / BINS
+    step = float(step) if step > 0 else max(abs(line), 1.0) / BINS
     below = int(np.floor((line - values.min()) / step)) + 1
     above = max(1, int(np.ceil((values.max() - line) / step)))
     # by whole steps from the line, which is itself exact: a sample at the median must fall below it
-    edges: Array = line + step * np.arange(-below, above + 1)
+    edges: Array = line + step * np.arange(-below, above + 1, dtype=np.float64)
     edges[below] = line
     edges[-1] = max(edges[-1], float(values.max()))
     return edges
@@ -181,19 +193,19 @@ def _tint(colour: str, strength: float) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def draw_lines(panel: Axes, lines: Lines, label: bool = True) -> None:
-    """The medians as solid lines; the thresholds of the tails, where there are any, dashed."""
-    panel.axhline(lines.ppl, color=BLACK, linewidth=0.8, zorder=3, label="median" if label else None)
-    panel.axvline(lines.ent, color=BLACK, linewidth=0.8, zorder=3)
-    if lines.tails is not None:
-        ppl_low, ppl_high, ent_low, ent_high = lines.tails
-        name = "thresholds" if label else None
-        for number, value in enumerate((ppl_low, ppl_high)):
-            panel.axhline(
-                value, color=BLACK, linewidth=0.7, linestyle=(0, (3, 2)), zorder=3, label=None if number else name
-            )
-        for value in (ent_low, ent_high):
-            panel.axvline(value, color=BLACK, linewidth=0.7, linestyle=(0, (3, 2)), zorder=3)
+def draw_lines(panel: Axes, grid: Bins, label: bool = True) -> None:
+    """The medians as solid lines; the thresholds of the tails, where there are any, dashed. Not into the corners."""
+    lines = grid.lines
+    across, up = (grid.ent[0], grid.ent[-1]), (10 ** grid.log_ppl[0], 10 ** grid.log_ppl[-1])
+    for name, (ppl, ent), dashes in (
+        ("median", ((lines.ppl,), (lines.ent,)), "-"),
+        ("thresholds", (lines.tails[:2], lines.tails[2:]) if lines.tails else ((), ()), (0, (3, 2))),
+    ):
+        options: dict[str, Any] = {"color": BLACK, "linewidth": 0.7, "linestyle": dashes, "zorder": 3}
+        for number, value in enumerate(ppl):
+            panel.plot(across, (value, value), label=name if label and number == 0 else None, **options)
+        for value in ent:
+            panel.plot((value, value), up, **options)
 
 
 def shares(data: pl.DataFrame) -> dict[int, float]:
@@ -229,24 +241,25 @@ def dress(panel: Axes, grid: Bins) -> None:
     width = grid.ent[-1] - grid.ent[0]
     panel.set_ylim(10 ** (grid.log_ppl[0] - 0.11 * height), 10 ** (grid.log_ppl[-1] + 0.11 * height))
     panel.set_xlim(grid.ent[0] - 0.03 * width, grid.ent[-1] + 0.03 * width)
-    decades = height * 1.22
-    panel.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0) if decades < 3 else (1.0,)))
-    panel.yaxis.set_major_formatter(FuncFormatter(tick))
-    panel.yaxis.set_minor_formatter(NullFormatter())
+    narrow = height < 2.5
+    panel.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
+    far = grid.log_ppl[-1] >= 4
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(value) if far else f"{value:g}"))
+    panel.minorticks_off()
     panel.grid(visible=False)
 
 
-def tick(value: float, _: Any) -> str:
-    """1, 20, 5000 in full; beyond that powers of ten."""
-    return f"{value:g}" if 1e-3 <= value < 1e5 else f"$10^{{{round(np.log10(value))}}}$"
+def _power(value: float) -> str:
+    """1000 -> 10 to the 3, as mathematical text."""
+    return f"$10^{{{round(np.log10(value))}}}$"
 
 
-def _density_bar(figure: Figure, panel: Axes, most: int) -> None:
+def density_bar(figure: Figure, axes: Sequence[Axes], most: int) -> None:
     """What the strength of the colours means, in grey for all four."""
     from matplotlib.cm import ScalarMappable
 
     greys = LinearSegmentedColormap.from_list("strength", [_tint("#404040", 0.25), _tint("#404040", 1.0)])
-    bar = figure.colorbar(ScalarMappable(LogNorm(1, most), greys), ax=panel, aspect=30, pad=0.02, fraction=0.05)
+    bar = figure.colorbar(ScalarMappable(LogNorm(1, most), greys), ax=list(axes), aspect=30, pad=0.02, fraction=0.05)
     bar.set_label("Samples per bin (log scale)", fontsize=7)
     bar.set_ticks(_counts(most))
     bar.set_ticklabels([str(value) for value in _counts(most)])

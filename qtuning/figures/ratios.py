@@ -15,8 +15,22 @@ SIDES = (
 
 
 def alone(frame: pl.DataFrame, ratio: str, other: str) -> pl.DataFrame:
-    """The points that prune by `ratio` only, of which there must be two or more; else none."""
+    """The points that prune by `ratio` only, of which there must be two or more; else none.
+
+    A pair of pruners goes by the one that has something to do: `longest + none` is `longest (samples)` here.
+    """
     chosen = pruned(frame).filter((pl.col(other) == 1) & (pl.col(ratio) < 1))
+    label = pl.col("label")
+    label = (
+        label.str.replace(r" \+ none", " (samples)")
+        if ratio == "sample_ratio"
+        else (
+            pl.when(label.str.starts_with("full + "))
+            .then(label.str.strip_prefix("full + ") + " (tokens)")
+            .otherwise(label)
+        )
+    )
+    chosen = chosen.with_columns(label)
     return chosen if chosen[ratio].n_unique() > 1 else chosen.clear()
 
 

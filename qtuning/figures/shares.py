@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 
 from qtuning.figures.style import BLACK, BLUE, DASHES, PAGE, QUADRANT, VERMILLION, Drawing, letter, panels, styled
 
@@ -46,7 +47,9 @@ def shares(steps: pl.DataFrame) -> Drawing:
         figure, axes = panels(2, 2, PAGE, 4.0, sharex=True)
         for panel, columns in ((axes[0], medians), (axes[1], tails)):
             for quadrant, column in zip((1, 2, 3, 4), columns, strict=True):
-                band(panel, data, column, f"Q{quadrant}", QUADRANT[quadrant], DASHES[quadrant], 100)
+                # at the medians Q1 = Q3 and Q2 = Q4, but for ties: the thin line runs on top of the thick one
+                width = 2.2 if columns is medians and quadrant < 3 else 1.1
+                band(panel, data, column, f"Q{quadrant}", QUADRANT[quadrant], DASHES[quadrant], 100, width)
             panel.set_ylim(0, None)
             panel.set_ylabel("Share of the samples (%)")
         axes[0].axhline(100 * FLOOR, color=BLACK, linewidth=0.7, linestyle=(0, (1, 2)), label="5%")
@@ -54,7 +57,9 @@ def shares(steps: pl.DataFrame) -> Drawing:
             band(panel, data, f"{name}_high", "high above", VERMILLION, "-")
             band(panel, data, f"{name}_low", "low up to", BLUE, (0, (5, 1.5)))
             panel.set_xlabel("Optimizer update")
-        axes[2].set_ylabel("Perplexity")
+        axes[2].set_yscale("log")
+        axes[2].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes[2].set_ylabel("Perplexity (log scale)")
         axes[3].set_ylabel("Entropy (nats)")
         for index, title in enumerate(
             (
@@ -66,16 +71,26 @@ def shares(steps: pl.DataFrame) -> Drawing:
         ):
             letter(axes[index], index, title)
             epochs(axes[index], data)
+        figure.align_ylabels()
         axes[0].legend(ncols=5, loc="lower left", handlelength=2.0, borderaxespad=0.1)
         axes[2].legend(loc="upper right")
     return Drawing(figure, data)
 
 
-def band(panel: Axes, data: pl.DataFrame, column: str, label: str, colour: str, dashes: Any, scale: float = 1) -> None:
+def band(
+    panel: Axes,
+    data: pl.DataFrame,
+    column: str,
+    label: str,
+    colour: str,
+    dashes: Any,
+    scale: float = 1,
+    width: float = 1.1,
+) -> None:
     """The mean over the seeds as a line, and the range of the seeds as a band; updates without a value are left out."""
     rows = data.filter(pl.col(column).is_not_null())
     x = rows["update"].to_numpy()
-    panel.plot(x, scale * rows[column].to_numpy(), color=colour, linestyle=dashes, label=label)
+    panel.plot(x, scale * rows[column].to_numpy(), color=colour, linestyle=dashes, linewidth=width, label=label)
     low, high = (scale * rows[f"{column}_{end}_seed"].to_numpy() for end in ("low", "high"))
     panel.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
 

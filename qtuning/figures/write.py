@@ -26,8 +26,18 @@ from qtuning.files import atomic_path, write_json
 
 CAPTIONS = "captions.json"
 
+EMPTY: dict[str, dict[str, Any]] = {
+    "steps": {"cell": pl.String, "update": pl.Int32},
+    "planes": {"cell": pl.String, "update": pl.Int32},
+    "localisation": {"cell": pl.String},
+}
+"""What is asked of a file of the store before it is known to have rows."""
+
+STAGED = 20
+"""Fewest updates that have a start, a middle and an end."""
+
 SPREAD = "Points are means over the seeds, bars ± 1 sample standard deviation; a cross is a score that is missing."
-LINES = "Dashed: full data; dotted: the model without fine-tuning."
+LINES = "Dashed: full data; dotted: zero-shot, the model without fine-tuning."
 
 
 @dataclass(frozen=True)
@@ -64,13 +74,13 @@ class Store:
         frames = {}
         for name in ("steps", "planes", "localisation"):
             file = Path(folder) / f"{name}.parquet"
-            frame = pl.read_parquet(file) if file.exists() else pl.DataFrame({"cell": []}, schema={"cell": pl.String})
+            frame = pl.read_parquet(file) if file.exists() else pl.DataFrame(schema=EMPTY[name])
             frames[name] = frame.filter(pl.col("cell").is_in(cells))
         return cls(experiment, scores, frames["steps"], frames["planes"], frames["localisation"])
 
 
 def write_figures(experiment: str, store_folder: Path, out: Path) -> list[Written]:
-    """Draw every figure that the rows of an experiment allow, to `out`/`experiment`; the same store gives the same bytes.
+    """Draw every figure that the rows of an experiment allow, to `out`/`experiment`; equal stores give equal bytes.
 
     The folder appears whole or not at all, and figures of an earlier store do not stay behind.
     """
@@ -139,63 +149,63 @@ def _of_scores(store: Store) -> Iterator[tuple[str, Drawing, str]]:
             )
             text = (
                 f"Difference from random + random at the same budget in percentage points, {part['model'][0]} on "
-                f"{part['train_set'][0]}: mean over seeds of the paired differences. Grey, italic: the score of random + "
-                "random itself. Hatched: missing."
+                f"{part['train_set'][0]}: mean over seeds of the paired differences. Grey, italic: the score of "
+                "random + random itself. Hatched: missing."
             )
             rows = scores.filter((pl.col("model") == part["model"][0]) & pl.col("headline"))
             yield name, heatmap(page), scores_caption(text, rows)
 
 
 def _of_trainings(store: Store) -> Iterator[tuple[str, Drawing, str]]:
-    """Planes, quadrants and convergence of the first Q-Tuning budget of each train set and model."""
-    trained = _cells(store.scores)
-    for key, cells in _groups(trained):
+    """Planes, quadrants and convergence, of the first Q-Tuning budget of each train set and model."""
+    for key, cells in _groups(_cells(store.scores)):
         suffix = f"-{key}" if key else ""
-        triage = cells.filter(pl.col("method") == "q-tuning")
-        first = (
-            triage.filter((pl.col("budget") == triage["budget"][0]) & (pl.col("label") == triage["label"][0]))
-            if len(triage)
-            else triage
-        )
-        for cell in first["cell"].head(1):
-            rows = store.planes.filter(pl.col("cell") == cell)
-            if len(rows):
-                naming = _naming(first["options"][0])
-                about = f"{first['label'][0]} at {first['budget'][0]}% (samples × tokens), {first['model'][0]}"
-                text = (
-                    f"The Error-Uncertainty plane of {about}: {len(rows):,} samples, evenly spaced over all that were "
-                    "scored in training, each under the model of its update. Lines: medians of what is shown; corners: "
-                    "shares of the median split. Dots: samples that were kept."
-                )
-                yield f"plane{suffix}", plane(rows, naming), cells_caption(text, _rows(store, [cell]))
-                if rows["update"].n_unique() > 2:
-                    text = (
-                        f"The plane of {about} in the first, the middle and the last tenth of the updates; the arrow leads "
-                        "from the medians of the stage before."
-                    )
-                    yield f"flow{suffix}", flow(rows, naming), cells_caption(text, _rows(store, [cell]))
-        steps = store.steps.filter(pl.col("cell").is_in(first["cell"].implode()))
-        if len(steps) and steps["median_q1"].drop_nulls().len():
-            text = (
-                f"{first['label'][0]} at {first['budget'][0]}%, {first['model'][0]}: quadrant shares and thresholds over the "
-                "updates, as means of consecutive updates; lines are means over the seeds, bands their range. (b): what "
-                "lies between the tails is in no quadrant. Grey: an epoch begins."
-            )
-            yield f"shares{suffix}", shares(steps), cells_caption(text, _rows(store, first["cell"]))
-        drawn = cells.filter((pl.col("method") == "full") | pl.col("budget").is_in(first["budget"].head(1).implode()))
+        first = cells.filter(pl.col("method") == "q-tuning")
+        first = first.filter(pl.col("budget").eq(first["budget"].first()) & pl.col("label").eq(first["label"].first()))
+        if len(first):
+            yield from _of_triage(store, first, suffix)
+        budget: str | None = first["budget"].to_list()[0] if len(first) else None
+        drawn = cells.filter((pl.col("method") == "full") | pl.col("budget").eq(budget))
         drawn = drawn.filter(pl.col("cell").is_in(store.steps["cell"].implode()))
         if len(drawn):
-            budget = f", at {first['budget'][0]}%" if len(first) else ""
             text = (
-                f"Loss over the tokens that each method keeps (comparable over seeds, not between methods), and response "
-                f"tokens kept{budget}; lines are means over the seeds, bands "
-                "their range."
+                "Loss over the tokens that each method keeps (comparable over seeds, not between methods), and "
+                f"response tokens kept per update{f', at {budget}%' if budget else ''}; the area below it is what was "
+                "kept in all. Means of consecutive updates; lines are means over the seeds, bands their range."
             )
             yield (
                 f"convergence{suffix}",
                 convergence(store.steps, drawn),
                 cells_caption(text, _rows(store, drawn["cell"])),
             )
+
+
+def _of_triage(store: Store, cells: pl.DataFrame, suffix: str) -> Iterator[tuple[str, Drawing, str]]:
+    """Plane and flow of the first seed, shares of all; `cells` are the seeds of one setting."""
+    about = f"{cells['label'][0]} at {cells['budget'][0]}% (samples × tokens), {cells['model'][0]}"
+    cell, naming = cells["cell"][0], _naming(cells["options"][0])
+    rows = store.planes.filter(pl.col("cell") == cell)
+    if len(rows):
+        text = (
+            f"The Error-Uncertainty plane of {about}: {len(rows):,} samples, evenly spaced over all that were scored "
+            "in training, each under the model of its update. Lines: medians of what is shown; corners: shares of the "
+            "median split. Dots: samples that were kept, by the thresholds (filled) or by the supplement (open)."
+        )
+        yield f"plane{suffix}", plane(rows, naming), cells_caption(text, _rows(store, [cell]))
+    if rows["update"].n_unique() >= STAGED:
+        text = (
+            f"The plane of {about} in the first, the middle and the last tenth of the updates; the arrow leads from "
+            "the medians of the stage before to its own."
+        )
+        yield f"flow{suffix}", flow(rows, naming), cells_caption(text, _rows(store, [cell]))
+    steps = store.steps.filter(pl.col("cell").is_in(cells["cell"].implode()))
+    if "median_q1" in steps.columns and steps["median_q1"].drop_nulls().len():
+        text = (
+            f"Quadrant shares and thresholds of {about}, over the updates: means of consecutive updates; lines are "
+            "means over the seeds, bands their range. (a): at the medians Q1 = Q3 and Q2 = Q4, but for ties. (b): what "
+            "lies between the thresholds is in no quadrant. Grey: an epoch begins."
+        )
+        yield f"shares{suffix}", shares(steps), cells_caption(text, _rows(store, cells["cell"]))
 
 
 def _cells(scores: pl.DataFrame) -> pl.DataFrame:
