@@ -109,6 +109,9 @@ def _world(train_set: TrainSet, layout: Layout) -> Path:
 
 def _score(path: Path, model: Model, samples: list[Sample], progress: Callable[[int, int], None]) -> BatchScores:
     """Scores of all samples, BATCH a forward."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # of the loading of weights; ours is of the samples
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     wrapped = PackedModel(load_model(path, model.dtype)).to(device)
     check_decomposition(wrapped, samples[:PROBED], device)

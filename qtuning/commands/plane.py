@@ -96,7 +96,7 @@ def plane(
         )
     lines = found.thresholds
     tails = (lines.ppl_low, lines.ppl_high, lines.ent_low, lines.ent_high)
-    drawing = figure.plane(found.samples, tails=tails, kept=f"kept of {100 * sample_ratio:g}%")
+    drawing = figure.plane(found.samples, tails=tails, kept=f"kept at {100 * sample_ratio:g}%")
     paths = save(drawing, out, f"{chosen.name}-{train_set.name}")
     report(found, sample_ratio, Console())
     for path in paths:
@@ -176,8 +176,8 @@ def _form(path: Path) -> Any:
     if {"instruction", "output"} <= set(first.value):
         return "alpaca"
     raise UserError(
-        f"{path}:{first.line}: has columns {', '.join(map(str, first.value))}; expected instruction and output (input is "
-        "optional), or messages; name other columns in a file of configs/train_sets (`columns`)"
+        f"{path}:{first.line}: has columns {', '.join(map(str, first.value))}; expected instruction and output (input "
+        "is optional), or messages; name other columns in a file of configs/train_sets (`columns`)"
     )
 
 

@@ -74,5 +74,7 @@ def marks(frame: pl.DataFrame) -> dict[str, Mark]:
         ]
         colour, marker, dashes = next(c for c in choices if c[:2] not in taken)
         taken.add((colour, marker))
-        found[row["label"]] = Mark(colour, marker, dashes, 1.8 if row["method"] == "q-tuning" else 0.9)
+        found[row["label"]] = Mark(
+            colour, marker, dashes, 1.8 if row["method"] == "q-tuning" and not row["variant"] else 0.9
+        )
     return {label: found[label] for label in rows["label"]}

@@ -22,7 +22,7 @@ BINS = 36
 """Bins along each axis."""
 
 MOST_MARKS = 250
-"""Most marks of kept samples that a plane shows: more would hide the density."""
+"""Most marks of each kind of kept samples that a plane shows: more would hide the density."""
 
 CORNERS: dict[Naming, dict[str, int]] = {
     "figure": {"top right": 1, "top left": 2, "bottom left": 3, "bottom right": 4},
@@ -73,7 +73,7 @@ def plane(
     """Density of samples over uncertainty and error, in the colours of the quadrants of the median split.
 
     frame: ppl (log axis), entropy (nats), kept (bool). tails: thresholds of the triage, drawn dashed. kept: how the
-    legend calls the samples that are kept. At most MOST_MARKS of them are marked, evenly spaced.
+    legend calls the samples that are kept; of each kind at most MOST_MARKS are marked, evenly spaced.
     """
     lines = median_lines(frame, tails)
     data = with_corner(frame, lines, naming)
@@ -97,26 +97,29 @@ def plane(
 
 
 def draw_kept(panel: Axes, data: pl.DataFrame, name: str) -> None:
-    """Marks of the samples that are kept: filled, or open for those of the supplement."""
+    """Marks of the samples that are kept, by the thresholds (filled) and by the supplement (open)."""
     added = pl.col("supplement") if "supplement" in data.columns else pl.lit(False)
-    step = max(1, -(-int(data["kept"].sum()) // MOST_MARKS))
-    kinds = ((pl.col("kept") & ~added, name, BLACK), (pl.col("kept") & added, f"{name}, supplement", "white"))
-    for chosen, label, face in kinds:
+    for chosen, by, face, edge, width in (
+        (pl.col("kept") & ~added, "thresholds", BLACK, "white", 0.3),
+        (pl.col("kept") & added, "supplement", "white", BLACK, 0.5),
+    ):
         rows = data.filter(chosen)
-        if len(rows):
-            shown = rows.gather_every(step)
-            panel.plot(
-                shown["entropy"],
-                shown["ppl"],
-                linestyle="none",
-                marker="o",
-                markersize=2.0,
-                markerfacecolor=face,
-                markeredgecolor="white" if face == BLACK else BLACK,
-                markeredgewidth=0.3 if face == BLACK else 0.5,
-                label=f"{label} ({100 * len(rows) / len(data):.1f}%" + (f", 1 in {step} shown)" if step > 1 else ")"),
-                zorder=4,
-            )
+        if rows.is_empty():
+            continue
+        step = -(-len(rows) // MOST_MARKS)
+        shown = rows.gather_every(step)
+        panel.plot(
+            shown["entropy"],
+            shown["ppl"],
+            linestyle="none",
+            marker="o",
+            markersize=2.0,
+            markerfacecolor=face,
+            markeredgecolor=edge,
+            markeredgewidth=width,
+            label=f"{name} by the {by}: {len(rows):,} of {len(data):,}" + (f" (1 in {step} shown)" if step > 1 else ""),
+            zorder=4,
+        )
 
 
 @dataclass(frozen=True)

@@ -82,17 +82,14 @@ def letter(axes: Axes, index: int, title: str = "") -> None:
     axes.set_title(f"({'abcdefghijklmnopqrstuvwxyz'[index]}) {title}".rstrip(), loc="left")
 
 
-def legend_below(figure: Figure, axes: Axes, columns: int, **options: Any) -> None:
-    """One legend for all panels, below them."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=max(1, min(columns, len(labels))), **options)
-
-
 def save(drawing: Drawing, folder: Path, name: str) -> list[Path]:
     """Write `name`.svg, .png and .csv to `folder`, each atomically; equal drawings give equal bytes."""
     paths = [folder / f"{name}.{suffix}" for suffix in ("svg", "png", "csv")]
     folder.mkdir(parents=True, exist_ok=True)
     with styled():
+        # laid out once: both files look the same, and the second costs less
+        drawing.figure.draw_without_rendering()
+        drawing.figure.set_layout_engine("none")
         for path, metadata in zip(paths, ({"Date": None, "Creator": None}, {"Software": None}), strict=False):
             with atomic_path(path) as temporary:
                 drawing.figure.savefig(temporary, format=path.suffix[1:], metadata=metadata)

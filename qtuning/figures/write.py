@@ -157,15 +157,17 @@ def _of_scores(store: Store) -> Iterator[tuple[str, Drawing, str]]:
 
 
 def _of_trainings(store: Store) -> Iterator[tuple[str, Drawing, str]]:
-    """Planes, quadrants and convergence, of the first Q-Tuning budget of each train set and model."""
+    """Planes, quadrants and convergence, of each train set and model: Q-Tuning as it is (or its first variant)
+    at its first budget."""
     for key, cells in _groups(_cells(store.scores)):
         suffix = f"-{key}" if key else ""
-        first = cells.filter(pl.col("method") == "q-tuning")
-        first = first.filter(pl.col("budget").eq(first["budget"].first()) & pl.col("label").eq(first["label"].first()))
-        if len(first):
+        triage = cells.filter(pl.col("method") == "q-tuning").sort(pl.col("variant") != "", maintain_order=True)
+        budget, drawn = None, cells.filter(pl.col("method") == "full")
+        if len(triage):
+            budget, label = triage["budget"][0], triage["label"][0]
+            first = triage.filter((pl.col("budget") == budget) & (pl.col("label") == label))
             yield from _of_triage(store, first, suffix)
-        budget: str | None = first["budget"].to_list()[0] if len(first) else None
-        drawn = cells.filter((pl.col("method") == "full") | pl.col("budget").eq(budget))
+            drawn = cells.filter((pl.col("method") == "full") | (pl.col("budget") == budget))
         drawn = drawn.filter(pl.col("cell").is_in(store.steps["cell"].implode()))
         if len(drawn):
             text = (
