@@ -2,14 +2,17 @@
 
 import json
 import re
+from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
 import polars as pl
 
-from qtuning.results.costs import Seeds, cells_by_line, trained
 from qtuning.results.layout import hole_text, method_label, percent
-from qtuning.results.summary import AVERAGE, Entry, Hole, Line, Summary, summarise
+from qtuning.results.summary import AVERAGE, Entry, Hole, Line, Summary, summarise, variant
+
+Seeds = dict[str, dict[str, Any]]
+"""Seed -> a row of its cell, which carries the cell's costs."""
 
 SCHEMA: dict[str, Any] = {
     "train_set": pl.String,
@@ -46,7 +49,7 @@ def points(scores: pl.DataFrame) -> pl.DataFrame:
     quotient with the full-data cell of the same seed; null without one.
     """
     summary = summarise(scores)
-    cells = {(line, model): seeds for line, model, seeds in trained(cells_by_line(scores), summary)}
+    cells = cells_by_line(scores, summary)
     rows = []
     for line in summary.lines:
         for model in summary.models:
@@ -60,6 +63,25 @@ def points(scores: pl.DataFrame) -> pl.DataFrame:
                 | _costs(cells.get((line, model), {}), _full(cells, line, model))
             )
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+def cells_by_line(scores: pl.DataFrame, summary: Summary) -> dict[tuple[Line, str], Seeds]:
+    """The trained cells of each line and model, by seed, in table order."""
+    lines = {_place(vars(line), line.variant): line for line in summary.lines}
+    found: dict[tuple[Line, str], Seeds] = {}
+    for row in scores.unique("cell", keep="first", maintain_order=True).iter_rows(named=True):
+        if row["seed"] is not None:
+            options = variant(row["sample_pruner"], row["token_pruner"], row["options"])
+            name = ", ".join(text for text in (row.get("training"), options) if text)
+            found.setdefault((lines[_place(row, name)], row["model"]), {})[row["seed"]] = row
+    order = {line: number for number, line in enumerate(summary.lines)}
+    return dict(sorted(found.items(), key=lambda item: (order[item[0][0]], summary.models.index(item[0][1]))))
+
+
+def _place(values: Mapping[str, Any], variant: str) -> tuple[Any, ...]:
+    """What tells the lines of a table apart."""
+    names = ("train_set", "method", "sample_pruner", "token_pruner", "sample_ratio", "token_ratio", "options")
+    return (*(values[name] for name in names), variant)
 
 
 def headline(summary: Summary) -> str:

@@ -19,10 +19,12 @@ from qtuning.figures.heatmap import differences, heatmap, pages
 from qtuning.figures.localisation import localisation
 from qtuning.figures.pareto import pareto
 from qtuning.figures.plane import Naming, plane
-from qtuning.figures.points import points, pruned
+from qtuning.figures.points import budget_name, cells_by_line, points, pruned
 from qtuning.figures.shares import shares
 from qtuning.figures.style import Drawing, save
 from qtuning.files import atomic_path, write_json
+from qtuning.results.layout import method_label
+from qtuning.results.summary import summarise
 
 CAPTIONS = "captions.json"
 
@@ -212,11 +214,6 @@ def _of_triage(store: Store, cells: pl.DataFrame, suffix: str) -> Iterator[tuple
 
 def _cells(scores: pl.DataFrame) -> pl.DataFrame:
     """One row per trained cell, with the label and the budget of its line."""
-    from qtuning.figures.points import budget_name
-    from qtuning.results.costs import cells_by_line, trained
-    from qtuning.results.layout import method_label
-    from qtuning.results.summary import summarise
-
     rows = [
         {
             "cell": row["cell"],
@@ -230,7 +227,7 @@ def _cells(scores: pl.DataFrame) -> pl.DataFrame:
             "label": method_label(line),
             "budget": budget_name(row["sample_ratio"], row["token_ratio"]),
         }
-        for line, model, by_seed in trained(cells_by_line(scores), summarise(scores))
+        for (line, model), by_seed in cells_by_line(scores, summarise(scores)).items()
         for row in by_seed.values()
     ]
     names = (

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from frames import cell_rows, grid, write_store
+from figure_frames import cell_rows, grid, write_store
 
 from qtuning.figures.write import Store, Written, write_figures
 

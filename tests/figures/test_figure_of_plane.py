@@ -5,7 +5,7 @@ from statistics import median
 import numpy as np
 import polars as pl
 import pytest
-from frames import planes
+from figure_frames import planes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

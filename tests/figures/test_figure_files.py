@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from frames import cell_rows, table, write_store
+from figure_frames import cell_rows, table, write_store
 
 from qtuning.errors import UserError
 from qtuning.figures.write import Store, Written, drawings, write_figures
