@@ -3,12 +3,12 @@
 import polars as pl
 
 from qtuning.figures.style import Drawing
-from qtuning.figures.sweep import sweep
+from qtuning.figures.sweep import plain, sweep
 
 
 def varied(frame: pl.DataFrame) -> pl.DataFrame:
-    """The points of Q-Tuning at its default lambda; none if the batch has one size only."""
-    chosen = frame.filter((pl.col("method") == "q-tuning") & pl.col("batch_size").is_not_null())
+    """The points of Q-Tuning with default options; none if the batch has one size only."""
+    chosen = plain(frame).filter(pl.col("batch_size").is_not_null())
     return chosen if chosen["batch_size"].n_unique() > 1 else chosen.clear()
 
 

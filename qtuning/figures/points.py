@@ -26,6 +26,7 @@ SCHEMA: dict[str, Any] = {
     "budget": pl.String,
     "nominal": pl.Float64,
     "variant": pl.String,
+    "training": pl.String,
     "lambda": pl.Float64,
     "batch_size": pl.Int64,
     "benchmark": pl.String,
@@ -38,7 +39,12 @@ SCHEMA: dict[str, Any] = {
     "seconds": pl.Float64,
     "seconds_share": pl.Float64,
 }
-"""Columns of `points`. Scores and `nominal` (r_sample x r_token) in per cent, shares as fractions of full data."""
+"""Columns of `points`.
+
+variant: `training` (what an experiment varies in training, or empty), then the options that are not at their defaults.
+batch_size: where the experiment varies it. Scores and `nominal` (r_sample x r_token) in per cent, shares as fractions
+of the full data.
+"""
 
 
 def points(scores: pl.DataFrame) -> pl.DataFrame:
@@ -102,6 +108,12 @@ def budget_name(sample_ratio: float, token_ratio: float) -> str:
 def _identity(line: Line, model: str) -> dict[str, Any]:
     known = line.sample_ratio is not None and line.token_ratio is not None
     options = json.loads(line.options) if line.options else {}
+    training = line.variant
+    if line.options:
+        training = training.removesuffix(variant(line.sample_pruner, line.token_pruner, line.options)).removesuffix(
+            ", "
+        )
+    batch = re.search(r"batch_size\W+(\d+)", training)
     return {
         "train_set": line.train_set,
         "model": model,
@@ -115,7 +127,8 @@ def _identity(line: Line, model: str) -> dict[str, Any]:
         "nominal": 100 * line.sample_ratio * line.token_ratio if known else None,  # type: ignore[operator]
         "variant": line.variant,
         "lambda": options.get("token", {}).get("lambda"),
-        "batch_size": int(batch[1]) if (batch := re.search(r"batch_size=(\d+)", line.variant)) else None,
+        "training": training,
+        "batch_size": int(batch[1]) if batch else None,
     }
 
 

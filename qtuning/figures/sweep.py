@@ -1,5 +1,6 @@
 """One setting of Q-Tuning varied at several budgets: the two halves of figure 5 share this drawing."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,16 @@ LOOKS = (
 """Looks of budgets."""
 
 FULL = Mark("#444444", "x", (0, (6, 2)), 0.9)
+
+
+def plain(frame: pl.DataFrame, but: str = "") -> pl.DataFrame:
+    """The points of Q-Tuning whose options are at their defaults, all or all `but` one; however they are trained."""
+    options = [
+        text.removeprefix(training).removeprefix(", ")
+        for text, training in frame.select("variant", "training").iter_rows()
+    ]
+    default = [re.fullmatch(f"({but}=[^,]+)?" if but else "", text) is not None for text in options]
+    return frame.filter(pl.Series(default, dtype=pl.Boolean) & (pl.col("method") == "q-tuning"))
 
 
 def sweep(frame: pl.DataFrame, everything: pl.DataFrame, column: str, label: str, log: bool = False) -> Drawing:

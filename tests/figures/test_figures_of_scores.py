@@ -8,7 +8,7 @@ from figure_frames import BENCHMARKS, cell_rows, grid, steps, table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qtuning.figures import lambda_, ratios
+from qtuning.figures import batch, lambda_, ratios
 from qtuning.figures.budgets import budgets
 from qtuning.figures.convergence import convergence
 from qtuning.figures.heatmap import LIMIT, differences, heatmap, pages
@@ -148,6 +148,28 @@ def test_lambda_alone_is_varied() -> None:
     ]
     assert sorted(lambda_.varied(points(table(*cells)))["lambda"]) == [0.3, 0.5]
     assert len(lambda_.varied(points(table(*cells[1:])))) == 0
+
+
+def trained(frame: pl.DataFrame, size: int) -> pl.DataFrame:
+    """Points as they are where the experiment varies the batch size."""
+    text = f"batch_size={size}"
+    named = pl.when(pl.col("variant") == "").then(pl.lit(text)).otherwise(text + ", " + pl.col("variant"))
+    return frame.with_columns(variant=named, training=pl.lit(text), batch_size=pl.lit(size, pl.Int64))
+
+
+def test_where_training_varies_too_each_half_of_figure_5_takes_its_own_points() -> None:
+    """Three batch sizes at the default lambda, three values of lambda at batch size 8."""
+    cells = [cell_rows("q-tuning", 0.25, 0.5, **{"lambda": value}) for value in (0.0, 0.5, 1.0)]
+    frame = points(table(*cells, cell_rows("full", score=41.0), cell_rows("zero-shot", seed=None)))
+    zero = frame.filter(pl.col("method") == "zero-shot")
+    rest = frame.filter(pl.col("method") != "zero-shot")
+    default = rest.filter(pl.col("variant") == "")
+    mixed = pl.concat([zero, trained(rest, 8), trained(default, 16), trained(default, 32)])
+    assert sorted(batch.varied(mixed)["batch_size"]) == [8, 16, 32] and set(batch.varied(mixed)["lambda"]) == {0.5}
+    assert sorted(lambda_.varied(mixed)["lambda"]) == [0.0, 0.5, 1.0] and set(lambda_.varied(mixed)["batch_size"]) == {
+        8
+    }
+    assert batch.batch_size(mixed).figure.axes[0].get_legend_handles_labels()[1] == ["Zero-shot", "Full data", "25×50"]
 
 
 def test_ratios_take_the_budgets_that_prune_one_way_only() -> None:

@@ -108,7 +108,7 @@ def test_figure_5() -> None:
     frame = points(table(*cells, cell_rows("full", score=60.0)))
     assert len(lambda_.varied(frame)) == 15
     check(neighbour_weight(frame))
-    sizes = frame.filter(pl.col("lambda") == 0.5)
+    sizes = frame.filter((pl.col("lambda") == 0.5) & (pl.col("method") == "q-tuning"))
     sizes = pl.concat([sizes.with_columns(pl.lit(size, pl.Int64).alias("batch_size")) for size in (8, 16, 32)])
     assert len(batch.varied(sizes)) == 9
     check(batch.batch_size(sizes))
