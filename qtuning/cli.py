@@ -7,6 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from qtuning.commands.audit import audit
+from qtuning.commands.contamination import contamination
+from qtuning.commands.figures import figures
+from qtuning.commands.plane import plane
+from qtuning.commands.report import report
 from qtuning.errors import UserError
 
 app = typer.Typer(
@@ -186,15 +191,20 @@ def tables(
 ) -> None:
     """Collect scores and write the tables of experiments; cells that are missing are visible holes with a reason."""
     from qtuning.grid import Library
-    from qtuning.results.store import write_scores
+    from qtuning.results.comparisons import compare
+    from qtuning.results.contamination import contamination_notes
+    from qtuning.results.store import Store, read_scores, write_store
     from qtuning.results.tables import write_tables
     from qtuning.results.terminal import print_table
 
     grids = Library(configs, data_dir).experiments(experiments)
-    write_scores(grids, results)
-    for grid in grids:
-        write_tables(grid.experiment.name, results)
-        print_table(grid.experiment.name, results)
+    write_store(grids, results)
+    for name in (grid.experiment.name for grid in grids if grid.experiment.evaluation is not None):
+        comparisons = compare(Store(results), name)
+        write_tables(
+            name, results, comparisons=comparisons, notes=contamination_notes(results, read_scores(results, name))
+        )
+        print_table(name, results, comparisons=comparisons)
 
 
 @app.command("check-pruner")
@@ -229,6 +239,10 @@ def replay(
 
     for folder in cells:
         print(f"{folder.name}: {'sent' if send(folder, tracking, group or []) else 'unchanged since it was sent'}")
+
+
+for _command in (figures, report, audit, contamination, plane):
+    app.command()(_command)
 
 
 def _use_threads(threads: int) -> None:
