@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from qtuning.config import Cell, Evaluation
+from qtuning.config import Evaluation
 from qtuning.evaluation.suite import fewshot
 from qtuning.planning.assumptions import Assumptions
 from qtuning.planning.hardware import Machine
@@ -40,7 +40,7 @@ class Answers:
         return self.generations * self.most_steps
 
     def flops(self, shape: Shape) -> float:
-        """Prefill and generation. lm-eval sends every position of a choice through the head, of a prompt the last one."""
+        """Prefill and generation. lm-eval sends all positions of a choice through the head, of a prompt the last."""
         tokens = self.requests * self.prompt_tokens
         pairs = tokens * (self.prompt_tokens + 1) / 2
         targets = tokens if self.choices else float(self.requests)
@@ -81,14 +81,3 @@ def answers_of(evaluation: Evaluation, assumptions: Assumptions) -> list[Answers
             )
         )  # fmt: skip
     return found
-
-
-def evaluation_seconds(
-    cell: Cell, evaluation: Evaluation, shape: Shape, machine: Machine, assumptions: Assumptions
-) -> dict[str, float]:
-    """Seconds by benchmark of evaluating a cell, once the process has started."""
-    adapters = cell.training is not None and cell.training.tuning == "lora"
-    return {
-        answers.benchmark: answers.seconds(shape, machine, evaluation.dtype, adapters)
-        for answers in answers_of(evaluation, assumptions)
-    }

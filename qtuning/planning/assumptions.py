@@ -1,4 +1,4 @@
-"""What a plan assumes where nothing has been measured: `planning.yaml` beside the experiments, every key documented there."""
+"""What a plan assumes where nothing has been measured: `configs/planning.yaml`, where every key is documented."""
 
 from pathlib import Path
 from typing import Literal
@@ -10,6 +10,7 @@ from qtuning.errors import UserError
 from qtuning.explain import explain, read_yaml
 
 FILE = "planning.yaml"
+Source = Literal["public", "mini-world"]
 
 
 class TrainSetGuess(Config):
@@ -37,7 +38,7 @@ class BenchmarkGuess(Config):
 class EffectGuess(Config):
     """Spread of scores, for the smallest detectable difference."""
 
-    seed_sd: float = Field(gt=0, description="points of the average score, over seeds")
+    seed_sd: dict[Source, float] = Field(description="points of the average score, over seeds")
     correlation: float = Field(ge=0, lt=1, description="between two models' answers to one item")
 
 
@@ -45,7 +46,7 @@ class Assumptions(Config):
     """All of planning.yaml."""
 
     train_sets: dict[str, TrainSetGuess]
-    benchmarks: dict[Literal["public", "mini-world"], dict[str, BenchmarkGuess]]
+    benchmarks: dict[Source, dict[str, BenchmarkGuess]]
     effect: EffectGuess
 
     def train_set(self, name: str) -> tuple[TrainSetGuess, bool]:
@@ -58,10 +59,21 @@ class Assumptions(Config):
 
     def benchmark(self, name: str, evaluation: Evaluation) -> BenchmarkGuess:
         """The entry of a benchmark; UserError where there is none."""
-        section: Literal["public", "mini-world"] = "mini-world" if evaluation.source == "mini-world" else "public"
+        section = _section(evaluation)
         if name not in self.benchmarks.get(section, {}):
             raise UserError(f"{FILE}: benchmarks.{section}.{name}: required, since an experiment asks for it")
         return self.benchmarks[section][name]
+
+    def seed_sd(self, evaluation: Evaluation) -> float:
+        """Points of the average score, over seeds; UserError where it is not given."""
+        section = _section(evaluation)
+        if section not in self.effect.seed_sd:
+            raise UserError(f"{FILE}: effect.seed_sd.{section}: required, since an experiment is evaluated there")
+        return self.effect.seed_sd[section]
+
+
+def _section(evaluation: Evaluation) -> Source:
+    return "mini-world" if evaluation.source == "mini-world" else "public"
 
 
 def read_assumptions(configs: Path) -> Assumptions:

@@ -2,20 +2,22 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from qtuning.evaluation.headline import LABEL
 from qtuning.planning.hardware import Machine
 from qtuning.planning.jobs import Jobs, Scores, Training
+from qtuning.planning.memory import evaluation_memory
 from qtuning.planning.shapes import BYTES
 
-# bytes, of a finished mini cell: a row of the trace, an update in metrics.jsonl, an answer in items.parquet; a tokenizer
+# bytes: a row of the trace, an update in metrics.jsonl, an answer in items.parquet (of finished mini cells); a
+# tokenizer
 TRACE_ROW, METRICS_UPDATE, ITEM, TOKENIZER = 16, 360, 120, 5_000_000
 
 
 @dataclass(frozen=True)
 class Hours:
-    """Device-hours by stage. scoring and training are of the trainings; process starts are part of training, evaluation."""
+    """Device-hours by stage. The start of each process is part of training or of evaluation."""
 
     scoring: float = 0.0
     training: float = 0.0
@@ -45,7 +47,10 @@ class Row:
 
 @dataclass(frozen=True)
 class ModelRow:
-    """A model: its largest training and evaluation, in bytes; base: what it takes on disk. trainings: to do."""
+    """A model: bytes of its largest training (that of training_cell) and evaluation.
+
+    trainings: to do. ready: made ready.
+    """
 
     model: str
     parameters: int
@@ -74,7 +79,10 @@ class Disk:
 
 @dataclass(frozen=True)
 class Bill:
-    """All of it. machine: of each model's row the same. generated: (expected, at most) tokens."""
+    """All of it.
+
+    parallel: devices that work at a time. price: USD an hour of one. generated: (expected, most) tokens.
+    """
 
     machine: Machine
     parallel: int
@@ -100,7 +108,7 @@ class Bill:
 
 
 def bill_of(jobs: Jobs, machine_of: "MachineOf", parallel: int, price: float | None) -> Bill:
-    """Add up what is to do. machine_of: the machine that a shape and dtype run on; parallel: devices that work at a time."""
+    """Add up what is to do. machine_of: the machine that a job runs on; parallel: devices that work at a time."""
     trainings = [job for job in jobs.trainings.values() if not job.done]
     scores = [job for job in jobs.scores.values() if not job.done]
     hours: dict[tuple[str, str], Hours] = {}
@@ -121,7 +129,7 @@ def bill_of(jobs: Jobs, machine_of: "MachineOf", parallel: int, price: float | N
             Row(name, len(cells), jobs.finished[name], jobs.shared[name], *counts, sum(own, Hours()))
         )  # fmt: skip
     total = sum(hours.values(), Hours())
-    unfinished = {job.identity for job in (*trainings, *scores)}
+    unfinished = {job.identity for job in trainings} | {job.identity for job in scores}
     everything = {identity for cells in jobs.cells.values() for identity in cells}
     asked_items = [answers for job in scores for answers in job.answers]
     flops = {
@@ -147,7 +155,7 @@ def bill_of(jobs: Jobs, machine_of: "MachineOf", parallel: int, price: float | N
             sum(answers.most_new_tokens for answers in asked_items),
         ),
         disk=_disk(jobs, trainings, scores, parallel),
-        dominates=_dominates(total, hours, benchmarks, trainings, scores),
+        dominates=_dominates(total, hours, benchmarks, trainings, scores, machine_of),
         by_benchmark=dict(benchmarks),
     )
 
@@ -157,6 +165,7 @@ class MachineOf:
 
     def __init__(self, machine: Machine, probed: dict[tuple[str, str], Machine] | None = None) -> None:
         self._machine, self._probed = machine, probed or {}
+        self.measured = bool(probed)
 
     def __call__(self, job: Training | Scores | None) -> Machine:
         if isinstance(job, Training):
@@ -217,8 +226,9 @@ def _dominates(
     benchmarks: Counter[str],
     trainings: Sequence[Training],
     scores: Sequence[Scores],
+    machine_of: "MachineOf",
 ) -> str:
-    """One sentence: the largest stage, and what of it is largest."""
+    """One sentence: the largest stage, what of it is largest, and what would shorten it most."""
     if total.total == 0:
         return "Nothing is left to do."
     stages = {"evaluation": total.evaluation, "training": total.training, "scoring": total.scoring}
@@ -229,18 +239,47 @@ def _dominates(
     for (_, label), spent in hours.items():
         by_model[label] += getattr(spent, stage)
     label, most = by_model.most_common(1)[0]
-    of_model = f"of {label}" + (f" ({100 * most / stages[stage]:.0f}%)" if len(by_model) > 1 else "")
+    of_model = f"{100 * most / stages[stage]:.0f}% of it is {label}" if len(by_model) > 1 else ""
     if stage == "evaluation":
         benchmark, seconds = benchmarks.most_common(1)[0]
-        share = 100 * seconds / sum(benchmarks.values())
-        dtypes = " and ".join(sorted({job.evaluation.dtype for job in scores}))
-        detail = f"in {dtypes}, {share:.0f}% of it {LABEL.get(benchmark, benchmark)}, most of it {of_model}"
+        parts = [
+            f"{100 * seconds / sum(benchmarks.values()):.0f}% of it is {LABEL.get(benchmark, benchmark)}",
+            of_model,
+        ]
+        parts.append(_quicker(scores, sum(benchmarks.values()), machine_of))
     else:
         methods: Counter[str] = Counter()
         for job in trainings:
             assert job.cell.pruning is not None
             methods[job.cell.pruning.method] += getattr(job.work, f"{stage}_flops")
         method, flops = methods.most_common(1)[0]
-        share = 100 * flops / max(1.0, sum(methods.values()))
-        detail = f"most of it {of_model}; of the methods {method} takes most ({share:.0f}%)"
-    return f"{stage.capitalize()} dominates with {shares[stage]:.0f}% of the hours ({others}): {detail}."
+        parts = [of_model, f"{100 * flops / max(1.0, sum(methods.values())):.0f}% of its FLOPs are of {method}"]
+    detail = "; ".join(part for part in parts if part)
+    return f"{stage.capitalize()} takes {shares[stage]:.0f}% of the hours ({others}): {detail}."
+
+
+def _quicker(scores: Sequence[Scores], seconds: float, machine_of: "MachineOf") -> str:
+    """What would shorten evaluation by a quarter or more, of its dtype and its batch size; nothing on probed speeds."""
+    best, least = "", seconds
+    if machine_of.measured:
+        return best
+    for dtype, times in (("bfloat16", 1), (None, 4), ("bfloat16", 4)):
+        spent, keys = 0.0, [f"evaluation.dtype: {dtype}"] if dtype else []
+        for job in scores:
+            size = times * job.evaluation.batch_size
+            answers = tuple(replace(asked, batch_size=size, passes=-(-asked.requests // size)) for asked in job.answers)
+            evaluation = job.evaluation.model_copy(update={"dtype": dtype or job.evaluation.dtype, "batch_size": size})
+            changed = replace(job, evaluation=evaluation, answers=answers)
+            machine = machine_of(job)
+            fits = _largest(changed) <= machine.usable
+            spent += sum(changed.seconds(machine).values()) if fits else float("inf")
+        if times > 1:
+            keys.append(f"evaluation.batch_size: {size}")
+        if spent < 0.8 * least:
+            best, least = f"{' and '.join(keys)} would take {100 * spent / seconds:.0f}% of that", spent
+    return best
+
+
+def _largest(job: Scores) -> float:
+    """Bytes of an evaluation whose settings were changed."""
+    return evaluation_memory(job.cell, job.evaluation, job.shape, list(job.answers)).total

@@ -13,9 +13,9 @@ from qtuning.planning.work import FORWARDS, needs_of
 
 CHUNK = 256  # head.CHUNK, which torch comes with; a test compares them
 
-# Bytes that autograd saves for one token in one layer, for each channel of (hidden, queries, keys, intermediate), by tuning and
-# arithmetic; counted on LLaMA layers of transformers 5.23 with peft 0.21 (a test counts them again). peft casts the input of each
-# adapter to float32, which is most of LoRA's on bfloat16 weights.
+# Bytes that autograd saves for one token in one layer, for each channel of (hidden, queries, keys, intermediate), by
+# tuning and arithmetic; counted on LLaMA layers of transformers 5.23 with peft 0.21 (a test counts them again). peft
+# casts the input of each adapter to float32, which is most of what LoRA on bfloat16 weights takes.
 SAVED = {
     ("full", "float32"): (24, 12, 8, 16),
     ("full", "bfloat16"): (16, 6, 4, 8),
@@ -81,8 +81,8 @@ def training_memory(cell: Cell, shape: Shape, lengths: Lengths) -> Memory:
 def largest_batches(cell: Cell, lengths: Lengths) -> tuple[float, float]:
     """(tokens of the largest batch that is scored, of the largest that is trained); 0 where nothing is scored.
 
-    A batch of B samples has B times the mean, and the largest of n about sqrt(2 ln n) standard deviations more; never more
-    than B of the longest.
+    A batch of B samples has B times the mean, and the largest of n about sqrt(2 ln n) standard deviations more, but
+    never more than B of the longest.
     """
     assert cell.training is not None and cell.pruning is not None
     training, pruning, needs = cell.training, cell.pruning, needs_of(cell.pruning)
@@ -105,7 +105,7 @@ def largest_batches(cell: Cell, lengths: Lengths) -> tuple[float, float]:
 
 
 def evaluation_memory(cell: Cell, evaluation: Evaluation, shape: Shape, answers: list[Answers]) -> Memory:
-    """Peak of evaluating a cell: weights, the cache of a batch, logits of all positions of choices (log_softmax: twice)."""
+    """Peak of evaluating a cell: weights, cache of a batch, logits of all positions of choices (log_softmax: twice)."""
     size = BYTES[evaluation.dtype]
     adapters = cell.training.lora.r if cell.training is not None and cell.training.tuning == "lora" else 0
     weights = shape.parameters * size + 4.0 * shape.lora_parameters(adapters)

@@ -104,14 +104,14 @@ def shape_of_model(model: Model, ready: Path) -> Shape:
     key = source.id if isinstance(source, HubSource) else getattr(source, "package", "")
     if key not in PUBLISHED:
         raise UserError(
-            f"model {model.name}: its shape is not known before it is fetched; run a small experiment with it first, or "
-            f"write a local folder as `id` in configs/models/{model.name}.yaml"
+            f"model {model.name}: its shape is not known before it is fetched; run a small experiment with it first, "
+            f"or write a local folder as `id` in configs/models/{model.name}.yaml"
         )
     return PUBLISHED[key]
 
 
 def from_config(config: dict[str, Any], where: str) -> Shape:
-    """The shape in a transformers config.json (of a multimodal model: its text part). UserError where a key is missing."""
+    """The shape in a transformers config.json (of a multimodal model, its text part). UserError for a missing key."""
     config = config.get("text_config") or config
     try:
         heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])

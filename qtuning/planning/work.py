@@ -16,8 +16,9 @@ from qtuning.planning.shapes import Shape
 from qtuning.pruners.plugin import resolve
 from qtuning.pruners.registry import Need
 
-SCORES = frozenset({"scores", "sequence-entropy"})
-FORWARDS = SCORES | {"attention"}
+ONLY_SCORES: frozenset[Need] = frozenset({"scores"})
+SCORES: frozenset[Need] = frozenset({"scores", "sequence-entropy"})
+FORWARDS: frozenset[Need] = SCORES | frozenset[Need]({"attention"})
 
 
 @dataclass(frozen=True)
@@ -86,20 +87,20 @@ def work_of(cell: Cell, shape: Shape, lengths: Lengths, helpers: Mapping[str, Sh
     everyone = np.full(len(lengths.prompts), lengths.weight)
     total = Work()
     for role, other in (helpers or {}).items():
-        asked = needs.epoch | needs.batch if role == "proxy" else frozenset({"scores"})
-        total += _scoring(other, lengths, everyone, frozenset(asked), None, training.batch_size)
+        asked = needs.epoch | needs.batch if role == "proxy" else ONLY_SCORES
+        total += _scoring(other, lengths, everyone, asked, None, training.batch_size)
     tabled = pruning.scoring.schedule != "fresh"
     for epoch in range(training.epochs):
         if pruning.scoring.schedule == "stale" and epoch % pruning.scoring.epochs == 0:
             asked = (needs.epoch | needs.batch) & SCORES
-            total += _scoring(shape, lengths, everyone, frozenset(asked), None, training.batch_size)
+            total += _scoring(shape, lengths, everyone, asked, None, training.batch_size)
         drawn = everyone
         if needs.by_epoch:
             asked = needs.epoch - SCORES if tabled else needs.epoch
-            total += _scoring(shape, lengths, everyone, frozenset(asked), needs.layer, training.batch_size)
+            total += _scoring(shape, lengths, everyone, asked, needs.layer, training.batch_size)
             drawn = _drawn(pruning, training, lengths, epoch)
         asked = needs.batch - SCORES if tabled else needs.batch
-        total += _scoring(shape, lengths, drawn, frozenset(asked), needs.layer, training.batch_size)
+        total += _scoring(shape, lengths, drawn, asked, needs.layer, training.batch_size)
         kept = drawn * _share_in_batch(pruning, training, needs.by_epoch, float(drawn.sum()))
         if not needs.by_epoch and pruning.sample_ratio < 1:
             kept = _by_length(pruning, lengths, float(kept.sum()))
