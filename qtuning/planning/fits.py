@@ -28,7 +28,7 @@ def refusals(jobs: Jobs, machine_of: MachineOf) -> list[str]:
         for job, count in worst_training.values()
     ]
     lines += [
-        _line(job, count, "evaluating", machine_of(job), _evaluation_remedies(job))
+        _line(job, count, "evaluating", machine_of(job), _evaluation_remedies(job, machine_of(job).usable))
         for job, count in worst_scores.values()
     ]
     return lines
@@ -46,7 +46,7 @@ def _line(
     fitting: dict[str, str] = {}
     for key, need in remedies:
         if need <= machine.usable:
-            fitting.setdefault(key.split(":")[0], f"{key} ({need / GIB:.0f} GiB)")  # of batch sizes, the largest
+            fitting.setdefault(key.rstrip("0123456789"), f"{key} ({need / GIB:.0f} GiB)")  # of batch sizes, the largest
     helping = list(fitting.values())
     advice = (
         f"; what would fit: {', '.join(helping)}"
@@ -75,12 +75,13 @@ def _training_remedies(job: Training) -> list[tuple[str, float]]:
     if training.tuning == "full":
         found.append(("training.tuning: lora", need(tuning="lora", dtype=job.cell.model.dtype)))
         both = need(tuning="lora", dtype=job.cell.model.dtype, gradient_checkpointing=True)
-        found.append(("both of these", both))
+        found.append(("training.tuning: lora with gradient_checkpointing: true", both))
     found += [(f"training.batch_size: {size}", need(batch_size=size)) for size in SMALLER if size < training.batch_size]
     return found
 
 
-def _evaluation_remedies(job: Scores) -> list[tuple[str, float]]:
+def _evaluation_remedies(job: Scores, room: float) -> list[tuple[str, float]]:
+    """The same of an evaluation, which has `room` bytes."""
     evaluation = job.evaluation
 
     def need(**changes: Any) -> float:
@@ -88,10 +89,15 @@ def _evaluation_remedies(job: Scores) -> list[tuple[str, float]]:
         answers = [replace(asked, batch_size=changed.batch_size) for asked in job.answers]
         return evaluation_memory(job.cell, changed, job.shape, answers).total
 
+    sizes = [size for size in SMALLER if size < evaluation.batch_size]
     found = []
     if evaluation.dtype == "float32":
         found.append(("evaluation.dtype: bfloat16", need(dtype="bfloat16")))
-    found += [
-        (f"evaluation.batch_size: {size}", need(batch_size=size)) for size in SMALLER if size < evaluation.batch_size
-    ]
+    found += [(f"evaluation.batch_size: {size}", need(batch_size=size)) for size in sizes]
+    if evaluation.dtype == "float32":
+        both = [
+            (f"evaluation.dtype: bfloat16 with batch_size: {size}", need(dtype="bfloat16", batch_size=size))
+            for size in sizes
+        ]
+        found += [next((pair for pair in both if pair[1] <= room), both[-1])] if both else []
     return found

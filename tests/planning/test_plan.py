@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from qtuning.identity import cell_id, evaluation_id
 from qtuning.layout import Layout
 from qtuning.planning.assumptions import read_assumptions
 from qtuning.planning.bill import Bill, MachineOf, bill_of
+from qtuning.planning.effect import effects_of
 from qtuning.planning.fits import refusals
 from qtuning.planning.hardware import machines
 from qtuning.planning.jobs import Jobs, jobs_of
@@ -85,6 +87,17 @@ def test_what_is_done_is_not_paid(configs: Path, tmp_path: Path) -> None:
     assert 0 < after.total.total < before.total.total
 
 
+def test_an_experiment_without_evaluation_is_trained_only(configs: Path, tmp_path: Path) -> None:
+    (grid,) = Library(configs).experiments(["mini"])
+    bare = replace(grid, experiment=grid.experiment.model_copy(update={"evaluation": None}))
+    assumptions = read_assumptions(configs)
+    found = bill_of(jobs_of([bare], Layout(tmp_path), assumptions), MachineOf(machines()["cpu"]), 1, None)
+    (row,) = found.rows
+    assert (row.cells, row.done, row.trainings, row.evaluations) == (11, 1, 10, 0)  # zero-shot asks for nothing
+    assert found.total.evaluation == found.items == 0 < found.total.training
+    assert effects_of([bare], tmp_path, assumptions) == []
+
+
 def test_hours_add_up_and_follow_the_machine(configs: Path, experiment: Callable[..., Path], tmp_path: Path) -> None:
     experiment("big", models=["mistral-7b"])
     slow, fast = (bill(configs, tmp_path, "big", gpu=gpu) for gpu in ("a100", "h100"))
@@ -102,7 +115,7 @@ def test_what_cannot_fit_is_refused_with_the_key_that_helps(
     line, *others = refusals(jobs(configs, tmp_path, "huge"), MachineOf(machines()["h100"]))
     assert not others
     assert "huge: training mistral-7b-wizardlm-full-" in line and "NVIDIA H100 SXM, 80 GB has" in line
-    assert "training.tuning: lora" in line or "both of these" in line
+    assert "training.tuning: lora" in line or "training.tuning: lora with gradient_checkpointing" in line
     need = int(line.split(" needs ")[1].split(" GiB")[0])
     assert need > 7.2 * 16 / 1.074  # 16 bytes a parameter
     experiment("fits", methods=["full"], models=["smollm2-135m"])
