@@ -10,6 +10,7 @@ import typer
 from qtuning.commands.audit import audit
 from qtuning.commands.contamination import contamination
 from qtuning.commands.figures import figures
+from qtuning.commands.plan import plan
 from qtuning.commands.plane import plane
 from qtuning.commands.report import report
 from qtuning.errors import UserError
@@ -241,7 +242,7 @@ def replay(
         print(f"{folder.name}: {'sent' if send(folder, tracking, group or []) else 'unchanged since it was sent'}")
 
 
-for _command in (figures, report, audit, contamination, plane):
+for _command in (plan, figures, report, audit, contamination, plane):
     app.command()(_command)
 
 
