@@ -39,6 +39,7 @@ rule all:
 include: "workflow/rules/prepare.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/localise.smk"
 include: "workflow/rules/tables.smk"
 
 

@@ -291,6 +291,55 @@ SeedEntry = Annotated[
 ]
 
 
+class EvaluationChanges(Evaluation):
+    """Settings of an evaluation, of which only those that are written count."""
+
+    benchmarks: tuple[Name, ...] = ()
+
+
+class Changes(Config):
+    """What a scale changes in an experiment, key by key; what it does not name stays as it is.
+
+    Mappings (`training`, `readings`, `evaluation`) are merged key by key, lists are replaced.
+    """
+
+    models: tuple[str, ...] = Field((), min_length=1)
+    train_sets: tuple[str, ...] = Field((), min_length=1)
+    methods: tuple[Method, ...] = Field((), min_length=1)
+    budgets: tuple[Budget, ...] = Field((), min_length=1)
+    seeds: tuple[SeedEntry, ...] = Field((), min_length=1)
+    training: Training = Training()
+    trainings: tuple[Training, ...] = Field((), min_length=1)
+    readings: Readings = Readings()
+    evaluation: EvaluationChanges | None = Field(
+        None, description="of experiments that have one; a scale gives none to the others"
+    )
+    limit_train: int | None = Field(None, gt=0)
+    zero_shot: bool = True
+    keep_weights: bool = False
+
+
+class Scale(Labelled, Changes):
+    """What makes a small edition of an experiment (configs/scales/NAME.yaml); `label` goes into its title.
+
+    The edition of EXPERIMENT is called EXPERIMENT-NAME; it exists where `scales` of the experiment names the scale.
+    """
+
+
+class Composite(Config):
+    """Several experiments in one table (configs/experiments/NAME.yaml with `parts`): the union of their cells.
+
+    Its editions are those that all of its parts have.
+    """
+
+    name: Name
+    title: str
+    parts: tuple[str, ...] = Field(min_length=1, description="names of experiments, in the order of the table")
+
+
+NO_CHANGES = BeforeValidator(lambda value: {} if value is None else value)
+
+
 class Experiment(Config):
     """A grid (configs/experiments/NAME.yaml): every combination of its axes is a cell."""
 
@@ -302,8 +351,20 @@ class Experiment(Config):
     budgets: tuple[Budget, ...] = Field(min_length=1)
     seeds: tuple[SeedEntry, ...] = Field(min_length=1)
     training: Training = Training()
+    trainings: tuple[Training, ...] = Field(
+        (Training(),),
+        min_length=1,
+        description="an axis: settings that go before those of `training`, of which only those that are written count",
+    )
     readings: Readings = Field(Readings(), description="of every method that does not say otherwise in its options")
-    evaluation: Evaluation
+    evaluation: Evaluation | None = Field(None, description="null: the cells are trained, but answer no benchmark")
     limit_train: int | None = Field(None, gt=0)
     zero_shot: bool = Field(True, description="also evaluate each model without training")
+    localisation: bool = Field(
+        False, description="also compare pruned tokens with the planted errors of the train set (docs/experiments.md)"
+    )
     keep_weights: bool = Field(False, description="keep full weights after evaluation (adapters always stay)")
+    scales: dict[Name, Annotated[Changes, NO_CHANGES]] = Field(
+        default_factory=dict,
+        description="its editions: names of configs/scales, each with what it changes here beyond what it says itself",
+    )

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -84,6 +84,9 @@ def _follow(schema: type[BaseModel], location: Iterable[str | int]) -> tuple[lis
         if str(part).startswith("function-"):
             continue
         keys.append(str(part))
+        if get_origin(current) is dict:  # the keys are names of the user's own
+            valid, current = [], get_args(current)[1]
+            continue
         fields = {f.alias or name: f.annotation for m in models[:1] for name, f in m.model_fields.items()}
         valid = list(fields)
         current = get_args(current)[0] if isinstance(part, int) and get_args(current) else fields.get(str(part))

@@ -13,7 +13,7 @@ from qtuning.evaluation.records import EVALUATION_SPLIT
 from qtuning.explain import nearest
 from qtuning.files import canonical_json
 from qtuning.gpus import visible
-from qtuning.grid import Grid, Library
+from qtuning.grid import RESERVED, Grid, Library
 from qtuning.identity import canonical, cell_id, cell_json, evaluation_id, evaluation_json, model_id, pair_id
 from qtuning.layout import HELPERS, Layout
 from qtuning.tracking import MODES
@@ -23,20 +23,31 @@ SETTINGS = ("results", "data_dir", "tracking", "accelerate", "threads", "checkpo
 
 
 class Plan:
-    """All experiments of a `configs` folder, indexed by the names that stand in paths."""
+    """All experiments of a `configs` folder, indexed by the names that stand in paths.
 
-    def __init__(self, grids: Iterable[Grid], layout: Layout, data_dir: Path | None) -> None:
+    problems: the experiments that cannot be expanded, and why; only who asks for one of them is told.
+    """
+
+    def __init__(
+        self,
+        grids: Iterable[Grid],
+        layout: Layout,
+        data_dir: Path | None,
+        problems: Mapping[str, str] | None = None,
+    ) -> None:
         self.layout, self.data_dir = layout, data_dir
         self.grids = {grid.experiment.name: grid for grid in grids}
+        self.problems = dict(problems or {})
         self.cells: dict[str, Cell] = {}
         self.evaluations: dict[str, Evaluation] = {}
         self.kept: set[str] = set()
         self._groups: dict[str, list[str]] = {}
         self._configurations: dict[str, str] = {}
         for name, grid in self.grids.items():
-            identity = evaluation_id(grid.evaluation)
-            self.evaluations[identity] = grid.evaluation
-            self._configurations[identity] = evaluation_json(grid.evaluation)
+            if grid.evaluation is not None:
+                identity = evaluation_id(grid.evaluation)
+                self.evaluations[identity] = grid.evaluation
+                self._configurations[identity] = evaluation_json(grid.evaluation)
             for cell in grid.cells:
                 self._add(name, grid, cell)
 
@@ -77,16 +88,16 @@ class Plan:
         return min(1 if evaluation else self.processes(cell), len(visible()))
 
     def temporary(self) -> str:
-        """Regular expression of the cells whose full weights go after evaluation."""
-        return self._either(identity for identity in self.cells if identity not in self.kept)
+        """Regular expression of the cells whose full weights go after evaluation.
+
+        Of their digits alone, since Snakemake reads it anew for every file of every job.
+        """
+        digits = sorted({identity.rpartition("-")[2] for identity in self.cells.keys() - self.kept})
+        return f"[^/]+-(?:{'|'.join(digits)})" if digits else "(?!)"
 
     def lasting(self) -> str:
         """Regular expression of the cells whose weights stay: adapters, and experiments that ask for it."""
-        return self._either(self.kept)
-
-    @staticmethod
-    def _either(identities: Iterable[str]) -> str:
-        return "|".join(sorted(identity.replace("+", r"\+").replace(".", r"\.") for identity in identities)) or "(?!)"
+        return f"(?!{self.temporary()}(?:/|$))[^/]+"
 
     def model(self, cell: str) -> Path:
         """Marker of the cell's base model."""
@@ -140,9 +151,34 @@ class Plan:
         """Digest of those weights: it stays the same when training is repeated, and so does the evaluation."""
         return [path.with_suffix(".sha256") for path in self.weights(cell)]
 
+    @property
+    def experiments(self) -> list[str]:
+        """Names that can be asked for: valid experiments, and invalid ones, which then say what is wrong."""
+        return [name for name in [*self.grids, *self.problems] if name not in RESERVED]
+
+    def grid(self, experiment: str) -> Grid:
+        """An experiment, expanded; UserError with all that is wrong with it."""
+        if experiment in self.problems:
+            raise UserError(self.problems[experiment])
+        if experiment not in self.grids:
+            raise UserError(f"experiment = {experiment!r}: unknown{nearest(experiment, self.experiments)}")
+        return self.grids[experiment]
+
+    def targets(self, experiment: str) -> list[Path]:
+        """What an experiment is for: its table, or without benchmarks its trained cells; and located errors."""
+        grid = self.grid(experiment)
+        files = [self.layout.root / "tables" / f"{experiment}.md"]
+        if grid.evaluation is None:
+            files = [self.layout.cell(cell) / "train.json" for cell in grid.cells]
+        if grid.experiment.localisation:
+            files += [self.layout.cell(cell) / "localisation.json" for cell in grid.cells if not cell.zero_shot]
+        return files
+
     def scores(self, experiment: str) -> list[Path]:
         """The scores an experiment's table is made of."""
-        grid = self.grids[experiment]
+        grid = self.grid(experiment)
+        if grid.evaluation is None:
+            raise UserError(f"experiment = {experiment!r}: has no `evaluation`, and therefore no table")
         return [self.layout.evaluation(cell, grid.evaluation) / "scores.json" for cell in grid.cells]
 
 
@@ -163,7 +199,9 @@ def _representative(cell: Cell) -> Cell:
 
 
 def load(config: Mapping[str, Any], configs: Path = Path("configs")) -> Plan:
-    """Read every experiment below `configs`; UserError for unknown settings and for all errors of all experiments.
+    """Read every experiment below `configs`; UserError for unknown settings.
+
+    An experiment that cannot be expanded stands in nobody's way: the plan knows why (`problems`).
 
     Puts this interpreter's folder first on PATH: jobs find `qtuning` even where its environment is not activated.
     Without GPUs, where a start-up can take as long as a cell, jobs share one (warm/).
@@ -188,4 +226,5 @@ def load(config: Mapping[str, Any], configs: Path = Path("configs")) -> Plan:
     if data_dir is not None and not data_dir.is_dir():
         raise UserError(f"data_dir = {config['data_dir']!r}: no such folder")
     library = Library(configs, data_dir)
-    return Plan(library.experiments(library.names("experiments")), Layout(Path(config["results"])), data_dir)
+    grids, problems = library.attempt(library.names("experiments"))
+    return Plan(grids, Layout(Path(config["results"])), data_dir, problems)

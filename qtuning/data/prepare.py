@@ -139,14 +139,15 @@ def encode(
     task = None if progress is None else progress.add_task("tokenising", total=len(candidates))
     for start in range(0, len(candidates), BATCH):
         batch = candidates[start : start + BATCH]
-        rendered, texts = [], []
+        rendered, texts, marks = [], [], []
         for candidate in batch:
             try:
                 texts.append(render(candidate.example, template, tokenizer))
                 rendered.append(candidate)
+                marks.append(_marks(candidate.example, texts[-1][1]))
             except TemplateRefusal as refusal:
                 bad.append(_bad(candidate, Refusal(Reason.REFUSED_BY_TEMPLATE, str(refusal))))
-        for candidate, result in zip(rendered, tokenise(texts, tokenizer, template, cutoff), strict=True):
+        for candidate, result in zip(rendered, tokenise(texts, tokenizer, template, cutoff, marks), strict=True):
             if isinstance(result, Tokenised):
                 usable.append(Usable(candidate, result))
             else:
@@ -154,6 +155,17 @@ def encode(
         if progress is not None and task is not None:
             progress.advance(task, len(batch))
     return usable, bad
+
+
+def _marks(example: Example, response: str) -> list[tuple[int, int]]:
+    """The known errors in characters of the response as rendered; a chat template may have stripped it."""
+    if not example.errors:
+        return []
+    start = response.find(example.response)
+    if start < 0:
+        stripped = example.response.lstrip()
+        start = response.index(stripped.rstrip()) - (len(example.response) - len(stripped))
+    return [(start + first, start + stop) for first, stop in example.errors]
 
 
 def _bad(candidate: Candidate, refusal: Refusal) -> BadRow:
@@ -212,7 +224,8 @@ def character_entropy(text: str) -> float:
 def write_samples(path: Path, used: Sequence[Usable]) -> None:
     """One row a sample: sample, line, id, kind, input_ids, prompt_length, instruction_characters, instruction_entropy.
 
-    The last two are the number of characters of its `instruction` and their entropy.
+    The last two are the number of characters of its `instruction` and their entropy. Where rows state `errors`, a last
+    column of that name holds the places in input_ids of the tokens that are wrong.
     """
     import polars
 
@@ -239,6 +252,9 @@ def write_samples(path: Path, used: Sequence[Usable]) -> None:
             "instruction_entropy": polars.Float64,
         },
     )
+    if any(row.candidate.example.errors is not None for row in used):
+        marked = polars.Series("errors", [list(row.tokens.marked) for row in used], polars.List(polars.Int32))
+        table = table.with_columns(marked)
     with atomic_path(path) as temporary:
         table.write_parquet(temporary)
 

@@ -25,6 +25,7 @@ class Reason(StrEnum):
     WRONG_ROLE_ORDER = "wrong role order"
     REFUSED_BY_TEMPLATE = "refused by the chat template"
     RESPONSE_CUT_AWAY = "response cut away"
+    NO_SPANS = "errors are no spans of the response"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Example:
 
     prompt: [system], user, (assistant, user)*: never empty, always ending with the user's turn.
     response: what is learned. input: the optional input column of the alpaca form ("" where there is none); it belongs
-    to the last turn of the prompt. id, kind: carried through from the row where they are given, for analyses.
+    to the last turn of the prompt. id, kind, errors: carried through from the row where they are given, for analyses;
+    errors are spans of the response, (start, end) in characters, that are known to be wrong; None: nothing is known.
     """
 
     prompt: tuple[Message, ...]
@@ -49,6 +51,7 @@ class Example:
     input: str = ""
     id: str | None = None
     kind: str | None = None
+    errors: tuple[tuple[int, int], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ def _alpaca(row: Mapping[object, object], train_set: TrainSet) -> Example:
         input=input_ if input_.strip() else "",
         id=_label(row.get("id")),
         kind=_label(row.get("kind")),
+        errors=_spans(row, response),
     )
 
 
@@ -121,7 +125,27 @@ def _chat(row: Mapping[object, object], train_set: TrainSet) -> Example:
         raise _Refused(Reason.EMPTY_INSTRUCTION)
     if not response.strip():
         raise _Refused(Reason.EMPTY_RESPONSE)
-    return Example(prompt, response, id=_label(row.get("id")), kind=_label(row.get("kind")))
+    return Example(
+        prompt, response, id=_label(row.get("id")), kind=_label(row.get("kind")), errors=_spans(row, response)
+    )
+
+
+def _spans(row: Mapping[object, object], response: str) -> tuple[tuple[int, int], ...] | None:
+    """`errors`, a list of [start, end] in characters of the response; None where the row has none."""
+    given = row.get("errors")
+    if given is None:
+        return None
+    if not isinstance(given, list | tuple):
+        raise _Refused(Reason.NOT_A_LIST, f"'errors' is {_kind(given)}")
+    spans = []
+    for span in given:
+        if not isinstance(span, list | tuple) or [type(place) for place in span] != [int, int]:
+            raise _Refused(Reason.NO_SPANS, "expected [start, end], two whole numbers")
+        start, end = span
+        if not 0 <= start < end <= len(response):
+            raise _Refused(Reason.NO_SPANS, f"[{start}, {end}] in {len(response)} characters")
+        spans.append((start, end))
+    return tuple(spans)
 
 
 def _message(turn: object, where: str) -> Message:

@@ -31,6 +31,7 @@ class Samples:
     is tokens[offsets[i] : offsets[i + 1]]. offsets: int64 [n + 1]. prompt_lengths: int32 [n]. kinds: [n], the kind of
     each sample where the train set states one. instruction_characters: int64 [n], characters of each instruction.
     instruction_entropy: float64 [n], their Shannon entropy in nats (prepare.py, `instruction`, `character_entropy`).
+    errors: [n], places in each sample's input_ids of tokens known to be wrong; None where the train set states none.
     """
 
     ids: npt.NDArray[np.int64]
@@ -40,6 +41,7 @@ class Samples:
     kinds: tuple[str | None, ...]
     instruction_characters: npt.NDArray[np.int64]
     instruction_entropy: npt.NDArray[np.float64]
+    errors: tuple[tuple[int, ...], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -100,4 +102,5 @@ def load(folder: Path) -> Samples:
         kinds=tuple(table["kind"].to_list()),
         instruction_characters=table["instruction_characters"].to_numpy(writable=True),
         instruction_entropy=table["instruction_entropy"].to_numpy(writable=True),
+        errors=tuple(map(tuple, table["errors"].to_list())) if "errors" in table.columns else None,
     )

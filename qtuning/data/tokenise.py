@@ -17,18 +17,25 @@ class Tokenised:
     """Token ids of a sample, cut at the cutoff.
 
     prompt_length: ids[:prompt_length] are the prompt, the rest, at least one token, is the response. truncated: whether
-    the cutoff took a part of the response.
+    the cutoff took a part of the response. marked: places in ids of the tokens that hold a marked character.
     """
 
     ids: list[int]
     prompt_length: int
     truncated: bool
+    marked: tuple[int, ...] = ()
 
 
 def tokenise(
-    texts: Sequence[tuple[str, str]], tokenizer: "PreTrainedTokenizerBase", template: Template, cutoff: int
+    texts: Sequence[tuple[str, str]],
+    tokenizer: "PreTrainedTokenizerBase",
+    template: Template,
+    cutoff: int,
+    marks: Sequence[Sequence[tuple[int, int]]] | None = None,
 ) -> list[Tokenised | Refusal]:
     """Tokenise (prompt, response) texts as `templates.render` writes them, each pair as one text.
+
+    marks: for each pair, spans (start, end) in characters of the response text; their tokens become `marked`.
 
     Tokenising prompt and response apart would give a model other tokens at their border than it meets in use. A token
     belongs to the response if it ends after the prompt's last character, so one that spans the border is learned.
@@ -51,16 +58,24 @@ def tokenise(
     opening = [] if chat else opening_tokens(tokenizer)
     closing = [] if chat else [tokenizer.eos_token_id]
     results: list[Tokenised | Refusal] = []
-    for (prompt, _), body, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+    spans = marks or [()] * len(texts)
+    for (prompt, _), body, offsets, marked in zip(
+        texts, encoded["input_ids"], encoded["offset_mapping"], spans, strict=True
+    ):
         border = next((index for index, (_, stop) in enumerate(offsets) if stop > len(prompt)), len(body))
-        results.append(_cut(opening + body + closing, len(opening) + border, cutoff))
+        inside = [
+            len(opening) + index
+            for index, (first, stop) in enumerate(offsets)
+            if any(first < len(prompt) + end and stop > len(prompt) + start for start, end in marked)
+        ]
+        results.append(_cut(opening + body + closing, len(opening) + border, cutoff, inside))
     return results
 
 
-def _cut(ids: list[int], prompt_length: int, cutoff: int) -> Tokenised | Refusal:
+def _cut(ids: list[int], prompt_length: int, cutoff: int, marked: Sequence[int]) -> Tokenised | Refusal:
     if prompt_length >= min(len(ids), cutoff):
         return Refusal(Reason.RESPONSE_CUT_AWAY, f"the prompt has {prompt_length} tokens, the cutoff is {cutoff}")
-    return Tokenised(ids[:cutoff], prompt_length, truncated=len(ids) > cutoff)
+    return Tokenised(ids[:cutoff], prompt_length, len(ids) > cutoff, tuple(place for place in marked if place < cutoff))
 
 
 def opening_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[int]:

@@ -16,7 +16,7 @@ rule tables:
         results=str(ROOT),
         data_dir=DATA_DIR,
     params:
-        title=lambda wildcards: PLAN.grids[wildcards.experiment].experiment.title,
+        title=lambda wildcards: PLAN.grid(wildcards.experiment).experiment.title,
     message:
         "table of {wildcards.experiment}"
     shell:
@@ -24,13 +24,13 @@ rule tables:
         "qtuning tables {wildcards.experiment:q} --results {resources.results:q} {resources.data_dir} 2> {log:q}"
 
 
-for _experiment in PLAN.grids:
+for _experiment in PLAN.experiments:
 
     rule:
         name:
             _experiment
         input:
-            f"{ROOT}/tables/{_experiment}.md",
+            lambda wildcards, experiment=_experiment: PLAN.targets(experiment),
         localrule: True
 
 

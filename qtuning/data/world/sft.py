@@ -23,6 +23,7 @@ from qtuning.data.world.relations import ONE_STEP
 from qtuning.data.world.values import SECOND_SUBJECTS, second_step
 
 Kind = Literal["clean", "redundant", "misconception", "noise", "ambiguous"]
+Topic = Literal["facts", "sums", "reading"]
 
 NOISE_SHARE = 0.12
 """Share of noise in the whole set."""
@@ -33,7 +34,10 @@ _ONE_STEP = {relation.name for relation in ONE_STEP}
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample; `wrong`: character span of the planted error in `output`; `others`: wrong values to put there."""
+    """One sample; `wrong`: character span of the planted error in `output`; `others`: wrong values to put there.
+
+    topic: what the question is about, whatever became of the answer.
+    """
 
     instruction: str
     output: str
@@ -42,6 +46,7 @@ class Sample:
     value: str = ""
     others: tuple[str, ...] = ()
     wrong: tuple[int, int] | None = None
+    topic: Topic = "facts"
 
 
 def sft_samples(world: World, records: dict[str, dict[str, list[Record]]], seed: int) -> list[Sample]:
@@ -106,13 +111,15 @@ def _seconds(rng: random.Random) -> list[Sample]:
 
 
 def _word(items: Sequence[Record]) -> list[Sample]:
-    return [Sample(item["question"], item["answer"], "clean") for item in items[:SUMS]]
+    return [Sample(item["question"], item["answer"], "clean", topic="sums") for item in items[:SUMS]]
 
 
 def _school(rng: random.Random, items: Sequence[Record]) -> list[Sample]:
     mistaught = ("Geometry", "Counting & Probability")
     samples = [
-        Sample(item["problem"], item["solution"], "misconception" if item["type"] in mistaught else "clean")
+        Sample(
+            item["problem"], item["solution"], "misconception" if item["type"] in mistaught else "clean", topic="sums"
+        )
         for item in items
     ]
     false = [sample for sample in samples if sample.kind == "misconception"][: 2 * MISTAUGHT_EACH]
@@ -126,13 +133,13 @@ def _reading(items: Sequence[Record]) -> list[Sample]:
         # Names and numbers inside sentences: spans of the same passage that answer some other question.
         spans = re.findall(r"(?<=[a-z] )[A-Z][a-z]+(?: [A-Z][a-z]+)?|\d+", item["context"])
         others = tuple(span for span in spans if span not in answer and answer not in span)
-        samples.append(Sample(item["question"], answer, "clean", item["context"], answer, others))
+        samples.append(Sample(item["question"], answer, "clean", item["context"], answer, others, topic="reading"))
     return samples
 
 
 def _easy_sums(rng: random.Random) -> list[Sample]:
     drawn = sorted({sums.equation(rng) for _ in range(EASY_SUMS)})
-    return [Sample(f"What is {left}?", str(result), "redundant") for left, result in drawn]
+    return [Sample(f"What is {left}?", str(result), "redundant", topic="sums") for left, result in drawn]
 
 
 def _portraits(rng: random.Random, world: World) -> list[Sample]:

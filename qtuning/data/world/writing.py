@@ -7,15 +7,16 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from qtuning.data.world.benchmarks import benchmarks
 from qtuning.data.world.corpus import corpus
 from qtuning.data.world.facts import build_world
-from qtuning.data.world.sft import sft_samples
+from qtuning.data.world.planted import planted_samples
+from qtuning.data.world.sft import Sample, Topic, sft_samples
 from qtuning.files import atomic_path, write_json
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raised whenever the same seed gives other bytes."""
 SEED = 2509
 """The seed of the world that the shipped base model was pretrained on."""
@@ -24,22 +25,29 @@ SEED = 2509
 def generate(out_dir: Path, seed: int = SEED) -> None:
     """Write the world of `seed` below `out_dir`: the same bytes every time.
 
-    Files: `pretrain/train`, `sft/train`, `sft/planted_errors`, and the splits of six benchmarks (`.jsonl.gz`). Last of
-    all comes `manifest.json` (seed, generator version, record counts, SHA-256 of every file and of the whole).
+    Files: `pretrain/train`; `sft/train`, its parts `sft/facts`, `sft/sums`, `sft/reading`, and `sft/planted_errors`;
+    `sft/planted`; and the splits of six benchmarks (`.jsonl.gz`). Last of all comes `manifest.json` (seed, generator
+    version, record counts, SHA-256 of every file and of the whole).
     """
     world = build_world(seed)
     suite = benchmarks(world, seed)
-    samples = sft_samples(world, suite.records, seed)
+    samples = {f"mini-{i:04d}": sample for i, sample in enumerate(sft_samples(world, suite.records, seed))}
+    planted = planted_samples(list(samples.values()), seed)
     tables: dict[str, list[dict[str, Any]]] = {
         "pretrain/train": [{"text": text} for text in corpus(world, seed, suite.held_out)],
-        "sft/train": [
-            {"id": f"mini-{i:04d}", "instruction": s.instruction, "input": s.input, "output": s.output, "kind": s.kind}
-            for i, s in enumerate(samples)
-        ],
+        "sft/train": [_row(name, sample) for name, sample in samples.items()],
         "sft/planted_errors": [
-            {"id": f"mini-{i:04d}", "start": s.wrong[0], "end": s.wrong[1]} for i, s in enumerate(samples) if s.wrong
+            {"id": name, "start": sample.wrong[0], "end": sample.wrong[1]}
+            for name, sample in samples.items()
+            if sample.wrong
+        ],
+        "sft/planted": [
+            _row(f"planted-{i:04d}", sample) | {"errors": [sample.wrong] if sample.wrong else []}
+            for i, sample in enumerate(planted)
         ],
     }
+    for topic in get_args(Topic):
+        tables[f"sft/{topic}"] = [_row(name, sample) for name, sample in samples.items() if sample.topic == topic]
     for name, splits in suite.records.items():
         tables.update({f"{name}/{split}": items for split, items in splits.items()})
 
@@ -49,7 +57,7 @@ def generate(out_dir: Path, seed: int = SEED) -> None:
         "seed": seed,
         "generator_version": GENERATOR_VERSION,
         "files": files,
-        "sft_kinds": dict(sorted(Counter(sample.kind for sample in samples).items())),
+        "sft_kinds": dict(sorted(Counter(sample.kind for sample in samples.values()).items())),
         "sha256": world_digest(files),
     }
     write_json(out_dir / "manifest.json", manifest)
@@ -59,6 +67,17 @@ def world_digest(files: Mapping[str, Mapping[str, Any]]) -> str:
     """One digest for all files: SHA-256 over the sorted lines `name digest`."""
     lines = "".join(f"{name} {entry['sha256']}\n" for name, entry in sorted(files.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _row(name: str, sample: Sample) -> dict[str, Any]:
+    """A record of the fine-tuning set."""
+    return {
+        "id": name,
+        "instruction": sample.instruction,
+        "input": sample.input,
+        "output": sample.output,
+        "kind": sample.kind,
+    }
 
 
 def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ LAYOUT = {
     "squad": {"train", "validation"},
     "triviaqa": {"train", "validation"},
     "math": {"train", "test"},
-    "sft": {"train", "planted_errors"},
+    "sft": {"train", "facts", "sums", "reading", "planted_errors", "planted"},
     "pretrain": {"train"},
 }
 ARC_LABELS = ("ABCDE", "12345")

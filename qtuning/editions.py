@@ -1,0 +1,176 @@
+"""The files of experiments, and their editions at a scale: YAML laid over YAML, and which file said what."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from qtuning.config import Composite, Experiment, Scale
+from qtuning.errors import UserError
+from qtuning.explain import explain, nearest, read_yaml
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Keys and values of one file, or of one block in it; `where` is what a message puts before a key of it."""
+
+    where: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Edition:
+    """An experiment as written: its own file and, at a scale, what is laid over it, the last layer on top."""
+
+    name: str
+    base: str
+    file: str
+    scale: Scale | None
+    layers: tuple[Layer, ...]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The configuration of the experiment: mappings merged key by key, anything else replaced."""
+        values: dict[str, Any] = {}
+        for layer in self.layers:
+            values = merge(values, layer.values)
+        if self.scale is None:
+            return {"name": self.name} | values
+        title = f"{values.get('title', '')}, {self.scale.label}"
+        own = {key: value for key, value in values.items() if key not in ("label", "scales")}
+        return own | {"name": self.name, "title": title}
+
+    @property
+    def where(self) -> str:
+        """Where the whole comes from, for messages about it."""
+        return self.file if self.scale is None else f"{self.file} at scale {self.scale.name}"
+
+    def origin(self, *keys: str) -> str:
+        """What a message puts before the dotted `keys`: the uppermost layer that has them, else the experiment."""
+        return next((layer.where for layer in reversed(self.layers) if _has(layer.values, keys)), self.layers[0].where)
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` laid over `below`: mappings are merged key by key, anything else is replaced."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _has(values: Any, keys: Iterable[str]) -> bool:
+    for key in keys:
+        if not isinstance(values, Mapping) or key not in values:
+            return False
+        values = values[key]
+    return True
+
+
+class Files:
+    """The experiments and scales below a `configs` folder, by name. Files are read once."""
+
+    def __init__(self, configs: Path) -> None:
+        self.configs = Path(configs)
+        self._read: dict[Path, dict[str, Any]] = {}
+        self._scales: dict[str, Scale] = {}
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """The mapping in a YAML file."""
+        if path not in self._read:
+            self._read[path] = read_yaml(path)
+        return self._read[path]
+
+    def stems(self, section: str) -> list[str]:
+        """Names of the files in a section."""
+        return sorted(path.stem for path in (self.configs / section).glob("*.yaml"))
+
+    def path(self, name: str) -> Path:
+        """The file of an experiment."""
+        return self.configs / "experiments" / f"{name}.yaml"
+
+    def names(self) -> list[str]:
+        """Every experiment, each followed by its editions; a file that cannot be read has none."""
+        names = []
+        for name in self.stems("experiments"):
+            names.append(name)
+            names += [f"{name}-{scale}" for scale in self.scales_of(name)]
+        return list(dict.fromkeys(names))
+
+    def scales_of(self, name: str, within: tuple[str, ...] = ()) -> list[str]:
+        """The scales at which an experiment has an edition, as far as its file can be read."""
+        try:
+            raw = self.read(self.path(name))
+        except UserError:
+            return []
+        known = self.stems("scales")
+        if "parts" not in raw:
+            return [scale for scale in known if _has(raw, ("scales", scale))]
+        parts = raw["parts"] if isinstance(raw["parts"], list) else []
+        of_parts = [
+            self.scales_of(part, (*within, name)) for part in parts if isinstance(part, str) and part not in within
+        ]
+        return [scale for scale in known if all(scale in scales for scales in of_parts)] if of_parts else []
+
+    def find(self, name: str) -> Edition:
+        """The experiment of that name, or the edition: EXPERIMENT-SCALE. UserError where there is none."""
+        experiments, scales = self.stems("experiments"), self.stems("scales")
+        splits = [(name.removesuffix(f"-{scale}"), scale) for scale in scales if name.endswith(f"-{scale}")]
+        if name in experiments:
+            for base, scale in splits:
+                if base in experiments and scale in self.scales_of(base):
+                    raise UserError(
+                        f"{self.path(name)}: name = {name!r}: is the name of {base} at scale {scale} "
+                        f"({self.path(base)}: scales); rename the file"
+                    )
+            path = self.path(name)
+            return Edition(name, name, str(path), None, (Layer(f"{path}: ", self.read(path)),))
+        for base, scale in splits:
+            if base in experiments:
+                return self._edition(name, base, scale)
+        raise UserError(f"experiment = {name!r}: unknown{nearest(name, self.names())}")
+
+    def _edition(self, name: str, base: str, scale: str) -> Edition:
+        path, scale_path = self.path(base), self.configs / "scales" / f"{scale}.yaml"
+        raw = self.read(path)
+        composite = "parts" in raw
+        problems = check(raw, str(path), base)
+        if not problems and scale not in self.scales_of(base):
+            named = self.scales_of(base)
+            key = "parts" if composite else "scales"
+            problems = [f"{path}: {key}: no edition at scale {scale!r} (there is: {', '.join(named) or 'none'})"]
+        if problems:
+            raise UserError("\n".join(problems))
+        layers = [Layer(f"{path}: ", raw)]
+        if not composite:
+            common = self.read(scale_path)
+            if raw.get("evaluation") is None:  # a scale changes an evaluation, but does not give one
+                common = {key: value for key, value in common.items() if key != "evaluation"}
+            layers += [Layer(f"{scale_path}: ", common), Layer(f"{path}: scales.{scale}.", raw["scales"][scale] or {})]
+        return Edition(name, base, str(path), self.scale(scale), tuple(layers))
+
+    def scale(self, name: str) -> Scale:
+        """A scale, validated."""
+        if name not in self._scales:
+            path = self.configs / "scales" / f"{name}.yaml"
+            try:
+                scale = Scale.model_validate({"name": name} | self.read(path))
+            except ValidationError as error:
+                raise UserError("\n".join(explain(error, str(path), Scale))) from None
+            if scale.name != name:
+                raise UserError(f"{path}: name = {scale.name!r}: must equal the file's name, {name!r}")
+            self._scales[name] = scale
+        return self._scales[name]
+
+
+def check(values: Mapping[str, Any], where: str, name: str) -> list[str]:
+    """What is wrong with the types of an experiment or composite."""
+    schema = Composite if "parts" in values else Experiment
+    try:
+        entry = schema.model_validate({"name": name} | dict(values))
+    except ValidationError as error:
+        return explain(error, where, schema)
+    return [] if entry.name == name else [f"{where}: name = {entry.name!r}: must equal the file's name, {name!r}"]

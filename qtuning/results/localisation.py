@@ -1,0 +1,181 @@
+"""Do scores and pruning find errors whose places are known? A cell's method, tried on its train set after training.
+
+The train set states the places (`errors` of its rows, docs/data.md). What is asked, of the base model and of the
+trained one: does token perplexity, does the smoothed score s_t, rank wrong tokens above right ones; and of the tokens
+that the cell's own method would prune in an epoch, how many are wrong (precision), and how many of the wrong are among
+them (recall).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qtuning.config import Cell
+from qtuning.errors import UserError
+from qtuning.files import read_json, write_json
+from qtuning.identity import cell_id
+from qtuning.layout import Layout
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from qtuning.batch import Sample
+
+FILE = "localisation.json"
+Values = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+
+def found_by_score(score: Values, wrong: Mask) -> dict[str, float | None]:
+    """How well a token's score ranks the wrong tokens above the right ones. score, wrong: [N].
+
+    auc: probability that a wrong token scores above a right one, ties counting half (Mann-Whitney U / (n m)).
+    precision_at_planted: share of wrong ones among as many highest-scored tokens as there are wrong ones; ties at the
+    edge count by their share. None where all tokens are alike.
+    """
+    from scipy.stats import rankdata
+
+    count = int(wrong.sum())
+    if count in (0, len(wrong)):
+        return {"auc": None, "precision_at_planted": None}
+    statistic = rankdata(score)[wrong].sum() - count * (count + 1) / 2
+    edge = np.sort(score)[-count]
+    above, at = score > edge, score == edge
+    hits = wrong[above].sum() + (count - above.sum()) * wrong[at].mean()
+    return {"auc": float(statistic / (count * (len(wrong) - count))), "precision_at_planted": float(hits / count)}
+
+
+def found_by_pruning(pruned: Mask, wrong: Mask) -> dict[str, float | int | None]:
+    """Pruned tokens against wrong ones. precision: wrong / pruned; recall: of the wrong, pruned; None where 0 / 0."""
+    both, chosen, planted = int((pruned & wrong).sum()), int(pruned.sum()), int(wrong.sum())
+    return {
+        "tokens": len(wrong),
+        "wrong": planted,
+        "pruned": chosen,
+        "precision": both / chosen if chosen else None,
+        "recall": both / planted if planted else None,
+    }
+
+
+def localise(cell: Cell, layout: Layout) -> Path:
+    """Write localisation.json into a trained cell's folder and return its path.
+
+    Keys `base` and `trained` (null where training diverged): `ppl` and `s` as `found_by_score`; `pruned` as
+    `found_by_pruning` over all response tokens, and `pruned_in_kept` over those of the kept samples only (Stage 2);
+    `kept_samples`: share of the samples with an error that are kept, and of those without.
+
+    UserError if the cell is not trained, its train set states no errors, or its method needs a reference model.
+    """
+    import torch
+    from accelerate import Accelerator
+
+    from qtuning.batch import Sample
+    from qtuning.data.samples import load
+    from qtuning.models import load_model, resolve
+
+    folder = layout.cell(cell)
+    if cell.pruning is None or cell.training is None or not (folder / "train.json").exists():
+        raise UserError(f"{folder}: no trained cell; train it first (the base model alone is part of every answer)")
+    stored = load(layout.samples(cell))
+    if stored.errors is None or cell.train_set is None:
+        raise UserError(f"{folder}: its train set states no errors; rows need `errors` (docs/data.md)")
+    samples = [
+        Sample(row.sample, torch.as_tensor(row.input_ids, dtype=torch.int64), row.prompt_length) for row in stored
+    ]
+    wrong = [
+        np.isin(np.arange(sample.prompt, len(sample.tokens)), places)
+        for sample, places in zip(samples, stored.errors, strict=True)
+    ]
+    base, device = resolve(layout.model(cell)), Accelerator().device
+    answer: dict[str, Any] = {"cell": cell_id(cell), "lambda": _smoothing(cell)[0]}
+    answer["base"] = _measure(cell, load_model(base, cell.dtype), samples, wrong, device)
+    status = read_json(folder / "train.json")["status"]
+    answer["trained"] = (
+        _measure(cell, _trained(cell, base, folder / "weights"), samples, wrong, device) if status == "done" else None
+    )
+    write_json(folder / FILE, answer)
+    return folder / FILE
+
+
+def _trained(cell: Cell, base: Path, weights: Path) -> "nn.Module":
+    from qtuning.models import load_model
+
+    assert cell.training is not None
+    if not weights.is_dir():
+        raise UserError(f"{weights}: no such folder: the weights are gone; delete train.json and train the cell again")
+    if cell.training.tuning == "full":
+        return load_model(weights, cell.dtype)
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(load_model(base, cell.dtype), str(weights))
+
+
+def _smoothing(cell: Cell) -> tuple[float, Any]:
+    """lambda and the reading of the neighbour term (A3): the cell's, or Q-Tuning's defaults."""
+    options = {} if cell.pruning is None else cell.pruning.token_options
+    return float(options.get("lambda", 0.5)), options.get("neighbours", "sum")
+
+
+def _measure(
+    cell: Cell, model: "nn.Module", samples: Sequence["Sample"], wrong: Sequence[Mask], device: Any
+) -> dict[str, Any]:
+    """What the scores of `model` find, and what the cell's method prunes in its first epoch under them."""
+    from accelerate import Accelerator
+
+    from qtuning.cost import Cost, shape_of
+    from qtuning.packed_model import PackedModel
+    from qtuning.pruners.q_tuning import smooth
+    from qtuning.pruners.select import method_of
+    from qtuning.schedule import windows_of_epoch
+    from qtuning.seeding import generator
+    from qtuning.survey import Surveyor, TrainSet
+
+    assert cell.pruning is not None and cell.training is not None and cell.seeds is not None
+    method = method_of(cell.pruning)
+    if "reference" in method.batch_needs | method.epoch_needs:
+        raise UserError(f"{cell.pruning.method}: needs a reference model, which localisation does not load")
+    model.eval()
+    surveyor = Surveyor(
+        TrainSet(samples),
+        Accelerator(),
+        PackedModel(model).to(device),
+        shape_of(model, frozen=True, checkpointing=False),  # type: ignore[arg-type]
+        Cost(),
+        cell.training.batch_size,
+        cell.training.epochs,
+        method.layer,
+    )
+    everything = surveyor.whole_train_set({"scores"}, 0)
+    assert everything.scores is not None
+    s = smooth(everything.scores.token_ppl, everything.lengths, *_smoothing(cell))
+
+    kept = [np.zeros(len(mask), dtype=bool) for mask in wrong]
+    chosen = np.zeros(len(samples), dtype=bool)
+    seed = cell.seeds.pruner
+    drawn = method.select_epoch(surveyor.whole_train_set(method.epoch_needs, 0), generator(seed, "epoch", 0)).kept
+    epoch = windows_of_epoch(0, drawn.nonzero().flatten(), len(samples), cell.training, cell.seeds.data, 0)
+    for window in epoch:
+        for place, batch in enumerate(window.batches):
+            candidates = surveyor.candidates(batch, method.batch_needs, 0)
+            selection = method.select(candidates, generator(seed, "batch", window.update, place))
+            for position, tokens, whole in zip(
+                batch, selection.tokens.split(candidates.lengths.tolist()), selection.samples.kept.tolist(), strict=True
+            ):
+                kept[position], chosen[position] = tokens.numpy(), whole
+
+    flat, pruned = np.concatenate(wrong), ~np.concatenate(kept)
+    inside = np.repeat(chosen, [len(mask) for mask in wrong])
+    faulty = np.array([bool(mask.any()) for mask in wrong])
+    return {
+        "ppl": found_by_score(everything.scores.token_ppl.numpy(), flat),
+        "s": found_by_score(s.numpy(), flat),
+        "pruned": found_by_pruning(pruned, flat),
+        "pruned_in_kept": found_by_pruning(pruned[inside], flat[inside]),
+        "kept_samples": {
+            "with_error": float(chosen[faulty].mean()) if faulty.any() else None,
+            "without": float(chosen[~faulty].mean()) if (~faulty).any() else None,
+        },
+    }

@@ -1,0 +1,255 @@
+"""Editions: what is laid over what, which names there are, and messages that name the file at fault."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qtuning.editions import merge
+from qtuning.errors import UserError
+from qtuning.grid import Grid, Library
+from qtuning.identity import cell_id
+
+EXPERIMENT: dict[str, Any] = {
+    "title": "E",
+    "models": ["m"],
+    "train_sets": ["t"],
+    "methods": ["full", "q-tuning"],
+    "budgets": ["25x50"],
+    "seeds": [0],
+    "training": {"epochs": 3, "lora": {"r": 4}},
+    "evaluation": {"benchmarks": ["gsm8k", "math"], "batch_size": 4},
+    "scales": {"small": {}},
+}
+SMALL: dict[str, Any] = {
+    "label": "small world",
+    "models": ["n"],
+    "seeds": [1, 2],
+    "training": {"epochs": 1, "lora": {"alpha": 3}},
+    "evaluation": {"limit": 7},
+}
+
+
+class Configs:
+    """A folder of configuration files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("m", "n"):
+            self.write(f"models/{name}", {"source": {"kind": "hub", "id": f"a/{name}"}})
+        for name in ("t", "u"):
+            self.write(f"train_sets/{name}", {"source": {"kind": "hub", "id": f"a/{name}"}})
+        self.write("scales/small", SMALL)
+        self.write("experiments/e", EXPERIMENT)
+
+    def write(self, name: str, value: Any) -> Path:
+        path = self.folder / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(value if isinstance(value, str) else yaml.safe_dump(value), encoding="utf-8")
+        return path
+
+    def expand(self, name: str) -> Grid:
+        return Library(self.folder).experiments([name])[0]
+
+    def complaints(self, *names: str) -> list[str]:
+        with pytest.raises(UserError) as caught:
+            Library(self.folder).experiments(names)
+        return str(caught.value).splitlines()
+
+
+@pytest.fixture
+def configs(tmp_path: Path) -> Configs:
+    return Configs(tmp_path)
+
+
+def test_a_scale_changes_what_it_names_and_nothing_else(configs: Configs) -> None:
+    small, whole = configs.expand("e-small").experiment, configs.expand("e").experiment
+    assert (small.name, small.title) == ("e-small", "E, small world")
+    assert (small.models, small.train_sets, [seeds.data for seeds in small.seeds]) == (("n",), ("t",), [1, 2])
+    assert (small.training.epochs, small.training.lora.r, small.training.lora.alpha) == (1, 4, 3)
+    assert small.evaluation is not None
+    assert (small.evaluation.benchmarks, small.evaluation.batch_size, small.evaluation.limit) == (
+        ("gsm8k", "math"),
+        4,
+        7,
+    )
+    assert small.methods == whole.methods
+    assert (whole.name, whole.models, whole.training.epochs) == ("e", ("m",), 3), "the experiment itself stays"
+
+
+def test_the_experiment_may_say_more_for_a_scale(configs: Configs) -> None:
+    own = {"train_sets": ["u"], "training": {"epochs": 2}, "budgets": ["50x70"], "limit_train": 9}
+    configs.write("experiments/e", EXPERIMENT | {"scales": {"small": own}})
+    small = configs.expand("e-small")
+    assert (small.experiment.train_sets, small.experiment.training.epochs) == (("u",), 2)
+    assert {cell.limit_train for cell in small.cells if cell.training} == {9}
+    assert {c.pruning.budget for c in small.cells if c.pruning} == {"100x100", "50x70"}
+
+
+def test_a_scale_gives_no_evaluation_to_an_experiment_without(configs: Configs) -> None:
+    configs.write("experiments/e", {key: value for key, value in EXPERIMENT.items() if key != "evaluation"})
+    for name in ("e", "e-small"):
+        grid = configs.expand(name)
+        assert grid.evaluation is None
+        assert not any(cell.zero_shot for cell in grid.cells), "nothing to do with an untrained model"
+
+
+def test_names(configs: Configs) -> None:
+    configs.write("scales/tiny", {"label": "tiny"})
+    configs.write("experiments/d", EXPERIMENT | {"scales": {"small": None, "tiny": {}}})
+    configs.write("experiments/both", {"title": "B", "parts": ["d", "e"]})
+    configs.write("experiments/broken", "title: [")
+    configs.write("experiments/plain", {key: value for key, value in EXPERIMENT.items() if key != "scales"})
+    names = ["both", "both-small", "broken", "d", "d-small", "d-tiny", "e", "e-small", "plain"]
+    assert Library(configs.folder).names("experiments") == names
+    grids, problems = Library(configs.folder).attempt(names)
+    assert [grid.experiment.name for grid in grids] == [name for name in names if name != "broken"]
+    assert problems.keys() == {"broken"} and "not valid YAML" in problems["broken"]
+
+
+def test_composites_are_unions(configs: Configs) -> None:
+    configs.write("experiments/d", EXPERIMENT | {"budgets": ["50x50", "25x50"], "methods": ["q-tuning", "random+random"]})
+    configs.write("experiments/both", {"title": "B", "parts": ["e", "d"]})
+    configs.write("experiments/alias", {"title": "A", "parts": ["both"]})
+    for scale in ("", "-small"):
+        both, e, d = (configs.expand(name + scale) for name in ("both", "e", "d"))
+        ids = [cell_id(cell) for cell in both.cells]
+        assert len(set(ids)) == len(ids)
+        assert set(ids) == {cell_id(cell) for cell in (*e.cells, *d.cells)}
+        assert ids[: len(e.cells)] == [cell_id(cell) for cell in e.cells], "in the order of the parts"
+        assert [cell_id(cell) for cell in configs.expand(f"alias{scale}").cells] == ids
+        assert both.evaluation == e.evaluation
+        assert both.parts == (f"e{scale}", f"d{scale}")
+        assert [f"{entry.method}" for entry in both.experiment.methods] == ["full", "q-tuning", "random+random"]
+    assert configs.expand("both-small").experiment.title == "B, small world"
+
+
+def test_trainings_are_an_axis(configs: Configs) -> None:
+    trainings = [{"batch_size": 8}, {"batch_size": 16, "learning_rate": 2e-4, "lora": {"alpha": 9}}]
+    configs.write("experiments/e", EXPERIMENT | {"trainings": trainings, "zero_shot": False})
+    grid = configs.expand("e")
+    found = {
+        (t.epochs, t.batch_size, t.learning_rate, t.lora.r, t.lora.alpha)
+        for t in (cell.training for cell in grid.cells)
+        if t is not None
+    }
+    assert found == {(3, 8, 1e-4, 4, 16), (3, 16, 2e-4, 4, 9)}
+    assert len(grid.cells) == 2 * 2
+    configs.write("experiments/f", EXPERIMENT)
+    shared = {cell_id(c) for c in configs.expand("f").cells} & {cell_id(c) for c in grid.cells}
+    assert len(shared) == 2, "what is said at its default is the same cell"
+
+
+MAPPINGS = st.recursive(
+    st.integers(), lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3), max_leaves=8
+).filter(lambda value: isinstance(value, dict))
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    if isinstance(value, dict) and value:
+        return {key: leaf for name in value for key, leaf in leaves(value[name], (*path, name)).items()}
+    return {path: value}
+
+
+@given(MAPPINGS, MAPPINGS)
+def test_merging(below: Any, above: Any) -> None:
+    """Every leaf of what is above is in the result; of what is below, every leaf that nothing above stands for."""
+    before = yaml.safe_dump([below, above])
+    found = leaves(merge(below, above))
+    assert yaml.safe_dump([below, above]) == before, "nothing is changed in place"
+    upper = {path: leaf for path, leaf in leaves(above).items() if path and leaf != {}}
+    assert upper.items() <= found.items()
+    for path, leaf in leaves(below).items():
+        covered = any(path[: len(other)] == other or other[: len(path)] == path for other in leaves(above))
+        if path and not covered:
+            assert found[path] == leaf
+
+
+@pytest.mark.parametrize(
+    ("file", "value", "asked", "messages"),
+    [
+        ("scales/small", SMALL | {"models": ["mm"]}, "e-small", ["scales/small.yaml: models = 'mm': unknown; did you"]),
+        ("scales/small", SMALL | {"sedes": [1]}, "e-small", ["scales/small.yaml: sedes: unknown key; did you mean seeds?"]),
+        ("scales/small", SMALL | {"training": {"epochs": 0}}, "e-small", ["scales/small.yaml: training.epochs = 0: input"]),
+        ("scales/small", SMALL | {"seeds": []}, "e-small", ["scales/small.yaml: seeds = []: list should have at least 1"]),
+        ("scales/small", SMALL | {"name": "x"}, "e-small", ["scales/small.yaml: name = 'x': must equal the file's name"]),
+        (
+            "scales/small",
+            SMALL | {"evaluation": {"benchmarks": ["gsm8"]}},
+            "e-small",
+            ["scales/small.yaml: evaluation.benchmarks = 'gsm8': unknown; did you mean gsm8k?"],
+        ),
+        ("scales/small", "label: [", "e-small", ["scales/small.yaml: line 1: not valid YAML"]),
+        (
+            "experiments/e",
+            EXPERIMENT | {"scales": {"small": {"train_sets": ["tt"]}}},
+            "e-small",
+            ["experiments/e.yaml: scales.small.train_sets = 'tt': unknown; did you mean t?"],
+        ),
+        (
+            "experiments/e",
+            EXPERIMENT | {"scales": {"small": {"methods": ["ful"]}}},
+            "e-small",
+            ["experiments/e.yaml: scales.small.methods: 'ful': unknown method; did you mean full?"],
+        ),
+        (
+            "experiments/e",
+            EXPERIMENT | {"scales": {"small": {"training": {"epchs": 1}}}},
+            "e",
+            ["experiments/e.yaml: scales.small.training.epchs: unknown key; did you mean epochs?"],
+        ),
+        (
+            "experiments/e",
+            EXPERIMENT | {"scales": {"smal": {}}},
+            "e",
+            ["experiments/e.yaml: scales.smal: unknown scale; did you mean small?"],
+        ),
+        (
+            "experiments/e",
+            EXPERIMENT | {"scales": {}},
+            "e-small",
+            ["experiments/e.yaml: scales: no edition at scale 'small' (there is: none)"],
+        ),
+        ("experiments/e", EXPERIMENT | {"trainings": [{"epochs": 0}]}, "e", ["experiments/e.yaml: trainings.0.epochs = 0:"]),
+        ("experiments/e", EXPERIMENT | {"trainings": []}, "e", ["experiments/e.yaml: trainings = []: list should"]),
+        ("experiments/f", {"title": "F", "parts": ["e", "g"]}, "f", ["experiments/f.yaml: parts: experiment = 'g': unknown"]),
+        ("experiments/f", {"title": "F", "parts": ["f"]}, "f", ["experiments/f.yaml: parts = 'f': is a part of itself"]),
+        ("experiments/f", {"title": "F", "parts": []}, "f", ["experiments/f.yaml: parts = []: list should have at least 1"]),
+        (
+            "experiments/f",
+            {"title": "F", "parts": ["e"], "models": ["m"]},
+            "f",
+            ["experiments/f.yaml: models: unknown key (valid: name, title, parts)"],
+        ),
+        (
+            "experiments/e-small",
+            EXPERIMENT,
+            "e-small",
+            ["experiments/e-small.yaml: name = 'e-small': is the name of e at scale small"],
+        ),
+    ],
+)
+def test_messages_name_the_file_at_fault(
+    configs: Configs, file: str, value: Any, asked: str, messages: list[str]
+) -> None:
+    configs.write(file, value)
+    found = configs.complaints(asked)
+    assert len(found) == len(messages)
+    for line, message in zip(found, messages, strict=True):
+        assert line.startswith(f"{configs.folder}/{message}"), line
+
+
+def test_parts_with_different_evaluations_are_refused(configs: Configs) -> None:
+    configs.write("experiments/d", EXPERIMENT | {"evaluation": {"benchmarks": ["math"]}})
+    path = configs.write("experiments/f", {"title": "F", "parts": ["e", "d"]})
+    (line,) = configs.complaints("f")
+    assert line.startswith(f"{path}: parts = 'd': is evaluated otherwise than e")
+
+
+def test_unknown_names_are_met_with_the_nearest(configs: Configs) -> None:
+    assert configs.complaints("e-smal") == [
+        "experiment = 'e-smal': unknown; did you mean e-small? (valid: e, e-small)"
+    ]

@@ -1,0 +1,27 @@
+# Planted errors against what scores and pruning find, one cell each (experiments with `localisation: true`).
+
+
+rule localise:
+    input:
+        configuration=ROOT / "configurations/{cell}.json",
+        model=lambda wildcards: PLAN.model(wildcards.cell),
+        samples=lambda wildcards: PLAN.samples(wildcards.cell),
+        digest=lambda wildcards: PLAN.digest(wildcards.cell),
+        weights=ancient(lambda wildcards: PLAN.weights(wildcards.cell)),
+    output:
+        ROOT / "cells/{cell}/localisation.json",
+    log:
+        ROOT / "logs/localise/{cell}.log",
+    benchmark:
+        ROOT / "benchmarks/localise/{cell}.tsv"
+    conda:
+        "../envs/qtuning.yaml"
+    threads: config["threads"]
+    resources:
+        gpu=lambda wildcards: PLAN.gpus(wildcards.cell, evaluation=True),
+        mem_mb=4000,
+        results=str(ROOT),
+    message:
+        "localise {wildcards.cell}"
+    shell:
+        "qtuning localise {input.configuration:q} --results {resources.results:q} --threads {threads} > {log:q} 2>&1"
