@@ -9,7 +9,9 @@ import typer
 
 from qtuning.commands.audit import audit
 from qtuning.commands.contamination import contamination
+from qtuning.commands.experiments import experiments as list_experiments
 from qtuning.commands.figures import figures
+from qtuning.commands.localise import localise
 from qtuning.commands.plan import plan
 from qtuning.commands.plane import plane
 from qtuning.commands.report import report
@@ -184,6 +186,20 @@ def evaluate(
 
 
 @app.command()
+def collect(
+    experiments: Experiments,
+    configs: Configs = CONFIGS,
+    results: Results = RESULTS,
+    data_dir: DataDir = None,
+) -> None:
+    """Collect the cells of experiments into the score store, results/*.parquet, which everything is drawn from."""
+    from qtuning.grid import Library
+    from qtuning.results.store import write_store
+
+    write_store(Library(configs, data_dir).experiments(experiments), results)
+
+
+@app.command()
 def tables(
     experiments: Experiments,
     configs: Configs = CONFIGS,
@@ -242,7 +258,8 @@ def replay(
         print(f"{folder.name}: {'sent' if send(folder, tracking, group or []) else 'unchanged since it was sent'}")
 
 
-for _command in (plan, figures, report, audit, contamination, plane):
+app.command("experiments")(list_experiments)
+for _command in (plan, localise, figures, report, audit, contamination, plane):
     app.command()(_command)
 
 

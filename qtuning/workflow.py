@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qtuning.config import Cell, Evaluation, FileSource, Pruning, Seeds, Training
+from qtuning.data.contamination import Check, checks
 from qtuning.data.sources import locate
 from qtuning.errors import UserError
 from qtuning.evaluation.records import EVALUATION_SPLIT
@@ -41,6 +42,7 @@ class Plan:
         self.cells: dict[str, Cell] = {}
         self.evaluations: dict[str, Evaluation] = {}
         self.kept: set[str] = set()
+        self.checks: dict[str, Check] = {}
         self._groups: dict[str, list[str]] = {}
         self._configurations: dict[str, str] = {}
         for name, grid in self.grids.items():
@@ -167,19 +169,43 @@ class Plan:
     def targets(self, experiment: str) -> list[Path]:
         """What an experiment is for: its table, or without benchmarks its trained cells; and located errors."""
         grid = self.grid(experiment)
-        files = [self.layout.root / "tables" / f"{experiment}.md"]
-        if grid.evaluation is None:
+        tables = [] if grid.evaluation is None else [self.layout.root / "tables" / f"{experiment}.md"]
+        return [*tables, self.layout.root / "figures" / experiment]
+
+    def cells_of(self, experiment: str) -> list[Path]:
+        """What the cells of an experiment leave behind for tables and figures."""
+        grid = self.grid(experiment)
+        if grid.evaluation is not None:
+            files = [self.layout.evaluation(cell, grid.evaluation) / "scores.json" for cell in grid.cells]
+        else:
             files = [self.layout.cell(cell) / "train.json" for cell in grid.cells]
         if grid.experiment.localisation:
             files += [self.layout.cell(cell) / "localisation.json" for cell in grid.cells if not cell.zero_shot]
         return files
 
+    def overlaps(self, experiment: str) -> list[Path]:
+        """Reports of the overlap of an experiment's train sets with its benchmarks."""
+        found = checks([self.grid(experiment)]).values()
+        for check in found:
+            self.checks[check.name] = check
+        return [check.path(self.layout.root) for check in found]
+
+    def sources_of_check(self, name: str) -> list[Path]:
+        """Local files that an overlap is counted in; none for the hub."""
+        check = self.checks[name]
+        train_set = check.train_set.source
+        world = [self.layout.world / "manifest.json"]
+        if isinstance(train_set, FileSource) and train_set.kind != "mini-world":
+            files = [locate(train_set, data_dir=self.data_dir, world_dir=self.layout.world)]
+        else:
+            files = world if isinstance(train_set, FileSource) else []
+        return files + (world if check.source == "mini-world" and files != world else [])
+
     def scores(self, experiment: str) -> list[Path]:
-        """The scores an experiment's table is made of."""
-        grid = self.grid(experiment)
-        if grid.evaluation is None:
+        """What a table is made of; UserError for an experiment without one."""
+        if self.grid(experiment).evaluation is None:
             raise UserError(f"experiment = {experiment!r}: has no `evaluation`, and therefore no table")
-        return [self.layout.evaluation(cell, grid.evaluation) / "scores.json" for cell in grid.cells]
+        return self.cells_of(experiment) + self.overlaps(experiment)
 
 
 def _dump(cell: Cell) -> str:

@@ -111,7 +111,9 @@ def test_names(configs: Configs) -> None:
 
 
 def test_composites_are_unions(configs: Configs) -> None:
-    configs.write("experiments/d", EXPERIMENT | {"budgets": ["50x50", "25x50"], "methods": ["q-tuning", "random+random"]})
+    configs.write(
+        "experiments/d", EXPERIMENT | {"budgets": ["50x50", "25x50"], "methods": ["q-tuning", "random+random"]}
+    )
     configs.write("experiments/both", {"title": "B", "parts": ["e", "d"]})
     configs.write("experiments/alias", {"title": "A", "parts": ["both"]})
     for scale in ("", "-small"):
@@ -172,10 +174,30 @@ def test_merging(below: Any, above: Any) -> None:
     ("file", "value", "asked", "messages"),
     [
         ("scales/small", SMALL | {"models": ["mm"]}, "e-small", ["scales/small.yaml: models = 'mm': unknown; did you"]),
-        ("scales/small", SMALL | {"sedes": [1]}, "e-small", ["scales/small.yaml: sedes: unknown key; did you mean seeds?"]),
-        ("scales/small", SMALL | {"training": {"epochs": 0}}, "e-small", ["scales/small.yaml: training.epochs = 0: input"]),
-        ("scales/small", SMALL | {"seeds": []}, "e-small", ["scales/small.yaml: seeds = []: list should have at least 1"]),
-        ("scales/small", SMALL | {"name": "x"}, "e-small", ["scales/small.yaml: name = 'x': must equal the file's name"]),
+        (
+            "scales/small",
+            SMALL | {"sedes": [1]},
+            "e-small",
+            ["scales/small.yaml: sedes: unknown key; did you mean seeds?"],
+        ),
+        (
+            "scales/small",
+            SMALL | {"training": {"epochs": 0}},
+            "e-small",
+            ["scales/small.yaml: training.epochs = 0: input"],
+        ),
+        (
+            "scales/small",
+            SMALL | {"seeds": []},
+            "e-small",
+            ["scales/small.yaml: seeds = []: list should have at least 1"],
+        ),
+        (
+            "scales/small",
+            SMALL | {"name": "x"},
+            "e-small",
+            ["scales/small.yaml: name = 'x': must equal the file's name"],
+        ),
         (
             "scales/small",
             SMALL | {"evaluation": {"benchmarks": ["gsm8"]}},
@@ -213,11 +235,31 @@ def test_merging(below: Any, above: Any) -> None:
             "e-small",
             ["experiments/e.yaml: scales: no edition at scale 'small' (there is: none)"],
         ),
-        ("experiments/e", EXPERIMENT | {"trainings": [{"epochs": 0}]}, "e", ["experiments/e.yaml: trainings.0.epochs = 0:"]),
+        (
+            "experiments/e",
+            EXPERIMENT | {"trainings": [{"epochs": 0}]},
+            "e",
+            ["experiments/e.yaml: trainings.0.epochs = 0:"],
+        ),
         ("experiments/e", EXPERIMENT | {"trainings": []}, "e", ["experiments/e.yaml: trainings = []: list should"]),
-        ("experiments/f", {"title": "F", "parts": ["e", "g"]}, "f", ["experiments/f.yaml: parts: experiment = 'g': unknown"]),
-        ("experiments/f", {"title": "F", "parts": ["f"]}, "f", ["experiments/f.yaml: parts = 'f': is a part of itself"]),
-        ("experiments/f", {"title": "F", "parts": []}, "f", ["experiments/f.yaml: parts = []: list should have at least 1"]),
+        (
+            "experiments/f",
+            {"title": "F", "parts": ["e", "g"]},
+            "f",
+            ["experiments/f.yaml: parts: experiment = 'g': unknown"],
+        ),
+        (
+            "experiments/f",
+            {"title": "F", "parts": ["f"]},
+            "f",
+            ["experiments/f.yaml: parts = 'f': is a part of itself"],
+        ),
+        (
+            "experiments/f",
+            {"title": "F", "parts": []},
+            "f",
+            ["experiments/f.yaml: parts = []: list should have at least 1"],
+        ),
         (
             "experiments/f",
             {"title": "F", "parts": ["e"], "models": ["m"]},
@@ -250,6 +292,4 @@ def test_parts_with_different_evaluations_are_refused(configs: Configs) -> None:
 
 
 def test_unknown_names_are_met_with_the_nearest(configs: Configs) -> None:
-    assert configs.complaints("e-smal") == [
-        "experiment = 'e-smal': unknown; did you mean e-small? (valid: e, e-small)"
-    ]
+    assert configs.complaints("e-smal") == ["experiment = 'e-smal': unknown; did you mean e-small? (valid: e, e-small)"]

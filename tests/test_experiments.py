@@ -140,7 +140,9 @@ def test_scales_share_nothing_with_the_paper_nor_table1_with_table2(grid: Callab
     for name in PAPER:
         editions = [ids(grid(name + scale)) for scale in ("", "-mini", "-smollm2")]
         assert sum(map(len, editions)) == len(set().union(*editions))
-    trained_both = {cell_id(c) for c in trained(grid("table1-mini"))} & {cell_id(c) for c in trained(grid("table2-mini"))}
+    trained_both = {cell_id(c) for c in trained(grid("table1-mini"))} & {
+        cell_id(c) for c in trained(grid("table2-mini"))
+    }
     assert not trained_both
 
 

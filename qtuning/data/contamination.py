@@ -73,7 +73,7 @@ def checks(grids: Iterable["Grid"]) -> dict[str, Check]:
     found: dict[str, Check] = {}
     for grid in grids:
         for cell in grid.cells:
-            if cell.train_set is not None:
+            if cell.train_set is not None and grid.evaluation is not None:
                 job = Check(cell.train_set, grid.evaluation.source, grid.evaluation.benchmarks)
                 found.setdefault(job.name, job)
     return found

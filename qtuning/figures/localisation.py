@@ -1,6 +1,5 @@
 """How well scores of tokens find errors that were planted: precision, recall and area under the ROC curve."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -14,31 +13,6 @@ MEASURES = (
 )
 WIDTH = 0.27
 """Of a bar; three of them stand together."""
-
-SCHEMA: dict[str, Any] = {
-    "model": pl.String,
-    "score": pl.String,
-    "precision": pl.Float64,
-    "recall": pl.Float64,
-    "auc": pl.Float64,
-}
-
-
-def rows_of(answer: Mapping[str, Any]) -> pl.DataFrame:
-    """localisation.json of a cell as rows: model (`base`, `trained`), score, precision, recall, auc.
-
-    Among as many highest-scored tokens as there are wrong ones, precision and recall are the same number. Pruning
-    ranks nothing, so it has no AUC.
-    """
-    rows = []
-    for model in ("base", "trained"):
-        if (found := answer.get(model)) is None:
-            continue
-        for key, name in (("ppl", "token perplexity"), ("s", "smoothed score")):
-            share = found[key]["precision_at_planted"]
-            rows.append((model, name, share, share, found[key]["auc"]))
-        rows.append((model, "pruned tokens", found["pruned"]["precision"], found["pruned"]["recall"], None))
-    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
 def localisation(frame: pl.DataFrame) -> Drawing:

@@ -17,7 +17,7 @@ from qtuning.results.summary import AVERAGE, Hole, Line, Summary, summarise
 SMALL = 5
 """A budget with fewer lines than this borrows its seed variance from the lines of all budgets."""
 
-LINE_KEY = ("train_set", "model", "method", "options", "sample_ratio", "token_ratio")
+LINE_KEY = ("train_set", "model", "method", "options", "training", "sample_ratio", "token_ratio")
 """Columns that identify a line with a model."""
 
 Answers = dict[str, tuple[int, Array]]

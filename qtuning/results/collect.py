@@ -166,6 +166,7 @@ def _identity(grid: Grid, cell: Cell) -> dict[str, Any]:
         "sample_ratio": pruning.sample_ratio,
         "token_ratio": pruning.token_ratio,
         "options": canonical_json(_options(pruning)),
+        "training": ", ".join(f"{key}={value}" for key, value in grid.variant(cell).items()),
         "seed": _seed_name(cell.seeds),
         "seed_data": cell.seeds.data,
         "seed_pruner": cell.seeds.pruner,

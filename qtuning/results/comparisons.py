@@ -27,7 +27,7 @@ Estimates = dict[tuple[tuple[Line, ...], Line, str], tuple[list[Line], Estimate,
 """(pool, reference, benchmark) -> the lines of the pool that are paired, their differences, and their p values."""
 
 LINE_SCHEMA: dict[str, pl.DataType] = {
-    **dict.fromkeys(("experiment", "model", "train_set", "method", "options", "variant"), pl.String()),
+    **dict.fromkeys(("experiment", "model", "train_set", "method", "options", "training", "variant"), pl.String()),
     **dict.fromkeys(("sample_ratio", "token_ratio"), pl.Float64()),
     "benchmark": pl.String(),
 }
@@ -165,7 +165,7 @@ def _scored(world: World, line: Line, benchmark: str) -> dict[str, Any]:
 def _row(world: World, schema: dict[str, pl.DataType], line: Line, benchmark: str) -> dict[str, Any]:
     """What identifies a row; the rest is null."""
     identity = {"experiment": world.experiment, "model": world.model, "benchmark": benchmark}
-    names = ("train_set", "method", "options", "variant", "sample_ratio", "token_ratio")
+    names = ("train_set", "method", "options", "training", "variant", "sample_ratio", "token_ratio")
     return dict.fromkeys(schema) | identity | {name: getattr(line, name) for name in names}
 
 

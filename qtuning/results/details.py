@@ -5,7 +5,8 @@ from pathlib import Path
 
 import polars as pl
 
-from qtuning.results.schema import ITEM_SCHEMA, PLANE_SCHEMA, SELECTION_STEPS, STEP_SCHEMA
+from qtuning.files import read_json
+from qtuning.results.schema import ITEM_SCHEMA, LOCALISATION_SCHEMA, PLANE_SCHEMA, SELECTION_STEPS, STEP_SCHEMA
 
 HASH_DIGITS = 16
 """Of an item's hash: 64 bits tell the items of a benchmark apart and take a quarter of the space."""
@@ -87,3 +88,24 @@ def thinned(table: pl.DataFrame, rows: int) -> pl.DataFrame:
     if len(table) <= rows:
         return table
     return table[(pl.int_range(rows, eager=True) * len(table) // rows).to_list()]
+
+
+def collect_localisation(cells: Iterable[str], results: Path) -> pl.DataFrame:
+    """What localisation.json of each cell says, a row per model (base, trained) and score; sorted by cell.
+
+    Among as many highest-scored tokens as there are wrong ones, precision and recall are the same number. Pruning ranks
+    nothing, so it has no AUC.
+    """
+    rows = []
+    for cell in sorted(set(cells)):
+        path = Path(results) / "cells" / cell / "localisation.json"
+        answer = read_json(path) if path.exists() else {}
+        for model in ("base", "trained"):
+            if (found := answer.get(model)) is None:
+                continue
+            for key, name in (("ppl", "token perplexity"), ("s", "smoothed score")):
+                share = found[key]["precision_at_planted"]
+                rows.append((cell, model, name, share, share, found[key]["auc"]))
+            pruned = found["pruned"]
+            rows.append((cell, model, "pruned tokens", pruned["precision"], pruned["recall"], None))
+    return pl.DataFrame(rows, schema=LOCALISATION_SCHEMA, orient="row")

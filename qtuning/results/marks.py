@@ -8,7 +8,7 @@ import polars as pl
 from qtuning.errors import UserError
 from qtuning.results.summary import Line
 
-KEY = ("train_set", "model", "method", "options", "sample_ratio", "token_ratio", "benchmark")
+KEY = ("train_set", "model", "method", "options", "training", "sample_ratio", "token_ratio", "benchmark")
 RANDOM, FULL = "†", "‡"
 
 
@@ -26,7 +26,8 @@ class Marks:
 
     def of(self, line: Line, model: str, benchmark: str) -> str:
         """The marks of one score, or an empty text."""
-        place = (line.train_set, model, line.method, line.options, line.sample_ratio, line.token_ratio, benchmark)
+        ratios = (line.sample_ratio, line.token_ratio)
+        place = (line.train_set, model, line.method, line.options, line.training, *ratios, benchmark)
         return self.found.get((*place, line.variant if self.by_variant else line.training), "")
 
 

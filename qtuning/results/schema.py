@@ -51,6 +51,7 @@ SCHEMA: dict[str, pl.DataType] = {
     "sample_ratio": pl.Float64(),
     "token_ratio": pl.Float64(),
     "options": pl.String(),
+    "training": pl.String(),
     "seed": pl.String(),
     "seed_data": pl.Int64(),
     "seed_pruner": pl.Int64(),
@@ -122,3 +123,9 @@ PLANE_SCHEMA: dict[str, pl.DataType] = {
     "supplement": pl.Boolean(),
 }
 """Columns of planes.parquet: scored samples of the pruning trace, evenly thinned to at most 3000 a cell."""
+
+LOCALISATION_SCHEMA: dict[str, pl.DataType] = {
+    **dict.fromkeys(("cell", "model", "score"), pl.String()),
+    **dict.fromkeys(("precision", "recall", "auc"), pl.Float64()),
+}
+"""Columns of localisation.parquet: how well a score (or pruning) of the base and the trained model finds errors."""

@@ -1,7 +1,7 @@
 """The store: cells' folders -> a folder of parquet files, from which everything is drawn (docs/results.md lists them).
 
 scores.parquet: experiment x cell x benchmark x metric. cells.parquet: experiment x cell, evaluated or not.
-items.parquet, steps.parquet, planes.parquet: by cell, so that experiments share them as they share cells.
+items.parquet, steps.parquet, planes.parquet, localisation.parquet: by cell, since experiments share cells.
 """
 
 import sys
@@ -17,8 +17,8 @@ from qtuning.explain import nearest
 from qtuning.files import atomic_path, exclusive
 from qtuning.grid import Grid
 from qtuning.results.collect import collect, collect_cells
-from qtuning.results.details import collect_items, collect_planes, collect_steps, thinned
-from qtuning.results.schema import CELL_SCHEMA, ITEM_SCHEMA, PLANE_SCHEMA, SCHEMA, STEP_SCHEMA
+from qtuning.results.details import collect_items, collect_localisation, collect_planes, collect_steps, thinned
+from qtuning.results.schema import CELL_SCHEMA, ITEM_SCHEMA, LOCALISATION_SCHEMA, PLANE_SCHEMA, SCHEMA, STEP_SCHEMA
 
 SCHEMAS: dict[str, dict[str, pl.DataType]] = {
     "scores": SCHEMA,
@@ -26,10 +26,11 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
     "items": ITEM_SCHEMA,
     "steps": STEP_SCHEMA,
     "planes": PLANE_SCHEMA,
+    "localisation": LOCALISATION_SCHEMA,
 }
 """File (without .parquet) -> its columns."""
 
-DETAILS = ("items", "steps", "planes")
+DETAILS = ("items", "steps", "planes", "localisation")
 """The files that are keyed by cell."""
 
 
@@ -63,6 +64,11 @@ class Store:
     def planes(self) -> pl.DataFrame:
         """Up to 3000 rows per cell: scored samples and what became of them."""
         return self._read("planes")
+
+    @cached_property
+    def localisation(self) -> pl.DataFrame:
+        """How well scores and pruning find planted errors, per cell; empty where no experiment asks."""
+        return self._read("localisation")
 
     def experiment(self, name: str) -> pl.DataFrame:
         """The rows of one experiment among `scores`; UserError if there are none."""
@@ -106,6 +112,7 @@ def write_store(grids: Sequence[Grid], results: Path) -> None:
         "items": collect_items(scores, folder),
         "steps": collect_steps(mine, folder),
         "planes": collect_planes(mine, folder),
+        "localisation": collect_localisation(mine, folder),
     }
     names = [grid.experiment.name for grid in grids]
     with exclusive(folder / ".store.lock", "collecting scores"):
@@ -159,6 +166,7 @@ def export_store(experiments: Sequence[str], results: Path, out: Path, plane_row
         "items": store.items.join(scores, on=["cell", "evaluation"], how="semi"),
         "steps": store.steps.join(cells, on="cell", how="semi"),
         "planes": planes,
+        "localisation": store.localisation.join(cells, on="cell", how="semi"),
     }
     for name, table in tables.items():
         _write(table, Path(out) / f"{name}.parquet", name)

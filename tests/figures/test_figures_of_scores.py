@@ -13,7 +13,7 @@ from qtuning.figures.budgets import budgets
 from qtuning.figures.convergence import convergence
 from qtuning.figures.heatmap import LIMIT, differences, heatmap, pages
 from qtuning.figures.lambda_ import neighbour_weight
-from qtuning.figures.localisation import localisation, rows_of
+from qtuning.figures.localisation import localisation
 from qtuning.figures.marks import marks
 from qtuning.figures.pareto import front, pareto
 from qtuning.figures.points import points
@@ -227,18 +227,10 @@ def test_convergence_has_a_curve_per_method() -> None:
     assert set(drawing.data["label"]) == {"Full data", "Q-Tuning"}
 
 
-def test_answers_of_a_cell_become_rows_of_localisation() -> None:
-    found = {
-        "ppl": {"auc": 0.9, "precision_at_planted": 0.4},
-        "s": {"auc": 0.8, "precision_at_planted": 0.5},
-        "pruned": {"tokens": 10, "wrong": 2, "pruned": 4, "precision": 0.25, "recall": 0.5},
-    }
-    frame = rows_of({"cell": "x", "base": found, "trained": None})
-    assert frame.rows() == [
-        ("base", "token perplexity", 0.4, 0.4, 0.9),
-        ("base", "smoothed score", 0.5, 0.5, 0.8),
-        ("base", "pruned tokens", 0.25, 0.5, None),
-    ]
-    drawing = localisation(pl.concat([frame, frame.with_columns(pl.col("precision") + 0.1, model=pl.lit("trained"))]))
+def test_localisation_has_a_panel_per_model_and_a_dash_where_there_is_no_area() -> None:
+    rows = [("token perplexity", 0.4, 0.4, 0.9), ("smoothed score", 0.5, 0.5, 0.8), ("pruned tokens", 0.25, 0.5, None)]
+    frame = pl.DataFrame(rows, schema=["score", "precision", "recall", "auc"], orient="row")
+    frame = pl.concat([frame.with_columns(model=pl.lit(model)) for model in ("base", "trained")])
+    drawing = localisation(frame)
     assert [axes.get_title("left") for axes in drawing.figure.axes] == ["(a) base model", "(b) trained model"]
     assert "–" in {text.get_text() for text in drawing.figure.axes[0].texts}

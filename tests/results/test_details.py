@@ -11,13 +11,14 @@ from cell_folders import ITEMS, METRICS, Folders
 
 from qtuning.config import Cell
 from qtuning.errors import UserError
+from qtuning.files import write_json
 from qtuning.identity import cell_id, evaluation_id
 from qtuning.journal import TRACE_SCHEMA
-from qtuning.results.details import thinned
+from qtuning.results.details import collect_localisation, thinned
 from qtuning.results.schema import ITEM_SCHEMA, PLANE_SCHEMA, STEP_SCHEMA
 from qtuning.results.store import Store, export_store, write_store
 
-FILES = ("scores", "cells", "items", "steps", "planes")
+FILES = ("scores", "cells", "items", "steps", "planes", "localisation")
 
 
 def answer(folders: Folders, cell: Cell, shift: int = 0) -> None:
@@ -217,3 +218,17 @@ def test_a_store_reads_a_file_once(folders: Folders) -> None:
     write_store([folders.grid], folders.results)
     store = Store(folders.results)
     assert store.scores is store.scores
+
+
+def test_answers_of_a_cell_become_rows_of_localisation(tmp_path: Path) -> None:
+    found = {
+        "ppl": {"auc": 0.9, "precision_at_planted": 0.4},
+        "s": {"auc": 0.8, "precision_at_planted": 0.5},
+        "pruned": {"tokens": 10, "wrong": 2, "pruned": 4, "precision": 0.25, "recall": 0.5},
+    }
+    write_json(tmp_path / "cells/x/localisation.json", {"cell": "x", "base": found, "trained": None})
+    assert collect_localisation(["y", "x"], tmp_path).rows() == [
+        ("x", "base", "token perplexity", 0.4, 0.4, 0.9),
+        ("x", "base", "smoothed score", 0.5, 0.5, 0.8),
+        ("x", "base", "pruned tokens", 0.25, 0.5, None),
+    ]
