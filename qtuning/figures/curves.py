@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 
 from qtuning.figures.marks import Mark
 from qtuning.figures.style import BLACK
+from qtuning.results.layout import benchmark_label
 
 FAR = 0.5
 """A line is far from curves if it is further away than this share of the range that they cover."""
@@ -89,8 +90,6 @@ def span(rows: pl.DataFrame) -> tuple[float, float] | None:
 
 def score_label(frame: pl.DataFrame) -> str:
     """What the score axis says."""
-    from qtuning.results.layout import benchmark_label
-
     benchmark = frame["benchmark"][0]
     return "Average score (%)" if benchmark == "avg" else f"{benchmark_label(benchmark)} (%)"
 

@@ -5,7 +5,9 @@ from typing import Any
 
 import polars as pl
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from qtuning.figures.points import budget_name
@@ -94,8 +96,6 @@ def heatmap(frame: pl.DataFrame) -> Drawing:
     longest = max(len(label) for label in frame["label"])
     width = min(PAGE, max(COLUMN, 0.065 * longest + 0.5 * len(benchmarks) + 0.2))
     with styled():
-        from matplotlib.figure import Figure
-
         height = sum(counts) * ROW + len(blocks) * HEAD + 0.75
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots(len(blocks), 1, squeeze=False, gridspec_kw={"height_ratios": counts})[:, 0]
@@ -106,8 +106,6 @@ def heatmap(frame: pl.DataFrame) -> Drawing:
                 panel.set_xticks(range(len(benchmarks)), [benchmark_label(name) for name in benchmarks])
             else:
                 panel.set_xticks([])
-        from matplotlib.cm import ScalarMappable
-
         bar = figure.colorbar(
             ScalarMappable(norm, DIVERGING), ax=list(axes), location="bottom", aspect=45, pad=0.01, fraction=0.04
         )

@@ -50,6 +50,7 @@ def localisation(frame: pl.DataFrame) -> Drawing:
                         ha="center",
                         va="bottom",
                         fontsize=7,
+                        bbox={"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none"},
                     )
             panel.axhline(0.5, color="#444444", linewidth=0.8, linestyle=(0, (1, 2)), label="AUC of guessing", zorder=1)
             panel.set_xticks(range(len(part)), [name.replace(" ", "\n") for name in part["score"]])

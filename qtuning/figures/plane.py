@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgb
 from matplotlib.figure import Figure
@@ -259,8 +260,6 @@ def _power(value: float) -> str:
 
 def density_bar(figure: Figure, axes: Sequence[Axes], most: int) -> None:
     """What the strength of the colours means, in grey for all four."""
-    from matplotlib.cm import ScalarMappable
-
     greys = LinearSegmentedColormap.from_list("strength", [_tint("#404040", 0.25), _tint("#404040", 1.0)])
     bar = figure.colorbar(ScalarMappable(LogNorm(1, most), greys), ax=list(axes), aspect=30, pad=0.02, fraction=0.05)
     bar.set_label("Samples per bin (log scale)", fontsize=7)

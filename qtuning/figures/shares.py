@@ -72,7 +72,9 @@ def shares(steps: pl.DataFrame) -> Drawing:
             letter(axes[index], index, title)
             epochs(axes[index], data)
         figure.align_ylabels()
-        axes[0].legend(ncols=5, loc="lower left", handlelength=2.0, borderaxespad=0.1)
+        axes[0].legend(
+            ncols=5, loc="lower left", handlelength=2.0, borderaxespad=0.1, frameon=True, edgecolor="none", framealpha=1
+        )
         axes[2].legend(loc="upper right")
     return Drawing(figure, data)
 

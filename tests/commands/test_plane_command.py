@@ -94,7 +94,7 @@ def test_it_prints_shares_thresholds_and_correlation(scored: Result, folder: Pat
 
 
 def test_the_same_file_gives_the_same_bytes(scored: Result, folder: Path, tmp_path: Path) -> None:
-    again = invoke("mini", str(folder / "small.jsonl"), "--out", str(tmp_path / "again"), tmp_path=tmp_path)
+    again = invoke("mini", str(folder / "small.jsonl"), tmp_path=tmp_path)
     assert again.exception is None
     for path in (folder / "out").glob("mini-small.*"):
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
