@@ -84,8 +84,10 @@ class TrainSet(Labelled):
     source: HubSource | FileSource = Field(discriminator="kind")
     local: str | None = Field(None, description="file below data_dir that replaces `source` when data_dir is given")
     format: Literal["alpaca", "chat"] = Field("alpaca", description="alpaca: columns; chat: a list of messages")
-    columns: dict[Literal["instruction", "input", "output", "messages"], str] = Field(
-        default_factory=dict, description="names of the columns where they differ from the format's own"
+    columns: dict[Literal["instruction", "input", "output", "messages", "errors"], str] = Field(
+        default_factory=dict,
+        description="names of the columns where they differ from the format's own; errors: the column that lists what "
+        "is wrong in the response, [start, end] in characters each, for `localisation`",
     )
     bad_rows: float = Field(0.01, ge=0, le=1, description="share of unusable rows above which preparation stops")
 

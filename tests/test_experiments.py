@@ -39,8 +39,8 @@ def chosen(grid: Grid, method: str, budget: str) -> set[str]:
     return {cell_id(c) for c in trained(grid) if c.pruning and (c.pruning.method, c.pruning.budget) == (method, budget)}
 
 
-# by hand: (6 budgets x 17 methods + full) x 2 models; (3 x 17 + 1) x 3 models; 5 methods x 3 and x 2 budgets x 2 models;
-# nothing at 2 sample ratios, 3 quadrants x 3 budgets; 5 lambdas x 3 budgets; 3 batch sizes x 3 budgets
+# by hand: (6 budgets x 17 methods + full) x 2 models; (3 x 17 + 1) x 3 models; 5 methods x 3 and x 2 budgets x 2
+# models; nothing at 2 sample ratios, 3 quadrants x 3 budgets; 5 lambdas x 3 budgets; 3 batch sizes x 3 budgets
 PAPER_COUNTS = {
     "table1": (206, 2),
     "table2": (156, 3),
@@ -112,7 +112,7 @@ def test_published_hyper_parameters(grid: Callable[[str], Grid]) -> None:
 
 @pytest.mark.parametrize("scale", ["", "-mini", "-smollm2"])
 def test_shared_cells_are_one(grid: Callable[[str], Grid], scale: str) -> None:
-    """Per model and seed: lambda 0.5, batch 8 and Q2 are Q-Tuning as table 1 has it; `nothing` is all tokens of fig4a."""
+    """Lambda 0.5, batch 8 and Q2 are Q-Tuning as table 1 has it; `nothing` is all tokens of figure 4(a)."""
     table1, table4, table5 = (grid(name + scale) for name in ("table1", "table4", "table5"))
     fig5a, fig5, fig4, fig4a, fig4b = (grid(name + scale) for name in ("fig5a", "fig5", "fig4", "fig4a", "fig4b"))
     budgets = ("25x50", "25x70", "50x70")

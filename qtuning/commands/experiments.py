@@ -33,4 +33,5 @@ def experiments(
         table.add_row(name, str(counts.get(name, "–")), ", ".join(editions), title or f"invalid: {first}")
         if title and first:
             table.add_row("", "", "", f"invalid: {first}")
-    Console(soft_wrap=True, highlight=False, markup=False).print(table)
+    width = 10_000  # one line an experiment; the terminal wraps, and a pipe does not
+    Console(width=width, highlight=False, markup=False).print(table)

@@ -96,7 +96,7 @@ def _alpaca(row: Mapping[object, object], train_set: TrainSet) -> Example:
         input=input_ if input_.strip() else "",
         id=_label(row.get("id")),
         kind=_label(row.get("kind")),
-        errors=_spans(row, response),
+        errors=_spans(row, response, train_set),
     )
 
 
@@ -126,17 +126,24 @@ def _chat(row: Mapping[object, object], train_set: TrainSet) -> Example:
     if not response.strip():
         raise _Refused(Reason.EMPTY_RESPONSE)
     return Example(
-        prompt, response, id=_label(row.get("id")), kind=_label(row.get("kind")), errors=_spans(row, response)
+        prompt,
+        response,
+        id=_label(row.get("id")),
+        kind=_label(row.get("kind")),
+        errors=_spans(row, response, train_set),
     )
 
 
-def _spans(row: Mapping[object, object], response: str) -> tuple[tuple[int, int], ...] | None:
-    """`errors`, a list of [start, end] in characters of the response; None where the row has none."""
-    given = row.get("errors")
-    if given is None:
+def _spans(row: Mapping[object, object], response: str, train_set: TrainSet) -> tuple[tuple[int, int], ...] | None:
+    """The known errors, [start, end] in characters of the response each; None if the train set has no such column."""
+    name = train_set.columns.get("errors")
+    if name is None:
         return None
+    if name not in row:
+        raise _Refused(Reason.MISSING_KEY, repr(name))
+    given = row[name]
     if not isinstance(given, list | tuple):
-        raise _Refused(Reason.NOT_A_LIST, f"'errors' is {_kind(given)}")
+        raise _Refused(Reason.NOT_A_LIST, f"{name!r} is {_kind(given)}")
     spans = []
     for span in given:
         if not isinstance(span, list | tuple) or [type(place) for place in span] != [int, int]:

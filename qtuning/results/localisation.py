@@ -1,7 +1,7 @@
 """Do scores and pruning find errors whose places are known? A cell's method, tried on its train set after training.
 
-The train set states the places (`errors` of its rows, docs/data.md). What is asked, of the base model and of the
-trained one: does token perplexity, does the smoothed score s_t, rank wrong tokens above right ones; and of the tokens
+The train set states the places (`columns: {errors: ...}` in its YAML, docs/data.md). What is asked, of the base model
+and of the trained one: do token perplexity and the smoothed score s_t rank wrong tokens above right ones; and of the tokens
 that the cell's own method would prune in an epoch, how many are wrong (precision), and how many of the wrong are among
 them (recall).
 """
@@ -81,7 +81,9 @@ def localise(cell: Cell, layout: Layout) -> Path:
         raise UserError(f"{folder}: no trained cell; train it first (the base model alone is part of every answer)")
     stored = load(layout.samples(cell))
     if stored.errors is None or cell.train_set is None:
-        raise UserError(f"{folder}: its train set states no errors; rows need `errors` (docs/data.md)")
+        raise UserError(
+            f"{folder}: its train set states no errors; its YAML needs `columns: {{errors: COLUMN}}` (docs/data.md)"
+        )
     samples = [
         Sample(row.sample, torch.as_tensor(row.input_ids, dtype=torch.int64), row.prompt_length) for row in stored
     ]

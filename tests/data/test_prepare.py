@@ -66,6 +66,16 @@ def test_what_is_stored(run, write, bpe):
         assert bpe.decode(ids[prompt_length:].to_list()) == f" {row['output']}<eos>"
 
 
+@pytest.mark.parametrize("template", ["plain", "alpaca", "chat"])
+def test_places_of_known_errors(run, write, bpe, template):
+    rows = [row | {"errors": [[6, 6 + len(str(n))]] if n % 2 else []} for n, row in enumerate(ROWS)]
+    stored = load(run(train_set(write("a.jsonl", rows), columns={"errors": "errors"}), template=template))
+    for n, (sample, places) in enumerate(zip(stored, stored.errors, strict=True)):
+        assert str(n) in bpe.decode(sample.input_ids[list(places)]) if n % 2 else not places
+        assert all(place >= sample.prompt_length for place in places)
+    assert load(run(train_set(write("a.jsonl", rows)), template=template)).errors is None, "unless asked for"
+
+
 def test_the_report(run, write):
     repeated = [*ROWS, ROWS[3] | {"kind": "other", "input": None}, ROWS[4] | {"output": "one, two, three " * 200}]
     path = write("a.jsonl", [*repeated, {"instruction": "a"}])

@@ -151,3 +151,22 @@ def test_details_name_the_key_and_stay_short():
     assert len(result.detail) < 200
     missing = parse({"question": "q"}, ALPACA)
     assert missing == Refusal(Reason.MISSING_KEY, "'instruction'")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"instruction": "a", "output": "bcd"}, Reason.MISSING_KEY),
+        ({"instruction": "a", "output": "bcd", "errors": "1"}, Reason.NOT_A_LIST),
+        ({"instruction": "a", "output": "bcd", "errors": [1, 2]}, Reason.NO_SPANS),
+        ({"instruction": "a", "output": "bcd", "errors": [[0, True]]}, Reason.NO_SPANS),
+        ({"instruction": "a", "output": "bcd", "errors": [[1, 1]]}, Reason.NO_SPANS),
+        ({"instruction": "a", "output": "bcd", "errors": [[2, 4]]}, Reason.NO_SPANS),
+        ({"instruction": "a", "output": "bcd", "errors": [[-1, 1]]}, Reason.NO_SPANS),
+    ],
+)
+def test_reasons_of_known_errors(row, reason):
+    result = parse(row, ALPACA.model_copy(update={"columns": {"errors": "errors"}}))
+    assert isinstance(result, Refusal)
+    assert result.reason is reason
+    assert isinstance(parse(row, ALPACA), Example), "who does not ask for them does not care"

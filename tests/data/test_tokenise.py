@@ -121,3 +121,35 @@ def test_batches_and_single_texts_agree_and_nothing_is_fine(bpe):
 def test_a_megabyte_of_text(bpe):
     _, result = encode("x" * 1_000_000, "y", "plain", bpe, cutoff=2_000_000)
     assert bpe.decode(result.ids[result.prompt_length :]) == " y<eos>"
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), instruction=any_text, response=any_text, template=st.sampled_from(["plain", "alpaca"]))
+def test_marked_tokens_cover_the_marked_characters(bpe, data, instruction, response, template):
+    """Oracle: decode before, at and after the marked tokens, and look for the span in that."""
+    start = data.draw(st.integers(0, len(response) - 1))
+    stop = data.draw(st.integers(start + 1, len(response)))
+    made = Example((Message("user", instruction),), response, errors=((start, stop),))
+    prompt, answer = render(made, template, bpe)
+    lead = len(answer) - len(response) - len("<eos>")
+    (result,) = tokenise([(prompt, answer)], bpe, template, 10_000, [[(lead + start, lead + stop)]])
+    marked = list(result.marked)
+    assert marked == list(range(marked[0], marked[-1] + 1))
+    # bytes, since a token may be a part of a character
+    before = len(b"<bos>" + (prompt + answer)[: len(prompt) + lead + start].encode())
+    size = len(response[start:stop].encode())
+    widths = [len(bpe.backend_tokenizer.id_to_token(token)) for token in result.ids]  # byte-level: a letter is a byte
+    first, last = sum(widths[: marked[0]]), sum(widths[: marked[-1] + 1])
+    assert first <= before
+    assert before + size <= last
+    one_character = max(map(len, map(str.encode, response)))
+    assert first + widths[marked[0]] > before - one_character
+    assert last - widths[marked[-1]] < before + size + one_character
+
+
+def test_marks_behind_the_cutoff_are_gone(bpe):
+    made = Example((Message("user", "a"),), "one two three four five six")
+    rendered = render(made, "plain", bpe)
+    (whole,) = tokenise([rendered], bpe, "plain", 10_000, [[(0, 4), (20, 24)]])
+    (cut,) = tokenise([rendered], bpe, "plain", whole.marked[-1], [[(0, 4), (20, 24)]])
+    assert cut.marked == whole.marked[:-1]

@@ -1,0 +1,158 @@
+"""What finds planted errors: the measures against their definitions, and cells whose answers are known otherwise."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qtuning.config import Cell, FileSource, MethodEntry, Model, Ratios, Seeds, ShippedModelSource, Training, TrainSet
+from qtuning.data.prepare import prepare
+from qtuning.data.samples import load
+from qtuning.errors import UserError
+from qtuning.files import read_json, write_json, write_text
+from qtuning.layout import Layout
+from qtuning.methods import pruning
+from qtuning.models import load_model, load_tokenizer, make_ready, resolve
+from qtuning.results.localisation import found_by_pruning, found_by_score, localise
+
+tokens = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=30)
+
+
+@given(tokens)
+def test_scores_are_measured_as_defined(drawn: list[tuple[int, bool]]) -> None:
+    """AUC: over all pairs of a wrong and a right token. Precision: the mean over orders of ties, by its definition."""
+    score, wrong = (np.array(column) for column in zip(*drawn, strict=True))
+    found = found_by_score(score.astype(float), wrong)
+    bad, good = score[wrong], score[~wrong]
+    if not len(bad) or not len(good):
+        assert found == {"auc": None, "precision_at_planted": None}
+        return
+    pairs = [1.0 if b > g else 0.5 if b == g else 0.0 for b in bad for g in good]
+    assert found["auc"] == pytest.approx(sum(pairs) / len(pairs))
+    # a token is among the n highest if fewer than n are above it; of a tie at the edge, the share that still fits
+    chances = [
+        min(1.0, max(0.0, (len(bad) - (score > own).sum()) / (score == own).sum())) for own in score[wrong].tolist()
+    ]
+    assert found["precision_at_planted"] == pytest.approx(sum(chances) / len(bad))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=20))
+def test_pruning_is_measured_as_defined(drawn: list[tuple[bool, bool]]) -> None:
+    pruned, wrong = (np.array([pair[column] for pair in drawn], dtype=bool) for column in (0, 1))
+    found = found_by_pruning(pruned, wrong)
+    hits = sum(p and w for p, w in drawn)
+    assert found["precision"] == (hits / sum(pruned) if any(pruned) else None)
+    assert found["recall"] == (hits / sum(wrong) if any(wrong) else None)
+    assert (found["tokens"], found["wrong"], found["pruned"]) == (len(drawn), sum(wrong), sum(pruned))
+
+
+ROWS: list[dict[str, Any]] = [
+    {
+        "instruction": f"What is {n} + 2?",
+        "output": f"{n} + 2 = {'77' if n % 3 == 0 else n + 2}",
+        "errors": [[len(f"{n} + 2 = "), len(f"{n} + 2 = 77")]] if n % 3 == 0 else [],
+    }
+    for n in range(10, 34)
+]
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sums with errors, prepared for the shipped model."""
+    root = tmp_path_factory.mktemp("localisation")
+    write_text(root / "rows.jsonl", "\n".join(map(json.dumps, ROWS)))
+    cell, layout = a_cell(root, "full"), Layout(root)
+    make_ready(cell.model, layout.model(cell))
+    prepare(cell, layout.model(cell), layout.samples(cell))
+    return root
+
+
+def a_cell(root: Path, method: str, **options: Any) -> Cell:
+    columns: Any = {"errors": "errors"} if root.name.startswith("localisation") else {}
+    return Cell(
+        model=Model(name="mini", source=ShippedModelSource(kind="shipped"), template="plain"),
+        train_set=TrainSet(name="sums", source=FileSource(kind="path", file=str(root / "rows.jsonl")), columns=columns),
+        pruning=pruning(MethodEntry(method=method, options=options), Ratios(sample_ratio=0.5, token_ratio=0.5)),
+        training=Training(tuning="full", cutoff=128),
+        seeds=Seeds(data=0, pruner=0, init=0),
+    )
+
+
+def answer_of(root: Path, cell: Cell, status: str = "done") -> dict[str, Any]:
+    """The answer for a cell whose training changed nothing: its weights are the base model's."""
+    layout = Layout(root)
+    base, folder = resolve(layout.model(cell)), layout.cell(cell)
+    load_model(base, "float32").save_pretrained(folder / "weights")
+    load_tokenizer(base).save_pretrained(folder / "weights")
+    write_json(folder / "train.json", {"status": status})
+    return dict(read_json(localise(cell, layout)))
+
+
+def test_places_of_the_tokens(ground: Path) -> None:
+    layout, cell = Layout(ground), a_cell(ground, "full")
+    stored = load(layout.samples(cell))
+    tokenizer = load_tokenizer(resolve(layout.model(cell)))
+    assert stored.errors is not None
+    for row, sample, places in zip(ROWS, stored, stored.errors, strict=True):
+        assert bool(places) == bool(row["errors"])
+        assert tokenizer.decode(sample.input_ids[list(places)]).strip() == ("77" if places else "")
+
+
+def test_full_data_prunes_nothing_and_finds_errors_by_perplexity(ground: Path) -> None:
+    answer = answer_of(ground, a_cell(ground, "full"))
+    assert answer["trained"] == answer["base"], "training changed nothing"
+    base = answer["base"]
+    assert base["pruned"]["pruned"] == 0 == base["pruned_in_kept"]["pruned"]
+    assert base["kept_samples"] == {"with_error": 1.0, "without": 1.0}
+    assert base["pruned"]["wrong"] == 2 * 8, "two digits in each of eight samples"
+    assert base["ppl"]["auc"] > 0.8, "the shipped model can add"
+
+
+def test_pruning_by_perplexity_is_ranking_by_it(ground: Path) -> None:
+    """`full+ppl` keeps the highest losses of each batch; lambda 0 makes s the perplexity."""
+    answer = answer_of(ground, a_cell(ground, "full+ppl"))["base"]
+    whole = answer["pruned"]
+    assert whole["pruned"] == pytest.approx(0.5 * whole["tokens"], abs=2)
+    assert whole["recall"] < 0.3 < 0.7 < answer["ppl"]["auc"], "what has a high loss is kept"
+    assert answer["pruned"] == answer["pruned_in_kept"], "no sample is dropped"
+    plain = answer_of(ground, a_cell(ground, "q-tuning", **{"lambda": 0.0}))
+    assert plain["lambda"] == 0
+    assert plain["base"]["s"] == plain["base"]["ppl"] == answer["ppl"]
+
+
+def test_q_tuning_keeps_to_its_budget(ground: Path) -> None:
+    answer = answer_of(ground, a_cell(ground, "q-tuning"))["base"]
+    assert 0.7 * answer["pruned"]["tokens"] <= answer["pruned"]["pruned"] < answer["pruned"]["tokens"]
+    kept = 8 * answer["kept_samples"]["with_error"] + 16 * answer["kept_samples"]["without"]
+    assert kept == 12, "half of 24"
+    inside = answer["pruned_in_kept"]
+    dropped = answer["pruned"]["tokens"] - inside["tokens"]
+    assert inside["pruned"] == answer["pruned"]["pruned"] - dropped
+    assert answer == answer_of(ground, a_cell(ground, "q-tuning"))["base"], "the same answer twice"
+
+
+def test_samples_drawn_by_epoch(ground: Path) -> None:
+    answer = answer_of(ground, a_cell(ground, "random+random"))["base"]
+    assert 8 * answer["kept_samples"]["with_error"] + 16 * answer["kept_samples"]["without"] == 12
+
+
+def test_a_diverged_cell_has_the_base_model_s_answer_alone(ground: Path) -> None:
+    answer = answer_of(ground, a_cell(ground, "longest+random"), status="diverged")
+    assert answer["trained"] is None
+    assert answer["base"]["ppl"]["auc"] > 0.8
+
+
+def test_refusals(ground: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no trained cell; train it first"):
+        localise(a_cell(ground, "entropy+random"), Layout(ground))
+    write_text(tmp_path / "rows.jsonl", json.dumps({"instruction": "a", "output": "b"}))
+    cell, layout = a_cell(tmp_path, "full"), Layout(tmp_path)
+    make_ready(cell.model, layout.model(cell))
+    prepare(cell, layout.model(cell), layout.samples(cell))
+    write_json(layout.cell(cell) / "train.json", {"status": "done"})
+    with pytest.raises(UserError, match="its train set states no errors"):
+        localise(cell, layout)
