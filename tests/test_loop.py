@@ -330,14 +330,15 @@ def test_the_trace_tells_what_a_draw_by_scores_left_out(tiny_llama: Any, samples
 
 def test_a_pruner_may_log_what_it_likes_when_it_likes(tiny_llama: Any, samples: list[Sample]) -> None:
     loop, _ = started(cell_of("q-tuning", (0.5, 0.5)), tiny_llama, samples)
-    whole, calls = loop.method.prune_samples, [0]
+    decider = loop.decider
+    whole, calls = decider.method.prune_samples, [0]
 
     def sometimes(*arguments: Any) -> Any:
         calls[0] += 1
         chosen = whole(*arguments)
         return replace(chosen, log={"now_and_then": 3.0} if calls[0] % 2 else {})
 
-    loop.method = replace(loop.method, prune_samples=sometimes)
+    decider.method = replace(decider.method, prune_samples=sometimes)
     record, _ = loop.step(next(loop.windows()))
     assert record["selection/now_and_then"] == 3.0
 
