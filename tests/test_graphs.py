@@ -140,7 +140,7 @@ def test_dropout_is_refused_by_name(build: Any, tiny_llama: Any) -> None:
     with pytest.raises(UserError, match="attention_dropout would blur"):
         require_reusable(PackedModel(build("llama", attention_dropout=0.1)), {"scores"}, "mask", 1)
     lora = LoraConfig(r=2, target_modules="all-linear", lora_dropout=0.1)
-    with pytest.raises(UserError, match="lora_dropout.* would blur"):
+    with pytest.raises(UserError, match=r"lora_dropout.* would blur"):
         require_reusable(PackedModel(get_peft_model(copy.deepcopy(tiny_llama), lora)), {"scores"}, "mask", 1)
 
 

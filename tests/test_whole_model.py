@@ -119,7 +119,7 @@ def test_broken_weights_are_refused_all_the_same(tiny_llama: Any) -> None:
     model = copy.deepcopy(tiny_llama)
     with torch.no_grad():
         model.lm_head.weight.fill_(float("nan"))
-    with pytest.raises(UserError, match="the padded forward differs .* its weights are broken"):
+    with pytest.raises(UserError, match=r"the padded forward differs .* its weights are broken"):
         wrap(model, oracles.random_samples(SHAPES, seed=5), CPU)
 
 
