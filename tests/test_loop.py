@@ -31,6 +31,7 @@ from qtuning.pruners.select import method_of
 from qtuning.schedule import Window, learning_rate
 from qtuning.scores import NonFinite
 from qtuning.survey import TrainSet
+from qtuning.whole_model import WholeModel
 
 ROOT = Path(__file__).parents[1]
 SHAPES = [(1 + index % 4, 1 + (7 * index) % 11) for index in range(18)]  # batches of 4 leave one of 2
@@ -100,7 +101,9 @@ def train_set_of(samples: Sequence[Sample]) -> TrainSet:
     return TrainSet(samples, texts, reference)
 
 
-def started(cell: Cell, model: Any, samples: Sequence[Sample]) -> tuple[Loop, Window]:
+def started(
+    cell: Cell, model: Any, samples: Sequence[Sample], wrapper: type[PackedModel] = PackedModel
+) -> tuple[Loop, Window]:
     """A loop over a copy of the model, put together as training does it, and its first update."""
     from accelerate import Accelerator
 
@@ -108,7 +111,7 @@ def started(cell: Cell, model: Any, samples: Sequence[Sample]) -> tuple[Loop, Wi
 
     assert cell.training is not None and cell.pruning is not None
     accelerator = Accelerator(mixed_precision=cell.training.mixed_precision)
-    wrapped = PackedModel(copy.deepcopy(model)).to(accelerator.device)
+    wrapped = wrapper(copy.deepcopy(model)).to(accelerator.device)
     shape = shape_of(wrapped.model, False, False)
     optimizer = torch.optim.AdamW(
         wrapped.parameters(),
@@ -122,8 +125,8 @@ def started(cell: Cell, model: Any, samples: Sequence[Sample]) -> tuple[Loop, Wi
     return loop, next(loop.windows())
 
 
-def run(cell: Cell, model: Any, samples: Sequence[Sample]) -> Run:
-    loop, _ = started(cell, model, samples)
+def run(cell: Cell, model: Any, samples: Sequence[Sample], wrapper: type[PackedModel] = PackedModel) -> Run:
+    loop, _ = started(cell, model, samples, wrapper)
     records, trace = [], []
     for window in loop.windows():
         record, rows = loop.step(window)
@@ -386,6 +389,21 @@ def test_stale_scores_survive_a_checkpoint(tiny_llama: Any, samples: list[Sample
     rest, weights = resumed_after(cell, tiny_llama, samples, stop)
     assert timeless(straight.records[stop:]) == timeless(rest)
     assert all(torch.equal(weight, weights[name]) for name, weight in straight.weights.items())
+
+
+@pytest.mark.parametrize("options", [{}, {"scoring": {"schedule": "pool", "batches": 3}}])
+def test_a_model_that_runs_as_a_whole_learns_the_same(
+    tiny_llama: Any, samples: list[Sample], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Piece by piece, each with a backward of its own."""
+    monkeypatch.setattr("qtuning.whole_model.LOGITS", 2 * 97 * 14)
+    cell = cell_of("q-tuning", (0.5, 0.7), options=options)
+    whole, taken = run(cell, tiny_llama, samples, WholeModel), run(cell, tiny_llama, samples)
+    assert [row[:3] + row[5:11] for row in whole.trace] == [row[:3] + row[5:11] for row in taken.trace]
+    ours, theirs = ([row[11] or 0.0 for row in result.trace] for result in (whole, taken))
+    assert ours == pytest.approx(theirs, rel=1e-3)
+    assert apart(whole.weights, taken.weights, tiny_llama) <= CLOSE
+    assert whole.cost["flops_total"] == taken.cost["flops_total"]
 
 
 REUSE: dict[str, Any] = {"scoring": {"schedule": "reuse-graph"}}
