@@ -36,7 +36,7 @@ from qtuning.keeper import Keeper
 from qtuning.layout import HELPERS
 from qtuning.loop import Loop
 from qtuning.models import load_model, load_tokenizer, resolve
-from qtuning.packed_model import PackedModel, causal_lm_of, check_decomposition
+from qtuning.packed_model import causal_lm_of
 from qtuning.provenance import provenance
 from qtuning.pruners.base import Instructions
 from qtuning.pruners.select import method_of
@@ -44,6 +44,7 @@ from qtuning.scores import NonFinite
 from qtuning.seeding import derived_seed
 from qtuning.survey import TrainSet
 from qtuning.tracking import Mirror
+from qtuning.whole_model import wrap
 
 MARKER = "train.json"
 OUTPUTS = ("weights", "weights.sha256", "metrics.jsonl", "trace.parquet", MARKER)
@@ -78,8 +79,7 @@ def train(
 
     torch.manual_seed(derived_seed(cell.seeds.init, "adapter"))
     language_model = _build(base, cell)
-    wrapped = PackedModel(language_model).to(accelerator.device)
-    difference = check_decomposition(wrapped, dataset[:64], accelerator.device)
+    wrapped, difference = wrap(language_model, dataset[:64], accelerator.device)
     if "attention" in method.batch_needs | method.epoch_needs:
         wrapped.collector(method.layer, (), stop=True)  # a layer that the model does not have is refused here
     trainable = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]

@@ -180,12 +180,9 @@ def _options(pruning: Pruning) -> dict[str, Any]:
     for role in HELPERS:
         if (model := getattr(pruning, role)) is not None:
             method_wide[role] = model.name
-    if not pruning.scoring.exact:
-        scoring = pruning.scoring
-        method_wide["scoring"] = (
-            f"{scoring.schedule} {scoring.epochs}" if scoring.schedule == "stale" else scoring.schedule
-        )
-        method_wide["scoring_precision"] = scoring.precision
+    if not pruning.scoring.exact or pruning.scoring.label != "fresh":
+        method_wide["scoring"] = pruning.scoring.label
+        method_wide["scoring_precision"] = pruning.scoring.precision
     return {"sample": pruning.sample_options, "token": pruning.token_options, "method": method_wide}
 
 
