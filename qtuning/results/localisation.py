@@ -1,9 +1,9 @@
 """Do scores and pruning find errors whose places are known? A cell's method, tried on its train set after training.
 
 The train set states the places (`columns: {errors: ...}` in its YAML, docs/data.md). What is asked, of the base model
-and of the trained one: do token perplexity and the smoothed score s_t rank wrong tokens above right ones; and of the tokens
-that the cell's own method would prune in an epoch, how many are wrong (precision), and how many of the wrong are among
-them (recall).
+and of the trained one: do token perplexity and the smoothed score s_t rank wrong tokens above right ones; and of the
+tokens that the cell's own method would prune in an epoch, how many are wrong (precision), and how many of the wrong are
+among them (recall).
 """
 
 from collections.abc import Sequence
