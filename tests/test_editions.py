@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtuning.editions import merge
@@ -156,6 +156,7 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]
     return {path: value}
 
 
+@settings(deadline=None)
 @given(MAPPINGS, MAPPINGS)
 def test_merging(below: Any, above: Any) -> None:
     """Every leaf of what is above is in the result; of what is below, every leaf that nothing above stands for."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtuning.config import Cell, FileSource, MethodEntry, Model, Ratios, Seeds, ShippedModelSource, Training, TrainSet
@@ -22,6 +22,7 @@ from qtuning.results.localisation import found_by_pruning, found_by_score, local
 tokens = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=30)
 
 
+@settings(deadline=None)
 @given(tokens)
 def test_scores_are_measured_as_defined(drawn: list[tuple[int, bool]]) -> None:
     """AUC: over all pairs of a wrong and a right token. Precision: the mean over orders of ties, by its definition."""
@@ -40,6 +41,7 @@ def test_scores_are_measured_as_defined(drawn: list[tuple[int, bool]]) -> None:
     assert found["precision_at_planted"] == pytest.approx(sum(chances) / len(bad))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=20))
 def test_pruning_is_measured_as_defined(drawn: list[tuple[bool, bool]]) -> None:
     pruned, wrong = (np.array([pair[column] for pair in drawn], dtype=bool) for column in (0, 1))
