@@ -1,5 +1,6 @@
 # qtuning: `snakemake --cores all` runs the mini benchmark, `snakemake --cores all EXPERIMENT` any experiment of
-# configs/experiments. Results land below results/: tables/EXPERIMENT.md, cells/, logs/ (docs/results.md).
+# configs/experiments. Results land below results/: tables/, figures/, cells/, logs/ (docs/results.md).
+from pathlib import Path
 from shlex import quote
 
 from snakemake.utils import min_version
@@ -33,7 +34,7 @@ wildcard_constraints:
 rule all:
     default_target: True
     input:
-        f"{ROOT}/tables/mini.md",
+        PLAN.targets("mini"),
 
 
 include: "workflow/rules/prepare.smk"

@@ -14,6 +14,7 @@ from benchmarks.report import Checked, Table, Value
 from benchmarks.shapes import Kept, Setting, build, keep_share, ragged
 from benchmarks.steps import RATIOS
 from qtuning.packed_model import PackedModel
+from qtuning.whole_model import WholeModel
 
 LARGEST, NORM = 5e-6, 2e-6
 Gradients = dict[str, Tensor]
@@ -40,17 +41,24 @@ def run(setting: Setting) -> list[Table]:
     language_model = build(shape, device)
     packed, checkpointed = (PackedModel(copy.deepcopy(language_model)) for _ in range(2))
     checkpointed.causal_lm.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    mixin = copy.deepcopy(language_model)
+    mixin, whole = copy.deepcopy(language_model), WholeModel(copy.deepcopy(language_model))
     compare(
         language_model, everything, "100%", {"plain": (packed.model, partial(paths.plain, packed, samples, device))}
     )
     for ratio, of in kept.items():
         step = partial(paths.ours, packed, samples, of, paths.q_tuning(ratio), device)
-        steps: dict[str, tuple[nn.Module, Step]] = {"two passes, packed": (packed.model, step)}
+        reused = partial(paths.reused, packed, samples, of, paths.q_tuning(ratio), device)
+        steps: dict[str, tuple[nn.Module, Step]] = {
+            "two passes, packed": (packed.model, step),
+            "reused graphs": (packed.model, reused),
+        }
         if ratio == 0.25:
             again = partial(paths.ours, checkpointed, samples, of, paths.q_tuning(ratio), device)
             steps["bfloat16 scores"] = packed.model, partial(step, torch.bfloat16)
             steps["activation checkpointing"] = checkpointed.model, again
+            pieces = partial(paths.ours, whole, samples, of, paths.q_tuning(ratio), device)
+            steps["pool, two forwards"] = packed.model, partial(paths.rebatched, packed, samples, of, device)
+            steps["full logits, by pieces"] = whole.model, pieces
             steps["trainer mixin, padded"] = mixin, partial(paths.trained_by_mixin, mixin, batch, of)
         compare(language_model, of, f"{ratio:.1%}", steps)
 
@@ -58,7 +66,9 @@ def run(setting: Setting) -> list[Table]:
     packed = PackedModel(copy.deepcopy(lora))
     compare(lora, everything, "100%", {"LoRA, plain": (packed.model, partial(paths.plain, packed, samples, device))})
     step = partial(paths.ours, packed, samples, kept[0.25], paths.q_tuning(0.25), device)
-    compare(lora, kept[0.25], "25.0%", {"LoRA, two passes, packed": (packed.model, step)})
+    reused = partial(paths.reused, packed, samples, kept[0.25], paths.q_tuning(0.25), device)
+    steps = {"LoRA, two passes, packed": (packed.model, step), "LoRA, reused graphs": (packed.model, reused)}
+    compare(lora, kept[0.25], "25.0%", steps)
     note = f"{shape}, float32. Reference: one forward of the whole padded batch by transformers, masked mean NLL."
     return [Table("Gradients against the masked loss", rows, (note,))]
 

@@ -15,8 +15,10 @@ from torch.nn.utils.rnn import pad_sequence
 from benchmarks.shapes import Kept
 from qtuning.batch import Packed, Sample, pack
 from qtuning.config import Pruning
+from qtuning.graphs import observe_with_graphs
 from qtuning.integrations.padded import IGNORED, cut, layout_of
-from qtuning.packed_model import PackedModel
+from qtuning.packed_model import PackedModel, half_weights
+from qtuning.pool import balanced
 from qtuning.pruners.base import Candidates
 from qtuning.pruners.select import Method, Selection, method_of
 from qtuning.scores import BatchScores, observe
@@ -115,24 +117,55 @@ def ours(
     device: torch.device,
     scoring: torch.dtype | None = None,
 ) -> Selection:
-    """Score without gradient, select, pack, train. scoring: autocast of the scores.
+    """Score without gradient, select, pack, train. scoring: autocast of the scores, by weights copied once.
 
     The decision is made and returned, but what is trained is `kept`, whose size is known.
     """
+    weights = None if scoring is None else half_weights(model)
     with autocast(device, scoring):
-        observed = observe(model, samples, {"scores"}, None, device)
+        observed = observe(model, samples, {"scores"}, None, device, weights)
+    del weights  # before training, as in the training loop
     assert observed.scores is not None
     selection = method.select(candidates(samples, observed.scores), torch.Generator().manual_seed(0))
     train(model, pack(samples, kept.masks), device)
     return selection
 
 
+def reused(
+    model: PackedModel, samples: Sequence[Sample], kept: Kept, method: Method, device: torch.device
+) -> Selection:
+    """The same through the forward that scored (schedule `reuse-graph`)."""
+    model.zero_grad(set_to_none=True)
+    observed, graphs = observe_with_graphs(model, samples, {"scores"}, device)
+    assert observed.scores is not None
+    selection = method.select(candidates(samples, observed.scores), torch.Generator().manual_seed(0))
+    packed = pack(samples, kept.masks)
+    assert packed is not None
+    graphs.keep_only(packed.rows)
+    loss, _ = graphs.loss(model, packed.to(device))
+    (loss / packed.targets).backward()
+    return selection
+
+
+def rebatched(model: PackedModel, samples: Sequence[Sample], kept: Kept, device: torch.device) -> None:
+    """The kept samples in two forwards of about equal token counts (schedule `pool`)."""
+    packed = pack(samples, kept.masks)
+    assert packed is not None
+    parts = balanced(range(len(packed.rows)), packed.lengths, 2)
+    _train_all(model, [packed.segments(part) for part in parts if part], packed.targets, device)
+
+
 def train(model: PackedModel, packed: Packed | None, device: torch.device) -> None:
     """Forward and backward of what was packed."""
     assert packed is not None
+    _train_all(model, model.pieces(packed), packed.targets, device)
+
+
+def _train_all(model: PackedModel, pieces: Sequence[Packed], targets: int, device: torch.device) -> None:
     model.zero_grad(set_to_none=True)
-    loss, _ = model(packed.to(device))
-    (loss / packed.targets).backward()
+    for piece in pieces:
+        loss, _ = model(piece.to(device))
+        (loss / targets).backward()
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:

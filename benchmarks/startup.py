@@ -1,4 +1,4 @@
-"""Start-up: wall seconds from a command to its first update, or its first request, and where they go."""
+"""Start-up: wall seconds from a command to its first update, or its first request; and whole short cells an hour."""
 
 import json
 import os
@@ -8,18 +8,22 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from benchmarks.mini import REPOSITORY, Mini, mini_world
 from benchmarks.report import Checked, Table, Value
 from benchmarks.shapes import Setting
+from qtuning.files import write_text
+from qtuning.identity import cell_json
+from qtuning.warm.client import VARIABLE
 
 Job = Literal["train", "evaluate"]
 TARGETS: dict[Job, float] = {"train": 5.0, "evaluate": 7.0}
 ENDS: dict[Job, str] = {"train": "the first update", "evaluate": "the first request"}
-REST: dict[Job, str] = {"train": "command line, accelerate's launcher", "evaluate": "command line"}
+REST: dict[Job, str] = {"train": "command line, accelerate's reading of its configuration", "evaluate": "command line"}
+ITEMS = 20  # of each benchmark, in the evaluation of a short cell
 LONGEST = 120.0  # seconds to wait for one start
 
 
@@ -27,8 +31,12 @@ def run(setting: Setting) -> list[Table]:
     """The commands as the workflow gives them, and their parts from a process that takes notes."""
     with mini_world() as mini:
         starts = range(setting.sizes.starts)
-        whole = {job: [_command(job, mini) for _ in starts] for job in TARGETS}
+        alone, warm = dict(os.environ), os.environ | {VARIABLE: str(os.getpid())}
+        whole = {job: [_command(job, mini, alone) for _ in starts] for job in TARGETS}
         notes = {job: [_noted(job, mini) for _ in starts] for job in TARGETS}
+        first = _command("train", mini, warm)
+        forked = {job: [_command(job, mini, warm) for _ in starts] for job in TARGETS}
+        cells = {name: [_cell(mini, env) for _ in starts] for name, env in (("by itself", alone), ("warm", warm))}
     rows: list[dict[str, Value]] = []
     for job, bound in TARGETS.items():
         total, inside = statistics.median(whole[job]), 0.0
@@ -38,14 +46,44 @@ def run(setting: Setting) -> list[Table]:
             inside += seconds
             rows.append({"part": f"- {part}", "seconds": seconds, "processor seconds": processor})
         rows.append({"part": f"- the rest: {REST[job]}", "seconds": max(0.0, total - inside)})
+    rows.append({"part": "warm server: its first job, qtuning train", "seconds": first})
+    for job in TARGETS:
+        rows.append(
+            {"part": f"warm server: qtuning {job}: up to {ENDS[job]}", "seconds": statistics.median(forked[job])}
+        )
     note = (
         f"Mini model and its 2,682 samples, warm disk cache, median of {setting.sizes.starts}. Wall time, so that "
         "neighbours count; processor time beside it. The parts come from processes of their own, without launcher."
     )
-    return [Table("Start-up", rows, (note,))]
+    hourly: list[dict[str, Value]] = []
+    for name, taken in cells.items():
+        seconds = statistics.median(taken)
+        hourly.append({"short cell, trained and evaluated": name, "seconds": seconds, "cells an hour": 3600 / seconds})
+    short = (
+        f"Q-Tuning, one epoch of the mini train set, {ITEMS} items of each of six benchmarks, one thread, one after "
+        f"the other, median of {setting.sizes.starts}. The workflow runs as many side by side as there are cores."
+    )
+    return [Table("Start-up", rows, (note,)), Table("Whole cells", hourly, (short,))]
 
 
-def _command(job: Job, mini: Mini) -> float:
+def _cell(mini: Mini, environment: Mapping[str, str]) -> float:
+    """Seconds to train and evaluate a short cell with the two commands of the workflow."""
+    assert mini.cell.training is not None
+    training = mini.cell.training.model_copy(update={"epochs": 1})
+    cell, evaluation = mini.cell.model_copy(update={"training": training}), mini.evaluation
+    evaluation = evaluation.model_copy(update={"limit": ITEMS})
+    shutil.rmtree(mini.layout.cell(cell), ignore_errors=True)
+    write_text(mini.configuration(cell), cell_json(cell) + "\n")
+    write_text(mini.configuration(evaluation), evaluation.model_dump_json() + "\n")
+    common = ["--results", str(mini.layout.root), "--threads", "1"]
+    start = time.monotonic()
+    for job in (["train", "--tracking", "disabled"], ["evaluate", str(mini.configuration(evaluation))]):
+        command = [sys.executable, "-m", "qtuning", job[0], str(mini.configuration(cell)), *job[1:], *common]
+        subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, capture_output=True)
+    return time.monotonic() - start
+
+
+def _command(job: Job, mini: Mini, environment: Mapping[str, str]) -> float:
     """Seconds from giving the command to what it ends in; then it is killed."""
     layout = mini.layout
     folders = [layout.cell(mini.cell), layout.state(mini.cell), layout.cell(mini.zero_shot)]
@@ -68,7 +106,12 @@ def _command(job: Job, mini: Mini) -> float:
     with output.open("w") as handle:
         start = time.monotonic()
         process = subprocess.Popen(
-            command, cwd=REPOSITORY, stdout=handle, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=handle,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             _wait(begun, process, output)

@@ -56,6 +56,7 @@ def _table(setting: Setting, precision: torch.dtype | None) -> Table:
     }
     for ratio in RATIOS:
         variants[f"{ratio}"] = partial(paths.ours, model, samples, kept[ratio], methods[ratio], device)
+        variants[f"reused {ratio}"] = partial(paths.reused, model, samples, kept[ratio], methods[ratio], device)
     times = alternate({name: cast(action) for name, action in variants.items()}, sizes.repeats, device)
 
     exact = precision is None
@@ -83,6 +84,8 @@ def _table(setting: Setting, precision: torch.dtype | None) -> Table:
     for ratio in RATIOS:
         bounds = TO_PLAIN[ratio], TO_LIMIT, TO_TRANSFORMERS[ratio]
         rows.append(row(f"{ratio}", f"Q-Tuning, ours, {ratio:.1%}", trained[ratio], bounds))
+    none = None, None, None
+    rows += [row(f"reused {ratio}", f"Q-Tuning, reused graphs, {ratio:.1%}", trained[ratio], none) for ratio in RATIOS]
     shares = ", ".join(f"{kept[r].share:.1%} ({trained[r]:.1%} without their tails)" for r in RATIOS)
     return Table(
         f"Step, full fine-tuning, {'float32' if exact else 'bfloat16 autocast'}",
@@ -94,7 +97,8 @@ def _table(setting: Setting, precision: torch.dtype | None) -> Table:
             f"Tokens of the kept samples / all tokens: {shares}. The decision of triage and token pruning is made in "
             "every step, but what is trained is these sets, whose size is known.",
             "limit: F (1 + 3 x the share without tails); dropped tokens skip the head, so it can be undercut. Ranges: "
-            "over the passes.",
+            "over the passes. Reused graphs (docs/scoring.md) have a lower one, F (1 + 2 x the share), but hold the "
+            "activations of the whole batch.",
         ),
         times.seconds,
     )

@@ -2,29 +2,37 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 from qtuning import plane
-from qtuning.pruners.base import Candidates
-from qtuning.pruners.select import Selection
+from qtuning.decision import Decision
 
 
-def agreement(approximate: Candidates, chosen: Selection, exact: Candidates, decided: Selection) -> dict[str, float]:
+def agreement(approximate: Decision, exact: Decision) -> dict[str, float]:
     """Of one batch: rank correlations, and shares of the exact decision that the approximate one shares.
 
     spearman_ppl, spearman_ent: of the samples' scores (left out where one has no variance). quadrants: samples in the
     same quadrant at a median split. samples_kept, tokens_kept: |A and B| / |B|, B what fresh scores keep.
     """
-    ours, theirs = approximate.scores, exact.scores
-    assert ours is not None and theirs is not None
-    found = {"spearman_ppl": _spearman(ours.ppl, theirs.ppl), "spearman_ent": _spearman(ours.ent, theirs.ent)}
-    median = [plane.quadrants(scores.ppl, scores.ent, 0.5) for scores in (ours, theirs)]
+    scores = [_scores(decision) for decision in (approximate, exact)]
+    found = {
+        "spearman_ppl": _spearman(scores[0][0], scores[1][0]),
+        "spearman_ent": _spearman(scores[0][1], scores[1][1]),
+    }
+    median = [plane.quadrants(ppl, ent, 0.5) for ppl, ent in scores]
+    ours, theirs = approximate.selection, exact.selection
     found |= {
         "quadrants": float((median[0] == median[1]).double().mean()),
-        "samples_kept": _overlap(chosen.samples.kept, decided.samples.kept),
-        "tokens_kept": _overlap(chosen.tokens, decided.tokens),
+        "samples_kept": _overlap(ours.samples.kept, theirs.samples.kept),
+        "tokens_kept": _overlap(ours.tokens, theirs.tokens),
     }
     return {key: value for key, value in found.items() if math.isfinite(value)}
+
+
+def _scores(decision: Decision) -> tuple[Tensor, Tensor]:
+    assert decision.ppl is not None and decision.ent is not None
+    return torch.tensor(decision.ppl, dtype=torch.float64), torch.tensor(decision.ent, dtype=torch.float64)
 
 
 def _spearman(ours: Tensor, theirs: Tensor) -> float:

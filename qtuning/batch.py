@@ -6,6 +6,7 @@ attention works segment by segment (`attention.py`), so samples never see each o
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Literal
 
@@ -25,7 +26,7 @@ class Sample:
     tokens: Tensor
     prompt: int
 
-    @property
+    @cached_property
     def response_length(self) -> int:
         """|T_i|, the number of response positions."""
         return len(self.tokens) - self.prompt
@@ -63,6 +64,28 @@ class Packed:
             self.counts,
         )
 
+    def segments(self, chosen: Sequence[int]) -> "Packed":
+        """Some of the segments (at least one), in the order of `chosen`; rows stay what they are."""
+        starts = [0, *accumulate(self.lengths[:-1])]
+        source = self.source.split(self.counts)
+        lengths = tuple(self.lengths[index] for index in chosen)
+        moved = [new - starts[index] for new, index in zip([0, *accumulate(lengths[:-1])], chosen, strict=True)]
+
+        def some(values: Tensor, sizes: tuple[int, ...]) -> Tensor:
+            parts = values.split(sizes)
+            return torch.cat([parts[index] for index in chosen])
+
+        return Packed(
+            some(self.input_ids, self.lengths),
+            some(self.position_ids, self.lengths),
+            lengths,
+            torch.cat([source[index] + shift for index, shift in zip(chosen, moved, strict=True)]),
+            some(self.labels, self.counts),
+            some(self.weights, self.counts),
+            tuple(self.rows[index] for index in chosen),
+            tuple(self.counts[index] for index in chosen),
+        )
+
     @property
     def tokens(self) -> int:
         """T, the tokens that go through the model."""
@@ -84,18 +107,36 @@ def pack(
     What cannot change the loss is left out: samples without a kept token, and the tail of each sample from its last
     kept token on (a causal model predicts token t from the tokens before it, so token t itself is no input).
     """
-    segments = []
-    for row, sample in enumerate(samples):
-        if keep is None:
-            targets = torch.arange(sample.prompt, len(sample.tokens))
-        else:
-            targets = keep[row].nonzero().flatten().cpu() + sample.prompt
-        if len(targets) > 0:
-            factor = 1.0 if weights is None else float(weights[row])
-            segments.append(
-                _Segment(row, sample.tokens[: int(targets[-1])], targets - 1, sample.tokens[targets], factor)
-            )
-    return _lay(segments) if segments else None
+    lengths = torch.tensor([sample.response_length for sample in samples])
+    prompts = torch.tensor([sample.prompt for sample in samples])
+    kept = torch.arange(int(lengths.sum())) if keep is None else torch.cat(list(keep)).cpu().nonzero().flatten()
+    if not len(kept):
+        return None
+    ends = lengths.cumsum(0)
+    owner = torch.searchsorted(ends, kept, right=True)
+    place = kept - (ends - lengths)[owner]  # of each token in its response
+    counts = torch.bincount(owner, minlength=len(samples))
+    rows = counts.nonzero().flatten()
+    counts, kept_rows = counts[rows], rows.tolist()
+    last = place[counts.cumsum(0) - 1] + prompts[rows]  # of each kept sample, the last kept position
+    sizes = last.tolist()
+    whole = torch.cat([samples[row].tokens[: size + 1] for row, size in zip(kept_rows, sizes, strict=True)])
+    segment = torch.repeat_interleave(torch.arange(len(rows)), counts)
+    starts = last.cumsum(0) - last
+    target = place + prompts[owner] + starts[segment]  # where it would be if the last tokens were cut off already
+    inputs = torch.ones(len(whole), dtype=torch.bool)
+    inputs[last.cumsum(0) + torch.arange(len(rows))] = False
+    factors = torch.ones(len(samples)) if weights is None else torch.tensor(weights, dtype=torch.float32)
+    return Packed(
+        whole[inputs],
+        torch.arange(sum(sizes)) - torch.repeat_interleave(starts, last),
+        tuple(sizes),
+        target - 1,
+        whole[target + segment],
+        factors[owner],
+        tuple(kept_rows),
+        tuple(counts.tolist()),
+    )
 
 
 def pack_whole(samples: Sequence[Sample], predicting: Literal["everywhere", "response", "nowhere"]) -> Packed:

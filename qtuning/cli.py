@@ -7,6 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
+from qtuning.commands.audit import audit
+from qtuning.commands.contamination import contamination
+from qtuning.commands.experiments import experiments as list_experiments
+from qtuning.commands.figures import figures
+from qtuning.commands.localise import localise
+from qtuning.commands.plan import plan
+from qtuning.commands.plane import plane
+from qtuning.commands.report import report
 from qtuning.errors import UserError
 
 app = typer.Typer(
@@ -140,20 +148,19 @@ def train(
         raise UserError(f"--tracking = {tracking!r}: must be one of {', '.join(MODES)}")
     if not accelerate.exists():
         raise UserError(f"--accelerate = {accelerate}: no such file")
-    # Both launchers would share the default port when two cells train side by side; 0 lets each find a free one.
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(accelerate)]
-    launch += ["--num_cpu_threads_per_process", str(threads), "--main_process_port", "0", "-m", "qtuning.train"]
-    launch += ["--cell", str(cell), "--model", str(layout.model(loaded)), "--samples", str(layout.samples(loaded))]
-    launch += ["--out", str(layout.cell(loaded)), "--state", str(layout.state(loaded)), "--tracking", tracking]
-    launch += ["--checkpoint-seconds", str(checkpoint_seconds)]
+    options = ["--cell", str(cell), "--model", str(layout.model(loaded)), "--samples", str(layout.samples(loaded))]
+    options += ["--out", str(layout.cell(loaded)), "--state", str(layout.state(loaded)), "--tracking", tracking]
+    options += ["--checkpoint-seconds", str(checkpoint_seconds)]
     for role in HELPERS:
         if (folder := layout.helper(loaded, role)) is not None:
-            launch += [f"--{role}", str(folder)]
+            options += [f"--{role}", str(folder)]
     for name in group or []:
-        launch += ["--group", name]
+        options += ["--group", name]
     _use_threads(threads)
     _use_gpus(loaded.training.processes)
-    os.execv(launch[0], launch)
+    from qtuning.launching import launch
+
+    launch(accelerate, threads, options)
 
 
 @app.command()
@@ -179,6 +186,20 @@ def evaluate(
 
 
 @app.command()
+def collect(
+    experiments: Experiments,
+    configs: Configs = CONFIGS,
+    results: Results = RESULTS,
+    data_dir: DataDir = None,
+) -> None:
+    """Collect the cells of experiments into the score store, results/*.parquet, which everything is drawn from."""
+    from qtuning.grid import Library
+    from qtuning.results.store import write_store
+
+    write_store(Library(configs, data_dir).experiments(experiments), results)
+
+
+@app.command()
 def tables(
     experiments: Experiments,
     configs: Configs = CONFIGS,
@@ -187,15 +208,20 @@ def tables(
 ) -> None:
     """Collect scores and write the tables of experiments; cells that are missing are visible holes with a reason."""
     from qtuning.grid import Library
-    from qtuning.results.store import write_scores
+    from qtuning.results.comparisons import compare
+    from qtuning.results.contamination import contamination_notes
+    from qtuning.results.store import Store, read_scores, write_store
     from qtuning.results.tables import write_tables
     from qtuning.results.terminal import print_table
 
     grids = Library(configs, data_dir).experiments(experiments)
-    write_scores(grids, results)
-    for grid in grids:
-        write_tables(grid.experiment.name, results)
-        print_table(grid.experiment.name, results)
+    write_store(grids, results)
+    for name in (grid.experiment.name for grid in grids if grid.experiment.evaluation is not None):
+        comparisons = compare(Store(results), name)
+        write_tables(
+            name, results, comparisons=comparisons, notes=contamination_notes(results, read_scores(results, name))
+        )
+        print_table(name, results, comparisons=comparisons)
 
 
 @app.command("check-pruner")
@@ -232,11 +258,18 @@ def replay(
         print(f"{folder.name}: {'sent' if send(folder, tracking, group or []) else 'unchanged since it was sent'}")
 
 
+app.command("experiments")(list_experiments)
+for _command in (plan, localise, figures, report, audit, contamination, plane):
+    app.command()(_command)
+
+
 def _use_threads(threads: int) -> None:
     """Set before torch is imported. Without PASSIVE, OpenMP's spinning makes neighbours 4 to 10 times slower."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if "torch" in sys.modules:  # in a process of the warm server, where torch has read the environment already
+        sys.modules["torch"].set_num_threads(threads)
 
 
 def _use_gpus(count: int) -> None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 Dtype = Literal["float32", "bfloat16"]
 Template = Literal["plain", "alpaca", "chat"]
+Scorer = Literal["chunked", "reference", "liger"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=64)]
 PrunerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._:-]*$", max_length=128)]
 
@@ -142,25 +143,55 @@ class Readings(Config):
 
 
 class Scoring(Config):
-    """When, and how precisely, samples are scored. The defaults are exact; the rest is cheaper, and approximate."""
+    """When, how precisely and by what samples are scored (docs/scoring.md). The defaults are exact.
 
-    schedule: Literal["fresh", "stale", "proxy"] = Field(
+    Keys that came later are left out of a cell's configuration at their defaults: cells of old keep their names.
+    """
+
+    schedule: Literal["fresh", "reuse-graph", "pool", "stale", "proxy"] = Field(
         "fresh",
-        description="fresh: each batch under the current weights; stale: the train set every `epochs` epochs; proxy: "
-        "the train set once, under another model",
+        description="fresh: each batch under the current weights; reuse-graph: the same, and the kept samples are "
+        "trained through the forward that scored them; pool: the batches of `batches` updates at once, whose kept "
+        "samples are then trained in fewer, full batches; stale: the train set every `epochs` epochs; proxy: the train "
+        "set once, under another model",
     )
     epochs: int = Field(1, gt=0, description="stale: how many epochs the scores of a train set are used")
+    batches: int = Field(
+        1,
+        gt=0,
+        exclude_if=lambda value: value == 1,
+        description="pool: selection batches, of each process and accumulation step, that are scored at once",
+    )
     precision: Literal["training", "bfloat16"] = Field(
         "training", description="of the scoring forward: that of training, or bfloat16 autocast"
+    )
+    impl: Scorer = Field(
+        "chunked",
+        exclude_if=lambda value: value == "chunked",
+        description="of the head: chunked; reference: float32 logits of all positions at once; liger: Liger-Kernel",
     )
     compare_every: int | None = Field(
         None, gt=0, description="every so many updates, score freshly as well and log how far the decisions agree"
     )
 
+    @model_validator(mode="after")
+    def _consistent(self) -> "Scoring":
+        if (self.schedule == "pool") != (self.batches > 1):
+            raise ValueError("batches: schedule pool takes 2 or more of them, and no other schedule takes any")
+        if self.schedule == "reuse-graph" and self.precision != "training":
+            raise ValueError("precision: reuse-graph scores in the forward of training; leave it out")
+        return self
+
     @property
     def exact(self) -> bool:
         """Whether every decision is that of fresh scores."""
-        return (self.schedule, self.precision) == ("fresh", "training")
+        return self.schedule in ("fresh", "reuse-graph") and self.precision == "training"
+
+    @property
+    def label(self) -> str:
+        """The schedule with its number, and the scorer where it is not the default: `pool 4`, `fresh, liger`."""
+        number = {"stale": f" {self.epochs}", "pool": f" {self.batches}"}.get(self.schedule, "")
+        return f"{self.schedule}{number}" + ("" if self.impl == "chunked" else f", {self.impl}")
 
 
 class Pruning(Readings):

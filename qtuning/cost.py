@@ -1,6 +1,7 @@
 """What a cell cost: samples, tokens, updates, FLOPs, seconds, memory. Scoring is never free and never forgotten."""
 
 import resource
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -25,13 +26,28 @@ class ModelShape:
 
         depth: the share of the layers that ran, where a forward stopped early.
         """
-        pairs = sum(length * (length + 1) / 2 for length in packed.lengths)
-        layers = 2.0 * self.matmul * packed.tokens + 4.0 * self.attention * pairs
-        return layers * depth + 2.0 * self.head * packed.targets
+        return self._layers(packed.lengths) * depth + 2.0 * self.head * packed.targets
 
     def training_flops(self, packed: Packed) -> float:
         """Forward and backward: 3F, or 2F with a frozen base (no weight gradients); one F more to recompute."""
-        return self.forward_flops(packed) * ((2.0 if self.frozen else 3.0) + self.checkpointing)
+        return self.forward_flops(packed) * (self._passes + self.checkpointing)
+
+    def backward_flops(self, lengths: Sequence[int], targets: int) -> float:
+        """Of samples whose forward is accounted for already, as that which scored them (graphs.py): 2F, or F with a
+        frozen base, through all positions of each; of the head, the forward for its gradient comes once more.
+
+        lengths: positions of each sample. targets: kept tokens.
+        """
+        layers = self._layers(lengths) * (self._passes - 1.0 + self.checkpointing)
+        return layers + 2.0 * self.head * targets * self._passes
+
+    @property
+    def _passes(self) -> float:
+        return 2.0 if self.frozen else 3.0
+
+    def _layers(self, lengths: Sequence[int]) -> float:
+        pairs = sum(length * (length + 1) / 2 for length in lengths)
+        return 2.0 * self.matmul * sum(lengths) + 4.0 * self.attention * pairs
 
 
 def shape_of(model: nn.Module, frozen: bool, checkpointing: bool) -> ModelShape:

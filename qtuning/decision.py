@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from qtuning.batch import Packed, Sample
+from qtuning.batch import Packed, Sample, pack, without
+from qtuning.graphs import Graphs
+from qtuning.pool import Pool
 from qtuning.pruners.select import Selection
 from qtuning.schedule import Window
 
@@ -19,7 +21,8 @@ class Place:
 
     drawn: positions of the samples of the epoch, ascending; None before an epoch is drawn. weights: [n] factors of
     all samples' losses in this epoch, or None for 1. ppl, ent: [n] scores that they were drawn by, or None. log: what
-    the sample pruner said of the draw.
+    the sample pruner said of the draw. pool: what was decided of the batches that the next update is made of, where an
+    earlier one is made of them, too (schedule `pool`).
     """
 
     update: int = 0
@@ -30,10 +33,13 @@ class Place:
     ppl: Tensor | None = None
     ent: Tensor | None = None
     log: Mapping[str, float] = field(default_factory=dict)
+    pool: Pool | None = None
 
     def advance(self, window: Window) -> None:
         """The update of `window` is made."""
         self.update, self.index = window.update + 1, window.index + 1
+        if window.last:
+            self.pool = None
         if self.index == window.count:
             self.epoch, self.index, self.log = self.epoch + 1, 0, {}
             self.drawn = self.weights = self.ppl = self.ent = None
@@ -41,6 +47,7 @@ class Place:
     def tensors(self) -> dict[str, Tensor]:
         """Those that there are, for a checkpoint."""
         found = {f"pruner.{name}": getattr(self, name) for name in TENSORS}
+        found |= {} if self.pool is None else self.pool.tensors()
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     @classmethod
@@ -49,6 +56,7 @@ class Place:
         place = cls(int(numbers["update"]), int(numbers["epoch"]), int(numbers["index"]), log=numbers["draw"])
         for name in TENSORS:
             setattr(place, name, tensors.get(f"pruner.{name}"))
+        place.pool = Pool.restored(tensors)
         return place
 
     def dropped(self, samples: Sequence[Sample]) -> Iterator[tuple[Any, ...]]:
@@ -68,7 +76,8 @@ class Decision:
     """One pruned batch: its samples, what was known of them, what was selected, what is trained.
 
     weights: factors of the samples' losses, None for 1. ppl, ent: scores, where the batch or its epoch was scored.
-    losses: filled in training, mean NLL of the trained tokens by sample.
+    losses: filled in training, mean NLL of the trained tokens by sample. graphs: of the forward that scored the kept
+    samples, where they are trained through it.
     """
 
     samples: Sequence[Sample]
@@ -78,6 +87,7 @@ class Decision:
     ent: Sequence[float] | None
     kept: Packed | None
     losses: dict[int, float] = field(default_factory=dict)
+    graphs: Graphs | None = None
 
     def trace(self, window: Window) -> Iterator[tuple[Any, ...]]:
         """One row a sample, in the order of journal.TRACE_SCHEMA."""
@@ -97,6 +107,16 @@ class Decision:
             weight = 1.0 if self.weights is None else self.weights[index]
             last = (weight if decision[3] else None, self.losses.get(index))
             yield (window.update, window.epoch, sample.number, *decision, length, kept, *last)
+
+
+def pack_kept(
+    samples: Sequence[Sample], keep: Sequence[Tensor], weights: Sequence[float] | None, removed: bool
+) -> Packed | None:
+    """What is trained of the samples; keep: [|T_i|] bool a sample. removed: pruned tokens leave the sequence (A8)."""
+    if removed:
+        samples = [without(*pair) for pair in zip(samples, keep, strict=True)]
+        keep = [mask[mask] for mask in keep]
+    return pack(samples, keep, weights)
 
 
 def mean_logs(logs: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -28,10 +28,10 @@ def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; UserError with file and line where it is none."""
+def load_yaml(path: Path) -> Any:
+    """The value in a YAML file; UserError with file and line where it is not valid."""
     try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except yaml.MarkedYAMLError as error:
@@ -39,6 +39,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {line}not valid YAML: {error.problem}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; UserError with file and line where it is none."""
+    value = load_yaml(path)
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected keys and values at the top level, found {type(value).__name__}")
     return value

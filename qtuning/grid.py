@@ -44,7 +44,9 @@ RESERVED = {
     "train_and_keep",
     "evaluate",
     "localise",
+    "contamination",
     "tables",
+    "figures",
     "pretrain-mini",
 }
 BENCHMARKS = tuple(LABEL)

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from qtuning.config import Scorer
+from qtuning.errors import UserError
+
 CHUNK = 256  # positions; measured best on CPU for a vocabulary of 49 152, and a 250 MB buffer at 256 000
 
 
@@ -51,28 +54,72 @@ def head_of(model: PreTrainedModel) -> Head:
 
 
 @torch.no_grad()
-def statistics(hidden: Tensor, head: Head, labels: Tensor, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
+def statistics(
+    hidden: Tensor, head: Head, labels: Tensor, chunk: int = CHUNK, impl: Scorer = "chunked"
+) -> tuple[Tensor, Tensor]:
     """Token NLL and entropy (method.md, Scores), in nats.
 
     hidden: [M, H] of the predicting positions; labels: [M]. Returns (l, H), each [M] float32:
-    l = lse(z) - z_y and H = lse(z) - sum_v p_v z_v, both from one softmax, computed after subtracting the maximum.
+    l = lse(z) - z_y and H = lse(z) - sum_v p_v z_v.
+
+    impl: `chunked`, both from one softmax of `chunk` positions at a time. `reference`, by their definitions from the
+    float32 logits of all positions at once: many times the memory. `liger`, by Liger-Kernel where it is installed
+    (fused on Hopper GPUs in bfloat16; untested on the machines this was written on, which have no GPU). UserError
+    where Liger cannot be used.
     """
+    if impl == "reference":
+        return _reference(hidden, head, labels)
+    if impl == "liger":
+        return _liger(hidden, head, labels)
     nll = torch.empty(len(labels), dtype=torch.float32, device=hidden.device)
     entropy = torch.empty_like(nll)
     for start in range(0, len(labels), chunk):
         part = slice(start, start + chunk)
-        z = head.logits(hidden[part])
-        z -= z.max(dim=-1, keepdim=True).values
-        target = z.gather(1, labels[part, None]).squeeze(1)
-        p = z.exp()
-        total = p.sum(dim=-1)
-        # p z -> 0 as z -> -inf; 0 * -inf would be NaN (logits masked with -inf)
-        mean = p.mul_(z.clamp_(min=torch.finfo(z.dtype).min)).sum(dim=-1) / total
-        lse = total.log()
-        nll[part] = lse - target
-        entropy[part] = lse - mean
-    # both are >= 0, and H <= ln V, in exact arithmetic; rounding may leave -1e-7
-    return nll.clamp_(min=0.0), entropy.clamp_(min=0.0, max=math.log(len(head.weight)))
+        nll[part], entropy[part] = statistics_of_logits(head.logits(hidden[part]), labels[part])
+    return nll, entropy
+
+
+@torch.no_grad()
+def statistics_of_logits(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The same from logits. z: [M, V] float32, overwritten; labels: [M]. The maximum is subtracted first."""
+    z -= z.max(dim=-1, keepdim=True).values
+    target = z.gather(1, labels[:, None]).squeeze(1)
+    p = z.exp()
+    total = p.sum(dim=-1)
+    # p z -> 0 as z -> -inf; 0 * -inf would be NaN (logits masked with -inf)
+    mean = p.mul_(z.clamp_(min=torch.finfo(z.dtype).min)).sum(dim=-1) / total
+    lse = total.log()
+    return _bounded(lse - target, lse - mean, z.shape[1])
+
+
+def _bounded(nll: Tensor, entropy: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
+    """Both are >= 0, and H <= ln V, in exact arithmetic; rounding may leave -1e-7."""
+    return nll.clamp_(min=0.0), entropy.clamp_(min=0.0, max=math.log(vocabulary))
+
+
+def _reference(hidden: Tensor, head: Head, labels: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.autocast(hidden.device.type, enabled=False):
+        bias = None if head.bias is None else head.bias.float()
+        log_p = Head(head.weight.float(), bias, head.scale, head.softcap).logits(hidden.float()).log_softmax(dim=-1)
+    nll = -log_p.gather(1, labels[:, None]).squeeze(1)
+    return _bounded(nll, torch.special.entr(log_p.exp()).sum(dim=-1), log_p.shape[1])
+
+
+def _liger(hidden: Tensor, head: Head, labels: Tensor) -> tuple[Tensor, Tensor]:
+    if hidden.device.type != "cuda":
+        raise UserError(f"scoring.impl = 'liger': needs a GPU, and the model is on {hidden.device}; write chunked")
+    if head.bias is not None or head.softcap is not None:
+        raise UserError("scoring.impl = 'liger': knows no bias and no soft cap, which this head has; write chunked")
+    try:
+        from liger_kernel.ops import LigerFusedLinearScaledCrossEntropyFunction as Fused
+    except ImportError:
+        raise UserError(
+            "scoring.impl = 'liger': pip install 'liger-kernel>=0.8.5', or write chunked (both score alike)"
+        ) from None
+    rows = hidden.to(head.weight.dtype)
+    # arguments 5 and 6 are the ignored label and a tile size that no longer matters; the last asks for the entropy
+    nll, entropy = Fused.apply(rows, head.weight.detach(), labels, 1.0 / head.scale, -100, 1, True)
+    return _bounded(nll.float(), entropy.float(), len(head.weight))
 
 
 class _SummedLoss(torch.autograd.Function):

@@ -14,10 +14,10 @@ from qtuning.data.report import tokenizer_fingerprint
 from qtuning.errors import UserError
 from qtuning.files import read_json
 from qtuning.models import load_model, load_tokenizer, resolve
-from qtuning.packed_model import PackedModel, check_decomposition
 from qtuning.pruners.together import join
 from qtuning.scores import BatchScores, NonFinite, observe
 from qtuning.survey import share_out
+from qtuning.whole_model import wrap
 
 
 def scores_under(
@@ -45,8 +45,7 @@ def scores_under(
         )
     started, cost = time.perf_counter(), Cost()
     language_model = load_model(path, cell.dtype)
-    model = PackedModel(language_model).to(accelerator.device)
-    check_decomposition(model, samples[:64], accelerator.device)
+    model, _ = wrap(language_model, samples[:64], accelerator.device)
     shape = shape_of(language_model, frozen=True, checkpointing=False)
     size = cell.training.batch_size
 

@@ -1,6 +1,5 @@
 """When a training checkpoints: every so many seconds, and at once when it is asked to stop."""
 
-import ctypes
 import signal
 import sys
 import time
@@ -41,7 +40,6 @@ class Keeper:
         self._asked = 0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        _stop_with_parent()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._asked = number
@@ -72,10 +70,3 @@ class Keeper:
         if bool(wanted[1]):
             print(f"stopped after update {update} as asked; the same command goes on from here", file=sys.stderr)
             raise SystemExit(128 + (self._asked or signal.SIGTERM))
-
-
-def _stop_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the launcher dies: it holds the lease of our GPU, and dies without telling."""
-    if sys.platform == "linux":
-        PR_SET_PDEATHSIG = 1
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -10,6 +10,7 @@ accumulation` selection batches, consecutive in the order of the epoch:
     5. clip, update
 
 Weights do not change inside a window, so scoring first is exact. With nothing pruned this is plain SFT, bit for bit.
+Other schedules of scoring (docs/scoring.md) change 1 (decider.py), `pool` what an update is made of, too (pool.py).
 """
 
 import math
@@ -23,21 +24,20 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from qtuning.agreement import agreement
-from qtuning.batch import Packed, Sample, pack, without
+from qtuning.batch import Packed, Sample, pack
 from qtuning.config import Cell
 from qtuning.cost import Cost, ModelShape
+from qtuning.decider import Decider
 from qtuning.decision import Decision, Place, mean_logs
-from qtuning.errors import UserError
+from qtuning.graphs import Graphs
 from qtuning.journal import TRACE_SCHEMA
 from qtuning.packed_model import PackedModel
-from qtuning.pruners.base import Candidates, sample_budget
-from qtuning.pruners.select import Method, Selection
-from qtuning.pruners.together import select_together
+from qtuning.pruners.base import sample_budget
+from qtuning.pruners.select import Method
 from qtuning.schedule import Window, rate_of, windows_of_epoch
 from qtuning.scores import NonFinite
 from qtuning.seeding import derived_seed, generator
-from qtuning.survey import SCORES, Surveyor, TrainSet, raise_first
+from qtuning.survey import Surveyor, TrainSet, raise_first
 
 
 class Loop:
@@ -62,6 +62,7 @@ class Loop:
         self.cost, self.place = Cost(), Place()
         size, epochs, scoring = self.training.batch_size, self.training.epochs, self.pruning.scoring
         self.surveyor = Surveyor(train_set, accelerator, bare, shape, self.cost, size, epochs, method.layer, scoring)
+        self.decider = Decider(self.pruning, self.seeds, method, self.samples, accelerator, self.surveyor)
 
     def windows(self) -> Iterator[Window]:
         """Every update from `place` on, in order; before each epoch it is drawn what the epoch holds."""
@@ -70,10 +71,9 @@ class Loop:
                 self._draw()
             place = self.place
             assert place.drawn is not None
-            first = place.update - place.index
-            epoch = list(
-                windows_of_epoch(place.epoch, place.drawn, len(self.samples), self.training, self.seeds.data, first)
-            )
+            first, count, seed = place.update - place.index, len(self.samples), self.seeds.data
+            pooling = self.decider.pooling
+            epoch = list(windows_of_epoch(place.epoch, place.drawn, count, self.training, seed, first, pooling))
             yield from epoch[place.index :]
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -96,7 +96,8 @@ class Loop:
         if self.method.by_epoch:
             count = sample_budget(self.pruning.sample_ratio, count)
         batches = math.ceil(count / self.training.batch_size)
-        return self.training.epochs * math.ceil(batches / (self.training.processes * self.training.accumulation))
+        plain = math.ceil(batches / (self.training.processes * self.training.accumulation))
+        return self.training.epochs * sum(self.decider.pooling.updates(plain))
 
     def _draw(self) -> None:
         place, started = self.place, time.perf_counter()
@@ -115,27 +116,19 @@ class Loop:
         A window of which nothing is kept (A10, `none`) makes no update. Raises NonFinite, before the update, if scores,
         loss or gradient norm are not finite.
         """
-        world = self.accelerator.num_processes
-        mine = window.batches[self.accelerator.process_index :: world]
         rate = rate_of(window, self.training)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self.model.train()
         # dropout, where there is any: a stream of its own for every update and process
         torch.manual_seed(derived_seed(self.seeds.init, "dropout", window.update, self.accelerator.process_index))
 
         started = time.perf_counter()
-        failures: list[UserError] = []
-        candidates: list[Candidates] = []
-        decisions: list[Decision] = []
-        try:
-            candidates = [self.surveyor.candidates(batch, self.method.batch_needs, window.epoch) for batch in mine]
-        except UserError as error:
-            failures = [error]
-        try:
-            selections = self._select(window, candidates, failures)
-            decisions = [self._decision(*parts) for parts in zip(mine, candidates, selections, strict=False)]
-        except UserError as error:
-            failures = failures or [error]
+        decided, failures = self.decider.decide(window, self.place) if window.offset == 0 else ([], [])
+        decisions = decided
+        if self.decider.pooled:
+            pool = self.place.pool = self.place.pool or self.decider.pool(window, decided, failures)
+            decisions = self.decider.share(window, pool, self.training.accumulation)
         # NaN in the sum tells the other processes, which would wait for this one for ever
         kept_tokens = math.nan if failures else float(sum(int(d.selection.tokens.sum()) for d in decisions))
         scored = time.perf_counter()
@@ -143,7 +136,7 @@ class Loop:
         if math.isnan(everywhere):
             raise_first(gather_object(failures))
         total = int(everywhere)
-        agreed = self._agreement(window, candidates, [decision.selection for decision in decisions])
+        agreed = self.decider.agreement(window, decisions, self.place)
         began = time.perf_counter()
         loss = self._train(decisions, total) if total else dict.fromkeys(("loss", "objective", "grad_norm"))
         trained = time.perf_counter()
@@ -152,7 +145,7 @@ class Loop:
         trace = gather_object([row for decision in decisions for row in decision.trace(window)])
         columns = dict(zip(TRACE_SCHEMA, zip(*trace, strict=True), strict=True))
         self._remember(columns)
-        logs = [*gather_object([decision.selection.samples.log for decision in decisions]), self.place.log]
+        logs = [*gather_object([decision.selection.samples.log for decision in decided]), self.place.log]
         dropped = list(self.place.dropped(self.samples)) if window.index == 0 else []
         self.place.advance(window)
         record = {
@@ -164,10 +157,10 @@ class Loop:
             "grad_norm": loss["grad_norm"],
             "samples": len(trace),
             "samples_kept": sum(columns["kept"]),
-            "samples_asked": self._total(d.selection.asked_samples for d in decisions),
+            "samples_asked": self._total(d.selection.asked_samples for d in decided),
             "response_tokens": sum(columns["response_tokens"]),
             "tokens_kept": total,
-            "tokens_asked": self._total(d.selection.asked_tokens for d in decisions),
+            "tokens_asked": self._total(d.selection.asked_tokens for d in decided),
             **{f"selection/{key}": value for key, value in mean_logs(logs).items()},
             **{f"agreement/{key}": value for key, value in agreed.items()},
             "seconds_scoring": scored - started,
@@ -175,58 +168,11 @@ class Loop:
         }
         return record, trace + dropped
 
-    def _agreement(
-        self, window: Window, candidates: Sequence[Candidates], selections: Sequence[Selection]
-    ) -> dict[str, float]:
-        """How far approximate scores decide as fresh ones do (agreement.py), where `scoring.compare_every` asks."""
-        scoring = self.pruning.scoring
-        if scoring.exact or scoring.compare_every is None or window.update % scoring.compare_every:
-            return {}
-        if not SCORES & self.method.batch_needs:
-            return {}
-        mine = window.batches[self.accelerator.process_index :: self.accelerator.num_processes]
-        exact = [self.surveyor.fresh(batch, self.method.batch_needs, window.epoch) for batch in mine]
-        decided = self._select(window, exact, [])
-        found = [agreement(*parts) for parts in zip(candidates, selections, exact, decided, strict=True)]
-        return mean_logs(gather_object(found))
-
     def _remember(self, columns: Mapping[str, Sequence[Any]]) -> None:
         """Each sample's loss in this update: of its whole response where it was scored, else of what was trained."""
         for number, ppl, loss in zip(columns["sample"], columns["ppl"], columns["loss"], strict=True):
             if ppl is not None or loss is not None:
                 self.surveyor.remember(number, loss if ppl is None else math.log(ppl))
-
-    def _select(
-        self, window: Window, candidates: Sequence[Candidates], failures: Sequence[UserError]
-    ) -> list[Selection]:
-        """One decision a batch of this process (reading A9). Where all select together, a failure of one is raised."""
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        places = range(rank, len(window.batches), world)
-        if self.pruning.selection == "device":
-            rngs = [generator(self.seeds.pruner, "batch", window.update, place) for place in places]
-            return [self.method.select(*pair) for pair in zip(candidates, rngs, strict=False)]
-        parts = gather_object([*zip(places, candidates, strict=False)] + [(-1, failure) for failure in failures])
-        parts.sort(key=lambda part: part[0])
-        raise_first([failure for place, failure in parts if place < 0])
-        rng = generator(self.seeds.pruner, "batch", window.update, 0)
-        return select_together(self.method, [part for _, part in parts], rng)[rank::world]
-
-    def _decision(self, batch: Sequence[int], candidates: Candidates, selection: Selection) -> Decision:
-        samples = [self.samples[position] for position in batch]
-        keep = list(selection.tokens.split(candidates.lengths.tolist()))
-        place, drawn = self.place, torch.tensor(batch)
-        scores, factors = candidates.scores, selection.samples.weights
-        ppl, ent = (None, None) if scores is None else (scores.ppl, scores.ent)
-        if self.method.by_epoch:
-            factors = None if place.weights is None else place.weights[drawn]
-            if scores is None and place.ppl is not None and place.ent is not None:
-                ppl, ent = place.ppl[drawn], place.ent[drawn]
-        trained: Sequence[Sample] = samples
-        if self.pruning.pruned_tokens == "remove":
-            trained = [without(*pair) for pair in zip(samples, keep, strict=True)]
-            keep = [torch.ones(sample.response_length, dtype=torch.bool) for sample in trained]
-        weights, errors, uncertainties = (None if of is None else of.tolist() for of in (factors, ppl, ent))
-        return Decision(samples, selection, weights, errors, uncertainties, pack(trained, keep, weights))
 
     def _train(self, decisions: Sequence[Decision], total: int) -> dict[str, Any]:
         """Forward, backward and update on what was kept.
@@ -234,22 +180,19 @@ class Loop:
         Returns the mean NLL of the kept tokens, the objective (the same with the samples' weights), the gradient norm.
         """
         world = self.accelerator.num_processes
-        batches = [decision for decision in decisions if decision.kept is not None]
-        self.model.train()
+        pieces = [(d, piece) for d in decisions if d.kept is not None for piece in self.bare.pieces(d.kept)]
         summed = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)  # weighted, and not
-        for index, decision in enumerate(batches):
-            packed = decision.kept
-            assert packed is not None
-            last = index == len(batches) - 1
+        for index, (decision, piece) in enumerate(pieces):
+            last = index == len(pieces) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                loss, nll = self.model(packed.to(self.accelerator.device))
+                loss, nll = self._loss(piece.to(self.accelerator.device), decision.graphs)
                 plain = loss.detach() if decision.weights is None else nll.sum()
                 summed += torch.stack([loss.detach(), plain]).double()
                 # DDP averages over processes; the factor makes it the sum again
                 self.accelerator.backward(loss * (world / total))
-            for row, part in zip(packed.rows, nll.cpu().split(packed.counts), strict=True):
+            for row, part in zip(piece.rows, nll.cpu().split(piece.counts), strict=True):
                 decision.losses[row] = float(part.double().mean())
-        if not batches:
+        if not pieces:
             # a process without tokens must still take part in the synchronisation, with a gradient of exactly zero
             self.accelerator.backward(self.model(self._idle().to(self.accelerator.device))[0] * 0.0)
         objective, mean = (self._sum(summed) / total).tolist()
@@ -263,6 +206,12 @@ class Loop:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return {"loss": mean, "objective": objective, "grad_norm": norm}
+
+    def _loss(self, packed: Packed, graphs: Graphs | None) -> tuple[Tensor, Tensor]:
+        if graphs is None:
+            return self.model(packed)  # type: ignore[no-any-return]
+        with self.accelerator.autocast():
+            return graphs.loss(self.bare, packed)
 
     def _idle(self) -> Packed:
         """One token of any sample, with weight zero."""
@@ -279,9 +228,12 @@ class Loop:
             cost.response_tokens += sum(sample.response_length for sample in decision.samples)
             cost.samples_kept += int(decision.selection.samples.kept.sum())
             cost.tokens_kept += int(decision.selection.tokens.sum())
-            if decision.kept is not None:
-                cost.tokens_forwarded += decision.kept.tokens
-                cost.flops_training += self.shape.training_flops(decision.kept)
+            kept, graphs = decision.kept, decision.graphs
+            if kept is not None and graphs is None:
+                cost.tokens_forwarded += kept.tokens
+                cost.flops_training += self.shape.training_flops(kept)
+            elif kept is not None and graphs is not None:  # forwarded once, and accounted for as scoring
+                cost.flops_training += self.shape.backward_flops(graphs.lengths, kept.targets)
         cost.seconds_scoring += scoring
         cost.seconds_training += training
 

@@ -1,15 +1,18 @@
 """A causal language model as the project uses it: packed tokens in; statistics or one summed loss out."""
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from qtuning.attention import PACKED, Collected, Collector
 from qtuning.batch import Packed, Sample, pack
+from qtuning.config import Scorer
 from qtuning.errors import UserError
 from qtuning.head import head_of, statistics, summed_loss
 
@@ -21,15 +24,28 @@ def causal_lm_of(model: nn.Module) -> PreTrainedModel:
 
 
 class PackedModel(nn.Module):
-    """Wraps a transformers (or peft-wrapped) causal LM; itself what DDP wraps, so that gradients are synchronised.
+    """Wraps a transformers (or peft-wrapped) causal LM; itself what DDP and FSDP wrap, so that gradients are
+    synchronised and sharded weights are gathered: training and scoring both go through `forward`.
 
     The backbone and the head are called apart: hidden states of the predicting positions only go through the head.
     """
 
+    taken_apart = True  # backbone and head are called by themselves; else see whole_model.py
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.attention = PACKED
         self.causal_lm.set_attn_implementation(PACKED)
+
+    @contextmanager
+    def plain_attention(self) -> Iterator[None]:
+        """Within, the attention is transformers' simplest."""
+        self.causal_lm.set_attn_implementation("eager")
+        try:
+            yield
+        finally:
+            self.causal_lm.set_attn_implementation(self.attention)
 
     @property
     def causal_lm(self) -> PreTrainedModel:
@@ -68,33 +84,90 @@ class PackedModel(nn.Module):
         )
         return output.last_hidden_state[0].index_select(0, packed.source)  # type: ignore[no-any-return]
 
-    def forward(self, packed: Packed) -> tuple[Tensor, Tensor]:
-        """sum_m w_m l_m over the targets, float32 scalar; and the l_m, [M] float32, without a gradient."""
-        return summed_loss(self.hidden(packed), head_of(self.causal_lm), packed.labels, packed.weights)
+    def forward(
+        self,
+        packed: Packed,
+        mode: Literal["loss", "scores"] = "loss",
+        collector: Collector | None = None,
+        impl: Scorer = "chunked",
+    ) -> tuple[Tensor, Tensor]:
+        """`loss`: sum_m w_m l_m over the targets, float32 scalar; and the l_m, [M] float32, without a gradient.
+
+        `scores`: what `score` returns, which is how to call it.
+        """
+        hidden, head = self.hidden(packed, collector), head_of(self.causal_lm)
+        if mode == "scores":
+            return statistics(hidden, head, packed.labels, impl=impl)
+        return summed_loss(hidden, head, packed.labels, packed.weights)
+
+    def pieces(self, packed: Packed) -> Sequence[Packed]:
+        """What to train one after the other, so that memory suffices: here, all at once."""
+        return [packed]
+
+    def hidden_by_segment(self, packed: Packed) -> list[Tensor]:
+        """Of each segment, the hidden states of all its positions, [L, H], in a graph of its own.
+
+        Only the embedding is shared: looked up once, so that backward makes one gradient of the size of the vocabulary
+        and not one a segment.
+        """
+        causal_lm = self.causal_lm
+        backbone = getattr(causal_lm, causal_lm.base_model_prefix)
+        embedded = causal_lm.get_input_embeddings()(packed.input_ids[None]).split(packed.lengths, dim=1)
+        positions = packed.position_ids[None].split(packed.lengths, dim=1)
+        return [
+            backbone(
+                inputs_embeds=inputs, position_ids=places, attention_mask=None, use_cache=False, segments=(length,)
+            ).last_hidden_state[0]
+            for inputs, places, length in zip(embedded, positions, packed.lengths, strict=True)
+        ]
 
     @torch.no_grad()
-    def score(self, packed: Packed, collector: Collector | None = None) -> tuple[Tensor, Tensor]:
+    def score(
+        self,
+        packed: Packed,
+        collector: Collector | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+        impl: Scorer = "chunked",
+    ) -> tuple[Tensor, Tensor]:
         """Token NLL and entropy of the targets, each [M] float32, without graph and without dropout.
 
-        A collector (that does not stop) is filled on the way.
+        collector: one that does not stop; it is filled on the way. weights: to use in place of parameters of these
+        names (`half_weights`). impl: of the head, see `statistics`.
         """
-        with self._evaluating():
-            return statistics(self.hidden(packed, collector), head_of(self.causal_lm), packed.labels)
+        with self.evaluating():
+            if weights is None:
+                return self(packed, "scores", collector, impl)  # type: ignore[no-any-return]
+            arguments = (packed, "scores", collector, impl)
+            return functional_call(self, dict(weights), arguments, tie_weights=False)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def attend(self, packed: Packed, collector: Collector) -> None:
         """Fill a collector, without graph, dropout and head; no layer after its own runs if it stops."""
-        with self._evaluating(), suppress(Collected):
+        with self.evaluating(), suppress(Collected):
             self.hidden(packed, collector)
 
     @contextmanager
-    def _evaluating(self) -> Iterator[None]:
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode (no dropout), and back."""
         was_training = self.training
         self.eval()
         try:
             yield
         finally:
             self.train(was_training)
+
+
+def half_weights(model: PackedModel) -> dict[str, Tensor]:
+    """bfloat16 copies of the weights of all linear layers, the head among them: 2 bytes a weight.
+
+    Scores under autocast to bfloat16 are the same, bit for bit, with these in place of the weights, which autocast
+    would copy in every forward (and the head's in every chunk). A tied embedding stays as it is.
+    """
+    return {
+        f"{name}.weight": module.weight.detach().to(torch.bfloat16)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
 
 
 PROBED = 16  # predictions compared of each probed sample
@@ -106,7 +179,7 @@ def check_decomposition(wrapped: PackedModel, samples: Sequence[Sample], device:
 
     Packs the shortest and the longest of `samples` (the longest meets sliding windows) and compares the last
     predictions of each. Run once before training: a model family whose head or attention does something we do not know
-    of is refused here instead of being trained wrongly.
+    of is found here instead of being trained wrongly.
     """
     by_length = sorted(samples, key=lambda sample: len(sample.tokens))
     probes = [by_length[0], by_length[-1]]
@@ -118,23 +191,25 @@ def check_decomposition(wrapped: PackedModel, samples: Sequence[Sample], device:
     packed = pack(probes, keep)
     assert packed is not None
     ours, _ = wrapped.score(packed.to(device))
-    causal_lm, was_training = wrapped.causal_lm, wrapped.training
-    wrapped.eval()
-    causal_lm.set_attn_implementation("eager")
-    theirs = []
-    for sample, count in zip(probes, counts, strict=True):
-        ids = sample.tokens[None].to(device)
-        logits = causal_lm(input_ids=ids, use_cache=False, logits_to_keep=count + 1).logits[0, :-1].float()
-        theirs.append(-logits.log_softmax(dim=-1).gather(1, ids[0, -count:, None]).squeeze(1))
-    causal_lm.set_attn_implementation(PACKED)
-    wrapped.train(was_training)
+    causal_lm, theirs = wrapped.causal_lm, []
+    partial = "logits_to_keep" in inspect.signature(type(causal_lm).forward).parameters
+    with wrapped.evaluating(), wrapped.plain_attention():
+        for sample, count in zip(probes, counts, strict=True):
+            ids = sample.tokens[None].to(device)
+            fewer = {"logits_to_keep": count + 1} if partial else {}
+            logits = causal_lm(input_ids=ids, use_cache=False, **fewer).logits[0, -count - 1 : -1]
+            log_p = logits.float().log_softmax(dim=-1)
+            theirs.append(-log_p.gather(1, ids[0, -count:, None]).squeeze(1))
     differences = (ours - torch.cat(theirs)).abs()
     largest, mean = float(differences.max()), float(differences.mean())
     exact = next(causal_lm.parameters()).dtype == torch.float32
     most, most_mean = (1e-3, 1e-4) if exact else (0.5, 0.05)  # bfloat16 rounds each layer to 3 digits
     if not (largest <= most and mean <= most_mean):
+        what, why = "the packed forward", "its head or its attention is of a kind that is not known"
+        if not wrapped.taken_apart:
+            what, why = "the padded forward", "its weights are broken, or padding changes what it computes"
         raise UserError(
-            f"{type(causal_lm).__name__}: the packed forward differs from the model's own by up to {largest:.2g} nats "
-            f"(mean {mean:.2g}; allowed {most:g} and {most_mean:g}); this model family is not supported"
+            f"{type(causal_lm).__name__}: {what} differs from the model's own by up to {largest:.2g} nats (mean "
+            f"{mean:.2g}; allowed {most:g} and {most_mean:g}); {why}"
         )
     return largest

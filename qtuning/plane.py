@@ -3,6 +3,7 @@
 All functions take [B] float64 tensors of one selection batch.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,16 +39,84 @@ class Thresholds:
     converged: bool
 
 
-def lines(values: Tensor, level: float, thresholds: Lines = "two-tails") -> tuple[float, float]:
-    """(low, high): values <= low are low, values > high are high (reading A5).
+class Plane:
+    """The samples of a selection batch on the plane: ppl, ent [B] float64, each sorted once for all quantiles.
 
-    two-tails (D): quantile(level) and quantile(1 - level); what lies between is neither. midpoint: both are the one
-    line halfway between these quantiles, so that every value is low or high.
+    naming: reading A1. thresholds: reading A5.
     """
-    low, high = _quantile(values, level), _quantile(values, 1 - level)
-    if thresholds == "midpoint":
-        low = high = low + (high - low) / 2
-    return low, high
+
+    def __init__(self, ppl: Tensor, ent: Tensor, naming: Naming = "figure", thresholds: Lines = "two-tails") -> None:
+        self.ppl, self.ent, self.naming, self.thresholds = ppl, ent, naming, thresholds
+        self._sorted = ppl.sort().values.tolist(), ent.sort().values.tolist()
+
+    def lines(self, level: float) -> tuple[tuple[float, float], tuple[float, float]]:
+        """(low, high) of PPL and of entropy: values <= low are low, values > high are high (reading A5).
+
+        two-tails (D): quantile(level) and quantile(1 - level); what lies between is neither. midpoint: both are the
+        one line halfway between these quantiles, so that every value is low or high.
+        """
+        ppl, ent = ((_quantile(values, level), _quantile(values, 1 - level)) for values in self._sorted)
+        if self.thresholds == "midpoint":
+            return _middle(*ppl), _middle(*ent)
+        return ppl, ent
+
+    def quadrants(self, level: float) -> Tensor:
+        """[B] int8 in {0, 1, 2, 3, 4}: the quadrant of each sample at quantile `level` (method.md, Stage 1).
+
+        With the default readings:
+        Q2 = { PPL > quantile(PPL, 1-a) and Ent <= quantile(Ent, b) }
+        Q4 = { PPL <= quantile(PPL, a)  and Ent >  quantile(Ent, 1-b) }
+        and, with the same lines, Q1 (both high) and Q3 (both low); the rest is BETWEEN.
+        Reading A1, `text`: of the two quadrants of high error, the one of high entropy is Q2 and the one of low
+        entropy Q1.
+        """
+        high_error, low_error, high_uncertainty, low_uncertainty = self._sides(level)
+        both_high, confidently_wrong = self._high_error
+        result = torch.full(self.ppl.shape, BETWEEN, dtype=torch.int8)
+        result[high_error & high_uncertainty] = both_high
+        result[high_error & low_uncertainty] = confidently_wrong
+        result[low_error & low_uncertainty] = REDUNDANT
+        result[low_error & high_uncertainty] = CALIBRATION
+        return result
+
+    def search(self, sample_ratio: float) -> Thresholds:
+        """Bisect the common level a = b in [0, 0.49] until Q2 and Q4 hold the share `sample_ratio` of the batch.
+
+        Kept fraction too small -> raise the level, too large -> lower it; at most 10 iterations, tolerance 0.01. In a
+        small batch the kept fraction moves in steps of 1/B, so the search often ends without converging; the last level
+        tried is used and the supplement or the trimming does the rest.
+        """
+        low, high, count = 0.0, MAX_LEVEL, self.ppl.numel()
+        iterations = 0
+        while iterations < MAX_ITERATIONS:
+            iterations += 1
+            level = (low + high) / 2
+            kept = self._held(level) / count
+            converged = abs(kept - sample_ratio) <= TOLERANCE
+            if converged:
+                break
+            if kept < sample_ratio:
+                low = level
+            else:
+                high = level
+        ppl, ent = self.lines(level)
+        return Thresholds(level, *ppl, *ent, kept, iterations, converged)
+
+    def _held(self, level: float) -> int:
+        """How many samples Q2 and Q4 hold."""
+        high_error, low_error, high_uncertainty, low_uncertainty = self._sides(level)
+        q2 = high_error & (high_uncertainty if self._high_error[0] == MISCONCEPTION else low_uncertainty)
+        return int((q2 | (low_error & high_uncertainty)).sum())
+
+    @property
+    def _high_error(self) -> tuple[int, int]:
+        """Of the quadrants of high error: the one of high entropy, the one of low entropy (reading A1)."""
+        return (NOISE, MISCONCEPTION) if self.naming == "figure" else (MISCONCEPTION, NOISE)
+
+    def _sides(self, level: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """[B] bool: high error, low error, high uncertainty, low uncertainty."""
+        (ppl_low, ppl_high), (ent_low, ent_high) = self.lines(level)
+        return self.ppl > ppl_high, self.ppl <= ppl_low, self.ent > ent_high, self.ent <= ent_low
 
 
 def quadrants(
@@ -55,50 +124,16 @@ def quadrants(
 ) -> Tensor:
     """[B] int8 in {0, 1, 2, 3, 4}: the quadrant of each sample at quantile `level` (method.md, Stage 1).
 
-    With the default readings:
-    Q2 = { PPL > quantile(PPL, 1-a) and Ent <= quantile(Ent, b) }
-    Q4 = { PPL <= quantile(PPL, a)  and Ent >  quantile(Ent, 1-b) }
-    and, with the same lines, Q1 (both high) and Q3 (both low); the rest is BETWEEN.
-    Reading A1, `text`: of the two quadrants of high error, the one of high entropy is Q2 and the one of low entropy Q1.
+    See Plane.quadrants, which this asks once.
     """
-    ppl_low, ppl_high = lines(ppl, level, thresholds)
-    ent_low, ent_high = lines(ent, level, thresholds)
-    high_error, low_error = ppl > ppl_high, ppl <= ppl_low
-    high_uncertainty, low_uncertainty = ent > ent_high, ent <= ent_low
-    both_high, confidently_wrong = (NOISE, MISCONCEPTION) if naming == "figure" else (MISCONCEPTION, NOISE)
-    result = torch.full(ppl.shape, BETWEEN, dtype=torch.int8)
-    result[high_error & high_uncertainty] = both_high
-    result[high_error & low_uncertainty] = confidently_wrong
-    result[low_error & low_uncertainty] = REDUNDANT
-    result[low_error & high_uncertainty] = CALIBRATION
-    return result
+    return Plane(ppl, ent, naming, thresholds).quadrants(level)
 
 
 def find_thresholds(
     ppl: Tensor, ent: Tensor, sample_ratio: float, naming: Naming = "figure", thresholds: Lines = "two-tails"
 ) -> Thresholds:
-    """Bisect the common level a = b in [0, 0.49] until Q2 and Q4 hold the share `sample_ratio` of the batch.
-
-    Kept fraction too small -> raise the level, too large -> lower it; at most 10 iterations, tolerance 0.01. In a
-    small batch the kept fraction moves in steps of 1/B, so the search often ends without converging; the last level
-    tried is used and the supplement or the trimming does the rest.
-    """
-    low, high = 0.0, MAX_LEVEL
-    iterations = 0
-    while iterations < MAX_ITERATIONS:
-        iterations += 1
-        level = (low + high) / 2
-        kept = float(in_q2_or_q4(quadrants(ppl, ent, level, naming, thresholds)).double().mean())
-        converged = abs(kept - sample_ratio) <= TOLERANCE
-        if converged:
-            break
-        if kept < sample_ratio:
-            low = level
-        else:
-            high = level
-    return Thresholds(
-        level, *lines(ppl, level, thresholds), *lines(ent, level, thresholds), kept, iterations, converged
-    )
+    """See Plane.search, which this asks once."""
+    return Plane(ppl, ent, naming, thresholds).search(sample_ratio)
 
 
 def in_q2_or_q4(quadrant: Tensor) -> Tensor:
@@ -123,6 +158,15 @@ def ranks(values: Tensor) -> Tensor:
     return below + (equal - 1).double() / 2
 
 
-def _quantile(values: Tensor, level: float) -> float:
-    """Linear interpolation between order statistics."""
-    return float(torch.quantile(values, level))
+def _quantile(values: Sequence[float], level: float) -> float:
+    """Linear interpolation between order statistics of ascending values, rounded as torch.quantile rounds it."""
+    position = level * (len(values) - 1)
+    below = int(position)
+    weight, low, high = position - below, values[below], values[min(below + 1, len(values) - 1)]
+    return low + weight * (high - low) if weight < 0.5 else high - (high - low) * (1 - weight)
+
+
+def _middle(low: float, high: float) -> tuple[float, float]:
+    """One line, given twice."""
+    line = low + (high - low) / 2
+    return line, line

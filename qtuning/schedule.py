@@ -15,7 +15,8 @@ from qtuning.seeding import epoch_order
 class Window:
     """The selection batches of one optimizer update, as positions in the train set.
 
-    update: from 0. index, count: which update of its epoch, and of how many. batches: of all processes.
+    update: from 0. index, count: which update of its epoch, and of how many. batches: of all processes. offset, span:
+    where several updates are made of the same batches (schedule `pool`), which of them, and of how many.
     """
 
     update: int
@@ -23,10 +24,45 @@ class Window:
     index: int
     count: int
     batches: tuple[tuple[int, ...], ...]
+    offset: int = 0
+    span: int = 1
+
+    @property
+    def first(self) -> int:
+        """The first update that is made of these batches."""
+        return self.update - self.offset
+
+    @property
+    def last(self) -> bool:
+        """No later update is made of these batches."""
+        return self.offset + 1 == self.span
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """How many updates' batches are scored at once, and which share of their samples is kept (schedule `pool`).
+
+    The kept samples of P updates' batches are trained in ceil(P * ratio) updates.
+    """
+
+    batches: int = 1
+    ratio: float = 1.0
+
+    def updates(self, plain: int) -> list[int]:
+        """How many updates each pool makes, in an epoch that would have `plain` updates without pools."""
+        sizes = [min(self.batches, plain - start) for start in range(0, plain, self.batches)]
+        # 0.1 * 30 is a little above 3 in floating point
+        return [max(1, math.ceil(round(size * self.ratio, 9))) for size in sizes]
 
 
 def windows_of_epoch(
-    epoch: int, drawn: Tensor, size: int, training: Training, data_seed: int, first_update: int
+    epoch: int,
+    drawn: Tensor,
+    size: int,
+    training: Training,
+    data_seed: int,
+    first_update: int,
+    pooling: Pooling = Pooling(),
 ) -> Iterator[Window]:
     """The updates of an epoch that holds the positions `drawn` of a train set of `size` samples.
 
@@ -35,10 +71,15 @@ def windows_of_epoch(
     order = epoch_order(data_seed, epoch, size)
     order = order[torch.isin(order, drawn)]
     batches = [tuple(part.tolist()) for part in order.split(training.batch_size)]
-    span = training.processes * training.accumulation
-    starts = range(0, len(batches), span)
-    for index, start in enumerate(starts):
-        yield Window(first_update + index, epoch, index, len(starts), tuple(batches[start : start + span]))
+    window = training.processes * training.accumulation
+    spans = pooling.updates(math.ceil(len(batches) / window))
+    reach = window * pooling.batches
+    index = 0
+    for number, span in enumerate(spans):
+        pool = tuple(batches[number * reach : (number + 1) * reach])
+        for offset in range(span):
+            yield Window(first_update + index, epoch, index, sum(spans), pool, offset, span)
+            index += 1
 
 
 def rate_of(window: Window, training: Training) -> float:

@@ -1,13 +1,15 @@
 """What one forward without gradient tells a pruner: scores (method.md, Scores) and attention, of the current model."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from qtuning.batch import Packed, Sample, pack, pack_whole
+from qtuning.config import Scorer
 from qtuning.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from qtuning.packed_model import PackedModel
 
 
+SCORES = frozenset({"scores", "sequence-entropy"})  # needs that scores meet
 OVERFLOW = 700.0  # nats; exp of it, and sums and differences of a few such values, are finite in float64
 
 
@@ -34,17 +37,17 @@ class BatchScores:
     lengths: Tensor
     sequence_ent: Tensor | None = None
 
-    @property
+    @cached_property
     def token_ppl(self) -> Tensor:
         """[N]: PPL_it = exp(l_it)."""
         return self.nll.clamp(max=OVERFLOW).exp()
 
-    @property
+    @cached_property
     def ppl(self) -> Tensor:
         """[B]: the error PPL_i = exp(mean over T_i of l_it)."""
         return segment_mean(self.nll, self.lengths).clamp(max=OVERFLOW).exp()
 
-    @property
+    @cached_property
     def ent(self) -> Tensor:
         """[B]: the uncertainty Ent_i = mean over T_i of H_it (reading A4, response positions)."""
         return segment_mean(self.entropy, self.lengths)
@@ -64,7 +67,7 @@ class BatchScores:
 
 def segment_mean(values: Tensor, lengths: Tensor) -> Tensor:
     """[N], [B] -> [B]: the mean of each of B consecutive segments."""
-    return torch.stack([part.mean() for part in values.split(lengths.tolist())])
+    return torch.segment_reduce(values, "mean", lengths=lengths)
 
 
 @dataclass(frozen=True)
@@ -96,13 +99,19 @@ class Observation:
 
 
 def observe(
-    model: "PackedModel", samples: Sequence[Sample], needs: Collection[str], layer: int | None, device: torch.device
+    model: "PackedModel",
+    samples: Sequence[Sample],
+    needs: Collection[str],
+    layer: int | None,
+    device: torch.device,
+    weights: Mapping[str, Tensor] | None = None,
+    impl: Scorer = "chunked",
 ) -> Observation:
     """All that `needs` asks for (`scores`, `sequence-entropy`, `attention`; at least one of them), in one forward.
 
     layer: whose attention, numbered from 1 or from -1 backwards. Where only attention is asked for, the forward ends
-    in that layer, and nothing goes through the head. What is not asked for is None. Raises UserError if there is no
-    such layer, and NonFinite.
+    in that layer, and nothing goes through the head. What is not asked for is None. weights, impl: see
+    `PackedModel.score`. Raises UserError if there is no such layer, and NonFinite.
     """
     everywhere = "sequence-entropy" in needs
     scored = everywhere or "scores" in needs
@@ -111,14 +120,13 @@ def observe(
         collector = model.collector(layer, [sample.prompt for sample in samples], stop=not scored)
     assert scored or collector is not None, "nothing was asked for"
     if collector is None and not everywhere:
-        packed = pack(samples)
-        assert packed is not None, "a sample without response never gets past preparation"
+        packed = pack_responses(samples)
     else:
         packed = pack_whole(samples, "everywhere" if everywhere else "response" if scored else "nowhere")
     on_device = packed.to(device)
     scores, depth = None, 1.0
     if scored:
-        scores = _batch_scores(samples, *model.score(on_device, collector), everywhere)
+        scores = batch_scores(samples, *model.score(on_device, collector, weights, impl), everywhere)
     elif collector is not None:
         model.attend(on_device, collector)
         depth = (collector.layer + 1) / model.layers
@@ -127,15 +135,25 @@ def observe(
 
 def score(model: "PackedModel", samples: Sequence[Sample], packed: Packed) -> BatchScores:
     """Score every response token of the samples, packed on the model's device. Raises NonFinite."""
-    return _batch_scores(samples, *model.score(packed), everywhere=False)
+    return batch_scores(samples, *model.score(packed), everywhere=False)
+
+
+def pack_responses(samples: Sequence[Sample]) -> Packed:
+    """All samples, predicting every response token; preparation lets none without a response pass."""
+    packed = pack(samples)
+    assert packed is not None and len(packed.rows) == len(samples)
+    return packed
 
 
 class NonFinite(UserError):
     """Training met NaN or infinity and stopped before the update."""
 
 
-def _batch_scores(samples: Sequence[Sample], nll: Tensor, entropy: Tensor, everywhere: bool) -> BatchScores:
-    """Scores from the statistics of the response tokens or, `everywhere`, of all positions of the samples."""
+def batch_scores(samples: Sequence[Sample], nll: Tensor, entropy: Tensor, everywhere: bool) -> BatchScores:
+    """Scores from the statistics of the response tokens or, `everywhere`, of all positions of the samples.
+
+    Raises NonFinite.
+    """
     nll, entropy = nll.double().cpu(), entropy.double().cpu()
     lengths = torch.tensor([sample.response_length for sample in samples])
     sequence_ent = None

@@ -1,7 +1,7 @@
 """What is known of samples before they are pruned: forwards without gradient, and what earlier updates left behind."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -14,12 +14,12 @@ from qtuning.batch import Sample
 from qtuning.config import Scoring
 from qtuning.cost import Cost, ModelShape
 from qtuning.errors import UserError
-from qtuning.packed_model import PackedModel
+from qtuning.graphs import Graphs, observe_with_graphs
+from qtuning.packed_model import PackedModel, half_weights
 from qtuning.pruners.base import Candidates, Instructions
 from qtuning.pruners.together import concatenate
-from qtuning.scores import BatchScores, NonFinite, Observation, observe
+from qtuning.scores import SCORES, BatchScores, NonFinite, Observation, observe
 
-SCORES = {"scores", "sequence-entropy"}
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
 
@@ -80,22 +80,42 @@ class Surveyor:
     scoring: Scoring = field(default_factory=Scoring)
     losses: Tensor = field(init=False)
     table: BatchScores | None = None
+    _at_rest: bool = field(default=False, init=False)
+    _half: Mapping[str, Tensor] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.losses = torch.full((len(self.train_set.samples),), torch.nan, dtype=torch.float64)
         self._position = {sample.number: index for index, sample in enumerate(self.train_set.samples)}
 
+    @contextmanager
+    def weights_at_rest(self) -> Iterator[None]:
+        """Within, the model does not learn, so that scoring in bfloat16 copies its weights once, and frees them after.
+
+        The copies take 2 bytes a weight of the linear layers, while nothing is trained.
+        """
+        self._at_rest = True
+        try:
+            yield
+        finally:
+            self._at_rest, self._half = False, None
+
     def candidates(self, positions: Sequence[int], needs: Collection[str], epoch: int) -> Candidates:
         """The samples at `positions`, with what `needs` asks for. Raises NonFinite."""
+        return self.look(positions, needs, epoch)[0]
+
+    def look(
+        self, positions: Sequence[int], needs: Collection[str], epoch: int, with_graphs: bool = False
+    ) -> tuple[Candidates, Graphs | None]:
+        """The same, and the graphs of the forward that scored them, if these are wanted."""
         samples = [self.train_set.samples[position] for position in positions]
         chosen = torch.tensor(positions)
         tabled = None if self.table is None else self.table.of(positions)
-        observed = self._observe(samples, set(needs) - (SCORES if tabled else set()))
+        observed, graphs = self._observe(samples, set(needs) - (SCORES if tabled else set()), with_graphs)
         texts, reference = self.train_set.instructions, self.train_set.reference
         if "instructions" in needs:
             assert texts is not None
             texts = Instructions(texts.characters[chosen], texts.entropy[chosen])
-        return Candidates(
+        candidates = Candidates(
             numbers=torch.tensor([sample.number for sample in samples]),
             lengths=torch.tensor([sample.response_length for sample in samples]),
             prompts=torch.tensor([sample.prompt for sample in samples]),
@@ -107,6 +127,7 @@ class Surveyor:
             epoch=epoch,
             epochs=self.epochs,
         )
+        return candidates, graphs
 
     def whole_train_set(self, needs: Collection[str], epoch: int) -> Candidates:
         """All samples; the forwards they need are shared out over the processes."""
@@ -115,7 +136,9 @@ class Surveyor:
             return self.candidates(range(count), needs, epoch)
         starts = range(0, count, self.batch_size)
         batches = [range(start, min(start + self.batch_size, count)) for start in starts]
-        return concatenate(share_out(self.accelerator, batches, lambda batch: self.candidates(batch, needs, epoch)))
+        with self.weights_at_rest():
+            parts = share_out(self.accelerator, batches, lambda batch: self.candidates(batch, needs, epoch))
+        return concatenate(parts)
 
     def refresh(self, needs: Collection[str], epoch: int) -> None:
         """Before an epoch: score the train set anew, if the schedule says so (`stale`)."""
@@ -150,15 +173,32 @@ class Surveyor:
         """What sample `number` lost in the update just made: its mean token NLL."""
         self.losses[self._position[number]] = loss
 
-    def _observe(self, samples: Sequence[Sample], needs: Collection[str]) -> Observation | None:
+    def _observe(
+        self, samples: Sequence[Sample], needs: Collection[str], with_graphs: bool
+    ) -> tuple[Observation | None, Graphs | None]:
         if not {"scores", "sequence-entropy", "attention"} & set(needs):
-            return None
+            return None, None
+        device, impl, graphs = self.accelerator.device, self.scoring.impl, None
         with self._precision():
-            observed = observe(self.model, samples, needs, self.layer, self.accelerator.device)
+            if with_graphs:
+                observed, graphs = observe_with_graphs(self.model, samples, needs, device, impl)
+            else:
+                observed = observe(self.model, samples, needs, self.layer, device, self._weights(), impl)
         self.cost.samples_scored += len(samples)
         self.cost.tokens_scored += observed.packed.tokens
         self.cost.flops_scoring += self.shape.forward_flops(observed.packed, observed.depth)
-        return observed
+        return observed, graphs
+
+    def _weights(self) -> Mapping[str, Tensor] | None:
+        """bfloat16 copies of the weights, where autocast would make some."""
+        kind = self.accelerator.device.type
+        half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
+        if not half or not self.model.taken_apart:
+            return None
+        weights = self._half or half_weights(self.model)
+        if self._at_rest:
+            self._half = weights
+        return weights
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self.scoring.precision == "bfloat16":

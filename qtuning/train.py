@@ -5,6 +5,8 @@ same CPU and thread count: bit for bit). Outputs, below --out, appear whole, the
 """
 
 import argparse
+import ctypes
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +36,7 @@ from qtuning.keeper import Keeper
 from qtuning.layout import HELPERS
 from qtuning.loop import Loop
 from qtuning.models import load_model, load_tokenizer, resolve
-from qtuning.packed_model import PackedModel, causal_lm_of, check_decomposition
+from qtuning.packed_model import causal_lm_of
 from qtuning.provenance import provenance
 from qtuning.pruners.base import Instructions
 from qtuning.pruners.select import method_of
@@ -42,6 +44,7 @@ from qtuning.scores import NonFinite
 from qtuning.seeding import derived_seed
 from qtuning.survey import TrainSet
 from qtuning.tracking import Mirror
+from qtuning.whole_model import wrap
 
 MARKER = "train.json"
 OUTPUTS = ("weights", "weights.sha256", "metrics.jsonl", "trace.parquet", MARKER)
@@ -76,8 +79,7 @@ def train(
 
     torch.manual_seed(derived_seed(cell.seeds.init, "adapter"))
     language_model = _build(base, cell)
-    wrapped = PackedModel(language_model).to(accelerator.device)
-    difference = check_decomposition(wrapped, dataset[:64], accelerator.device)
+    wrapped, difference = wrap(language_model, dataset[:64], accelerator.device)
     if "attention" in method.batch_needs | method.epoch_needs:
         wrapped.collector(method.layer, (), stop=True)  # a layer that the model does not have is refused here
     trainable = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
@@ -327,5 +329,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise
 
 
+def _stop_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the launcher dies: it holds the lease of our GPU, and dies without telling."""
+    if sys.platform == "linux":
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 if __name__ == "__main__":
+    _stop_with_parent()
     main()

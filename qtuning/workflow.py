@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qtuning.config import Cell, Evaluation, FileSource, Pruning, Seeds, Training
+from qtuning.data.contamination import Check, checks
 from qtuning.data.sources import locate
 from qtuning.errors import UserError
 from qtuning.evaluation.records import EVALUATION_SPLIT
@@ -17,8 +18,9 @@ from qtuning.grid import RESERVED, Grid, Library
 from qtuning.identity import canonical, cell_id, cell_json, evaluation_id, evaluation_json, model_id, pair_id
 from qtuning.layout import HELPERS, Layout
 from qtuning.tracking import MODES
+from qtuning.warm.client import VARIABLE
 
-SETTINGS = ("results", "data_dir", "tracking", "accelerate", "threads", "checkpoint_seconds")
+SETTINGS = ("results", "data_dir", "tracking", "accelerate", "threads", "checkpoint_seconds", "warm")
 
 
 class Plan:
@@ -40,6 +42,7 @@ class Plan:
         self.cells: dict[str, Cell] = {}
         self.evaluations: dict[str, Evaluation] = {}
         self.kept: set[str] = set()
+        self.checks: dict[str, Check] = {}
         self._groups: dict[str, list[str]] = {}
         self._configurations: dict[str, str] = {}
         for name, grid in self.grids.items():
@@ -166,19 +169,43 @@ class Plan:
     def targets(self, experiment: str) -> list[Path]:
         """What an experiment is for: its table, or without benchmarks its trained cells; and located errors."""
         grid = self.grid(experiment)
-        files = [self.layout.root / "tables" / f"{experiment}.md"]
-        if grid.evaluation is None:
+        tables = [] if grid.evaluation is None else [self.layout.root / "tables" / f"{experiment}.md"]
+        return [*tables, self.layout.root / "figures" / experiment]
+
+    def cells_of(self, experiment: str) -> list[Path]:
+        """What the cells of an experiment leave behind for tables and figures."""
+        grid = self.grid(experiment)
+        if grid.evaluation is not None:
+            files = [self.layout.evaluation(cell, grid.evaluation) / "scores.json" for cell in grid.cells]
+        else:
             files = [self.layout.cell(cell) / "train.json" for cell in grid.cells]
         if grid.experiment.localisation:
             files += [self.layout.cell(cell) / "localisation.json" for cell in grid.cells if not cell.zero_shot]
         return files
 
+    def overlaps(self, experiment: str) -> list[Path]:
+        """Reports of the overlap of an experiment's train sets with its benchmarks."""
+        found = checks([self.grid(experiment)]).values()
+        for check in found:
+            self.checks[check.name] = check
+        return [check.path(self.layout.root) for check in found]
+
+    def sources_of_check(self, name: str) -> list[Path]:
+        """Local files that an overlap is counted in; none for the hub."""
+        check = self.checks[name]
+        train_set = check.train_set.source
+        world = [self.layout.world / "manifest.json"]
+        if isinstance(train_set, FileSource) and train_set.kind != "mini-world":
+            files = [locate(train_set, data_dir=self.data_dir, world_dir=self.layout.world)]
+        else:
+            files = world if isinstance(train_set, FileSource) else []
+        return files + (world if check.source == "mini-world" and files != world else [])
+
     def scores(self, experiment: str) -> list[Path]:
-        """The scores an experiment's table is made of."""
-        grid = self.grid(experiment)
-        if grid.evaluation is None:
+        """What a table is made of; UserError for an experiment without one."""
+        if self.grid(experiment).evaluation is None:
             raise UserError(f"experiment = {experiment!r}: has no `evaluation`, and therefore no table")
-        return [self.layout.evaluation(cell, grid.evaluation) / "scores.json" for cell in grid.cells]
+        return self.cells_of(experiment) + self.overlaps(experiment)
 
 
 def _dump(cell: Cell) -> str:
@@ -203,6 +230,7 @@ def load(config: Mapping[str, Any], configs: Path = Path("configs")) -> Plan:
     An experiment that cannot be expanded stands in nobody's way: the plan knows why (`problems`).
 
     Puts this interpreter's folder first on PATH: jobs find `qtuning` even where its environment is not activated.
+    Without GPUs, where a start-up can take as long as a cell, jobs share one (warm/).
     """
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     for key in config:
@@ -216,6 +244,10 @@ def load(config: Mapping[str, Any], configs: Path = Path("configs")) -> Plan:
     for key, valid in (("tracking", MODES), ("accelerate", launchers)):
         if config[key] not in valid:
             raise UserError(f"{key} = {config[key]!r}: unknown{nearest(str(config[key]), valid)}")
+    if not isinstance(config["warm"], bool):
+        raise UserError(f"warm = {config['warm']!r}: must be true or false")
+    if config["warm"] and not visible():
+        os.environ[VARIABLE] = str(os.getpid())
     data_dir = None if config["data_dir"] is None else Path(config["data_dir"]).resolve()
     if data_dir is not None and not data_dir.is_dir():
         raise UserError(f"data_dir = {config['data_dir']!r}: no such folder")

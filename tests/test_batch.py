@@ -136,6 +136,23 @@ def test_removed_tokens_leave_the_sequence() -> None:
     assert torch.equal(without(sample, torch.ones(4, dtype=torch.bool)).tokens, sample.tokens)
 
 
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 8)), min_size=1, max_size=5), st.data())
+def test_some_segments_are_what_packing_their_samples_gives(shapes: list[tuple[int, int]], data: st.DataObject) -> None:
+    samples = oracles.random_samples(shapes, seed=2)
+    masks, weights = masks_of(samples, seed=3, share=0.7), [float(1 + row) for row in range(len(samples))]
+    packed = pack(samples, masks, weights)
+    if packed is None:
+        return
+    chosen = data.draw(st.lists(st.integers(0, len(packed.rows) - 1), min_size=1, unique=True))
+    rows = [packed.rows[index] for index in chosen]
+    expected = pack([samples[row] for row in rows], [masks[row] for row in rows], [weights[row] for row in rows])
+    found = packed.segments(chosen)
+    assert expected is not None and found.rows == tuple(rows)
+    assert (found.lengths, found.counts) == (expected.lengths, expected.counts)
+    for name in ("input_ids", "position_ids", "source", "labels", "weights"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+
+
 def test_nothing_kept_is_no_batch() -> None:
     samples = oracles.random_samples(SHAPES, seed=0)
     assert pack(samples, [torch.zeros(s.response_length, dtype=torch.bool) for s in samples]) is None
@@ -295,7 +312,7 @@ def test_check_decomposition_refuses_attention_we_do_not_know(
     build: Callable[..., Any], family: str, config: dict[str, Any]
 ) -> None:
     wrapped = PackedModel(build(family, **config))
-    with pytest.raises(UserError, match=r"ForCausalLM: the packed forward differs .* not supported"):
+    with pytest.raises(UserError, match=r"ForCausalLM: the packed forward differs .* not known"):
         check_decomposition(wrapped, oracles.random_samples([(3, 9), (2, 6)], seed=11), CPU)
 
 

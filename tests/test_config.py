@@ -6,7 +6,19 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from qtuning.config import Cell, Evaluation, Model, Pruning, Ratios, Readings, Seeds, Training, TrainSet, parse_budget
+from qtuning.config import (
+    Cell,
+    Evaluation,
+    Model,
+    Pruning,
+    Ratios,
+    Readings,
+    Scoring,
+    Seeds,
+    Training,
+    TrainSet,
+    parse_budget,
+)
 
 MODEL: dict[str, Any] = {"name": "m", "label": "M", "source": {"kind": "hub", "id": "a/b"}, "parameters": 10}
 TRAIN_SET: dict[str, Any] = {"name": "t", "label": "T", "source": {"kind": "mini-world", "file": "f.jsonl"}}
@@ -128,3 +140,40 @@ def test_a_cell_survives_json() -> None:
         }
     )
     assert Cell.model_validate_json(cell.model_dump_json(by_alias=True)) == cell
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"schedule": "pool"},
+        {"schedule": "pool", "batches": 1},
+        {"schedule": "fresh", "batches": 4},
+        {"schedule": "reuse-graph", "precision": "bfloat16"},
+        {"impl": "naive"},
+    ],
+)
+def test_schedules_of_scoring_that_mean_nothing(values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Scoring.model_validate(values)
+
+
+def test_what_is_told_of_a_schedule() -> None:
+    told = {
+        "fresh": ({}, True),
+        "fresh, reference": ({"impl": "reference"}, True),
+        "reuse-graph": ({"schedule": "reuse-graph"}, True),
+        "pool 4": ({"schedule": "pool", "batches": 4}, False),
+        "stale 3": ({"schedule": "stale", "epochs": 3}, False),
+    }
+    for label, (values, exact) in told.items():
+        scoring = Scoring.model_validate(values)
+        assert (scoring.label, scoring.exact) == (label, exact)
+    assert not Scoring(precision="bfloat16").exact
+
+
+def test_later_keys_of_scoring_do_not_rename_cells_of_old() -> None:
+    """What `scoring` held before `batches` and `impl` came."""
+    old = {"schedule": "stale", "epochs": 3, "precision": "training", "compare_every": None}
+    assert Scoring.model_validate(old).model_dump() == old
+    new = Scoring(schedule="pool", batches=4, impl="reference").model_dump()
+    assert new["batches"] == 4 and new["impl"] == "reference"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from qtuning.errors import UserError
 from qtuning.head import Head, statistics, summed_loss
 
 SHAPES = [(52, 507, 123), (1, 97, 32), (257, 33, 5), (300, 2, 1)]  # positions, vocabulary, hidden: nothing round
@@ -56,6 +57,33 @@ def test_statistics_are_as_good_as_naive_float32(
         error, naive_error = (np.abs(x.double().numpy() - exact).max() for x in (mine, plain))
         assert error <= naive_error + 2e-7 * max(1.0, np.abs(exact).max())
         assert error <= 1e-5 * max(1.0, spread)
+
+
+@pytest.mark.parametrize(("bias", "scale", "softcap"), [(False, 1.0, None), (True, 0.25, None), (True, 1.7, 8.0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_reference_is_right_and_the_default_agrees(
+    bias: bool, scale: float, softcap: float | None, dtype: torch.dtype
+) -> None:
+    """In float32 whatever the dtype of the model: bfloat16 logits would be off by a hundredth of themselves."""
+    hidden, weight, offset, labels = random_case(SHAPES[0], bias=bias, spread=4.0)
+    hidden, weight, offset = hidden.to(dtype), weight.to(dtype), None if offset is None else offset.to(dtype)
+    exact = reference_logits(hidden.float(), weight.float(), offset, scale, softcap)
+    truth = oracles.token_nll(exact, labels.tolist()), oracles.token_entropy(exact)
+    head = Head(weight, offset, scale, softcap)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        found = statistics(hidden, head, labels, impl="reference")
+    for mine, default, right in zip(found, statistics(hidden, head, labels), truth, strict=True):
+        assert mine.dtype == torch.float32 and mine.shape == labels.shape
+        assert np.abs(mine.double().numpy() - right).max() <= 2e-5
+        if dtype == torch.float32:
+            torch.testing.assert_close(mine, default, rtol=0, atol=1e-5)
+
+
+def test_liger_is_refused_in_one_line_where_it_cannot_run() -> None:
+    hidden, weight, _, labels = random_case(SHAPES[0])
+    with pytest.raises(UserError, match=r"scoring\.impl = 'liger': needs a GPU, and the model is on cpu") as error:
+        statistics(hidden, Head(weight), labels, impl="liger")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 51, 52, 53, 1000])

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from qtuning.batch import Sample, pack
 from qtuning.config import Cell, MethodEntry, Model, Ratios, Training
+from qtuning.errors import UserError
 from qtuning.loop import Loop
 from qtuning.methods import pruning
 from qtuning.packed_model import PackedModel
@@ -30,6 +31,7 @@ from qtuning.pruners.select import method_of
 from qtuning.schedule import Window, learning_rate
 from qtuning.scores import NonFinite
 from qtuning.survey import TrainSet
+from qtuning.whole_model import WholeModel
 
 ROOT = Path(__file__).parents[1]
 SHAPES = [(1 + index % 4, 1 + (7 * index) % 11) for index in range(18)]  # batches of 4 leave one of 2
@@ -99,7 +101,9 @@ def train_set_of(samples: Sequence[Sample]) -> TrainSet:
     return TrainSet(samples, texts, reference)
 
 
-def started(cell: Cell, model: Any, samples: Sequence[Sample]) -> tuple[Loop, Window]:
+def started(
+    cell: Cell, model: Any, samples: Sequence[Sample], wrapper: type[PackedModel] = PackedModel
+) -> tuple[Loop, Window]:
     """A loop over a copy of the model, put together as training does it, and its first update."""
     from accelerate import Accelerator
 
@@ -107,7 +111,7 @@ def started(cell: Cell, model: Any, samples: Sequence[Sample]) -> tuple[Loop, Wi
 
     assert cell.training is not None and cell.pruning is not None
     accelerator = Accelerator(mixed_precision=cell.training.mixed_precision)
-    wrapped = PackedModel(copy.deepcopy(model)).to(accelerator.device)
+    wrapped = wrapper(copy.deepcopy(model)).to(accelerator.device)
     shape = shape_of(wrapped.model, False, False)
     optimizer = torch.optim.AdamW(
         wrapped.parameters(),
@@ -121,8 +125,8 @@ def started(cell: Cell, model: Any, samples: Sequence[Sample]) -> tuple[Loop, Wi
     return loop, next(loop.windows())
 
 
-def run(cell: Cell, model: Any, samples: Sequence[Sample]) -> Run:
-    loop, _ = started(cell, model, samples)
+def run(cell: Cell, model: Any, samples: Sequence[Sample], wrapper: type[PackedModel] = PackedModel) -> Run:
+    loop, _ = started(cell, model, samples, wrapper)
     records, trace = [], []
     for window in loop.windows():
         record, rows = loop.step(window)
@@ -330,14 +334,15 @@ def test_the_trace_tells_what_a_draw_by_scores_left_out(tiny_llama: Any, samples
 
 def test_a_pruner_may_log_what_it_likes_when_it_likes(tiny_llama: Any, samples: list[Sample]) -> None:
     loop, _ = started(cell_of("q-tuning", (0.5, 0.5)), tiny_llama, samples)
-    whole, calls = loop.method.prune_samples, [0]
+    decider = loop.decider
+    whole, calls = decider.method.prune_samples, [0]
 
     def sometimes(*arguments: Any) -> Any:
         calls[0] += 1
         chosen = whole(*arguments)
         return replace(chosen, log={"now_and_then": 3.0} if calls[0] % 2 else {})
 
-    loop.method = replace(loop.method, prune_samples=sometimes)
+    decider.method = replace(decider.method, prune_samples=sometimes)
     record, _ = loop.step(next(loop.windows()))
     assert record["selection/now_and_then"] == 3.0
 
@@ -380,6 +385,187 @@ def test_scores_in_bfloat16_steer_training_in_float32(tiny_llama: Any, samples: 
 @pytest.mark.parametrize("stop", [3, 5, 11])
 def test_stale_scores_survive_a_checkpoint(tiny_llama: Any, samples: list[Sample], stop: int) -> None:
     cell = cell_of("q-tuning", (0.5, 0.5), options=STALE, batch_size=4, accumulation=1, epochs=3)
+    straight = run(cell, tiny_llama, samples)
+    rest, weights = resumed_after(cell, tiny_llama, samples, stop)
+    assert timeless(straight.records[stop:]) == timeless(rest)
+    assert all(torch.equal(weight, weights[name]) for name, weight in straight.weights.items())
+
+
+@pytest.mark.parametrize("options", [{}, {"scoring": {"schedule": "pool", "batches": 3}}])
+def test_a_model_that_runs_as_a_whole_learns_the_same(
+    tiny_llama: Any, samples: list[Sample], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Piece by piece, each with a backward of its own."""
+    monkeypatch.setattr("qtuning.whole_model.LOGITS", 2 * 97 * 14)
+    cell = cell_of("q-tuning", (0.5, 0.7), options=options)
+    whole, taken = run(cell, tiny_llama, samples, WholeModel), run(cell, tiny_llama, samples)
+    assert [row[:3] + row[5:11] for row in whole.trace] == [row[:3] + row[5:11] for row in taken.trace]
+    ours, theirs = ([row[11] or 0.0 for row in result.trace] for result in (whole, taken))
+    assert ours == pytest.approx(theirs, rel=1e-3)
+    assert apart(whole.weights, taken.weights, tiny_llama) <= CLOSE
+    assert whole.cost["flops_total"] == taken.cost["flops_total"]
+
+
+REUSE: dict[str, Any] = {"scoring": {"schedule": "reuse-graph"}}
+
+
+@pytest.mark.parametrize("method", ["q-tuning", "entropy+ppl", "longest+ppl", "infobatch+ppl"])
+@pytest.mark.parametrize("selection", ["device", "global"])
+def test_reused_graphs_train_as_fresh_scores_do(
+    tiny_llama: Any, samples: list[Sample], method: str, selection: str
+) -> None:
+    """The same decisions in every update, and weights that differ by the rounding of float32."""
+    options = {"selection": selection}
+    fresh = run(cell_of(method, (0.5, 0.7), options=options), tiny_llama, samples)
+    reused = run(cell_of(method, (0.5, 0.7), options=options | REUSE), tiny_llama, samples)
+    assert [row[:3] + row[5:11] for row in reused.trace] == [row[:3] + row[5:11] for row in fresh.trace]
+    for column in (3, 4, 11):
+        ours, theirs = ([row[column] for row in r.trace if row[column] is not None] for r in (reused, fresh))
+        assert ours == pytest.approx(theirs, rel=1e-3) and len(theirs) > 0
+    for key in ("loss", "grad_norm"):
+        assert [r[key] for r in reused.records] == pytest.approx([r[key] for r in fresh.records], rel=1e-3)
+    assert apart(reused.weights, fresh.weights, tiny_llama) <= CLOSE
+    ours, theirs = reused.cost, fresh.cost
+    for key in ("samples_scored", "tokens_scored", "flops_scoring", "samples_kept", "tokens_kept", "updates"):
+        assert ours[key] == theirs[key]
+    assert ours["tokens_forwarded"] == 0 < theirs["tokens_forwarded"], "scored and trained in one forward"
+    assert ours["flops_training"] < theirs["flops_training"]
+
+
+def test_where_no_batch_is_scored_there_is_no_graph_to_reuse(tiny_llama: Any, samples: list[Sample]) -> None:
+    plain = run(cell_of("entropy+random", (0.5, 0.5)), tiny_llama, samples)
+    for scoring in (REUSE, pooling(3)):
+        other = run(cell_of("entropy+random", (0.5, 0.5), options=scoring), tiny_llama, samples)
+        assert timeless(other.records) == timeless(plain.records)
+
+
+def test_reuse_is_refused_where_training_drops_out(build: Any, samples: list[Sample]) -> None:
+    with pytest.raises(UserError, match=r"reuse-graph': .*attention_dropout"):
+        started(cell_of("q-tuning", (0.5, 0.5), options=REUSE), build("llama", attention_dropout=0.5), samples)
+
+
+def pooling(batches: int, **more: Any) -> dict[str, Any]:
+    return {"scoring": {"schedule": "pool", "batches": batches, **more}}
+
+
+def test_a_pool_of_one_is_fresh_scoring_bit_for_bit(tiny_llama: Any, samples: list[Sample]) -> None:
+    cell = cell_of("q-tuning", (0.5, 0.7), options=pooling(2), accumulation=1)
+    assert cell.pruning is not None
+    scoring = cell.pruning.scoring.model_copy(update={"batches": 1})  # nobody can ask for it
+    one = run(
+        cell.model_copy(update={"pruning": cell.pruning.model_copy(update={"scoring": scoring})}),
+        *(tiny_llama, samples),
+    )
+    fresh = run(cell_of("q-tuning", (0.5, 0.7), accumulation=1), tiny_llama, samples)
+    assert timeless(one.records) == timeless(fresh.records)
+    assert sorted(one.trace) == sorted(fresh.trace)
+    assert all(torch.equal(weight, one.weights[name]) for name, weight in fresh.weights.items())
+
+
+POOLED: dict[str, Any] = {"batch_size": 2, "accumulation": 1}  # 9 batches an epoch
+
+
+@pytest.mark.parametrize(
+    ("ratio", "batches", "spans"),
+    [(0.5, 4, [2, 2, 1]), (0.25, 4, [1, 1, 1]), (0.5, 5, [3, 2]), (1.0, 4, [4, 4, 1]), (0.5, 100, [5])],
+)
+def test_a_pool_makes_fewer_updates_of_full_batches(
+    tiny_llama: Any, samples: list[Sample], ratio: float, batches: int, spans: list[int]
+) -> None:
+    result = run(cell_of("q-tuning", (ratio, 0.7), options=pooling(batches), **POOLED), tiny_llama, samples)
+    fresh = run(cell_of("q-tuning", (ratio, 0.7), **POOLED), tiny_llama, samples)
+    assert len(result.records) == 2 * sum(spans) == result.cost["updates"]
+    # of every batch of the pool, what fresh scores would decide, in the first pool
+    size = 2 * batches
+    first = {row[2]: row[5:11] for row in result.trace if row[0] < spans[0]}
+    assert len(first) == min(size, len(samples))
+    before = {row[2]: row[5:11] for row in fresh.trace if row[0] == 0}
+    assert {number: first[number] for number in before} == before
+    # every sample is told of once an epoch, what is trained in the update that trains it, the rest with the first
+    for epoch in (0, 1):
+        rows = [row for row in result.trace if row[1] == epoch]
+        assert sorted(row[2] for row in rows) == sorted(sample.number for sample in samples)
+    assert all((row[11] is not None) == (row[9] > 0) for row in result.trace)
+    at = 0
+    for span in spans:
+        later = [row for row in result.trace if at < row[0] < at + span]
+        assert all(row[9] > 0 for row in later)
+        asked = [record["samples_asked"] for record in result.records[at : at + span]]
+        assert asked[0] > 0 and not any(asked[1:])
+        scored = {record["selection/iterations"] for record in result.records[at : at + 1]}
+        assert scored and "selection/iterations" not in (result.records[at + 1] if span > 1 else {})
+        at += span
+    cost = result.cost
+    assert cost["samples_scored"] == fresh.cost["samples_scored"] == 36
+    assert cost["samples_kept"] == fresh.cost["samples_kept"]
+    rates = [record["learning_rate"] for record in result.records]
+    expected = [described_rate(u, 2 * sum(spans), cell_of("full").training) for u in range(2 * sum(spans))]  # type: ignore[arg-type]
+    assert rates == pytest.approx(expected)
+
+
+def test_an_update_of_a_pool_is_plain_training_on_its_samples(tiny_llama: Any, samples: list[Sample]) -> None:
+    """All tokens of the kept samples (25 x 100): the first update equals a textbook step on just these."""
+    cell = cell_of("q-tuning", (0.5, 1.0), options=pooling(9), batch_size=2, accumulation=3, epochs=1)
+    loop, window = started(cell, tiny_llama, samples)
+    assert (window.span, len(window.batches)) == (2, 9)
+    record, trace = loop.step(window)
+    trained = [next(s for s in samples if s.number == row[2]) for row in trace if row[9]]
+    assert 3 < len(trained) < 9
+    _, losses, norms = plain_training(cell, tiny_llama, [trained, trained])
+    assert record["loss"] == pytest.approx(losses[0], rel=1e-5)
+    assert record["grad_norm"] == pytest.approx(norms[0], rel=1e-4)
+
+
+def test_pools_under_global_selection_do_not_see_how_they_are_cut(tiny_llama: Any, samples: list[Sample]) -> None:
+    """4 updates of 2 batches of 2, of 1 of 4, of 4 of 1: the same 16 samples are one selection."""
+    runs = [
+        run(
+            cell_of("q-tuning", (0.5, 0.7), options=GLOBAL | pooling(4), batch_size=size, accumulation=times),
+            tiny_llama,
+            samples,
+        )
+        for size, times in ((2, 2), (4, 1), (1, 4))
+    ]
+    for other in runs[1:]:
+        assert sorted(row[:3] + row[5:11] for row in other.trace) == sorted(
+            row[:3] + row[5:11] for row in runs[0].trace
+        )
+        assert apart(other.weights, runs[0].weights, tiny_llama) <= CLOSE
+
+
+@pytest.mark.parametrize("method", ["q-tuning", "infobatch+ppl", "random+ppl"])
+@pytest.mark.parametrize("stop", [1, 2, 3, 6])
+def test_a_pool_survives_a_checkpoint_anywhere(tiny_llama: Any, samples: list[Sample], method: str, stop: int) -> None:
+    """Between pools (3 and 2 updates an epoch) and inside them, before and after agreement is looked at."""
+    options = pooling(5, compare_every=2) | {"pruned_tokens": "remove" if method == "random+ppl" else "mask"}
+    cell = cell_of(method, (0.5, 0.7), options=options, **POOLED)
+    straight = run(cell, tiny_llama, samples)
+    assert any("agreement/tokens_kept" in record for record in straight.records)
+    rest, weights = resumed_after(cell, tiny_llama, samples, stop)
+    assert timeless(straight.records[stop:]) == timeless(rest)
+    assert all(torch.equal(weight, weights[name]) for name, weight in straight.weights.items())
+
+
+def test_a_pool_is_compared_when_its_scores_are_oldest(tiny_llama: Any, samples: list[Sample]) -> None:
+    result = run(cell_of("q-tuning", (0.5, 0.7), options=pooling(5, compare_every=1), **POOLED), tiny_llama, samples)
+    seen = ["agreement/samples_kept" in record for record in result.records]
+    assert seen == [False, False, True, False, True] * 2, "in the last updates of pools of 3 and 2"
+    rare = run(cell_of("q-tuning", (0.5, 0.7), options=pooling(5, compare_every=7), **POOLED), tiny_llama, samples)
+    assert ["agreement/samples_kept" in record for record in rare.records] == [
+        False,
+        False,
+        True,
+        *[False] * 4,
+        True,
+        *[False] * 2,
+    ]
+    assert any(record.get("agreement/spearman_ppl", 1.0) < 1.0 for record in result.records), "scores have aged"
+    assert all(torch.equal(w, rare.weights[name]) for name, w in result.weights.items()), "looking changes nothing"
+
+
+@pytest.mark.parametrize("stop", [3, 4])
+def test_reused_graphs_go_on_from_a_checkpoint(tiny_llama: Any, samples: list[Sample], stop: int) -> None:
+    cell = cell_of("q-tuning", (0.5, 0.7), options=REUSE, batch_size=2, accumulation=1, epochs=3)
     straight = run(cell, tiny_llama, samples)
     rest, weights = resumed_after(cell, tiny_llama, samples, stop)
     assert timeless(straight.records[stop:]) == timeless(rest)
@@ -551,6 +737,8 @@ ON_TWO_PROCESSES: dict[str, tuple[str, tuple[float, float], dict[str, Any]]] = {
     "random-global": ("random", (0.25, 0.5), GLOBAL),
     "infobatch": ("infobatch+ppl", (0.5, 0.5), {}),
     "entropy": ("entropy+fastv", (0.5, 0.5), {}),
+    "pool": ("q-tuning", (0.5, 0.5), {"scoring": {"schedule": "pool", "batches": 3}}),
+    "pool-global": ("q-tuning", (0.5, 0.5), GLOBAL | {"scoring": {"schedule": "pool", "batches": 3}}),
     # batches of which nothing is kept: a process without tokens neither hangs nor changes the others
     "nothing": ("q-tuning", (0.25, 0.5), {"supplement": "none"}),
 }

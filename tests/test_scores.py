@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from qtuning.batch import Sample, pack
-from qtuning.packed_model import PackedModel
+from qtuning.packed_model import PackedModel, half_weights
 from qtuning.scores import BatchScores, NonFinite, observe, score, segment_mean
 
 CPU = torch.device("cpu")
@@ -193,6 +193,26 @@ def test_what_nobody_asked_for_is_not_there(packed_llama: PackedModel) -> None:
     packed = pack(samples)
     assert packed is not None and torch.equal(observed.packed.source, packed.source)
     assert torch.equal(observed.scores.nll, scored(packed_llama, samples).nll)
+
+
+@pytest.mark.parametrize("settings", [{}, {"tie_word_embeddings": True}, {"vocab_size": 700}])
+def test_copied_weights_score_as_autocast_does(build: Any, settings: dict[str, Any]) -> None:
+    """Bit for bit, tied embeddings (which stay float32) and several chunks included; and the weights come back."""
+    model = PackedModel(build("llama", **settings)).train()
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    samples = oracles.random_samples([*SHAPES, (5, 290)], seed=12)
+    copies = half_weights(model)
+    assert {weight.dtype for weight in copies.values()} == {torch.bfloat16}
+    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
+    assert sum(weight.numel() for weight in copies.values()) == linear
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = observe(model, samples, {"scores"}, None, CPU).scores
+        copied = observe(model, samples, {"scores"}, None, CPU, copies).scores
+    assert plain is not None and copied is not None and model.training
+    assert torch.equal(plain.nll, copied.nll) and torch.equal(plain.entropy, copied.entropy)
+    exact = observe(model, samples, {"scores"}, None, CPU).scores
+    assert exact is not None and not torch.equal(exact.nll, copied.nll)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
 
 
 def test_uniform_predictions_have_the_largest_entropy(packed_llama: PackedModel) -> None:

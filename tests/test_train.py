@@ -22,6 +22,10 @@ from qtuning.files import canonical_json, write_json, write_text
 from qtuning.identity import cell_id, cell_json
 from qtuning.methods import pruning
 
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "q-tuning in pools": {"schedule": "pool", "batches": 4, "compare_every": 1},  # 2 updates each
+    "q-tuning with reused graphs": {"schedule": "reuse-graph"},
+}
 BUDGET = Ratios(sample_ratio=0.25, token_ratio=0.5)
 
 
@@ -63,6 +67,8 @@ def a_cell(root: Path, method: str, **training: Any) -> Cell:
     settings = {"tuning": "full", "epochs": 3, "batch_size": 8, "learning_rate": 1e-2, "cutoff": 128} | training
     model = Model(name="tiny", label="Tiny", source=ShippedModelSource(kind="shipped"), parameters=1, template="plain")
     options: dict[str, Any] = {"reference": "tiny"} if method.endswith("rho-1") else {}
+    if method in SCHEDULES:
+        method, options = "q-tuning", {"scoring": SCHEDULES[method]}
     if method == "q-tuning by proxy":
         method, options = "q-tuning", {"scoring": {"schedule": "proxy", "compare_every": 4}, "proxy": "tiny"}
     return Cell(
@@ -181,9 +187,9 @@ def test_killed_cell_goes_on_to_the_same_result(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["infobatch+ppl", "entropy+fastv", "longest+rho-1"])
+@pytest.mark.parametrize("method", ["infobatch+ppl", "entropy+fastv", "longest+rho-1", *SCHEDULES])
 def test_what_a_pruner_knows_of_the_past_survives_a_kill(ground: Path, tmp_path: Path, method: str) -> None:
-    """Losses of earlier updates, what was drawn for the epoch, losses of the reference model."""
+    """Losses of earlier updates, what was drawn for the epoch, losses of the reference model, decisions of a pool."""
     cell = a_cell(ground, method, epochs=4, batch_size=4)
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     assert run(ground, cell, straight).returncode == 0
@@ -201,6 +207,31 @@ def test_what_a_pruner_knows_of_the_past_survives_a_kill(ground: Path, tmp_path:
     costs = [json.loads((folder / "out" / "train.json").read_text())["cost"] for folder in (straight, killed)]
     timed = ("seconds_scoring", "seconds_training", "seconds_total", "peak_memory_bytes")
     assert len({canonical_json({k: v for k, v in cost.items() if k not in timed}) for cost in costs}) == 1
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_taken_apart_is_trained_with_a_warning(ground: Path, tmp_path: Path) -> None:
+    from transformers import BloomConfig, BloomForCausalLM, PreTrainedTokenizerFast
+
+    words = PreTrainedTokenizerFast.from_pretrained(ground / "base")
+    torch.manual_seed(0)
+    # weights wide enough that attention matters
+    config = BloomConfig(vocab_size=len(words), hidden_size=32, n_layer=2, n_head=4, initializer_range=0.2)
+    BloomForCausalLM(config).save_pretrained(tmp_path / "base")
+    words.save_pretrained(tmp_path / "base")
+    write_json(tmp_path / "model" / "model.json", {"path": str(tmp_path / "base"), "revision": None, "source": {}})
+    arguments = command(ground, a_cell(ground, "q-tuning", epochs=1), tmp_path)
+    arguments[arguments.index("--model") + 1] = str(tmp_path / "model")
+    result = subprocess.run(arguments, capture_output=True, text=True, env=environment(), check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("BloomForCausalLM: runs as a whole") == 1
+    marker = json.loads((tmp_path / "out" / "train.json").read_text())
+    assert marker["status"] == "done" and marker["cost"]["samples_scored"] == 60
+    attention = command(ground, a_cell(ground, "random+fastv", epochs=1), tmp_path / "other")
+    attention[attention.index("--model") + 1] = str(tmp_path / "model")
+    refused = subprocess.run(attention, capture_output=True, text=True, env=environment(), check=False)
+    assert refused.returncode == 2
+    assert "BloomForCausalLM: this pruner needs attention" in refused.stderr.strip().splitlines()[-1]
 
 
 def test_a_proxy_scores_once_in_place_of_the_model(ground: Path, tmp_path: Path) -> None:

@@ -163,15 +163,15 @@ def test_bad_settings_are_refused_in_one_line(tmp_path: Path, arguments: list[st
 @pytest.mark.slow
 def test_killed_runs_end_in_the_same_table(finished: Path, tmp_path: Path) -> None:
     folder = checkout(tmp_path)
-    for victim in ("training", "everything", "snakemake"):
+    for victim in ("training", "server", "everything", "snakemake"):
         with subprocess.Popen(
             command("--config", "checkpoint_seconds=0.1"), cwd=folder, start_new_session=True, stderr=subprocess.DEVNULL
         ) as process:
             _wait_for_training(folder, process)
-            if victim == "training":
-                for job in psutil.Process(process.pid).children(recursive=True):
-                    if "qtuning.train" in job.cmdline() and "accelerate.commands.launch" not in job.cmdline():
-                        job.kill()
+            if victim in ("training", "server"):
+                server = _warm_server(process)
+                for job in server.children() if victim == "training" else [server]:
+                    job.kill()
                 process.wait()  # Snakemake notices the dead job and gives up
             elif victim == "everything":
                 os.killpg(process.pid, signal.SIGKILL)
@@ -179,6 +179,15 @@ def test_killed_runs_end_in_the_same_table(finished: Path, tmp_path: Path) -> No
                 process.kill()
     snakemake(folder)
     assert table(folder) == table(finished)
+
+
+def _warm_server(workflow: "subprocess.Popen[bytes]") -> psutil.Process:
+    """What forks the jobs of this workflow."""
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "qtuning.warm.server" in words and words[-1] == str(workflow.pid):
+            return process
+    raise AssertionError("the workflow has no warm server")
 
 
 def _wait_for_training(folder: Path, process: "subprocess.Popen[bytes]") -> None:

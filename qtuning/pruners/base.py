@@ -11,6 +11,7 @@ may know of the past (the losses of earlier updates) is among the candidates.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -82,7 +83,7 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    @property
+    @cached_property
     def owner(self) -> Tensor:
         """[N] int64: the index (0..B-1) of the sample that each response token belongs to."""
         return torch.repeat_interleave(torch.arange(len(self)), self.lengths)

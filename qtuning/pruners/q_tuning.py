@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from qtuning import plane
-from qtuning.plane import CALIBRATION, MISCONCEPTION, Lines, Naming, Thresholds
+from qtuning.plane import CALIBRATION, MISCONCEPTION, Lines, Naming, Plane, Thresholds
 from qtuning.pruners.base import DROPPED, PRUNABLE, WHOLE, Budget, Candidates, SampleSelection, draw, ranking
 
 
@@ -37,8 +37,9 @@ def triage(
     if entropy == "sequence":
         assert candidates.scores.sequence_ent is not None
         ent = candidates.scores.sequence_ent
-    found = plane.find_thresholds(ppl, ent, budget.sample_ratio, quadrants, thresholds)
-    quadrant = plane.quadrants(ppl, ent, found.level, quadrants, thresholds)
+    samples = Plane(ppl, ent, quadrants, thresholds)
+    found = samples.search(budget.sample_ratio)
+    quadrant = samples.quadrants(found.level)
     selected = plane.in_q2_or_q4(quadrant)
     inside = int(selected.sum())
 
@@ -58,7 +59,7 @@ def triage(
     supplemented = torch.zeros(len(candidates), dtype=torch.bool)
     supplemented[added] = True
     from_thresholds = int((role != DROPPED).sum()) - len(added)
-    median = plane.quadrants(ppl, ent, 0.5, quadrants)
+    median = samples.quadrants(0.5)  # at the medians both readings of the lines are one
     log = _log(found, quadrant, median) | {
         "from_thresholds": from_thresholds,
         "supplemented": len(added),
@@ -71,9 +72,10 @@ def triage(
 def _log(found: Thresholds, quadrant: Tensor, median: Tensor) -> dict[str, float]:
     """What the search did, and the shares of the quadrants at its lines and at the medians."""
     shares = {
-        f"{name}{q}{of}": float((where == q).double().mean())
+        f"{name}{q}{of}": count / len(where)
         for name, of, where in (("q", "_share", quadrant), ("median_q", "", median))
-        for q in (1, 2, 3, 4)
+        for q, count in enumerate(torch.bincount(where, minlength=5).tolist())
+        if q
     }
     return {
         "level": found.level,
@@ -115,8 +117,9 @@ def prune_tokens(
     prunable = _prunable(selection, prune_in)
     s = smooth(candidates.scores.token_ppl, candidates.lengths, lambda_, neighbours)
     # the ranking is stable: within a sample, the earlier of two equal tokens goes first
-    first_to_go = ranking(s if survivors == "keep-low" else -s, candidates.numbers[owner])
-    first_to_go = first_to_go[prunable[owner][first_to_go]]
+    can_go = prunable[owner].nonzero().flatten()
+    s, numbers = s[can_go], candidates.numbers[owner[can_go]]
+    first_to_go = can_go[ranking(s if survivors == "keep-low" else -s, numbers)]
     mask = kept[owner]
     if counted == "per-sample":
         for index in prunable.nonzero().flatten().tolist():
@@ -146,8 +149,8 @@ def smooth(token_ppl: Tensor, lengths: Tensor, lambda_: float, neighbours: Liter
     token_ppl: [N], responses of `lengths` laid end to end. Returns [N]. Reading A3, `mean`: half the neighbour term.
     """
     weight = lambda_ if neighbours == "sum" else lambda_ / 2
-    parts = []
-    for ppl in token_ppl.split(lengths.tolist()):
-        padded = torch.nn.functional.pad(ppl, (1, 1))
-        parts.append((1 - lambda_) * ppl + weight * (padded[:-2] + padded[2:]))
-    return torch.cat(parts)
+    before, after = token_ppl.roll(1), token_ppl.roll(-1)
+    ends = lengths.cumsum(0)
+    before[(ends - lengths)[lengths > 0]] = 0
+    after[(ends - 1)[lengths > 0]] = 0
+    return (1 - lambda_) * token_ppl + weight * (before + after)

@@ -1,4 +1,9 @@
-"""Scores that may stand in one table: the same questions, asked by the same backend in the same way."""
+"""Scores that may stand in one table: the same questions, asked by the same backend in the same way.
+
+What must not differ is refused; versions of the packages that trained the cells may, and the table says so at its top.
+The reason for the line: evaluating again costs minutes a cell, training again may cost GPU-weeks, and a change of our
+own code that changes weights makes other cells anyway (`semantics`, version of a pruner).
+"""
 
 import json
 from collections import defaultdict
@@ -28,6 +33,26 @@ def check_comparable(table: pl.DataFrame) -> None:
         ]
         if problems:
             raise UserError("\n".join(problems))
+
+
+def training_warnings(scores: pl.DataFrame) -> list[str]:
+    """One sentence per package whose version differs between the trained cells, naming the cells on each side.
+
+    The git revision is no package: it moves with every commit, and the notes of a table list it.
+    """
+    trained = scores.filter(pl.col("versions").is_not_null()).unique("cell", keep="first", maintain_order=True)
+    versions = {row["cell"]: json.loads(row["versions"]) for row in trained.iter_rows(named=True)}
+    warnings = []
+    for package in sorted({name for found in versions.values() for name in found} - {"git"}):
+        sides: dict[str, dict[str, None]] = defaultdict(dict)
+        for cell, found in versions.items():
+            sides[str(found.get(package, "not given"))][cell] = None
+        if len(sides) > 1:
+            warnings.append(
+                f"Cells were trained with different versions of {package}, so a difference between them may be the "
+                f"version's: {_describe(sides)}."
+            )
+    return warnings
 
 
 def _differences(rows: pl.DataFrame) -> list[tuple[str, str]]:

@@ -7,11 +7,18 @@ from typing import Any
 
 import polars as pl
 
-from qtuning.results.layout import method_label, percent
+from qtuning.results.layout import method_label, named, percent
+from qtuning.results.page import Block, Column, Table
+from qtuning.results.schema import COST_COLUMNS, SELECTION_COLUMNS
 from qtuning.results.summary import Line, Summary
 
 Seeds = dict[str, dict[str, Any]]
 """Seed -> a row of its cell, which carries the cell's costs."""
+
+Cells = dict[tuple[Any, ...], Seeds]
+"""(train set, model, method, options, sample ratio, token ratio, training) -> its cells."""
+
+MEASURED = (*COST_COLUMNS, *SELECTION_COLUMNS)
 
 COLUMNS = ("Updates", "Samples kept", "Tokens kept", "Tokens forwarded", "FLOPs", "Seconds")
 """Headers of the measured columns."""
@@ -49,7 +56,7 @@ def cost_rows(scores: pl.DataFrame, summary: Summary) -> list[Cost]:
     """One row per trained line and model, in table order."""
     cells = cells_by_line(scores)
     return [
-        Cost(_budget(line), method_label(line), model, _values(by_seed, cells))
+        Cost(budget_label(line), method_label(line), model, _values(by_seed, full_data(cells, line, model)))
         for line, model, by_seed in trained(cells, summary)
     ]
 
@@ -58,71 +65,98 @@ def selection_rows(scores: pl.DataFrame, summary: Summary) -> list[Cost]:
     """One row per pruned line and model, in table order: `values` in the order of SELECTED."""
     cells = cells_by_line(scores)
     return [
-        Cost(_budget(line), method_label(line), model, _selected(by_seed))
+        Cost(budget_label(line), method_label(line), model, _selected(by_seed))
         for line, model, by_seed in trained(cells, summary)
         if not line.reference
     ]
 
 
-def cells_by_line(scores: pl.DataFrame) -> dict[tuple[Any, ...], Seeds]:
-    """The trained cells of each line and model, by seed."""
-    cells: dict[tuple[Any, ...], Seeds] = {}
+def cost_tables(scores: pl.DataFrame, summary: Summary) -> list[Table]:
+    """Both tables; not the first where no cell is trained, nor the second where none is pruned."""
+    labels = named(scores, "model")
+    several = len(labels) > 1
+    tables = []
+    for name, title, columns, rows, explanation in (
+        ("costs", "What it cost", COLUMNS, cost_rows(scores, summary), EXPLANATION),
+        ("selected", "What was selected", SELECTED, selection_rows(scores, summary), SELECTED_EXPLANATION),
+    ):
+        if rows:
+            words = ["Samples x Tokens", "Method", *(["Model"] if several else [])]
+            headers = (*(Column(word, words=True) for word in words), *map(Column, columns))
+            fields = tuple(
+                (row.budget, row.method, *([labels[row.model]] if several else []), *row.values) for row in rows
+            )
+            tables.append(Table(name, title, headers, (Block("", fields),), notes=(explanation,)))
+    return tables
+
+
+def cells_by_line(scores: pl.DataFrame) -> Cells:
+    """The cells of each trained line and model, by seed; a cell that the table lacks is there without any cost."""
+    cells: Cells = {}
     for row in scores.unique("cell", keep="first", maintain_order=True).iter_rows(named=True):
         if row["seed"] is not None:
-            cells.setdefault(_key(row), {})[row["seed"]] = row
+            names = ("train_set", "model", "method", "options", "sample_ratio", "token_ratio")
+            key = (*(row[name] for name in names), row.get("training") or "")
+            cells.setdefault(key, {})[row["seed"]] = row
+    seeds = scores["seed"].drop_nulls().unique(maintain_order=True)
+    for by_seed in cells.values():
+        absent = next(iter(by_seed.values())) | {"cell": "", "status": "not run"} | dict.fromkeys(MEASURED)
+        for seed in seeds:
+            by_seed.setdefault(seed, absent | {"seed": seed})
     return cells
 
 
-def trained(cells: dict[tuple[Any, ...], Seeds], summary: Summary) -> Iterator[tuple[Line, str, Seeds]]:
+def trained(cells: Cells, summary: Summary) -> Iterator[tuple[Line, str, Seeds]]:
     """Lines and models that have cells, in table order."""
     for line in summary.lines:
         for model in summary.models:
-            key = (line.train_set, model, line.method, line.options, line.sample_ratio, line.token_ratio)
+            key = (line.train_set, model, line.method, line.options, line.sample_ratio, line.token_ratio, line.training)
             if key in cells:
                 yield line, model, cells[key]
 
 
-def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-    """Identifies a line and a model."""
-    names = ("train_set", "model", "method", "options", "sample_ratio", "token_ratio")
-    return tuple(row[name] for name in names)
+def full_data(cells: Cells, line: Line, model: str) -> Seeds:
+    """The cells that trained on everything, in the same way as the line if there are such; empty if there are none."""
+    candidates = {key[-1]: by_seed for key, by_seed in cells.items() if key[:3] == (line.train_set, model, "full")}
+    return candidates.get(line.training) or candidates.get("") or {}
 
 
-def _budget(line: Line) -> str:
+def mean_cost(by_seed: Seeds, *columns: str) -> float | None:
+    """Mean over the seeds of the sum of the columns; None if any seed lacks one."""
+    sums = [_sum(row, columns) for row in by_seed.values()]
+    return None if None in sums else fmean(value for value in sums if value is not None)
+
+
+def cost_share(by_seed: Seeds, full: Seeds, column: str) -> float | None:
+    """Mean over the seeds of the quotient with the full-data cell of the same seed; None if any is missing."""
+    quotients = []
+    for seed, row in by_seed.items():
+        part, whole = _sum(row, (column,)), _sum(full[seed], (column,)) if seed in full else None
+        if part is None or not whole:
+            return None
+        quotients.append(part / whole)
+    return fmean(quotients)
+
+
+def budget_label(line: Line) -> str:
+    """`25% x 50%`, or nothing for a model without training."""
     if line.sample_ratio is None or line.token_ratio is None:
         return ""
     return f"{percent(line.sample_ratio)} x {percent(line.token_ratio)}"
 
 
-def _values(by_seed: Seeds, cells: dict[tuple[Any, ...], Seeds]) -> tuple[str, ...]:
-    some = next(iter(by_seed.values()))
-    full: Seeds = {}
-    for key, candidates in cells.items():
-        if key[:3] == (some["train_set"], some["model"], "full"):
-            full = candidates
-
-    def mean(*columns: str) -> float | None:
-        """Mean over the seeds of the sum of the columns; None if any seed lacks one."""
-        sums = [_sum(row, columns) for row in by_seed.values()]
-        return None if None in sums else fmean(value for value in sums if value is not None)
-
+def _values(by_seed: Seeds, full: Seeds) -> tuple[str, ...]:
     def share(column: str) -> str:
-        """Mean over the seeds of the quotient with the full-data cell of the same seed."""
-        quotients = []
-        for seed, row in by_seed.items():
-            part, whole = _sum(row, (column,)), _sum(full[seed], (column,)) if seed in full else None
-            if part is None or not whole:
-                return "–"
-            quotients.append(part / whole)
-        return f"{100 * fmean(quotients):.1f}%"
+        value = cost_share(by_seed, full, column)
+        return "–" if value is None else f"{100 * value:.1f}%"
 
     return (
-        _count(mean("updates")),
+        _count(mean_cost(by_seed, "updates")),
         share("samples_kept"),
         share("tokens_kept"),
-        _count(mean("tokens_scored", "tokens_forwarded")),
+        _count(mean_cost(by_seed, "tokens_scored", "tokens_forwarded")),
         share("flops_total"),
-        _seconds(mean("seconds_total")),
+        _seconds(mean_cost(by_seed, "seconds_total")),
     )
 
 

@@ -1,8 +1,9 @@
-"""What Markdown and terminal tables share: labels, formatted cells, numbered footnotes. No markup."""
+"""What all outputs share: labels, formatted cells, numbered footnotes. No markup."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import polars as pl
 
@@ -30,24 +31,32 @@ class Footnotes:
 class Parts:
     """A score as printed, in pieces, so that each output can align and emphasise them its own way.
 
-    mean: `36.47`, or `–¹` for a hole; spread: ` ± 0.52` or empty; difference: ` (+1.2)` or empty.
+    mean: `36.47`, or `–¹` for a hole; spread: ` ± 0.52` or empty; difference: ` ↑1.2` or empty; marks: ` †‡`, of a
+    significant difference from random + random (†) and from the full data (‡), or empty.
     """
 
     mean: str
     spread: str = ""
     difference: str = ""
+    marks: str = ""
     best: bool = False
 
     @property
     def rest(self) -> str:
         """What follows the mean."""
-        return self.spread + self.difference
+        return self.spread + self.difference + self.marks
+
+    @property
+    def direction(self) -> Literal["up", "down", ""]:
+        """Where the difference points."""
+        return "up" if "↑" in self.difference else "down" if "↓" in self.difference else ""
 
 
 def aligned(column: Sequence[Parts]) -> list[Parts]:
     """The scores of one column, each piece padded to the widest of its kind (`± 0.52` after its sign)."""
-    mean, spread, difference = (
-        max((len(getattr(parts, piece)) for parts in column), default=0) for piece in ("mean", "spread", "difference")
+    mean, spread, difference, marks = (
+        max((len(getattr(parts, piece)) for parts in column), default=0)
+        for piece in ("mean", "spread", "difference", "marks")
     )
     return [
         replace(
@@ -55,6 +64,7 @@ def aligned(column: Sequence[Parts]) -> list[Parts]:
             mean=parts.mean.rjust(mean),
             spread=f" ± {parts.spread[3:]:>{spread - 3}}" if parts.spread else " " * spread,
             difference=parts.difference.rjust(difference),
+            marks=parts.marks.ljust(marks),
         )
         for parts in column
     ]
@@ -102,22 +112,22 @@ def block_title(line: Line) -> str:
     return f"Samples {percent(line.sample_ratio)} x Tokens {percent(line.token_ratio)}"
 
 
-def score_parts(entry: Entry | Hole | None, best: bool, footnotes: Footnotes) -> Parts:
+def score_parts(entry: Entry | Hole | None, best: bool, footnotes: Footnotes, marks: str = "") -> Parts:
     """An entry, formatted; a hole is `–` with the number of the footnote that explains it."""
     if entry is None:
         return Parts("–" + footnotes.mark("not part of this experiment"))
     if isinstance(entry, Hole):
         return Parts("–" + footnotes.mark(hole_text(entry)))
     spread = "" if entry.sd is None else f" ± {entry.sd:.2f}"
-    return Parts(f"{entry.mean:.2f}", spread, signed(entry.difference), best)
+    return Parts(f"{entry.mean:.2f}", spread, signed(entry.difference), f" {marks}" if marks else "", best)
 
 
 def signed(difference: float | None) -> str:
-    """` (+1.2)`; a difference that rounds to nothing is (0.0), without a sign."""
+    """` ↑1.2` or ` ↓1.2`; a difference that rounds to nothing is ` =0.0`."""
     if difference is None:
         return ""
     rounded = round(difference, 1)
-    return " (0.0)" if rounded == 0 else f" ({rounded:+.1f})"
+    return " =0.0" if rounded == 0 else f" {'↑' if rounded > 0 else '↓'}{abs(rounded):.1f}"
 
 
 def hole_text(hole: Hole) -> str:

@@ -6,10 +6,11 @@ import polars as pl
 
 from qtuning.evaluation.headline import chance
 from qtuning.results.layout import benchmark_label
+from qtuning.results.marks import Marks
 from qtuning.results.summary import AVERAGE, Summary
 
 
-def how_to_read(scores: pl.DataFrame, summary: Summary) -> list[str]:
+def how_to_read(scores: pl.DataFrame, summary: Summary, marks: Marks) -> list[str]:
     """The conventions of the score table, one statement per line."""
     seeds = list(scores["seed"].drop_nulls().unique(maintain_order=True))
     notes = []
@@ -21,7 +22,8 @@ def how_to_read(scores: pl.DataFrame, summary: Summary) -> list[str]:
     elif seeds:
         notes.append(f"Scores in per cent, one seed ({seeds[0]}): the spread over seeds is not known.")
     if any(line.sample_pruner == "random" or line.token_pruner == "random" for line in summary.lines):
-        notes.append("In brackets: difference from random + random pruning at the same budget, paired by seed.")
+        notes.append("↑ ↓ =: difference from random + random pruning at the same budget, paired by seed.")
+    notes += marks.legend
     notes.append("Bold: highest score of the column among the pruned methods of the block.")
     if AVERAGE in summary.benchmarks:
         notes.append("Avg: unweighted mean of the benchmarks, only where all of them are there.")

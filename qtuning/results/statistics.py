@@ -1,113 +1,253 @@
-"""How much a difference between two methods means: over seeds, and over the items of a benchmark.
+"""Intervals of means over seeds and items, which are crossed: at every seed a model answers the same items.
 
-All comparisons are paired: at one seed every method saw the same data in the same order, and every model answered
-the same items.
+The score of line l at seed s on item i is y = mean_l + c_s + u_ls + b_i + g_li + e_lsi: what a seed does to all lines
+(c), to one line (u), how hard an item is for all (b), for one line (g), and the rest (e). The paired difference of two
+lines has no c and no b. Its mean over S seeds and n items has the variance
+
+    V = var(u) / S + var(g) / n + var(e) / (S n)        (variances of the paired difference)
+
+The first and the last term together are the variance of the per-seed differences over S; the middle one is what the
+choice of items adds. The two are estimated apart, with degrees of freedom of their own, and combined by Banerjee's
+inequality (Banerjee 1960, Sankhya 22): mean +- sqrt(sum_j t(f_j)^2 V_j) covers with at least the stated confidence
+whatever the shares of the V_j, where Satterthwaite's single t falls short with few seeds. The inequality is proved for
+independent variance estimates of normal data, which ours are nearly; benchmarks/coverage.py checks what that costs.
+
+From S seeds alone the seed variance has S - 1 degrees of freedom, and t(1) = 12.7. So it is borrowed from other lines,
+as far as their variances agree (the moderated t of Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3).
+
+All arrays are float64; scores of one benchmark are [L, S, n] with lines, seeds and items in one order.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
-from statistics import fmean, stdev
 
-import polars as pl
+import numpy as np
+from numpy.typing import NDArray
 
-from qtuning.errors import UserError
+Array = NDArray[np.float64]
+
+SMALLEST_P = 1e-30
+ZERO_QUANTILE = 0.01
+"""Variances below this quantile of their distribution count as that quantile where logarithms of them are taken."""
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A difference in percentage points with a confidence interval. n: how many pairs it rests on."""
+class Estimate:
+    """Means of several lines with what is known of their errors.
 
-    difference: float
-    low: float
-    high: float
-    n: int
-
-
-def paired_differences(scores: Mapping[str, float], reference: Mapping[str, float]) -> tuple[float, ...]:
-    """score - reference for each seed, in the order of `scores`; both map seeds to scores.
-
-    Raises UserError where one of them lacks a seed: dropping it would average over fewer.
+    mean: [L]. variances: [C, L], independent parts of the variance of the mean; freedom: [C, L], degrees of freedom of
+    each. seeds: how many; with one, the seeds' part is not among the variances, because nothing is known of it.
     """
-    if scores.keys() != reference.keys():
-        alone = ", ".join(sorted(scores.keys() ^ reference.keys()))
-        raise UserError(f"paired comparison: seed {alone}: not on both sides; run the missing cells")
-    return tuple(score - reference[seed] for seed, score in scores.items())
+
+    mean: Array
+    variances: Array
+    freedom: Array
+    seeds: int
+
+    def half_width(self, confidence: float = 0.95) -> Array:
+        """[L] half the width of the interval, sqrt(sum_j t(f_j)^2 V_j)."""
+        return _half_width(self.variances, self.freedom, np.full(self.mean.shape, (1 - confidence) / 2))
+
+    def p_value(self) -> Array:
+        """[L] two-sided p of the mean being zero: 1 - the confidence of the interval that just reaches it.
+
+        1 where mean and variances are zero; never below SMALLEST_P.
+        """
+        target = np.abs(self.mean)
+        low, high = np.full(self.mean.shape, np.log(SMALLEST_P)), np.zeros(self.mean.shape)
+        for _ in range(50):  # the half width falls as p rises; 50 halvings of 69 are 6e-14
+            middle = (low + high) / 2
+            wide = _half_width(self.variances, self.freedom, np.exp(middle) / 2) >= target
+            low, high = np.where(wide, middle, low), np.where(wide, high, middle)
+        return np.where(target == 0, 1.0, np.exp((low + high) / 2))
 
 
-def minimum_detectable_effect(differences: Sequence[float], alpha: float = 0.05, power: float = 0.8) -> float:
-    """The smallest true mean difference that a paired t test on as many seeds would detect with this power.
+def _half_width(variances: Array, freedom: Array, tail: Array) -> Array:
+    from scipy.special import stdtrit
 
-    The two-sided test of n differences rejects where |mean| / (sd / sqrt(n)) > t(1 - alpha/2; n - 1). Under a true mean
-    difference d the statistic is noncentral t with noncentrality d sqrt(n) / sd; this solves for the d at which it
-    exceeds the critical value with probability `power`, taking the sample standard deviation (n - 1) for sd. With few
-    seeds that is an estimate of an estimate: read it as an order of magnitude.
+    quantile: Array = -stdtrit(freedom, np.broadcast_to(tail, freedom.shape))
+    width: Array = np.sqrt(np.sum(np.where(variances > 0, quantile**2 * variances, 0.0), axis=0))
+    return width
 
-    Unit: that of the differences. Raises ValueError for fewer than two differences.
+
+def mean_squares(scores: Array) -> tuple[Array, Array, Array]:
+    """[L, S, n] -> mean squares of seeds, items and their interaction, each [L]; two-way ANOVA without replication.
+
+    Expectations: n var(u) + var(e); S var(g) + var(e); var(e). Needs at least 2 seeds and 2 items.
     """
+    _, seeds, items = scores.shape
+    centred = scores - scores.mean(axis=(1, 2), keepdims=True)
+    by_seed, by_item = centred.mean(axis=2), centred.mean(axis=1)
+    rest = centred - by_seed[:, :, None] - by_item[:, None, :]
+    return (
+        items * (by_seed**2).sum(axis=1) / (seeds - 1),
+        seeds * (by_item**2).sum(axis=1) / (items - 1),
+        (rest**2).sum(axis=(1, 2)) / ((seeds - 1) * (items - 1)),
+    )
+
+
+def estimate_differences(benchmarks: Sequence[Array], reference: int, prior: float = np.inf) -> Estimate:
+    """Means of the paired differences from line `reference`, averaged over benchmarks, with their errors.
+
+    benchmarks: [L, S, n_k] each; items of different benchmarks are independent. The lines are those that lend each
+    other their seed variance: of L lines, the L - 2 contrasts orthogonal to a difference speak for its variance with
+    at most `prior` degrees of freedom (`prior_freedom`), the difference itself with S - 1.
+
+    Two parts: over seeds (the interaction of seeds and items included, never less than what items alone explain of
+    it), and over items. With one seed: items only, with the interaction in it. Row `reference` is all zero.
+    """
+    differences = [scores - scores[reference] for scores in benchmarks]
+    lines, seeds, _ = differences[0].shape
+    mean = np.mean([d.mean(axis=(1, 2)) for d in differences], axis=0)
+    items, floor, item_freedom = _over_items(differences)
+    if seeds == 1:
+        return Estimate(mean, items[None], item_freedom[None], 1)
+    by_seed = np.mean([scores.mean(axis=2) for scores in benchmarks], axis=0)
+    own = (by_seed - by_seed[reference]).var(axis=1, ddof=1)
+    # 2 x the interaction's mean square: the mean variance of the L - 1 orthogonal contrasts, each of the scale of a
+    # difference; the difference itself is one of them
+    pooled = 2 * _interaction(by_seed)
+    borrowed = np.minimum(prior, (lines - 2) * (seeds - 1))
+    others = np.maximum((lines - 1) * pooled - own, 0.0) / max(lines - 2, 1)
+    freedom = borrowed + seeds - 1
+    over_seeds = (borrowed * others + (seeds - 1) * own) / freedom
+    over_seeds = np.where(np.arange(lines) == reference, 0.0, np.maximum(over_seeds, floor))
+    return Estimate(
+        mean, np.stack([over_seeds / seeds, items]), np.stack([np.full(lines, freedom), item_freedom]), seeds
+    )
+
+
+def estimate_scores(benchmarks: Sequence[Array], prior: float = np.inf) -> Estimate:
+    """Means of the lines' own scores, averaged over benchmarks, with their errors.
+
+    As `estimate_differences`, but a score also moves with what a seed does to all lines, for which the mean of the L
+    lines speaks with S - 1 degrees of freedom. Three parts: seeds common to all, seeds of the line, items.
+    """
+    lines, seeds, _ = benchmarks[0].shape
+    mean = np.mean([scores.mean(axis=(1, 2)) for scores in benchmarks], axis=0)
+    items, floor, item_freedom = _over_items(benchmarks)
+    if seeds == 1:
+        return Estimate(mean, items[None], item_freedom[None], 1)
+    by_seed = np.mean([scores.mean(axis=2) for scores in benchmarks], axis=0)
+    common = np.full(lines, by_seed.mean(axis=0).var(ddof=1))
+    freedom = [np.full(lines, seeds - 1.0), item_freedom]
+    if lines == 1:
+        return Estimate(mean, np.stack([np.maximum(common, floor) / seeds, items]), np.stack(freedom), seeds)
+    pooled, own = _interaction(by_seed), _own_variances(by_seed)
+    borrowed = np.minimum(prior, (lines - 2) * (seeds - 1))
+    others = np.maximum((lines - 1) * pooled - own, 0.0) / max(lines - 2, 1)
+    single = (borrowed * others + (seeds - 1) * own) / (borrowed + seeds - 1)
+    # a line is the mean of all plus its deviation, of which a share 1/L belongs to the mean
+    single = np.maximum(single * (1 - 1 / lines), floor - common)
+    freedom.insert(1, np.full(lines, borrowed + seeds - 1))
+    return Estimate(mean, np.stack([common / seeds, single / seeds, items]), np.stack(freedom), seeds)
+
+
+def _over_items(benchmarks: Sequence[Array]) -> tuple[Array, Array, Array]:
+    """What the choice of items adds to the variance of the mean; the interaction's share of the variance of a seed's
+    mean, which is the least that can be; degrees of freedom of the first (Satterthwaite over benchmarks)."""
+    lines, seeds, _ = benchmarks[0].shape
+    parts, floor, freedom = [], np.zeros(lines), []
+    for scores in benchmarks:
+        n = scores.shape[2]
+        if seeds == 1:
+            part = scores[:, 0].var(axis=1, ddof=1) / n
+        else:
+            _, items, rest = mean_squares(scores)
+            part = np.maximum(items - rest, 0.0) / (seeds * n)
+            floor += rest / n
+        parts.append(part)
+        freedom.append(n - 1)
+    stacked = np.stack(parts)
+    total = stacked.sum(axis=0)
+    spread = (stacked**2 / np.array(freedom, dtype=np.float64)[:, None]).sum(axis=0)
+    together = np.full(lines, float(sum(freedom)))
+    np.divide(total**2, spread, out=together, where=spread > 0)
+    return total / len(benchmarks) ** 2, floor / len(benchmarks) ** 2, together
+
+
+def _residuals(by_seed: Array) -> Array:
+    """[L, S] -> deviations of each line and seed from its line's and its seed's mean."""
+    residuals: Array = by_seed - by_seed.mean(axis=1, keepdims=True) - by_seed.mean(axis=0) + by_seed.mean()
+    return residuals
+
+
+def _interaction(by_seed: Array) -> float:
+    """[L, S] -> mean square of lines x seeds: the variance over seeds of a line, without what a seed does to all."""
+    lines, seeds = by_seed.shape
+    return float((_residuals(by_seed) ** 2).sum() / ((lines - 1) * (seeds - 1)))
+
+
+def _own_variances(by_seed: Array) -> Array:
+    """[L, S] -> the same variance of each line alone, S - 1 degrees of freedom each."""
+    lines, seeds = by_seed.shape
+    own: Array = (_residuals(by_seed) ** 2).sum(axis=1) * lines / ((lines - 1) * (seeds - 1))
+    return own
+
+
+def prior_freedom(groups: Sequence[Array]) -> float:
+    """Degrees of freedom that the seed variances of other lines are worth for one of them (Smyth 2004, section 6.2).
+
+    groups: [L, S] means over items, one array a group of lines that are pooled, and benchmark. If the lines' true
+    variances scatter about their group's as a scaled inverse chi-square of d degrees of freedom, the logarithms of the
+    estimates have the variance trigamma((S - 1) / 2) + trigamma(d / 2). Infinite where they scatter no more than
+    estimates of one variance do. Groups of fewer than 3 lines or 2 seeds have nothing to say.
+    """
+    from scipy.special import polygamma
+    from scipy.stats import chi2
+
+    squares, count = 0.0, 0
+    expected = 0.0
+    for by_seed in groups:
+        lines, seeds = by_seed.shape
+        pooled = _interaction(by_seed) if lines > 2 and seeds > 1 else 0.0
+        if pooled == 0:
+            continue
+        least = chi2.ppf(ZERO_QUANTILE, seeds - 1) / (seeds - 1)
+        logs = np.log(np.maximum(_own_variances(by_seed) / pooled, least))
+        squares += float(((logs - logs.mean()) ** 2).sum())
+        count += lines - 1
+        expected += (lines - 1) * float(polygamma(1, (seeds - 1) / 2))
+    excess = (squares - expected) / count if count else 0.0
+    return 2 * _inverse_trigamma(excess) if excess > 0 else np.inf
+
+
+def _inverse_trigamma(value: float) -> float:
     from scipy.optimize import brentq
-    from scipy.stats import nct, t
+    from scipy.special import polygamma
 
-    n = len(differences)
-    if n < 2:
-        raise ValueError(f"the spread of {n} difference(s) is not known; at least 2 are needed")
-    critical = t.ppf(1 - alpha / 2, n - 1)
-
-    def lack(noncentrality: float) -> float:
-        """Power minus what is wanted; the chance to reject on the wrong side is not counted as detection."""
-        return float(nct.sf(critical, n - 1, noncentrality)) - power
-
-    # at noncentrality 0 the power is alpha / 2; the bracket doubles until the power is reached
-    upper = 2 * critical
-    while lack(upper) < 0:
-        upper *= 2
-    return float(brentq(lack, 0.0, upper)) * stdev(differences) / sqrt(n)
+    # 1/x < trigamma(x) < 1/x + 1/x^2 brackets the root
+    low, high = 1 / value, (1 + np.sqrt(1 + 4 * value)) / (2 * value)
+    return float(brentq(lambda x: float(polygamma(1, x)) - value, low * 0.999, high * 1.001))
 
 
-def item_interval(
-    items: pl.DataFrame,
-    reference: pl.DataFrame,
-    benchmark: str,
-    metric: str,
-    confidence: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> Interval:
-    """Paired bootstrap over items: difference of two cells' mean scores on a benchmark, in percentage points.
+def holm(p: Array, comparisons: int | None = None) -> Array:
+    """Holm's step-down adjustment (Holm 1979): p values that may be compared with the family-wise error rate.
 
-    items, reference: `items.parquet` of the two cells. Items are drawn with replacement, each with the scores of both
-    cells; the interval holds the central `confidence` of the resampled means (percentile method). It covers the
-    choice of items, not that of seeds.
-
-    Raises UserError where the two cells did not answer the same items.
+    comparisons: size of the family where some of it has no p yet; default: len(p).
     """
-    import numpy as np
-    from scipy.stats import bootstrap
+    total = len(p) if comparisons is None else comparisons
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate((total - np.arange(len(p))) * p[order]), 1.0)
+    return adjusted
 
-    key = ["item", "item_hash"]
-    ours, theirs = (
-        table.filter((pl.col("benchmark") == benchmark) & (pl.col("metric") == metric)).select(*key, "score")
-        for table in (items, reference)
-    )
-    pairs = ours.join(theirs, on=key, how="inner", validate="1:1").sort(key)
-    if len(pairs) == 0 or len(pairs) != len(ours) or len(pairs) != len(theirs):
-        raise UserError(
-            f"{benchmark}, {metric}: {len(ours)} and {len(theirs)} items, {len(pairs)} in common: a paired comparison "
-            "needs the same items in both cells"
-        )
-    differences = 100 * (pairs["score"] - pairs["score_right"]).to_numpy()
-    if np.ptp(differences) == 0:  # every resample is the same, which scipy would warn about
-        value = float(differences[0])
-        return Interval(value, value, value, len(pairs))
-    result = bootstrap(
-        (differences,),
-        np.mean,
-        vectorized=True,
-        n_resamples=resamples,
-        batch=max(1, 2_000_000 // len(differences)),  # bounds the memory of the drawn indices to some 16 MB
-        confidence_level=confidence,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    low, high = (float(bound) for bound in result.confidence_interval)
-    return Interval(fmean(differences), low, high, len(pairs))
+
+def crossed_bootstrap(
+    benchmarks: Sequence[Array], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of a mean under independent resampling of seeds and items (Owen 2007, Ann. Appl. Stat. 1).
+
+    benchmarks: [S, n_k] differences of one pair of lines. Its variance counts var(e) / (S n) up to three times; but a
+    bootstrap of 2 seeds knows half of their variance. A check of the intervals above, not their replacement.
+    """
+    rng = np.random.default_rng(seed)
+    seeds = benchmarks[0].shape[0]
+    drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
+    means = np.zeros(resamples)
+    for scores in benchmarks:
+        n = scores.shape[1]
+        weights = rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n
+        means += np.einsum("rs,rs->r", drawn, weights @ scores.T) / len(benchmarks)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

@@ -1,325 +1,200 @@
-"""The score store: cell folders -> one tidy table, `results/scores.parquet` (docs/results.md lists its columns)."""
+"""The store: cells' folders -> a folder of parquet files, from which everything is drawn (docs/results.md lists them).
+
+scores.parquet: experiment x cell x benchmark x metric. cells.parquet: experiment x cell, evaluated or not.
+items.parquet, steps.parquet, planes.parquet, localisation.parquet: by cell, since experiments share cells.
+"""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from qtuning.config import Cell, Pruning, Readings, Seeds
 from qtuning.errors import UserError
-from qtuning.evaluation.headline import HEADLINE
-from qtuning.explain import explain
-from qtuning.files import atomic_path, canonical_json, exclusive
+from qtuning.explain import nearest
+from qtuning.files import atomic_path, exclusive
 from qtuning.grid import Grid
-from qtuning.identity import cell_id, evaluation_id
-from qtuning.layout import HELPERS
-from qtuning.results.consistency import check_comparable
+from qtuning.results.collect import collect, collect_cells
+from qtuning.results.details import collect_items, collect_localisation, collect_planes, collect_steps, thinned
+from qtuning.results.schema import CELL_SCHEMA, ITEM_SCHEMA, LOCALISATION_SCHEMA, PLANE_SCHEMA, SCHEMA, STEP_SCHEMA
 
-COST_COLUMNS: dict[str, pl.DataType] = {
-    "updates": pl.Int64(),
-    "updates_skipped": pl.Int64(),
-    "samples_scored": pl.Int64(),
-    "tokens_scored": pl.Int64(),
-    "samples_kept": pl.Int64(),
-    "response_tokens": pl.Int64(),
-    "tokens_kept": pl.Int64(),
-    "tokens_forwarded": pl.Int64(),
-    "flops_scoring": pl.Float64(),
-    "flops_training": pl.Float64(),
-    "flops_total": pl.Float64(),
-    "seconds_scoring": pl.Float64(),
-    "seconds_training": pl.Float64(),
-    "seconds_total": pl.Float64(),
-    "peak_memory_bytes": pl.Int64(),
+SCHEMAS: dict[str, dict[str, pl.DataType]] = {
+    "scores": SCHEMA,
+    "cells": CELL_SCHEMA,
+    "items": ITEM_SCHEMA,
+    "steps": STEP_SCHEMA,
+    "planes": PLANE_SCHEMA,
+    "localisation": LOCALISATION_SCHEMA,
 }
-"""What a cell cost (train.json, `cost`; qtuning/cost.py)."""
+"""File (without .parquet) -> its columns."""
 
-SELECTION_COLUMNS: dict[str, pl.DataType] = {
-    "samples_available": pl.Float64(),
-    "tokens_available": pl.Float64(),
-    "level": pl.Float64(),
-    "iterations": pl.Float64(),
-    "converged": pl.Float64(),
-    "q1_share": pl.Float64(),
-    "q2_share": pl.Float64(),
-    "q3_share": pl.Float64(),
-    "q4_share": pl.Float64(),
-    "from_thresholds": pl.Float64(),
-    "supplemented": pl.Float64(),
-    "trimmed": pl.Float64(),
-}
-"""What there was to choose from, and how Q-Tuning's triage decided (train.json, `selection`; qtuning/diagnosis.py)."""
-
-SCHEMA: dict[str, pl.DataType] = {
-    "experiment": pl.String(),
-    "title": pl.String(),
-    "cell": pl.String(),
-    "model": pl.String(),
-    "model_label": pl.String(),
-    "train_set": pl.String(),
-    "train_set_label": pl.String(),
-    "method": pl.String(),
-    "sample_pruner": pl.String(),
-    "token_pruner": pl.String(),
-    "sample_ratio": pl.Float64(),
-    "token_ratio": pl.Float64(),
-    "options": pl.String(),
-    "seed": pl.String(),
-    "seed_data": pl.Int64(),
-    "seed_pruner": pl.Int64(),
-    "seed_init": pl.Int64(),
-    "benchmark": pl.String(),
-    "metric": pl.String(),
-    "headline": pl.Boolean(),
-    "score": pl.Float64(),
-    "items": pl.Int64(),
-    "digest": pl.String(),
-    "status": pl.String(),
-    "reason": pl.String(),
-    "evaluation": pl.String(),
-    "evaluation_config": pl.String(),
-    "backend": pl.String(),
-    "versions": pl.String(),
-    **COST_COLUMNS,
-    **SELECTION_COLUMNS,
-}
-"""Columns of the score table, in order."""
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
+DETAILS = ("items", "steps", "planes", "localisation")
+"""The files that are keyed by cell."""
 
 
-class _File(BaseModel):
-    """Base of what is read from a cell's folder: keys that the table does not need are ignored."""
+@dataclass(frozen=True)
+class Store:
+    """A store's files, each read once, when it is first asked for. UserError where one is missing or too old."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    folder: Path
 
+    @cached_property
+    def scores(self) -> pl.DataFrame:
+        """One row per experiment x cell x benchmark x metric."""
+        return self._read("scores")
 
-class _Benchmark(_File):
-    items: int = Field(gt=0)
-    headline: str
-    metrics: dict[str, Fraction]
-    digest: str
+    @cached_property
+    def cells(self) -> pl.DataFrame:
+        """One row per experiment x cell: identity, end of training, costs; also of cells without evaluation."""
+        return self._read("cells")
 
+    @cached_property
+    def items(self) -> pl.DataFrame:
+        """One row per cell x evaluation x benchmark x item: score by the headline metric."""
+        return self._read("items")
 
-class _Scores(_File):
-    cell: str
-    evaluation: dict[str, Any]
-    evaluation_id: str
-    status: Literal["done", "skipped"] = "done"
-    reason: str | None = None
-    backend: dict[str, Any] = Field(default_factory=dict)
-    benchmarks: dict[str, _Benchmark]
+    @cached_property
+    def steps(self) -> pl.DataFrame:
+        """Up to 64 rows per cell: means over consecutive updates."""
+        return self._read("steps")
 
+    @cached_property
+    def planes(self) -> pl.DataFrame:
+        """Up to 3000 rows per cell: scored samples and what became of them."""
+        return self._read("planes")
 
-class _Train(_File):
-    status: Literal["done", "diverged"]
-    reason: str | None = None
-    cost: dict[str, float | None]
-    selection: dict[str, float] = Field(default_factory=dict)
-    provenance: dict[str, Any] = Field(default_factory=dict)
+    @cached_property
+    def localisation(self) -> pl.DataFrame:
+        """How well scores and pruning find planted errors, per cell; empty where no experiment asks."""
+        return self._read("localisation")
 
+    def experiment(self, name: str) -> pl.DataFrame:
+        """The rows of one experiment among `scores`; UserError if there are none."""
+        rows = self.scores.filter(pl.col("experiment") == name)
+        if rows.is_empty():
+            known = self.scores["experiment"].unique(maintain_order=True).to_list()
+            path = Path(self.folder) / "scores.parquet"
+            raise UserError(f"{path}: experiment = {name!r}: no rows (collected: {', '.join(known) or 'none'})")
+        return rows
 
-class _Failed(_File):
-    status: Literal["failed", "diverged"]
-    reason: str
-
-
-FileModel = TypeVar("FileModel", bound=_File)
-
-
-def collect(grids: Sequence[Grid], results: Path) -> pl.DataFrame:
-    """The score table of these experiments, read from `results/cells`.
-
-    One row per experiment x cell x benchmark x metric; `headline` marks the metric that tables show. A cell that is not
-    finished has one row per benchmark with a null score, and `status` and `reason` say why. Rows keep the order of
-    the grid.
-
-    Raises UserError where a file is malformed, or where an experiment mixes evaluations that cannot be compared.
-    """
-    rows = [row for grid in grids for cell in grid.cells for row in _rows(grid, cell, Path(results))]
-    table = pl.DataFrame(rows, schema=SCHEMA, orient="row")
-    check_comparable(table)
-    return table
-
-
-def write_scores(grids: Sequence[Grid], results: Path) -> Path:
-    """Write `results/scores.parquet` and return its path.
-
-    Experiments in the file that are not among `grids` stay as they are, so that collecting one experiment does not
-    drop another. The same cells give the same bytes.
-    """
-    target = Path(results) / "scores.parquet"
-    table = collect(grids, results)
-    with exclusive(target.with_name(".scores.lock"), "collecting scores"):
-        if target.exists():
-            older = pl.read_parquet(target)
-            if dict(older.schema) == dict(table.schema):
-                mine = [grid.experiment.name for grid in grids]
-                table = pl.concat([older.filter(~pl.col("experiment").is_in(mine)), table])
-            else:
-                print(f"{target}: written by another version; only {len(grids)} experiment(s) kept", file=sys.stderr)
-        table = table.sort("experiment", maintain_order=True)
-        with atomic_path(target) as temporary:
-            table.write_parquet(temporary)
-    return target
+    def _read(self, name: str) -> pl.DataFrame:
+        path = Path(self.folder) / f"{name}.parquet"
+        if not path.exists():
+            raise UserError(f"{path}: no such file; collect the experiment first (`qtuning tables EXPERIMENT`)")
+        table = pl.read_parquet(path)
+        if list(table.columns) != list(SCHEMAS[name]):
+            raise UserError(f"{path}: written by another version; collect the experiment again")
+        return table.cast(dict(SCHEMAS[name]))  # type: ignore[arg-type]  # a plain mapping of columns
 
 
 def read_scores(results: Path, experiment: str) -> pl.DataFrame:
     """The rows of one experiment from `results/scores.parquet`; UserError if there are none."""
-    path = Path(results) / "scores.parquet"
-    if not path.exists():
-        raise UserError(f"{path}: no such file; collect the scores first")
-    table = pl.read_parquet(path)
-    rows = table.filter(pl.col("experiment") == experiment)
-    if rows.is_empty():
-        known = ", ".join(table["experiment"].unique(maintain_order=True)) or "none"
-        raise UserError(f"{path}: experiment = {experiment!r}: no rows (collected: {known})")
-    return rows
+    return Store(Path(results)).experiment(experiment)
 
 
-def _rows(grid: Grid, cell: Cell, results: Path) -> Iterator[dict[str, Any]]:
-    """The rows of one cell in one experiment."""
-    folder = results / "cells" / cell_id(cell)
-    evaluation = folder / evaluation_id(grid.evaluation)
-    train = _read(folder / "train.json", _Train)
-    base = _identity(grid, cell) | _costs(train)
-    scores = _read(evaluation / "scores.json", _Scores)
-    if scores is None or scores.status == "skipped":
-        status, reason = _why_missing(cell, folder, train, scores)
-        for benchmark in grid.evaluation.benchmarks:
-            yield base | _hole(benchmark, status, reason)
-        return
-    for key, found, expected in (
-        ("cell", scores.cell, folder.name),
-        ("evaluation_id", scores.evaluation_id, evaluation.name),
-    ):
-        if found != expected:
-            raise UserError(
-                f"{evaluation / 'scores.json'}: {key} = {found!r}: belongs to another folder than {expected}; "
-                "delete it and evaluate again"
-            )
-    base |= {"backend": canonical_json(scores.backend), "evaluation_config": canonical_json(scores.evaluation)}
-    for benchmark in grid.evaluation.benchmarks:
-        result = scores.benchmarks.get(benchmark)
-        if result is None:
-            reason = "the evaluation has no score of this benchmark"
-            yield base | _hole(benchmark, "not run", reason)
-            continue
-        if result.headline not in result.metrics:
-            raise UserError(
-                f"{evaluation / 'scores.json'}: benchmarks.{benchmark}.headline = {result.headline!r}: "
-                f"not among its metrics ({', '.join(result.metrics)})"
-            )
-        for metric in sorted(result.metrics, key=lambda name: (name != result.headline, name)):
-            yield base | {
-                "benchmark": benchmark,
-                "metric": metric,
-                "headline": metric == result.headline,
-                "score": 100 * result.metrics[metric],
-                "items": result.items,
-                "digest": result.digest,
-                "status": "done",
-            }
+def write_store(grids: Sequence[Grid], results: Path) -> None:
+    """Collect these experiments into the store below `results`: all its files.
 
+    Rows of other experiments, and of cells that only they have, stay as they are; details of cells that no experiment
+    of the store has any more go. The same cells give the same bytes, in whatever order experiments are collected.
 
-def _identity(grid: Grid, cell: Cell) -> dict[str, Any]:
-    """The columns that follow from the configuration alone."""
-    identity: dict[str, Any] = dict.fromkeys(SCHEMA) | {
-        "experiment": grid.experiment.name,
-        "title": grid.experiment.title,
-        "cell": cell_id(cell),
-        "model": cell.model.name,
-        "model_label": cell.model.label,
-        "method": "zero-shot",
-        "evaluation": evaluation_id(grid.evaluation),
-        "evaluation_config": canonical_json(grid.evaluation.model_dump(mode="json")),
+    Raises UserError where a cell's file is malformed or an experiment mixes evaluations that cannot be compared; the
+    store is then left as it was.
+    """
+    folder = Path(results)
+    scores, cells = collect(grids, folder), collect_cells(grids, folder)
+    mine = cells["cell"].unique().to_list()
+    found = {
+        "scores": scores,
+        "cells": cells,
+        "items": collect_items(scores, folder),
+        "steps": collect_steps(mine, folder),
+        "planes": collect_planes(mine, folder),
+        "localisation": collect_localisation(mine, folder),
     }
-    if cell.pruning is None or cell.train_set is None or cell.seeds is None:
-        return identity
-    pruning = cell.pruning
-    return identity | {
-        "train_set": cell.train_set.name,
-        "train_set_label": cell.train_set.label,
-        "method": pruning.method,
-        "sample_pruner": pruning.sample_pruner,
-        "token_pruner": pruning.token_pruner,
-        "sample_ratio": pruning.sample_ratio,
-        "token_ratio": pruning.token_ratio,
-        "options": canonical_json(_options(pruning)),
-        "seed": _seed_name(cell.seeds),
-        "seed_data": cell.seeds.data,
-        "seed_pruner": cell.seeds.pruner,
-        "seed_init": cell.seeds.init,
+    names = [grid.experiment.name for grid in grids]
+    with exclusive(folder / ".store.lock", "collecting scores"):
+        merged = {name: _merged(folder, name, names, found[name]) for name in ("scores", "cells")}
+        for name in DETAILS:
+            older = _older(folder, name)
+            key = ["cell", "evaluation"] if name == "items" else ["cell"]
+            replaced = scores.select(key).unique() if name == "items" else cells.select(key).unique()
+            alive = merged["cells"].select("cell").unique()
+            kept = older.join(replaced, on=key, how="anti").join(alive, on="cell", how="semi")
+            merged[name] = pl.concat([kept, found[name]])
+        for name, table in merged.items():
+            _write(table, folder / f"{name}.parquet", name)
+
+
+def write_scores(grids: Sequence[Grid], results: Path) -> Path:
+    """Write `results/scores.parquet` alone and return its path.
+
+    Experiments in the file that are not among `grids` stay as they are, so that collecting one experiment does not
+    drop another. The same cells give the same bytes.
+    """
+    folder = Path(results)
+    table = collect(grids, folder)
+    with exclusive(folder / ".store.lock", "collecting scores"):
+        table = _merged(folder, "scores", [grid.experiment.name for grid in grids], table)
+        _write(table, folder / "scores.parquet", "scores")
+    return folder / "scores.parquet"
+
+
+def export_store(experiments: Sequence[str], results: Path, out: Path, plane_rows: int | None = None) -> None:
+    """Copy the rows of these experiments from the store below `results` to one in the folder `out`.
+
+    `out` holds nothing else afterwards of what was in its store. plane_rows: thin the planes to so many rows a cell.
+    Raises UserError for an experiment that is not in the store.
+    """
+    store = Store(Path(results))
+    known = store.cells["experiment"].unique(maintain_order=True).to_list()
+    for name in experiments:
+        if name not in known:
+            path = Path(results) / "cells.parquet"
+            raise UserError(f"{path}: experiment = {name!r}: not collected{nearest(name, known)}")
+    chosen = pl.col("experiment").is_in(list(experiments))
+    cells, scores = store.cells.filter(chosen), store.scores.filter(chosen)
+    planes = store.planes.join(cells, on="cell", how="semi")
+    if plane_rows is not None:
+        groups = planes.group_by("cell", maintain_order=True)
+        planes = pl.concat([planes.clear(), *(thinned(rows, plane_rows) for _, rows in groups)])
+    tables = {
+        "scores": scores,
+        "cells": cells,
+        "items": store.items.join(scores, on=["cell", "evaluation"], how="semi"),
+        "steps": store.steps.join(cells, on="cell", how="semi"),
+        "planes": planes,
+        "localisation": store.localisation.join(cells, on="cell", how="semi"),
     }
+    for name, table in tables.items():
+        _write(table, Path(out) / f"{name}.parquet", name)
 
 
-def _options(pruning: Pruning) -> dict[str, Any]:
-    """Options of both pruners, the readings that concern every method, and the reference model's name."""
-    method_wide = {name: getattr(pruning, name) for name in Readings.model_fields}
-    for role in HELPERS:
-        if (model := getattr(pruning, role)) is not None:
-            method_wide[role] = model.name
-    if not pruning.scoring.exact:
-        scoring = pruning.scoring
-        method_wide["scoring"] = (
-            f"{scoring.schedule} {scoring.epochs}" if scoring.schedule == "stale" else scoring.schedule
-        )
-        method_wide["scoring_precision"] = scoring.precision
-    return {"sample": pruning.sample_options, "token": pruning.token_options, "method": method_wide}
+def _older(folder: Path, name: str) -> pl.DataFrame:
+    """A file as it is now; empty if it does not exist or another version wrote it."""
+    path = folder / f"{name}.parquet"
+    schema = pl.Schema(SCHEMAS[name])
+    if path.exists():
+        table = pl.read_parquet(path)
+        if list(table.columns) == list(schema):
+            return table.cast(schema)  # type: ignore[arg-type]
+        print(f"{path}: written by another version; what it held of other experiments is dropped", file=sys.stderr)
+    return schema.to_frame()
 
 
-def _seed_name(seeds: Seeds) -> str:
-    """`0` where the three axes share a seed, else e.g. `data0-pruner1-init0`."""
-    if seeds.data == seeds.pruner == seeds.init:
-        return str(seeds.data)
-    return f"data{seeds.data}-pruner{seeds.pruner}-init{seeds.init}"
+def _merged(folder: Path, name: str, experiments: Sequence[str], table: pl.DataFrame) -> pl.DataFrame:
+    """The file's rows of other experiments with the new rows of these."""
+    older = _older(folder, name).filter(~pl.col("experiment").is_in(list(experiments)))
+    return pl.concat([older, table]).sort("experiment", maintain_order=True)
 
 
-def _costs(train: _Train | None) -> dict[str, Any]:
-    """Columns of costs and selection, and the versions that trained the cell; nothing for one that is not trained."""
-    if train is None:
-        return {}
-    costs: dict[str, Any] = {}
-    for key, dtype in COST_COLUMNS.items():
-        value = train.cost.get(key)
-        costs[key] = int(value) if value is not None and dtype == pl.Int64() else value
-    costs |= {key: train.selection.get(key) for key in SELECTION_COLUMNS}
-    found = train.provenance
-    versions = {name: found.get(name) for name in ("qtuning", "git", "python")}
-    versions |= dict(found.get("packages", {}))
-    return costs | {"versions": canonical_json({name: text for name, text in versions.items() if text is not None})}
-
-
-def _hole(benchmark: str, status: str, reason: str) -> dict[str, Any]:
-    """What is known of a score that is missing."""
-    metric = HEADLINE.get(benchmark)
-    return {"benchmark": benchmark, "metric": metric, "headline": True, "status": status, "reason": reason}
-
-
-def _why_missing(cell: Cell, folder: Path, train: _Train | None, scores: _Scores | None) -> tuple[str, str]:
-    """Status and reason of a cell without scores."""
-    if train is not None and train.status == "diverged":
-        return "diverged", train.reason or "no reason recorded"
-    if scores is not None:
-        return "not run", f"evaluation skipped: {scores.reason or 'no reason recorded'}"
-    if cell.zero_shot:
-        return "not run", "not evaluated yet"
-    if train is not None:  # a failed.json beside it is older: that failure was repeated with success
-        return "not run", "trained, not evaluated yet"
-    failed = _read(folder / "failed.json", _Failed)
-    if failed is not None:
-        return failed.status, failed.reason
-    return "not run", "not trained yet"
-
-
-def _read(path: Path, schema: type[FileModel]) -> FileModel | None:
-    """A file of a cell, validated; None if it does not exist."""
-    try:
-        return schema.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        raise UserError("\n".join(explain(error, str(path), schema))) from None
+def _write(table: pl.DataFrame, path: Path, name: str) -> None:
+    """Sorted and small: measured values of updates and samples as 32-bit floats (7 digits), everything compressed."""
+    if name in ("steps", "planes"):
+        table = table.sort("cell", maintain_order=True).with_columns(pl.col(pl.Float64).cast(pl.Float32))
+    if name == "items":
+        table = table.sort("evaluation", "benchmark", "item", "cell")
+    with atomic_path(path) as temporary:
+        table.write_parquet(temporary, compression="zstd", compression_level=9, statistics=False)

@@ -11,18 +11,25 @@ import polars as pl
 from pydantic import BaseModel
 
 from qtuning.config import Readings
+from qtuning.errors import UserError
 from qtuning.pruners.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, PrunerInfo
+from qtuning.results.consistency import check_comparable
 
 AVERAGE = "avg"
 """Name of the column that averages a cell's benchmarks."""
+
+
+Tree = dict["Line", dict[str, dict[str, dict[str, dict[str, Any]]]]]
+"""Line -> model -> benchmark -> seed -> row."""
 
 
 @dataclass(frozen=True)
 class Line:
     """One method at one budget on one train set: a row of a table.
 
-    sample_ratio and token_ratio are None for the zero-shot model. variant: the options that differ from the
-    pruners' defaults, e.g. `lambda=0.3`, or empty.
+    sample_ratio and token_ratio are None for the zero-shot model. training: what an experiment varies in training,
+    e.g. `batch_size=16`, or empty. variant: that, and the options that differ from the pruners' defaults, e.g.
+    `lambda=0.3`, or empty.
     """
 
     train_set: str
@@ -33,6 +40,7 @@ class Line:
     token_ratio: float | None
     options: str
     variant: str
+    training: str = ""
 
     @property
     def reference(self) -> bool:
@@ -49,7 +57,7 @@ class Hole:
 
 @dataclass(frozen=True)
 class Entry:
-    """A score over seeds, in per cent. sd: sample standard deviation, None with one seed.
+    """A score over seeds, in per cent. values: of each seed; sd: sample standard deviation, None with one seed.
 
     difference: mean over seeds of the paired difference from random pruning at the same budget; None where there
     is no such row, where it has a hole, and for that row itself.
@@ -58,6 +66,7 @@ class Entry:
     mean: float
     sd: float | None
     seeds: tuple[str, ...]
+    values: tuple[float, ...]
     difference: float | None
     difference_sd: float | None
     items: int | None
@@ -66,12 +75,21 @@ class Entry:
 
 @dataclass(frozen=True)
 class Summary:
-    """An experiment, summarised: entries by (line, model, benchmark), with `avg` as the last of several benchmarks."""
+    """An experiment, summarised: entries by (line, model, benchmark), with `avg` as the last of several benchmarks.
+
+    seeds: of the experiment; every trained line has an entry for each of them, or a hole.
+    """
 
     lines: tuple[Line, ...]
     models: tuple[str, ...]
     benchmarks: tuple[str, ...]
     entries: dict[tuple[Line, str, str], Entry | Hole]
+    seeds: tuple[str, ...]
+
+    @property
+    def overall(self) -> str:
+        """The benchmark that stands for all of them: their average, or the only one."""
+        return self.benchmarks[-1]
 
     def blocks(self) -> list[tuple[Line, ...]]:
         """Lines by train set and budget; the lines of each train set that prune nothing come first."""
@@ -92,18 +110,24 @@ class Summary:
 
 
 def summarise(scores: pl.DataFrame) -> Summary:
-    """Summarise the rows of one experiment (all of them: a missing cell is recognised by its row without score)."""
+    """Summarise the rows of one experiment; a score that is missing is a hole, whether its row says why or is absent.
+
+    Raises UserError where the cells were not evaluated alike (consistency.py), and where two cells claim one place.
+    """
+    check_comparable(scores)
     rows = scores.filter(pl.col("headline")).to_dicts()
     models = tuple(dict.fromkeys(row["model"] for row in rows))
     benchmarks = tuple(dict.fromkeys(row["benchmark"] for row in rows))
-    train_sets = list(dict.fromkeys(row["train_set"] for row in rows if row["train_set"] is not None)) or [""]
-    # line -> model -> benchmark -> seed -> row; the zero-shot model belongs to every train set
-    tree: dict[Line, dict[str, dict[str, dict[str, dict[str, Any]]]]] = {}
-    for row in rows:
-        for train_set in [row["train_set"]] if row["train_set"] is not None else train_sets:
-            by_model = tree.setdefault(_line(row, train_set), {})
-            by_model.setdefault(row["model"], {}).setdefault(row["benchmark"], {})[row["seed"] or ""] = row
+    seeds = tuple(dict.fromkeys(row["seed"] for row in rows if row["seed"] is not None))
+    tree, train_sets = _places(rows)
     lines = _in_table_order(list(tree), train_sets)
+    for line, by_model in tree.items():
+        expected = ("",) if line.method == "zero-shot" else seeds
+        for model, found in by_model.items():
+            by_model[model] = {
+                benchmark: {seed: found.get(benchmark, {}).get(seed) or _absent(benchmark) for seed in expected}
+                for benchmark in benchmarks
+            }
     entries: dict[tuple[Line, str, str], Entry | Hole] = {}
     for line in lines:
         rival = random_at_budget(line, lines)
@@ -113,29 +137,55 @@ def summarise(scores: pl.DataFrame) -> Summary:
                 entries[line, model, benchmark] = _entry(by_seed, against.get(benchmark, {}))
             if len(benchmarks) > 1:
                 entries[line, model, AVERAGE] = _entry(_averages(by_benchmark), _averages(against))
-    return Summary(tuple(lines), models, (*benchmarks, AVERAGE) if len(benchmarks) > 1 else benchmarks, entries)
+    shown = (*benchmarks, AVERAGE) if len(benchmarks) > 1 else benchmarks
+    return Summary(tuple(lines), models, shown, entries, seeds)
+
+
+def _places(rows: list[dict[str, Any]]) -> tuple[Tree, list[str]]:
+    """The rows by their place in the table, and the train sets; the zero-shot model belongs to every train set."""
+    train_sets = list(dict.fromkeys(row["train_set"] for row in rows if row["train_set"] is not None)) or [""]
+    tree: Tree = {}
+    for row in rows:
+        for train_set in [row["train_set"]] if row["train_set"] is not None else train_sets:
+            by_model = tree.setdefault(_line(row, train_set), {})
+            by_seed = by_model.setdefault(row["model"], {}).setdefault(row["benchmark"], {})
+            seed = row["seed"] or ""
+            if seed in by_seed:
+                raise UserError(
+                    f"experiment {row['experiment']}: {by_seed[seed]['cell']} and {row['cell']} claim the same place "
+                    f"of the table ({row['benchmark']}, seed {seed or 'none'}): they differ in something that its rows "
+                    "do not show; put them into experiments of their own"
+                )
+            by_seed[seed] = row
+    return tree, train_sets
+
+
+def _absent(benchmark: str) -> dict[str, Any]:
+    """Stands for a row that the store lacks: a mean over the others would be a mean over fewer."""
+    reason = "no row of this cell in the score store; collect the scores again"
+    return {"benchmark": benchmark, "status": "not run", "reason": reason}
 
 
 def random_at_budget(line: Line, lines: Sequence[Line]) -> Line | None:
     """The row that differences are taken from: random samples and random tokens at the same budget.
 
-    Under the line's own readings (an experiment may have them for all its methods), else under the default ones.
-    Where a ratio is 1, a pruner that prunes nothing is as good as a random one.
+    Trained in the same way, and under the line's own readings (an experiment may have them for all its methods), else
+    under the default ones. Where a ratio is 1, a pruner that prunes nothing is as good as a random one.
     """
     if line.reference:
         return None
     samples = ["random", "full"] if line.sample_ratio == 1 else ["random"]
     tokens = ["random", "none"] if line.token_ratio == 1 else ["random"]
-    budget = (line.train_set, line.sample_ratio, line.token_ratio)
+    budget = (line.train_set, line.sample_ratio, line.token_ratio, line.training)
     rivals = [
         other
         for pair in ((sample, token) for sample in samples for token in tokens)
         for other in lines
-        if (other.train_set, other.sample_ratio, other.token_ratio) == budget
+        if (other.train_set, other.sample_ratio, other.token_ratio, other.training) == budget
         and (other.sample_pruner, other.token_pruner) == pair
     ]
     alike = [other for other in rivals if json.loads(other.options)["method"] == json.loads(line.options)["method"]]
-    plain = [other for other in rivals if not other.variant]
+    plain = [other for other in rivals if other.variant == other.training]
     if line in alike and plain:  # a reading of random pruning itself, against random pruning as it is
         return plain[0]
     return next(chain(alike, plain), None)
@@ -173,6 +223,8 @@ def _defaults(schema: type[BaseModel] | None) -> dict[str, Any]:
 def _line(row: dict[str, Any], train_set: str) -> Line:
     if row["method"] == "zero-shot":
         return Line(train_set, "zero-shot", "", "", None, None, "", "")
+    training = row.get("training") or ""
+    chosen = variant(row["sample_pruner"], row["token_pruner"], row["options"])
     return Line(
         train_set=train_set,
         method=row["method"],
@@ -181,7 +233,8 @@ def _line(row: dict[str, Any], train_set: str) -> Line:
         sample_ratio=row["sample_ratio"],
         token_ratio=row["token_ratio"],
         options=row["options"],
-        variant=variant(row["sample_pruner"], row["token_pruner"], row["options"]),
+        variant=", ".join(text for text in (training, chosen) if text),
+        training=training,
     )
 
 
@@ -191,6 +244,7 @@ def _in_table_order(lines: list[Line], train_sets: list[str]) -> list[Line]:
     samples = list(dict.fromkeys(line.sample_pruner for line in lines))
     tokens = list(dict.fromkeys(line.token_pruner for line in lines))
     budgets = list(dict.fromkeys((line.sample_ratio, line.token_ratio) for line in lines))
+    trainings = list(dict.fromkeys(line.training for line in lines))
 
     def key(line: Line) -> tuple[Any, ...]:
         budget = -1 if line.reference else budgets.index((line.sample_ratio, line.token_ratio))
@@ -201,6 +255,7 @@ def _in_table_order(lines: list[Line], train_sets: list[str]) -> list[Line]:
             line.method == "q-tuning",
             samples.index(line.sample_pruner),
             tokens.index(line.token_pruner),
+            trainings.index(line.training),
         )
 
     return sorted(lines, key=key)
@@ -237,6 +292,7 @@ def _entry(by_seed: dict[str, dict[str, Any]], against: dict[str, dict[str, Any]
         mean=fmean(scores.values()),
         sd=stdev(scores.values()) if len(scores) > 1 else None,
         seeds=tuple(scores),
+        values=tuple(scores.values()),
         difference=fmean(paired) if paired else None,
         difference_sd=stdev(paired) if len(paired) > 1 else None,
         items=row["items"],

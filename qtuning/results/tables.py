@@ -1,4 +1,5 @@
-"""The paper-style table of an experiment, from `results/scores.parquet` alone: Markdown, CSV and terminal."""
+"""The tables of an experiment, from `results/scores.parquet` alone: Markdown, CSV, LaTeX and HTML, by cost, and beside
+the paper's numbers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,18 +7,12 @@ from pathlib import Path
 import polars as pl
 
 from qtuning.files import atomic_path, write_text
-from qtuning.results.costs import (
-    COLUMNS,
-    EXPLANATION,
-    SELECTED,
-    SELECTED_EXPLANATION,
-    cost_rows,
-    selection_rows,
-)
+from qtuning.results import html, latex, markdown
+from qtuning.results.bycost import cost_page, tidy_costs
+from qtuning.results.consistency import training_warnings
+from qtuning.results.costs import cost_tables
 from qtuning.results.layout import (
     Footnotes,
-    Parts,
-    aligned,
     benchmark_label,
     block_title,
     hole_text,
@@ -25,96 +20,117 @@ from qtuning.results.layout import (
     pruner_labels,
     score_parts,
     subjects,
-    superscript,
 )
+from qtuning.results.marks import Marks, read_marks
 from qtuning.results.notes import how_measured, how_to_read
+from qtuning.results.page import Block, Column, Field, Page, Table, check
+from qtuning.results.paper_page import paper_page
+from qtuning.results.published import read_published, table_number
+from qtuning.results.signs import tidy_signs
 from qtuning.results.store import read_scores
-from qtuning.results.summary import Entry, Line, Summary, summarise
+from qtuning.results.summary import Entry, Summary, summarise
+from qtuning.results.versus_paper import tidy_paper, versus_paper
 
 
-def write_tables(experiment: str, results: Path) -> tuple[Path, Path]:
-    """Write `results/tables/<experiment>.md` and `.csv`; return their paths. The same scores give the same bytes.
+def write_tables(
+    experiment: str,
+    results: Path,
+    out: Path | None = None,
+    comparisons: pl.DataFrame | None = None,
+    notes: Sequence[str] = (),
+    published: Path | pl.DataFrame | None = None,
+) -> tuple[Path, ...]:
+    """Write the tables of an experiment and return their paths. The same scores give the same bytes.
 
-    While cells are still to be run, the files are `<experiment>.partial.md` and `.partial.csv`: a table with such
-    holes must not pass for the finished one, or the workflow would have nothing left to do.
+    results: folder of `scores.parquet`. out: folder to write, by default `results/tables`. comparisons: differences
+    with their significance, which mark the scores (marks.py). notes: sentences to stand under the scores, too.
+    published: the paper's scores (published.py), by default those that the package ships.
+
+    Written are `<experiment>.md`, `.csv`, `.tex`, `.html`; the edition by cost, `<experiment>.cost.md`, `.csv`; and for
+    an edition of table 1 or 2 `<experiment>.paper.md`, `.csv`, `.html` and `<experiment>.signs.csv`. While cells are
+    still to be run, each name starts with `<experiment>.partial`: a table with such holes must not pass for the
+    finished one, or the workflow would have nothing left to do.
+
+    Raises UserError if the experiment has not been collected, or mixes what cannot be compared.
     """
     scores = read_scores(results, experiment)
-    folder = Path(results) / "tables"
+    page = score_page(scores, comparisons, notes)
+    by_cost = cost_page(scores)
+    texts = {
+        "md": markdown.render(page),
+        "tex": latex.render(page),
+        "html": html.render(page),
+        "cost.md": markdown.render(by_cost),
+    }
+    frames = {"csv": tidy(scores), "cost.csv": tidy_costs(scores)}
+    number = table_number(experiment)
+    if number is not None:
+        compared = versus_paper(scores, read_published(published), number)
+        beside = paper_page(scores, compared)
+        texts |= {"paper.md": markdown.render(beside), "paper.html": html.render(beside)}
+        frames["paper.csv"] = tidy_paper(compared)
+        frames["signs.csv"] = tidy_signs(scores, [verdict.row for verdict in compared])
     finished = scores["status"].is_in(["done", "diverged"]).all()
     name = experiment if finished else f"{experiment}.partial"
-    markdown_file, csv_file = folder / f"{name}.md", folder / f"{name}.csv"
-    write_text(markdown_file, markdown(scores))
-    with atomic_path(csv_file) as temporary:
-        tidy(scores).write_csv(temporary)
-    return markdown_file, csv_file
+    folder = Path(results) / "tables" if out is None else Path(out)
+    paths = []
+    for kind in ("md", "csv", "tex", "html", "cost.md", "cost.csv", "paper.md", "paper.csv", "paper.html", "signs.csv"):
+        path = folder / f"{name}.{kind}"
+        if kind in texts:
+            write_text(path, texts[kind])
+        elif kind in frames:
+            with atomic_path(path) as temporary:
+                frames[kind].write_csv(temporary)
+        else:
+            continue
+        paths.append(path)
+    return tuple(paths)
 
 
-def markdown(scores: pl.DataFrame) -> str:
-    """The rows of one experiment as a Markdown page: a block per budget, notes, costs."""
+def score_page(scores: pl.DataFrame, comparisons: pl.DataFrame | None = None, notes: Sequence[str] = ()) -> Page:
+    """The rows of one experiment as a page: scores in a block per budget, what they cost, what was selected."""
     summary = summarise(scores)
-    footnotes = Footnotes()
-    columns = [(model, benchmark) for model in summary.models for benchmark in summary.benchmarks]
-    blocks = summary.blocks()
-    # every block has the same column widths, so that the eye can run down the raw text, too
-    parts = {
-        (line, column): score_parts(
-            summary.entries.get((line, *column)), line in summary.best(block, *column), footnotes
+    experiment = scores["experiment"][0]
+    marks = read_marks(comparisons, experiment)
+    below = (*how_to_read(scores, summary, marks), *notes, *how_measured(scores, summary))
+    return check(
+        Page(
+            name=experiment,
+            title=scores["title"][0],
+            lead=(f"Experiment {experiment}. {subjects(scores)}",),
+            tables=(score_table(scores, summary, marks, below), *cost_tables(scores, summary)),
+            warnings=tuple(training_warnings(scores)),
         )
-        for block in blocks
-        for line in block
-        for column in columns
-    }
-    texts: dict[tuple[Line, tuple[str, str]], str] = {}
-    for column in columns:
-        column_texts = emphasised(aligned([parts[line, column] for line in summary.lines]))
-        texts |= {(line, column): text for line, text in zip(summary.lines, column_texts, strict=True)}
-    labels = named(scores, "model")
-    headers = [
-        "Sample pruner",
-        "Token pruner",
-        *(f"{labels[m]} {benchmark_label(b)}" if len(labels) > 1 else benchmark_label(b) for m, b in columns),
-    ]
-    rows = {line: [*pruner_labels(line), *(texts[line, column] for column in columns)] for line in summary.lines}
-    widths = [max(map(len, cells)) for cells in zip(headers, *rows.values(), strict=True)]
-
-    page = [f"# {scores['title'][0]}", "", f"Experiment `{scores['experiment'][0]}`. {subjects(scores)}", ""]
-    train_sets = named(scores, "train_set")
-    for block in blocks:
-        title = block_title(block[0])
-        page += [f"## {train_sets[block[0].train_set]}: {title}" if len(train_sets) > 1 else f"## {title}", ""]
-        page += [*grid(headers, [rows[line] for line in block], widths, left=2), ""]
-    page += [f"- {superscript(number)} {text}" for number, text in enumerate(footnotes.texts, start=1)]
-    page += [*(f"- {note}" for note in (*how_to_read(scores, summary), *how_measured(scores, summary))), ""]
-    page += [*_cost_sections(scores, summary, labels)]
-    return "\n".join(page).rstrip() + "\n"
+    )
 
 
-def emphasised(column: Sequence[Parts]) -> list[str]:
-    """One column of scores, each piece under its like, the best mean in bold.
-
-    Where a column has bold means, the others get two spaces on both sides, so that the raw text stays aligned.
-    """
-    bold = any(parts.best for parts in column)
-    texts = []
-    for parts in column:
-        mean = parts.mean.lstrip()
-        gap = " " * (len(parts.mean) - len(mean))
-        texts.append(gap + (f"**{mean}**" if parts.best else f"  {mean}  " if bold else mean) + parts.rest)
-    return texts
-
-
-def grid(headers: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int], left: int) -> list[str]:
-    """A pipe table with the given column widths; the first `left` columns are aligned left, the others right."""
-
-    def pipe(cells: Sequence[str]) -> str:
-        padded = [
-            cell.ljust(width) if index < left else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return f"| {' | '.join(padded)} |"
-
-    rule = [":" + "-" * (width + 1) if index < left else "-" * (width + 1) + ":" for index, width in enumerate(widths)]
-    return [pipe(headers), f"|{'|'.join(rule)}|", *map(pipe, rows)]
+def score_table(scores: pl.DataFrame, summary: Summary, marks: Marks, notes: Sequence[str] = ()) -> Table:
+    """A block per train set and budget, a row per method, a column per model and benchmark."""
+    footnotes = Footnotes()
+    models, train_sets = named(scores, "model"), named(scores, "train_set")
+    columns = [(model, benchmark) for model in summary.models for benchmark in summary.benchmarks]
+    blocks = []
+    for lines in summary.blocks():
+        best = {column: summary.best(lines, *column) for column in columns}
+        rows: tuple[tuple[Field, ...], ...] = tuple(
+            (
+                *pruner_labels(line),
+                *(
+                    score_parts(
+                        summary.entries.get((line, *column)), line in best[column], footnotes, marks.of(line, *column)
+                    )
+                    for column in columns
+                ),
+            )
+            for line in lines
+        )
+        title = block_title(lines[0])
+        blocks.append(Block(f"{train_sets[lines[0].train_set]}: {title}" if len(train_sets) > 1 else title, rows))
+    headers = (
+        *(Column(name, words=True) for name in ("Sample pruner", "Token pruner")),
+        *(Column(benchmark_label(name), models[model] if len(models) > 1 else "") for model, name in columns),
+    )
+    return Table("scores", "", headers, tuple(blocks), tuple(footnotes.texts), tuple(notes))
 
 
 def tidy(scores: pl.DataFrame) -> pl.DataFrame:
@@ -161,21 +177,3 @@ CSV_SCHEMA: dict[str, pl.DataType] = {
     **dict.fromkeys(("status", "reason"), pl.String()),
 }
 """Columns of the CSV table, in order."""
-
-
-def _cost_sections(scores: pl.DataFrame, summary: Summary, labels: dict[str, str]) -> list[str]:
-    """The tables of costs and of what was selected; nothing where no cell is trained, or none is pruned."""
-    lines: list[str] = []
-    for title, columns, rows, explanation in (
-        ("What it cost", COLUMNS, cost_rows(scores, summary), EXPLANATION),
-        ("What was selected", SELECTED, selection_rows(scores, summary), SELECTED_EXPLANATION),
-    ):
-        if not rows:
-            continue
-        several = len(labels) > 1
-        headers = ["Samples x Tokens", "Method", *(["Model"] if several else []), *columns]
-        cells = [[row.budget, row.method, *([labels[row.model]] if several else []), *row.values] for row in rows]
-        widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
-        table = grid(headers, cells, widths, left=3 if several else 2)
-        lines += [*([""] if lines else []), f"## {title}", "", *table, "", f"- {explanation}"]
-    return lines

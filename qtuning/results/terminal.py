@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from qtuning.results.consistency import training_warnings
 from qtuning.results.costs import COLUMNS, cost_rows
 from qtuning.results.layout import (
     Footnotes,
@@ -24,6 +25,7 @@ from qtuning.results.layout import (
     subjects,
     superscript,
 )
+from qtuning.results.marks import Marks, read_marks
 from qtuning.results.notes import how_to_read
 from qtuning.results.store import read_scores
 from qtuning.results.summary import AVERAGE, Line, Summary, summarise
@@ -32,34 +34,40 @@ UNBOUNDED = 160
 """Columns of a file or pipe, which has no width of its own."""
 
 
-def print_table(experiment: str, results: Path, console: Console | None = None) -> None:
+def print_table(
+    experiment: str, results: Path, console: Console | None = None, comparisons: pl.DataFrame | None = None
+) -> None:
     """Print the scores and costs of an experiment from `results/scores.parquet`, in as much detail as fits.
 
     A narrow terminal gets one table a model, then no spreads, then no differences but those of Avg, then none.
-    Raises UserError if the experiment has not been collected.
+    comparisons: differences with their significance, which mark the scores. Raises UserError if the experiment has not
+    been collected.
     """
     scores = read_scores(results, experiment)
     summary = summarise(scores)
+    marks = read_marks(comparisons, experiment)
     if console is None:
         console = Console() if sys.stdout.isatty() else Console(width=UNBOUNDED)
     labels = {column: named(scores, column) for column in ("model", "train_set")}
     footnotes = Footnotes()
     console.print(scores["title"][0], style="bold", markup=False, highlight=False)
     console.print(subjects(scores), markup=False, highlight=False)
+    for warning in training_warnings(scores):
+        console.print(f"Warning: {warning}", markup=False, highlight=False, style="yellow")
     console.print()
-    for table in _fitting(summary, labels, footnotes, console):
+    for table in _fitting(summary, marks, labels, footnotes, console):
         console.print(table)
         console.print()
     for number, text in enumerate(footnotes.texts, start=1):
         console.print(f"{superscript(number)} {text}", markup=False, highlight=False, style="yellow")
-    for note in how_to_read(scores, summary):
+    for note in how_to_read(scores, summary, marks):
         console.print(note, markup=False, highlight=False, style="dim")
     console.print()
     console.print(_cost_table(scores, summary, labels["model"]))
 
 
 def _fitting(
-    summary: Summary, labels: dict[str, dict[str, str]], footnotes: Footnotes, console: Console
+    summary: Summary, marks: Marks, labels: dict[str, dict[str, str]], footnotes: Footnotes, console: Console
 ) -> list[Table]:
     """The most detailed tables that fit the console."""
     together, apart = [summary.models], [(model,) for model in summary.models]
@@ -73,7 +81,7 @@ def _fitting(
         (apart, False, (AVERAGE,)),
         (apart, False, ()),
     ):
-        tables = [_score_table(summary, models, labels, footnotes, spread, differences) for models in groups]
+        tables = [_score_table(summary, marks, models, labels, footnotes, spread, differences) for models in groups]
         if all(console.measure(table, options=unlimited).maximum <= console.width for table in tables):
             break
     return tables
@@ -81,6 +89,7 @@ def _fitting(
 
 def _score_table(
     summary: Summary,
+    marks: Marks,
     models: Sequence[str],
     labels: dict[str, dict[str, str]],
     footnotes: Footnotes,
@@ -101,7 +110,8 @@ def _score_table(
         for block in summary.blocks():
             best = summary.best(block, model, benchmark)
             for line in block:
-                parts = score_parts(summary.entries.get((line, model, benchmark)), line in best, footnotes)
+                entry = summary.entries.get((line, model, benchmark))
+                parts = score_parts(entry, line in best, footnotes, marks.of(line, model, benchmark))
                 parts = parts if spread else replace(parts, spread="")
                 pieces.append(parts if benchmark in differences else replace(parts, difference=""))
         for line, parts in zip(summary.lines, aligned(pieces), strict=True):
@@ -121,8 +131,8 @@ def styled(parts: Parts) -> Text:
     """A score with the best in bold, its spread dimmed and its difference in green or red."""
     text = Text().append(parts.mean, style="bold" if parts.best else "")
     text.append(parts.spread, style="dim")
-    colour = "green" if "+" in parts.difference else "red" if "-" in parts.difference else "dim"
-    text.append(parts.difference, style=colour)
+    text.append(parts.difference, style={"up": "green", "down": "red", "": "dim"}[parts.direction])
+    text.append(parts.marks)
     return text
 
 

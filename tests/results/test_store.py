@@ -13,7 +13,9 @@ from qtuning.errors import UserError
 from qtuning.files import read_json, write_text
 from qtuning.grid import Library
 from qtuning.identity import cell_id, evaluation_id
-from qtuning.results.store import COST_COLUMNS, SCHEMA, collect, read_scores, write_scores
+from qtuning.results.collect import collect
+from qtuning.results.schema import COST_COLUMNS, SCHEMA
+from qtuning.results.store import read_scores, write_scores
 
 
 def test_finished_cell_has_a_row_for_every_metric(folders: Folders) -> None:

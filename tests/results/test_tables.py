@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -11,8 +12,10 @@ from rich.console import Console
 from qtuning.errors import UserError
 from qtuning.identity import cell_id
 from qtuning.results.costs import SELECTED
+from qtuning.results.layout import superscript
+from qtuning.results.markdown import render
 from qtuning.results.store import read_scores, write_scores
-from qtuning.results.tables import markdown, tidy, write_tables
+from qtuning.results.tables import score_page, tidy, write_tables
 from qtuning.results.terminal import print_table
 
 Make = Callable[..., Folders]
@@ -22,6 +25,10 @@ TWO = {"benchmarks": ["gsm8k", "math"], "source": "mini-world", "batch_size": 64
 def scores_of(folders: Folders) -> pl.DataFrame:
     write_scores([folders.grid], folders.results)
     return read_scores(folders.results, folders.grid.experiment.name)
+
+
+def markdown(scores: pl.DataFrame) -> str:
+    return render(score_page(scores))
 
 
 def block(page: str, title: str) -> list[list[str]]:
@@ -68,7 +75,7 @@ def test_complete_table(complete: Folders) -> None:
     # differences by seed: GSM8K 3, 5; MATH 1, -3; Avg 2, 1
     assert block(page, "Samples 25% x Tokens 50%")[1:] == [
         ["random", "random", "31.00 ± 1.41", "**7.00** ± 2.83", "19.00 ± 2.12"],
-        ["Q-Tuning", "", "**35.00** ± 2.83 (+4.0)", "6.00 ± 0.00 (-1.0)", "**20.50** ± 1.41 (+1.5)"],
+        ["Q-Tuning", "", "**35.00** ± 2.83 ↑4.0", "6.00 ± 0.00 ↓1.0", "**20.50** ± 1.41 ↑1.5"],
     ]
     for text in (
         "# Mini world, full fine-tuning",
@@ -122,7 +129,7 @@ def test_what_was_selected(complete: Folders) -> None:
 
 def test_csv(complete: Folders) -> None:
     scores_of(complete)
-    _, path = write_tables("mini", complete.results)
+    _, path, *_ = write_tables("mini", complete.results)
     table = pl.read_csv(path)
     assert len(table) == 4 * 3
     (row,) = table.filter((pl.col("method") == "q-tuning") & (pl.col("benchmark") == "math")).to_dicts()
@@ -191,7 +198,7 @@ def test_no_average_without_every_benchmark(complete: Folders) -> None:
     cell = complete.find("q-tuning-25x50-s1")
     complete.evaluate(cell, lambda _: 0.37, change=lambda scores: scores["benchmarks"].pop("math"))
     page = markdown(scores_of(complete))
-    assert block(page, "Samples 25% x Tokens 50%")[2] == ["Q-Tuning", "", "**35.00** ± 2.83 (+4.0)", "–¹", "–²"]
+    assert block(page, "Samples 25% x Tokens 50%")[2] == ["Q-Tuning", "", "**35.00** ± 2.83 ↑4.0", "–¹", "–²"]
     assert "- ¹ seed 1 not run: the evaluation has no score of this benchmark\n" in page
     assert "- ² seed 1 not run: no average without math: the evaluation has no score of this benchmark\n" in page
 
@@ -206,8 +213,8 @@ def test_option_variants_are_rows_of_their_own(make_folders: Make) -> None:
     rows = block(markdown(scores_of(folders)), "Samples 25% x Tokens 50%")
     assert [(row[0], row[2]) for row in rows[1:]] == [
         ("random", "0.00"),
-        ("Q-Tuning (lambda=0.3)", "30.00 (+30.0)"),
-        ("Q-Tuning", "**50.00** (+50.0)"),
+        ("Q-Tuning (lambda=0.3)", "30.00 ↑30.0"),
+        ("Q-Tuning", "**50.00** ↑50.0"),
     ]
 
 
@@ -272,11 +279,63 @@ def test_raw_text_is_aligned(folders: Folders) -> None:
 
 def test_tables_are_reproducible_and_undated(complete: Folders) -> None:
     scores_of(complete)
-    first = [path.read_bytes() for path in write_tables("mini", complete.results)]
+    paths = write_tables("mini", complete.results)
+    assert [path.name for path in paths] == [
+        f"mini.{kind}" for kind in ("md", "csv", "tex", "html", "cost.md", "cost.csv")
+    ]
+    first = [path.read_bytes() for path in paths]
     (complete.results / "tables" / "mini.md").unlink()
     scores_of(complete)
     assert [path.read_bytes() for path in write_tables("mini", complete.results)] == first
-    assert not re.search(rb"20\d\d-\d\d", first[0] + first[1])
+    assert not re.search(rb"20\d\d-\d\d", b"".join(first))
+
+
+def test_an_edition_of_a_table_of_the_paper_has_it_beside_ours(make_folders: Make, tmp_path: Path) -> None:
+    folders = make_folders(name="table2-mini", evaluation=TWO, budgets=["25x50"], seeds=[0])
+    for cell in folders.grid.cells:
+        folders.finish(cell)
+    write_scores([folders.grid], folders.results)
+    paths = write_tables("table2-mini", folders.results, out=tmp_path / "out", notes=["Overlap: none."])
+    kinds = ("md", "csv", "tex", "html", "cost.md", "cost.csv", "paper.md", "paper.csv", "paper.html", "signs.csv")
+    assert paths == tuple(tmp_path / "out" / f"table2-mini.{kind}" for kind in kinds)
+    assert "\n- Overlap: none.\n" in paths[0].read_text()
+    # the one published budget that we have, against each of the other rows of ours
+    table = pl.read_csv(paths[-1])
+    decided = table.filter(pl.col("difference").is_not_null())
+    assert set(decided["method"]) == {"zero-shot", "full", "random+random"}
+    assert set(table["token_ratio"]) == {0.5}
+
+
+def test_all_outputs_show_the_same_fields(complete: Folders) -> None:
+    """Row by row: Markdown, HTML and LaTeX read back, each by what its markup means."""
+    complete.diverge(complete.find("random+random-25x50-s1"), "nan & <inf> | 50%_x")
+    scores_of(complete)
+    by_kind = {path.suffix: path.read_text() for path in write_tables("mini", complete.results)[:4]}
+    lines = [line for line in by_kind[".md"].splitlines() if line.startswith("|") and not set(line) <= set("|:-")]
+    in_markdown = [[re.sub(r"[* ]", "", cell) for cell in line.strip("|").split("|")] for line in lines]
+    in_html = [
+        [re.sub(r"<[^>]*>| ", "", cell) for cell in re.findall(r"<td.*?</td>|<th scope=.col.*?</th>", row)]
+        for row in re.findall(r"<tr>.*?</tr>", by_kind[".html"])
+    ]
+    signs = {r"\%": "%", "--": "–", r"$\pm$": "±", r"$\uparrow$": "↑", r"$\downarrow$": "↓", "{-}": "-"}
+    in_latex = []
+    for line in by_kind[".tex"].splitlines():
+        if line.endswith(r" \\") and not line.startswith(r"\multicolumn"):
+            for sign, meaning in signs.items():
+                line = line.replace(sign, meaning)
+            line = re.sub(r"\\textsuperscript\{(\d+)\}", lambda match: superscript(int(match[1])), line)
+            line = re.sub(r"\\textbf|\\tiny|[{} ]", "", line[: -len(r" \\")])
+            in_latex.append(line.split("&"))
+    headers = in_markdown[0]
+    assert [row for row in in_markdown if row != headers] == [row for row in in_html if row != headers]
+    assert [row for row in in_html if row != headers] == [row for row in in_latex if row != headers]
+    assert any("–¹" in row for row in in_latex)
+    for kind, text in (
+        (".md", r"nan & \<inf> \| 50%_x"),
+        (".html", "nan &amp; &lt;inf&gt; | 50%_x"),
+        (".tex", r"nan \& \textless{}inf\textgreater{} \textbar{} 50\%\_x"),
+    ):
+        assert text in by_kind[kind]
 
 
 def test_nothing_run_yet_is_a_table_of_holes(folders: Folders) -> None:
@@ -295,9 +354,9 @@ def test_unknown_experiment(complete: Folders) -> None:
 @pytest.mark.parametrize(
     ("width", "row"),
     [
-        (200, "Q-Tuning 35.00 ± 2.83 (+4.0) 6.00 ± 0.00 (-1.0) 20.50 ± 1.41 (+1.5)"),
-        (75, "Q-Tuning 35.00 (+4.0) 6.00 (-1.0) 20.50 (+1.5)"),
-        (55, "Q-Tuning 35.00 6.00 20.50 (+1.5)"),
+        (200, "Q-Tuning 35.00 ± 2.83 ↑4.0 6.00 ± 0.00 ↓1.0 20.50 ± 1.41 ↑1.5"),
+        (75, "Q-Tuning 35.00 ↑4.0 6.00 ↓1.0 20.50 ↑1.5"),
+        (55, "Q-Tuning 35.00 6.00 20.50 ↑1.5"),
         (50, "Q-Tuning 35.00 6.00 20.50"),
     ],
 )
@@ -316,8 +375,8 @@ def test_terminal_emphasises(complete: Folders) -> None:
     print_table("mini", complete.results, console)
     text = console.export_text(styles=True)
     assert "\x1b[1m35.00\x1b[0m" in text
-    assert "\x1b[32m (+4.0)\x1b[0m" in text
-    assert "\x1b[31m (-1.0)\x1b[0m" in text
+    assert "\x1b[32m ↑4.0\x1b[0m" in text
+    assert "\x1b[31m ↓1.0\x1b[0m" in text
 
 
 def test_a_table_with_cells_still_to_run_does_not_pass_for_the_finished_one(make_folders: Make) -> None:
@@ -325,10 +384,10 @@ def test_a_table_with_cells_still_to_run_does_not_pass_for_the_finished_one(make
     zero_shot, cell = folders.grid.cells
     folders.finish(zero_shot, {"gsm8k": 0.1, "math": 0.1}.__getitem__)
     write_scores([folders.grid], folders.results)
-    partial, _ = write_tables(folders.grid.experiment.name, folders.results)
+    partial, *_ = write_tables(folders.grid.experiment.name, folders.results)
     assert partial.name == f"{folders.grid.experiment.name}.partial.md"
     assert "not run" in partial.read_text()
     folders.finish(cell, {"gsm8k": 0.2, "math": 0.2}.__getitem__)
     write_scores([folders.grid], folders.results)
-    whole, table = write_tables(folders.grid.experiment.name, folders.results)
+    whole, table, *_ = write_tables(folders.grid.experiment.name, folders.results)
     assert (whole.name, table.name) == (f"{folders.grid.experiment.name}.md", f"{folders.grid.experiment.name}.csv")

@@ -1,4 +1,27 @@
-# Scores and tables of an experiment; each experiment is a target of its own name.
+# What an experiment is for: its tables and its figures; each experiment is a target of its own name.
+
+
+rule contamination:
+    input:
+        lambda wildcards: PLAN.sources_of_check(wildcards.check),
+    output:
+        ROOT / "contamination/{check}.json",
+    log:
+        ROOT / "logs/contamination/{check}.log",
+    conda:
+        "../envs/qtuning.yaml"
+    resources:
+        results=str(ROOT),
+        data_dir=DATA_DIR,
+    params:
+        train_set=lambda wildcards: PLAN.checks[wildcards.check].train_set.name,
+        benchmarks=lambda wildcards: ",".join(PLAN.checks[wildcards.check].benchmarks),
+        source=lambda wildcards: PLAN.checks[wildcards.check].source,
+    message:
+        "overlap of {params.train_set} with {params.benchmarks}"
+    shell:
+        "qtuning contamination {params.train_set:q} --benchmarks {params.benchmarks:q} --source {params.source:q}"
+        " --results {resources.results:q} {resources.data_dir} > {log:q} 2>&1"
 
 
 rule tables:
@@ -7,6 +30,14 @@ rule tables:
     output:
         markdown=ROOT / "tables/{experiment}.md",
         csv=ROOT / "tables/{experiment}.csv",
+        latex=ROOT / "tables/{experiment}.tex",
+        html=report(
+            ROOT / "tables/{experiment}.html",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"experiment": "{experiment}"},
+        ),
+        cost=multiext(str(ROOT / "tables/{experiment}.cost"), ".md", ".csv"),
     log:
         ROOT / "logs/tables/{experiment}.log",
     localrule: True
@@ -18,10 +49,39 @@ rule tables:
     params:
         title=lambda wildcards: PLAN.grid(wildcards.experiment).experiment.title,
     message:
-        "table of {wildcards.experiment}"
+        "tables of {wildcards.experiment}"
     shell:
         # the table itself goes to the terminal: it is what the user came for
         "qtuning tables {wildcards.experiment:q} --results {resources.results:q} {resources.data_dir} 2> {log:q}"
+
+
+rule figures:
+    input:
+        lambda wildcards: PLAN.cells_of(wildcards.experiment),
+    output:
+        report(
+            directory(ROOT / "figures/{experiment}"),
+            patterns=["{figure}.svg"],
+            caption="../report/figure.rst",
+            category="Figures",
+            subcategory="{experiment}",
+            labels={"figure": "{figure}"},
+        ),
+    log:
+        ROOT / "logs/figures/{experiment}.log",
+    localrule: True
+    conda:
+        "../envs/qtuning.yaml"
+    resources:
+        results=str(ROOT),
+        data_dir=DATA_DIR,
+    params:
+        out=lambda wildcards, output: str(Path(output[0]).parent),
+    message:
+        "figures of {wildcards.experiment}"
+    shell:
+        "( qtuning collect {wildcards.experiment:q} --results {resources.results:q} {resources.data_dir}"
+        " && qtuning figures {wildcards.experiment:q} --store {resources.results:q} --out {params.out:q} ) > {log:q} 2>&1"
 
 
 for _experiment in PLAN.experiments:

@@ -1,0 +1,139 @@
+"""`python -m benchmarks.coverage`: do 95% intervals over seeds and items hold the truth 95% of the time?
+
+Simulates scores whose variances are known (qtuning/results/statistics.py names them); prints the table of the docs.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from qtuning.results.statistics import (
+    Array,
+    crossed_bootstrap,
+    estimate_differences,
+    estimate_scores,
+    mean_squares,
+    prior_freedom,
+)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Scores of equal lines. seed, item, rest: sd of what a seed does to one line, what an item does to it, the rest.
+
+    A seed moves all lines by sd 1, an item by sd 3. binary: what is scored is only
+    whether the sum of all this is positive. unequal: each line has a seed variance of its own, scattered as a scaled
+    inverse chi-square of 4 degrees of freedom. budgets: blocks that the agreement of the variances is learned from.
+    """
+
+    seeds: int
+    items: int
+    lines: int = 17
+    seed: float = 0.05
+    item: float = 0.3
+    rest: float = 0.5
+    benchmarks: int = 1
+    budgets: int = 1
+    binary: bool = False
+    unequal: bool = False
+
+
+def simulate(scenario: Scenario, rng: np.random.Generator) -> list[Array]:
+    """[L, S, n] scores of each benchmark; the expectation of every line is the same."""
+    lines, seeds, items = scenario.lines, scenario.seeds, scenario.items
+    spread = np.full(lines, scenario.seed)
+    if scenario.unequal:
+        spread = spread * np.sqrt(2 / rng.chisquare(4, lines))  # E[1 / chi2(4)] = 1/2
+    common, own = rng.normal(0, 1, seeds), rng.normal(0, 1, (lines, seeds)) * spread[:, None]
+    found = []
+    for _ in range(scenario.benchmarks):
+        scores = (common + own)[:, :, None] + rng.normal(0, 3, items)
+        scores = scores + rng.normal(0, scenario.item, (lines, 1, items))
+        scores = scores + rng.normal(0, scenario.rest, (lines, seeds, items))
+        found.append((scores > 0).astype(np.float64) if scenario.binary else scores)
+    return found
+
+
+def outcomes(scenario: Scenario, repeats: int, seed: int = 0, resamples: int = 0) -> dict[str, Array]:
+    """Per repeat, by method: the share of the lines whose interval holds the true difference (0) from line 0.
+
+    ours: `estimate_differences`. alone: the same for two lines without others to borrow from. satterthwaite: one t for
+    the sum of the ANOVA estimates. items: over items alone, seeds averaged away. answers: all S x n answers as if
+    independent. score: a line's own score (not where `binary`, for its expectation depends on the seed's). bootstrap:
+    `crossed_bootstrap` of one line, if `resamples`. width: of ours, as a multiple of the ideal one (known variances).
+    family: 1 where the first step of Holm's correction, and so the whole of it, finds any difference at 5%.
+    """
+    rng = np.random.default_rng(seed)
+    found: dict[str, list[float]] = {}
+    for repeat in range(repeats):
+        blocks = [simulate(scenario, rng) for _ in range(scenario.budgets)]
+        scores = blocks[0]
+        prior = prior_freedom([part.mean(axis=2) for block in blocks for part in block])
+        for method, value in _once(scenario, scores, prior, repeat, resamples):
+            found.setdefault(method, []).append(value)
+    return {method: np.array(values) for method, values in found.items()}
+
+
+def _once(
+    scenario: Scenario, scores: list[Array], prior: float, repeat: int, resamples: int
+) -> Iterator[tuple[str, float]]:
+    from scipy.stats import t
+
+    seeds, items, count = scenario.seeds, scenario.items, scenario.benchmarks
+    ours = estimate_differences(scores, 0, prior)
+    mean, half = ours.mean[1:], ours.half_width()[1:]
+    yield "ours", float(np.mean(np.abs(mean) <= half))
+    yield "family", float((np.abs(mean) > ours.half_width(1 - 0.05 / len(mean))[1:]).any())
+    alone = estimate_differences([part[:2] for part in scores], 0)
+    yield "alone", float(abs(alone.mean[1]) <= alone.half_width()[1])
+    squares = np.array([mean_squares(part[1:] - part[0])[1:] for part in scores]) / (seeds * items * count**2)
+    of_items, rest = squares.sum(axis=0)
+    by_seed = np.mean([part.mean(axis=2) for part in scores], axis=0)
+    of_seeds = (by_seed[1:] - by_seed[0]).var(axis=1, ddof=1) / seeds
+    freedom = np.array([seeds - 1, count * (items - 1), count * (seeds - 1) * (items - 1)])
+    total = np.maximum(of_seeds + of_items - rest, 0.0)
+    effective = total**2 / (of_seeds**2 / freedom[0] + of_items**2 / freedom[1] + rest**2 / freedom[2])
+    yield "satterthwaite", float(np.mean(np.abs(mean) <= t.isf(0.025, np.maximum(effective, 1)) * np.sqrt(total)))
+    yield "items", float(np.mean(np.abs(mean) <= t.isf(0.025, freedom[1]) * np.sqrt(of_items)))
+    variance = sum((part[1:] - part[0]).var(axis=(1, 2), ddof=1) for part in scores) / (seeds * items * count**2)
+    yield "answers", float(np.mean(np.abs(mean) <= t.isf(0.025, count * seeds * items - 1) * np.sqrt(variance)))
+    if not scenario.binary:
+        score = estimate_scores(scores, prior)
+        yield "score", float(np.mean(np.abs(score.mean) <= score.half_width()))
+        ideal = 2 * (scenario.seed**2 / seeds + (scenario.item**2 + scenario.rest**2 / seeds) / items / count)
+        yield "width", float(np.median(half)) / float(t.isf(0.025, np.inf) * np.sqrt(ideal))
+    if resamples:
+        low, high = crossed_bootstrap([part[1] - part[0] for part in scores], resamples=resamples, seed=repeat)
+        yield "bootstrap", float(low <= 0 <= high)
+
+
+SCENARIOS = {
+    "no seed variance": {"seed": 0.0},
+    "seeds as noisy as the rest": {"seed": 0.05},
+    "seeds 5 x as noisy": {"seed": 0.25},
+    "6 benchmarks": {"seed": 0.05, "benchmarks": 6},
+    "right or wrong": {"seed": 0.25, "binary": True},
+    "unequal lines": {"seed": 0.25, "unequal": True, "budgets": 6},
+}
+COLUMNS = ("ours", "alone", "satterthwaite", "bootstrap", "items", "answers", "score", "family", "width")
+
+
+def main() -> None:
+    """Print the table as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=1000)
+    repeats = parser.parse_args().repeats
+    print(f"| scenario | seeds | items | {' | '.join(COLUMNS)} |")
+    print(f"|:---|---:|---:|{'---:|' * len(COLUMNS)}")
+    for name, changes in SCENARIOS.items():
+        for seeds, items in ((2, 100), (3, 50), (3, 500), (5, 100)):
+            scenario = Scenario(seeds, items, **changes)  # type: ignore[arg-type]
+            found = outcomes(scenario, repeats, resamples=400)
+            cells = [f"{found[column].mean():.3f}" if column in found else "" for column in COLUMNS]
+            print(f"| {name} | {seeds} | {items} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""`qtuning plan`: what experiments will cost, before anything is launched."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qtuning.errors import UserError
+
+if TYPE_CHECKING:
+    from qtuning.planning.assumptions import Assumptions
+    from qtuning.planning.hardware import Machine
+    from qtuning.planning.jobs import Jobs
+
+GPUS = ("h100", "a100", "4090", "cpu")
+
+
+def plan(
+    experiments: Annotated[list[str], typer.Argument(help="names of files in configs/experiments, without .yaml")],
+    gpu: Annotated[str, typer.Option(help=f"what it shall run on: {', '.join(GPUS)} (published speeds)")] = "h100",
+    probe: Annotated[
+        bool, typer.Option("--probe", help="measure the speed of this machine instead (seconds to a minute)")
+    ] = False,
+    devices: Annotated[int, typer.Option(min=1, help="how many of them work at a time, for days and disk")] = 1,
+    usd_per_gpu_hour: Annotated[float | None, typer.Option(min=0, help="price of an hour of one of them")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="everything as JSON, for machines")] = False,
+    configs: Annotated[Path, typer.Option(help="folder with experiments/, models/, planning.yaml")] = Path("configs"),
+    results: Annotated[Path, typer.Option(help="folder of everything generated: what is done is not paid")] = Path(
+        "results"
+    ),
+    data_dir: Annotated[Path | None, typer.Option(help="local copies of train sets and benchmarks")] = None,
+) -> None:
+    """What experiments will cost: cells, GPU-hours by stage, memory, disk, price; and what they will be able to show.
+
+    Nothing is launched or fetched. Exit status 2 where something cannot fit into memory, with the key that helps.
+    Predictions are compared with finished cells. docs/plan.md says what is assumed.
+
+    `qtuning plan table1 table2 --gpu h100 --devices 8 --usd-per-gpu-hour 2.5`
+    """
+    from qtuning.grid import Library
+    from qtuning.layout import Layout
+    from qtuning.planning.assumptions import read_assumptions
+    from qtuning.planning.bill import MachineOf, bill_of
+    from qtuning.planning.check import check
+    from qtuning.planning.effect import effects_of
+    from qtuning.planning.fits import refusals
+    from qtuning.planning.jobs import jobs_of
+
+    machine = _machine(gpu)
+    grids = Library(configs, data_dir).experiments(experiments)
+    assumptions = read_assumptions(configs)
+    jobs = jobs_of(grids, Layout(results), assumptions)
+    measured: dict[tuple[str, str], Machine] = {}
+    if probe:
+        from qtuning.planning.probe import probe as measure
+
+        machine, measured = measure(jobs)
+    machine_of = MachineOf(machine, measured)
+    bill = bill_of(jobs, machine_of, devices, usd_per_gpu_hour)
+    effects, checked = effects_of(grids, results, assumptions), check(jobs, results, machine_of)
+    too_large = refusals(jobs, machine_of)
+    notes = _notes(jobs, machine, probe, assumptions)
+    if as_json:
+        _print_json(bill, effects, checked, notes, too_large)
+    else:
+        from qtuning.planning.render import print_bill
+
+        print_bill(bill, effects, checked, notes)
+    if too_large:
+        raise UserError("\n".join(too_large))
+
+
+def _machine(name: str) -> "Machine":
+    from qtuning.explain import nearest
+    from qtuning.planning.hardware import machines
+
+    if name not in GPUS:
+        raise UserError(f"--gpu = {name!r}: unknown{nearest(name, GPUS)}")
+    return machines()[name]
+
+
+def _notes(jobs: "Jobs", machine: "Machine", probed: bool, assumptions: "Assumptions") -> list[str]:
+    """What the bill rests on that was not measured."""
+    notes = []
+    guessed = sorted({name for name, lengths in jobs.train_sets.values() if not lengths.counted})
+    for name in guessed:
+        guess, own = assumptions.train_set(name)
+        size = f"{guess.rows:,} rows, {guess.prompt_tokens:g} + {guess.response_tokens:g} tokens"
+        whose = "" if own else " (default: no entry of its own)"
+        notes.append(f"{name}: {size}, from planning.yaml{whose}, until it has been prepared")
+    if not probed:
+        unit, name = (1e12, "TFLOP/s") if machine.device == "cuda" else (1e9, "GFLOP/s")
+        rates = ", ".join(f"{dtype} {machine.rate(dtype) / unit:.3g} {name}" for dtype in ("bfloat16", "float32"))
+        shares = " and ".join(f"{100 * machine.reached[dtype]:.0f}%" for dtype in ("bfloat16", "float32"))
+        notes.append(
+            f"speed: {rates} ({shares} of the peaks), {1e3 * machine.layer_seconds:g} ms a layer; --probe measures"
+        )
+    return notes
+
+
+def _print_json(
+    bill: Any, effects: Sequence[Any], checked: Any, notes: Sequence[str], too_large: Sequence[str]
+) -> None:
+    from dataclasses import asdict
+
+    from qtuning.files import canonical_json
+
+    content = asdict(bill) | {
+        "wall_hours": bill.wall_hours,
+        "effects": [asdict(effect) for effect in effects],
+        "check": asdict(checked),
+        "assumed": list(notes),
+        "too_large": list(too_large),
+    }
+    print(canonical_json(content))

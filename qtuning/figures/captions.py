@@ -1,0 +1,62 @@
+"""What stands below a figure: which cells, seeds, items and versions it rests on."""
+
+import json
+
+import polars as pl
+
+from qtuning.results.layout import benchmark_label
+
+SHOWN = 4
+"""How many cells a caption names before it counts the rest."""
+
+
+def scores_caption(text: str, scores: pl.DataFrame) -> str:
+    """`text`, and what the scores rest on. scores: rows of the score store of the cells that the figure shows."""
+    return " ".join([text, _seeds(scores), _items(scores), _evaluations(scores), _cells(scores), _versions(scores)])
+
+
+def cells_caption(text: str, scores: pl.DataFrame) -> str:
+    """`text`, and the cells that were watched, for figures that show no scores."""
+    return " ".join([text, _seeds(scores), _cells(scores), _versions(scores)])
+
+
+def _seeds(scores: pl.DataFrame) -> str:
+    seeds = list(scores["seed"].drop_nulls().unique(maintain_order=True))
+    if len(seeds) > 1:
+        return f"{len(seeds)} seeds ({', '.join(seeds)})."
+    return f"One seed ({seeds[0]}): the spread over seeds is not known." if seeds else ""
+
+
+def _items(scores: pl.DataFrame) -> str:
+    done = scores.filter(pl.col("headline") & (pl.col("status") == "done"))
+    parts = [
+        f"{benchmark_label(row['benchmark'])} {row['items']:,} ({row['metric']})"
+        for row in done.unique("benchmark", keep="first", maintain_order=True).iter_rows(named=True)
+    ]
+    missing = [
+        benchmark_label(name)
+        for name in scores["benchmark"].unique(maintain_order=True)
+        if name not in set(done["benchmark"])
+    ]
+    parts += [f"{name} not evaluated" for name in missing]
+    return f"Items (metric): {', '.join(parts)}."
+
+
+def _evaluations(scores: pl.DataFrame) -> str:
+    measured = scores.filter(pl.col("status") == "done")
+    found = (measured if len(measured) else scores)["evaluation"].unique(maintain_order=True)
+    return f"Evaluation {', '.join(found)}."
+
+
+def _cells(scores: pl.DataFrame) -> str:
+    cells = list(scores["cell"].unique(maintain_order=True))
+    missing = scores.filter(pl.col("headline") & (pl.col("status") != "done"))["cell"].n_unique()
+    named = ", ".join(cells) if len(cells) <= SHOWN else f"{', '.join(cells[:SHOWN])} and {len(cells) - SHOWN} more"
+    holes = f"; {missing} with missing scores" if missing else ""
+    return f"{len(cells)} {'cell' if len(cells) == 1 else 'cells'}: {named}{holes}."
+
+
+def _versions(scores: pl.DataFrame) -> str:
+    distinct = list(scores["versions"].drop_nulls().unique(maintain_order=True))
+    texts = [", ".join(f"{name} {value}" for name, value in sorted(json.loads(text).items())) for text in distinct]
+    return f"Trained with {'; '.join(texts)}." if texts else ""

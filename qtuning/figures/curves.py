@@ -1,0 +1,119 @@
+"""Curves of scores with their spread, their holes and the lines they are judged against."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import polars as pl
+from matplotlib.axes import Axes
+
+from qtuning.figures.marks import Mark
+from qtuning.figures.style import BLACK
+from qtuning.results.layout import benchmark_label
+
+FAR = 0.5
+"""A line is far from curves if it is further away than this share of the range that they cover."""
+
+FULL: dict[str, Any] = {"color": "#444444", "linestyle": (0, (6, 2)), "linewidth": 0.9, "zorder": 1.5}
+ZERO_SHOT: dict[str, Any] = {"color": "#444444", "linestyle": (0, (1, 2)), "linewidth": 0.9, "zorder": 1.5}
+
+
+def curve(axes: Axes, x: Sequence[float], rows: pl.DataFrame, label: str, mark: Mark) -> None:
+    """Means over seeds at `x`, joined in the order given; bars: ± 1 sample standard deviation over the seeds.
+
+    A hole breaks the line: its neighbours are not joined across it.
+    """
+    mean = [float("nan") if value is None else value for value in rows["mean"]]
+    sd = [0.0 if value is None else value for value in rows["sd"]]
+    # clipping would cut a marker or a bar that ends at the frame
+    options = mark.options | {"label": label, "zorder": 4 if mark.width > 1 else 3, "clip_on": False}
+    if any(sd):
+        axes.errorbar(x, mean, yerr=sd, elinewidth=0.6, capthick=0.6, **options)
+    else:
+        axes.plot(x, mean, **options)
+
+
+def holes(axes: Axes, at: Iterable[float]) -> None:
+    """A cross at the lower end of a panel, for each score that does not exist."""
+    places = list(at)
+    if places:
+        transform = axes.get_xaxis_transform()
+        axes.plot(
+            places,
+            [0.03] * len(places),
+            linestyle="none",
+            marker="x",
+            markersize=4.5,
+            color=BLACK,
+            transform=transform,
+            label="missing (see the data)",
+        )
+
+
+def references(axes: Axes, frame: pl.DataFrame, near: tuple[float, float] | None = None) -> None:
+    """Lines across the panel: full data (dashed, with a band of ± 1 sd over the seeds) and zero-shot (dotted).
+
+    near: (lowest, highest) score of the curves. A line far from them would press them flat: it is told at the edge of
+    the panel instead, with an arrow to where it lies.
+    """
+    frame = frame.filter(pl.col("mean").is_not_null() & pl.col("batch_size").is_null())
+    for method, label, options in (("full", "Full data", FULL), ("zero-shot", "Zero-shot", ZERO_SHOT)):
+        for row in frame.filter(pl.col("method") == method).iter_rows(named=True):
+            if near is not None and not _within(row["mean"], near):
+                above = row["mean"] > near[1]
+                axes.annotate(
+                    f"{label} {row['mean']:.1f} {'↑' if above else '↓'}",
+                    (1, 1 if above else 0),
+                    (0, -1 if above else 2),
+                    xycoords="axes fraction",
+                    textcoords="offset points",
+                    ha="right",
+                    va="top" if above else "bottom",
+                    fontsize=7,
+                    color="#444444",
+                )
+                continue
+            axes.axhline(row["mean"], label=label, **options)
+            if row["sd"]:
+                axes.axhspan(row["mean"] - row["sd"], row["mean"] + row["sd"], color="#999999", alpha=0.15, linewidth=0)
+
+
+def _within(value: float, near: tuple[float, float]) -> bool:
+    reach = FAR * (near[1] - near[0])
+    return near[0] - reach <= value <= near[1] + reach
+
+
+def span(rows: pl.DataFrame) -> tuple[float, float] | None:
+    """(lowest, highest) mean of the rows; None if they are all holes."""
+    known = rows["mean"].drop_nulls().to_list()
+    return (min(known), max(known)) if known else None
+
+
+def score_label(frame: pl.DataFrame) -> str:
+    """What the score axis says."""
+    benchmark = frame["benchmark"][0]
+    return "Average score (%)" if benchmark == "avg" else f"{benchmark_label(benchmark)} (%)"
+
+
+def facets(frame: pl.DataFrame) -> list[tuple[str, str]]:
+    """(train set, model) pairs, in table order: each has a panel of its own."""
+    return list(dict.fromkeys(frame.select("train_set", "model").iter_rows()))
+
+
+def facet(frame: pl.DataFrame, train_set: str, model: str) -> pl.DataFrame:
+    """The points of one train set and model."""
+    return frame.filter((pl.col("train_set") == train_set) & (pl.col("model") == model))
+
+
+def facet_title(frame: pl.DataFrame, train_set: str, model: str) -> str:
+    """Title of a panel: what there is more than one of."""
+    several = frame["train_set"].n_unique() > 1
+    return f"{model}, {train_set}" if several else model
+
+
+def once(axes: Iterable[Axes]) -> tuple[list[Any], list[str]]:
+    """Handles and labels of several panels, each label once."""
+    found: dict[str, Any] = {}
+    for panel in axes:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    return list(found.values()), list(found)

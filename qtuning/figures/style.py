@@ -1,0 +1,98 @@
+"""What all figures share: size, colours, type, and how they are written. No pyplot, so no state between figures."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from qtuning.files import atomic_path
+
+COLUMN, PAGE = 3.3, 6.8
+"""Widths in inches: one column of a two-column paper, and both."""
+
+DPI = 200
+
+# Okabe and Ito (2008), "Color Universal Design": told apart under the common colour-vision deficiencies
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F"
+
+QUADRANT = {1: VERMILLION, 2: BLUE, 3: GREY, 4: GREEN}
+"""Colour of a quadrant of the Error-Uncertainty plane."""
+
+DASHES: dict[int, Any] = {1: "-", 2: (0, (5, 1.5)), 3: (0, (1, 1.2)), 4: (0, (5, 1.2, 1, 1.2))}
+"""Line style of a quadrant, so that its line is known without its colour."""
+
+RC = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.handlelength": 2.6,
+    "legend.columnspacing": 1.2,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#E5E5E5",
+    "grid.linewidth": 0.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 3.6,
+    "errorbar.capsize": 1.5,
+    "savefig.dpi": DPI,
+    "svg.fonttype": "path",  # the same look wherever the file is opened, with or without the font
+    "svg.hashsalt": "qtuning",  # identifiers in the file follow from its content, not from chance
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """A figure and the data it shows: what stands in its CSV is what is drawn."""
+
+    figure: Figure
+    data: pl.DataFrame
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Our style, and nothing of the user's own matplotlibrc: figures are drawn and saved inside."""
+    with style.context(["default", RC]):
+        yield
+
+
+def panels(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of width x height inches, and its panels row by row; nothing overlaps (constrained layout)."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False, **options).flat)
+
+
+def letter(axes: Axes, index: int, title: str = "") -> None:
+    """`(a) title`, above the left end of a panel."""
+    axes.set_title(f"({'abcdefghijklmnopqrstuvwxyz'[index]}) {title}".rstrip(), loc="left")
+
+
+def save(drawing: Drawing, folder: Path, name: str) -> list[Path]:
+    """Write `name`.svg, .png and .csv to `folder`, each atomically; equal drawings give equal bytes."""
+    paths = [folder / f"{name}.{suffix}" for suffix in ("svg", "png", "csv")]
+    folder.mkdir(parents=True, exist_ok=True)
+    with styled():
+        # laid out once: both files look the same, and the second costs less
+        drawing.figure.draw_without_rendering()
+        drawing.figure.set_layout_engine("none")
+        for path, metadata in zip(paths, ({"Date": None, "Creator": None}, {"Software": None}), strict=False):
+            with atomic_path(path) as temporary:
+                drawing.figure.savefig(temporary, format=path.suffix[1:], metadata=metadata)
+    with atomic_path(paths[2]) as temporary:
+        drawing.data.write_csv(temporary)
+    return paths

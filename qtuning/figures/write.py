@@ -1,0 +1,263 @@
+"""Which figures an experiment has, and their files: SVG, PNG, the data as CSV, and captions.json."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from qtuning.errors import UserError
+from qtuning.explain import nearest
+from qtuning.figures import batch, lambda_, ratios
+from qtuning.figures.budgets import budgets
+from qtuning.figures.captions import cells_caption, scores_caption
+from qtuning.figures.convergence import convergence
+from qtuning.figures.flow import flow
+from qtuning.figures.heatmap import differences, heatmap, pages
+from qtuning.figures.localisation import localisation
+from qtuning.figures.pareto import pareto
+from qtuning.figures.plane import Naming, plane
+from qtuning.figures.points import budget_name, cells_by_line, points, pruned
+from qtuning.figures.shares import shares
+from qtuning.figures.style import Drawing, save
+from qtuning.files import atomic_path, write_json
+from qtuning.results.layout import method_label
+from qtuning.results.summary import summarise
+
+CAPTIONS = "captions.json"
+
+EMPTY: dict[str, dict[str, Any]] = {
+    "steps": {"cell": pl.String, "update": pl.Int32},
+    "planes": {"cell": pl.String, "update": pl.Int32},
+    "localisation": {"cell": pl.String},
+}
+"""What is asked of a file of the store before it is known to have rows."""
+
+STAGED = 20
+"""Fewest updates that have a start, a middle and an end."""
+
+SPREAD = "Points are means over the seeds, bars ± 1 sample standard deviation; a cross is a score that is missing."
+LINES = "Dashed: full data; dotted: zero-shot, the model without fine-tuning."
+
+
+@dataclass(frozen=True)
+class Written:
+    """A figure of an experiment: its name, its caption, and its files (svg, png, csv)."""
+
+    name: str
+    caption: str
+    paths: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Store:
+    """What the figures of one experiment read. `steps`, `planes`, `errors` are empty where the store lacks them."""
+
+    experiment: str
+    scores: pl.DataFrame
+    steps: pl.DataFrame
+    planes: pl.DataFrame
+    errors: pl.DataFrame
+
+    @classmethod
+    def read(cls, experiment: str, folder: Path) -> "Store":
+        """Read the store in `folder`; UserError if it has no rows of the experiment."""
+        path = Path(folder) / "scores.parquet"
+        if not path.exists():
+            raise UserError(f"{path}: no such file; collect the scores first (qtuning tables {experiment})")
+        every = pl.read_parquet(path)
+        scores = every.filter(pl.col("experiment") == experiment)
+        if scores.is_empty():
+            known = every["experiment"].unique(maintain_order=True)
+            raise UserError(f"{path}: experiment = {experiment!r}: no rows{nearest(experiment, known)}")
+        cells = scores["cell"].unique().implode()
+        frames = {}
+        for name in ("steps", "planes", "localisation"):
+            file = Path(folder) / f"{name}.parquet"
+            frame = pl.read_parquet(file) if file.exists() else pl.DataFrame(schema=EMPTY[name])
+            frames[name] = frame.filter(pl.col("cell").is_in(cells))
+        return cls(experiment, scores, frames["steps"], frames["planes"], frames["localisation"])
+
+
+def write_figures(experiment: str, store_folder: Path, out: Path) -> list[Written]:
+    """Draw every figure that the rows of an experiment allow, to `out`/`experiment`; equal stores give equal bytes.
+
+    The folder appears whole or not at all, and figures of an earlier store do not stay behind.
+    """
+    store = Store.read(experiment, store_folder)
+    target = Path(out) / experiment
+    written: list[Written] = []
+    with atomic_path(target) as temporary:
+        temporary.mkdir()
+        for name, drawing, caption in drawings(store):
+            paths = save(drawing, temporary, name)
+            written.append(Written(name, caption, tuple(target / path.name for path in paths)))
+        write_json(temporary / CAPTIONS, {figure.name: figure.caption for figure in written})
+    return written
+
+
+def drawings(store: Store) -> Iterator[tuple[str, Drawing, str]]:
+    """(name, figure, caption) of all figures that apply."""
+    yield from _of_scores(store)
+    yield from _of_trainings(store)
+    if len(store.errors):
+        text = "Planted errors: tokens that each score ranks as errors, against those that are."
+        yield "localisation", localisation(store.errors), cells_caption(text, _rows(store, store.errors["cell"]))
+
+
+def _of_scores(store: Store) -> Iterator[tuple[str, Drawing, str]]:
+    frame, scores = points(store.scores), store.scores
+    scored = frame.filter(pl.col("mean").is_not_null())
+    if any(len(ratios.alone(frame, *side[:2])) for side in ratios.SIDES):
+        text = (
+            f"Average score when only samples (all tokens), or only tokens (all samples) are pruned. {LINES} {SPREAD}"
+        )
+        yield "ratios", ratios.ratios(frame), scores_caption(text, scores)
+    if len(batch.varied(frame)):
+        text = f"Q-Tuning's average score against its batch size, by budget (samples × tokens, %). {LINES} {SPREAD}"
+        yield "batch-size", batch.batch_size(frame), scores_caption(text, scores)
+    if len(lambda_.varied(frame)):
+        text = f"Q-Tuning's average score against λ, by budget (samples × tokens, %). {LINES} {SPREAD}"
+        yield "lambda", lambda_.neighbour_weight(frame), scores_caption(text, scores)
+    if pruned(frame)["nominal"].n_unique() > 1:
+        text = (
+            "Average score against the nominal budget, r_sample × r_token. Colour: sample pruner; marker and line "
+            f"style: token pruner. {LINES} {SPREAD}"
+        )
+        yield "budgets", budgets(frame), scores_caption(text, scores)
+    if pruned(scored)["flops"].drop_nulls().len() > 1:
+        text = (
+            "Average score against what training cost, scoring included: FLOPs and wall-clock seconds, as shares of "
+            "training on the full data with the same seed (absolute where it was not run). The stairs join the methods "
+            "that no other beats in both score and cost, by their means, with their budgets. "
+            f"{SPREAD.partition(';')[0]}."
+        )
+        yield "pareto", pareto(frame), scores_caption(text, scores)
+    table = differences(scores)
+    several = len(table.partition_by("train_set", "model")) > 1
+    for part in table.partition_by("train_set", "model", maintain_order=True):
+        cut = pages(part)
+        for number, page in enumerate(cut, start=1):
+            if page["difference"].drop_nulls().len() == 0:
+                continue
+            name = "-".join(
+                [
+                    "heatmap",
+                    *([part["train_set"][0], part["model"][0]] if several else []),
+                    *([str(number)] * (len(cut) > 1)),
+                ]
+            )
+            text = (
+                f"Difference from random + random at the same budget in percentage points, {part['model'][0]} on "
+                f"{part['train_set'][0]}: mean over seeds of the paired differences. Grey, italic: the score of "
+                "random + random itself. Hatched: missing."
+            )
+            rows = scores.filter((pl.col("model") == part["model"][0]) & pl.col("headline"))
+            yield name, heatmap(page), scores_caption(text, rows)
+
+
+def _of_trainings(store: Store) -> Iterator[tuple[str, Drawing, str]]:
+    """Planes, quadrants and convergence, of each train set and model: Q-Tuning as it is (or its first variant)
+    at its first budget."""
+    for key, cells in _groups(_cells(store.scores)):
+        suffix = f"-{key}" if key else ""
+        triage = cells.filter(pl.col("method") == "q-tuning").sort(pl.col("variant") != "", maintain_order=True)
+        budget, drawn = None, cells.filter(pl.col("method") == "full")
+        if len(triage):
+            budget, label = triage["budget"][0], triage["label"][0]
+            first = triage.filter((pl.col("budget") == budget) & (pl.col("label") == label))
+            yield from _of_triage(store, first, suffix)
+            drawn = cells.filter((pl.col("method") == "full") | (pl.col("budget") == budget))
+        drawn = drawn.filter(pl.col("cell").is_in(store.steps["cell"].implode()))
+        if len(drawn):
+            text = (
+                "Loss over the tokens that each method keeps (comparable over seeds, not between methods), and "
+                f"response tokens kept per update{f', at {budget}%' if budget else ''}; the area below it is what was "
+                "kept in all. Means of consecutive updates; lines are means over the seeds, bands their range."
+            )
+            yield (
+                f"convergence{suffix}",
+                convergence(store.steps, drawn),
+                cells_caption(text, _rows(store, drawn["cell"])),
+            )
+
+
+def _of_triage(store: Store, cells: pl.DataFrame, suffix: str) -> Iterator[tuple[str, Drawing, str]]:
+    """Plane and flow of the first seed, shares of all; `cells` are the seeds of one setting."""
+    about = f"{cells['label'][0]} at {cells['budget'][0]}% (samples × tokens), {cells['model'][0]}"
+    cell, naming = cells["cell"][0], _naming(cells["options"][0])
+    rows = store.planes.filter(pl.col("cell") == cell)
+    if len(rows):
+        text = (
+            f"The Error-Uncertainty plane of {about}: {len(rows):,} samples, evenly spaced over all that were scored "
+            "in training, each under the model of its update. Lines: medians of what is shown; corners: shares of the "
+            "median split. Dots: samples that were kept, by the thresholds (filled) or by the supplement (open)."
+        )
+        yield f"plane{suffix}", plane(rows, naming), cells_caption(text, _rows(store, [cell]))
+    if rows["update"].n_unique() >= STAGED:
+        text = (
+            f"The plane of {about} in the first, the middle and the last tenth of the updates; the arrow leads from "
+            "the medians of the stage before to its own."
+        )
+        yield f"flow{suffix}", flow(rows, naming), cells_caption(text, _rows(store, [cell]))
+    steps = store.steps.filter(pl.col("cell").is_in(cells["cell"].implode()))
+    if "median_q1" in steps.columns and steps["median_q1"].drop_nulls().len():
+        text = (
+            f"Quadrant shares and thresholds of {about}, over the updates: means of consecutive updates; lines are "
+            "means over the seeds, bands their range. (a): at the medians Q1 = Q3 and Q2 = Q4, but for ties. (b): what "
+            "lies between the thresholds is in no quadrant. Grey: an epoch begins."
+        )
+        yield f"shares{suffix}", shares(steps), cells_caption(text, _rows(store, cells["cell"]))
+
+
+def _cells(scores: pl.DataFrame) -> pl.DataFrame:
+    """One row per trained cell, with the label and the budget of its line."""
+    rows = [
+        {
+            "cell": row["cell"],
+            "train_set": line.train_set,
+            "model": model,
+            "method": line.method,
+            "sample_pruner": line.sample_pruner,
+            "token_pruner": line.token_pruner,
+            "options": line.options,
+            "variant": line.variant,
+            "label": method_label(line),
+            "budget": budget_name(row["sample_ratio"], row["token_ratio"]),
+        }
+        for (line, model), by_seed in cells_by_line(scores, summarise(scores)).items()
+        for row in by_seed.values()
+    ]
+    names = (
+        "cell",
+        "train_set",
+        "model",
+        "method",
+        "sample_pruner",
+        "token_pruner",
+        "options",
+        "variant",
+        "label",
+        "budget",
+    )
+    return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String))
+
+
+def _groups(cells: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+    """(name, cells) by train set and model; the name is empty where there is one group only."""
+    groups = cells.partition_by("train_set", "model", maintain_order=True)
+    for group in groups:
+        yield f"{group['train_set'][0]}-{group['model'][0]}" if len(groups) > 1 else "", group
+
+
+def _naming(options: str) -> Naming:
+    """Reading A1 of a Q-Tuning cell."""
+    chosen: dict[str, Any] = json.loads(options)
+    return "text" if chosen["sample"].get("quadrants") == "text" else "figure"
+
+
+def _rows(store: Store, cells: Any) -> pl.DataFrame:
+    """The score rows of some cells."""
+    return store.scores.filter(pl.col("cell").is_in(list(cells)))

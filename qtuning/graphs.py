@@ -1,0 +1,94 @@
+"""Reusing the scoring forward (schedule `reuse-graph`): F(all) + 2F(kept) instead of F(all) + 3F(kept).
+
+Every sample of a batch goes through the model with a graph of its own. Its scores come from that forward; the graphs of
+dropped samples are freed as soon as the batch is decided; backward goes through those that are kept. Exact, as long as
+training itself is without dropout. Memory: the graphs of a whole batch, as in plain training.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+
+from qtuning.batch import Packed, Sample, pack_whole
+from qtuning.config import Scorer
+from qtuning.errors import UserError
+from qtuning.head import head_of, statistics, summed_loss
+from qtuning.packed_model import PackedModel
+from qtuning.scores import Observation, batch_scores, pack_responses
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """hidden: of the samples of a batch, by place, the hidden states of all positions, [L, H], with their graph."""
+
+    hidden: dict[int, Tensor]
+
+    def keep_only(self, places: Collection[int]) -> None:
+        """Free the graphs of all others."""
+        for place in self.hidden.keys() - set(places):
+            del self.hidden[place]
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Positions that backward goes through, of each sample."""
+        return tuple(len(hidden) for hidden in self.hidden.values())
+
+    def loss(self, model: PackedModel, packed: Packed) -> tuple[Tensor, Tensor]:
+        """What `model(packed)` returns, for kept tokens of the samples whose graphs there are.
+
+        packed: on the model's device; its rows are places of the batch.
+        """
+        starts = [0, *accumulate(packed.lengths[:-1])]
+        parts = packed.source.split(packed.counts)
+        rows = [
+            self.hidden[place].index_select(0, source - start)
+            for place, source, start in zip(packed.rows, parts, starts, strict=True)
+        ]
+        return summed_loss(torch.cat(rows), head_of(model.causal_lm), packed.labels, packed.weights)
+
+
+def observe_with_graphs(
+    model: PackedModel,
+    samples: Sequence[Sample],
+    needs: Collection[str],
+    device: torch.device,
+    impl: Scorer = "chunked",
+) -> tuple[Observation, Graphs]:
+    """What `observe` tells of scores, and the graphs that told it. Raises NonFinite."""
+    everywhere = "sequence-entropy" in needs
+    packed = pack_whole(samples, "everywhere") if everywhere else pack_responses(samples)
+    on_device = packed.to(device)
+    hidden = model.hidden_by_segment(on_device)
+    with torch.no_grad():
+        rows = torch.cat(hidden).index_select(0, on_device.source)
+        found = statistics(rows, head_of(model.causal_lm), on_device.labels, impl=impl)
+    observation = Observation(packed, 1.0, batch_scores(samples, *found, everywhere), None)
+    return observation, Graphs(dict(zip(packed.rows, hidden, strict=True)))
+
+
+def require_reusable(model: PackedModel, needs: Collection[str], pruned_tokens: str, processes: int) -> None:
+    """UserError where the forward that scores a batch is not the one that its kept samples would be trained by."""
+    reasons = [
+        (processes > 1, f"runs in one process, and training.processes = {processes}"),
+        (not model.taken_apart, f"{type(model.causal_lm).__name__} only runs as a whole, so its logits would all stay"),
+        ("attention" in needs, "knows scores only, and this method needs attention"),
+        (pruned_tokens == "remove", "trains what it scored, and pruned_tokens = 'remove' takes tokens out"),
+    ]
+    if dropout := _dropout_of(model):
+        reasons.append((True, f"scores in training mode, where {dropout} would blur the scores; set it to 0"))
+    for applies, reason in reasons:
+        if applies:
+            raise UserError(f"options.scoring.schedule = 'reuse-graph': {reason} (schedule fresh decides the same)")
+
+
+def _dropout_of(model: PackedModel) -> str | None:
+    """The name of a dropout that is in use."""
+    for key, value in model.causal_lm.config.get_text_config().to_dict().items():
+        named = ("dropout" in key or key.endswith("pdrop")) and not key.startswith("classifier")
+        if named and isinstance(value, float) and value > 0:
+            return key
+    modules = model.named_modules()
+    return next((name for name, part in modules if isinstance(part, nn.Dropout) and part.p > 0), None)

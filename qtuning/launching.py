@@ -1,0 +1,30 @@
+"""`accelerate launch -m qtuning.train`, without a second interpreter where accelerate would start just one process."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def launch(config: Path, threads: int, arguments: Sequence[str]) -> None:
+    """Launch the training with accelerate's own reading of `config`; does not return if processes must be started.
+
+    For one process accelerate's launcher sets environment variables and starts Python once more; that would import
+    torch and accelerate a second time, and leave the training without a parent when the launcher is killed. Here the
+    variables are set and the training goes on in this process.
+    """
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_simple_launcher_cmd_env
+
+    # Both launchers would share the default port when two cells train side by side; 0 lets each find a free one.
+    options = ["--config_file", str(config), "--num_cpu_threads_per_process", str(threads), "--main_process_port", "0"]
+    command = [*options, "-m", "qtuning.train", *arguments]
+    args, _, _ = _validate_launch_command(launch_command_parser().parse_args(command))
+    several = args.use_deepspeed or args.use_fsdp or args.use_megatron_lm or args.multi_gpu or args.tpu
+    if several or args.num_processes > 1 or args.num_machines > 1:
+        os.execv(sys.executable, [sys.executable, "-m", "accelerate.commands.launch", *command])
+    _, environment = prepare_simple_launcher_cmd_env(args)
+    os.environ.update(environment)
+    from qtuning.train import main
+
+    main(arguments)

@@ -1,0 +1,85 @@
+"""What a plan assumes where nothing has been measured: `configs/planning.yaml`, where every key is documented."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from qtuning.config import Config, Evaluation
+from qtuning.errors import UserError
+from qtuning.explain import explain, read_yaml
+
+FILE = "planning.yaml"
+Source = Literal["public", "mini-world"]
+
+
+class TrainSetGuess(Config):
+    """Size of a train set that has not been prepared."""
+
+    rows: int = Field(gt=0)
+    prompt_tokens: float = Field(gt=0, description="mean, template included, before the cutoff")
+    response_tokens: float = Field(gt=0, description="mean, before the cutoff")
+    spread: float = Field(ge=0, description="standard deviation of response lengths over their mean")
+
+
+class BenchmarkGuess(Config):
+    """Size of a benchmark; either `choices` and `answer_tokens`, or `new_tokens` and `steps`."""
+
+    items: int = Field(gt=0)
+    prompt_tokens: float = Field(gt=0)
+    choices: int | None = Field(None, gt=1)
+    answer_tokens: float = Field(0.0, ge=0, description="of one choice")
+    example_tokens: float = Field(0.0, ge=0, description="of each example in the prompt")
+    new_tokens: int = Field(0, ge=0, description="the benchmark's own limit of a generation")
+    steps: float = Field(0.0, ge=0, description="tokens generated until every row of a batch has stopped")
+    item_seconds: float = Field(0.0, ge=0, description="marking one answer")
+
+
+class EffectGuess(Config):
+    """Spread of scores, for the smallest detectable difference."""
+
+    seed_sd: dict[Source, float] = Field(description="points of the average score, over seeds")
+    correlation: float = Field(ge=0, lt=1, description="between two models' answers to one item")
+
+
+class Assumptions(Config):
+    """All of planning.yaml."""
+
+    train_sets: dict[str, TrainSetGuess]
+    benchmarks: dict[Source, dict[str, BenchmarkGuess]]
+    effect: EffectGuess
+
+    def train_set(self, name: str) -> tuple[TrainSetGuess, bool]:
+        """The entry of a train set, and whether it is its own (else `default`). UserError where there is neither."""
+        if name in self.train_sets:
+            return self.train_sets[name], True
+        if "default" not in self.train_sets:
+            raise UserError(f"{FILE}: train_sets.{name}: required, since the train set has not been prepared yet")
+        return self.train_sets["default"], False
+
+    def benchmark(self, name: str, evaluation: Evaluation) -> BenchmarkGuess:
+        """The entry of a benchmark; UserError where there is none."""
+        section = _section(evaluation)
+        if name not in self.benchmarks.get(section, {}):
+            raise UserError(f"{FILE}: benchmarks.{section}.{name}: required, since an experiment asks for it")
+        return self.benchmarks[section][name]
+
+    def seed_sd(self, evaluation: Evaluation) -> float:
+        """Points of the average score, over seeds; UserError where it is not given."""
+        section = _section(evaluation)
+        if section not in self.effect.seed_sd:
+            raise UserError(f"{FILE}: effect.seed_sd.{section}: required, since an experiment is evaluated there")
+        return self.effect.seed_sd[section]
+
+
+def _section(evaluation: Evaluation) -> Source:
+    return "mini-world" if evaluation.source == "mini-world" else "public"
+
+
+def read_assumptions(configs: Path) -> Assumptions:
+    """Read `configs/planning.yaml`; UserError with every problem."""
+    path = Path(configs) / FILE
+    try:
+        return Assumptions.model_validate(read_yaml(path))
+    except ValidationError as error:
+        raise UserError("\n".join(explain(error, str(path), Assumptions))) from None

@@ -1,0 +1,285 @@
+"""The bill: what is left to do of some experiments, in GPU-hours, memory, disk and money, and what dominates it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from qtuning.evaluation.headline import LABEL
+from qtuning.planning.hardware import Machine
+from qtuning.planning.jobs import Jobs, Scores, Training
+from qtuning.planning.memory import evaluation_memory
+from qtuning.planning.shapes import BYTES
+
+# bytes: a row of the trace, an update in metrics.jsonl, an answer in items.parquet (of finished mini cells); a
+# tokenizer
+TRACE_ROW, METRICS_UPDATE, ITEM, TOKENIZER = 16, 360, 120, 5_000_000
+
+
+@dataclass(frozen=True)
+class Hours:
+    """Device-hours by stage. The start of each process is part of training or of evaluation."""
+
+    scoring: float = 0.0
+    training: float = 0.0
+    evaluation: float = 0.0
+
+    def __add__(self, other: "Hours") -> "Hours":
+        return Hours(self.scoring + other.scoring, self.training + other.training, self.evaluation + other.evaluation)
+
+    @property
+    def total(self) -> float:
+        """All stages."""
+        return self.scoring + self.training + self.evaluation
+
+
+@dataclass(frozen=True)
+class Row:
+    """An experiment. shared: cells that an earlier row has, and pays. trainings, evaluations: jobs to do, paid here."""
+
+    experiment: str
+    cells: int
+    done: int
+    shared: int
+    trainings: int
+    evaluations: int
+    hours: Hours
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A model: bytes of its largest training (that of training_cell) and evaluation.
+
+    trainings: to do. ready: made ready.
+    """
+
+    model: str
+    parameters: int
+    trainings: int
+    training_bytes: float
+    training_cell: str
+    evaluation_bytes: float
+    hours: Hours
+    ready: bool
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes that the experiments add. peak: the most that lies there at one time, while `jobs` cells run at a time."""
+
+    base_models: float
+    kept_weights: float
+    records: float
+    passing: float
+
+    @property
+    def peak(self) -> float:
+        """High-water mark."""
+        return self.base_models + self.kept_weights + self.records + self.passing
+
+
+@dataclass(frozen=True)
+class Bill:
+    """All of it.
+
+    parallel: devices that work at a time. price: USD an hour of one. generated: (expected, most) tokens.
+    """
+
+    machine: Machine
+    parallel: int
+    price: float | None
+    rows: tuple[Row, ...]
+    models: tuple[ModelRow, ...]
+    cells: int
+    done: int
+    total: Hours
+    flops: dict[str, float]
+    items: int
+    likelihoods: int
+    generations: int
+    generated: tuple[float, int]
+    disk: Disk
+    dominates: str
+    by_benchmark: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def wall_hours(self) -> float:
+        """With `parallel` devices always busy."""
+        return self.total.total / self.parallel
+
+
+def bill_of(jobs: Jobs, machine_of: "MachineOf", parallel: int, price: float | None) -> Bill:
+    """Add up what is to do. machine_of: the machine that a job runs on; parallel: devices that work at a time."""
+    trainings = [job for job in jobs.trainings.values() if not job.done]
+    scores = [job for job in jobs.scores.values() if not job.done]
+    hours: dict[tuple[str, str], Hours] = {}
+    benchmarks: Counter[str] = Counter()
+    for training in trainings:
+        key = training.experiment, training.cell.model.label
+        hours[key] = hours.get(key, Hours()) + training_hours(training, machine_of(training))
+    for asked in scores:
+        machine, key = machine_of(asked), (asked.experiment, asked.cell.model.label)
+        seconds = asked.seconds(machine)
+        benchmarks.update(seconds)
+        hours[key] = hours.get(key, Hours()) + Hours(evaluation=(sum(seconds.values()) + machine.start_seconds) / 3600)
+    rows = []
+    for name, cells in jobs.cells.items():
+        own = [spent for (experiment, _), spent in hours.items() if experiment == name]
+        counts = sum(job.experiment == name for job in trainings), sum(job.experiment == name for job in scores)
+        rows.append(
+            Row(name, len(cells), jobs.finished[name], jobs.shared[name], *counts, sum(own, Hours()))
+        )  # fmt: skip
+    total = sum(hours.values(), Hours())
+    unfinished = {job.identity for job in trainings} | {job.identity for job in scores}
+    everything = {identity for cells in jobs.cells.values() for identity in cells}
+    asked_items = [answers for job in scores for answers in job.answers]
+    flops = {
+        "scoring": sum(job.work.scoring_flops for job in trainings),
+        "training": sum(job.work.training_flops for job in trainings),
+        "evaluation": sum(answers.flops(job.shape) for job in scores for answers in job.answers),
+    }
+    return Bill(
+        machine=machine_of(None),
+        parallel=parallel,
+        price=price,
+        rows=tuple(rows),
+        models=_models(jobs, trainings, scores, hours),
+        cells=len(everything),
+        done=len(everything) - len(unfinished),
+        total=total,
+        flops=flops,
+        items=sum(answers.items for answers in asked_items),
+        likelihoods=sum(answers.requests for answers in asked_items if answers.choices),
+        generations=sum(answers.generations for answers in asked_items),
+        generated=(
+            sum(answers.generations * answers.steps for answers in asked_items),
+            sum(answers.most_new_tokens for answers in asked_items),
+        ),
+        disk=_disk(jobs, trainings, scores, parallel),
+        dominates=_dominates(total, hours, benchmarks, trainings, scores, machine_of),
+        by_benchmark=dict(benchmarks),
+    )
+
+
+class MachineOf:
+    """The machine that a job runs on: one for all, or one for each model and dtype, as measured by a probe."""
+
+    def __init__(self, machine: Machine, probed: dict[tuple[str, str], Machine] | None = None) -> None:
+        self._machine, self._probed = machine, probed or {}
+        self.measured = bool(probed)
+
+    def __call__(self, job: Training | Scores | None) -> Machine:
+        if isinstance(job, Training):
+            return self._probed.get((job.cell.model.name, "training"), self._machine)
+        if isinstance(job, Scores):
+            return self._probed.get((job.cell.model.name, f"evaluation {job.evaluation.dtype}"), self._machine)
+        return self._machine
+
+
+def training_hours(job: Training, machine: Machine) -> Hours:
+    """Device-hours of one training, its process start among them."""
+    scale = job.processes / 3600
+    training = job.training_seconds(machine) + machine.start_seconds
+    return Hours(scoring=job.scoring_seconds(machine) * scale, training=training * scale)
+
+
+def _models(
+    jobs: Jobs, trainings: Sequence[Training], scores: Sequence[Scores], hours: dict[tuple[str, str], Hours]
+) -> tuple[ModelRow, ...]:
+    rows = []
+    for model, shape, ready in jobs.models.values():
+        mine = [job for job in trainings if job.cell.model.name == model.name]
+        largest = max(mine, key=lambda job: job.memory.total, default=None)
+        evaluated = [job.memory.total for job in scores if job.cell.model.name == model.name]
+        spent = sum((value for (_, label), value in hours.items() if label == model.label), Hours())
+        rows.append(
+            ModelRow(
+                model.label, shape.parameters, len(mine), 0.0 if largest is None else largest.memory.total,
+                "" if largest is None else largest.identity, max(evaluated, default=0.0), spent, ready,
+            )
+        )  # fmt: skip
+    return tuple(rows)
+
+
+def _disk(jobs: Jobs, trainings: Sequence[Training], scores: Sequence[Scores], parallel: int) -> Disk:
+    """What is added: models that are not here, weights that stay, records; and weights and checkpoints that pass."""
+    base = sum(shape.parameters * BYTES["bfloat16"] for _, shape, ready in jobs.models.values() if not ready)
+    kept = passing = records = 0.0
+    for job in trainings:
+        training = job.cell.training
+        assert training is not None
+        lora = training.tuning == "lora"
+        trained = (
+            job.shape.lora_parameters(training.lora.r) * 4 if lora else job.shape.parameters * BYTES[job.cell.dtype]
+        )
+        if job.identity in jobs.kept:
+            kept += trained + TOKENIZER
+        # the weights until they are evaluated, and the last two checkpoints with both moments of Adam
+        passing = max(passing, 2 * 3.0 * trained + (0 if job.identity in jobs.kept else trained + TOKENIZER))
+        records += TRACE_ROW * job.work.decisions + METRICS_UPDATE * job.work.updates
+    records += ITEM * sum(answers.items for job in scores for answers in job.answers)
+    return Disk(base, kept, records, passing * min(parallel, max(1, len(trainings))))
+
+
+def _dominates(
+    total: Hours,
+    hours: dict[tuple[str, str], Hours],
+    benchmarks: Counter[str],
+    trainings: Sequence[Training],
+    scores: Sequence[Scores],
+    machine_of: "MachineOf",
+) -> str:
+    """One sentence: the largest stage, what of it is largest, and what would shorten it most."""
+    if total.total == 0:
+        return "Nothing is left to do."
+    stages = {"evaluation": total.evaluation, "training": total.training, "scoring": total.scoring}
+    stage = max(stages, key=lambda name: stages[name])
+    shares = {name: 100 * value / total.total for name, value in stages.items()}
+    others = " and ".join(f"{name} {shares[name]:.0f}%" for name in stages if name != stage)
+    by_model: Counter[str] = Counter()
+    for (_, label), spent in hours.items():
+        by_model[label] += getattr(spent, stage)
+    label, most = by_model.most_common(1)[0]
+    of_model = f"{100 * most / stages[stage]:.0f}% of it is {label}" if len(by_model) > 1 else ""
+    if stage == "evaluation":
+        benchmark, seconds = benchmarks.most_common(1)[0]
+        parts = [
+            f"{100 * seconds / sum(benchmarks.values()):.0f}% of it is {LABEL.get(benchmark, benchmark)}",
+            of_model,
+        ]
+        parts.append(_quicker(scores, sum(benchmarks.values()), machine_of))
+    else:
+        methods: Counter[str] = Counter()
+        for job in trainings:
+            assert job.cell.pruning is not None
+            methods[job.cell.pruning.method] += getattr(job.work, f"{stage}_flops")
+        method, flops = methods.most_common(1)[0]
+        parts = [of_model, f"{100 * flops / max(1.0, sum(methods.values())):.0f}% of its FLOPs are of {method}"]
+    detail = "; ".join(part for part in parts if part)
+    return f"{stage.capitalize()} takes {shares[stage]:.0f}% of the hours ({others}): {detail}."
+
+
+def _quicker(scores: Sequence[Scores], seconds: float, machine_of: "MachineOf") -> str:
+    """What would shorten evaluation by a quarter or more, of its dtype and its batch size; nothing on probed speeds."""
+    best, least = "", seconds
+    if machine_of.measured:
+        return best
+    for dtype, times in (("bfloat16", 1), (None, 4), ("bfloat16", 4)):
+        spent, keys = 0.0, [f"evaluation.dtype: {dtype}"] if dtype else []
+        for job in scores:
+            size = times * job.evaluation.batch_size
+            answers = tuple(replace(asked, batch_size=size, passes=-(-asked.requests // size)) for asked in job.answers)
+            evaluation = job.evaluation.model_copy(update={"dtype": dtype or job.evaluation.dtype, "batch_size": size})
+            changed = replace(job, evaluation=evaluation, answers=answers)
+            machine = machine_of(job)
+            fits = _largest(changed) <= machine.usable
+            spent += sum(changed.seconds(machine).values()) if fits else float("inf")
+        if times > 1:
+            keys.append(f"evaluation.batch_size: {size}")
+        if spent < 0.8 * least:
+            best, least = f"{' and '.join(keys)} would take {100 * spent / seconds:.0f}% of that", spent
+    return best
+
+
+def _largest(job: Scores) -> float:
+    """Bytes of an evaluation whose settings were changed."""
+    return evaluation_memory(job.cell, job.evaluation, job.shape, list(job.answers)).total

@@ -1,0 +1,86 @@
+"""How fast a machine is, and how much it holds: published peaks, and the share of them that is reached (docs/plan.md).
+
+Peaks are of dense matrix products with float32 accumulation: NVIDIA's data sheets of the H100 SXM5 and the A100 SXM4,
+and the Ada GPU architecture white paper (RTX 4090). float32 is that of the ordinary cores, since PyTorch leaves TF32
+off. What PyTorch can give of 80 GB of HBM is 79 GiB, of the 4090's 24 GB 23.5. Shares: pre-training of LLaMA 3 reached
+38 to 43% of bfloat16's peak on H100s (arXiv 2407.21783, section 3.3); one GPU in eager mode with a few thousand tokens
+a step is assumed to reach somewhat less, and float32 more of its lower peak. What a layer costs to launch is assumed,
+from the speed of eager generation at batch 1. None of these shares is measured: `--probe` measures.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from qtuning.planning.shapes import BYTES, Shape
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One GPU, or one CPU thread.
+
+    memory: bytes; margin: share of it that stays unused (fragmentation), and reserve: bytes that the runtime takes.
+    bandwidth: bytes a second. peak: FLOP/s by dtype; reached: share of it. layer_seconds: to launch the forward of one
+    layer, however small; adapter_factor: how much more that is with LoRA. update_seconds: selection, bookkeeping and
+    journal of an update. start_seconds: until a process has imported what it needs and loaded a small model.
+    """
+
+    name: str
+    label: str
+    device: str
+    memory: float
+    bandwidth: float
+    peak: Mapping[str, float]
+    reached: Mapping[str, float]
+    layer_seconds: float
+    update_seconds: float
+    start_seconds: float
+    adapter_factor: float = 1.8
+    margin: float = 0.05
+    reserve: float = 1.0 * GIB
+
+    @property
+    def usable(self) -> float:
+        """Bytes that a job may take."""
+        return self.memory * (1 - self.margin) - self.reserve
+
+    def rate(self, dtype: str) -> float:
+        """FLOP/s that are reached."""
+        return self.peak[dtype] * self.reached[dtype]
+
+    def seconds(
+        self, flops: float, passes: float, shape: Shape, dtype: str, *, adapters: bool = False, factor: float = 1.0
+    ) -> float:
+        """Time of `passes` passes through a model that take `flops` in all.
+
+        Arithmetic, or reading the weights where there is little of it (roofline), and launching the layers. factor: of
+        reading and launching, for a pass that goes forward and back.
+        """
+        reading = passes * factor * shape.parameters * BYTES[dtype] / self.bandwidth
+        launching = passes * factor * shape.layers * self.layer_seconds * (self.adapter_factor if adapters else 1.0)
+        return max(flops / self.rate(dtype), reading) + launching
+
+
+def _memory() -> float:
+    """Bytes of this machine."""
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def machines() -> dict[str, Machine]:
+    """The machines that `--gpu` knows."""
+    reached = {"bfloat16": 0.35, "float32": 0.6}
+    gpu = {"reached": reached, "layer_seconds": 0.6e-3, "update_seconds": 0.01, "start_seconds": 25.0, "device": "cuda"}
+    return {
+        "h100": Machine("h100", "NVIDIA H100 SXM, 80 GB", memory=79 * GIB, bandwidth=3.35e12,
+                        peak={"bfloat16": 989e12, "float32": 67e12}, **gpu),  # type: ignore[arg-type]
+        "a100": Machine("a100", "NVIDIA A100 SXM, 80 GB", memory=79 * GIB, bandwidth=2.04e12,
+                        peak={"bfloat16": 312e12, "float32": 19.5e12}, **gpu),  # type: ignore[arg-type]
+        "4090": Machine("4090", "NVIDIA RTX 4090, 24 GB", memory=23.5 * GIB, bandwidth=1.01e12,
+                        peak={"bfloat16": 165e12, "float32": 82.6e12}, **gpu),  # type: ignore[arg-type]
+        # measured on one thread of a server with AVX-512 (docs/benchmarks/cpu.md), and with the mini model
+        "cpu": Machine("cpu", "one CPU thread (AVX-512)", device="cpu", memory=_memory(), bandwidth=10e9,
+                       peak={"bfloat16": 200e9, "float32": 70e9}, reached={"bfloat16": 0.9, "float32": 0.9},
+                       layer_seconds=0.4e-3, update_seconds=0.008, start_seconds=6.0, margin=0.1, reserve=0.5 * GIB),
+    }  # fmt: skip

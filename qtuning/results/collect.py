@@ -1,0 +1,240 @@
+"""Cell folders -> rows of the store: scores, and what is known of every cell."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from qtuning.config import Cell, Pruning, Readings, Seeds
+from qtuning.errors import UserError
+from qtuning.evaluation.headline import HEADLINE
+from qtuning.explain import explain
+from qtuning.files import canonical_json
+from qtuning.grid import Grid
+from qtuning.identity import cell_id, evaluation_id
+from qtuning.layout import HELPERS
+from qtuning.results.consistency import check_comparable
+from qtuning.results.schema import CELL_SCHEMA, COST_COLUMNS, SCHEMA, SELECTION_COLUMNS
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class _File(BaseModel):
+    """Base of what is read from a cell's folder: keys that the table does not need are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class _Benchmark(_File):
+    items: int = Field(gt=0)
+    headline: str
+    metrics: dict[str, Fraction]
+    digest: str
+
+
+class _Scores(_File):
+    cell: str
+    evaluation: dict[str, Any]
+    evaluation_id: str
+    status: Literal["done", "skipped"] = "done"
+    reason: str | None = None
+    backend: dict[str, Any] = Field(default_factory=dict)
+    benchmarks: dict[str, _Benchmark]
+
+
+class _Train(_File):
+    status: Literal["done", "diverged"]
+    reason: str | None = None
+    cost: dict[str, float | None]
+    selection: dict[str, float] = Field(default_factory=dict)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+
+class _Failed(_File):
+    status: Literal["failed", "diverged"]
+    reason: str
+
+
+FileModel = TypeVar("FileModel", bound=_File)
+
+
+def collect(grids: Sequence[Grid], results: Path) -> pl.DataFrame:
+    """The score table of these experiments, read from `results/cells`.
+
+    One row per experiment x cell x benchmark x metric; `headline` marks the metric that tables show. A cell that is not
+    finished has one row per benchmark with a null score, and `status` and `reason` say why. Rows keep the order of
+    the grid. An experiment without evaluation has no rows.
+
+    Raises UserError where a file is malformed, or where an experiment mixes evaluations that cannot be compared.
+    """
+    rows = [row for grid in grids for cell in grid.cells for row in _rows(grid, cell, Path(results))]
+    table = pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    check_comparable(table)
+    return table
+
+
+def collect_cells(grids: Sequence[Grid], results: Path) -> pl.DataFrame:
+    """One row per experiment x cell, in the order of the grid: identity, end of training, costs, selection.
+
+    `status` is that of training, whatever became of the evaluation; a zero-shot cell has nothing to train and is done.
+    Raises UserError where a file is malformed.
+    """
+    rows = []
+    for grid in grids:
+        for cell in grid.cells:
+            folder = Path(results) / "cells" / cell_id(cell)
+            train = _read(folder / "train.json", _Train)
+            if cell.zero_shot or (train is not None and train.status == "done"):
+                status, reason = "done", None
+            else:
+                status, reason = _why_missing(cell, folder, train, None)
+            rows.append(_identity(grid, cell) | _costs(train) | {"status": status, "reason": reason})
+    return pl.DataFrame([{key: row[key] for key in CELL_SCHEMA} for row in rows], schema=CELL_SCHEMA, orient="row")
+
+
+def _rows(grid: Grid, cell: Cell, results: Path) -> Iterator[dict[str, Any]]:
+    """The rows of one cell in one experiment."""
+    if grid.evaluation is None:
+        return
+    folder = results / "cells" / cell_id(cell)
+    evaluation = folder / evaluation_id(grid.evaluation)
+    train = _read(folder / "train.json", _Train)
+    base = _identity(grid, cell) | _costs(train)
+    scores = _read(evaluation / "scores.json", _Scores)
+    if scores is None or scores.status == "skipped":
+        status, reason = _why_missing(cell, folder, train, scores)
+        for benchmark in grid.evaluation.benchmarks:
+            yield base | _hole(benchmark, status, reason)
+        return
+    for key, found, expected in (
+        ("cell", scores.cell, folder.name),
+        ("evaluation_id", scores.evaluation_id, evaluation.name),
+    ):
+        if found != expected:
+            raise UserError(
+                f"{evaluation / 'scores.json'}: {key} = {found!r}: belongs to another folder than {expected}; "
+                "delete it and evaluate again"
+            )
+    base |= {"backend": canonical_json(scores.backend), "evaluation_config": canonical_json(scores.evaluation)}
+    for benchmark in grid.evaluation.benchmarks:
+        result = scores.benchmarks.get(benchmark)
+        if result is None:
+            reason = "the evaluation has no score of this benchmark"
+            yield base | _hole(benchmark, "not run", reason)
+            continue
+        if result.headline not in result.metrics:
+            raise UserError(
+                f"{evaluation / 'scores.json'}: benchmarks.{benchmark}.headline = {result.headline!r}: "
+                f"not among its metrics ({', '.join(result.metrics)})"
+            )
+        for metric in sorted(result.metrics, key=lambda name: (name != result.headline, name)):
+            yield base | {
+                "benchmark": benchmark,
+                "metric": metric,
+                "headline": metric == result.headline,
+                "score": 100 * result.metrics[metric],
+                "items": result.items,
+                "digest": result.digest,
+                "status": "done",
+            }
+
+
+def _identity(grid: Grid, cell: Cell) -> dict[str, Any]:
+    """The columns that follow from the configuration alone."""
+    identity: dict[str, Any] = dict.fromkeys(SCHEMA) | {
+        "experiment": grid.experiment.name,
+        "title": grid.experiment.title,
+        "cell": cell_id(cell),
+        "model": cell.model.name,
+        "model_label": cell.model.label,
+        "method": "zero-shot",
+    }
+    if grid.evaluation is not None:
+        identity["evaluation"] = evaluation_id(grid.evaluation)
+        identity["evaluation_config"] = canonical_json(grid.evaluation.model_dump(mode="json"))
+    if cell.pruning is None or cell.train_set is None or cell.seeds is None:
+        return identity
+    pruning = cell.pruning
+    return identity | {
+        "train_set": cell.train_set.name,
+        "train_set_label": cell.train_set.label,
+        "method": pruning.method,
+        "sample_pruner": pruning.sample_pruner,
+        "token_pruner": pruning.token_pruner,
+        "sample_ratio": pruning.sample_ratio,
+        "token_ratio": pruning.token_ratio,
+        "options": canonical_json(_options(pruning)),
+        "training": ", ".join(f"{key}={value}" for key, value in grid.variant(cell).items()),
+        "seed": _seed_name(cell.seeds),
+        "seed_data": cell.seeds.data,
+        "seed_pruner": cell.seeds.pruner,
+        "seed_init": cell.seeds.init,
+    }
+
+
+def _options(pruning: Pruning) -> dict[str, Any]:
+    """Options of both pruners, the readings that concern every method, and the reference model's name."""
+    method_wide = {name: getattr(pruning, name) for name in Readings.model_fields}
+    for role in HELPERS:
+        if (model := getattr(pruning, role)) is not None:
+            method_wide[role] = model.name
+    if not pruning.scoring.exact or pruning.scoring.label != "fresh":
+        method_wide["scoring"] = pruning.scoring.label
+        method_wide["scoring_precision"] = pruning.scoring.precision
+    return {"sample": pruning.sample_options, "token": pruning.token_options, "method": method_wide}
+
+
+def _seed_name(seeds: Seeds) -> str:
+    """`0` where the three axes share a seed, else e.g. `data0-pruner1-init0`."""
+    if seeds.data == seeds.pruner == seeds.init:
+        return str(seeds.data)
+    return f"data{seeds.data}-pruner{seeds.pruner}-init{seeds.init}"
+
+
+def _costs(train: _Train | None) -> dict[str, Any]:
+    """Columns of costs and selection, and the versions that trained the cell; nothing for one that is not trained."""
+    if train is None:
+        return {}
+    costs: dict[str, Any] = {}
+    for key, dtype in COST_COLUMNS.items():
+        value = train.cost.get(key)
+        costs[key] = int(value) if value is not None and dtype == pl.Int64() else value
+    costs |= {key: train.selection.get(key) for key in SELECTION_COLUMNS}
+    found = train.provenance
+    versions = {name: found.get(name) for name in ("qtuning", "git", "python")}
+    versions |= dict(found.get("packages", {}))
+    return costs | {"versions": canonical_json({name: text for name, text in versions.items() if text is not None})}
+
+
+def _hole(benchmark: str, status: str, reason: str) -> dict[str, Any]:
+    """What is known of a score that is missing."""
+    metric = HEADLINE.get(benchmark)
+    return {"benchmark": benchmark, "metric": metric, "headline": True, "status": status, "reason": reason}
+
+
+def _why_missing(cell: Cell, folder: Path, train: _Train | None, scores: _Scores | None) -> tuple[str, str]:
+    """Status and reason of a cell without scores."""
+    if train is not None and train.status == "diverged":
+        return "diverged", train.reason or "no reason recorded"
+    if scores is not None:
+        return "not run", f"evaluation skipped: {scores.reason or 'no reason recorded'}"
+    if cell.zero_shot:
+        return "not run", "not evaluated yet"
+    if train is not None:  # a failed.json beside it is older: that failure was repeated with success
+        return "not run", "trained, not evaluated yet"
+    failed = _read(folder / "failed.json", _Failed)
+    if failed is not None:
+        return failed.status, failed.reason
+    return "not run", "not trained yet"
+
+
+def _read(path: Path, schema: type[FileModel]) -> FileModel | None:
+    """A file of a cell, validated; None if it does not exist."""
+    try:
+        return schema.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise UserError("\n".join(explain(error, str(path), schema))) from None

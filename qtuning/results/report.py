@@ -1,0 +1,127 @@
+"""One self-contained page of experiments and, beside it, each of its tables, figures and comparisons as files.
+
+Everything is drawn from the score store and from nothing else, so the same store gives the same bytes.
+"""
+
+import base64
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import polars as pl
+
+from qtuning.errors import UserError
+from qtuning.explain import nearest
+from qtuning.figures.write import Written, write_figures
+from qtuning.files import atomic_path, write_text
+from qtuning.results import html
+from qtuning.results.audit import audit
+from qtuning.results.audit_report import audit_markdown
+from qtuning.results.bycost import cost_page
+from qtuning.results.claims import read_claims
+from qtuning.results.comparisons import compare
+from qtuning.results.contamination import contamination_notes
+from qtuning.results.ours import read_store
+from qtuning.results.page import Page
+from qtuning.results.paper_page import paper_page
+from qtuning.results.published import read_published, table_number
+from qtuning.results.reference import read_published as read_reference
+from qtuning.results.store import Store
+from qtuning.results.tables import score_page, write_tables
+from qtuning.results.versus_paper import versus_paper
+
+ASSETS = files("qtuning") / "assets" / "report"
+MEDIA = {".svg": "image/svg+xml", ".csv": "text/csv", ".png": "image/png"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure on the page. image, data: as data URIs, so that the page needs no other file."""
+
+    name: str
+    caption: str
+    image: str
+    data: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """An experiment on the page. tables: HTML fragments. comparisons: CSV as a data URI, or None."""
+
+    name: str
+    title: str
+    tables: tuple[str, ...]
+    figures: tuple[Figure, ...]
+    comparisons: str | None
+
+
+def write_report(experiments: Sequence[str], store: Path, out: Path) -> Path:
+    """Write `out`/report.html and, below `out`, tables/, figures/, statistics/ and audit.md; returns the page's path.
+
+    store: folder of the score store, with contamination/ where overlaps were counted. Raises UserError for an
+    experiment that the store does not have.
+    """
+    known = Store(store).cells["experiment"].unique(maintain_order=True).to_list()
+    for name in experiments:
+        if name not in known:
+            raise UserError(f"{store}: experiment = {name!r}: not collected{nearest(name, known)}")
+    sections = [_section(name, store, out) for name in experiments]
+    published = read_reference()
+    rulings = audit(published, read_claims(published), read_store(store))
+    write_text(out / "audit.md", audit_markdown(rulings))
+    page = out / "report.html"
+    write_text(page, _render(sections, audit_markdown(rulings)))
+    return page
+
+
+def _section(name: str, store: Path, out: Path) -> Section:
+    cells = Store(store).experiment(name)
+    scores = Store(store).scores.filter(pl.col("experiment") == name)
+    pages: list[Page] = []
+    compared = None
+    if len(scores):
+        frame = compare(Store(store), name)
+        notes = contamination_notes(store, scores)
+        write_tables(name, store, out / "tables", frame, notes)
+        compared = out / "statistics" / f"{name}.csv"
+        with atomic_path(compared) as temporary:
+            frame.with_columns(pl.selectors.float().round(6)).write_csv(temporary)
+        pages = [*_pages(name, scores, frame, notes)]
+    figures = write_figures(name, store, out / "figures")
+    return Section(
+        name,
+        cells["title"][0],
+        tuple(html.fragment(page) for page in pages),
+        tuple(map(_figure, figures)),
+        None if compared is None else _uri(compared),
+    )
+
+
+def _pages(name: str, scores: pl.DataFrame, comparisons: pl.DataFrame, notes: Sequence[str]) -> Iterator[Page]:
+    yield score_page(scores, comparisons, notes)
+    yield cost_page(scores)
+    number = table_number(name)
+    if number is not None:
+        yield paper_page(scores, versus_paper(scores, read_published(None), number))
+
+
+def _figure(written: Written) -> Figure:
+    by_kind = {path.suffix: path for path in written.paths}
+    return Figure(written.name, written.caption, _uri(by_kind[".svg"]), _uri(by_kind[".csv"]))
+
+
+def _uri(path: Path) -> str:
+    return f"data:{MEDIA[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _render(sections: Sequence[Section], audit_text: str) -> str:
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string((ASSETS / "report.html").read_text(encoding="utf-8"))
+    styles = html.css() + (ASSETS / "report.css").read_text(encoding="utf-8")
+    # fragments are escaped already, and the style sheets are ours
+    parts = [(section, [Markup(fragment) for fragment in section.tables]) for section in sections]
+    return template.render(parts=parts, css=Markup(styles), audit=audit_text) + "\n"

@@ -1,0 +1,217 @@
+"""The warm server: imports what training and evaluation need, computes nothing, and forks once for each job.
+
+A forked process has only the thread that forked, so the server must not have others that a job could miss: it refuses
+to serve if an import started one that is not known to be harmless. It ends when the workflow that wanted it has ended
+and no job is running.
+"""
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import random
+import selectors
+import signal
+import socket
+import struct
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# what a training and an evaluation import; the rest is found by each job itself
+MODULES = (
+    "qtuning.cli",
+    "qtuning.train",
+    "qtuning.launching",
+    "qtuning.evaluation.run",
+    "qtuning.evaluation.cell",
+    "qtuning.evaluation.model",
+    "qtuning.data.prepare",
+    "transformers.models.llama.modeling_llama",
+    "transformers.generation.utils",
+    "accelerate.commands.launch",
+    "lm_eval.evaluator",
+    "lm_eval.tasks",
+    "datasets",
+    "peft",
+    "safetensors.torch",
+    "wandb",
+)
+# jemalloc (in polars and pyarrow) does without its purging thread after a fork; polars' cleaner looks after spilled
+# files, which only its streaming engine makes. The kernel cuts names at 15 characters.
+HARMLESS = frozenset({"jemalloc_bg_thd", "polars-ooc-clea"})
+POLL = 2.0  # seconds between looks at whether the workflow is still there
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
+
+
+@dataclass
+class Client:
+    """Someone who asked for a job: what was received of the request so far, then the running job."""
+
+    connection: socket.socket
+    files: list[int] = field(default_factory=list)
+    request: bytes = b""
+    process: int | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a forked process is to do."""
+
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    folder: str
+
+
+class Server:
+    """Listens at `path` while the process `owner` lives."""
+
+    def __init__(self, path: Path, owner: int) -> None:
+        self.path, self.owner = path, owner
+        self.selector = selectors.DefaultSelector()
+        self.listener = socket.socket(socket.AF_UNIX)
+        path.unlink(missing_ok=True)
+        self.listener.bind(str(path))
+        self.listener.listen(64)
+        self.selector.register(self.listener, selectors.EVENT_READ, None)
+        self.clients: set[int] = set()
+
+    def serve(self) -> Job | None:
+        """Serve until the owner has ended (None). In each forked process: return what it is to do."""
+        while True:
+            for key, _ in self.selector.select(POLL):
+                if key.data is None:
+                    self._accept()
+                elif isinstance(key.data, Client):
+                    job = self._hear(key.data)
+                    if job is not None:
+                        return job
+                else:
+                    self._finished(key.fd, *key.data)
+            if not self.clients and not Path(f"/proc/{self.owner}").exists():
+                for suffix in (".sock", ".lock", ".log"):
+                    self.path.with_suffix(suffix).unlink(missing_ok=True)
+                return None
+
+    def _accept(self) -> None:
+        connection, _ = self.listener.accept()
+        _, user, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if user != os.getuid():
+            connection.close()
+            return
+        self.selector.register(connection, selectors.EVENT_READ, Client(connection))
+        self.clients.add(connection.fileno())
+
+    def _hear(self, client: Client) -> Job | None:
+        """A part of the request, a signal for the job, or the end of the client."""
+        try:
+            if client.files:
+                data = client.connection.recv(65536)
+            else:
+                data, client.files, _, _ = socket.recv_fds(client.connection, 65536, 3)
+                client.files = list(client.files)
+                data = data[1:] if client.files else b""
+                if client.files and not data:
+                    return None
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            self._forget(client)
+            if client.process is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(client.process, signal.SIGTERM)
+            return None
+        if client.process is not None:
+            for number in data:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(client.process, number)
+            return None
+        client.request += data
+        return self._fork(client) if client.request.endswith(b"\n") else None
+
+    def _fork(self, client: Client) -> Job | None:
+        job = Job(**json.loads(client.request))
+        process = os.fork()
+        if process:
+            client.process = process
+            for descriptor in client.files:
+                os.close(descriptor)
+            pidfd = os.pidfd_open(process)
+            self.selector.register(pidfd, selectors.EVENT_READ, (process, client))
+            return None
+        kernel = ctypes.CDLL(None)
+        kernel.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # whoever makes the server die wants its jobs to stop as well
+        kernel.prctl(PR_SET_NAME, f"qtuning-{job.arguments[0]}".encode())
+        for target, descriptor in enumerate(client.files):
+            os.dup2(descriptor, target)
+            os.close(descriptor)
+        for key in list(self.selector.get_map().values()):
+            if isinstance(key.fileobj, socket.socket):
+                key.fileobj.close()
+            else:
+                os.close(key.fd)
+        self.selector.close()
+        return job
+
+    def _finished(self, pidfd: int, process: int, client: Client) -> None:
+        """Tell the client how its job ended."""
+        self.selector.unregister(pidfd)
+        os.close(pidfd)
+        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        with contextlib.suppress(OSError):
+            client.connection.sendall(bytes([status if status >= 0 else 128 - status]))
+        self._forget(client)
+
+    def _forget(self, client: Client) -> None:
+        descriptor = client.connection.fileno()
+        if descriptor in self.clients:
+            self.clients.discard(descriptor)
+            self.selector.unregister(client.connection)
+            client.connection.close()
+
+
+def preload() -> None:
+    """Import everything; RuntimeError if that left a thread that a job could miss."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in MODULES:
+            importlib.import_module(name)
+    others = [task for task in Path("/proc/self/task").iterdir() if int(task.name) != os.getpid()]
+    lost = {(task / "comm").read_text().strip() for task in others} - HARMLESS
+    if lost:
+        raise RuntimeError(f"imports started threads that a fork would lose: {', '.join(sorted(lost))}")
+    gc.collect()
+    gc.freeze()  # what is there now is never collected, so that jobs share its memory
+
+
+def work(job: Job) -> None:
+    """The command itself, as if it had been started with these arguments in this folder and environment."""
+    os.chdir(job.folder)
+    os.environ.clear()
+    os.environ.update(job.environment)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    random.seed()
+    sys.argv = ["qtuning", *job.arguments]
+    from qtuning.cli import main
+
+    main()
+
+
+def run(path: Path, ready: int, owner: int) -> None:
+    """Preload, say so on the descriptor `ready`, serve."""
+    preload()
+    server = Server(path, owner)
+    os.write(ready, b"+")
+    os.close(ready)
+    job = server.serve()
+    if job is not None:
+        work(job)
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

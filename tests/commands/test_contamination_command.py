@@ -1,0 +1,61 @@
+"""`qtuning contamination` as it is typed."""
+
+import gzip
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from qtuning.commands.contamination import contamination
+from qtuning.errors import UserError
+from qtuning.results.contamination import contamination_note
+
+QUESTION = "a farmer has three fields and each of them has four rows of twelve trees how many trees"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A folder of train sets with a local copy, and one GSM8K item that stands in it."""
+    configs, data = tmp_path / "configs" / "train_sets", tmp_path / "data"
+    configs.mkdir(parents=True)
+    (configs / "sums.yaml").write_text("label: Sums\nsource: {kind: hub, id: some/sums}\nlocal: sums.jsonl\n")
+    (configs / "mini.yaml").write_text("source: {kind: mini-world, file: sft/train.jsonl.gz}\n")
+    (data / "gsm8k").mkdir(parents=True)
+    records = [{"question": text, "answer": "#### 144"} for text in (QUESTION, "how many trees are there")]
+    (data / "gsm8k" / "test.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, records)).encode()))
+    (data / "sums.jsonl").write_text(json.dumps({"instruction": f"{QUESTION.upper()}?", "output": "144"}) + "\n")
+    app = typer.Typer()
+    app.command()(contamination)
+    folders = ["--configs", str(tmp_path / "configs"), "--results", str(tmp_path / "results")]
+    return lambda *arguments: CliRunner().invoke(app, [*arguments, *folders])
+
+
+def test_it_writes_a_report_that_tables_can_quote(run, tmp_path):
+    result = run("sums", "--benchmarks", "gsm8k", "--data-dir", str(tmp_path / "data"))
+    assert result.exit_code == 0, result.output
+    (path,) = (tmp_path / "results" / "contamination").glob("*.json")
+    assert path.name.startswith("sums-data-dir-")
+    assert json.loads(path.read_text())["benchmarks"]["gsm8k"]["contaminated"] == 1
+    assert "a farmer has three fields and each of them has four rows of" in result.output
+    assert contamination_note(tmp_path / "results", "sums", "Sums", "data-dir", ["gsm8k"]) == (
+        "Contamination: items that share a 13-gram with Sums: GSM8K 1 of 2 (50.0%; 1 shorter, compared whole)."
+    )
+    before = path.read_bytes()
+    run("sums", "--benchmarks", "gsm8k", "--data-dir", str(tmp_path / "data"))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sum"], "train set = 'sum': unknown; did you mean sums?"),
+        (["sums", "--benchmarks", "gsm"], "--benchmarks = 'gsm': unknown; did you mean gsm8k?"),
+        (["sums", "--source", "hubb"], "--source = 'hubb': unknown; did you mean hub?"),
+        (["mini"], "the mini world is not generated; run `qtuning mini-world --out"),
+    ],
+)
+def test_what_is_asked_wrongly_is_told(arguments, message, run):
+    result = run(*arguments)
+    assert isinstance(result.exception, UserError)
+    assert message in str(result.exception)

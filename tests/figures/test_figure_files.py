@@ -1,0 +1,98 @@
+"""Which figures an experiment gets, what stands below them, and that the same store gives the same bytes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+from figure_frames import cell_rows, table, write_store
+
+from qtuning.errors import UserError
+from qtuning.figures.write import Store, Written, drawings, write_figures
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_figure_that_applies_is_written_with_data_and_caption(written: list[Written]) -> None:
+    names = [figure.name for figure in written]
+    assert names == ["budgets", "pareto", "heatmap", "plane", "flow", "shares", "convergence"]
+    folder = written[0].paths[0].parent
+    assert json.loads((folder / "captions.json").read_text()) == {figure.name: figure.caption for figure in written}
+    for figure in written:
+        assert [path.suffix for path in figure.paths] == [".svg", ".png", ".csv"]
+        assert len(pl.read_csv(figure.paths[2])) > 0
+    assert {path.name for path in folder.iterdir()} == {
+        "captions.json",
+        *(path.name for figure in written for path in figure.paths),
+    }
+
+
+def test_another_process_writes_the_same_bytes(folder: Path, written: list[Written], tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from qtuning.figures.write import write_figures as w; "
+    code += "w('demo', Path(sys.argv[1]), Path(sys.argv[2]))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "12345", "SOURCE_DATE_EPOCH": "86400"}
+    subprocess.run([sys.executable, "-c", code, str(folder), str(tmp_path)], check=True, env=environment, cwd=tmp_path)
+    first = written[0].paths[0].parent
+    for path in first.iterdir():
+        assert (tmp_path / "demo" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_files_tell_nothing_of_when_and_by_what_they_were_made(written: list[Written]) -> None:
+    for figure in written:
+        svg = figure.paths[0].read_text(encoding="utf-8")
+        assert "<dc:date>" not in svg and "Matplotlib" not in svg.split("<g", 1)[0]
+        assert b"Software" not in figure.paths[1].read_bytes()[:400]
+
+
+def test_captions_name_cells_seeds_items_evaluation_and_versions(written: list[Written]) -> None:
+    captions = {figure.name: figure.caption for figure in written}
+    assert "2 seeds (0, 1)" in captions["pareto"]
+    assert "ARC-E 200 (acc)" in captions["pareto"] and "SQuAD 180 (f1)" in captions["pareto"]
+    assert "Evaluation evaluation-1234abcd." in captions["pareto"]
+    assert "15 cells" in captions["pareto"] and "1 with missing scores" in captions["pareto"]
+    assert "git abc1234, torch 2.13.0" in captions["pareto"]
+    assert "mini-q-tuning-25x50-s0" in captions["plane"] and "One seed (0)" in captions["plane"]
+
+
+def test_figures_of_an_earlier_store_do_not_stay(folder: Path, tmp_path: Path) -> None:
+    old = tmp_path / "demo" / "ratios.svg"
+    old.parent.mkdir()
+    old.write_text("old")
+    small = write_store(tmp_path / "store", table(cell_rows("random+random", 0.5, 0.5), cell_rows("full")))
+    names = [figure.name for figure in write_figures("demo", small, tmp_path)]
+    assert "plane" not in names and "budgets" not in names  # one budget, and no Q-Tuning
+    assert not old.exists()
+
+
+def test_an_experiment_without_scores_yet_has_no_figures_of_scores(tmp_path: Path) -> None:
+    waiting = [
+        cell_rows(method, 0.5, 0.5, status="not run", reason="not trained yet")
+        for method in ("q-tuning", "random+random")
+    ]
+    folder = tmp_path / "store"
+    folder.mkdir()
+    table(*waiting).write_parquet(folder / "scores.parquet")
+    assert [name for name, *_ in drawings(Store.read("demo", folder))] == []
+
+
+def test_an_unknown_experiment_is_named_with_the_nearest_known_one(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'dem': no rows; did you mean demo"):
+        write_figures("dem", folder, tmp_path)
+    with pytest.raises(UserError, match=r"scores.parquet: no such file; .*qtuning tables demo"):
+        write_figures("demo", tmp_path, tmp_path)
+
+
+def test_models_and_train_sets_have_figures_of_their_own(tmp_path: Path) -> None:
+    rows = [
+        cell_rows(method, 0.5, 0.5, seed, model=model, score=30 + seed)
+        for model in ("one", "two")
+        for method in ("random+random", "q-tuning")
+        for seed in (0, 1)
+    ]
+    names = [name for name, *_ in drawings(Store.read("demo", write_store(tmp_path, table(*rows))))]
+    assert names.count("pareto") == 1
+    for kind in ("heatmap", "plane", "flow", "shares", "convergence"):
+        assert {f"{kind}-mini-sft-one", f"{kind}-mini-sft-two"} <= set(names)

@@ -1,0 +1,96 @@
+"""The plane against method.md: quadrants of a median split, and bins that hold every sample once."""
+
+from statistics import median
+
+import numpy as np
+import polars as pl
+import pytest
+from figure_frames import planes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qtuning.figures.flow import NAMES, flow, stages
+from qtuning.figures.plane import CORNERS, Bins, median_lines, plane, shares, with_corner
+
+values = st.floats(0.0, 8.0, allow_nan=False)
+clouds = st.lists(st.tuples(values, values), min_size=2, max_size=60)
+
+
+def frame_of(cloud: list[tuple[float, float]]) -> pl.DataFrame:
+    """(log perplexity, entropy) pairs as samples."""
+    return pl.DataFrame({"ppl": [float(np.exp(a)) for a, _ in cloud], "entropy": [b for _, b in cloud]})
+
+
+def expected(ppl: float, ent: float, ppl_line: float, ent_line: float, text: bool = False) -> int:
+    """method.md, Stage 1, and its reading A1 (`text`)."""
+    if ppl > ppl_line:
+        high_uncertainty = ent > ent_line
+        return (2 if text else 1) if high_uncertainty else (1 if text else 2)
+    return 4 if ent > ent_line else 3
+
+
+@given(clouds, st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_quadrants_are_those_of_the_medians(cloud: list[tuple[float, float]], text: bool) -> None:
+    frame = frame_of(cloud)
+    found = with_corner(frame, median_lines(frame), "text" if text else "figure")
+    middle = median(frame["ppl"]), median(frame["entropy"])
+    wanted = [expected(ppl, ent, *middle, text) for ppl, ent in zip(frame["ppl"], frame["entropy"], strict=True)]
+    assert found["median_quadrant"].to_list() == wanted
+    assert sum(shares(found).values()) == pytest.approx(1)
+
+
+@given(clouds)
+@settings(max_examples=60, deadline=None)
+def test_every_sample_lies_in_one_bin_and_no_bin_in_two_quadrants(cloud: list[tuple[float, float]]) -> None:
+    frame = frame_of(cloud)
+    lines = median_lines(frame)
+    bins = Bins.of(frame, lines)
+    assert bins.of_frame(frame).counts.sum() == len(frame)
+    assert lines.ent in bins.ent and np.log10(lines.ppl) in bins.log_ppl
+    assert bins.ent[0] < frame["entropy"].min() and bins.ent[-1] >= frame["entropy"].max()  # type: ignore[operator]
+    right = int((frame["entropy"] > lines.ent).sum())
+    column = int(np.flatnonzero(bins.ent == lines.ent)[0])
+    assert bins.of_frame(frame).counts[:, column:].sum() == right
+
+
+def test_the_corners_are_those_of_the_paper() -> None:
+    """Uncertainty to the right, error upwards: Q1 top right, then counter-clockwise."""
+    assert CORNERS["figure"] == {"top right": 1, "top left": 2, "bottom left": 3, "bottom right": 4}
+
+
+def test_the_plane_shows_every_share_and_all_its_data() -> None:
+    frame = planes("cell")
+    drawing = plane(frame, tails=(2.0, 4.0, 0.6, 1.2))
+    texts = {text.get_text() for text in drawing.figure.axes[0].texts}
+    found = shares(drawing.data)
+    assert texts == {f"Q{quadrant} {100 * found[quadrant]:.0f}%" for quadrant in (1, 2, 3, 4)}
+    assert drawing.data.select(frame.columns).equals(frame)
+    _, labels = drawing.figure.axes[0].get_legend_handles_labels()
+    kept = frame.filter(pl.col("kept") & ~pl.col("supplement"))
+    assert any(label.startswith(f"kept by the thresholds: {len(kept)} of 900") for label in labels)
+    assert "thresholds" in labels and drawing.figure.axes[0].get_yscale() == "log"
+
+
+def test_a_constant_axis_is_no_error() -> None:
+    frame = pl.DataFrame({"ppl": [2.0, 2.0, 2.0], "entropy": [1.0, 1.0, 1.0], "kept": [True, False, False]})
+    assert shares(plane(frame).data) == {1: 0.0, 2: 0.0, 3: 1.0, 4: 0.0}
+
+
+def test_stages_are_the_first_middle_and_last_tenth() -> None:
+    frame = planes("cell", rows=2000, updates=1001)
+    staged = stages(frame)
+    ranges = {name: staged.filter(pl.col("stage") == name)["update"] for name in NAMES}
+    last = int(frame["update"].max())  # type: ignore[arg-type]
+    for name, low, high in (("start", 0.0, 0.1), ("middle", 0.45, 0.55), ("end", 0.9, 1.0)):
+        wanted = [u for u in frame["update"] if low * last - 1e-9 <= u <= high * last + 1e-9]
+        assert sorted(ranges[name]) == sorted(wanted)
+
+
+def test_the_flow_splits_each_stage_at_its_own_medians() -> None:
+    drawing = flow(planes("cell"))
+    for name in NAMES:
+        part = drawing.data.filter(pl.col("stage") == name)
+        middle = median(part["ppl"]), median(part["entropy"])
+        wanted = [expected(ppl, ent, *middle) for ppl, ent in zip(part["ppl"], part["entropy"], strict=True)]
+        assert part["median_quadrant"].to_list() == wanted

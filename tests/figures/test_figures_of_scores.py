@@ -1,0 +1,236 @@
+"""Points, Pareto fronts, differences and curves: numbers against hand calculation."""
+
+from statistics import fmean, stdev
+
+import polars as pl
+import pytest
+from figure_frames import BENCHMARKS, cell_rows, grid, steps, table
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qtuning.figures import batch, lambda_, ratios
+from qtuning.figures.budgets import budgets
+from qtuning.figures.convergence import convergence
+from qtuning.figures.heatmap import LIMIT, differences, heatmap, pages
+from qtuning.figures.lambda_ import neighbour_weight
+from qtuning.figures.localisation import localisation
+from qtuning.figures.marks import marks
+from qtuning.figures.pareto import front, pareto
+from qtuning.figures.points import points
+from qtuning.figures.shares import over_seeds
+
+
+def one(frame: pl.DataFrame, **where: object) -> dict[str, object]:
+    """The only row with these values."""
+    (row,) = frame.filter(**where).to_dicts()
+    return row
+
+
+def test_a_point_is_the_mean_over_seeds_of_the_average_over_benchmarks() -> None:
+    each = [{"arc_easy": 10.0, "gsm8k": 20.0, "squad": 60.0}, {"arc_easy": 40.0, "gsm8k": 20.0, "squad": 33.0}]
+    scores = table(
+        *(cell_rows("q-tuning", 0.25, 0.5, seed, score=each[seed], flops=2e14 + seed * 1e14) for seed in (0, 1)),
+        *(cell_rows("full", seed=seed, flops=1e15 * (1 + seed), seconds=50.0) for seed in (0, 1)),
+    )
+    row = one(points(scores), method="q-tuning")
+    averages = [30.0, 31.0]
+    assert row["mean"] == pytest.approx(fmean(averages)) and row["sd"] == pytest.approx(stdev(averages))
+    assert (row["budget"], row["nominal"], row["n_seeds"]) == ("25×50", 12.5, 2)
+    assert row["flops_share"] == pytest.approx(fmean([2e14 / 1e15, 3e14 / 2e15]))  # of the same seed's full data
+    assert row["seconds_share"] == pytest.approx(2.0)
+
+
+def test_a_missing_seed_is_a_hole_and_not_a_mean_over_fewer() -> None:
+    scores = table(
+        cell_rows("random+random", 0.5, 0.5, 0, score=50.0),
+        cell_rows("random+random", 0.5, 0.5, 1, status="diverged", reason="the loss is not finite"),
+    )
+    row = one(points(scores), method="random+random")
+    assert row["mean"] is None and "seed 1 diverged: the loss is not finite" in str(row["hole"])
+    assert row["flops"] is None  # a training that diverged ended early
+
+
+def test_without_full_data_costs_have_no_share() -> None:
+    frame = points(table(cell_rows("random+random", 0.5, 0.5), cell_rows("q-tuning", 0.5, 0.5)))
+    assert frame["flops_share"].null_count() == 2 and frame["flops"].null_count() == 0
+    assert "% of full data" not in pareto(frame).figure.axes[0].get_xlabel()
+
+
+pairs = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=14)
+
+
+@given(pairs)
+@settings(max_examples=200, deadline=None)
+def test_the_front_is_what_a_sweep_by_cost_finds(cloud: list[tuple[int, int]]) -> None:
+    """Independent route: by rising cost, keep what scores more than everything cheaper; equal points stay together."""
+    best: set[tuple[int, int]] = set()
+    highest = 0
+    for cost in sorted({c for c, _ in cloud}):
+        top = max(s for c, s in cloud if c == cost)
+        if top > highest:
+            best.add((cost, top))
+            highest = top
+    found = front([c for c, _ in cloud], [s for _, s in cloud])
+    assert {cloud[index] for index in found} == best
+    assert sorted(found) == [index for index, point in enumerate(cloud) if point in best]
+
+
+def test_the_pareto_data_say_which_points_lie_on_the_front() -> None:
+    scores = table(
+        cell_rows("full", score=60.0, flops=100.0, seconds=100.0),
+        cell_rows("random+random", 0.5, 0.5, score=50.0, flops=50.0, seconds=50.0),
+        cell_rows("q-tuning", 0.5, 0.5, score=55.0, flops=80.0, seconds=120.0),
+        cell_rows("longest+random", 0.5, 0.5, score=40.0, flops=60.0, seconds=60.0),
+    )
+    data = pareto(points(scores)).data
+    assert set(data.filter("flops_front")["method"]) == {"full", "random+random", "q-tuning"}
+    assert set(data.filter("seconds_front")["method"]) == {"full", "random+random"}
+
+
+def test_differences_are_paired_by_seed_and_the_reference_has_none() -> None:
+    ours, theirs = (33.0, 40.0), (30.0, 41.0)
+    scores = table(
+        *(cell_rows("random+random", 0.5, 0.5, seed, score=theirs[seed]) for seed in (0, 1)),
+        *(cell_rows("q-tuning", 0.5, 0.5, seed, score=ours[seed]) for seed in (0, 1)),
+        cell_rows("longest+random", 0.5, 0.5, 0, score=1.0),
+        cell_rows("longest+random", 0.5, 0.5, 1, status="failed", reason="out of memory"),
+    )
+    frame = differences(scores)
+    row = one(frame, label="Q-Tuning", benchmark="squad")
+    assert row["difference"] == pytest.approx(fmean(a - b for a, b in zip(ours, theirs, strict=True)))
+    assert one(frame, label="random + random", benchmark="squad")["reference"] is True
+    assert "out of memory" in str(one(frame, label="longest + random", benchmark="squad")["hole"])
+    panel = heatmap(frame).figure.axes[0]
+    hatched = [patch for patch in panel.patches if patch.get_hatch()]
+    assert len(hatched) == len(BENCHMARKS) + 1  # every benchmark of the failed method, and its average
+    assert "+1.0" in {text.get_text() for text in panel.texts}
+
+
+def test_pages_cut_between_budgets() -> None:
+    frame = differences(
+        grid(
+            ["random+random", *(f"longest+{t}" for t in ("random", "ppl", "fastv"))],
+            [(s / 20, 0.5) for s in range(1, 15)],
+        )
+    )
+    cut = pages(frame)
+    assert len(cut) == 2 and pl.concat(cut).equals(frame)
+    for page in cut:
+        assert page.select("budget", "label").n_unique() <= LIMIT
+    assert not set(cut[0]["budget"]) & set(cut[1]["budget"])
+
+
+def test_a_hole_breaks_the_curve_and_is_marked() -> None:
+    cells = [cell_rows("q-tuning", 0.25, 0.5, score=30 + 5 * value, **{"lambda": value}) for value in (0.0, 0.3, 1.0)]
+    cells.append(cell_rows("q-tuning", 0.25, 0.5, status="failed", reason="out of memory", **{"lambda": 0.7}))
+    drawing = neighbour_weight(points(table(*cells)))
+    panel = drawing.figure.axes[0]
+    (line,) = [line for line in panel.get_lines() if line.get_label() == "25×50"]
+    assert list(line.get_xdata()) == [0.0, 0.3, 0.7, 1.0]
+    assert [y != y for y in line.get_ydata()] == [False, False, True, False]
+    (cross,) = [line for line in panel.get_lines() if str(line.get_label()).startswith("missing")]
+    assert list(cross.get_xdata()) == [0.7]
+
+
+def test_far_references_are_told_in_words() -> None:
+    cells = [cell_rows("q-tuning", 0.25, 0.5, score=30 + value, **{"lambda": value}) for value in (0.0, 1.0)]
+    frame = points(table(*cells, cell_rows("full", score=80.0), cell_rows("zero-shot", seed=None, score=30.2)))
+    panel = neighbour_weight(frame).figure.axes[0]
+    assert [text.get_text() for text in panel.texts] == ["Full data 80.0 ↑"]
+    assert "Zero-shot" in panel.get_legend_handles_labels()[1]
+
+
+def test_lambda_alone_is_varied() -> None:
+    cells = [
+        cell_rows("q-tuning", 0.25, 0.5, **{"lambda": 0.3}),
+        cell_rows("q-tuning", 0.25, 0.5),
+        cell_rows("q-tuning", 0.25, 0.5, supplement="rank"),
+    ]
+    assert sorted(lambda_.varied(points(table(*cells)))["lambda"]) == [0.3, 0.5]
+    assert len(lambda_.varied(points(table(*cells[1:])))) == 0
+
+
+def trained(frame: pl.DataFrame, size: int) -> pl.DataFrame:
+    """Points as they are where the experiment varies the batch size."""
+    text = f"batch_size={size}"
+    named = pl.when(pl.col("variant") == "").then(pl.lit(text)).otherwise(text + ", " + pl.col("variant"))
+    return frame.with_columns(variant=named, training=pl.lit(text), batch_size=pl.lit(size, pl.Int64))
+
+
+def test_where_training_varies_too_each_half_of_figure_5_takes_its_own_points() -> None:
+    """Three batch sizes at the default lambda, three values of lambda at batch size 8."""
+    cells = [cell_rows("q-tuning", 0.25, 0.5, **{"lambda": value}) for value in (0.0, 0.5, 1.0)]
+    frame = points(table(*cells, cell_rows("full", score=41.0), cell_rows("zero-shot", seed=None)))
+    zero = frame.filter(pl.col("method") == "zero-shot")
+    rest = frame.filter(pl.col("method") != "zero-shot")
+    default = rest.filter(pl.col("variant") == "")
+    mixed = pl.concat([zero, trained(rest, 8), trained(default, 16), trained(default, 32)])
+    assert sorted(batch.varied(mixed)["batch_size"]) == [8, 16, 32] and set(batch.varied(mixed)["lambda"]) == {0.5}
+    assert sorted(lambda_.varied(mixed)["lambda"]) == [0.0, 0.5, 1.0] and set(lambda_.varied(mixed)["batch_size"]) == {
+        8
+    }
+    assert batch.batch_size(mixed).figure.axes[0].get_legend_handles_labels()[1] == ["Zero-shot", "Full data", "25×50"]
+
+
+def test_ratios_take_the_budgets_that_prune_one_way_only() -> None:
+    frame = points(
+        pl.concat(
+            [
+                grid(["longest+none", "q-tuning"], [(0.25, 1), (0.5, 1)], seeds=(0,)),
+                table(cell_rows("q-tuning", 0.5, 0.5)),
+            ]
+        )
+    )
+    chosen = ratios.alone(frame, "sample_ratio", "token_ratio")
+    assert sorted(set(chosen["label"])) == ["Q-Tuning", "longest (samples)"]
+    assert set(chosen["token_ratio"]) == {1.0}
+    assert len(ratios.alone(frame, "token_ratio", "sample_ratio")) == 0
+    axes = ratios.ratios(frame).figure.axes
+    assert len(axes) == 1 and [label.get_text() for label in axes[0].get_xticklabels()] == ["25", "50"]
+
+
+def test_no_two_methods_look_alike() -> None:
+    samples, tokens = (
+        ("random", "longest", "infobatch", "entropy", "ppl-low", "ppl-mid"),
+        ("random", "ppl", "fastv", "sparsevlm", "rho-1"),
+    )
+    rows = [cell_rows(f"{s}+{t}", 0.5, 0.5) for s in samples for t in tokens]
+    rows += [cell_rows("q-tuning", 0.5, 0.5, **{"lambda": value / 10}) for value in range(11)]
+    look = marks(points(table(*rows)))
+    assert len(look) == 41
+    assert len({(mark.colour, mark.marker) for mark in look.values()}) == 41
+
+
+def test_budgets_of_the_same_product_share_a_tick() -> None:
+    frame = points(grid(["random+random"], [(0.5, 0.5), (0.25, 1.0), (0.5, 0.7)], seeds=(0,)))
+    labels = [label.get_text() for label in budgets(frame).figure.axes[0].get_xticklabels()]
+    assert labels == ["50×50\n25×100", "50×70"]
+
+
+def test_bands_reach_from_the_lowest_seed_to_the_highest() -> None:
+    runs = pl.concat([steps("a", seed=1), steps("b", seed=2), steps("c", bins=10, seed=3)])
+    found = over_seeds(runs, ["loss"])
+    common = set(steps("a")["update"]) & set(steps("c", bins=10)["update"])
+    assert set(found["update"]) == common  # an update that one seed lacks has no mean
+    row = found.row(1, named=True)
+    at = runs.filter(pl.col("update") == row["update"])["loss"].to_list()
+    assert (row["loss_low_seed"], row["loss_high_seed"]) == (min(at), max(at))
+    assert row["loss"] == pytest.approx(fmean(at))
+
+
+def test_convergence_has_a_curve_per_method() -> None:
+    frame = pl.concat([steps("a", seed=1), steps("b", seed=2)])
+    lines = points(table(cell_rows("full"), cell_rows("q-tuning", 0.5, 0.5)))
+    lines = lines.with_columns(pl.Series("cell", ["a", "b"]))
+    drawing = convergence(frame, lines)
+    assert drawing.figure.axes[0].get_legend_handles_labels()[1] == ["Full data", "Q-Tuning"]
+    assert set(drawing.data["label"]) == {"Full data", "Q-Tuning"}
+
+
+def test_localisation_has_a_panel_per_model_and_a_dash_where_there_is_no_area() -> None:
+    rows = [("token perplexity", 0.4, 0.4, 0.9), ("smoothed score", 0.5, 0.5, 0.8), ("pruned tokens", 0.25, 0.5, None)]
+    frame = pl.DataFrame(rows, schema=["score", "precision", "recall", "auc"], orient="row")
+    frame = pl.concat([frame.with_columns(model=pl.lit(model)) for model in ("base", "trained")])
+    drawing = localisation(frame)
+    assert [axes.get_title("left") for axes in drawing.figure.axes] == ["(a) base model", "(b) trained model"]
+    assert "–" in {text.get_text() for text in drawing.figure.axes[0].texts}

@@ -1,0 +1,137 @@
+"""Every figure at its real size: no letter below 7 points, nothing outside the sheet, no tick label on another."""
+
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+import pytest
+from figure_frames import cell_rows, grid, table
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from qtuning.figures import batch, lambda_
+from qtuning.figures.budgets import budgets
+from qtuning.figures.heatmap import differences, heatmap
+from qtuning.figures.lambda_ import neighbour_weight
+from qtuning.figures.localisation import localisation
+from qtuning.figures.pareto import pareto
+from qtuning.figures.points import points
+from qtuning.figures.ratios import ratios
+from qtuning.figures.style import COLUMN, PAGE, Drawing, styled
+from qtuning.figures.write import Store, drawings
+
+SAMPLE = ("random", "longest", "infobatch", "entropy")
+TOKEN = ("random", "ppl", "fastv", "sparsevlm")
+
+
+def check(drawing: Drawing) -> None:
+    """Draw, and measure every text."""
+    figure = drawing.figure
+    assert figure.get_figwidth() in (COLUMN, PAGE) or COLUMN < figure.get_figwidth() < PAGE
+    with styled():
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        renderer = canvas.get_renderer()
+        for text in figure.findobj(Text):
+            if not text.get_text().strip() or not text.get_visible():
+                continue
+            assert text.get_fontsize() >= 7, text.get_text()
+        for axes in figure.axes:
+            inside(figure, axes, renderer)
+            for axis in (axes.xaxis, axes.yaxis):
+                labels = [t for t in axis.get_ticklabels() if t.get_text() and t.get_visible()]
+                apart([t for t in labels if within(axes, t, renderer)], renderer)
+        for legend in figure.legends:
+            box = legend.get_window_extent(renderer)
+            assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1, "the legend leaves the sheet"
+
+
+def within(axes: Axes, text: Text, renderer: object) -> bool:
+    """Whether a tick label belongs to a tick that is shown (matplotlib keeps some outside the limits)."""
+    box, frame = text.get_window_extent(renderer), axes.get_window_extent(renderer)
+    x, y = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
+    return (frame.x0 - 2 <= x <= frame.x1 + 2) or (frame.y0 - 2 <= y <= frame.y1 + 2)
+
+
+def inside(figure: Figure, axes: Axes, renderer: object) -> None:
+    texts = [axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label, *axes.texts]  # type: ignore[attr-defined]
+    for text in texts:
+        if text.get_text().strip():
+            box = text.get_window_extent(renderer)
+            assert box.x0 >= -1 and box.y0 >= -1, f"{text.get_text()!r} leaves the sheet"
+            assert box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1, (
+                f"{text.get_text()!r} leaves the sheet"
+            )
+
+
+def apart(labels: list[Text], renderer: object) -> None:
+    boxes = [label.get_window_extent(renderer) for label in labels if not label.get_rotation()]
+    for one, other in pairwise(boxes):
+        across = min(one.x1, other.x1) - max(one.x0, other.x0)
+        upwards = min(one.y1, other.y1) - max(one.y0, other.y0)
+        assert across <= 0.5 or upwards <= 0.5, "tick labels overlap"
+
+
+def test_figures_of_a_small_experiment(store: Store) -> None:
+    for _, drawing, _ in drawings(store):
+        check(drawing)
+
+
+@pytest.mark.slow
+def test_figures_of_the_whole_table_1() -> None:
+    methods = [f"{sample}+{token}" for sample in SAMPLE for token in TOKEN] + ["q-tuning"]
+    all_budgets = [(s, t) for s in (0.125, 0.25, 0.5) for t in (0.5, 0.7)]
+    scores = pl.concat([grid(methods, all_budgets, model=model) for model in ("llama2-7b", "mistral-7b")])
+    frame = points(scores)
+    check(budgets(frame))
+    check(pareto(frame))
+    table = differences(scores).filter((pl.col("model") == "llama2-7b") & (pl.col("budget") == "12.5×50"))
+    check(heatmap(table))
+
+
+def test_figure_4() -> None:
+    samples = grid([f"{sample}+none" for sample in SAMPLE] + ["q-tuning"], [(0.125, 1), (0.25, 1), (0.5, 1)])
+    tokens = grid([f"full+{token}" for token in TOKEN] + ["q-tuning"], [(1, 0.5), (1, 0.7)])
+    tokens = tokens.filter(~pl.col("method").is_in(["full", "zero-shot"]))
+    check(ratios(points(pl.concat([samples, tokens]))))
+
+
+def test_figure_5() -> None:
+    cells = [
+        cell_rows("q-tuning", *budget, seed, score=30 + 5 * number + seed, **{"lambda": value})
+        for seed in (0, 1)
+        for number, budget in enumerate([(0.25, 0.5), (0.25, 0.7), (0.5, 0.7)])
+        for value in (0.0, 0.3, 0.5, 0.7, 1.0)
+    ]
+    frame = points(table(*cells, cell_rows("full", score=60.0)))
+    assert len(lambda_.varied(frame)) == 15
+    check(neighbour_weight(frame))
+    sizes = frame.filter((pl.col("lambda") == 0.5) & (pl.col("method") == "q-tuning"))
+    sizes = pl.concat([sizes.with_columns(pl.lit(size, pl.Int64).alias("batch_size")) for size in (8, 16, 32)])
+    assert len(batch.varied(sizes)) == 9
+    check(batch.batch_size(sizes))
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_localisation(seeds: int) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "score": name,
+            "precision": rng.random(),
+            "recall": rng.random(),
+            "auc": None if name == "pruned tokens" else rng.random(),
+        }
+        for _ in range(seeds)
+        for name in ("token perplexity", "smoothed score", "pruned tokens", "random")
+    ]
+    frame = pl.DataFrame(rows, schema_overrides={"auc": pl.Float64})
+    drawing = localisation(frame)
+    check(drawing)
+    first = drawing.data.row(0, named=True)
+    assert first["precision"] == pytest.approx(
+        np.mean([r["precision"] for r in rows if r["score"] == "token perplexity"])
+    )
+    assert first["n"] == seeds and (first["precision_sd"] is None) == (seeds == 1)

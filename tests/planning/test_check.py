@@ -1,0 +1,88 @@
+"""Predictions against cells that were really trained."""
+
+from pathlib import Path
+
+import numpy as np
+import oracles
+import pytest
+import torch
+from accelerate import Accelerator
+from test_work import a_cell
+
+from qtuning.cost import shape_of
+from qtuning.files import write_json
+from qtuning.grid import Library
+from qtuning.layout import Layout
+from qtuning.loop import Loop
+from qtuning.models import load_model
+from qtuning.packed_model import PackedModel
+from qtuning.planning.assumptions import read_assumptions
+from qtuning.planning.bill import MachineOf
+from qtuning.planning.check import check
+from qtuning.planning.hardware import machines
+from qtuning.planning.jobs import Jobs, jobs_of
+from qtuning.planning.lengths import Lengths
+from qtuning.planning.shapes import from_config
+from qtuning.planning.work import work_of
+from qtuning.pruners.select import method_of
+from qtuning.survey import TrainSet
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+MINI = Path(__file__).parents[2] / "qtuning" / "assets" / "mini"
+SIZES = [(5 + 7 * n % 40, 3 + 11 * n % 50) for n in range(60)]
+# what is exact needs no tolerance; elsewhere the chosen samples are longer or shorter than the average one
+METHODS = {"full": 1e-9, "longest+none": 1e-9, "random+random": 0.15, "random+fastv": 0.15, "q-tuning": 0.15}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_flops_are_those_that_training_measures(method: str) -> None:
+    """The mini model, 60 samples, two epochs, by the loop that trains cells and its own account of cost."""
+    cell, model = a_cell(method, 0.25, 0.5, batch_size=8), load_model(MINI, "float32")
+    samples = oracles.random_samples(SIZES, seed=0)
+    wrapped, accelerator = PackedModel(model), Accelerator(cpu=True)
+    optimizer = torch.optim.AdamW(wrapped.parameters(), lr=1e-3)
+    assert cell.pruning is not None
+    real = shape_of(model, frozen=False, checkpointing=False)
+    loop = Loop(
+        cell, method_of(cell.pruning), TrainSet(samples), accelerator, *accelerator.prepare(wrapped, optimizer), real
+    )
+    for window in loop.windows():
+        loop.step(window)
+    cost = loop.cost.summary()
+
+    prompts, responses = np.array(SIZES, dtype=np.float64).T
+    work = work_of(cell, from_config(model.config.to_dict(), "mini"), Lengths(prompts, responses, 1.0, counted=True))
+    tolerance = METHODS[method]
+    assert work.flops == pytest.approx(cost["flops_total"], rel=tolerance)
+    if method != "q-tuning":  # which, here, keeps samples that are shorter than the average one
+        assert work.training_tokens == pytest.approx(cost["tokens_forwarded"], rel=tolerance)
+    assert (work.updates, work.samples_kept) == (cost["updates"], pytest.approx(cost["samples_kept"]))
+    if method in ("full", "longest+none", "q-tuning"):  # all samples are scored, or none
+        assert work.scoring_flops == pytest.approx(cost["flops_scoring"])
+        assert (work.samples_scored, work.scoring_tokens) == (cost["samples_scored"], cost["tokens_scored"])
+
+
+def planned(results: Path) -> Jobs:
+    """Jobs of the mini experiment."""
+    return jobs_of(Library(CONFIGS).experiments(["mini"]), Layout(results), read_assumptions(CONFIGS))
+
+
+def test_finished_cells_are_compared_where_they_ran(tmp_path: Path) -> None:
+    jobs = planned(tmp_path)
+    cpu, h100 = MachineOf(machines()["cpu"]), MachineOf(machines()["h100"])
+    assert check(jobs, tmp_path, cpu).flops is None
+    here, there, diverged = list(jobs.trainings.values())[:3]
+    seconds = here.scoring_seconds(machines()["cpu"]) + here.training_seconds(machines()["cpu"])
+    for job, device, factor in ((here, "cpu", 2.0), (there, "cuda:0", 0.5), (diverged, "cpu", 9.0)):
+        cost = {"flops_total": job.work.flops * factor, "seconds_scoring": 0.0, "seconds_training": seconds * 4}
+        marker = {"status": "diverged" if job is diverged else "done", "provenance": {"device": device}}
+        marker["cost"] = cost | {"peak_memory_bytes": 1e9}
+        write_json(tmp_path / "cells" / job.identity / "train.json", marker)
+    found = check(jobs, tmp_path, cpu)
+    assert found.flops is not None and found.training_seconds is not None
+    assert (found.flops.low, found.flops.high, found.flops.cells) == (0.5, 2.0, 2)
+    assert found.flops.median == 1.25
+    assert (found.training_seconds.median, found.training_seconds.cells, found.elsewhere) == (0.25, 1, 1)
+    both = check(jobs, tmp_path, h100)
+    assert both.elsewhere == 0 and both.training_seconds is not None and both.training_seconds.cells == 2
+    assert both.training_seconds.high == pytest.approx(0.25)  # what ran on the CPU is compared with the CPU

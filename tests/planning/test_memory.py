@@ -1,0 +1,94 @@
+"""Memory against what autograd really saves, and batches that are really drawn."""
+
+from typing import Any
+
+import numpy as np
+import oracles
+import pytest
+import torch
+from test_work import a_cell
+
+from qtuning.batch import pack
+from qtuning.head import CHUNK as REAL_CHUNK
+from qtuning.planning.assumptions import BenchmarkGuess
+from qtuning.planning.lengths import Lengths, assumed
+from qtuning.planning.memory import CHUNK, largest_batches, saved_bytes, training_memory
+from qtuning.planning.shapes import Shape, from_config
+
+WAYS = [("full", "float32", "no"), ("full", "bfloat16", "no"), ("full", "float32", "bf16")]
+WAYS += [("lora", dtype, mixed) for _, dtype, mixed in WAYS]
+
+
+def saved(model: Any, packed: Any, mixed: bool) -> int:
+    """Bytes of the storages that autograd keeps for the backward pass, without parameters."""
+    from qtuning.packed_model import PackedModel
+
+    wrapped = PackedModel(model).train()
+    known = {tensor.untyped_storage().data_ptr() for tensor in (*wrapped.parameters(), *wrapped.buffers())}
+    kept: dict[int, Any] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), torch.autocast("cpu", torch.bfloat16, mixed):
+        wrapped(packed)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize(("tuning", "dtype", "mixed"), WAYS)
+def test_saved_activations_are_those_of_autograd(build: Any, tuning: str, dtype: str, mixed: str) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    sizes = {"hidden_size": 64, "intermediate_size": 144, "num_attention_heads": 8, "head_dim": 16}
+    packed = pack(oracles.random_samples([(60, 1), (40, 1), (100, 1)], seed=0))
+    assert packed is not None
+    cell = a_cell("full", tuning=tuning, mixed_precision=mixed, dtype=dtype)
+    assert cell.training is not None
+    found = []
+    for layers in (2, 3):
+        model = build("llama", num_hidden_layers=layers, **sizes).to(getattr(torch, dtype))
+        shape = from_config(model.config.to_dict(), "here")
+        if tuning == "lora":
+            model = get_peft_model(model, LoraConfig(r=cell.training.lora.r, target_modules="all-linear"))
+        found.append(saved(model, packed, mixed == "bf16"))
+    casts = 2 * (shape.matmul // shape.layers) if mixed == "bf16" else 0  # autocast's copies of the weights, saved too
+    a_token = (found[1] - found[0] - casts) / packed.tokens
+    assert saved_bytes(shape, cell.training, dtype) == pytest.approx(a_token, rel=0.04)
+
+
+def test_the_parts_of_full_fine_tuning_by_hand() -> None:
+    """float32: 4 bytes of weights, 4 of gradients, 8 of Adam; the head's gradient once more while it is summed."""
+    shape = Shape(32, 48, 4, 4, 2, 8, 97, True)
+    lengths = Lengths(np.full(8, 5.0), np.full(8, 5.0), 1.0, counted=True)
+    memory = training_memory(a_cell("full"), shape, lengths)
+    assert (memory.weights, memory.gradients, memory.optimizer) == tuple(size * shape.parameters for size in (4, 4, 8))
+    assert memory.logits == 256 * 97 * 12 + 4 * 97 * 32
+    assert memory.tokens == 4 * 10
+    checkpointed = training_memory(a_cell("full", gradient_checkpointing=True), shape, lengths)
+    assert checkpointed.activations < memory.activations
+    lora = training_memory(a_cell("full", tuning="lora", dtype="bfloat16"), shape, lengths)
+    adapters = shape.lora_parameters(8)
+    assert (lora.weights, lora.gradients) == (2 * shape.parameters + 4 * adapters, 4 * adapters)
+
+
+def test_the_chunk_is_that_of_the_head() -> None:
+    assert CHUNK == REAL_CHUNK
+
+
+def test_the_largest_batch_bounds_those_that_are_drawn() -> None:
+    lengths, rng = assumed(2000, 30.0, 80.0, 0.9, 0.5, 512), np.random.default_rng(0)
+    cell = a_cell("full", epochs=3, batch_size=8)
+    bound = largest_batches(cell, lengths)[1]
+    tokens = np.repeat(lengths.tokens, 4)[:2000]
+    maxima = [max(rng.permutation(tokens).reshape(-1, 8).sum(1).max() for _ in range(3)) for _ in range(40)]
+    assert 0.8 * np.mean(maxima) < bound < 1.6 * np.mean(maxima)
+    assert bound <= 8 * lengths.tokens.max()
+    assert largest_batches(a_cell("q-tuning", 0.25, 0.5, batch_size=8), lengths)[1] < bound / 2
+    assert largest_batches(a_cell("longest+none", 0.25, 1.0, batch_size=8), lengths)[1] > bound
+
+
+def test_a_benchmark_has_choices_or_generates() -> None:
+    assert BenchmarkGuess(items=3, prompt_tokens=1.0).choices is None

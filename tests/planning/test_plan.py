@@ -1,0 +1,201 @@
+"""The bill of experiments: counts, what is paid once, what is done, refusals, the command."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from qtuning.commands.plan import plan
+from qtuning.errors import UserError
+from qtuning.evaluation.suite import DEFAULT_NEW_TOKENS, TASKS
+from qtuning.files import write_json
+from qtuning.grid import Library
+from qtuning.identity import cell_id, evaluation_id
+from qtuning.layout import Layout
+from qtuning.planning.assumptions import read_assumptions
+from qtuning.planning.bill import Bill, MachineOf, bill_of
+from qtuning.planning.effect import effects_of
+from qtuning.planning.fits import refusals
+from qtuning.planning.hardware import machines
+from qtuning.planning.jobs import Jobs, jobs_of
+
+ITEMS = 2376 + 1172 + 1319 + 10_570 + 17_944
+
+
+def jobs(configs: Path, results: Path, *names: str) -> Jobs:
+    return jobs_of(Library(configs).experiments(names), Layout(results), read_assumptions(configs))
+
+
+def bill(configs: Path, results: Path, *names: str, gpu: str = "h100") -> Bill:
+    return bill_of(jobs(configs, results, *names), MachineOf(machines()[gpu]), 1, None)
+
+
+def test_table_1_is_counted_and_paid_once(configs: Path, experiment: Callable[..., Path], tmp_path: Path) -> None:
+    experiment("big")
+    experiment("part", methods=["q-tuning", "full"], budgets=["25x50"], zero_shot=False)
+    found = bill(configs, tmp_path, "big", "part")
+    big, part = found.rows
+    # 2 models x (6 budgets x 17 methods + full) trainings; SparseVLM sets its amount itself in no method here
+    assert (big.cells, big.trainings, big.evaluations, big.shared) == (208, 206, 208, 0)
+    assert (part.cells, part.shared, part.trainings, part.evaluations, part.hours.total) == (4, 4, 0, 0, 0)
+    assert (found.cells, found.done) == (208, 0)
+    assert found.items == 208 * ITEMS
+    assert found.likelihoods == 208 * 4 * (2376 + 1172)
+    assert found.generations == 208 * (1319 + 10_570 + 17_944)
+    assert found.generated[1] == 208 * (1319 * 256 + 10_570 * 64 + 17_944 * 32)
+    alone = bill(configs, tmp_path, "big")
+    assert alone.total == found.total
+
+
+def test_a_different_evaluation_of_a_shared_cell_is_paid(
+    configs: Path, experiment: Callable[..., Path], tmp_path: Path
+) -> None:
+    experiment("one", methods=["full"], models=["mistral-7b"])
+    experiment("two", methods=["full"], models=["mistral-7b"], evaluation={"benchmarks": ["math"]})
+    found = bill(configs, tmp_path, "one", "two")
+    assert [(row.trainings, row.evaluations, row.shared) for row in found.rows] == [(1, 2, 0), (0, 2, 2)]
+    assert found.cells == 2
+
+
+def test_what_is_done_is_not_paid(configs: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    (grid,) = Library(configs).experiments(["mini"])
+    assert grid.evaluation is not None
+    before = bill(configs, results, "mini", gpu="cpu")
+    trained = [cell for cell in grid.cells if not cell.zero_shot]
+    scores = f"{evaluation_id(grid.evaluation)}/scores.json"
+    write_json(results / "cells" / cell_id(grid.cells[0]) / scores, {})  # zero-shot
+    write_json(results / "cells" / cell_id(trained[0]) / "train.json", {})  # trained, its weights still here
+    (results / "cells" / cell_id(trained[0]) / "weights").mkdir()
+    write_json(results / "cells" / cell_id(trained[1]) / "train.json", {})  # both, weights gone
+    write_json(results / "cells" / cell_id(trained[1]) / scores, {})
+    write_json(
+        results / "cells" / cell_id(trained[2]) / "train.json", {}
+    )  # trained, weights gone, not evaluated: again
+    after = bill(configs, results, "mini", gpu="cpu")
+    (row,) = after.rows
+    assert (row.cells, row.done, row.trainings, row.evaluations) == (11, 2, 8, 9)
+    assert after.done == 2
+    assert 0 < after.total.total < before.total.total
+
+
+def test_an_experiment_without_evaluation_is_trained_only(configs: Path, tmp_path: Path) -> None:
+    (grid,) = Library(configs).experiments(["mini"])
+    bare = replace(grid, experiment=grid.experiment.model_copy(update={"evaluation": None}))
+    assumptions = read_assumptions(configs)
+    found = bill_of(jobs_of([bare], Layout(tmp_path), assumptions), MachineOf(machines()["cpu"]), 1, None)
+    (row,) = found.rows
+    assert (row.cells, row.done, row.trainings, row.evaluations) == (11, 1, 10, 0)  # zero-shot asks for nothing
+    assert found.total.evaluation == found.items == 0 < found.total.training
+    assert effects_of([bare], tmp_path, assumptions) == []
+
+
+def test_hours_add_up_and_follow_the_machine(configs: Path, experiment: Callable[..., Path], tmp_path: Path) -> None:
+    experiment("big", models=["mistral-7b"])
+    slow, fast = (bill(configs, tmp_path, "big", gpu=gpu) for gpu in ("a100", "h100"))
+    assert sum(row.hours.total for row in fast.rows) == pytest.approx(fast.total.total)
+    assert sum(row.hours.total for row in fast.models) == pytest.approx(fast.total.total)
+    assert slow.total.training > 1.5 * fast.total.training and slow.flops == fast.flops
+    # never faster than the peak
+    assert fast.total.training * 3600 > fast.flops["training"] / 989e12
+
+
+def test_what_cannot_fit_is_refused_with_the_key_that_helps(
+    configs: Path, experiment: Callable[..., Path], tmp_path: Path
+) -> None:
+    experiment("huge", training={"tuning": "full", "dtype": "float32"}, methods=["full"], models=["mistral-7b"])
+    line, *others = refusals(jobs(configs, tmp_path, "huge"), MachineOf(machines()["h100"]))
+    assert not others
+    assert "huge: training mistral-7b-wizardlm-full-" in line and "NVIDIA H100 SXM, 80 GB has" in line
+    assert "training.tuning: lora" in line or "training.tuning: lora with gradient_checkpointing" in line
+    need = int(line.split(" needs ")[1].split(" GiB")[0])
+    assert need > 7.2 * 16 / 1.074  # 16 bytes a parameter
+    experiment("fits", methods=["full"], models=["smollm2-135m"])
+    assert not refusals(jobs(configs, tmp_path, "fits"), MachineOf(machines()["h100"]))
+    small = refusals(jobs(configs, tmp_path, "huge"), MachineOf(machines()["4090"]))
+    assert any("evaluating" in line and "evaluation.dtype: bfloat16" in line for line in small)
+
+
+@pytest.fixture
+def run(configs: Path, tmp_path: Path) -> Callable[..., Any]:
+    app = typer.Typer()
+    app.command()(plan)
+    options = ["--configs", str(configs), "--results", str(tmp_path / "results")]
+    return lambda *arguments: CliRunner().invoke(app, [*arguments, *options])
+
+
+def test_the_command_prints_a_bill_of_100_columns(run: Callable[..., Any], experiment: Callable[..., Path]) -> None:
+    experiment("big")
+    result = run("big", "mini", "--gpu", "h100", "--devices", "8", "--usd-per-gpu-hour", "2.5")
+    assert result.exit_code == 0, result.output
+    assert max(map(len, result.output.splitlines())) <= 100 and "…" not in result.output
+    for expected in (
+        "219 cells",
+        "USD",
+        "Mistral-7B",
+        "fits",
+        "% of the hours",
+        "8 at a time",
+        "big: differences",
+        "no finished",
+    ):
+        assert expected in result.output
+
+
+def test_the_command_refuses_after_the_bill(run: Callable[..., Any], experiment: Callable[..., Path]) -> None:
+    experiment("huge", training={"tuning": "full"}, methods=["full"], models=["mistral-7b"])
+    result = run("huge")
+    assert isinstance(result.exception, UserError) and "TOO LARGE" in result.output
+    with_json = run("huge", "--json")
+    content = json.loads(with_json.output)
+    assert isinstance(with_json.exception, UserError) and str(with_json.exception) == "\n".join(content["too_large"])
+
+
+def test_json_holds_the_bill(run: Callable[..., Any]) -> None:
+    result = run("mini", "--json", "--gpu", "cpu", "--usd-per-gpu-hour", "1")
+    assert result.exit_code == 0, result.output
+    content = json.loads(result.output)
+    assert content["cells"] == 11 and content["rows"][0]["trainings"] == 10
+    assert content["total"]["training"] > 0 and content["effects"][0]["seeds"] == 2
+    assert content["check"]["flops"] is None
+
+
+def test_unknown_names_are_refused_with_a_hint(run: Callable[..., Any]) -> None:
+    assert "did you mean h100?" in str(run("mini", "--gpu", "h10").exception)
+    assert "did you mean mini?" in str(run("mimi").exception)
+
+
+def test_assumptions_are_checked(configs: Path, tmp_path: Path, experiment: Callable[..., Path]) -> None:
+    path = configs / "planning.yaml"
+    path.write_text(path.read_text().replace("rows: 70_000", "rows: none"))
+    with pytest.raises(UserError, match=r"planning.yaml: train_sets.wizardlm.rows = 'none'"):
+        read_assumptions(configs)
+    path.write_text("train_sets: {}\nbenchmarks: {}\neffect: {seed_sd: {}, correlation: 0.5}\n")
+    with pytest.raises(UserError, match=r"benchmarks.mini-world.arc_easy: required"):
+        jobs(configs, tmp_path, "mini")
+
+
+def test_limits_of_generations_are_those_of_the_tasks(configs: Path) -> None:
+    public = read_assumptions(configs).benchmarks["public"]
+    for name in ("squad", "triviaqa", "math"):
+        found = re.search(r"max_gen_toks: (\d+)", (TASKS / f"{name}.yaml").read_text())
+        assert found is not None and public[name].new_tokens == int(found[1])
+    assert public["gsm8k"].new_tokens == DEFAULT_NEW_TOKENS
+
+
+def test_the_command_does_without_torch(configs: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from qtuning.commands.plan import plan; from pathlib import Path; "
+        f"plan(['mini'], 'h100', False, 1, None, True, Path({str(configs)!r}), Path({str(tmp_path)!r}), None); "
+        "print(sorted({'torch', 'transformers', 'polars', 'matplotlib'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,83 @@
+"""Shapes without torch against cost.py, peft and the parameter counts that configs/models declares."""
+
+from pathlib import Path
+from typing import Any
+
+import oracles
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qtuning.config import HubSource, Model, ShippedModelSource
+from qtuning.errors import UserError
+from qtuning.files import write_json
+from qtuning.grid import Library
+from qtuning.planning.shapes import PUBLISHED, Shape, from_config, shape_of_model
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def test_published_shapes_have_the_parameters_their_models_declare(tmp_path: Path) -> None:
+    library, checked = Library(CONFIGS), 0
+    for name in library.names("models"):
+        model = library._entry("models", name, Model)
+        shape = shape_of_model(model, tmp_path / "nowhere")
+        norms = 0 if name != "gemma-270m" else shape.layers * (2 * shape.hidden + 2 * shape.head_size)  # Gemma has more
+        assert shape.parameters + norms == model.parameters, name
+        checked += 1
+    assert checked >= len(PUBLISHED) + 1
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_shape_is_what_cost_reads_off_the_model(build: Any, tied: bool) -> None:
+    from qtuning.cost import shape_of
+
+    model = build("llama", tie_word_embeddings=tied)
+    shape, theirs = from_config(model.config.to_dict(), "here"), shape_of(model, False, False)
+    assert (shape.matmul, shape.attention, shape.head) == (theirs.matmul, theirs.attention, theirs.head)
+    assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert shape.tied is tied
+
+
+def test_adapters_have_the_parameters_that_peft_makes(tiny_llama: Any) -> None:
+    import copy
+
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(copy.deepcopy(tiny_llama), LoraConfig(r=4, target_modules="all-linear"))
+    trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+    assert from_config(tiny_llama.config.to_dict(), "here").lora_parameters(4) == trainable
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=5), st.sampled_from([0.5, 1.0]))
+def test_forward_flops_are_those_of_cost(samples: list[tuple[int, int]], depth: float) -> None:
+    from qtuning.batch import pack
+    from qtuning.cost import ModelShape
+
+    packed = pack(oracles.random_samples(samples, seed=0))
+    assert packed is not None
+    shape = Shape(32, 48, 2, 4, 2, 8, 97, True)
+    theirs = ModelShape(shape.matmul, shape.attention, shape.head, frozen=False)
+    pairs = sum(length * (length + 1) / 2 for length in packed.lengths)
+    assert shape.forward_flops(packed.tokens, pairs, packed.targets, depth) == theirs.forward_flops(packed, depth)
+
+
+def test_a_model_at_hand_is_read_and_not_looked_up(tmp_path: Path) -> None:
+    config = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
+    write_json(tmp_path / "base" / "config.json", config | {"vocab_size": 50})
+    write_json(tmp_path / "ready" / "model.json", {"path": str(tmp_path / "base")})
+    model = Model(name="own", source=HubSource(id="HuggingFaceTB/SmolLM2-135M"))
+    expected = Shape(64, 96, 3, 4, 4, 16, 50, False)
+    assert shape_of_model(model, tmp_path / "ready") == expected
+    assert shape_of_model(model, tmp_path / "missing") == PUBLISHED["HuggingFaceTB/SmolLM2-135M"]
+    local = Model(name="own", source=HubSource(id=str(tmp_path / "base")))
+    assert shape_of_model(local, tmp_path / "missing") == expected
+    shipped = Model(name="mini", source=ShippedModelSource(kind="shipped"))
+    assert shape_of_model(shipped, tmp_path / "missing").parameters == 1_516_960
+
+
+def test_an_unknown_shape_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="model other: its shape is not known"):
+        shape_of_model(Model(name="other", source=HubSource(id="someone/other")), tmp_path)
+    with pytest.raises(UserError, match=r"here: intermediate_size: missing"):
+        from_config({"num_attention_heads": 2, "hidden_size": 4}, "here")

@@ -1,0 +1,171 @@
+"""Predicted work against packed batches that are really made, and needs against the method that really runs."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import oracles
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qtuning.batch import Sample, pack, pack_whole
+from qtuning.config import Cell, FileSource, MethodEntry, Model, Ratios, Seeds, ShippedModelSource, Training, TrainSet
+from qtuning.cost import ModelShape
+from qtuning.methods import pruning
+from qtuning.planning.lengths import Lengths, assumed
+from qtuning.planning.shapes import Shape
+from qtuning.planning.work import needs_of, work_of
+from qtuning.pruners.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS
+from qtuning.pruners.select import method_of
+
+SHAPE = Shape(32, 48, 4, 4, 2, 8, 97, True)
+SIZES = [(5, 20), (3, 7), (8, 1), (2, 33), (6, 12), (4, 18), (7, 9), (3, 25), (5, 14), (2, 6)]
+MODEL = Model(name="tiny", source=ShippedModelSource(kind="shipped"))
+
+
+def a_cell(
+    method: str, sample_ratio: float = 0.5, token_ratio: float = 0.5, options: Any = None, **training: Any
+) -> Cell:
+    settings = {"tuning": "full", "epochs": 2, "batch_size": 4} | training
+    entry = MethodEntry(method=method, options=options or {})
+    return Cell(
+        model=MODEL,
+        train_set=TrainSet(name="rows", source=FileSource(kind="path", file="rows.jsonl")),
+        pruning=pruning(entry, Ratios(sample_ratio=sample_ratio, token_ratio=token_ratio), models={"tiny": MODEL}),
+        training=Training(**settings),
+        seeds=Seeds(data=0, pruner=0, init=0),
+    )
+
+
+def lengths(sizes: list[tuple[int, int]] = SIZES) -> Lengths:
+    prompts, responses = np.array(sizes, dtype=np.float64).T
+    return Lengths(prompts, responses, 1.0, counted=True)
+
+
+def cost_of(samples: list[Sample], keep: Any = None, factor: float = 1.0) -> float:
+    packed = pack(samples, keep)
+    assert packed is not None
+    return factor * ModelShape(SHAPE.matmul, SHAPE.attention, SHAPE.head, False).forward_flops(packed)
+
+
+METHODS = [f"{s}+{t}" for s, t in itertools.product(SAMPLE_PRUNERS, TOKEN_PRUNERS)]
+
+
+@pytest.mark.parametrize("method", ["full", "q-tuning", *METHODS])
+def test_needs_are_those_of_the_method(method: str) -> None:
+    for ratios, own in itertools.product([(0.25, 0.5), (1.0, 0.5), (0.25, 1.0)], ({}, {"updates": "matched-updates"})):
+        options = own | ({"reference": "tiny"} if method.endswith("rho-1") else {})
+        chosen = a_cell(method, *ratios, options=options).pruning
+        assert chosen is not None
+        try:
+            theirs = method_of(chosen)
+        except Exception:  # two layers named: no method
+            continue
+        ours = needs_of(chosen)
+        assert (ours.epoch, ours.batch, ours.by_epoch) == (theirs.epoch_needs, theirs.batch_needs, theirs.by_epoch)
+        assert ours.layer == theirs.layer
+
+
+WAYS = [("full", False, 3), ("lora", True, 3), ("lora", False, 2)]
+
+
+@pytest.mark.parametrize(("tuning", "checkpointing", "factor"), WAYS)
+def test_full_data_is_exact(tuning: str, checkpointing: bool, factor: int) -> None:
+    cell = a_cell("full", tuning=tuning, gradient_checkpointing=checkpointing)
+    work, samples = work_of(cell, SHAPE, lengths()), oracles.random_samples(SIZES, seed=0)
+    assert work.training_flops == pytest.approx(2 * cost_of(samples, factor=factor))
+    assert work.scoring_flops == work.samples_scored == 0
+    assert (work.updates, work.training_passes, work.samples_kept) == (6, 6, 20)
+    assert work.tokens_kept == 2 * sum(response for _, response in SIZES)
+    assert work.training_tokens == 2 * sum(prompt + response - 1 for prompt, response in SIZES)
+
+
+def test_longest_trains_the_longest() -> None:
+    work = work_of(a_cell("longest+none", 0.3, 1.0), SHAPE, lengths())
+    samples = oracles.random_samples(sorted(SIZES, key=lambda size: -size[1])[:3], seed=0)
+    assert work.training_flops == pytest.approx(2 * cost_of(samples, factor=3))
+    assert work.updates == 2  # one batch an epoch
+
+
+def test_random_tokens_cost_what_random_masks_cost() -> None:
+    """Mean over draws of half of the tokens of every sample, packed by the code that trains."""
+    rng, totals = torch.Generator().manual_seed(0), []
+    samples = oracles.random_samples(SIZES, seed=0)
+    for _ in range(400):
+        keep = []
+        for sample in samples:
+            count = max(1, round(0.5 * sample.response_length))
+            mask = torch.zeros(sample.response_length, dtype=torch.bool)
+            mask[torch.randperm(sample.response_length, generator=rng)[:count]] = True
+            keep.append(mask)
+        totals.append(cost_of(samples, keep, factor=3))
+    work = work_of(a_cell("full+random", 1.0, 0.5, epochs=1), SHAPE, lengths())
+    assert work.training_flops == pytest.approx(np.mean(totals), rel=0.02)
+
+
+def test_scoring_is_accounted_as_it_is_forwarded() -> None:
+    samples = oracles.random_samples(SIZES, seed=0)
+    shape = ModelShape(SHAPE.matmul, SHAPE.attention, SHAPE.head, False)
+    everything = cost_of(samples)
+    assert work_of(a_cell("q-tuning"), SHAPE, lengths()).scoring_flops == pytest.approx(2 * everything)
+    # the whole set by epoch, and a batch of the half that was drawn (of average length)
+    entropy = work_of(a_cell("entropy+ppl"), SHAPE, lengths())
+    assert entropy.scoring_flops == pytest.approx(2 * 1.5 * everything)
+    assert entropy.samples_scored == 2 * (10 + 5)
+    # attention of layer 2 of 4: whole sequences through half of the layers, and no head
+    attention = work_of(a_cell("full+fastv"), SHAPE, lengths())
+    assert attention.scoring_flops == pytest.approx(2 * shape.forward_flops(pack_whole(samples, "nowhere"), 0.5))
+    sequence = work_of(a_cell("q-tuning", options={"entropy": "sequence"}), SHAPE, lengths())
+    assert sequence.scoring_flops == pytest.approx(2 * shape.forward_flops(pack_whole(samples, "everywhere")))
+    assert work_of(a_cell("random+random"), SHAPE, lengths()).scoring_flops == 0
+    assert work_of(a_cell("infobatch+random"), SHAPE, lengths()).scoring_flops == 0
+
+
+def test_stale_and_proxy_scores_are_made_once() -> None:
+    fresh = work_of(a_cell("q-tuning", epochs=4), SHAPE, lengths()).scoring_flops / 4
+    stale = a_cell("q-tuning", options={"scoring": {"schedule": "stale", "epochs": 3}}, epochs=4)
+    assert work_of(stale, SHAPE, lengths()).scoring_flops == pytest.approx(2 * fresh)
+    proxy = a_cell("q-tuning", options={"scoring": {"schedule": "proxy"}, "proxy": "tiny"}, epochs=4)
+    double = Shape(32, 48, 8, 4, 2, 8, 97, True)
+    by_proxy = work_of(proxy, double, lengths(), {"proxy": SHAPE}).scoring_flops
+    assert by_proxy == pytest.approx(fresh)
+    rho = a_cell("full+rho-1", options={"reference": "tiny"}, epochs=4)
+    assert work_of(rho, SHAPE, lengths(), {"reference": SHAPE}).scoring_flops == pytest.approx(5 * fresh)
+
+
+def test_updates_follow_batches_windows_and_processes() -> None:
+    assert work_of(a_cell("random+random"), SHAPE, lengths()).updates == 2 * 2  # 5 drawn of 10, batches of 4
+    assert work_of(a_cell("q-tuning"), SHAPE, lengths()).updates == 2 * 3
+    assert work_of(a_cell("q-tuning", accumulation=2, processes=2), SHAPE, lengths()).updates == 2 * 1
+    assert work_of(a_cell("q-tuning"), SHAPE, lengths()).samples_kept == 2 * (2 + 2 + 1)
+    twice = a_cell("random+none", 0.5, 1.0, options={"passes": "twice"})
+    assert work_of(twice, SHAPE, lengths()).samples_kept == pytest.approx(2 * (2 + 1))  # of batches of 4 and 1
+    annealed = a_cell("infobatch+none", 0.5, 1.0, options={"anneal": 0.5})
+    assert work_of(annealed, SHAPE, lengths()).samples_kept == 5 + 10
+
+
+@given(
+    st.sampled_from(["random+random", "longest+ppl", "entropy+fastv", "q-tuning", "infobatch+sparsevlm"]),
+    st.integers(1, 15),
+    st.integers(1, 15),
+)
+def test_a_larger_budget_costs_more(method: str, samples: int, tokens: int) -> None:
+    sizes = assumed(200, 20.0, 40.0, 0.8, 0.5, 256)
+    less = work_of(a_cell(method, samples / 16, tokens / 16, batch_size=16), SHAPE, sizes)
+    more = work_of(a_cell(method, (samples + 1) / 16, tokens / 16, batch_size=16), SHAPE, sizes)
+    assert less.training_flops < more.training_flops
+    full = work_of(a_cell("full", batch_size=16), SHAPE, sizes)
+    assert more.training_flops <= full.training_flops * (1 + 1e-9)
+
+
+def test_assumed_lengths_have_their_mean_and_respect_the_cutoff() -> None:
+    sizes = assumed(70_000, 100.0, 300.0, 0.5, 0.4, 10_000)
+    assert sizes.rows == 70_000
+    assert sizes.prompts.mean() == pytest.approx(100, rel=0.01)
+    assert sizes.responses.mean() == pytest.approx(300, rel=0.01)
+    assert sizes.responses.std() / sizes.responses.mean() == pytest.approx(0.5, rel=0.05)
+    assert abs(np.corrcoef(sizes.prompts, sizes.responses)[0, 1]) < 0.1
+    assert assumed(70_000, 100.0, 300.0, 0.5, 0.4, 256).tokens.max() <= 256
+    assert len(assumed(3, 100.0, 300.0, 0.5, 0.4, 256).prompts) == 3

@@ -1,0 +1,227 @@
+"""A store's comparisons: rows against hand calculation, holes, families and marks."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from cell_folders import METRICS, Folders
+from scipy.stats import t
+
+from qtuning.config import Cell
+from qtuning.identity import evaluation_id
+from qtuning.results.comparisons import (
+    COMPARISON_SCHEMA,
+    INTERVAL_SCHEMA,
+    compare,
+    marks,
+    measured_spreads,
+    score_intervals,
+)
+from qtuning.results.store import Store, write_store
+
+BENCHMARKS = ("gsm8k", "squad")
+N = {"gsm8k": 40, "squad": 25}
+
+
+def evaluation(*benchmarks: str) -> dict[str, Any]:
+    return {"benchmarks": list(benchmarks or BENCHMARKS), "source": "mini-world", "batch_size": 64, "max_length": 256}
+
+
+def answer(folders: Folders, cell: Cell, ability: float, flip: int = 0, items: dict[str, int] | None = None) -> None:
+    """Finish a cell: it knows the share `ability` of the items, the same easy ones but for `flip` random ones."""
+    folders.finish(cell)
+    rng = np.random.default_rng(list(folders.folder(cell).name.encode()))
+    rows: list[tuple[Any, ...]] = []
+    for benchmark in folders.grid.evaluation.benchmarks:
+        n = (items or N)[benchmark]
+        right = np.arange(n) < round(ability * n)
+        for place in rng.choice(n, flip, replace=False):
+            right[place] = ~right[place]
+        for item in range(n):
+            rows += [
+                (benchmark, item, f"{item:064d}", metric, float(right[item]) / (place + 1))
+                for place, metric in enumerate(METRICS[benchmark])
+            ]
+    frame = pl.DataFrame(rows, schema=["benchmark", "item", "item_hash", "metric", "score"], orient="row")
+    frame.with_columns(response=pl.lit("")).write_parquet(
+        folders.folder(cell) / evaluation_id(folders.grid.evaluation) / "items.parquet"
+    )
+
+
+def collected(folders: Folders) -> Store:
+    write_store([folders.grid], folders.results)
+    return Store(folders.results)
+
+
+def answers(store: Store, slug: str, benchmark: str) -> list[list[float]]:
+    """[seed][item], per cent, of the cells whose name contains `slug`."""
+    rows = store.items.filter(pl.col("cell").str.contains(slug, literal=True) & (pl.col("benchmark") == benchmark))
+    cells = sorted(rows["cell"].unique(), key=lambda cell: cell.split("-s")[-1])
+    return [[100 * s for s in rows.filter(pl.col("cell") == c).sort("item")["score"]] for c in cells]
+
+
+def of(table: pl.DataFrame, **wanted: Any) -> dict[str, Any]:
+    (row,) = table.filter(*(pl.col(name) == value for name, value in wanted.items())).to_dicts()
+    return row
+
+
+def test_two_lines_are_compared_as_by_hand(make_folders: Callable[..., Folders]) -> None:
+    folders = make_folders(
+        budgets=["25x50"], seeds=[0, 1, 2], evaluation=evaluation(), methods=["random+random", "q-tuning"]
+    )
+    for cell in folders.grid.cells:
+        answer(folders, cell, 0.4 if "random" in folders.folder(cell).name else 0.6, flip=8)
+    store = collected(folders)
+    table = compare(store, "mini")
+    assert dict(table.schema) == COMPARISON_SCHEMA
+    means: list[list[float]] = []
+    over_items, least = [], 0.0
+    for benchmark in BENCHMARKS:
+        ours, theirs = (answers(store, slug, benchmark) for slug in ("q-tuning", "random"))
+        paired = [[a - b for a, b in zip(x, y, strict=True)] for x, y in zip(ours, theirs, strict=True)]
+        n = N[benchmark]
+        means.append([sum(row) / n for row in paired])
+        by_item = [sum(row[i] for row in paired) / 3 for i in range(n)]
+        grand = sum(by_item) / n
+        of_items = 3 * sum((value - grand) ** 2 for value in by_item) / (n - 1)
+        rest = sum((paired[s][i] - means[-1][s] - by_item[i] + grand) ** 2 for s in range(3) for i in range(n)) / (
+            2 * (n - 1)
+        )
+        over_items.append(max(of_items - rest, 0) / (3 * n))
+        least += rest / n / 4
+        of_seeds = max(float(np.var(means[-1], ddof=1)), rest / n)
+        half = math.sqrt(t.isf(0.025, 2) ** 2 * of_seeds / 3 + t.isf(0.025, n - 1) ** 2 * over_items[-1])
+        row = of(table, benchmark=benchmark, against="random+random")
+        assert row["difference"] == pytest.approx(grand)
+        assert (row["low"], row["high"]) == pytest.approx((grand - half, grand + half))
+        assert (row["n_seeds"], row["n_items"], row["seed_df"]) == (3, n, 2)
+        assert row["seed_sd"] == pytest.approx(math.sqrt(of_seeds))
+        assert row["item_se"] == pytest.approx(math.sqrt(over_items[-1]))
+        assert row["p_holm"] is None and row["significant"] is None
+    average = [(a + b) / 2 for a, b in zip(*means, strict=True)]
+    row = of(table, benchmark="avg", against="random+random")
+    assert row["difference"] == pytest.approx(sum(average) / 3)
+    assert row["seed_sd"] == pytest.approx(math.sqrt(max(float(np.var(average, ddof=1)), least)))
+    assert row["item_se"] == pytest.approx(math.sqrt(sum(over_items)) / 2)
+    assert row["n_items"] == 65
+    assert row["p_holm"] == row["p"]  # a family of one
+    missing = of(table, benchmark="avg", against="full", method="q-tuning")
+    assert missing["note"] == "full is not part of this experiment"
+    assert missing["difference"] is None and missing["significant"] is None
+
+
+def test_marks_follow_from_families(make_folders: Callable[..., Folders]) -> None:
+    methods = ["full", "random+random", "q-tuning", "ppl-high+random", "random+ppl"]
+    folders = make_folders(budgets=["25x50"], seeds=[0, 1, 2], evaluation=evaluation(), methods=methods)
+    for cell in folders.grid.cells:
+        name = folders.folder(cell).name
+        answer(folders, cell, 0.8 if "q-tuning" in name else 0.7 if "full" in name else 0.3, flip=2)
+    table = compare(collected(folders), "mini")
+    averages = table.filter(pl.col("benchmark") == "avg")
+    for against, size in (("random+random", 3), ("full", 4)):
+        family = averages.filter(pl.col("against") == against)
+        assert len(family) == size
+        smallest = family.sort("p").to_dicts()[0]
+        assert smallest["p_holm"] == pytest.approx(size * smallest["p"])
+        assert family["significant"].to_list() == (family["p_holm"] < 0.05).to_list()
+    assert of(averages, method="q-tuning", against="random+random")["mark"] == "†"
+    found = {key[2]: mark for key, mark in marks(table).items()}
+    assert found["q-tuning"].startswith("†")
+    assert found["random+random"] == "‡"
+    assert of(averages, method="random+ppl", against="random+random")["mark"] is None
+    assert table.filter(pl.col("benchmark") != "avg")["mark"].null_count() == len(table) * 2 // 3
+    assert table.equals(compare(collected(folders), "mini"))
+
+
+def test_holes_keep_their_reason_and_their_place_in_the_family(folders: Folders) -> None:
+    grid = folders.grid
+    items = dict.fromkeys(grid.evaluation.benchmarks, 30)
+    for cell in grid.cells:
+        answer(folders, cell, 0.5, flip=6, items=items)
+    failed, silent = folders.find("q-tuning-25x50-s1"), folders.find("random+random-50x70-s0")
+    for name in ("train.json", f"{evaluation_id(grid.evaluation)}/scores.json"):
+        (folders.folder(failed) / name).unlink()
+    folders.fail(failed, "failed", "disk full")
+    (folders.folder(silent) / evaluation_id(grid.evaluation) / "items.parquet").unlink()
+    table = compare(collected(folders), "mini").filter(pl.col("benchmark") == "avg")
+    lost = of(table, method="q-tuning", sample_ratio=0.25, against="random+random")
+    assert lost["difference"] is None and lost["p_holm"] is None and lost["note"] == "seed 1 failed: disk full"
+    other = of(table, method="q-tuning", sample_ratio=0.5, against="random+random")
+    assert other["note"].startswith("nothing to compare with: random+random: the store has no items of arc_easy")
+    against_full = of(table, method="q-tuning", sample_ratio=0.5, against="full")
+    assert against_full["difference"] is not None
+    # 4 comparisons with the full data were planned, 2 could be made
+    tested = table.filter((pl.col("against") == "full") & pl.col("p").is_not_null()).sort("p").to_dicts()
+    assert len(tested) == 2
+    assert tested[0]["p_holm"] == pytest.approx(min(1, 4 * tested[0]["p"]))
+    intervals = score_intervals(Store(folders.results), "mini").filter(pl.col("benchmark") == "avg")
+    assert of(intervals, method="q-tuning", sample_ratio=0.25)["note"] == "seed 1 failed: disk full"
+
+
+def test_one_seed_says_what_it_does_not_know(make_folders: Callable[..., Folders]) -> None:
+    folders = make_folders(seeds=[0], evaluation=evaluation())
+    for cell in folders.grid.cells:
+        answer(folders, cell, 0.9 if "q-tuning" in folders.folder(cell).name else 0.2, flip=3)
+    store = collected(folders)
+    table = compare(store, "mini")
+    rows = table.filter(pl.col("method") == "q-tuning").to_dicts()
+    assert len(rows) == 12
+    for row in rows:
+        assert row["n_seeds"] == 1 and row["seed_sd"] is None
+        assert row["note"].startswith("one seed: how scores move from seed to seed is unknown")
+        assert row["significant"] is None and row["mark"] is None  # however small p is
+    assert min(row["p"] for row in rows) < 1e-6
+    assert marks(table) == {}
+    assert measured_spreads(store, "mini") == {}
+
+
+def test_scores_have_intervals_of_their_own(make_folders: Callable[..., Folders]) -> None:
+    folders = make_folders(budgets=["25x50"], seeds=[0, 1, 2], evaluation=evaluation("gsm8k"), methods=["full"])
+    for cell in folders.grid.cells:
+        answer(folders, cell, 0.95, flip=4)
+    store = collected(folders)
+    table = score_intervals(store, "mini")
+    assert dict(table.schema) == INTERVAL_SCHEMA
+    (untrained,) = answers(store, "zero-shot", "gsm8k")
+    row = of(table, method="zero-shot")
+    half = t.isf(0.025, 39) * np.std(untrained, ddof=1) / math.sqrt(40)
+    assert (row["score"], row["low"]) == pytest.approx((np.mean(untrained), np.mean(untrained) - half))
+    assert row["n_seeds"] == 0 and row["note"].startswith("not trained")
+    trained = np.array(answers(store, "full", "gsm8k"))
+    row = of(table, method="full")
+    assert row["score"] == pytest.approx(trained.mean())
+    assert 0 < row["low"] < row["score"] < row["high"] <= 100
+    assert row["seed_sd"] >= trained.mean(axis=1).std(ddof=1) - 1e-9
+    # without an average, the only benchmark is the family's
+    assert table["benchmark"].unique().to_list() == ["gsm8k"]
+
+
+def test_lines_of_one_budget_lend_each_other_their_seed_variance(make_folders: Callable[..., Folders]) -> None:
+    samples, tokens = ("random", "ppl-high", "entropy"), ("random", "ppl")
+    methods = [f"{sample}+{token}" for sample in samples for token in tokens]
+    folders = make_folders(budgets=["25x50"], seeds=[0, 1], evaluation=evaluation(), methods=methods)
+    for cell in folders.grid.cells:
+        answer(folders, cell, 0.5, flip=10)
+    table = compare(collected(folders), "mini").filter(pl.col("against") == "random+random")
+    assert (table["seed_df"] > 1).all() and (table["seed_df"] <= 5).all()  # (6 - 1)(2 - 1)
+
+
+def test_spreads_are_measured_for_the_plan(make_folders: Callable[..., Folders]) -> None:
+    folders = make_folders(
+        budgets=["25x50"], seeds=[0, 1, 2], evaluation=evaluation(), methods=["random+random", "q-tuning"]
+    )
+    for cell in folders.grid.cells:
+        answer(folders, cell, 0.5, flip=8)
+    store = collected(folders)
+    spreads = measured_spreads(store, "mini")
+    assert set(spreads) == set(BENCHMARKS)
+    ours, theirs = (np.array(answers(store, slug, "gsm8k")) for slug in ("q-tuning", "random"))
+    paired = ours - theirs
+    by_seed, by_item, grand = paired.mean(axis=1), paired.mean(axis=0), paired.mean()
+    rest = sum((paired[s, i] - by_seed[s] - by_item[i] + grand) ** 2 for s in range(3) for i in range(40)) / (2 * 39)
+    assert spreads["gsm8k"].rest == pytest.approx(math.sqrt(rest))
+    assert spreads["gsm8k"].item == pytest.approx(math.sqrt(max(by_item.var(ddof=1) - rest / 3, 0)))
+    assert spreads["gsm8k"].seed == pytest.approx(math.sqrt(max(by_seed.var(ddof=1) - rest / 40, 0)))

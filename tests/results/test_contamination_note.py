@@ -1,0 +1,69 @@
+"""The line under a table, from reports in the store."""
+
+import polars as pl
+import pytest
+
+from qtuning.errors import UserError
+from qtuning.files import write_json
+from qtuning.results.collect import collect
+from qtuning.results.contamination import contamination_note, contamination_notes
+
+
+def report(store, name, ngram=13, **benchmarks):
+    counts = {key: dict(zip(("items", "contaminated", "short"), values)) for key, values in benchmarks.items()}  # noqa: B905
+    values = {"train_set": "mathinstruct", "label": "MathInstruct", "benchmark_source": "hub", "ngram": ngram}
+    write_json(store / "contamination" / f"{name}.json", values | {"benchmarks": counts, "read": 5})
+
+
+def note(store, *benchmarks, train_set="mathinstruct", source="hub"):
+    return contamination_note(store, train_set, "MathInstruct", source, benchmarks)
+
+
+def test_counts_shares_and_what_was_not_checked(tmp_path):
+    report(tmp_path, "mathinstruct-hub-1", gsm8k=(791, 0, 0), triviaqa=(6788, 68, 3439))
+    assert note(tmp_path, "gsm8k", "triviaqa", "math") == (
+        "Contamination: items that share a 13-gram with MathInstruct: GSM8K 0 of 791, "
+        "TriviaQA 68 of 6,788 (1.0%; 3,439 shorter, compared whole), MATH not checked."
+    )
+
+
+def test_nothing_checked_is_said_with_what_to_type(tmp_path):
+    report(tmp_path, "mathinstruct-hub-1", gsm8k=(791, 0, 0))
+    expected = (
+        "Contamination: not checked (MathInstruct against GSM8K, MATH); run `qtuning contamination mathinstruct`."
+    )
+    assert note(tmp_path / "empty", "gsm8k", "math") == expected
+    assert note(tmp_path, "gsm8k", "math", source="data-dir") == expected
+    assert "run `qtuning contamination other`" in note(tmp_path, "gsm8k", train_set="other")
+
+
+def test_reports_of_parts_are_put_together_and_other_sizes_follow(tmp_path):
+    report(tmp_path, "mathinstruct-hub-1", gsm8k=(791, 0, 0))
+    report(tmp_path, "mathinstruct-hub-2", math=(5000, 50, 0))
+    report(tmp_path, "mathinstruct-hub-3", ngram=8, math=(5000, 100, 0))
+    assert note(tmp_path, "gsm8k", "math") == (
+        "Contamination: items that share a 13-gram with MathInstruct: GSM8K 0 of 791, MATH 50 of 5,000 (1.0%). "
+        "Also, items that share an 8-gram with MathInstruct: GSM8K not checked, MATH 100 of 5,000 (2.0%)."
+    )
+
+
+def test_a_damaged_report_is_refused_with_its_key(tmp_path):
+    report(tmp_path, "mathinstruct-hub-1", gsm8k=(0, 0, 0))
+    with pytest.raises(UserError, match=r"mathinstruct-hub-1\.json: benchmarks\.gsm8k\.items = 0"):
+        note(tmp_path, "gsm8k")
+
+
+def test_an_experiment_has_a_line_for_each_train_set(folders):
+    """From the score table as collecting makes it."""
+    scores = collect([folders.grid], folders.results)
+    (line,) = contamination_notes(folders.results, scores)
+    assert line == (
+        "Contamination: not checked (Mini SFT against ARC-E, ARC-C, GSM8K, SQuAD, TriviaQA, MATH); "
+        "run `qtuning contamination mini`."
+    )
+    report(folders.results, "mini-mini-world-1", gsm8k=(240, 6, 0))
+    other = scores.with_columns(train_set=pl.lit("mathinstruct"), train_set_label=pl.lit("MathInstruct"))
+    hub = other.with_columns(evaluation_config=pl.lit('{"source": "hub", "benchmarks": ["gsm8k"]}'))
+    assert contamination_notes(folders.results, hub) == [
+        "Contamination: items that share a 13-gram with MathInstruct: GSM8K 6 of 240 (2.5%)."
+    ]
