@@ -142,16 +142,16 @@ def worlds(store: Store, experiment: str) -> Iterator[World]:
 
 
 def _key(line: Line, model: str) -> tuple[Any, ...]:
-    """LINE_KEY of a line's rows; the zero-shot model has no train set, no options and no budget there."""
-    if line.method == "zero-shot":
-        return (None, model, line.method, None, None, None)
-    return (line.train_set, model, line.method, line.options, line.sample_ratio, line.token_ratio)
+    """LINE_KEY of a line's rows; of the zero-shot model there is nothing but the model and the method."""
+    of_training = dict.fromkeys(LINE_KEY) if line.method == "zero-shot" else vars(line)
+    return tuple((of_training | {"model": model, "method": line.method})[name] for name in LINE_KEY)
 
 
 def full_of(line: Line, lines: Sequence[Line]) -> Line | None:
-    """The full-data row that a line is compared with: under its own readings, else under the default ones."""
-    full = [other for other in lines if other.train_set == line.train_set and other.method == "full"]
+    """The full-data row that a line is compared with, trained as it was: under its own readings, else the default."""
+    same = (line.train_set, "full", line.training)
+    full = [other for other in lines if (other.train_set, other.method, other.training) == same]
     readings = json.loads(line.options)["method"]
     alike = [other for other in full if json.loads(other.options)["method"] == readings]
-    plain = [other for other in full if not other.variant]
+    plain = [other for other in full if other.variant == other.training]
     return next(iter([*alike, *plain, *full]), None)

@@ -17,18 +17,16 @@ class Marks:
     """Which scores differ significantly, and from what.
 
     found: place of a score -> `†`, `‡` or both. legend: what the marks mean; empty where nothing was compared.
-    by_variant: the last part of a place is the line's variant, else what it varies in training.
     """
 
     found: dict[tuple[object, ...], str] = field(default_factory=dict)
     legend: tuple[str, ...] = ()
-    by_variant: bool = False
 
     def of(self, line: Line, model: str, benchmark: str) -> str:
         """The marks of one score, or an empty text."""
         ratios = (line.sample_ratio, line.token_ratio)
         place = (line.train_set, model, line.method, line.options, line.training, *ratios, benchmark)
-        return self.found.get((*place, line.variant if self.by_variant else line.training), "")
+        return self.found.get(place, "")
 
 
 def read_marks(comparisons: pl.DataFrame | None, experiment: str) -> Marks:
@@ -42,18 +40,16 @@ def read_marks(comparisons: pl.DataFrame | None, experiment: str) -> Marks:
     missing = {"experiment", *KEY, "against", "significant"} - set(comparisons.columns)
     if missing:
         raise UserError(f"comparisons: column(s) {', '.join(sorted(missing))} missing; have them made again")
-    # the variant tells apart what was trained differently, too
-    last = "variant" if "variant" in comparisons.columns else "training"
     rows = comparisons.filter((pl.col("experiment") == experiment) & (pl.col("against") != "zero-shot")).to_dicts()
     if not rows:
         return Marks()
     found: dict[tuple[object, ...], set[str]] = {}
     for row in rows:
         if row["significant"]:
-            place = (*(row[name] for name in KEY), row.get(last) or "")
+            place = tuple(row[name] for name in KEY)
             found.setdefault(place, set()).add(FULL if row["against"] == "full" else RANDOM)
     marks = {place: "".join(sorted(marks)) for place, marks in found.items()}
-    return Marks(marks, tuple(_legend(rows)), by_variant=last == "variant")
+    return Marks(marks, tuple(_legend(rows)))
 
 
 def _legend(rows: Sequence[dict[str, object]]) -> list[str]:
