@@ -391,3 +391,4 @@ def test_a_table_with_cells_still_to_run_does_not_pass_for_the_finished_one(make
     write_scores([folders.grid], folders.results)
     whole, table, *_ = write_tables(folders.grid.experiment.name, folders.results)
     assert (whole.name, table.name) == (f"{folders.grid.experiment.name}.md", f"{folders.grid.experiment.name}.csv")
+    assert not list(folders.results.glob("tables/*.partial.*")), "the table with holes is no longer true"
