@@ -10,7 +10,7 @@ from cell_folders import Folders
 from qtuning.errors import UserError
 from qtuning.results.layout import Parts
 from qtuning.results.marks import read_marks
-from qtuning.results.store import read_scores, write_scores
+from qtuning.results.store import read_scores, write_store
 from qtuning.results.tables import score_page
 
 TWO = {"benchmarks": ["gsm8k", "math"], "source": "mini-world", "batch_size": 64, "max_length": 256}
@@ -21,7 +21,7 @@ def scores(make_folders: Callable[..., Folders]) -> pl.DataFrame:
     folders = make_folders(evaluation=TWO, budgets=["25x50"], seeds=[0])
     for cell in folders.grid.cells:
         folders.finish(cell)
-    write_scores([folders.grid], folders.results)
+    write_store([folders.grid], folders.results)
     return read_scores(folders.results, "mini")
 
 
