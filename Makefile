@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: env run test test-slow bench lint format clean
+EXAMPLE := table1-mini table2-mini fig4-mini table4-mini table5-mini fig5-mini
+
+.PHONY: env run test test-slow example bench lint format clean
 
 env: $(VENV)/.installed  ## create the environment with the pinned versions
 
@@ -26,6 +28,9 @@ test: env  ## the default test suite
 
 test-slow: env  ## the tests that take minutes
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+
+example: env  ## docs/example anew from its committed score store
+	$(BIN)/qtuning report $(EXAMPLE) --store docs/example/store --out docs/example
 
 bench: env  ## speed and memory against the limit, under 10 minutes; writes docs/benchmarks/
 	$(BIN)/python -m benchmarks

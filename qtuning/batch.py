@@ -107,6 +107,8 @@ def pack(
     What cannot change the loss is left out: samples without a kept token, and the tail of each sample from its last
     kept token on (a causal model predicts token t from the tokens before it, so token t itself is no input).
     """
+    if not samples:
+        return None
     lengths = torch.tensor([sample.response_length for sample in samples])
     prompts = torch.tensor([sample.prompt for sample in samples])
     kept = torch.arange(int(lengths.sum())) if keep is None else torch.cat(list(keep)).cpu().nonzero().flatten()

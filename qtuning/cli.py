@@ -10,6 +10,7 @@ import typer
 from qtuning.commands.audit import audit
 from qtuning.commands.contamination import contamination
 from qtuning.commands.experiments import experiments as list_experiments
+from qtuning.commands.export import export
 from qtuning.commands.figures import figures
 from qtuning.commands.localise import localise
 from qtuning.commands.plan import plan
@@ -259,7 +260,7 @@ def replay(
 
 
 app.command("experiments")(list_experiments)
-for _command in (plan, localise, figures, report, audit, contamination, plane):
+for _command in (plan, localise, figures, report, export, audit, contamination, plane):
     app.command()(_command)
 
 

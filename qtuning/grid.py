@@ -46,6 +46,7 @@ RESERVED = {
     "localise",
     "contamination",
     "tables",
+    "tables_beside_the_paper",
     "figures",
     "pretrain-mini",
 }

@@ -18,7 +18,11 @@ def qtuning(*arguments: str, cwd: Path = REPOSITORY) -> "subprocess.CompletedPro
 
 @pytest.mark.parametrize(
     "command",
-    ["cells", "mini-world", "pretrain-mini", "base-model", "prepare", "train", "evaluate", "tables", "replay"],
+    [
+        *("cells", "experiments", "mini-world", "pretrain-mini", "base-model", "prepare", "train", "evaluate"),
+        *("localise", "collect", "tables", "figures", "report", "export", "audit", "contamination", "plan", "plane"),
+        *("check-pruner", "replay"),
+    ],
 )
 def test_every_command_explains_itself(command: str) -> None:
     overview, detail = qtuning("--help"), qtuning(command, "--help")

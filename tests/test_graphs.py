@@ -64,7 +64,10 @@ def test_lora_takes_part_under_checkpointing(tiny_llama: Any) -> None:
     model = copy.deepcopy(tiny_llama)
     model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     model.enable_input_require_grads()
-    adapted = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+    torch.manual_seed(3)
+    # small adapters: with large ones a naive float32 step is itself further from the truth than is asked for
+    settings = LoraConfig(r=2, lora_alpha=1, target_modules="all-linear", init_lora_weights=False)
+    adapted = get_peft_model(model, settings)
     samples = oracles.random_samples(SHAPES, seed=4)
     masks = masks_of(samples, seed=5)
     _, gradients = naive_gradients(adapted, samples, masks, WEIGHTS)

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 from transformers import Trainer
 
-from qtuning.config import Budget, MethodEntry, Pruning, Readings
+from qtuning.config import Budget, MethodEntry, Pruning, Readings, Scoring
 from qtuning.errors import UserError
 from qtuning.explain import explain
 from qtuning.integrations.padded import Batch, Layout, cut, layout_of, numbers_of
@@ -178,6 +178,8 @@ def _method(asked: Mapping[str, Any] | Pruning) -> tuple[Method, int | None]:
         asked, seed = pruning_of(entry, entry.budget, Readings(updates="matched-updates")), entry.seed
     if asked.pruned_tokens == "remove":
         raise UserError("pruning: options.pruned_tokens = 'remove': this trainer can only mask tokens; write mask")
+    if asked.scoring != Scoring():
+        raise UserError("pruning: options.scoring: this trainer scores each batch freshly; leave it out")
     method = method_of(asked.model_copy(update={"updates": "matched-updates"}))
     lacking = sorted(method.batch_needs - SCORES)
     if lacking:

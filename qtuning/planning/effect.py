@@ -1,22 +1,22 @@
-"""The smallest difference between two methods that an experiment is likely to find.
+"""The smallest difference between two methods that an experiment is likely to find: what its tables could mark.
 
-Two methods are compared by the difference of their average scores, over S seeds and the items of the benchmarks:
+Counted from the grid: what `results/comparisons.compare` will compare, with which reference, in families of what size,
+and which lines lend each other their seed variance. The power is that of `results/power.py`, with the spreads
 
-    Var = 2 s^2 / S  +  sum over B benchmarks of 2 p (1 - p) (1 - rho) / n_b, over B^2
+    seeds: sqrt(2) s of the difference of two averages, s the standard deviation of a method's average over seeds
+    items: sqrt(2 p (1 - p) (1 - rho)) of the difference of two answers to one item, p = 1/2, where a share of right
+    answers varies most, rho the correlation of both models' answers; the same at every seed, so that more seeds do not
+    make it smaller
 
-s: standard deviation of a method's average over seeds. The second part is that of the items: p = 1/2, where a share of
-right answers varies most, and rho the correlation of both models' answers to one item. The items are the same at every
-seed, so more seeds do not make that part smaller. A two-sided t test with the degrees of freedom of Welch and
-Satterthwaite, (S - 1) (Var / (2 s^2 / S))^2, finds the difference with the chance that is asked for (noncentral t, as
-in results/statistics.py).
+What a seed does to all methods is in s, though it cancels in a difference: s is an upper bound.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
 from statistics import fmean, variance
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qtuning.config import Cell
 from qtuning.files import canonical_json, read_json
@@ -25,67 +25,124 @@ from qtuning.identity import canonical, cell_id, evaluation_id
 from qtuning.planning.answers import answers_of
 from qtuning.planning.assumptions import Assumptions
 
+if TYPE_CHECKING:
+    from qtuning.results.summary import Line
+
+ONE_SEED = "one seed: nothing can be marked"
+NO_REFERENCE = "no reference in this experiment: nothing can be marked"
+NOTHING_TRAINED = "nothing is trained: nothing can be marked"
+TOO_FEW_ITEMS = "a benchmark has fewer than 2 items: nothing can be marked"
+
+
+@dataclass(frozen=True)
+class Detects:
+    """What the comparisons with one reference find. comparisons: size of their family, which Holm corrects for. lines:
+    fewest that lend each other their seed variance, the reference among them. points: the difference in per cent."""
+
+    against: str
+    comparisons: int
+    lines: int
+    points: float
+
 
 @dataclass(frozen=True)
 class Effect:
-    """Of one experiment. points: the difference in per cent, None with nothing to compare.
+    """Of one experiment. detects: by reference; empty with nothing to compare. note: why nothing can be marked, or
+    empty; with one seed, `detects` then is over items alone.
 
-    seed_sd, item_sd: of `detectable`. measured: groups of cells that seed_sd was pooled from, 0 where it is assumed.
+    seed_sd: of a method's average over seeds. item_sd: of the difference of two averages, over draws of the items.
+    measured: groups of cells that seed_sd was pooled from, 0 where it is assumed.
     """
 
     experiment: str
     seeds: int
     items: int
-    points: float | None
+    detects: tuple[Detects, ...]
+    note: str
     seed_sd: float
     measured: int
     item_sd: float
 
 
-def detectable(seed_sd: float, item_sd: float, seeds: int, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The smallest true difference that the test finds with this power, in the unit of both standard deviations.
-
-    seed_sd: of one method over seeds. item_sd: of the difference, over draws of the items. With one seed its spread
-    cannot be tested: the value is that of a normal test which is told seed_sd.
-    """
-    from scipy.special import nctdtr, ndtri, stdtrit
-
-    of_seeds, of_items = 2 * seed_sd**2 / seeds, item_sd**2
-    total = of_seeds + of_items
-    if seeds < 2:
-        return float((ndtri(1 - alpha / 2) + ndtri(power)) * sqrt(total))
-    freedom = (seeds - 1) * (total / of_seeds) ** 2
-    critical = float(stdtrit(freedom, 1 - alpha / 2))
-    low, high = 0.0, 2 * critical
-    while 1 - nctdtr(freedom, high, critical) < power:
-        high *= 2
-    while high - low > 1e-9 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if 1 - nctdtr(freedom, middle, critical) < power else (low, middle)
-    return high * sqrt(total)
-
-
 def effects_of(grids: Sequence[Grid], results: Path, assumptions: Assumptions) -> list[Effect]:
     """One of each experiment that is evaluated, in order."""
-    found = []
-    for grid in grids:
-        if grid.evaluation is None:
-            continue
-        trained = [cell for cell in grid.cells if not cell.zero_shot]
-        seeds = len({canonical_json(cell.seeds.model_dump()) for cell in trained if cell.seeds is not None})
-        answers = answers_of(grid.evaluation, assumptions)
-        spread = 2 * 0.25 * (1 - assumptions.effect.correlation)
-        item_sd = 100 * sqrt(sum(spread / asked.items for asked in answers)) / len(answers)
-        measured = seed_spread(grid, results)
-        seed_sd = assumptions.seed_sd(grid.evaluation) if measured is None else measured[0]
-        points = detectable(seed_sd, item_sd, seeds) if seeds and seed_sd > 0 else None
-        found.append(
-            Effect(
-                grid.experiment.name, seeds, sum(asked.items for asked in answers), points, seed_sd,
-                0 if measured is None else measured[1], item_sd,
-            )
+    return [_effect(grid, results, assumptions) for grid in grids if grid.evaluation is not None]
+
+
+def _effect(grid: Grid, results: Path, assumptions: Assumptions) -> Effect:
+    from qtuning.results.power import Spread, detectable_difference
+
+    assert grid.evaluation is not None
+    trained = [cell for cell in grid.cells if not cell.zero_shot]
+    seeds = len({canonical_json(cell.seeds.model_dump()) for cell in trained if cell.seeds is not None})
+    asked = answers_of(grid.evaluation, assumptions)
+    of_answer = 100 * sqrt(2 * 0.25 * (1 - assumptions.effect.correlation))
+    items = {answers.benchmark: answers.items for answers in asked}
+    measured = seed_spread(grid, results)
+    seed_sd = assumptions.seed_sd(grid.evaluation) if measured is None else measured[0]
+    families = families_of(grid)
+    note = ""
+    if not seeds:
+        note, families = NOTHING_TRAINED, {}
+    elif not families:
+        note = NO_REFERENCE
+    elif min(items.values()) < 2:
+        note, families = TOO_FEW_ITEMS, {}
+    elif seeds == 1:
+        note = ONE_SEED
+    spreads = dict.fromkeys(items, Spread(seed=0.0, item=of_answer, rest=0.0))
+    detects = []
+    for against, (comparisons, lines) in families.items():
+        untrained = against == "zero-shot"
+        # of a fixed model no seeds: one method's spread, of which nothing cancels and little can be borrowed
+        points = detectable_difference(
+            spreads, items, seeds, 2 if untrained else lines,
+            seed_of_average=seed_sd if untrained else sqrt(2) * seed_sd, comparisons=comparisons,
         )  # fmt: skip
-    return found
+        detects.append(Detects(against, comparisons, lines, points))
+    item_sd = of_answer * sqrt(sum(1 / count for count in items.values())) / len(items)
+    groups = 0 if measured is None else measured[1]
+    return Effect(
+        grid.experiment.name, seeds, sum(items.values()), tuple(detects), note, seed_sd, groups, item_sd
+    )  # fmt: skip
+
+
+def families_of(grid: Grid) -> dict[str, tuple[int, int]]:
+    """Reference -> (comparisons with it, fewest lines that lend each other their seed variance).
+
+    Only references that mark something: random + random where a budget has it, full data, and without the latter the
+    model without training.
+    """
+    from qtuning.results.answers import pools_of
+    from qtuning.results.comparisons import FULL, RANDOM, ZERO_SHOT, references, rival_of
+
+    found: dict[str, tuple[int, list[int]]] = {}
+    worlds = [list(lines) for lines in _worlds(grid)]
+    for lines in worlds:
+        pools = pools_of(lines)
+        for line in (line for line in lines if not line.reference):
+            for against in references(lines):
+                rival = rival_of(line, lines, against)
+                if rival == line:
+                    continue
+                count, sizes = found.setdefault(against, (0, []))
+                # a comparison that cannot be made counts in its family
+                found[against] = (count + 1, sizes if rival is None else [*sizes, len({rival, *pools[line]})])
+    marked = (RANDOM, FULL) if found.get(FULL, (0, []))[1] else (RANDOM, ZERO_SHOT)
+    return {name: (found[name][0], min(found[name][1])) for name in marked if name in found and found[name][1]}
+
+
+def _worlds(grid: Grid) -> Iterator[list["Line"]]:
+    """The lines of each model on each train set, as a table will have them."""
+    from qtuning.results.collect import identity
+    from qtuning.results.summary import line_of
+
+    rows = [identity(grid, cell) for cell in grid.cells]
+    train_sets = dict.fromkeys(row["train_set"] for row in rows if row["train_set"] is not None)
+    for model in dict.fromkeys(row["model"] for row in rows):
+        for train_set in train_sets:
+            mine = [row for row in rows if row["model"] == model and row["train_set"] in (train_set, None)]
+            yield list(dict.fromkeys(line_of(row, train_set) for row in mine))
 
 
 def seed_spread(grid: Grid, results: Path) -> tuple[float, int] | None:

@@ -123,18 +123,30 @@ def _facts(bill: Bill) -> list[tuple[str, str]]:
     return lines
 
 
+REFERENCE = {"random+random": "random + random", "full": "full data", "zero-shot": "zero-shot"}
+
+
 def _detectable(effects: Sequence[Effect]) -> list[tuple[str, str]]:
+    """What the tables will be able to mark of each experiment, or why they will mark nothing."""
     lines = []
     for effect in effects:
-        if effect.points is None:
-            continue
-        spread = f"seed sd {effect.seed_sd:.2f} " + (
-            f"measured on {effect.measured} group(s) of cells" if effect.measured else "assumed"
-        )
-        seeds = "1 seed, whose spread cannot be tested" if effect.seeds == 1 else f"{effect.seeds} seeds"
-        text = f"{effect.experiment}: differences of Avg from {effect.points:.1f} points on (80% power, 5% level; "
-        lines.append(("detects", f"{text}{seeds}, {effect.items:,} items; {spread})"))
+        text = f"{effect.experiment}: {effect.note}"
+        found = ", ".join(f"{_points(found.points)} from {REFERENCE[found.against]}" for found in effect.detects)
+        families = ", ".join(f"{found.comparisons}" for found in effect.detects)
+        test = f"80% power, 5% level after Holm's correction for {families} comparisons"
+        if effect.note:
+            text += f"; {found} over items alone ({test}; {effect.items:,} items)" if found else ""
+        else:
+            spread = f"measured on {effect.measured} group(s) of cells" if effect.measured else "assumed"
+            text += f"differences of Avg of {found} ({test}; {effect.seeds} seeds, {effect.items:,} items; seed sd "
+            text += f"{effect.seed_sd:.2f} {spread})"
+        lines.append(("detects", text))
     return lines
+
+
+def _points(points: float) -> str:
+    """`6.1 points`; scores differ by 100 at most."""
+    return f"{points:.1f} points" if points < 100 else "none (over 100 points)"
 
 
 def _checked(check: Check) -> list[tuple[str, str]]:

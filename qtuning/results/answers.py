@@ -60,14 +60,7 @@ class World:
     @cached_property
     def pools(self) -> dict[Line, tuple[Line, ...]]:
         """The lines whose seed variance should be that of a line, itself among them: those of its budget."""
-        pruned = tuple(line for line in self.lines if not line.reference)
-        blocks: dict[tuple[float | None, float | None], list[Line]] = {}
-        for line in pruned:
-            blocks.setdefault((line.sample_ratio, line.token_ratio), []).append(line)
-        pools = {line: (line,) if line.method == "zero-shot" else (line, *pruned) for line in self.lines}
-        for block in blocks.values():
-            pools |= dict.fromkeys(block, tuple(block) if len(block) >= SMALL else pruned)
-        return pools
+        return pools_of(self.lines)
 
     def paired(self, pool: Sequence[Line], rival: Line, benchmark: str) -> list[Line]:
         """`rival`, and the lines of the pool that answered the same items at the same seeds as it did."""
@@ -101,16 +94,18 @@ class World:
         return None
 
     def unpaired(self, line: Line, rival: Line, benchmark: str) -> str | None:
-        """Why two lines cannot be compared item by item; None where they can."""
+        """Why two lines cannot be compared item by item; None where they can. A rival without training has no seeds,
+        and is compared with a line at each of the line's."""
         if (reason := self.hole(line, benchmark)) is not None:
             return reason
         if (reason := self.hole(rival, benchmark)) is not None:
             return f"nothing to compare with: {rival.method}: {reason}"
         for name in self.parts(benchmark):
             ours, theirs = self.answers[line, name], self.answers[rival, name]
-            if ours.keys() != theirs.keys():
+            fixed = rival.method == "zero-shot" and line != rival
+            if not fixed and ours.keys() != theirs.keys():
                 return f"seeds {', '.join(ours)}, but {rival.method} has seeds {', '.join(theirs)}"
-            if any(ours[seed][0] != theirs[seed][0] for seed in ours):
+            if any(ours[seed][0] != theirs["" if fixed else seed][0] for seed in ours):
                 return f"{rival.method} answered other items of {name}"
         return None
 
@@ -142,16 +137,28 @@ def worlds(store: Store, experiment: str) -> Iterator[World]:
 
 
 def _key(line: Line, model: str) -> tuple[Any, ...]:
-    """LINE_KEY of a line's rows; the zero-shot model has no train set, no options and no budget there."""
-    if line.method == "zero-shot":
-        return (None, model, line.method, None, None, None)
-    return (line.train_set, model, line.method, line.options, line.sample_ratio, line.token_ratio)
+    """LINE_KEY of a line's rows; of the zero-shot model there is nothing but the model and the method."""
+    of_training = dict.fromkeys(LINE_KEY) if line.method == "zero-shot" else vars(line)
+    return tuple((of_training | {"model": model, "method": line.method})[name] for name in LINE_KEY)
+
+
+def pools_of(lines: Sequence[Line]) -> dict[Line, tuple[Line, ...]]:
+    """`World.pools` of the lines of one train set with one model."""
+    pruned = tuple(line for line in lines if not line.reference)
+    blocks: dict[tuple[float | None, float | None], list[Line]] = {}
+    for line in pruned:
+        blocks.setdefault((line.sample_ratio, line.token_ratio), []).append(line)
+    pools = {line: (line,) if line.method == "zero-shot" else (line, *pruned) for line in lines}
+    for block in blocks.values():
+        pools |= dict.fromkeys(block, tuple(block) if len(block) >= SMALL else pruned)
+    return pools
 
 
 def full_of(line: Line, lines: Sequence[Line]) -> Line | None:
-    """The full-data row that a line is compared with: under its own readings, else under the default ones."""
-    full = [other for other in lines if other.train_set == line.train_set and other.method == "full"]
+    """The full-data row that a line is compared with, trained as it was: under its own readings, else the default."""
+    same = (line.train_set, "full", line.training)
+    full = [other for other in lines if (other.train_set, other.method, other.training) == same]
     readings = json.loads(line.options)["method"]
     alike = [other for other in full if json.loads(other.options)["method"] == readings]
-    plain = [other for other in full if not other.variant]
+    plain = [other for other in full if other.variant == other.training]
     return next(iter([*alike, *plain, *full]), None)

@@ -90,7 +90,7 @@ def collect_cells(grids: Sequence[Grid], results: Path) -> pl.DataFrame:
                 status, reason = "done", None
             else:
                 status, reason = _why_missing(cell, folder, train, None)
-            rows.append(_identity(grid, cell) | _costs(train) | {"status": status, "reason": reason})
+            rows.append(identity(grid, cell) | _costs(train) | {"status": status, "reason": reason})
     return pl.DataFrame([{key: row[key] for key in CELL_SCHEMA} for row in rows], schema=CELL_SCHEMA, orient="row")
 
 
@@ -101,7 +101,7 @@ def _rows(grid: Grid, cell: Cell, results: Path) -> Iterator[dict[str, Any]]:
     folder = results / "cells" / cell_id(cell)
     evaluation = folder / evaluation_id(grid.evaluation)
     train = _read(folder / "train.json", _Train)
-    base = _identity(grid, cell) | _costs(train)
+    base = identity(grid, cell) | _costs(train)
     scores = _read(evaluation / "scores.json", _Scores)
     if scores is None or scores.status == "skipped":
         status, reason = _why_missing(cell, folder, train, scores)
@@ -141,9 +141,9 @@ def _rows(grid: Grid, cell: Cell, results: Path) -> Iterator[dict[str, Any]]:
             }
 
 
-def _identity(grid: Grid, cell: Cell) -> dict[str, Any]:
-    """The columns that follow from the configuration alone."""
-    identity: dict[str, Any] = dict.fromkeys(SCHEMA) | {
+def identity(grid: Grid, cell: Cell) -> dict[str, Any]:
+    """The columns of a cell's rows that follow from the configuration alone."""
+    columns: dict[str, Any] = dict.fromkeys(SCHEMA) | {
         "experiment": grid.experiment.name,
         "title": grid.experiment.title,
         "cell": cell_id(cell),
@@ -152,12 +152,12 @@ def _identity(grid: Grid, cell: Cell) -> dict[str, Any]:
         "method": "zero-shot",
     }
     if grid.evaluation is not None:
-        identity["evaluation"] = evaluation_id(grid.evaluation)
-        identity["evaluation_config"] = canonical_json(grid.evaluation.model_dump(mode="json"))
+        columns["evaluation"] = evaluation_id(grid.evaluation)
+        columns["evaluation_config"] = canonical_json(grid.evaluation.model_dump(mode="json"))
     if cell.pruning is None or cell.train_set is None or cell.seeds is None:
-        return identity
+        return columns
     pruning = cell.pruning
-    return identity | {
+    return columns | {
         "train_set": cell.train_set.name,
         "train_set_label": cell.train_set.label,
         "method": pruning.method,

@@ -1,26 +1,32 @@
-"""Which differences of an experiment are real: every pruned line against random pruning and against the full data.
+"""Which differences of an experiment are real: every pruned line against random pruning, the full data, no training.
 
 Reads a store alone. The estimates are those of statistics.py (docs/statistics.md); unit: percentage points.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from qtuning.results.answers import LINE_KEY, World, full_of, worlds
+from qtuning.results.answers import World, full_of, worlds
 from qtuning.results.power import Spread
 from qtuning.results.statistics import Array, Estimate, estimate_differences, estimate_scores, holm, mean_squares
 from qtuning.results.store import Store
 from qtuning.results.summary import AVERAGE, Line, random_at_budget
 
-RANDOM, FULL = "random+random", "full"
-MARKS = {RANDOM: "†", FULL: "‡"}
-"""What stands beside an average that differs from random pruning, or from the full data."""
+RANDOM, FULL, ZERO_SHOT = "random+random", "full", "zero-shot"
+MARKS = {RANDOM: "†", FULL: "‡", ZERO_SHOT: "§"}
+"""What stands beside an average that differs from random pruning, from the full data, or, only in an experiment that
+has no full data, from the model without training."""
 FAMILY_ERROR = 0.05
 
 ONE_SEED = "one seed: how scores move from seed to seed is unknown; the interval covers items only, a lower bound"
+ABSENT = {
+    RANDOM: f"{RANDOM} at this budget is not part of this experiment",
+    FULL: f"{FULL} is not part of this experiment",
+    ZERO_SHOT: f"{ZERO_SHOT} is not part of this experiment",
+}
 UNTRAINED = "not trained, so without seeds: the interval covers items only"
 
 Estimates = dict[tuple[tuple[Line, ...], Line, str], tuple[list[Line], Estimate, Array]]
@@ -58,7 +64,8 @@ def compare(store: Store, experiment: str) -> pl.DataFrame:
 
     low, high: 95% interval over seeds and items. p: two-sided. p_holm: corrected for all averages of the experiment
     against the same reference (holes count), on the average only, or on the only benchmark. significant: p_holm < 5%;
-    null where there is no p_holm or only one seed. mark: † (random+random) or ‡ (full) where significant.
+    null where there is no p_holm or only one seed. mark: † (random+random) or ‡ (full) where significant; § (zero-shot)
+    where significant and no line of the experiment has the full data.
     seed_sd: of the difference, from seed to seed, on seed_df degrees of freedom; item_se: what the choice of items
     adds. The square of the standard error is seed_sd^2 / n_seeds + item_se^2.
     A comparison that cannot be made is a row of nulls with its reason in `note`.
@@ -70,7 +77,8 @@ def compare(store: Store, experiment: str) -> pl.DataFrame:
         known: Estimates = {}
         for line in world.lines:
             if not line.reference:
-                rows += [row for against in (RANDOM, FULL) for row in _compared(world, line, against, known)]
+                found = references(world.lines)
+                rows += [row for against in found for row in _compared(world, line, against, known)]
     return _with_families(pl.DataFrame(rows, schema=COMPARISON_SCHEMA, orient="row"))
 
 
@@ -88,13 +96,17 @@ def score_intervals(store: Store, experiment: str) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=INTERVAL_SCHEMA, orient="row")
 
 
-def marks(comparisons: pl.DataFrame) -> dict[tuple[Any, ...], str]:
-    """LINE_KEY of a line with a model -> `†`, `‡` or `†‡`; lines without a mark are left out."""
-    found: dict[tuple[Any, ...], str] = {}
-    for row in comparisons.filter(pl.col("significant")).iter_rows(named=True):
-        key = tuple(row[name] for name in LINE_KEY)
-        found[key] = found.get(key, "") + row["mark"]
-    return found
+def references(lines: Sequence[Line]) -> tuple[str, ...]:
+    """What the pruned ones among these lines are compared with; without training only where there is such a line."""
+    return (RANDOM, FULL, ZERO_SHOT) if any(line.method == ZERO_SHOT for line in lines) else (RANDOM, FULL)
+
+
+def rival_of(line: Line, lines: Sequence[Line], against: str) -> Line | None:
+    """The line that a pruned one is compared with; None where there is none, the line itself where it is that one."""
+    if against == ZERO_SHOT:
+        untrained = (other for other in lines if other.train_set == line.train_set and other.method == ZERO_SHOT)
+        return next(untrained, None)
+    return random_at_budget(line, lines) if against == RANDOM else full_of(line, lines)
 
 
 def measured_spreads(store: Store, experiment: str) -> dict[str, Spread]:
@@ -130,16 +142,19 @@ def _compared(world: World, line: Line, against: str, known: Estimates) -> Itera
 
     known: the estimates of whole pools, which their lines share.
     """
-    rival = random_at_budget(line, world.lines) if against == RANDOM else full_of(line, world.lines)
+    rival = rival_of(line, world.lines, against)
     if rival == line:
         return
     for benchmark in world.summary.benchmarks:
         row = _row(world, COMPARISON_SCHEMA, line, benchmark) | {"against": against}
         if rival is None:
-            where = " at this budget" if against == RANDOM else ""
-            yield row | {"note": f"{against}{where} is not part of this experiment"}
+            yield row | {"note": ABSENT[against]}
         elif (reason := world.unpaired(line, rival, benchmark)) is not None:
             yield row | {"note": reason}
+        elif against == ZERO_SHOT:
+            estimate = _from_untrained(world, line, rival, benchmark)
+            row |= {"p": float(estimate.p_value()[0])}
+            yield row | _estimated(world, line, benchmark, estimate, 0, "difference")
         else:
             pool = world.pools[line]
             if (pool, rival, benchmark) not in known:
@@ -149,6 +164,15 @@ def _compared(world: World, line: Line, against: str, known: Estimates) -> Itera
             lines, estimate, p = known[pool, rival, benchmark]
             row |= {"p": float(p[lines.index(line)])}
             yield row | _estimated(world, line, benchmark, estimate, lines.index(line), "difference")
+
+
+def _from_untrained(world: World, line: Line, untrained: Line, benchmark: str) -> Estimate:
+    """Of `line` minus the model without training, which is one and the same at every seed: what a seed does to all
+    lines does not cancel, so the differences behave as scores do. Items are paired. The line stands first."""
+    lines = world.paired(world.pools[line], line, benchmark)
+    fixed = world.arrays([untrained], benchmark)
+    differences = [scores - one for scores, one in zip(world.arrays(lines, benchmark), fixed, strict=True)]
+    return estimate_scores(differences, world.prior)
 
 
 def _scored(world: World, line: Line, benchmark: str) -> dict[str, Any]:
@@ -192,6 +216,10 @@ def _estimated(world: World, line: Line, benchmark: str, estimate: Estimate, pla
 def _with_families(table: pl.DataFrame) -> pl.DataFrame:
     """Holm's correction over the averages against one reference, and the marks that follow."""
     several = (table["benchmark"] == AVERAGE).any()
+    # the note of a full-data row that has a hole is another one
+    has_full = not table.filter(
+        (pl.col("against") == FULL) & (pl.col("note") != ABSENT[FULL]).fill_null(True)
+    ).is_empty()
     parts = []
     for (against,), rows in table.with_row_index("place").group_by("against", maintain_order=True):
         family = rows.filter(pl.col("benchmark") == AVERAGE) if several else rows
@@ -201,6 +229,7 @@ def _with_families(table: pl.DataFrame) -> pl.DataFrame:
             tested.select("place", p_holm=pl.Series(p_holm, dtype=pl.Float64)), on="place", how="left"
         )
         significant = pl.when(pl.col("n_seeds") > 1).then(pl.col("p_holm") < FAMILY_ERROR)
-        mark = pl.when(pl.col("significant")).then(pl.lit(MARKS[str(against)]))
+        shown = pl.col("significant") & pl.lit(not (against == ZERO_SHOT and has_full))
+        mark = pl.when(shown).then(pl.lit(MARKS[str(against)]))
         parts.append(found.with_columns(significant=significant).with_columns(mark=mark))
     return pl.concat(parts).sort("place").select(list(COMPARISON_SCHEMA)) if parts else table

@@ -43,6 +43,7 @@ SIGNS = {
     "↓": r"$\downarrow$",
     "†": r"\textdagger{}",
     "‡": r"\textdaggerdbl{}",
+    "§": r"\textsection{}",
     "●": r"$\bullet$",
     "×": r"$\times$",
     "−": r"$-$",

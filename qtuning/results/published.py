@@ -1,14 +1,15 @@
 """The paper's tables 1 and 2 (arXiv 2509.23873), as far as we have their numbers, and how these were measured."""
 
 import re
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from qtuning.errors import UserError
+from qtuning.results import reference
 from qtuning.results.layout import pruner_labels
+from qtuning.results.measured import Row
 from qtuning.results.summary import Line
 
 SCHEMA: dict[str, pl.DataType] = {
@@ -49,14 +50,34 @@ NOT_PUBLISHED = (
 def read_published(source: Path | pl.DataFrame | None = None) -> pl.DataFrame:
     """The published scores; by default those that the package ships. One row per number, columns as in SCHEMA.
 
-    Raises UserError where a column is missing or holds what is no number.
+    A file is read by reference.py, as strictly as for the audit. Raises UserError for what that refuses, and for a
+    frame in which a column is missing or holds what is no number.
     """
     if isinstance(source, pl.DataFrame):
-        return _checked(source, "published scores")
-    if source is not None:
-        return _read(Path(source))
-    with as_file(files("qtuning") / "assets" / "paper" / "reference_scores.csv") as path:
-        return _read(path)
+        return _checked(source)
+    found = reference.read_published(reference.PAPER / "reference_scores.csv" if source is None else Path(source))
+    rows = [
+        published_row(row, found.train_sets[int(row.table)], benchmark, float(score))
+        for row, scores in found.scores.items()
+        for benchmark, score in scores.items()
+    ]
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+def published_row(row: Row, train_set: str, benchmark: str, score: float | None) -> dict[str, Any]:
+    """A published number as a row of the frame. row: of a table of the paper."""
+    return {
+        "table": row.table,
+        "train_set": train_set,
+        "setting": row.setting,
+        "sample_ratio": float(row.budget.samples),
+        "token_ratio": float(row.budget.tokens),
+        "model": row.model,
+        "sample_pruner": row.sample_pruner,
+        "token_pruner": row.token_pruner,
+        "benchmark": benchmark,
+        "score": score,
+    }
 
 
 def table_number(experiment: str) -> int | None:
@@ -102,17 +123,11 @@ def published_labels(row: dict[str, Any]) -> tuple[str, str]:
     return pruner_labels(Line("", method, row["sample_pruner"], row["token_pruner"], None, None, "", ""))
 
 
-def _read(path: Path) -> pl.DataFrame:
-    if not path.exists():
-        raise UserError(f"{path}: no such file; it should hold the published scores ({', '.join(SCHEMA)})")
-    return _checked(pl.read_csv(path, infer_schema=False), str(path))
-
-
-def _checked(frame: pl.DataFrame, where: str) -> pl.DataFrame:
+def _checked(frame: pl.DataFrame) -> pl.DataFrame:
     missing = [name for name in SCHEMA if name not in frame.columns]
     if missing:
-        raise UserError(f"{where}: column(s) {', '.join(missing)} missing")
+        raise UserError(f"published scores: column(s) {', '.join(missing)} missing")
     try:
         return frame.select(pl.col(name).cast(dtype) for name, dtype in SCHEMA.items())
     except pl.exceptions.InvalidOperationError as error:
-        raise UserError(f"{where}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"published scores: {str(error).splitlines()[0]}") from None

@@ -128,20 +128,6 @@ def write_store(grids: Sequence[Grid], results: Path) -> None:
             _write(table, folder / f"{name}.parquet", name)
 
 
-def write_scores(grids: Sequence[Grid], results: Path) -> Path:
-    """Write `results/scores.parquet` alone and return its path.
-
-    Experiments in the file that are not among `grids` stay as they are, so that collecting one experiment does not
-    drop another. The same cells give the same bytes.
-    """
-    folder = Path(results)
-    table = collect(grids, folder)
-    with exclusive(folder / ".store.lock", "collecting scores"):
-        table = _merged(folder, "scores", [grid.experiment.name for grid in grids], table)
-        _write(table, folder / "scores.parquet", "scores")
-    return folder / "scores.parquet"
-
-
 def export_store(experiments: Sequence[str], results: Path, out: Path, plane_rows: int | None = None) -> None:
     """Copy the rows of these experiments from the store below `results` to one in the folder `out`.
 

@@ -147,7 +147,7 @@ def _places(rows: list[dict[str, Any]]) -> tuple[Tree, list[str]]:
     tree: Tree = {}
     for row in rows:
         for train_set in [row["train_set"]] if row["train_set"] is not None else train_sets:
-            by_model = tree.setdefault(_line(row, train_set), {})
+            by_model = tree.setdefault(line_of(row, train_set), {})
             by_seed = by_model.setdefault(row["model"], {}).setdefault(row["benchmark"], {})
             seed = row["seed"] or ""
             if seed in by_seed:
@@ -220,7 +220,8 @@ def _defaults(schema: type[BaseModel] | None) -> dict[str, Any]:
     return {field.alias or name: field.get_default(call_default_factory=True) for name, field in fields.items()}
 
 
-def _line(row: dict[str, Any], train_set: str) -> Line:
+def line_of(row: dict[str, Any], train_set: str) -> Line:
+    """The line of a table that a row of the store belongs to. train_set: that of the table, for the zero-shot model."""
     if row["method"] == "zero-shot":
         return Line(train_set, "zero-shot", "", "", None, None, "", "")
     training = row.get("training") or ""

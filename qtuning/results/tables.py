@@ -31,6 +31,9 @@ from qtuning.results.store import read_scores
 from qtuning.results.summary import Entry, Summary, summarise
 from qtuning.results.versus_paper import tidy_paper, versus_paper
 
+KINDS = ("md", "csv", "tex", "html", "cost.md", "cost.csv", "paper.md", "paper.csv", "paper.html", "signs.csv")
+"""Files of an experiment's tables, by what follows its name."""
+
 
 def write_tables(
     experiment: str,
@@ -49,7 +52,7 @@ def write_tables(
     Written are `<experiment>.md`, `.csv`, `.tex`, `.html`; the edition by cost, `<experiment>.cost.md`, `.csv`; and for
     an edition of table 1 or 2 `<experiment>.paper.md`, `.csv`, `.html` and `<experiment>.signs.csv`. While cells are
     still to be run, each name starts with `<experiment>.partial`: a table with such holes must not pass for the
-    finished one, or the workflow would have nothing left to do.
+    finished one, or the workflow would have nothing left to do. Files under the other name are removed.
 
     Raises UserError if the experiment has not been collected, or mixes what cannot be compared.
     """
@@ -71,11 +74,14 @@ def write_tables(
         frames["paper.csv"] = tidy_paper(compared)
         frames["signs.csv"] = tidy_signs(scores, [verdict.row for verdict in compared])
     finished = scores["status"].is_in(["done", "diverged"]).all()
-    name = experiment if finished else f"{experiment}.partial"
+    name, other = experiment, f"{experiment}.partial"
+    if not finished:
+        name, other = other, name
     folder = Path(results) / "tables" if out is None else Path(out)
     paths = []
-    for kind in ("md", "csv", "tex", "html", "cost.md", "cost.csv", "paper.md", "paper.csv", "paper.html", "signs.csv"):
+    for kind in KINDS:
         path = folder / f"{name}.{kind}"
+        (folder / f"{other}.{kind}").unlink(missing_ok=True)  # of an earlier store, and no longer true
         if kind in texts:
             write_text(path, texts[kind])
         elif kind in frames:

@@ -54,8 +54,14 @@ class Client:
 
     connection: socket.socket
     files: list[int] = field(default_factory=list)
-    request: bytes = b""
+    received: bytes = b""
     process: int | None = None
+
+    def signal(self, number: int) -> None:
+        """Hand a signal on to the job, if it still runs."""
+        assert self.process is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process, number)
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,8 @@ class Server:
         self.listener.bind(str(path))
         self.listener.listen(64)
         self.selector.register(self.listener, selectors.EVENT_READ, None)
-        self.clients: set[int] = set()
+        self.clients: set[int] = set()  # descriptors of connections
+        self.jobs: set[int] = set()  # process numbers; a job may outlive its client while it checkpoints
 
     def serve(self) -> Job | None:
         """Serve until the owner has ended (None). In each forked process: return what it is to do."""
@@ -92,7 +99,7 @@ class Server:
                         return job
                 else:
                     self._finished(key.fd, *key.data)
-            if not self.clients and not Path(f"/proc/{self.owner}").exists():
+            if not self.clients and not self.jobs and not Path(f"/proc/{self.owner}").exists():
                 for suffix in (".sock", ".lock", ".log"):
                     self.path.with_suffix(suffix).unlink(missing_ok=True)
                 return None
@@ -107,37 +114,46 @@ class Server:
         self.clients.add(connection.fileno())
 
     def _hear(self, client: Client) -> Job | None:
-        """A part of the request, a signal for the job, or the end of the client."""
+        """A part of the request, a signal for the job, or the end of the client.
+
+        What a client sends: a byte with its three files, the request, a line feed, then a byte for each signal.
+        """
+        if client.connection.fileno() < 0:  # its job ended, and it was told, in the same round
+            return None
         try:
-            if client.files:
-                data = client.connection.recv(65536)
-            else:
-                data, client.files, _, _ = socket.recv_fds(client.connection, 65536, 3)
-                client.files = list(client.files)
-                data = data[1:] if client.files else b""
-                if client.files and not data:
-                    return None
-        except ConnectionResetError:
-            data = b""
+            data, files, _, _ = socket.recv_fds(client.connection, 65536, 3)
+        except OSError:
+            data, files = b"", []
+        client.files += files
         if not data:
             self._forget(client)
             if client.process is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(client.process, signal.SIGTERM)
+                client.signal(signal.SIGTERM)
             return None
+        if client.process is None:
+            client.received += data
+            request, end, data = client.received.partition(b"\n")
+            if not end:
+                return None
+            job = self._fork(client, request[1:])
+            if job is not None:
+                return job
         if client.process is not None:
             for number in data:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(client.process, number)
-            return None
-        client.request += data
-        return self._fork(client) if client.request.endswith(b"\n") else None
+                client.signal(number)
+        return None
 
-    def _fork(self, client: Client) -> Job | None:
-        job = Job(**json.loads(client.request))
-        process = os.fork()
+    def _fork(self, client: Client, request: bytes) -> Job | None:
+        try:
+            job = Job(**json.loads(request))
+            process = os.fork()
+        except (ValueError, TypeError, OSError) as error:  # of one request; the others' jobs go on
+            print(f"no job for a request: {error}", file=sys.stderr)
+            self._forget(client)
+            return None
         if process:
             client.process = process
+            self.jobs.add(process)
             for descriptor in client.files:
                 os.close(descriptor)
             pidfd = os.pidfd_open(process)
@@ -161,6 +177,7 @@ class Server:
         """Tell the client how its job ended."""
         self.selector.unregister(pidfd)
         os.close(pidfd)
+        self.jobs.discard(process)
         status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         with contextlib.suppress(OSError):
             client.connection.sendall(bytes([status if status >= 0 else 128 - status]))

@@ -20,6 +20,7 @@ from qtuning.errors import UserError
         ({**Q_TUNING, "options": {"lamda": 0.5}}, "did you mean lambda"),
         ({**Q_TUNING, "sead": 1}, "sead: unknown key"),
         ({**Q_TUNING, "options": {"pruned_tokens": "remove"}}, "can only mask"),
+        ({**Q_TUNING, "options": {"scoring": {"schedule": "stale", "epochs": 2}}}, "scores each batch freshly"),
         ({**RANDOM, "method": "infobatch+none"}, "needs losses"),
         ({**RANDOM, "method": "full+fastv"}, "needs attention"),
         ({**RANDOM, "method": "full+rho-1", "options": {"reference": "mini"}}, "needs reference"),

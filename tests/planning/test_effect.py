@@ -1,52 +1,85 @@
-"""The smallest detectable difference against results/statistics.py and against simulated experiments."""
+"""The smallest detectable difference: what the tables of an experiment could mark, counted from its grid."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
 
+from qtuning.commands.plan import plan
 from qtuning.files import write_json
 from qtuning.grid import Library
 from qtuning.identity import cell_id, evaluation_id
-from qtuning.planning.effect import detectable, seed_spread
-from qtuning.results.statistics import minimum_detectable_effect
+from qtuning.planning.assumptions import read_assumptions
+from qtuning.planning.effect import Effect, effects_of, families_of, seed_spread
+from qtuning.results.comparisons import compare
+from qtuning.results.power import Spread, detectable_difference
+from qtuning.results.store import Store, write_store
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-@pytest.mark.parametrize("differences", [[1.0, 3.0], [0.0, 1.0, 5.0], [1.0, 2.0, 4.0, 1.5, 0.0]])
-def test_without_items_it_is_the_paired_t_test(differences: list[float]) -> None:
-    spread = float(np.std(differences, ddof=1))
-    expected = minimum_detectable_effect(differences)
-    assert detectable(spread / np.sqrt(2), 0.0, len(differences)) == pytest.approx(expected, rel=1e-6)
+def effect(configs: Path, results: Path, name: str) -> Effect:
+    (found,) = effects_of(Library(configs).experiments([name]), results, read_assumptions(configs))
+    return found
 
 
-def test_one_seed_is_a_normal_test() -> None:
-    expected = (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * np.sqrt(2 * 0.5**2 + 0.3**2)
-    assert detectable(0.5, 0.3, 1) == pytest.approx(expected)
+def test_it_is_what_power_says_of_the_families_that_are_compared(
+    configs: Path, experiment: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Two models, 6 budgets of 17 lines: 16 of each budget have random pruning to beat, all 17 the full data."""
+    experiment("big", seeds=[0, 1, 2])
+    found = effect(configs, tmp_path, "big")
+    assert [(d.against, d.comparisons, d.lines) for d in found.detects] == [
+        ("random+random", 2 * 6 * 16, 17),
+        ("full", 2 * 6 * 17, 18),
+    ]
+    items = {"arc_easy": 2376, "arc_challenge": 1172, "gsm8k": 1319, "squad": 10_570, "triviaqa": 17_944}
+    spreads = dict.fromkeys(items, Spread(seed=np.sqrt(2) * 0.7, item=50, rest=0))  # 100 sqrt(2 * 1/4 * (1 - 1/2))
+    for detects in found.detects:
+        expected = detectable_difference(spreads, items, 3, detects.lines, comparisons=detects.comparisons)
+        assert detects.points == pytest.approx(expected)
+    assert (found.note, found.seeds, found.items, found.measured) == ("", 3, sum(items.values()), 0)
+    assert found.item_sd == pytest.approx(50 * np.sqrt(sum(1 / n for n in items.values())) / 5)
 
 
-@pytest.mark.parametrize(("seed_sd", "item_sd", "seeds"), [(1.0, 0.5, 3), (0.5, 1.0, 5)])
-def test_a_simulated_experiment_finds_it_four_times_of_five(seed_sd: float, item_sd: float, seeds: int) -> None:
-    """Differences over seeds share one error of the items, whose spread the test knows; that of seeds it estimates."""
-    rng, runs, effect = np.random.default_rng(0), 20_000, detectable(seed_sd, item_sd, seeds)
-    seen = effect + item_sd * rng.normal(size=(runs, 1)) + np.sqrt(2) * seed_sd * rng.normal(size=(runs, seeds))
-    of_seeds = seen.var(axis=1, ddof=1) / seeds
-    total = of_seeds + item_sd**2
-    freedom = (seeds - 1) * (total / of_seeds) ** 2
-    found = seen.mean(axis=1) / np.sqrt(total) > stats.t.ppf(0.975, freedom)
-    assert np.mean(found) == pytest.approx(0.8, abs=0.06)  # Welch's degrees of freedom are themselves an approximation
+@pytest.mark.parametrize(
+    "changes", [{}, {"zero_shot": False}, {"budgets": ["25x50", "25x70"], "methods": ["q-tuning"]}]
+)
+def test_families_are_those_of_compare(
+    changes: dict[str, Any], configs: Path, experiment: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The rows that the statistics make of the grid's store, nothing being run."""
+    experiment("big", **changes)
+    (grid,) = Library(configs).experiments(["big"])
+    write_store([grid], tmp_path / "results")
+    table = compare(Store(tmp_path / "results"), "big").filter(pl.col("benchmark") == "avg")
+    for against, (comparisons, _) in families_of(grid).items():
+        assert comparisons == len(table.filter(pl.col("against") == against))
 
 
-@settings(max_examples=30)
-@given(st.floats(0.1, 5.0), st.floats(0.0, 5.0), st.integers(2, 8))
-def test_more_seeds_see_more_and_more_noise_less(seed_sd: float, item_sd: float, seeds: int) -> None:
-    here = detectable(seed_sd, item_sd, seeds)
-    assert detectable(seed_sd, item_sd, seeds + 1) < here
-    assert detectable(1.1 * seed_sd, item_sd, seeds) > here
+def test_where_nothing_can_be_marked_it_says_why(
+    configs: Path, experiment: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert effect(configs, tmp_path, "table5").detects == ()
+    experiment("two", seeds=[0, 1], methods=["random+random", "q-tuning"], budgets=["25x50"])
+    # without full data, the model without training is a reference
+    found = effect(configs, tmp_path, "two")
+    assert [(d.against, d.comparisons) for d in found.detects] == [("random+random", 2), ("zero-shot", 4)]
+    experiment("tiny", seeds=[0, 1], evaluation={"benchmarks": ["gsm8k"], "limit": 1})
+    assert "fewer than 2 items" in effect(configs, tmp_path, "tiny").note
+    one = effect(configs, tmp_path, "table1")
+    assert (one.note, one.seeds) == ("one seed: nothing can be marked", 1)
+    items_alone = stats.norm.ppf(1 - 0.025 / one.detects[0].comparisons) + stats.norm.ppf(0.8)
+    assert one.detects[0].points == pytest.approx(items_alone * one.item_sd, rel=1e-3)
+    plan(["table5", "table1"], configs=configs, results=tmp_path)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "table5: no reference in this experiment: nothing can be marked" in printed
+    assert "table1: one seed: nothing can be marked; 2.1 points from random + random, 2.1 points from full" in printed
+    assert "over items alone" in printed
 
 
 def test_the_spread_of_finished_seeds_is_pooled(tmp_path: Path) -> None:

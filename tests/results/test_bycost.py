@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtuning.results.bycost import cost_page, pareto_front, tidy_costs
-from qtuning.results.store import read_scores, write_scores
+from qtuning.results.store import read_scores, write_store
 
 Make = Callable[..., Folders]
 TWO = {"benchmarks": ["gsm8k", "math"], "source": "mini-world", "batch_size": 64, "max_length": 256}
@@ -38,7 +38,7 @@ def scores(make_folders: Make) -> pl.DataFrame:
         "q-tuning-25x50-s1": 0.18,
     }.items():
         folders.finish(folders.find(text), lambda _, value=fraction: value)  # type: ignore[misc]
-    write_scores([folders.grid], folders.results)
+    write_store([folders.grid], folders.results)
     return read_scores(folders.results, "mini")
 
 

@@ -16,10 +16,10 @@ from qtuning.results.comparisons import (
     COMPARISON_SCHEMA,
     INTERVAL_SCHEMA,
     compare,
-    marks,
     measured_spreads,
     score_intervals,
 )
+from qtuning.results.marks import read_marks
 from qtuning.results.store import Store, write_store
 
 BENCHMARKS = ("gsm8k", "squad")
@@ -128,12 +128,65 @@ def test_marks_follow_from_families(make_folders: Callable[..., Folders]) -> Non
         assert smallest["p_holm"] == pytest.approx(size * smallest["p"])
         assert family["significant"].to_list() == (family["p_holm"] < 0.05).to_list()
     assert of(averages, method="q-tuning", against="random+random")["mark"] == "†"
-    found = {key[2]: mark for key, mark in marks(table).items()}
+    found = {key[2]: mark for key, mark in read_marks(table, "mini").found.items()}
     assert found["q-tuning"].startswith("†")
     assert found["random+random"] == "‡"
     assert of(averages, method="random+ppl", against="random+random")["mark"] is None
     assert table.filter(pl.col("benchmark") != "avg")["mark"].null_count() == len(table) * 2 // 3
     assert table.equals(compare(collected(folders), "mini"))
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_the_untrained_model_is_compared_at_every_seed(full: bool, make_folders: Callable[..., Folders]) -> None:
+    """A line alone with the model without training: a one-sample comparison over seeds, crossed with paired items."""
+    methods = ["q-tuning", "full"] if full else ["q-tuning"]
+    folders = make_folders(budgets=["25x50"], seeds=[0, 1, 2], evaluation=evaluation(), methods=methods)
+    for cell in folders.grid.cells:
+        answer(folders, cell, 0.2 if cell.zero_shot else 0.8, flip=3)
+    store = collected(folders)
+    table = compare(store, "mini").filter(pl.col("against") == "zero-shot")
+    assert set(table["method"]) == {"q-tuning"} and len(table) == 3
+    over_items, least, means = [], 0.0, []
+    for benchmark in BENCHMARKS:
+        (fixed,) = answers(store, "zero-shot", benchmark)
+        paired = [[a - b for a, b in zip(row, fixed, strict=True)] for row in answers(store, "q-tuning", benchmark)]
+        n = N[benchmark]
+        means.append([sum(row) / n for row in paired])
+        by_item = [sum(row[i] for row in paired) / 3 for i in range(n)]
+        grand = sum(by_item) / n
+        of_items = 3 * sum((value - grand) ** 2 for value in by_item) / (n - 1)
+        rest = sum((paired[s][i] - means[-1][s] - by_item[i] + grand) ** 2 for s in range(3) for i in range(n)) / (
+            2 * (n - 1)
+        )
+        over_items.append(max(of_items - rest, 0) / (3 * n))
+        least += rest / n / 4
+    average = [(a + b) / 2 for a, b in zip(*means, strict=True)]
+    of_seeds, of_items = max(float(np.var(average, ddof=1)), least), sum(over_items) / 4
+    freedom = of_items**2 / sum((v / 4) ** 2 / (N[b] - 1) for v, b in zip(over_items, BENCHMARKS, strict=True))
+    half = math.sqrt(t.isf(0.025, 2) ** 2 * of_seeds / 3 + t.isf(0.025, freedom) ** 2 * of_items)
+    row = of(table, benchmark="avg")
+    if not full:  # with full data beside it, the line's seed variance is borrowed from there, too
+        assert row["difference"] == pytest.approx(sum(average) / 3)
+        assert (row["low"], row["high"]) == pytest.approx((row["difference"] - half, row["difference"] + half))
+        assert (row["seed_sd"], row["seed_df"]) == (pytest.approx(math.sqrt(of_seeds)), 2)
+        assert row["item_se"] == pytest.approx(math.sqrt(of_items))
+    assert (row["n_seeds"], row["n_items"], row["p_holm"], row["significant"]) == (3, 65, row["p"], True)
+    # only where there is no full data does the table show it
+    assert row["mark"] == (None if full else "§")
+    marks = read_marks(compare(store, "mini"), "mini")
+    assert ("§" in "".join(marks.found.values())) is not full
+    assert any(text.startswith("§ differs") for text in marks.legend) is not full
+
+
+def test_other_items_than_those_of_the_untrained_model_are_not_paired(make_folders: Callable[..., Folders]) -> None:
+    folders = make_folders(budgets=["25x50"], seeds=[0, 1], evaluation=evaluation(), methods=["q-tuning"])
+    for cell in folders.grid.cells:
+        answer(folders, cell, 0.5, flip=3, items=N if cell.zero_shot else {"gsm8k": 39, "squad": 25})
+    table = compare(collected(folders), "mini").filter(pl.col("against") == "zero-shot")
+    assert of(table, benchmark="gsm8k")["note"] == "zero-shot answered other items of gsm8k"
+    assert of(table, benchmark="squad")["difference"] is not None
+    bare = make_folders(zero_shot=False, budgets=["25x50"], seeds=[0], evaluation=evaluation(), methods=["q-tuning"])
+    assert set(compare(collected(bare), "mini")["against"]) == {"random+random", "full"}
 
 
 def test_holes_keep_their_reason_and_their_place_in_the_family(folders: Folders) -> None:
@@ -168,13 +221,13 @@ def test_one_seed_says_what_it_does_not_know(make_folders: Callable[..., Folders
     store = collected(folders)
     table = compare(store, "mini")
     rows = table.filter(pl.col("method") == "q-tuning").to_dicts()
-    assert len(rows) == 12
+    assert len(rows) == 18  # 2 budgets, 2 benchmarks and their average, 3 references
     for row in rows:
         assert row["n_seeds"] == 1 and row["seed_sd"] is None
         assert row["note"].startswith("one seed: how scores move from seed to seed is unknown")
         assert row["significant"] is None and row["mark"] is None  # however small p is
     assert min(row["p"] for row in rows) < 1e-6
-    assert marks(table) == {}
+    assert read_marks(table, "mini").found == {}
     assert measured_spreads(store, "mini") == {}
 
 

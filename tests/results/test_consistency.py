@@ -11,7 +11,7 @@ from qtuning.errors import UserError
 from qtuning.results.html import render as html
 from qtuning.results.latex import render as latex
 from qtuning.results.markdown import render as markdown
-from qtuning.results.store import read_scores, write_scores
+from qtuning.results.store import read_scores, write_store
 from qtuning.results.summary import summarise
 from qtuning.results.tables import score_page, tidy, write_tables
 from qtuning.results.terminal import print_table
@@ -24,7 +24,7 @@ def folders(make_folders: Callable[..., Folders]) -> Folders:
     folders = make_folders(evaluation=TWO, budgets=["25x50"])
     for cell in folders.grid.cells:
         folders.finish(cell)
-    write_scores([folders.grid], folders.results)
+    write_store([folders.grid], folders.results)
     return folders
 
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "textasciigrave",
     "ldots",
     "pm",
+    "textsection",
     "uparrow",
     "downarrow",
     "textdagger",

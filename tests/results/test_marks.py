@@ -10,7 +10,7 @@ from cell_folders import Folders
 from qtuning.errors import UserError
 from qtuning.results.layout import Parts
 from qtuning.results.marks import read_marks
-from qtuning.results.store import read_scores, write_scores
+from qtuning.results.store import read_scores, write_store
 from qtuning.results.tables import score_page
 
 TWO = {"benchmarks": ["gsm8k", "math"], "source": "mini-world", "batch_size": 64, "max_length": 256}
@@ -21,7 +21,7 @@ def scores(make_folders: Callable[..., Folders]) -> pl.DataFrame:
     folders = make_folders(evaluation=TWO, budgets=["25x50"], seeds=[0])
     for cell in folders.grid.cells:
         folders.finish(cell)
-    write_scores([folders.grid], folders.results)
+    write_store([folders.grid], folders.results)
     return read_scores(folders.results, "mini")
 
 
@@ -29,7 +29,7 @@ def comparison(
     scores: pl.DataFrame, benchmark: str, against: str, significant: bool | None, **more: Any
 ) -> dict[str, Any]:
     row = scores.filter(pl.col("method") == "q-tuning").to_dicts()[0]
-    names = ("experiment", "model", "train_set", "method", "options", "sample_ratio", "token_ratio")
+    names = ("experiment", "model", "train_set", "method", "options", "training", "sample_ratio", "token_ratio")
     place = {name: row[name] for name in names}
     return (
         place
@@ -66,8 +66,7 @@ def test_no_comparisons_no_legend(scores: pl.DataFrame) -> None:
     assert not any("†" in note for note in score_page(scores).tables[0].notes)
 
 
-@pytest.mark.parametrize("column", ["training", "variant"])
-def test_marks_know_how_a_cell_was_trained(column: str, scores: pl.DataFrame) -> None:
+def test_marks_know_how_a_cell_was_trained(scores: pl.DataFrame) -> None:
     both = pl.concat(
         [
             scores.with_columns(training=pl.lit("")),
@@ -76,7 +75,7 @@ def test_marks_know_how_a_cell_was_trained(column: str, scores: pl.DataFrame) ->
             ),
         ]
     )
-    comparisons = pl.DataFrame([comparison(scores, "gsm8k", "full", True, **{column: "batch_size=16"})])
+    comparisons = pl.DataFrame([comparison(scores, "gsm8k", "full", True, training="batch_size=16")])
     rows = [row for row in score_page(both, comparisons).tables[0].rows if str(row[0]).startswith("Q-Tuning")]
     assert [(row[0], getattr(row[2], "marks", None)) for row in rows] == [
         ("Q-Tuning", ""),

@@ -14,7 +14,7 @@ from qtuning.identity import cell_id
 from qtuning.results.costs import SELECTED
 from qtuning.results.layout import superscript
 from qtuning.results.markdown import render
-from qtuning.results.store import read_scores, write_scores
+from qtuning.results.store import read_scores, write_store
 from qtuning.results.tables import score_page, tidy, write_tables
 from qtuning.results.terminal import print_table
 
@@ -23,7 +23,7 @@ TWO = {"benchmarks": ["gsm8k", "math"], "source": "mini-world", "batch_size": 64
 
 
 def scores_of(folders: Folders) -> pl.DataFrame:
-    write_scores([folders.grid], folders.results)
+    write_store([folders.grid], folders.results)
     return read_scores(folders.results, folders.grid.experiment.name)
 
 
@@ -294,7 +294,7 @@ def test_an_edition_of_a_table_of_the_paper_has_it_beside_ours(make_folders: Mak
     folders = make_folders(name="table2-mini", evaluation=TWO, budgets=["25x50"], seeds=[0])
     for cell in folders.grid.cells:
         folders.finish(cell)
-    write_scores([folders.grid], folders.results)
+    write_store([folders.grid], folders.results)
     paths = write_tables("table2-mini", folders.results, out=tmp_path / "out", notes=["Overlap: none."])
     kinds = ("md", "csv", "tex", "html", "cost.md", "cost.csv", "paper.md", "paper.csv", "paper.html", "signs.csv")
     assert paths == tuple(tmp_path / "out" / f"table2-mini.{kind}" for kind in kinds)
@@ -383,11 +383,12 @@ def test_a_table_with_cells_still_to_run_does_not_pass_for_the_finished_one(make
     folders = make_folders(evaluation=TWO, budgets=["25x50"], seeds=[0], methods=["random+random"])
     zero_shot, cell = folders.grid.cells
     folders.finish(zero_shot, {"gsm8k": 0.1, "math": 0.1}.__getitem__)
-    write_scores([folders.grid], folders.results)
+    write_store([folders.grid], folders.results)
     partial, *_ = write_tables(folders.grid.experiment.name, folders.results)
     assert partial.name == f"{folders.grid.experiment.name}.partial.md"
     assert "not run" in partial.read_text()
     folders.finish(cell, {"gsm8k": 0.2, "math": 0.2}.__getitem__)
-    write_scores([folders.grid], folders.results)
+    write_store([folders.grid], folders.results)
     whole, table, *_ = write_tables(folders.grid.experiment.name, folders.results)
     assert (whole.name, table.name) == (f"{folders.grid.experiment.name}.md", f"{folders.grid.experiment.name}.csv")
+    assert not list(folders.results.glob("tables/*.partial.*")), "the table with holes is no longer true"

@@ -11,7 +11,7 @@ from qtuning.results.markdown import render
 from qtuning.results.paper_page import paper_page
 from qtuning.results.published import SCHEMA, read_published
 from qtuning.results.signs import compare_signs, count, tidy_signs
-from qtuning.results.store import read_scores, write_scores
+from qtuning.results.store import read_scores, write_store
 from qtuning.results.summary import AVERAGE, summarise
 from qtuning.results.versus_paper import Number, interval, tidy_paper, versus_paper
 
@@ -69,7 +69,7 @@ def make_scores(make_folders: Make) -> Callable[..., pl.DataFrame]:
             for cell in folders.grid.cells:
                 if text in folders.folder(cell).name:
                     folders.finish(cell, lambda _, value=fraction: value)  # type: ignore[misc]
-        write_scores([folders.grid], folders.results)
+        write_store([folders.grid], folders.results)
         items = pl.col("benchmark").replace_strict({"gsm8k": 1319, "math": 5000}, default=pl.col("items"))
         trained = pl.when(pl.col("train_set").is_not_null()).then(3.0 * 262_039)
         return read_scores(folders.results, changes["name"]).with_columns(items=items, samples_available=trained)
