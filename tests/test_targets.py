@@ -28,11 +28,16 @@ def plan() -> Plan:
 
 
 def test_targets(plan: Plan) -> None:
-    assert [str(path) for path in plan.targets("table1-mini")] == ["results/tables/table1-mini.md"]
-    assert [str(path) for path in plan.targets("fig4")] == ["results/tables/fig4.md"]
-    stability = [path.name for path in plan.targets("stability-mini")]
-    assert stability == ["train.json"] * 18, "no table, since there is nothing to evaluate"
-    localisation = [path.name for path in plan.targets("localisation-mini")]
+    assert [str(path) for path in plan.targets("table1-mini")] == [
+        "results/tables/table1-mini.md",
+        "results/figures/table1-mini",
+    ]
+    assert [str(path) for path in plan.targets("fig4")] == ["results/tables/fig4.md", "results/figures/fig4"]
+    assert [str(path) for path in plan.targets("stability-mini")] == ["results/figures/stability-mini"], (
+        "no table, since there is nothing to evaluate"
+    )
+    assert [path.name for path in plan.cells_of("stability-mini")] == ["train.json"] * 18
+    localisation = [path.name for path in plan.cells_of("localisation-mini")]
     assert sorted(localisation) == ["localisation.json"] * 18 + ["train.json"] * 18
     with pytest.raises(UserError, match=r"stability-mini.*has no `evaluation`, and therefore no table"):
         plan.scores("stability-mini")
@@ -41,7 +46,7 @@ def test_targets(plan: Plan) -> None:
 
 
 def test_shared_cells_are_asked_for_once(plan: Plan) -> None:
-    scores = [path for name in ("table1-mini", "fig5-mini", "table4-mini") for path in plan.scores(name)]
+    scores = [path for name in ("table1-mini", "fig5-mini", "table4-mini") for path in plan.cells_of(name)]
     assert len(set(scores)) == len(scores) - 2 * (3 + 3), "Q-Tuning of two seeds and three budgets, in two of them"
 
 
