@@ -120,7 +120,7 @@ def summarise(scores: pl.DataFrame) -> Summary:
     benchmarks = tuple(dict.fromkeys(row["benchmark"] for row in rows))
     seeds = tuple(dict.fromkeys(row["seed"] for row in rows if row["seed"] is not None))
     tree, train_sets = _places(rows)
-    lines = _in_table_order(list(tree), train_sets)
+    lines = in_table_order(list(tree), train_sets)
     for line, by_model in tree.items():
         expected = ("",) if line.method == "zero-shot" else seeds
         for model, found in by_model.items():
@@ -147,7 +147,7 @@ def _places(rows: list[dict[str, Any]]) -> tuple[Tree, list[str]]:
     tree: Tree = {}
     for row in rows:
         for train_set in [row["train_set"]] if row["train_set"] is not None else train_sets:
-            by_model = tree.setdefault(_line(row, train_set), {})
+            by_model = tree.setdefault(line_of(row, train_set), {})
             by_seed = by_model.setdefault(row["model"], {}).setdefault(row["benchmark"], {})
             seed = row["seed"] or ""
             if seed in by_seed:
@@ -220,7 +220,8 @@ def _defaults(schema: type[BaseModel] | None) -> dict[str, Any]:
     return {field.alias or name: field.get_default(call_default_factory=True) for name, field in fields.items()}
 
 
-def _line(row: dict[str, Any], train_set: str) -> Line:
+def line_of(row: dict[str, Any], train_set: str) -> Line:
+    """The line that a row of the score store, or of its cells, belongs to."""
     if row["method"] == "zero-shot":
         return Line(train_set, "zero-shot", "", "", None, None, "", "")
     training = row.get("training") or ""
@@ -238,7 +239,7 @@ def _line(row: dict[str, Any], train_set: str) -> Line:
     )
 
 
-def _in_table_order(lines: list[Line], train_sets: list[str]) -> list[Line]:
+def in_table_order(lines: list[Line], train_sets: list[str]) -> list[Line]:
     """By train set; within it what prunes nothing, then the budgets as configured; pairs grouped by their sample
     pruner, Q-Tuning last."""
     samples = list(dict.fromkeys(line.sample_pruner for line in lines))

@@ -220,7 +220,7 @@ def test_cells_of_the_shipped_experiments_are_all_accounted_for(folders: Folders
     library = Library(CONFIGS)
     grids = library.experiments(library.names("experiments"))
     table = collect(grids, folders.results)
-    assert len(table) == sum(len(grid.cells) * len(grid.evaluation.benchmarks) for grid in grids)
+    assert len(table) == sum(len(grid.cells) * len(grid.evaluation.benchmarks) for grid in grids if grid.evaluation)
     assert table["status"].unique().to_list() == ["not run"]
 
 

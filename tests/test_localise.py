@@ -15,9 +15,9 @@ from qtuning.data.samples import load
 from qtuning.errors import UserError
 from qtuning.files import read_json, write_json, write_text
 from qtuning.layout import Layout
+from qtuning.localise import found_by_pruning, found_by_score, localise
 from qtuning.methods import pruning
 from qtuning.models import load_model, load_tokenizer, make_ready, resolve
-from qtuning.results.localisation import found_by_pruning, found_by_score, localise
 
 tokens = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=30)
 
