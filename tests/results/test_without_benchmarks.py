@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,21 @@ LOGGED: dict[str, Any] = {
 }
 
 
-def collected(name: str, results: Path) -> Folders:
-    """A shipped experiment, all its cells trained and logged, collected into the store."""
+@dataclass
+class Collected:
+    """A shipped experiment whose cells are trained, logged and collected into the store below folders.results."""
+
+    folders: Folders
+    page: str
+    report: Path
+
+
+def collected(name: str, root: Path) -> Collected:
+    """The experiment on its first train set, and the report of it, which has every figure and table."""
     (grid,) = Library(CONFIGS).experiments([name])
-    folders = Folders(results, grid)
-    for cell in grid.cells:
+    cells = tuple(cell for cell in grid.cells if cell.train_set == grid.cells[0].train_set)
+    folders = Folders(root / "results", replace(grid, cells=cells))
+    for cell in cells:
         assert cell.pruning is not None
         folders.train(cell)
         triage = cell.pruning.method == "q-tuning"
@@ -42,8 +53,9 @@ def collected(name: str, results: Path) -> Folders:
             decide(folders, cell, 400)
         if grid.experiment.localisation:
             localise(folders, cell)
-    write_store([grid], results)
-    return folders
+    write_store([folders.grid], folders.results)
+    page = write_report([name], folders.results, root / "report").read_text(encoding="utf-8")
+    return Collected(folders, page, root / "report")
 
 
 def localise(folders: Folders, cell: Cell) -> None:
@@ -61,43 +73,55 @@ def localise(folders: Folders, cell: Cell) -> None:
 
 
 @pytest.fixture(scope="module")
-def stability(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+def stability(tmp_path_factory: pytest.TempPathFactory) -> Collected:
     return collected("stability-mini", tmp_path_factory.mktemp("stability"))
 
 
 @pytest.fixture(scope="module")
-def localisation(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+def localisation(tmp_path_factory: pytest.TempPathFactory) -> Collected:
     return collected("localisation-mini", tmp_path_factory.mktemp("localisation"))
 
 
-def test_stability_has_the_figures_of_its_trainings(stability: Folders, tmp_path: Path) -> None:
-    written = write_figures("stability-mini", stability.results, tmp_path)
-    kinds = [name.partition("-")[0] for name in (figure.name for figure in written)]
-    assert sorted(kinds) == sorted(["plane", "flow", "shares", "convergence"] * 3), "of each of three train sets"
-    (shares,) = [figure for figure in written if figure.name == "shares-mini-sums-mini"]
-    assert "3 seeds (0, 1, 2)" in shares.caption and "3 cells" in shares.caption
-    assert "git abc1234" in shares.caption and "missing" not in shares.caption
+def captions(store: Collected) -> dict[str, str]:
+    """Figure -> its caption; every one is on the page."""
+    (path,) = store.report.glob("figures/*/captions.json")
+    found: dict[str, str] = json.loads(path.read_text())
+    assert store.page.count("<figure ") == len(found)
+    assert all(f'id="{path.parent.name}-{figure}"' in store.page for figure in found)
+    return found
+
+
+def test_stability_has_the_figures_of_its_trainings(stability: Collected) -> None:
+    found = captions(stability)
+    assert set(found) == {"plane", "flow", "shares", "convergence"}
+    assert "3 seeds (0, 1, 2)" in found["shares"] and "3 cells" in found["shares"]
+    assert "git abc1234" in found["shares"] and "missing" not in found["shares"]
+    assert Store(stability.folders.results).cells["title"][0] in stability.page
+    assert "<table" not in stability.page
+
+
+def test_an_unknown_experiment_is_named_with_the_nearest_known_one(stability: Collected, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'stability-min': no rows; did you mean stability-mini"):
-        write_figures("stability-min", stability.results, tmp_path)
+        write_figures("stability-min", stability.folders.results, tmp_path)
 
 
-def test_localisation_is_told_by_method(localisation: Folders, tmp_path: Path) -> None:
-    written = {figure.name: figure for figure in write_figures("localisation-mini", localisation.results, tmp_path)}
-    assert set(written) == {"plane", "flow", "shares", "convergence", "localisation"}
-    data = pl.read_csv(written["localisation"].paths[2])
+def test_localisation_is_told_by_method(localisation: Collected) -> None:
+    found = captions(localisation)
+    assert set(found) == {"plane", "flow", "shares", "convergence", "localisation"}
+    assert "18 cells" in found["localisation"] and "Within kept samples" in localisation.page
+    data = pl.read_csv(localisation.report / "figures/localisation-mini/localisation.csv")
     assert len(data) == 9 * 2 * 6, "methods x weights x scores"
-    row = data.filter(label="full + PPL", budget="50% x 70%", weights="trained", score="pruned tokens")
+    row = data.filter(label="full + PPL", budget="100% x 70%", weights="trained", score="pruned tokens")
     assert row["recall"].to_list() == pytest.approx([0.7 + 0.1 * 0.5]), "the mean of seeds 0 and 1"
     assert row["share"].to_list() == [0.4] and row["missing"].to_list() == [0]
     assert set(data.filter(label="Q-Tuning (lambda=0.0)")["lambda"]) == {0.0}
-    assert "18 cells" in written["localisation"].caption
 
 
 @pytest.mark.parametrize("name", ["stability", "localisation"])
 def test_tables_say_where_the_results_are(
     name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folders: Folders = request.getfixturevalue(name)
+    folders: Folders = request.getfixturevalue(name).folders
     monkeypatch.chdir(CONFIGS.parent)
     result = CliRunner().invoke(app, ["tables", f"{name}-mini", "--results", str(folders.results)])
     assert result.exception is None, result.output
@@ -109,18 +133,7 @@ def test_tables_say_where_the_results_are(
     assert tables == {"localisation-mini.localisation.md", "localisation-mini.localisation.csv"}
     page = (folders.results / "tables/localisation-mini.localisation.md").read_text()
     rows = [re.split(r" *\| *", line.strip("| ")) for line in page.splitlines() if "full + PPL" in line]
-    assert rows[1][:3] == ["50% x 70%", "full + PPL", "0.900 ± 0.000"]
+    assert rows[1][:3] == ["100% x 70%", "full + PPL", "0.900 ± 0.000"]
     assert rows[1][7:10] == ["0.400 ± 0.000", "0.200 ± 0.000", "0.750 ± 0.071"], "of all tokens, by seeds 0.7 and 0.8"
     full = next(line for line in page.splitlines() if "Full data" in line)
     assert full.count("–") == 2 and "nothing is pruned" in page, "no precision of what is not pruned"
-
-
-@pytest.mark.parametrize("name", ["stability", "localisation"])
-def test_the_report_has_them(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    folders: Folders = request.getfixturevalue(name)
-    page = write_report([f"{name}-mini"], folders.results, tmp_path).read_text(encoding="utf-8")
-    title = Store(folders.results).cells["title"][0]
-    assert title in page and page.count("<figure ") == (12 if name == "stability" else 5)
-    assert ("Within kept samples" in page) == (name == "localisation")
-    captions = json.loads((tmp_path / "figures" / f"{name}-mini" / "captions.json").read_text())
-    assert all(f'id="{name}-mini-{figure}"' in page for figure in captions)
