@@ -28,11 +28,14 @@ def plan() -> Plan:
 
 
 def test_targets(plan: Plan) -> None:
-    assert [str(path) for path in plan.targets("table1-mini")] == ["results/tables/table1-mini.md"]
-    assert [str(path) for path in plan.targets("fig4")] == ["results/tables/fig4.md"]
-    stability = [path.name for path in plan.targets("stability-mini")]
-    assert stability == ["train.json"] * 18, "no table, since there is nothing to evaluate"
-    localisation = [path.name for path in plan.targets("localisation-mini")]
+    for name in ("table1-mini", "fig4"):
+        assert [str(path) for path in plan.targets(name)] == [f"results/tables/{name}.md", f"results/figures/{name}"]
+    for name in ("stability-mini", "localisation-mini"):
+        assert [str(path) for path in plan.targets(name)] == [f"results/figures/{name}"], (
+            "nothing to evaluate: no table"
+        )
+    assert [path.name for path in plan.cells_of("stability-mini")] == ["train.json"] * 18
+    localisation = [path.name for path in plan.cells_of("localisation-mini")]
     assert sorted(localisation) == ["localisation.json"] * 18 + ["train.json"] * 18
     with pytest.raises(UserError, match=r"stability-mini.*has no `evaluation`, and therefore no table"):
         plan.scores("stability-mini")
@@ -86,12 +89,13 @@ def test_snakemake_runs_what_is_valid_and_explains_what_is_not(tmp_path: Path) -
     assert result.returncode == 0, result.stdout + result.stderr
     rows = re.findall(r"^([\w-]+) +(\d+)$", result.stdout + result.stderr, flags=re.MULTILINE)
     jobs = {rule: int(count) for rule, count in rows}
-    assert {name: jobs[name] for name in ("train", "train_and_keep", "evaluate", "localise", "tables")} == {
+    assert {name: jobs[name] for name in ("train", "train_and_keep", "evaluate", "localise", "tables", "figures")} == {
         "train": 30 + 18,
         "train_and_keep": 11,
         "evaluate": 11 + 30,
         "localise": 18,
         "tables": 2,
+        "figures": 3,
     }
     result = dry_run("broken")
     assert result.returncode != 0
