@@ -211,13 +211,20 @@ def tables(
     from qtuning.grid import Library
     from qtuning.results.comparisons import compare
     from qtuning.results.contamination import contamination_notes
+    from qtuning.results.localised import write_localisation
     from qtuning.results.store import Store, read_scores, write_store
     from qtuning.results.tables import write_tables
     from qtuning.results.terminal import print_table
 
     grids = Library(configs, data_dir).experiments(experiments)
     write_store(grids, results)
-    for name in (grid.experiment.name for grid in grids if grid.experiment.evaluation is not None):
+    for grid in grids:
+        name = grid.experiment.name
+        for path in write_localisation(name, Store(results), results / "tables"):
+            print(path)
+        if grid.evaluation is None:
+            print(f"{name}: no benchmarks, so no table; its figures: qtuning figures {name}")
+            continue
         comparisons = compare(Store(results), name)
         write_tables(
             name, results, comparisons=comparisons, notes=contamination_notes(results, read_scores(results, name))

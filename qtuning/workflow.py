@@ -167,7 +167,7 @@ class Plan:
         return self.grids[experiment]
 
     def targets(self, experiment: str) -> list[Path]:
-        """What an experiment is for: its table, or without benchmarks its trained cells; and located errors."""
+        """What an experiment is for: its table, if it has benchmarks, and the folder of its figures."""
         grid = self.grid(experiment)
         tables = [] if grid.evaluation is None else [self.layout.root / "tables" / f"{experiment}.md"]
         return [*tables, self.layout.root / "figures" / experiment]

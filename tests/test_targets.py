@@ -28,14 +28,12 @@ def plan() -> Plan:
 
 
 def test_targets(plan: Plan) -> None:
-    assert [str(path) for path in plan.targets("table1-mini")] == [
-        "results/tables/table1-mini.md",
-        "results/figures/table1-mini",
-    ]
-    assert [str(path) for path in plan.targets("fig4")] == ["results/tables/fig4.md", "results/figures/fig4"]
-    assert [str(path) for path in plan.targets("stability-mini")] == ["results/figures/stability-mini"], (
-        "no table, since there is nothing to evaluate"
-    )
+    for name in ("table1-mini", "fig4"):
+        assert [str(path) for path in plan.targets(name)] == [f"results/tables/{name}.md", f"results/figures/{name}"]
+    for name in ("stability-mini", "localisation-mini"):
+        assert [str(path) for path in plan.targets(name)] == [f"results/figures/{name}"], (
+            "nothing to evaluate: no table"
+        )
     assert [path.name for path in plan.cells_of("stability-mini")] == ["train.json"] * 18
     localisation = [path.name for path in plan.cells_of("localisation-mini")]
     assert sorted(localisation) == ["localisation.json"] * 18 + ["train.json"] * 18
@@ -91,13 +89,20 @@ def test_snakemake_runs_what_is_valid_and_explains_what_is_not(tmp_path: Path) -
     assert result.returncode == 0, result.stdout + result.stderr
     rows = re.findall(r"^([\w-]+) +(\d+)$", result.stdout + result.stderr, flags=re.MULTILINE)
     jobs = {rule: int(count) for rule, count in rows}
-    assert {name: jobs[name] for name in ("train", "train_and_keep", "evaluate", "localise", "tables")} == {
+    assert {name: jobs[name] for name in ("train", "train_and_keep", "evaluate", "localise", "tables", "figures")} == {
         "train": 30 + 18,
         "train_and_keep": 11,
         "evaluate": 11 + 30,
         "localise": 18,
         "tables": 2,
+        "figures": 3,
     }
+    result = dry_run("table1", "table2")
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    rows = re.findall(r"^([\w-]+) +(\d+)$", result.stdout + result.stderr, flags=re.MULTILINE)
+    jobs = {rule: int(count) for rule, count in rows}
+    assert (jobs["train_and_keep"], jobs["evaluate"]) == (206 + 156, 208 + 159)
+    assert "train" not in jobs and jobs["tables_beside_the_paper"] == 2
     result = dry_run("broken")
     assert result.returncode != 0
     assert "configs/experiments/broken.yaml: parts: experiment = 'tabel2': unknown; did you mean table2?" in (

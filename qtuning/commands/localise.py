@@ -26,7 +26,7 @@ def localise(
     from qtuning.config import Cell
     from qtuning.files import exclusive, read_json
     from qtuning.layout import Layout
-    from qtuning.results.localisation import localise as run
+    from qtuning.localise import localise as run
 
     if not cell.exists():
         raise UserError(f"{cell}: no such file; `qtuning cells EXPERIMENT --write` writes the configurations")

@@ -12,12 +12,15 @@ SHOWN = 4
 
 def scores_caption(text: str, scores: pl.DataFrame) -> str:
     """`text`, and what the scores rest on. scores: rows of the score store of the cells that the figure shows."""
-    return " ".join([text, _seeds(scores), _items(scores), _evaluations(scores), _cells(scores), _versions(scores)])
+    missing = scores.filter(pl.col("headline") & (pl.col("status") != "done"))["cell"].n_unique()
+    cells = _cells(scores, missing, "with missing scores")
+    return " ".join([text, _seeds(scores), _items(scores), _evaluations(scores), cells, _versions(scores)])
 
 
-def cells_caption(text: str, scores: pl.DataFrame) -> str:
-    """`text`, and the cells that were watched, for figures that show no scores."""
-    return " ".join([text, _seeds(scores), _cells(scores), _versions(scores)])
+def cells_caption(text: str, cells: pl.DataFrame) -> str:
+    """`text`, and the cells that were watched, for figures that show no scores. cells: their rows of cells.parquet."""
+    unfinished = cells.filter(pl.col("status") != "done")["cell"].n_unique()
+    return " ".join([text, _seeds(cells), _cells(cells, unfinished, "not trained to the end"), _versions(cells)])
 
 
 def _seeds(scores: pl.DataFrame) -> str:
@@ -48,11 +51,11 @@ def _evaluations(scores: pl.DataFrame) -> str:
     return f"Evaluation {', '.join(found)}."
 
 
-def _cells(scores: pl.DataFrame) -> str:
-    cells = list(scores["cell"].unique(maintain_order=True))
-    missing = scores.filter(pl.col("headline") & (pl.col("status") != "done"))["cell"].n_unique()
+def _cells(rows: pl.DataFrame, missing: int, what: str) -> str:
+    """missing: how many of them lack something, and what that is."""
+    cells = list(rows["cell"].unique(maintain_order=True))
     named = ", ".join(cells) if len(cells) <= SHOWN else f"{', '.join(cells[:SHOWN])} and {len(cells) - SHOWN} more"
-    holes = f"; {missing} with missing scores" if missing else ""
+    holes = f"; {missing} {what}" if missing else ""
     return f"{len(cells)} {'cell' if len(cells) == 1 else 'cells'}: {named}{holes}."
 
 

@@ -1,67 +1,112 @@
-"""How well scores of tokens find errors that were planted: precision, recall and area under the ROC curve."""
+"""How well scores of tokens, and pruning, find errors that were planted: precision, recall, area under the curve."""
 
 from typing import Any
 
 import polars as pl
+from matplotlib.axes import Axes
 
-from qtuning.figures.style import BLUE, COLUMN, GREEN, PAGE, VERMILLION, Drawing, letter, panels, styled
+from qtuning.figures.style import BLUE, GREEN, PAGE, VERMILLION, Drawing, letter, panels, styled
+from qtuning.results.localised import PRUNED
 
-MEASURES = (
-    ("precision", "Precision", VERMILLION, ""),
-    ("recall", "Recall", BLUE, "////"),
-    ("auc", "AUC", GREEN, "...."),
+PANELS = (
+    ("token perplexity", "Token perplexity", ("precision", "auc")),
+    ("smoothed score", "Smoothed score", ("precision", "auc")),
+    ("pruned tokens", "Pruned tokens", ("precision", "recall")),
+    ("pruned tokens of kept samples", "In kept samples", ("precision", "recall")),
 )
-WIDTH = 0.27
-"""Of a bar; three of them stand together."""
+"""Score, title of its panel, measures that it has."""
+
+LOOKS: dict[str, tuple[str, str, str]] = {
+    "precision": ("Precision", VERMILLION, "o"),
+    "recall": ("Recall", BLUE, "s"),
+    "auc": ("AUC", GREEN, "^"),
+}
+"""Measure -> its name, colour and marker."""
+
+OFFSET = {("base", 0): -0.27, ("trained", 0): -0.09, ("base", 1): 0.09, ("trained", 1): 0.27}
+"""Of a point from the middle of its row, by the weights and the number of the measure."""
 
 
 def localisation(frame: pl.DataFrame) -> Drawing:
-    """Bars from 0 to 1 by score, a panel per model.
+    """Points from 0 to 1: a row per method and budget, a panel per score; open: base model, filled: trained.
 
-    frame: score (its name), precision, recall, auc (fractions), and perhaps model. Of several rows of one score and
-    model (seeds) the mean is shown, with ± 1 sample standard deviation; a bar that any of them lacks is a dash.
+    frame: `results.localised.localised`, all of which is in the data. Methods that prune no tokens have no points in
+    the panels of pruned tokens; a value that is missing is a dash.
     """
-    if "model" not in frame.columns:
-        frame = frame.with_columns(pl.lit("").alias("model"))
-    names = [name for name, *_ in MEASURES]
-    data = frame.group_by("model", "score", maintain_order=True).agg(
-        *(pl.when(pl.col(name).null_count() == 0).then(pl.col(name).mean()).alias(name) for name in names),
-        *(pl.when(pl.col(name).null_count() == 0).then(pl.col(name).std()).alias(f"{name}_sd") for name in names),
-        pl.len().alias("n"),
-    )
-    parts = data.partition_by("model", maintain_order=True)
+    keys = ["train_set", "model", "label", "budget"]
+    groups = frame.partition_by("train_set", "model", maintain_order=True)
+    several = {name: frame[name].n_unique() > 1 for name in ("train_set", "model")}
+    height = sum(0.30 * part.select(keys).n_unique() + 0.55 for part in groups) + 0.35
     with styled():
-        width = PAGE if len(parts) > 1 else COLUMN
-        figure, axes = panels(1, len(parts), width, 2.5, sharey=True)
-        for index, (panel, part) in enumerate(zip(axes, parts, strict=True)):
-            for number, (name, label, colour, hatch) in enumerate(MEASURES):
-                for place, row in enumerate(part.iter_rows(named=True)):
-                    x, value, spread = place + (number - 1) * WIDTH, row[name], row[f"{name}_sd"]
-                    if value is not None:
-                        style: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
-                        panel.bar(x, value, 0.92 * WIDTH, label=label, **style)
-                    if spread is not None:
-                        panel.errorbar(x, value, spread, color="black", elinewidth=0.7)
-                    panel.annotate(
-                        "–" if value is None else f"{value:.2f}".removeprefix("0"),
-                        (x, (value or 0.0) + (spread or 0.0)),
-                        (0, 2),
-                        textcoords="offset points",
-                        ha="center",
-                        va="bottom",
-                        fontsize=7,
-                        bbox={"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none"},
-                    )
-            panel.axhline(0.5, color="#444444", linewidth=0.8, linestyle=(0, (1, 2)), label="AUC of guessing", zorder=1)
-            panel.set_xticks(range(len(part)), [name.replace(" ", "\n") for name in part["score"]])
-            panel.tick_params(axis="x", length=0)
-            panel.grid(visible=False, axis="x")
-            panel.set_ylim(0, 1.12)
-            panel.set_yticks([0, 0.25, 0.5, 0.75, 1])
-            if len(parts) > 1:
-                letter(panel, index, f"{part['model'][0]} model")
-        axes[0].set_ylabel("Precision, recall, AUC")
-        handles, labels = axes[0].get_legend_handles_labels()
-        shown = dict(zip(labels, handles, strict=True))
-        figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=4, handlelength=1.6)
-    return Drawing(figure, data)
+        ratios = [part.select(keys).n_unique() for part in groups]
+        figure, axes = panels(
+            len(groups), len(PANELS), PAGE, height, sharex=True, sharey="row", gridspec_kw={"height_ratios": ratios}
+        )
+        for number, part in enumerate(groups):
+            lines = part.unique(keys, keep="first", maintain_order=True)
+            for column, (score, title, measures) in enumerate(PANELS):
+                panel, index = axes[number * len(PANELS) + column], number * len(PANELS) + column
+                _panel(panel, lines, part.filter(pl.col("score") == score), measures)
+                letter(panel, index, title)
+            first = axes[number * len(PANELS)]
+            first.set_yticks(
+                range(len(lines)),
+                [f"{row['label']}{_budget(row)}" for row in lines.iter_rows(named=True)],
+            )
+            first.set_ylim(len(lines) - 0.45, -0.55)
+            name = ", ".join(part[name][0] for name, more in several.items() if more)
+            if name:
+                first.set_ylabel(name)
+        handles, labels = _legend(axes)
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), handlelength=1.2)
+    return Drawing(figure, frame)
+
+
+def _budget(row: dict[str, Any]) -> str:
+    """` 50×70`, below the method; nothing for the full data."""
+    return "" if row["method"] == "full" else f", {row['budget'].replace('% x ', '×').removesuffix('%')}"
+
+
+def _panel(panel: Axes, lines: pl.DataFrame, rows: pl.DataFrame, measures: tuple[str, ...]) -> None:
+    """One score: a row per line, its measures by colour and marker; the λ of the smoothed score at the right end."""
+    places = {(row["label"], row["budget"]): place for place, row in enumerate(lines.iter_rows(named=True))}
+    for row in rows.iter_rows(named=True):
+        if row["score"] in PRUNED and row["share"] == 0:
+            continue
+        place = places[row["label"], row["budget"]]
+        for number, measure in enumerate(measures):
+            label, colour, marker = LOOKS[measure]
+            y = place + OFFSET[row["weights"], number]
+            if row[measure] is None:
+                panel.annotate("–", (0.01, y), fontsize=7, va="center", color=colour)
+                continue
+            panel.errorbar(
+                row[measure],
+                y,
+                xerr=row[f"{measure}_sd"],
+                marker=marker,
+                color=colour,
+                markerfacecolor=colour if row["weights"] == "trained" else "white",
+                markeredgewidth=0.8,
+                elinewidth=0.6,
+                linestyle="none",
+                clip_on=False,
+                label=f"{label}, {row['weights']}",
+            )
+        if row["score"] == "smoothed score" and row["weights"] == "base" and row["lambda"] is not None:
+            panel.annotate(f"λ {row['lambda']:g}", (0.02, place), fontsize=7, va="center", color="#444444")
+    panel.axvline(0.5, color="#444444", linewidth=0.6, linestyle=(0, (1, 2)), zorder=1)
+    panel.set_xlim(0, 1)
+    panel.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+    panel.tick_params(axis="y", length=0)
+
+
+def _legend(axes: list[Axes]) -> tuple[list[Any], list[str]]:
+    """Each measure and weights once, in the order of LOOKS."""
+    found: dict[str, Any] = {}
+    for panel in axes:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    names = [f"{label}, {weights}" for label, *_ in LOOKS.values() for weights in ("base", "trained")]
+    shown = [name for name in names if name in found]
+    return [found[name] for name in shown], shown

@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 from qtuning.figures import curves
 from qtuning.figures.marks import marks
 from qtuning.figures.style import PAGE, Drawing, letter, panels, styled
+from qtuning.results.pareto import front_of
 
 MARGIN = (1.9, 1.3)
 """Room for labels left of the cheapest point and right of the dearest, as factors."""
@@ -21,28 +22,14 @@ FEW = 12
 COSTS = (("flops", "FLOPs"), ("seconds", "Seconds"))
 
 
-def front(cost: Sequence[float], score: Sequence[float]) -> list[int]:
-    """Indices of the points that no other one beats, cheapest first.
-
-    A point is beaten by one that costs no more and scores no less, and is better in one of the two. Of points equal in
-    both, all stay.
-    """
-    pairs = list(zip(cost, score, strict=True))
-    found = [
-        index
-        for index, (c, s) in enumerate(pairs)
-        if not any(other[0] <= c and other[1] >= s and other != (c, s) for other in pairs)
-    ]
-    return sorted(found, key=lambda index: (cost[index], score[index], index))
-
-
 def pareto(frame: pl.DataFrame) -> Drawing:
-    """Score against FLOPs and against seconds, as shares of training on the full data, a row per train set and model.
+    """Score against FLOPs and against seconds, a row per train set and model.
 
-    frame: `points` of an experiment. Where there is no full-data cell to compare with, the axes are absolute. The front
-    is that of the means over seeds. In the data, `flops_front` and `seconds_front` say which points lie on it.
+    frame: `points` of an experiment. The axes are in per cent of what training on the full data costs in the mean over
+    the seeds; absolute where that is not known. The front is that of the means (results/pareto.py). In the data,
+    `flops_drawn`, `seconds_drawn` say where a point stands, and `flops_front`, `seconds_front` whether on the front.
     """
-    trained = frame.filter(pl.col("mean").is_not_null() & pl.col("flops").is_not_null())
+    trained = frame.drop_nulls(["mean", "flops", "seconds"]).filter(pl.col("method") != "zero-shot")
     look = marks(trained)
     facets = curves.facets(trained)
     data = []
@@ -50,13 +37,14 @@ def pareto(frame: pl.DataFrame) -> Drawing:
         figure, axes = panels(len(facets), 2, PAGE, 2.7 * len(facets) + 0.4 + 0.14 * -(-len(look) // 4), sharey="row")
         for row, place in enumerate(facets):
             part = curves.facet(trained, *place)
-            relative = part["flops_share"].null_count() == 0
             for column, (cost, unit) in enumerate(COSTS):
                 panel = axes[2 * row + column]
-                x = [100 * value for value in part[f"{cost}_share"]] if relative else part[cost].to_list()
-                best = front(x, part["mean"].to_list())
-                part = part.with_columns(pl.Series(f"{cost}_front", [index in best for index in range(len(part))]))
-                _axis(panel, x, f"{unit}, % of full data" if relative else unit)
+                whole = full_cost(part, cost)
+                x = [value if whole is None else 100 * value / whole for value in part[cost]]
+                front = front_of(part[cost].to_list(), part["mean"].to_list())
+                part = part.with_columns(pl.Series(f"{cost}_drawn", x), pl.Series(f"{cost}_front", front))
+                best = sorted((index for index, on in enumerate(front) if on), key=x.__getitem__)
+                _axis(panel, x, unit if whole is None else f"{unit}, % of full data")
                 _scatter(panel, x, part, look)
                 _front(panel, x, part, best, look)
                 zero = curves.facet(frame, *place).filter(pl.col("method") == "zero-shot")
@@ -67,6 +55,15 @@ def pareto(frame: pl.DataFrame) -> Drawing:
         handles, labels = curves.once(axes)
         figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
     return Drawing(figure, pl.concat(data))
+
+
+def full_cost(part: pl.DataFrame, cost: str) -> float | None:
+    """What the full data cost in the mean over the seeds; of several ways to train, the first. None if not known.
+
+    part: points of one train set and model. One number for all of them, so that shares are in the order of the costs.
+    """
+    known = part.filter(pl.col("method") == "full")[cost].drop_nulls()
+    return known[0] if len(known) and known[0] else None
 
 
 def _scatter(panel: Axes, x: Sequence[float], part: pl.DataFrame, look: dict[str, Any]) -> None:

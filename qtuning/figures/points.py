@@ -2,17 +2,13 @@
 
 import json
 import re
-from collections.abc import Mapping
-from statistics import fmean
 from typing import Any
 
 import polars as pl
 
 from qtuning.results.layout import hole_text, method_label, percent
-from qtuning.results.summary import AVERAGE, Entry, Hole, Line, Summary, summarise, variant
-
-Seeds = dict[str, dict[str, Any]]
-"""Seed -> a row of its cell, which carries the cell's costs."""
+from qtuning.results.lines import Seeds, cells_by_line, cost_share, full_data, mean_cost
+from qtuning.results.summary import AVERAGE, Entry, Hole, Line, Summary, summarise
 
 SCHEMA: dict[str, Any] = {
     "train_set": pl.String,
@@ -55,7 +51,7 @@ def points(scores: pl.DataFrame) -> pl.DataFrame:
     quotient with the full-data cell of the same seed; null without one.
     """
     summary = summarise(scores)
-    cells = cells_by_line(scores, summary)
+    cells = cells_by_line(scores)
     rows = []
     for line in summary.lines:
         for model in summary.models:
@@ -66,28 +62,9 @@ def points(scores: pl.DataFrame) -> pl.DataFrame:
                 _identity(line, model)
                 | {"benchmark": headline(summary)}
                 | _score(entry)
-                | _costs(cells.get((line, model), {}), _full(cells, line, model))
+                | _costs(cells.get((line, model), {}), full_data(cells, line, model))
             )
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
-
-
-def cells_by_line(scores: pl.DataFrame, summary: Summary) -> dict[tuple[Line, str], Seeds]:
-    """The trained cells of each line and model, by seed, in table order."""
-    lines = {_place(vars(line), line.variant): line for line in summary.lines}
-    found: dict[tuple[Line, str], Seeds] = {}
-    for row in scores.unique("cell", keep="first", maintain_order=True).iter_rows(named=True):
-        if row["seed"] is not None:
-            options = variant(row["sample_pruner"], row["token_pruner"], row["options"])
-            name = ", ".join(text for text in (row.get("training"), options) if text)
-            found.setdefault((lines[_place(row, name)], row["model"]), {})[row["seed"]] = row
-    order = {line: number for number, line in enumerate(summary.lines)}
-    return dict(sorted(found.items(), key=lambda item: (order[item[0][0]], summary.models.index(item[0][1]))))
-
-
-def _place(values: Mapping[str, Any], variant: str) -> tuple[Any, ...]:
-    """What tells the lines of a table apart."""
-    names = ("train_set", "method", "sample_pruner", "token_pruner", "sample_ratio", "token_ratio", "options")
-    return (*(values[name] for name in names), variant)
 
 
 def headline(summary: Summary) -> str:
@@ -108,12 +85,7 @@ def budget_name(sample_ratio: float, token_ratio: float) -> str:
 def _identity(line: Line, model: str) -> dict[str, Any]:
     known = line.sample_ratio is not None and line.token_ratio is not None
     options = json.loads(line.options) if line.options else {}
-    training = line.variant
-    if line.options:
-        training = training.removesuffix(variant(line.sample_pruner, line.token_pruner, line.options)).removesuffix(
-            ", "
-        )
-    batch = re.search(r"batch_size\W+(\d+)", training)
+    batch = re.search(r"batch_size\W+(\d+)", line.training)
     return {
         "train_set": line.train_set,
         "model": model,
@@ -127,7 +99,7 @@ def _identity(line: Line, model: str) -> dict[str, Any]:
         "nominal": 100 * line.sample_ratio * line.token_ratio if known else None,  # type: ignore[operator]
         "variant": line.variant,
         "lambda": options.get("token", {}).get("lambda"),
-        "training": training,
+        "training": line.training,
         "batch_size": int(batch[1]) if batch else None,
     }
 
@@ -138,37 +110,9 @@ def _score(entry: Entry | Hole) -> dict[str, Any]:
     return {"mean": entry.mean, "sd": entry.sd, "n_seeds": len(entry.seeds), "hole": None}
 
 
-def _full(cells: dict[tuple[Line, str], Seeds], line: Line, model: str) -> Seeds:
-    """The full-data cells of a model, by seed: those trained alike, where an experiment varies how it trains."""
-    alike = {
-        other.variant: seeds
-        for (other, name), seeds in cells.items()
-        if (other.method, other.train_set, name) == ("full", line.train_set, model) and other.variant in line.variant
-    }
-    return alike[max(alike, key=len)] if alike else {}
-
-
 def _costs(by_seed: Seeds, full: Seeds) -> dict[str, float | None]:
     costs: dict[str, float | None] = {}
     for name, column in (("flops", "flops_total"), ("seconds", "seconds_total")):
-        values = {seed: _finished(row, column) for seed, row in by_seed.items()}
-        whole = {seed: _finished(row, column) for seed, row in full.items()}
-        costs[name] = _mean(list(values.values()))
-        costs[f"{name}_share"] = _mean(
-            [
-                value / base if value is not None and (base := whole.get(seed)) else None
-                for seed, value in values.items()
-            ]
-        )
+        costs[name] = mean_cost(by_seed, column)
+        costs[f"{name}_share"] = cost_share(by_seed, full, column)
     return costs
-
-
-def _finished(row: dict[str, Any], column: str) -> float | None:
-    """A cost; None for a training that diverged, which ended early."""
-    return None if row["status"] == "diverged" else row[column]
-
-
-def _mean(values: list[float | None]) -> float | None:
-    """None if any is missing: never a mean over fewer."""
-    known = [value for value in values if value is not None]
-    return fmean(known) if known and len(known) == len(values) else None

@@ -1,15 +1,13 @@
 """Which figures an experiment has, and their files: SVG, PNG, the data as CSV, and captions.json."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from qtuning.errors import UserError
-from qtuning.explain import nearest
 from qtuning.figures import batch, lambda_, ratios
 from qtuning.figures.budgets import budgets
 from qtuning.figures.captions import cells_caption, scores_caption
@@ -19,27 +17,21 @@ from qtuning.figures.heatmap import differences, heatmap, pages
 from qtuning.figures.localisation import localisation
 from qtuning.figures.pareto import pareto
 from qtuning.figures.plane import Naming, plane
-from qtuning.figures.points import budget_name, cells_by_line, points, pruned
+from qtuning.figures.points import budget_name, points, pruned
 from qtuning.figures.shares import shares
 from qtuning.figures.style import Drawing, save
 from qtuning.files import atomic_path, write_json
 from qtuning.results.layout import method_label
-from qtuning.results.summary import summarise
+from qtuning.results.lines import cells_by_line
+from qtuning.results.localised import localised
+from qtuning.results.store import Store
 
 CAPTIONS = "captions.json"
-
-EMPTY: dict[str, dict[str, Any]] = {
-    "steps": {"cell": pl.String, "update": pl.Int32},
-    "planes": {"cell": pl.String, "update": pl.Int32},
-    "localisation": {"cell": pl.String},
-}
-"""What is asked of a file of the store before it is known to have rows."""
 
 STAGED = 20
 """Fewest updates that have a start, a middle and an end."""
 
 SPREAD = "Points are means over the seeds, bars ± 1 sample standard deviation; a cross is a score that is missing."
-LINES = "Dashed: full data; dotted: zero-shot, the model without fine-tuning."
 
 
 @dataclass(frozen=True)
@@ -51,88 +43,85 @@ class Written:
     paths: tuple[Path, ...]
 
 
-@dataclass(frozen=True)
-class Store:
-    """What the figures of one experiment read. `steps`, `planes`, `errors` are empty where the store lacks them."""
-
-    experiment: str
-    scores: pl.DataFrame
-    steps: pl.DataFrame
-    planes: pl.DataFrame
-    errors: pl.DataFrame
-
-    @classmethod
-    def read(cls, experiment: str, folder: Path) -> "Store":
-        """Read the store in `folder`; UserError if it has no rows of the experiment."""
-        path = Path(folder) / "scores.parquet"
-        if not path.exists():
-            raise UserError(f"{path}: no such file; collect the scores first (qtuning tables {experiment})")
-        every = pl.read_parquet(path)
-        scores = every.filter(pl.col("experiment") == experiment)
-        if scores.is_empty():
-            known = every["experiment"].unique(maintain_order=True)
-            raise UserError(f"{path}: experiment = {experiment!r}: no rows{nearest(experiment, known)}")
-        cells = scores["cell"].unique().implode()
-        frames = {}
-        for name in ("steps", "planes", "localisation"):
-            file = Path(folder) / f"{name}.parquet"
-            frame = pl.read_parquet(file) if file.exists() else pl.DataFrame(schema=EMPTY[name])
-            frames[name] = frame.filter(pl.col("cell").is_in(cells))
-        return cls(experiment, scores, frames["steps"], frames["planes"], frames["localisation"])
-
-
 def write_figures(experiment: str, store_folder: Path, out: Path) -> list[Written]:
     """Draw every figure that the rows of an experiment allow, to `out`/`experiment`; equal stores give equal bytes.
 
-    The folder appears whole or not at all, and figures of an earlier store do not stay behind.
+    The folder appears whole or not at all, and figures of an earlier store do not stay behind. Raises UserError if the
+    store has no cells of the experiment.
     """
-    store = Store.read(experiment, store_folder)
+    store = Store(Path(store_folder))
+    store.cells_of(experiment)
     target = Path(out) / experiment
     written: list[Written] = []
     with atomic_path(target) as temporary:
         temporary.mkdir()
-        for name, drawing, caption in drawings(store):
+        for name, drawing, caption in drawings(store, experiment):
             paths = save(drawing, temporary, name)
             written.append(Written(name, caption, tuple(target / path.name for path in paths)))
         write_json(temporary / CAPTIONS, {figure.name: figure.caption for figure in written})
     return written
 
 
-def drawings(store: Store) -> Iterator[tuple[str, Drawing, str]]:
-    """(name, figure, caption) of all figures that apply."""
-    yield from _of_scores(store)
-    yield from _of_trainings(store)
-    if len(store.errors):
-        text = "Planted errors: tokens that each score ranks as errors, against those that are."
-        yield "localisation", localisation(store.errors), cells_caption(text, _rows(store, store.errors["cell"]))
+def drawings(store: Store, experiment: str) -> Iterator[tuple[str, Drawing, str]]:
+    """(name, figure, caption) of all figures that apply to an experiment; without benchmarks those of its trainings."""
+    cells = store.cells_of(experiment)
+    scores = store.scores.filter(pl.col("experiment") == experiment)
+    if len(scores):
+        yield from _of_scores(scores)
+    yield from _of_trainings(store, cells)
+    found = localised(store.localisation, cells)
+    if len(found):
+        text = (
+            "Planted errors: how well scores rank wrong tokens above right ones (precision among as many highest-scored"
+            " tokens as are wrong, which is also the recall; area under the ROC curve), and which tokens each method "
+            "prunes in its first epoch (precision, recall), by the scores of the base model (open) and of the trained "
+            "one (filled). λ: of the smoothed score. Methods that prune no tokens have no points there. Points are "
+            "means over the seeds, bars ± 1 sample standard deviation; a dash is a value that is missing."
+        )
+        yield "localisation", localisation(found), cells_caption(text, cells.filter(pl.col("seed").is_not_null()))
 
 
-def _of_scores(store: Store) -> Iterator[tuple[str, Drawing, str]]:
-    frame, scores = points(store.scores), store.scores
+def _lines(*frames: pl.DataFrame) -> str:
+    """What the lines across a panel are, of those that are drawn. frames: points that such lines are taken from."""
+    drawn = {name for frame in frames for name in frame.filter(pl.col("mean").is_not_null())["method"]}
+    texts = [
+        text
+        for method, text in (
+            ("full", "dashed: full data"),
+            ("zero-shot", "dotted: zero-shot, the model without fine-tuning"),
+        )
+        if method in drawn
+    ]
+    return f"{'; '.join(texts).capitalize()}. " if texts else ""
+
+
+def _of_scores(scores: pl.DataFrame) -> Iterator[tuple[str, Drawing, str]]:
+    frame = points(scores)
+    lines = _lines(frame)
     scored = frame.filter(pl.col("mean").is_not_null())
     if any(len(ratios.alone(frame, *side[:2])) for side in ratios.SIDES):
-        text = (
-            f"Average score when only samples (all tokens), or only tokens (all samples) are pruned. {LINES} {SPREAD}"
-        )
+        text = f"Average score when only samples (all tokens), or only tokens (all samples) are pruned. {lines}{SPREAD}"
         yield "ratios", ratios.ratios(frame), scores_caption(text, scores)
     if len(batch.varied(frame)):
-        text = f"Q-Tuning's average score against its batch size, by budget (samples × tokens, %). {LINES} {SPREAD}"
+        text = f"Q-Tuning's average score against its batch size, by budget (samples × tokens, %). {lines}{SPREAD}"
         yield "batch-size", batch.batch_size(frame), scores_caption(text, scores)
     if len(lambda_.varied(frame)):
-        text = f"Q-Tuning's average score against λ, by budget (samples × tokens, %). {LINES} {SPREAD}"
+        text = f"Q-Tuning's average score against λ, by budget (samples × tokens, %). {lines}{SPREAD}"
         yield "lambda", lambda_.neighbour_weight(frame), scores_caption(text, scores)
     if pruned(frame)["nominal"].n_unique() > 1:
         text = (
             "Average score against the nominal budget, r_sample × r_token. Colour: sample pruner; marker and line "
-            f"style: token pruner. {LINES} {SPREAD}"
+            f"style: token pruner. {lines}{SPREAD}"
         )
         yield "budgets", budgets(frame), scores_caption(text, scores)
     if pruned(scored)["flops"].drop_nulls().len() > 1:
+        whole = len(scored.filter((pl.col("method") == "full") & pl.col("flops").is_not_null()))
+        unit = " in per cent of what training on the full data cost (absolute where that is not known)" if whole else ""
+        untrained = _lines(frame.filter(pl.col("method") == "zero-shot"))
         text = (
-            "Average score against what training cost, scoring included: FLOPs and wall-clock seconds, as shares of "
-            "training on the full data with the same seed (absolute where it was not run). The stairs join the methods "
-            "that no other beats in both score and cost, by their means, with their budgets. "
-            f"{SPREAD.partition(';')[0]}."
+            f"Average score against what training cost, scoring included: FLOPs and wall-clock seconds{unit}. The "
+            "stairs join the trainings that no other beats in both score and cost, by their means, with their budgets. "
+            f"{untrained}{SPREAD.partition(';')[0]}."
         )
         yield "pareto", pareto(frame), scores_caption(text, scores)
     table = differences(scores)
@@ -158,17 +147,17 @@ def _of_scores(store: Store) -> Iterator[tuple[str, Drawing, str]]:
             yield name, heatmap(page), scores_caption(text, rows)
 
 
-def _of_trainings(store: Store) -> Iterator[tuple[str, Drawing, str]]:
+def _of_trainings(store: Store, collected: pl.DataFrame) -> Iterator[tuple[str, Drawing, str]]:
     """Planes, quadrants and convergence, of each train set and model: Q-Tuning as it is (or its first variant)
     at its first budget."""
-    for key, cells in _groups(_cells(store.scores)):
+    for key, cells in _groups(_cells(collected)):
         suffix = f"-{key}" if key else ""
         triage = cells.filter(pl.col("method") == "q-tuning").sort(pl.col("variant") != "", maintain_order=True)
         budget, drawn = None, cells.filter(pl.col("method") == "full")
         if len(triage):
             budget, label = triage["budget"][0], triage["label"][0]
             first = triage.filter((pl.col("budget") == budget) & (pl.col("label") == label))
-            yield from _of_triage(store, first, suffix)
+            yield from _of_triage(store, collected, first, suffix)
             drawn = cells.filter((pl.col("method") == "full") | (pl.col("budget") == budget))
         drawn = drawn.filter(pl.col("cell").is_in(store.steps["cell"].implode()))
         if len(drawn):
@@ -180,11 +169,13 @@ def _of_trainings(store: Store) -> Iterator[tuple[str, Drawing, str]]:
             yield (
                 f"convergence{suffix}",
                 convergence(store.steps, drawn),
-                cells_caption(text, _rows(store, drawn["cell"])),
+                cells_caption(text, _rows(collected, drawn["cell"])),
             )
 
 
-def _of_triage(store: Store, cells: pl.DataFrame, suffix: str) -> Iterator[tuple[str, Drawing, str]]:
+def _of_triage(
+    store: Store, collected: pl.DataFrame, cells: pl.DataFrame, suffix: str
+) -> Iterator[tuple[str, Drawing, str]]:
     """Plane and flow of the first seed, shares of all; `cells` are the seeds of one setting."""
     about = f"{cells['label'][0]} at {cells['budget'][0]}% (samples × tokens), {cells['model'][0]}"
     cell, naming = cells["cell"][0], _naming(cells["options"][0])
@@ -195,24 +186,24 @@ def _of_triage(store: Store, cells: pl.DataFrame, suffix: str) -> Iterator[tuple
             "in training, each under the model of its update. Lines: medians of what is shown; corners: shares of the "
             "median split. Dots: samples that were kept, by the thresholds (filled) or by the supplement (open)."
         )
-        yield f"plane{suffix}", plane(rows, naming), cells_caption(text, _rows(store, [cell]))
+        yield f"plane{suffix}", plane(rows, naming), cells_caption(text, _rows(collected, [cell]))
     if rows["update"].n_unique() >= STAGED:
         text = (
             f"The plane of {about} in the first, the middle and the last tenth of the updates; the arrow leads from "
             "the medians of the stage before to its own."
         )
-        yield f"flow{suffix}", flow(rows, naming), cells_caption(text, _rows(store, [cell]))
+        yield f"flow{suffix}", flow(rows, naming), cells_caption(text, _rows(collected, [cell]))
     steps = store.steps.filter(pl.col("cell").is_in(cells["cell"].implode()))
-    if "median_q1" in steps.columns and steps["median_q1"].drop_nulls().len():
+    if steps["median_q1"].drop_nulls().len():
         text = (
             f"Quadrant shares and thresholds of {about}, over the updates: means of consecutive updates; lines are "
             "means over the seeds, bands their range. (a): at the medians Q1 = Q3 and Q2 = Q4, but for ties. (b): what "
             "lies between the thresholds is in no quadrant. Grey: an epoch begins."
         )
-        yield f"shares{suffix}", shares(steps), cells_caption(text, _rows(store, cells["cell"]))
+        yield f"shares{suffix}", shares(steps), cells_caption(text, _rows(collected, cells["cell"]))
 
 
-def _cells(scores: pl.DataFrame) -> pl.DataFrame:
+def _cells(collected: pl.DataFrame) -> pl.DataFrame:
     """One row per trained cell, with the label and the budget of its line."""
     rows = [
         {
@@ -227,8 +218,9 @@ def _cells(scores: pl.DataFrame) -> pl.DataFrame:
             "label": method_label(line),
             "budget": budget_name(row["sample_ratio"], row["token_ratio"]),
         }
-        for (line, model), by_seed in cells_by_line(scores, summarise(scores)).items()
+        for (line, model), by_seed in cells_by_line(collected).items()
         for row in by_seed.values()
+        if row["cell"]
     ]
     names = (
         "cell",
@@ -258,6 +250,6 @@ def _naming(options: str) -> Naming:
     return "text" if chosen["sample"].get("quadrants") == "text" else "figure"
 
 
-def _rows(store: Store, cells: Any) -> pl.DataFrame:
-    """The score rows of some cells."""
-    return store.scores.filter(pl.col("cell").is_in(list(cells)))
+def _rows(collected: pl.DataFrame, cells: Iterable[str]) -> pl.DataFrame:
+    """The rows of some cells."""
+    return collected.filter(pl.col("cell").is_in(list(cells)))

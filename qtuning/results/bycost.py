@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 import polars as pl
 
 from qtuning.results.consistency import training_warnings
-from qtuning.results.costs import Cells, budget_label, cells_by_line, cost_share, full_data, mean_cost
 from qtuning.results.layout import (
     Footnotes,
     benchmark_label,
@@ -20,19 +19,41 @@ from qtuning.results.layout import (
     score_parts,
     subjects,
 )
-from qtuning.results.page import Block, Column, Page, Table, check
+from qtuning.results.lines import (
+    Cells,
+    budget_label,
+    cells_by_line,
+    cost_share,
+    flops_text,
+    full_data,
+    mean_cost,
+)
+from qtuning.results.page import Block, Column, Field, Page, Table, check
+from qtuning.results.pareto import front_of
 from qtuning.results.summary import Entry, Hole, Line, Summary, summarise
 
-NOTES = (
-    "Sorted by FLOPs, means over the seeds; FLOPs and seconds include the forward passes that score samples and "
-    "tokens. Shares are of training on the full data with the same seed.",
-    "Nominal: the share of the tokens that the budget asks for, samples x tokens. It is not what was spent.",
-    "Score per cost: the score divided by the FLOPs, in units of one full training. Gain per cost: the same for what "
-    "the score is above the model without training.",
-    "Pareto ●: no other row of the block has at least the score for at most the FLOPs (and one of the two better). Of "
-    "the means: neighbours may lie within the spread of the seeds.",
-    "Seconds are those of the machine that each cell ran on.",
+SORTED = (
+    "Sorted by FLOPs, means over the seeds; FLOPs and seconds include the forward passes that score samples and tokens."
 )
+SHARES = "Shares are of training on the full data with the same seed."
+WITHOUT_SHARES = (
+    "{Which} no training on the full data to compare with: FLOPs and seconds are absolute, and no score is put in "
+    "relation to them."
+)
+NOMINAL = "Nominal: the share of the tokens that the budget asks for, samples x tokens. It is not what was spent."
+PER_COST = (
+    "Score per cost: the score divided by the FLOPs, in units of one full training. Gain per cost: the same for what "
+    "the score is above the model without training."
+)
+FRONT = (
+    "Pareto ●: no other row of the block has at least the score for at most the FLOPs (and one of the two better). Of "
+    "the means: neighbours may lie within the spread of the seeds.{untrained}"
+)
+UNTRAINED = " The model without training costs nothing, and is on no front."
+MACHINE = "Seconds are those of the machine that each cell ran on."
+
+COMPARED = ("FLOPs share", "Seconds share", "Score per cost", "Gain per cost")
+"""Columns that need training on the full data to compare with."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +61,8 @@ class Priced:
     """One method with one model: its overall score and its cost. None: not known, because a cell is missing.
 
     flops, seconds: means over the seeds; shares of full training as fractions. nominal: r_sample * r_token.
-    score_per_cost, gain_per_cost: points per full training's worth of FLOPs. front: on the Pareto front.
+    score_per_cost, gain_per_cost: points per full training's worth of FLOPs. compared: whether the experiment trains on
+    the full data, too; without, there are no shares. front: on the Pareto front.
     """
 
     line: Line
@@ -54,20 +76,8 @@ class Priced:
     seconds_share: float | None
     score_per_cost: float | None
     gain_per_cost: float | None
+    compared: bool = True
     front: bool = False
-
-
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Whether each (cost, score) is on the Pareto front: no other point costs at most as much, scores at least as high,
-    and is strictly better in one of the two. Equal points are on the front together."""
-    order = sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1]))
-    front = [False] * len(points)
-    best: tuple[float, float] | None = None  # the last point found on the front
-    for index in order:
-        if best is None or points[index][1] > best[1] or points[index] == best:
-            front[index] = True
-            best = points[index]
-    return front
 
 
 def priced(scores: pl.DataFrame, summary: Summary) -> list[list[Priced]]:
@@ -84,43 +94,58 @@ def priced(scores: pl.DataFrame, summary: Summary) -> list[list[Priced]]:
 
 
 def cost_page(scores: pl.DataFrame) -> Page:
-    """The rows of one experiment by cost."""
+    """The rows of one experiment by cost; the columns of shares only where it trains on the full data, too."""
     summary = summarise(scores)
     models, train_sets = named(scores, "model"), named(scores, "train_set")
     footnotes = Footnotes()
+    priced_blocks = priced(scores, summary)
+    trained = {row.compared for rows in priced_blocks for row in rows if row.line.method != "zero-shot"}
+    spent = ("Nominal", "FLOPs", "FLOPs share", "of it scoring", "Seconds", "Seconds share")
+    scored = (benchmark_label(summary.overall), "Score per cost", "Gain per cost", "Pareto")
+    names = ("Samples x Tokens", "Method", *spent, *scored)
+    shown = [name for name in names if True in trained or name not in COMPARED]
     blocks = []
-    for rows in priced(scores, summary):
+    for rows in priced_blocks:
         title = [train_sets[rows[0].line.train_set]] if len(train_sets) > 1 else []
         title += [models[rows[0].model]] if len(models) > 1 else []
-        fields = tuple(
-            (
-                budget_label(row.line) or "–",
-                method_label(row.line),
-                _percent(row.nominal),
-                _flops(row.flops),
-                _percent(row.flops_share),
-                _percent(None if row.flops_scoring is None or not row.flops else row.flops_scoring / row.flops),
-                "–" if row.seconds is None else f"{row.seconds:,.1f}",
-                _percent(row.seconds_share),
-                score_parts(row.entry, False, footnotes),
-                "–" if row.score_per_cost is None else f"{row.score_per_cost:.1f}",
-                "–" if row.gain_per_cost is None else f"{row.gain_per_cost:.1f}",
-                "●" if row.front else "",
-            )
-            for row in rows
-        )
-        blocks.append(Block(", ".join(title), fields))
-    columns = (
-        Column("Samples x Tokens", words=True),
-        Column("Method", words=True),
-        *map(Column, ("Nominal", "FLOPs", "FLOPs share", "of it scoring", "Seconds", "Seconds share")),
-        *map(Column, (benchmark_label(summary.overall), "Score per cost", "Gain per cost", "Pareto")),
-    )
+        fields = [dict(zip(names, _fields(row, footnotes), strict=True)) for row in rows]
+        blocks.append(Block(", ".join(title), tuple(tuple(row[name] for name in shown) for row in fields)))
+    columns = tuple(Column(name, words=name in names[:2]) for name in shown)
     experiment = scores["experiment"][0]
-    table = Table("by-cost", "", columns, tuple(blocks), tuple(footnotes.texts), NOTES)
+    table = Table("by-cost", "", columns, tuple(blocks), tuple(footnotes.texts), _notes(summary, trained))
     lead = f"Experiment {experiment}, by cost. {subjects(scores)}"
     warnings = tuple(training_warnings(scores))
     return check(Page(f"{experiment}-cost", f"{scores['title'][0]}: by cost", (lead,), (table,), warnings))
+
+
+def _fields(row: Priced, footnotes: Footnotes) -> tuple[Field, ...]:
+    """All fields of a row, shares and all."""
+    return (
+        budget_label(row.line) or "–",
+        method_label(row.line),
+        _percent(row.nominal),
+        flops_text(row.flops),
+        _percent(row.flops_share),
+        _percent(None if row.flops_scoring is None or not row.flops else row.flops_scoring / row.flops),
+        "–" if row.seconds is None else f"{row.seconds:,.1f}",
+        _percent(row.seconds_share),
+        score_parts(row.entry, False, footnotes),
+        "–" if row.score_per_cost is None else f"{row.score_per_cost:.1f}",
+        "–" if row.gain_per_cost is None else f"{row.gain_per_cost:.1f}",
+        "●" if row.front else "",
+    )
+
+
+def _notes(summary: Summary, compared: set[bool]) -> tuple[str, ...]:
+    """compared: whether there is training on the full data to compare with, of any line and of any not."""
+    first = [SORTED]
+    if True in compared:
+        first.append(SHARES)
+    if False in compared:
+        first.append(WITHOUT_SHARES.format(Which="Some rows have" if True in compared else "This experiment has"))
+    untrained = UNTRAINED if any(line.method == "zero-shot" for line in summary.lines) else ""
+    per_cost = (PER_COST,) if True in compared else ()
+    return (" ".join(first), NOMINAL, *per_cost, FRONT.format(untrained=untrained), MACHINE)
 
 
 def tidy_costs(scores: pl.DataFrame) -> pl.DataFrame:
@@ -171,10 +196,9 @@ def _price(line: Line, model: str, summary: Summary, cells: Cells) -> Priced:
     entry = summary.entries.get((line, model, summary.overall))
     if line.method == "zero-shot":
         return Priced(line, model, entry, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, None, None)
-    key = (line.train_set, model, line.method, line.options, line.sample_ratio, line.token_ratio, line.training)
-    by_seed, full = cells.get(key, {}), full_data(cells, line, model)
+    by_seed, full = cells.get((line, model), {}), full_data(cells, line, model)
     if not by_seed:
-        return Priced(line, model, entry, _nominal(line), None, None, None, None, None, None, None)
+        return Priced(line, model, entry, _nominal(line), None, None, None, None, None, None, None, bool(full))
     share = cost_share(by_seed, full, "flops_total")
     untrained = next(
         (
@@ -198,18 +222,15 @@ def _price(line: Line, model: str, summary: Summary, cells: Cells) -> Priced:
         seconds_share=cost_share(by_seed, full, "seconds_total"),
         score_per_cost=score / share if score is not None and share else None,
         gain_per_cost=(score - untrained) / share if score is not None and untrained is not None and share else None,
+        compared=bool(full),
     )
 
 
 def _with_front(rows: Sequence[Priced]) -> list[Priced]:
-    """The rows with `front` set; one without a cost or a score is on no front."""
-    known = [
-        (index, (row.flops, row.entry.mean))
-        for index, row in enumerate(rows)
-        if row.flops is not None and isinstance(row.entry, Entry)
-    ]
-    front = dict(zip((index for index, _ in known), pareto_front([point for _, point in known]), strict=True))
-    return [replace(row, front=front.get(index, False)) for index, row in enumerate(rows)]
+    """The rows with `front` set, by FLOPs; the model without training is on none."""
+    costs = [None if row.line.method == "zero-shot" else row.flops for row in rows]
+    means = [row.entry.mean if isinstance(row.entry, Entry) else None for row in rows]
+    return [replace(row, front=front) for row, front in zip(rows, front_of(costs, means), strict=True)]
 
 
 def _nominal(line: Line) -> float | None:
@@ -218,11 +239,3 @@ def _nominal(line: Line) -> float | None:
 
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f}%"
-
-
-def _flops(value: float | None) -> str:
-    """1.23e13; 0 where nothing was trained."""
-    if not value:
-        return "–" if value is None else "0"
-    mantissa, _, exponent = f"{value:.2e}".partition("e")
-    return f"{mantissa}e{int(exponent)}"

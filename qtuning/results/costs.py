@@ -2,34 +2,38 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from statistics import fmean
-from typing import Any
 
 import polars as pl
 
-from qtuning.results.layout import method_label, named, percent
+from qtuning.results.layout import method_label, named
+from qtuning.results.lines import (
+    Cells,
+    Seeds,
+    available_share,
+    budget_label,
+    cells_by_line,
+    cost_share,
+    flops_text,
+    full_data,
+    mean_cost,
+    sum_of,
+)
 from qtuning.results.page import Block, Column, Table
-from qtuning.results.schema import COST_COLUMNS, SELECTION_COLUMNS
 from qtuning.results.summary import Line, Summary
-
-Seeds = dict[str, dict[str, Any]]
-"""Seed -> a row of its cell, which carries the cell's costs."""
-
-Cells = dict[tuple[Any, ...], Seeds]
-"""(train set, model, method, options, sample ratio, token ratio, training) -> its cells."""
-
-MEASURED = (*COST_COLUMNS, *SELECTION_COLUMNS)
 
 COLUMNS = ("Updates", "Samples kept", "Tokens kept", "Tokens forwarded", "FLOPs", "Seconds")
 """Headers of the measured columns."""
 
-EXPLANATION = (
-    "Means over the seeds. Samples and tokens kept (response tokens in the loss) and FLOPs are shares of "
-    "training on the full data with the same seed; tokens forwarded are those of the scoring and of the training "
-    "passes; FLOPs and seconds include scoring. –: a cell (or the full-data cell it is compared with) is not trained "
-    "to its end."
+INCLUDED = (
+    "Means over the seeds. Tokens kept are response tokens in the loss; tokens forwarded are those of the scoring and "
+    "of the training passes; FLOPs and seconds include scoring."
 )
-
+OF_FULL = "Samples and tokens kept and FLOPs are shares of training on the full data with the same seed."
+WITHOUT_FULL = (
+    "{Which} no training on the full data to compare with: samples and tokens kept are shares of what there was to "
+    "choose from, and FLOPs are absolute."
+)
+DASH = "–: a cell{other} is not trained to its end."
 
 SELECTED = ("Samples kept/asked", "Tokens kept/asked", "Converged", "Q1", "Q2", "Q3", "Q4", "Thresholds", "Supplement")
 """Headers of what was selected."""
@@ -76,8 +80,8 @@ def cost_tables(scores: pl.DataFrame, summary: Summary) -> list[Table]:
     labels = named(scores, "model")
     several = len(labels) > 1
     tables = []
-    for name, title, columns, rows, explanation in (
-        ("costs", "What it cost", COLUMNS, cost_rows(scores, summary), EXPLANATION),
+    for name, title, columns, rows, note in (
+        ("costs", "What it cost", COLUMNS, cost_rows(scores, summary), explanation(scores, summary)),
         ("selected", "What was selected", SELECTED, selection_rows(scores, summary), SELECTED_EXPLANATION),
     ):
         if rows:
@@ -86,76 +90,45 @@ def cost_tables(scores: pl.DataFrame, summary: Summary) -> list[Table]:
             fields = tuple(
                 (row.budget, row.method, *([labels[row.model]] if several else []), *row.values) for row in rows
             )
-            tables.append(Table(name, title, headers, (Block("", fields),), notes=(explanation,)))
+            tables.append(Table(name, title, headers, (Block("", fields),), notes=(note,)))
     return tables
-
-
-def cells_by_line(scores: pl.DataFrame) -> Cells:
-    """The cells of each trained line and model, by seed; a cell that the table lacks is there without any cost."""
-    cells: Cells = {}
-    for row in scores.unique("cell", keep="first", maintain_order=True).iter_rows(named=True):
-        if row["seed"] is not None:
-            names = ("train_set", "model", "method", "options", "sample_ratio", "token_ratio")
-            key = (*(row[name] for name in names), row.get("training") or "")
-            cells.setdefault(key, {})[row["seed"]] = row
-    seeds = scores["seed"].drop_nulls().unique(maintain_order=True)
-    for by_seed in cells.values():
-        absent = next(iter(by_seed.values())) | {"cell": "", "status": "not run"} | dict.fromkeys(MEASURED)
-        for seed in seeds:
-            by_seed.setdefault(seed, absent | {"seed": seed})
-    return cells
 
 
 def trained(cells: Cells, summary: Summary) -> Iterator[tuple[Line, str, Seeds]]:
     """Lines and models that have cells, in table order."""
     for line in summary.lines:
         for model in summary.models:
-            key = (line.train_set, model, line.method, line.options, line.sample_ratio, line.token_ratio, line.training)
-            if key in cells:
-                yield line, model, cells[key]
+            if (line, model) in cells:
+                yield line, model, cells[line, model]
 
 
-def full_data(cells: Cells, line: Line, model: str) -> Seeds:
-    """The cells that trained on everything, in the same way as the line if there are such; empty if there are none."""
-    candidates = {key[-1]: by_seed for key, by_seed in cells.items() if key[:3] == (line.train_set, model, "full")}
-    return candidates.get(line.training) or candidates.get("") or {}
-
-
-def mean_cost(by_seed: Seeds, *columns: str) -> float | None:
-    """Mean over the seeds of the sum of the columns; None if any seed lacks one."""
-    sums = [_sum(row, columns) for row in by_seed.values()]
-    return None if None in sums else fmean(value for value in sums if value is not None)
-
-
-def cost_share(by_seed: Seeds, full: Seeds, column: str) -> float | None:
-    """Mean over the seeds of the quotient with the full-data cell of the same seed; None if any is missing."""
-    quotients = []
-    for seed, row in by_seed.items():
-        part, whole = _sum(row, (column,)), _sum(full[seed], (column,)) if seed in full else None
-        if part is None or not whole:
-            return None
-        quotients.append(part / whole)
-    return fmean(quotients)
-
-
-def budget_label(line: Line) -> str:
-    """`25% x 50%`, or nothing for a model without training."""
-    if line.sample_ratio is None or line.token_ratio is None:
-        return ""
-    return f"{percent(line.sample_ratio)} x {percent(line.token_ratio)}"
+def explanation(scores: pl.DataFrame, summary: Summary) -> str:
+    """How to read what it cost: what its shares are shares of."""
+    cells = cells_by_line(scores)
+    compared = {bool(full_data(cells, line, model)) for line, model, _ in trained(cells, summary)}
+    sentences = [INCLUDED]
+    if True in compared:
+        sentences.append(OF_FULL)
+    if False in compared:
+        sentences.append(WITHOUT_FULL.format(Which="Some rows have" if True in compared else "This experiment has"))
+    other = " (or the full-data cell it is compared with)" if True in compared else ""
+    return " ".join([*sentences, DASH.format(other=other)])
 
 
 def _values(by_seed: Seeds, full: Seeds) -> tuple[str, ...]:
-    def share(column: str) -> str:
-        value = cost_share(by_seed, full, column)
-        return "–" if value is None else f"{100 * value:.1f}%"
+    """full: empty where the experiment has no training on the full data that the line could be compared with."""
 
+    def share(column: str, available: str) -> str:
+        value = cost_share(by_seed, full, column) if full else available_share(by_seed, column, available)
+        return _percent(value)
+
+    absolute, relative = mean_cost(by_seed, "flops_total"), cost_share(by_seed, full, "flops_total")
     return (
         _count(mean_cost(by_seed, "updates")),
-        share("samples_kept"),
-        share("tokens_kept"),
+        share("samples_kept", "samples_available"),
+        share("tokens_kept", "tokens_available"),
         _count(mean_cost(by_seed, "tokens_scored", "tokens_forwarded")),
-        share("flops_total"),
+        _percent(relative) if full else flops_text(absolute),
         _seconds(mean_cost(by_seed, "seconds_total")),
     )
 
@@ -164,7 +137,7 @@ def _selected(by_seed: Seeds) -> tuple[str, ...]:
     """Shares over the seeds together: of what was asked, of the decisions, of the samples, of the kept samples."""
 
     def total(column: str) -> float | None:
-        values = [_sum(row, (column,)) for row in by_seed.values()]
+        values = [sum_of(row, (column,)) for row in by_seed.values()]
         return None if None in values else sum(value for value in values if value is not None)
 
     def share(part: float | None, whole: float | None) -> str:
@@ -184,10 +157,8 @@ def _selected(by_seed: Seeds) -> tuple[str, ...]:
     )
 
 
-def _sum(row: dict[str, Any], columns: tuple[str, ...]) -> float | None:
-    """Sum of the columns; None where one is not reported, and for a training that diverged, which ended early."""
-    values: list[float] = [row[column] for column in columns if row[column] is not None]
-    return sum(values) if len(values) == len(columns) and row["status"] != "diverged" else None
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}%"
 
 
 def _count(value: float | None) -> str:

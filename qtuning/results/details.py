@@ -94,7 +94,7 @@ def collect_localisation(cells: Iterable[str], results: Path) -> pl.DataFrame:
     """What localisation.json of each cell says, a row per model (base, trained) and score; sorted by cell.
 
     Among as many highest-scored tokens as there are wrong ones, precision and recall are the same number. Pruning ranks
-    nothing, so it has no AUC.
+    nothing, so it has no AUC, but a share of the tokens that it prunes; of kept samples there is only their share.
     """
     rows = []
     for cell in sorted(set(cells)):
@@ -103,9 +103,14 @@ def collect_localisation(cells: Iterable[str], results: Path) -> pl.DataFrame:
         for model in ("base", "trained"):
             if (found := answer.get(model)) is None:
                 continue
+            weight = answer["lambda"]
             for key, name in (("ppl", "token perplexity"), ("s", "smoothed score")):
-                share = found[key]["precision_at_planted"]
-                rows.append((cell, model, name, share, share, found[key]["auc"]))
-            pruned = found["pruned"]
-            rows.append((cell, model, "pruned tokens", pruned["precision"], pruned["recall"], None))
+                precision = found[key]["precision_at_planted"]
+                rows.append((cell, model, name, precision, precision, found[key]["auc"], None, weight))
+            for key, name in (("pruned", "pruned tokens"), ("pruned_in_kept", "pruned tokens of kept samples")):
+                pruned = found[key]
+                share = pruned["pruned"] / pruned["tokens"] if pruned["tokens"] else None
+                rows.append((cell, model, name, pruned["precision"], pruned["recall"], None, share, weight))
+            for key, name in (("with_error", "kept samples with an error"), ("without", "kept samples without")):
+                rows.append((cell, model, name, None, None, None, found["kept_samples"][key], weight))
     return pl.DataFrame(rows, schema=LOCALISATION_SCHEMA, orient="row")

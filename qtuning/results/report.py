@@ -22,6 +22,7 @@ from qtuning.results.bycost import cost_page
 from qtuning.results.claims import read_claims
 from qtuning.results.comparisons import compare
 from qtuning.results.contamination import contamination_notes
+from qtuning.results.localised import localisation_page, write_localisation
 from qtuning.results.ours import read_store
 from qtuning.results.page import Page
 from qtuning.results.paper_page import paper_page
@@ -47,11 +48,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """An experiment on the page. tables: HTML fragments. comparisons: CSV as a data URI, or None."""
+    """An experiment on the page.
+
+    tables: (what it is folded under, HTML fragment). comparisons: CSV as a data URI, or None.
+    """
 
     name: str
     title: str
-    tables: tuple[str, ...]
+    tables: tuple[tuple[str, str], ...]
     figures: tuple[Figure, ...]
     comparisons: str | None
 
@@ -76,23 +80,26 @@ def write_report(experiments: Sequence[str], store: Path, out: Path) -> Path:
 
 
 def _section(name: str, store: Path, out: Path) -> Section:
-    cells = Store(store).experiment(name)
-    scores = Store(store).scores.filter(pl.col("experiment") == name)
+    read = Store(store)
+    cells = read.cells_of(name)
+    scores = read.scores.filter(pl.col("experiment") == name)
     pages: list[Page] = []
     compared = None
     if len(scores):
-        frame = compare(Store(store), name)
+        frame = compare(read, name)
         notes = contamination_notes(store, scores)
         write_tables(name, store, out / "tables", frame, notes)
         compared = out / "statistics" / f"{name}.csv"
         with atomic_path(compared) as temporary:
             frame.with_columns(pl.selectors.float().round(6)).write_csv(temporary)
         pages = [*_pages(name, scores, frame, notes)]
+    if write_localisation(name, read, out / "tables") and (found := localisation_page(read.localisation, cells)):
+        pages.append(found)
     figures = write_figures(name, store, out / "figures")
     return Section(
         name,
         cells["title"][0],
-        tuple(html.fragment(page) for page in pages),
+        tuple((_summary(page, name), html.fragment(page)) for page in pages),
         tuple(map(_figure, figures)),
         None if compared is None else _uri(compared),
     )
@@ -104,6 +111,12 @@ def _pages(name: str, scores: pl.DataFrame, comparisons: pl.DataFrame, notes: Se
     number = table_number(name)
     if number is not None:
         yield paper_page(scores, versus_paper(scores, read_published(None), number))
+
+
+def _summary(page: Page, name: str) -> str:
+    """What a page but the first is folded under."""
+    known = {"-cost": "By cost", "-paper": "Beside the paper", "-localisation": "Planted errors"}
+    return known.get(page.name.removeprefix(name), page.title)
 
 
 def _figure(written: Written) -> Figure:
@@ -123,5 +136,5 @@ def _render(sections: Sequence[Section], audit_text: str) -> str:
     template = environment.from_string((ASSETS / "report.html").read_text(encoding="utf-8"))
     styles = html.css() + (ASSETS / "report.css").read_text(encoding="utf-8")
     # fragments are escaped already, and the style sheets are ours
-    parts = [(section, [Markup(fragment) for fragment in section.tables]) for section in sections]
+    parts = [(section, [(summary, Markup(fragment)) for summary, fragment in section.tables]) for section in sections]
     return template.render(parts=parts, css=Markup(styles), audit=audit_text) + "\n"

@@ -126,6 +126,9 @@ PLANE_SCHEMA: dict[str, pl.DataType] = {
 
 LOCALISATION_SCHEMA: dict[str, pl.DataType] = {
     **dict.fromkeys(("cell", "model", "score"), pl.String()),
-    **dict.fromkeys(("precision", "recall", "auc"), pl.Float64()),
+    **dict.fromkeys(("precision", "recall", "auc", "share", "lambda"), pl.Float64()),
 }
-"""Columns of localisation.parquet: how well a score (or pruning) of the base and the trained model finds errors."""
+"""Columns of localisation.parquet: how well a score (or pruning) of the base and the trained model finds errors.
+
+share: of the response tokens that are pruned, or of the samples that are kept. lambda: of the smoothed score.
+"""

@@ -79,6 +79,17 @@ class Store:
             raise UserError(f"{path}: experiment = {name!r}: no rows (collected: {', '.join(known) or 'none'})")
         return rows
 
+    def cells_of(self, name: str) -> pl.DataFrame:
+        """The rows of one experiment among `cells`, whether it has benchmarks or not; UserError if there are none."""
+        rows = self.cells.filter(pl.col("experiment") == name)
+        if rows.is_empty():
+            known = self.cells["experiment"].unique(maintain_order=True).to_list()
+            raise UserError(
+                f"{Path(self.folder) / 'cells.parquet'}: experiment = {name!r}: no rows{nearest(name, known)}; "
+                f"collect it first (`qtuning collect {name}`)"
+            )
+        return rows
+
     def _read(self, name: str) -> pl.DataFrame:
         path = Path(self.folder) / f"{name}.parquet"
         if not path.exists():

@@ -120,7 +120,7 @@ def summarise(scores: pl.DataFrame) -> Summary:
     benchmarks = tuple(dict.fromkeys(row["benchmark"] for row in rows))
     seeds = tuple(dict.fromkeys(row["seed"] for row in rows if row["seed"] is not None))
     tree, train_sets = _places(rows)
-    lines = _in_table_order(list(tree), train_sets)
+    lines = in_table_order(list(tree), train_sets)
     for line, by_model in tree.items():
         expected = ("",) if line.method == "zero-shot" else seeds
         for model, found in by_model.items():
@@ -239,7 +239,7 @@ def line_of(row: dict[str, Any], train_set: str) -> Line:
     )
 
 
-def _in_table_order(lines: list[Line], train_sets: list[str]) -> list[Line]:
+def in_table_order(lines: list[Line], train_sets: list[str]) -> list[Line]:
     """By train set; within it what prunes nothing, then the budgets as configured; pairs grouped by their sample
     pruner, Q-Tuning last."""
     samples = list(dict.fromkeys(line.sample_pruner for line in lines))

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import polars as pl
 
 from qtuning.evaluation.headline import LABEL as BENCHMARK
-from qtuning.results.costs import Cells, cells_by_line
 from qtuning.results.layout import benchmark_label, hole_text, named
+from qtuning.results.lines import Cells, cells_by_line
 from qtuning.results.published import EPOCHS, TRAIN_SAMPLES, impossible, place, published_place
 from qtuning.results.summary import AVERAGE, Entry, Hole, Line, Summary, summarise
 
@@ -168,8 +168,7 @@ def _samples(line: Line, model: str, row: dict[str, Any], cells: Cells) -> str:
     """What is wrong with the number of samples that a cell could choose from; empty where nothing is."""
     if line.method == "zero-shot" or row["train_set"] not in TRAIN_SAMPLES:
         return ""
-    key = (line.train_set, model, line.method, line.options, line.sample_ratio, line.token_ratio, line.training)
-    offered = {cell["samples_available"] for cell in cells.get(key, {}).values()}
+    offered = {cell["samples_available"] for cell in cells.get((line, model), {}).values()}
     if offered <= {None}:
         return "setting unknown: how many samples it was trained on"
     wanted = EPOCHS * TRAIN_SAMPLES[row["train_set"]]

@@ -6,7 +6,8 @@ import polars as pl
 import pytest
 from figure_frames import cell_rows, grid, write_store
 
-from qtuning.figures.write import Store, Written, write_figures
+from qtuning.figures.write import Written, write_figures
+from qtuning.results.store import Store
 
 
 def scores() -> pl.DataFrame:
@@ -26,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def store(folder: Path) -> Store:
     """What the figures read of it."""
-    return Store.read("demo", folder)
+    return Store(folder)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,9 @@ import polars as pl
 
 from qtuning.files import canonical_json
 from qtuning.pruners.registry import NAMED_METHODS, SAMPLE_PRUNERS, TOKEN_PRUNERS
+from qtuning.results.localised import SCORES
+from qtuning.results.schema import CELL_SCHEMA, LOCALISATION_SCHEMA, SCHEMA
+from qtuning.results.store import SCHEMAS
 
 BENCHMARKS = {"arc_easy": ("acc", 200), "gsm8k": ("exact_match,flexible-extract", 150), "squad": ("f1", 180)}
 EVALUATION = {
@@ -25,22 +28,6 @@ EVALUATION = {
     "source": "mini-world",
 }
 BACKEND = {"name": "hf", "lm_eval": "0.4.13", "torch": "2.13.0", "transformers": "5.23.0"}
-SCORES: dict[str, Any] = {
-    **dict.fromkeys(("experiment", "title", "cell", "model", "model_label", "train_set", "train_set_label"), pl.String),
-    **dict.fromkeys(("method", "sample_pruner", "token_pruner"), pl.String),
-    **dict.fromkeys(("sample_ratio", "token_ratio"), pl.Float64),
-    **dict.fromkeys(("options", "training", "seed"), pl.String),
-    **dict.fromkeys(("benchmark", "metric"), pl.String),
-    "headline": pl.Boolean,
-    "score": pl.Float64,
-    "items": pl.Int64,
-    **dict.fromkeys(
-        ("digest", "status", "reason", "evaluation", "evaluation_config", "backend", "versions"), pl.String
-    ),
-    "updates": pl.Int64,
-    "flops_total": pl.Float64,
-    "seconds_total": pl.Float64,
-}
 
 
 def cell_rows(
@@ -85,7 +72,7 @@ def cell_rows(
         "updates": 100,
     }
     return [
-        dict.fromkeys(SCORES)
+        dict.fromkeys(SCHEMA)
         | {"experiment": experiment, "title": "Demo", "cell": name, "model": model, "model_label": model}
         | {"method": method, "benchmark": benchmark, "metric": metric, "headline": True}
         | ({} if zero else trained)
@@ -105,7 +92,7 @@ def cell_rows(
 
 def table(*cells: Sequence[dict[str, Any]]) -> pl.DataFrame:
     """Rows of cells as a score table."""
-    return pl.DataFrame([row for cell in cells for row in cell], schema=SCORES, orient="row")
+    return pl.DataFrame([row for cell in cells for row in cell], schema=SCHEMA, orient="row")
 
 
 def grid(
@@ -202,18 +189,51 @@ def planes(cell: str, rows: int = 900, updates: int = 640, seed: int = 0) -> pl.
     )
 
 
-def write_store(folder: Path, scores: pl.DataFrame) -> Path:
-    """A store with steps of every trained cell and planes of those of Q-Tuning."""
+def planted(cells: pl.DataFrame, models: Sequence[str] = ("base", "trained")) -> pl.DataFrame:
+    """Rows of localisation.parquet of trained cells; the full data prune nothing."""
+    rng = np.random.default_rng(3)
+    rows = []
+    for row in cells.unique("cell", keep="first", maintain_order=True).iter_rows(named=True):
+        weight = json.loads(row["options"])["token"].get("lambda", 0.5)
+        for model in models:
+            for score in SCORES:
+                one, two = rng.random(2)
+                found: dict[str, Any] = {"precision": one, "recall": one, "auc": two, "share": None}
+                if "pruned" in score:
+                    found = {"precision": one, "recall": two, "auc": None, "share": 0.5}
+                    if row["method"] == "full":
+                        found |= {"precision": None, "recall": 0.0, "share": 0.0}
+                if "kept samples w" in score:
+                    found = {"precision": None, "recall": None, "auc": None, "share": one}
+                rows.append({"cell": row["cell"], "model": model, "score": score, "lambda": weight} | found)
+    return pl.DataFrame(rows, schema=LOCALISATION_SCHEMA)
+
+
+def write_store(
+    folder: Path,
+    scores: pl.DataFrame,
+    collected: pl.DataFrame | None = None,
+    logged: bool = True,
+    **details: pl.DataFrame,
+) -> Path:
+    """A store with steps of every trained cell and planes of those of Q-Tuning (unless nothing is `logged`).
+
+    collected: cells.parquet, by default the cells that have scores. details: other files of the store.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    scores.write_parquet(folder / "scores.parquet")
-    cells = scores.filter(pl.col("seed").is_not_null()).unique("cell", keep="first", maintain_order=True)
+    if collected is None:
+        collected = scores.unique("cell", keep="first", maintain_order=True).select(list(CELL_SCHEMA))
     every, scored = [], []
+    cells = collected.filter(pl.col("seed").is_not_null()) if logged else collected.clear()
     for number, row in enumerate(cells.iter_rows(named=True)):
         triage = row["method"] == "q-tuning"
         every.append(steps(row["cell"], quadrants=triage, seed=number))
         if triage:
             scored.append(planes(row["cell"], seed=number))
-    pl.concat(every).write_parquet(folder / "steps.parquet")
-    if scored:
-        pl.concat(scored).write_parquet(folder / "planes.parquet")
+    files = {"scores": scores, "cells": collected}
+    for name, parts in (("steps", every), ("planes", scored)):
+        files[name] = pl.concat(parts) if parts else pl.DataFrame(schema=SCHEMAS[name])
+    for name, schema in SCHEMAS.items():
+        frame = files.get(name, pl.DataFrame(schema=schema))
+        frame.select(list(schema)).cast(dict(schema)).write_parquet(folder / f"{name}.parquet")  # type: ignore[arg-type]
     return folder

@@ -11,7 +11,8 @@ import pytest
 from figure_frames import cell_rows, table, write_store
 
 from qtuning.errors import UserError
-from qtuning.figures.write import Store, Written, drawings, write_figures
+from qtuning.figures.write import Written, drawings, write_figures
+from qtuning.results.store import Store
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,16 +73,14 @@ def test_an_experiment_without_scores_yet_has_no_figures_of_scores(tmp_path: Pat
         cell_rows(method, 0.5, 0.5, status="not run", reason="not trained yet")
         for method in ("q-tuning", "random+random")
     ]
-    folder = tmp_path / "store"
-    folder.mkdir()
-    table(*waiting).write_parquet(folder / "scores.parquet")
-    assert [name for name, *_ in drawings(Store.read("demo", folder))] == []
+    folder = write_store(tmp_path / "store", table(*waiting), logged=False)
+    assert [name for name, *_ in drawings(Store(folder), "demo")] == []
 
 
 def test_an_unknown_experiment_is_named_with_the_nearest_known_one(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'dem': no rows; did you mean demo"):
         write_figures("dem", folder, tmp_path)
-    with pytest.raises(UserError, match=r"scores.parquet: no such file; .*qtuning tables demo"):
+    with pytest.raises(UserError, match=r"cells.parquet: no such file; collect the experiment first"):
         write_figures("demo", tmp_path, tmp_path)
 
 
@@ -92,7 +91,7 @@ def test_models_and_train_sets_have_figures_of_their_own(tmp_path: Path) -> None
         for method in ("random+random", "q-tuning")
         for seed in (0, 1)
     ]
-    names = [name for name, *_ in drawings(Store.read("demo", write_store(tmp_path, table(*rows))))]
+    names = [name for name, *_ in drawings(Store(write_store(tmp_path, table(*rows))), "demo")]
     assert names.count("pareto") == 1
     for kind in ("heatmap", "plane", "flow", "shares", "convergence"):
         assert {f"{kind}-mini-sft-one", f"{kind}-mini-sft-two"} <= set(names)

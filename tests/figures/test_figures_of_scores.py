@@ -4,7 +4,7 @@ from statistics import fmean, stdev
 
 import polars as pl
 import pytest
-from figure_frames import BENCHMARKS, cell_rows, grid, steps, table
+from figure_frames import BENCHMARKS, cell_rows, grid, planted, steps, table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,9 +15,11 @@ from qtuning.figures.heatmap import LIMIT, differences, heatmap, pages
 from qtuning.figures.lambda_ import neighbour_weight
 from qtuning.figures.localisation import localisation
 from qtuning.figures.marks import marks
-from qtuning.figures.pareto import front, pareto
+from qtuning.figures.pareto import pareto
 from qtuning.figures.points import points
 from qtuning.figures.shares import over_seeds
+from qtuning.results.localised import localised
+from qtuning.results.pareto import pareto_front
 
 
 def one(frame: pl.DataFrame, **where: object) -> dict[str, object]:
@@ -70,9 +72,8 @@ def test_the_front_is_what_a_sweep_by_cost_finds(cloud: list[tuple[int, int]]) -
         if top > highest:
             best.add((cost, top))
             highest = top
-    found = front([c for c, _ in cloud], [s for _, s in cloud])
-    assert {cloud[index] for index in found} == best
-    assert sorted(found) == [index for index, point in enumerate(cloud) if point in best]
+    front = pareto_front([(float(c), float(s)) for c, s in cloud])
+    assert front == [point in best for point in cloud]
 
 
 def test_the_pareto_data_say_which_points_lie_on_the_front() -> None:
@@ -227,10 +228,32 @@ def test_convergence_has_a_curve_per_method() -> None:
     assert set(drawing.data["label"]) == {"Full data", "Q-Tuning"}
 
 
-def test_localisation_has_a_panel_per_model_and_a_dash_where_there_is_no_area() -> None:
-    rows = [("token perplexity", 0.4, 0.4, 0.9), ("smoothed score", 0.5, 0.5, 0.8), ("pruned tokens", 0.25, 0.5, None)]
-    frame = pl.DataFrame(rows, schema=["score", "precision", "recall", "auc"], orient="row")
-    frame = pl.concat([frame.with_columns(model=pl.lit(model)) for model in ("base", "trained")])
+def test_localisation_has_a_row_per_method_and_none_for_what_prunes_nothing() -> None:
+    lines = [("full", {}), ("q-tuning", {"lambda": 0.0}), ("q-tuning", {})]
+    cells = table(*(cell_rows(method, 0.5, 0.5, seed, **options) for seed in (0, 1) for method, options in lines))
+    answers = planted(cells)
+    lost = cells["cell"].unique(maintain_order=True)[-1]  # one seed of Q-Tuning diverged: no answer of its weights
+    answers = answers.filter((pl.col("cell") != lost) | (pl.col("model") == "base"))
+    frame = localised(answers, cells)
+    chosen = frame.filter(score="smoothed score", weights="base")
+    assert dict(chosen.select("label", "lambda").iter_rows()) == {
+        "Full data": 0.5,
+        "Q-Tuning (lambda=0.0)": 0.0,
+        "Q-Tuning": 0.5,
+    }
+    named = cells.filter(pl.col("options").str.contains('"lambda":0.0'))["cell"].unique()
+    mine = answers.filter(pl.col("cell").is_in(named.implode()), model="trained", score="pruned tokens")
+    row = one(frame, label="Q-Tuning (lambda=0.0)", weights="trained", score="pruned tokens")
+    assert row["recall"] == pytest.approx(fmean(mine["recall"]))
+    assert row["recall_sd"] == pytest.approx(stdev(mine["recall"]))
+    row = one(frame, label="Q-Tuning", weights="trained", score="pruned tokens")
+    assert (row["precision"], row["missing"]) == (None, 1), "never a mean over fewer seeds"
+
     drawing = localisation(frame)
-    assert [axes.get_title("left") for axes in drawing.figure.axes] == ["(a) base model", "(b) trained model"]
-    assert "–" in {text.get_text() for text in drawing.figure.axes[0].texts}
+    axes = drawing.figure.axes
+    assert [panel.get_title("left")[:3] for panel in axes] == ["(a)", "(b)", "(c)", "(d)"]
+    assert [text.get_text() for text in axes[1].texts if "λ" in text.get_text()] == ["λ 0.5", "λ 0", "λ 0.5"]
+    points = [len(panel.containers) for panel in axes]  # 3 methods x 2 weights x 2 measures, less one hole
+    assert points == [10, 10, 6, 6], "no points of the full data, which prune nothing"
+    assert [text.get_text() for text in axes[2].texts].count("–") == 2, "only what is missing"
+    assert set(drawing.data["score"]) >= {"pruned tokens of kept samples", "kept samples with an error"}

@@ -2,10 +2,9 @@
 
 from itertools import pairwise
 
-import numpy as np
 import polars as pl
 import pytest
-from figure_frames import cell_rows, grid, table
+from figure_frames import cell_rows, grid, planted, table
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -20,7 +19,9 @@ from qtuning.figures.pareto import pareto
 from qtuning.figures.points import points
 from qtuning.figures.ratios import ratios
 from qtuning.figures.style import COLUMN, PAGE, Drawing, styled
-from qtuning.figures.write import Store, drawings
+from qtuning.figures.write import drawings
+from qtuning.results.localised import localised
+from qtuning.results.store import Store
 
 SAMPLE = ("random", "longest", "infobatch", "entropy")
 TOKEN = ("random", "ppl", "fastv", "sparsevlm")
@@ -75,7 +76,7 @@ def apart(labels: list[Text], renderer: object) -> None:
 
 
 def test_figures_of_a_small_experiment(store: Store) -> None:
-    for _, drawing, _ in drawings(store):
+    for _, drawing, _ in drawings(store, "demo"):
         check(drawing)
 
 
@@ -116,22 +117,13 @@ def test_figure_5() -> None:
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_localisation(seeds: int) -> None:
-    rng = np.random.default_rng(0)
-    rows = [
-        {
-            "score": name,
-            "precision": rng.random(),
-            "recall": rng.random(),
-            "auc": None if name == "pruned tokens" else rng.random(),
-        }
-        for _ in range(seeds)
-        for name in ("token perplexity", "smoothed score", "pruned tokens", "random")
-    ]
-    frame = pl.DataFrame(rows, schema_overrides={"auc": pl.Float64})
-    drawing = localisation(frame)
-    check(drawing)
-    first = drawing.data.row(0, named=True)
-    assert first["precision"] == pytest.approx(
-        np.mean([r["precision"] for r in rows if r["score"] == "token perplexity"])
+    cells = table(
+        *(cell_rows("full", seed=seed) for seed in range(seeds)),
+        *(
+            cell_rows(method, 0.5, tokens, seed, **options)
+            for seed in range(seeds)
+            for tokens in (0.5, 0.7)
+            for method, options in (("full+random", {}), ("q-tuning", {"lambda": 0.0}), ("q-tuning", {}))
+        ),
     )
-    assert first["n"] == seeds and (first["precision_sd"] is None) == (seeds == 1)
+    check(localisation(localised(planted(cells), cells)))

@@ -8,7 +8,8 @@ from cell_folders import Folders
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtuning.results.bycost import cost_page, pareto_front, tidy_costs
+from qtuning.results.bycost import cost_page, tidy_costs
+from qtuning.results.pareto import front_of, pareto_front
 from qtuning.results.store import read_scores, write_store
 
 Make = Callable[..., Folders]
@@ -22,6 +23,11 @@ def test_front_is_what_nothing_dominates(points: list[tuple[float, float]]) -> N
         return a[0] <= b[0] and a[1] >= b[1] and (a[0] < b[0] or a[1] > b[1])
 
     assert pareto_front(points) == [not any(dominates(other, point) for other in points) for point in points]
+
+
+def test_what_is_not_known_is_on_no_front() -> None:
+    costs, scores = [None, 1.0, 2.0, 3.0], [9.0, None, 5.0, 4.0]
+    assert front_of(costs, scores) == [False, False, True, False]
 
 
 @pytest.fixture
@@ -57,7 +63,7 @@ def test_rows_by_cost(scores: pl.DataFrame) -> None:
     assert rows["random+random"]["score_per_cost"] == pytest.approx(22 / 0.25, abs=1e-5)
     assert rows["full"]["gain_per_cost"] == 32
     assert {name: row["pareto"] for name, row in rows.items()} == {
-        "zero-shot": True,
+        "zero-shot": False,  # no way to train, though nothing is cheaper
         "random+random": True,
         "q-tuning": False,  # 20 points for more than random's 22 cost
         "full": True,
@@ -72,7 +78,7 @@ def test_page_marks_the_front_and_shows_the_nominal_budget_beside_the_cost(score
     assert rows["Q-Tuning"]["FLOPs"] == "2.10e13"
     assert rows["Q-Tuning"]["FLOPs share"] == "58.3%"
     assert rows["Q-Tuning"]["of it scoring"] == "57.1%"
-    assert [name for name, row in rows.items() if row["Pareto"]] == ["Zero-shot", "random + random", "Full data"]
+    assert [name for name, row in rows.items() if row["Pareto"]] == ["random + random", "Full data"]
 
 
 def test_a_missing_seed_has_no_cost_and_is_on_no_front(scores: pl.DataFrame) -> None:
@@ -96,3 +102,15 @@ def test_shares_are_of_full_training_in_the_same_way(scores: pl.DataFrame) -> No
     assert [row["variant"] for row in rows] == ["", "batch_size=16"]
     assert [row["flops"] for row in rows] == [2.1e13, 4.2e13]
     assert rows[0]["flops_share"] == rows[1]["flops_share"]
+
+
+def test_without_full_data_costs_are_absolute(scores: pl.DataFrame) -> None:
+    page = cost_page(scores.filter(pl.col("method") != "full"))
+    (table,) = page.tables
+    names = [column.name for column in table.columns]
+    assert not {"FLOPs share", "Seconds share", "Score per cost", "Gain per cost"} & set(names)
+    rows = {row[1]: dict(zip(names, row, strict=True)) for row in table.rows}
+    assert rows["Q-Tuning"]["FLOPs"] == "2.10e13" and rows["Q-Tuning"]["Seconds"] == "10.5"
+    assert [name for name, row in rows.items() if row["Pareto"]] == ["random + random"]
+    text = " ".join(table.notes)
+    assert "no training on the full data to compare with" in text and "Shares are of" not in text

@@ -225,10 +225,16 @@ def test_answers_of_a_cell_become_rows_of_localisation(tmp_path: Path) -> None:
         "ppl": {"auc": 0.9, "precision_at_planted": 0.4},
         "s": {"auc": 0.8, "precision_at_planted": 0.5},
         "pruned": {"tokens": 10, "wrong": 2, "pruned": 4, "precision": 0.25, "recall": 0.5},
+        "pruned_in_kept": {"tokens": 8, "wrong": 1, "pruned": 2, "precision": 0.5, "recall": 1.0},
+        "kept_samples": {"with_error": 0.25, "without": 0.75},
     }
-    write_json(tmp_path / "cells/x/localisation.json", {"cell": "x", "base": found, "trained": None})
+    answer = {"cell": "x", "lambda": 0.3, "base": found, "trained": None}
+    write_json(tmp_path / "cells/x/localisation.json", answer)
     assert collect_localisation(["y", "x"], tmp_path).rows() == [
-        ("x", "base", "token perplexity", 0.4, 0.4, 0.9),
-        ("x", "base", "smoothed score", 0.5, 0.5, 0.8),
-        ("x", "base", "pruned tokens", 0.25, 0.5, None),
+        ("x", "base", "token perplexity", 0.4, 0.4, 0.9, None, 0.3),
+        ("x", "base", "smoothed score", 0.5, 0.5, 0.8, None, 0.3),
+        ("x", "base", "pruned tokens", 0.25, 0.5, None, 0.4, 0.3),
+        ("x", "base", "pruned tokens of kept samples", 0.5, 1.0, None, 0.25, 0.3),
+        ("x", "base", "kept samples with an error", None, None, None, 0.25, 0.3),
+        ("x", "base", "kept samples without", None, None, None, 0.75, 0.3),
     ]

@@ -15,9 +15,9 @@ from qtuning.data.samples import load
 from qtuning.errors import UserError
 from qtuning.files import read_json, write_json, write_text
 from qtuning.layout import Layout
+from qtuning.localise import found_by_pruning, found_by_score, localise
 from qtuning.methods import pruning
 from qtuning.models import load_model, load_tokenizer, make_ready, resolve
-from qtuning.results.localisation import found_by_pruning, found_by_score, localise
 
 tokens = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=30)
 
@@ -135,6 +135,28 @@ def test_q_tuning_keeps_to_its_budget(ground: Path) -> None:
     dropped = answer["pruned"]["tokens"] - inside["tokens"]
     assert inside["pruned"] == answer["pruned"]["pruned"] - dropped
     assert answer == answer_of(ground, a_cell(ground, "q-tuning"))["base"], "the same answer twice"
+
+
+def test_where_batches_select_together_so_does_localisation(ground: Path) -> None:
+    """Reading A9 `global` over three batches of 8: all 24 samples are decided at once, as if they were one batch."""
+    together = a_cell(ground, "q-tuning")
+    assert together.pruning is not None and together.training is not None
+    together = together.model_copy(
+        update={
+            "pruning": together.pruning.model_copy(update={"selection": "global"}),
+            "training": together.training.model_copy(update={"accumulation": 3}),
+        }
+    )
+    large = a_cell(ground, "q-tuning")
+    assert large.training is not None
+    large = large.model_copy(update={"training": large.training.model_copy(update={"batch_size": 24})})
+    answer = answer_of(ground, together)["base"]
+    assert answer["pruned"] == answer_of(ground, large)["base"]["pruned"]
+    assert answer["kept_samples"] == answer_of(ground, large)["base"]["kept_samples"]
+    apart = together.model_copy(
+        update={"pruning": together.pruning.model_copy(update={"selection": "device"})}  # type: ignore[union-attr]
+    )
+    assert answer["pruned"] != answer_of(ground, apart)["base"]["pruned"]
 
 
 def test_samples_drawn_by_epoch(ground: Path) -> None:

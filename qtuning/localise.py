@@ -131,6 +131,7 @@ def _measure(
     from qtuning.packed_model import PackedModel
     from qtuning.pruners.q_tuning import smooth
     from qtuning.pruners.select import method_of
+    from qtuning.pruners.together import select_together
     from qtuning.schedule import windows_of_epoch
     from qtuning.seeding import generator
     from qtuning.survey import Surveyor, TrainSet
@@ -158,11 +159,16 @@ def _measure(
     chosen = np.zeros(len(samples), dtype=bool)
     seed = cell.seeds.pruner
     drawn = method.select_epoch(surveyor.whole_train_set(method.epoch_needs, 0), generator(seed, "epoch", 0)).kept
+    together = cell.pruning.selection == "global"
     epoch = windows_of_epoch(0, drawn.nonzero().flatten(), len(samples), cell.training, cell.seeds.data, 0)
     for window in epoch:
-        for place, batch in enumerate(window.batches):
-            candidates = surveyor.candidates(batch, method.batch_needs, 0)
-            selection = method.select(candidates, generator(seed, "batch", window.update, place))
+        parts = [surveyor.candidates(batch, method.batch_needs, 0) for batch in window.batches]
+        if together:  # reading A9, with the random numbers that training draws
+            selections = select_together(method, parts, generator(seed, "batch", window.first, 0))
+        else:
+            rngs = [generator(seed, "batch", window.first, place) for place in range(len(parts))]
+            selections = [method.select(part, rng) for part, rng in zip(parts, rngs, strict=True)]
+        for batch, candidates, selection in zip(window.batches, parts, selections, strict=True):
             for position, tokens, whole in zip(
                 batch, selection.tokens.split(candidates.lengths.tolist()), selection.samples.kept.tolist(), strict=True
             ):

@@ -1,0 +1,156 @@
+"""What finds planted errors, by method: rows of localisation.parquet over seeds, as a frame, a table and a CSV."""
+
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import polars as pl
+
+from qtuning.files import atomic_path, write_text
+from qtuning.results import markdown
+from qtuning.results.layout import Parts, method_label, named, subjects
+from qtuning.results.lines import budget_label, cells_by_line
+from qtuning.results.page import Block, Column, Page, Table, check
+from qtuning.results.store import Store
+
+MEASURES = ("precision", "recall", "auc", "share")
+
+PRUNED = ("pruned tokens", "pruned tokens of kept samples")
+"""Scores of localisation.parquet that are about pruning, of which a method that prunes nothing has none."""
+
+SCORES = ("token perplexity", "smoothed score", *PRUNED, "kept samples with an error", "kept samples without")
+"""All scores, in the order of the tables."""
+
+SCHEMA: dict[str, pl.DataType] = {
+    **dict.fromkeys(("train_set", "model", "method", "label", "variant"), pl.String()),
+    **dict.fromkeys(("sample_ratio", "token_ratio"), pl.Float64()),
+    **dict.fromkeys(("budget", "weights", "score"), pl.String()),
+    "lambda": pl.Float64(),
+    **{f"{name}{suffix}": pl.Float64() for name in MEASURES for suffix in ("", "_sd")},
+    **dict.fromkeys(("seeds", "missing"), pl.Int64()),
+}
+"""Columns of `localised`.
+
+weights: `base` or `trained`. lambda: of the smoothed score. Of each measure the mean over the seeds and the sample
+standard deviation; share: of the response tokens that are pruned, or of the samples that are kept. missing: how many
+of the seeds have no answer; the means are null then.
+"""
+
+NOTES = (
+    "Means over the seeds ± 1 sample standard deviation. AUC: probability that a wrong token scores above a right one. "
+    "P@wrong: share of wrong tokens among as many highest-scored ones as are wrong.",
+    "Pruned: share of all response tokens that the method prunes in its first epoch, those of dropped samples among "
+    "them. Precision: of the pruned tokens, those that are wrong. Recall: of the wrong tokens, those that are pruned. "
+    "Within kept samples: the same among the tokens of kept samples, which is what the token pruner does.",
+    "Kept with, kept without: share of the samples with and without an error that are kept.",
+    "λ: of the smoothed score; the method's own, or the default where it has none.",
+    "–: nothing is pruned, or a seed has no answer (its training is missing or diverged).",
+)
+
+
+def localised(answers: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
+    """One row per line, model, weights (base or trained) and score, in table order; empty where no cell has an answer.
+
+    answers: localisation.parquet. cells: rows of one experiment in cells.parquet.
+    """
+    known = answers.filter(pl.col("cell").is_in(cells["cell"].implode()))
+    if known.is_empty():
+        return pl.DataFrame(schema=SCHEMA)
+    by_place = {(row["cell"], row["model"], row["score"]): row for row in known.iter_rows(named=True)}
+    rows: list[dict[str, Any]] = []
+    for (line, model), by_seed in cells_by_line(cells).items():
+        for weights in ("base", "trained"):
+            for score in SCORES:
+                found = [by_place.get((row["cell"], weights, score)) for row in by_seed.values()]
+                answered = [row for row in found if row is not None]
+                rows.append(
+                    {name: getattr(line, name) for name in ("train_set", "method", "variant")}
+                    | {"sample_ratio": line.sample_ratio, "token_ratio": line.token_ratio}
+                    | {"model": model, "label": method_label(line), "budget": budget_label(line)}
+                    | {"weights": weights, "score": score, "seeds": len(found)}
+                    | {"missing": len(found) - len(answered)}
+                    | {"lambda": answered[0]["lambda"] if answered else None}
+                    | _over_seeds(found)
+                )
+    return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def localisation_page(answers: pl.DataFrame, cells: pl.DataFrame) -> Page | None:
+    """The answers of one experiment as a table, a block each for the base and the trained model; None without any."""
+    frame = localised(answers, cells)
+    if frame.is_empty():
+        return None
+    models, train_sets = named(cells, "model"), named(cells, "train_set")
+    words = ["Samples x Tokens", "Method", *(["Model"] if len(models) > 1 else [])]
+    words += ["Train set"] if len(train_sets) > 1 else []
+    blocks = []
+    for weights, title in (("base", "Scored by the base model"), ("trained", "Scored by the trained model")):
+        chosen = frame.filter(pl.col("weights") == weights).partition_by(
+            "train_set", "model", "label", "budget", maintain_order=True
+        )
+        fields = []
+        for part in chosen:
+            by_score = {row["score"]: row for row in part.iter_rows(named=True)}
+            ppl, smoothed, pruned, inside, faulty, sound = (by_score[score] for score in SCORES)
+            fields.append(
+                (
+                    ppl["budget"],
+                    ppl["label"],
+                    *([models[ppl["model"]]] if len(models) > 1 else []),
+                    *([train_sets[ppl["train_set"]]] if len(train_sets) > 1 else []),
+                    *(_parts(ppl, name) for name in ("auc", "precision")),
+                    "–" if smoothed["lambda"] is None else f"{smoothed['lambda']:g}",
+                    *(_parts(smoothed, name) for name in ("auc", "precision")),
+                    *(_parts(pruned, name) for name in ("share", "precision", "recall")),
+                    *(_parts(inside, name) for name in ("share", "precision", "recall")),
+                    *(_parts(row, "share") for row in (faulty, sound)),
+                )
+            )
+        blocks.append(Block(title, tuple(fields)))
+    columns = (
+        *(Column(word, words=True) for word in words),
+        *(Column(name, "PPL") for name in ("AUC", "P@wrong")),
+        *(Column(name, "Smoothed") for name in ("λ", "AUC", "P@wrong")),
+        *(Column(name, "All") for name in ("pruned", "precision", "recall")),
+        *(Column(name, "Within kept samples") for name in ("pruned", "precision", "recall")),
+        *(Column(name, "Kept") for name in ("with", "without")),
+    )
+    experiment = cells["experiment"][0]
+    table = Table("localisation", "", columns, tuple(blocks), notes=NOTES)
+    lead = f"Experiment {experiment}: what finds planted errors. {subjects(cells)}"
+    return check(Page(f"{experiment}-localisation", cells["title"][0], (lead,), (table,)))
+
+
+def write_localisation(experiment: str, store: Store, out: Path) -> tuple[Path, ...]:
+    """Write `out`/EXPERIMENT.localisation.md and .csv and return their paths; nothing where no cell has an answer.
+
+    Raises UserError if the store has no cells of the experiment.
+    """
+    cells = store.cells_of(experiment)
+    page = localisation_page(store.localisation, cells)
+    if page is None:
+        return ()
+    paths = tuple(Path(out) / f"{experiment}.localisation.{kind}" for kind in ("md", "csv"))
+    write_text(paths[0], markdown.render(page))
+    with atomic_path(paths[1]) as temporary:
+        localised(store.localisation, cells).with_columns(pl.selectors.float().round(6)).write_csv(temporary)
+    return paths
+
+
+def _over_seeds(found: list[dict[str, Any] | None]) -> dict[str, float | None]:
+    """Mean and spread of each measure; null where any seed lacks it."""
+    values: dict[str, float | None] = {}
+    for name in MEASURES:
+        column = [None if row is None else row[name] for row in found]
+        known = [value for value in column if value is not None]
+        whole = bool(known) and len(known) == len(column)
+        values[name] = fmean(known) if whole else None
+        values[f"{name}_sd"] = stdev(known) if whole and len(known) > 1 else None
+    return values
+
+
+def _parts(row: dict[str, Any], name: str) -> Parts:
+    mean, spread = row[name], row[f"{name}_sd"]
+    if mean is None:
+        return Parts("–")
+    return Parts(f"{mean:.3f}", "" if spread is None else f" ± {spread:.3f}")
