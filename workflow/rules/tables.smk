@@ -41,7 +41,8 @@ rule tables:
     log:
         ROOT / "logs/tables/{experiment}.log",
     wildcard_constraints:
-        experiment=r"(?!table[12](?:-|$))[^/]+",
+        # what follows is still a part of the path here, so the name ends at the suffix
+        experiment=r"(?!table[12](?:-[^/.]+)?\.(?:md|csv|tex|html|cost\.md|cost\.csv)$)[^/]+",
     localrule: True
     conda:
         "../envs/qtuning.yaml"
