@@ -180,7 +180,16 @@ class Scoring(Config):
             raise ValueError("batches: schedule pool takes 2 or more of them, and no other schedule takes any")
         if self.schedule == "reuse-graph" and self.precision != "training":
             raise ValueError("precision: reuse-graph scores in the forward of training; leave it out")
+        if self.schedule != "stale" and self.epochs != 1:
+            raise ValueError(f"epochs: only stale scores are used for epochs; leave it out under {self.schedule}")
+        if self.exact and self.compare_every is not None:
+            raise ValueError(f"compare_every: {self.schedule} in training's precision is exact; leave it out")
         return self
+
+    @property
+    def tabled(self) -> bool:
+        """Whether the whole train set is scored at a time, by other weights than those that a batch then trains."""
+        return self.schedule in ("stale", "proxy")
 
     @property
     def exact(self) -> bool:

@@ -13,10 +13,11 @@ from qtuning.decision import Decision, Place, mean_logs, pack_kept
 from qtuning.errors import UserError
 from qtuning.graphs import Graphs, require_reusable
 from qtuning.pool import Pool, sizes_of
+from qtuning.pooling import Pooling
 from qtuning.pruners.base import Candidates, SampleSelection
 from qtuning.pruners.select import Method, Selection
 from qtuning.pruners.together import select_together
-from qtuning.schedule import Pooling, Window
+from qtuning.schedule import Window
 from qtuning.scores import SCORES
 from qtuning.seeding import generator
 from qtuning.survey import Surveyor, raise_first
@@ -45,10 +46,13 @@ class Decider:
     @property
     def pooling(self) -> Pooling:
         """How many updates share their batches, and the share of these batches' samples that is kept."""
-        ratio = 1.0 if self.method.by_epoch else self._pruning.sample_ratio
-        if self._pruning.passes == "twice":
-            ratio *= self._pruning.sample_ratio
-        return Pooling(self._pruning.scoring.batches, ratio) if self.pooled else Pooling()
+        return Pooling.of(self._pruning, self.method.by_epoch) if self.pooled else Pooling()
+
+    @property
+    def scores_are_current(self) -> bool:
+        """Whether what decisions tell of PPL comes from the weights that the update (or its pool) began with, and not
+        from an epoch's start, an earlier epoch or another model."""
+        return bool(SCORES & self.method.batch_needs) and not self._pruning.scoring.tabled
 
     def decide(self, window: Window, place: Place, fresh: bool = False) -> tuple[list[Decision], list[UserError]]:
         """One decision a batch of this process (reading A9); or what went wrong, which another process must know of.
@@ -99,7 +103,7 @@ class Decider:
         A pool is compared before its last update, when its scores are oldest.
         """
         scoring = self._pruning.scoring
-        if scoring.exact or scoring.compare_every is None or not SCORES & self.method.batch_needs:
+        if scoring.compare_every is None or not SCORES & self.method.batch_needs:
             return {}
         due = any(update % scoring.compare_every == 0 for update in range(window.first, window.update + 1))
         if not (due and window.last):

@@ -112,7 +112,10 @@ class Decision:
 def pack_kept(
     samples: Sequence[Sample], keep: Sequence[Tensor], weights: Sequence[float] | None, removed: bool
 ) -> Packed | None:
-    """What is trained of the samples; keep: [|T_i|] bool a sample. removed: pruned tokens leave the sequence (A8)."""
+    """What is trained of the samples, which may be none; keep: [|T_i|] bool a sample. removed: pruned tokens leave the
+    sequence (A8)."""
+    if not samples:
+        return None
     if removed:
         samples = [without(*pair) for pair in zip(samples, keep, strict=True)]
         keep = [mask[mask] for mask in keep]

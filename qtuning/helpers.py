@@ -8,15 +8,14 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from qtuning.batch import Sample
-from qtuning.config import Cell
+from qtuning.config import Cell, Scoring
 from qtuning.cost import Cost, shape_of
 from qtuning.data.report import tokenizer_fingerprint
 from qtuning.errors import UserError
 from qtuning.files import read_json
 from qtuning.models import load_model, load_tokenizer, resolve
-from qtuning.pruners.together import join
-from qtuning.scores import BatchScores, NonFinite, observe
-from qtuning.survey import share_out
+from qtuning.scores import SCORES, BatchScores, NonFinite
+from qtuning.survey import Surveyor, TrainSet
 from qtuning.whole_model import wrap
 
 
@@ -31,8 +30,9 @@ def scores_under(
 ) -> tuple[BatchScores, Cost]:
     """(scores of all samples, cost of this process) under the cell's `reference` or `proxy`, made ready in `folder`.
 
-    The processes share the work. UserError if the folder is not given, or if the model's tokenizer is not the one that
-    the samples were tokenised with.
+    needs: only its scores are made. The processes share the work; a proxy scores in the precision and by the head that
+    `scoring` names. UserError if the folder is not given, or if the model's tokenizer is not the one that the samples
+    were tokenised with.
     """
     assert cell.training is not None and cell.pruning is not None
     name = getattr(cell.pruning, role).name
@@ -47,20 +47,14 @@ def scores_under(
     language_model = load_model(path, cell.dtype)
     model, _ = wrap(language_model, samples[:64], accelerator.device)
     shape = shape_of(language_model, frozen=True, checkpointing=False)
-    size = cell.training.batch_size
-
-    def scored(batch: Sequence[Sample]) -> BatchScores:
-        try:
-            with accelerator.autocast():
-                observed = observe(model, batch, needs, None, accelerator.device)
-        except NonFinite as error:
-            raise UserError(f"options.{role} = {name!r}: {error}") from None
-        assert observed.scores is not None
-        cost.samples_scored += len(batch)
-        cost.tokens_scored += observed.packed.tokens
-        cost.flops_scoring += shape.forward_flops(observed.packed)
-        return observed.scores
-
-    parts = share_out(accelerator, [samples[start : start + size] for start in range(0, len(samples), size)], scored)
+    # how a method's batches are scored says nothing of a reference
+    scoring = cell.pruning.scoring if role == "proxy" else Scoring()
+    size, epochs = cell.training.batch_size, cell.training.epochs
+    surveyor = Surveyor(TrainSet(samples), accelerator, model, shape, cost, size, epochs, None, scoring)
+    try:
+        scores = surveyor.whole_train_set(SCORES & set(needs), 0).scores
+    except NonFinite as error:
+        raise UserError(f"options.{role} = {name!r}: {error}") from None
+    assert scores is not None
     cost.seconds_scoring = time.perf_counter() - started
-    return join(parts), cost
+    return scores, cost

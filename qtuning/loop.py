@@ -169,10 +169,13 @@ class Loop:
         return record, trace + dropped
 
     def _remember(self, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Each sample's loss in this update: of its whole response where it was scored, else of what was trained."""
+        """Each sample's loss in this update: of its whole response where these weights scored it, else of what was
+        trained."""
         for number, ppl, loss in zip(columns["sample"], columns["ppl"], columns["loss"], strict=True):
-            if ppl is not None or loss is not None:
-                self.surveyor.remember(number, loss if ppl is None else math.log(ppl))
+            if ppl is not None and self.decider.scores_are_current:
+                self.surveyor.remember(number, math.log(ppl))
+            elif loss is not None:
+                self.surveyor.remember(number, loss)
 
     def _train(self, decisions: Sequence[Decision], total: int) -> dict[str, Any]:
         """Forward, backward and update on what was kept.
@@ -231,7 +234,7 @@ class Loop:
             kept, graphs = decision.kept, decision.graphs
             if kept is not None and graphs is None:
                 cost.tokens_forwarded += kept.tokens
-                cost.flops_training += self.shape.training_flops(kept)
+                cost.flops_training += self.shape.training_flops(self.bare.forwarded(kept))
             elif kept is not None and graphs is not None:  # forwarded once, and accounted for as scoring
                 cost.flops_training += self.shape.backward_flops(graphs.lengths, kept.targets)
         cost.seconds_scoring += scoring

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Literal, cast
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,18 @@ def causal_lm_of(model: nn.Module) -> PreTrainedModel:
     """The transformers model itself, without peft's wrapping (its layers stay adapted)."""
     # told by its method and not by its class: importing peft takes seconds that full fine-tuning need not spend
     return cast(PreTrainedModel, model.get_base_model() if hasattr(model, "get_base_model") else model)  # type: ignore[operator]
+
+
+class Forwarded(Protocol):
+    """What goes through a model, as far as FLOPs depend on it (cost.py). Packed is one."""
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Positions of each sequence that goes through the backbone."""
+
+    @property
+    def targets(self) -> int:
+        """Positions that go through the head."""
 
 
 class PackedModel(nn.Module):
@@ -103,6 +115,10 @@ class PackedModel(nn.Module):
     def pieces(self, packed: Packed) -> Sequence[Packed]:
         """What to train one after the other, so that memory suffices: here, all at once."""
         return [packed]
+
+    def forwarded(self, packed: Packed) -> Forwarded:
+        """What a forward of these samples puts through the model: here, just their tokens and their targets."""
+        return packed
 
     def hidden_by_segment(self, packed: Packed) -> list[Tensor]:
         """Of each segment, the hidden states of all its positions, [L, H], in a graph of its own.

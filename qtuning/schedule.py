@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from qtuning.config import Training
+from qtuning.pooling import Pooling
 from qtuning.seeding import epoch_order
 
 
@@ -38,23 +39,6 @@ class Window:
         return self.offset + 1 == self.span
 
 
-@dataclass(frozen=True)
-class Pooling:
-    """How many updates' batches are scored at once, and which share of their samples is kept (schedule `pool`).
-
-    The kept samples of P updates' batches are trained in ceil(P * ratio) updates.
-    """
-
-    batches: int = 1
-    ratio: float = 1.0
-
-    def updates(self, plain: int) -> list[int]:
-        """How many updates each pool makes, in an epoch that would have `plain` updates without pools."""
-        sizes = [min(self.batches, plain - start) for start in range(0, plain, self.batches)]
-        # 0.1 * 30 is a little above 3 in floating point
-        return [max(1, math.ceil(round(size * self.ratio, 9))) for size in sizes]
-
-
 def windows_of_epoch(
     epoch: int,
     drawn: Tensor,
@@ -62,12 +46,13 @@ def windows_of_epoch(
     training: Training,
     data_seed: int,
     first_update: int,
-    pooling: Pooling = Pooling(),
+    pooling: Pooling | None = None,
 ) -> Iterator[Window]:
     """The updates of an epoch that holds the positions `drawn` of a train set of `size` samples.
 
     At one data seed every pruner meets the samples it keeps in the same order.
     """
+    pooling = pooling or Pooling()
     order = epoch_order(data_seed, epoch, size)
     order = order[torch.isin(order, drawn)]
     batches = [tuple(part.tolist()) for part in order.split(training.batch_size)]

@@ -65,8 +65,8 @@ class Surveyor:
     """Makes the candidates that a pruner chooses from, and keeps account of what that cost.
 
     scoring: when and how precisely. losses: [n] float64, mean token NLL of each sample in the update it was last part
-    of, NaN before. table: scores of the whole train set, where the schedule does not score each batch. Both are part of
-    the resume state.
+    of, under the weights of that time, NaN before. table: scores of the whole train set, where the schedule does not
+    score each batch. Both are part of the resume state.
     """
 
     train_set: TrainSet
@@ -186,7 +186,7 @@ class Surveyor:
                 observed = observe(self.model, samples, needs, self.layer, device, self._weights(), impl)
         self.cost.samples_scored += len(samples)
         self.cost.tokens_scored += observed.packed.tokens
-        self.cost.flops_scoring += self.shape.forward_flops(observed.packed, observed.depth)
+        self.cost.flops_scoring += self.shape.forward_flops(self.model.forwarded(observed.packed), observed.depth)
         return observed, graphs
 
     def _weights(self) -> Mapping[str, Tensor] | None:

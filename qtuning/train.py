@@ -40,7 +40,7 @@ from qtuning.packed_model import causal_lm_of
 from qtuning.provenance import provenance
 from qtuning.pruners.base import Instructions
 from qtuning.pruners.select import method_of
-from qtuning.scores import NonFinite
+from qtuning.scores import SCORES, NonFinite
 from qtuning.seeding import derived_seed
 from qtuning.survey import TrainSet
 from qtuning.tracking import Mirror
@@ -101,7 +101,7 @@ def train(
         )
         reference = scores.nll.split(scores.lengths.tolist())
         spent.add(cost)
-    if cell.pruning.scoring.schedule == "proxy":
+    if cell.pruning.scoring.schedule == "proxy" and SCORES & needs:  # at 100% nothing is asked for
         table, cost = scores_under(
             "proxy", helper_folders.get("proxy"), samples_folder, dataset, needs, accelerator, cell
         )

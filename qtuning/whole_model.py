@@ -6,6 +6,7 @@ forward, a few samples at a time, padded on the right. That costs more memory an
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -22,6 +23,18 @@ from qtuning.packed_model import PackedModel, causal_lm_of, check_decomposition
 
 LOGITS = 2**26  # numbers in the logits of one piece: 256 MB in float32
 SLACK = 1.25  # longest / shortest sample of a piece: padding is work, too
+
+
+@dataclass(frozen=True)
+class Padded:
+    """lengths: positions of each sample with its padding. All of them go through the head."""
+
+    lengths: tuple[int, ...]
+
+    @property
+    def targets(self) -> int:
+        """Positions that go through the head."""
+        return sum(self.lengths)
 
 
 class WholeModel(PackedModel):
@@ -50,6 +63,12 @@ class WholeModel(PackedModel):
         """Segments of similar length together, as many as LOGITS allows."""
         vocabulary = int(self.causal_lm.config.get_text_config().vocab_size)
         return [packed.segments(group) for group in groups(packed.lengths, vocabulary)]
+
+    def forwarded(self, packed: Packed) -> Padded:
+        """Each segment as long as the longest of its piece, and no logits spared."""
+        vocabulary = int(self.causal_lm.config.get_text_config().vocab_size)
+        pieces = groups(packed.lengths, vocabulary)
+        return Padded(tuple(packed.lengths[piece[0]] for piece in pieces for _ in piece))
 
     def forward(
         self,

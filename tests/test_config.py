@@ -150,6 +150,11 @@ def test_a_cell_survives_json() -> None:
         {"schedule": "fresh", "batches": 4},
         {"schedule": "reuse-graph", "precision": "bfloat16"},
         {"impl": "naive"},
+        {"epochs": 2},
+        {"schedule": "proxy", "epochs": 3},
+        {"compare_every": 8},
+        {"compare_every": 8, "impl": "reference"},
+        {"schedule": "reuse-graph", "compare_every": 8},
     ],
 )
 def test_schedules_of_scoring_that_mean_nothing(values: dict[str, Any]) -> None:
@@ -169,6 +174,18 @@ def test_what_is_told_of_a_schedule() -> None:
         scoring = Scoring.model_validate(values)
         assert (scoring.label, scoring.exact) == (label, exact)
     assert not Scoring(precision="bfloat16").exact
+
+
+def test_what_looks_only_where_there_is_something_to_see() -> None:
+    """Of every schedule whose decisions are not exact, or not in the precision of training."""
+    for values in ({"precision": "bfloat16"}, {"schedule": "stale", "epochs": 2}, {"schedule": "proxy"}):
+        assert Scoring.model_validate(values | {"compare_every": 8}).compare_every == 8
+    with pytest.raises(ValidationError, match=r"compare_every: reuse-graph in training's precision is exact; leave it"):
+        Scoring(schedule="reuse-graph", compare_every=1)
+    with pytest.raises(
+        ValidationError, match=r"epochs: only stale scores are used for epochs; leave it out under pool"
+    ):
+        Scoring(schedule="pool", batches=2, epochs=2)
 
 
 def test_later_keys_of_scoring_do_not_rename_cells_of_old() -> None:

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from qtuning.cli import main
-from qtuning.config import MethodEntry, Ratios, Readings
+from qtuning.config import MethodEntry, Ratios, Readings, Scoring
 from qtuning.grid import Library
 from qtuning.methods import pruning
 from qtuning.pruners.base import Candidates
@@ -28,9 +28,9 @@ def blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def table(*headings: str) -> list[list[str]]:
-    """The rows of the table of the document about pruners that begins with these columns, without backticks."""
-    text = (REPOSITORY / PRUNERS).read_text(encoding="utf-8")
+def table(*headings: str, document: str = PRUNERS) -> list[list[str]]:
+    """The rows of the table of a document that begins with these columns, without backticks."""
+    text = (REPOSITORY / document).read_text(encoding="utf-8")
     _, found, after = text.partition(f"\n| {' | '.join(headings)} |")
     assert found, headings
     lines = after.partition("\n\n")[0].splitlines()[2:]
@@ -124,6 +124,33 @@ def test_document_lists_every_reading_with_its_values() -> None:
         assert str(fields[key].description).startswith(f"{reading}: ")
         assert (where == "all") == (key in Readings.model_fields)
     assert fields.keys() - {row[2] for row in rows} == {"lambda_", "prune_in"}
+
+
+def test_document_lists_every_way_of_scoring_with_its_values() -> None:
+    headings = ("key", "value", "what it does", "what it costs (full fine-tuning)", "its decisions")
+    listed: dict[str, list[str]] = {}
+    key = ""
+    for first, value, *told in table(*headings, document="docs/scoring.md"):
+        key = first or key
+        listed.setdefault(key, []).append(value)
+        assert all(told), f"{key} {value}: what it does, costs and decides"
+    assert list(listed) == list(Scoring.model_fields)
+    for key, field in Scoring.model_fields.items():
+        values = get_args(field.annotation)
+        if key == "compare_every":
+            assert listed[key] == ["none (default), a number of updates"] and field.default is None
+        elif values:
+            assert [value.removesuffix(" (default)") for value in listed[key]] == list(values)
+            assert [value for value in listed[key] if "(default)" in value] == [f"{field.default} (default)"]
+        else:
+            assert len(listed[key]) == 1 and listed[key][0].startswith(f"{field.default} (default)")
+    (block,) = blocks("docs/scoring.md", "yaml")
+    schedules = [
+        pruning(MethodEntry.model_validate(entry), Ratios(sample_ratio=0.5, token_ratio=0.5)).scoring.schedule
+        for entry in yaml.safe_load(block)["methods"]
+        if isinstance(entry, dict)
+    ]
+    assert set(schedules) == set(get_args(Scoring.model_fields["schedule"].annotation))
 
 
 def test_experiment_of_the_readme_is_valid(tmp_path: Path) -> None:

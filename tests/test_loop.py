@@ -382,6 +382,43 @@ def test_scores_in_bfloat16_steer_training_in_float32(tiny_llama: Any, samples: 
     assert all(torch.equal(w, whole.weights[name]) for name, w in full.weights.items())
 
 
+@pytest.mark.parametrize("schedule", ["stale", "proxy", "fresh", "reuse-graph", "pool", "no batch"])
+def test_remembered_losses_are_those_of_the_weights_that_learned(
+    build: Any, tiny_llama: Any, samples: list[Sample], schedule: str
+) -> None:
+    """InfoBatch decides by the losses of the model that is trained, and not by those of a table."""
+    scoring: dict[str, Any] = {"schedule": schedule}
+    options: dict[str, Any] = {"scoring": scoring}
+    method = "infobatch+ppl"
+    if schedule == "stale":
+        scoring["epochs"] = 2
+    elif schedule == "proxy":
+        options["proxy"] = "m"
+    elif schedule == "pool":
+        scoring["batches"] = 2
+    elif schedule == "no batch":  # only drawn by scores, of the epoch's start
+        options, method = {}, "entropy+random"
+    loop, _ = started(cell_of(method, (0.5, 0.5), options=options), tiny_llama, samples)
+    if schedule == "proxy":
+        other, _ = started(cell_of("q-tuning"), build("llama", seed=5), samples)
+        loop.surveyor.table = other.surveyor.whole_train_set({"scores"}, 0).scores
+    position = {sample.number: index for index, sample in enumerate(samples)}
+    differ = 0
+    for window in loop.windows():
+        before = loop.surveyor.losses.clone()
+        _, trace = loop.step(window)
+        for row in trace:
+            ppl, trained, remembered = row[3], row[11], float(loop.surveyor.losses[position[row[2]]])
+            if schedule in ("fresh", "reuse-graph", "pool") and ppl is not None:
+                assert remembered == math.log(ppl)
+            elif trained is not None:
+                assert remembered == trained
+                differ += ppl is not None and abs(math.log(ppl) - trained) > 0.01
+            else:
+                assert remembered == pytest.approx(float(before[position[row[2]]]), nan_ok=True), "nothing is learned"
+    assert (differ > 0) == (schedule in ("stale", "proxy", "no batch"))
+
+
 @pytest.mark.parametrize("stop", [3, 5, 11])
 def test_stale_scores_survive_a_checkpoint(tiny_llama: Any, samples: list[Sample], stop: int) -> None:
     cell = cell_of("q-tuning", (0.5, 0.5), options=STALE, batch_size=4, accumulation=1, epochs=3)
@@ -403,7 +440,10 @@ def test_a_model_that_runs_as_a_whole_learns_the_same(
     ours, theirs = ([row[11] or 0.0 for row in result.trace] for result in (whole, taken))
     assert ours == pytest.approx(theirs, rel=1e-3)
     assert apart(whole.weights, taken.weights, tiny_llama) <= CLOSE
-    assert whole.cost["flops_total"] == taken.cost["flops_total"]
+    for key in ("flops_scoring", "flops_training"):
+        assert whole.cost[key] > taken.cost[key], "padding and full logits are work"
+    for key in ("tokens_scored", "tokens_forwarded", "samples_kept"):
+        assert whole.cost[key] == taken.cost[key]
 
 
 REUSE: dict[str, Any] = {"scoring": {"schedule": "reuse-graph"}}

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from qtuning.config import Training
 from qtuning.pool import Pool, balanced
-from qtuning.schedule import Pooling, windows_of_epoch
+from qtuning.pooling import Pooling
+from qtuning.schedule import windows_of_epoch
 
 SIZES = st.lists(st.integers(1, 1000), min_size=0, max_size=40)
 

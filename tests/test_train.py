@@ -251,6 +251,45 @@ def test_a_proxy_scores_once_in_place_of_the_model(ground: Path, tmp_path: Path)
     assert refused.returncode == 2 and "--proxy: required" in refused.stderr
 
 
+def test_a_proxy_scores_as_scoring_says(ground: Path) -> None:
+    """Each option makes another cell, so each must make a difference; a reference is none of its concerns."""
+    from accelerate import Accelerator
+
+    from qtuning.errors import UserError
+    from qtuning.helpers import scores_under
+    from qtuning.train import _load_samples
+
+    samples, _ = _load_samples(ground / "samples")
+    samples = samples[:12]
+
+    def scored(method: str, **scoring: str) -> torch.Tensor:
+        cell = a_cell(ground, method)
+        assert cell.pruning is not None
+        changed = cell.pruning.scoring.model_copy(update=scoring)
+        cell = cell.model_copy(update={"pruning": cell.pruning.model_copy(update={"scoring": changed})})
+        role = "reference" if method.endswith("rho-1") else "proxy"
+        # attention is had from the model that is trained
+        needs = {"scores", "attention"}
+        folders = ground / "reference", ground / "samples"
+        scores, cost = scores_under(role, *folders, samples, needs, Accelerator(cpu=True), cell)
+        assert cost.samples_scored == 12 and len(scores.nll) == sum(sample.response_length for sample in samples)
+        return scores.nll
+
+    model = LlamaForCausalLM.from_pretrained(ground / "other").eval()
+    with torch.no_grad():
+        rows = [model(input_ids=s.tokens[None]).logits[0, s.prompt - 1 : -1].log_softmax(-1) for s in samples]
+    labels = [sample.tokens[sample.prompt :, None] for sample in samples]
+    truth = torch.cat([-row.gather(1, label)[:, 0] for row, label in zip(rows, labels, strict=True)]).double()
+    exact = scored("q-tuning by proxy")
+    torch.testing.assert_close(exact, truth, rtol=0, atol=1e-5)
+    torch.testing.assert_close(scored("q-tuning by proxy", impl="reference"), truth, rtol=0, atol=1e-5)
+    half = scored("q-tuning by proxy", precision="bfloat16")
+    assert 1e-5 < float((half - truth).abs().max()) < 0.1
+    with pytest.raises(UserError, match="liger': needs a GPU"):
+        scored("q-tuning by proxy", impl="liger")
+    assert scored("random+rho-1", precision="bfloat16", impl="liger").equal(exact)
+
+
 def test_a_reference_of_another_tokenizer_is_refused(ground: Path, tmp_path: Path) -> None:
     report = json.loads((ground / "samples" / "report.json").read_text())
     write_json(tmp_path / "samples" / "report.json", report | {"tokenizer_fingerprint": "of another"})

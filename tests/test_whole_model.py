@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_batch import assert_same_gradients, masks_of, naive_gradients
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from qtuning.batch import Packed, Sample, pack
+from qtuning.cost import shape_of
 from qtuning.errors import UserError
 from qtuning.packed_model import PackedModel
 from qtuning.scores import observe
@@ -127,6 +129,25 @@ def test_attention_cannot_be_had(tiny_llama: Any) -> None:
     whole = WholeModel(tempered(tiny_llama))
     with pytest.raises(UserError, match="TemperedForCausalLM: this pruner needs attention"):
         observe(whole, oracles.random_samples(SHAPES, seed=6), {"attention"}, 1, CPU)
+
+
+def test_flops_are_those_of_padded_batches_and_full_logits(tiny_llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand, and by PyTorch's own counter, which takes attention for a full square and sees rotary angles."""
+    monkeypatch.setattr("qtuning.whole_model.LOGITS", 2 * 97 * 18)
+    whole, apart = WholeModel(copy.deepcopy(tiny_llama)), PackedModel(copy.deepcopy(tiny_llama))
+    shape, packed = shape_of(tiny_llama, False, False), packed_of(oracles.random_samples(SHAPES, seed=7))
+    assert packed.lengths == (11, 1, 17, 7, 10)
+    padded = whole.forwarded(packed)
+    assert sorted(padded.lengths) == [1, 7, 11, 11, 17] and padded.targets == 47, "11 and 10 go together"
+    pairs = 17 * 9 + 2 * 11 * 6 + 7 * 4 + 1
+    assert shape.forward_flops(padded) == 2 * shape.matmul * 47 + 4 * shape.attention * pairs + 2 * shape.head * 47
+    assert apart.forwarded(packed) is packed
+    with FlopCounterMode(display=False) as counter:
+        whole.score(packed)
+    seen = sum(n for name, n in counter.get_flop_counts()["Global"].items() if "attention" not in str(name))
+    products = shape.forward_flops(padded) - 4 * shape.attention * pairs
+    squares = 4 * shape.attention * sum(length**2 for length in padded.lengths)
+    assert products <= seen <= products * 1.01 + squares
 
 
 @given(st.lists(st.integers(1, 4000), min_size=1, max_size=30), st.sampled_from([97, 50_000, 10**6]))

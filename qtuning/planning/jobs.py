@@ -14,7 +14,7 @@ from qtuning.planning.hardware import Machine
 from qtuning.planning.lengths import Lengths, lengths_of
 from qtuning.planning.memory import Memory, evaluation_memory, training_memory
 from qtuning.planning.shapes import BYTES, Shape, shape_of_model
-from qtuning.planning.work import Work, work_of
+from qtuning.planning.work import Work, needs_of, passes_of, schedule_of, work_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ class Training:
         work, training = self.work, self.cell.training
         assert training is not None
         passes, flops = work.training_passes / self.processes, work.training_flops / self.processes
-        factor = (2.0 if self._lora else 3.0) + training.gradient_checkpointing
+        assert self.cell.pruning is not None
+        reused = schedule_of(self.cell.pruning, needs_of(self.cell.pruning)) == "reuse-graph"
+        factor = passes_of(training, reused)
         total = machine.seconds(flops, passes, self.shape, self._arithmetic, adapters=self._lora, factor=factor)
         trained = self.shape.lora_parameters(training.lora.r) if self._lora else self.shape.parameters
         # Adam reads weight, gradient and both moments and writes three of them

@@ -9,7 +9,7 @@ from qtuning.config import Cell, Evaluation, Training
 from qtuning.planning.answers import Answers
 from qtuning.planning.lengths import Lengths
 from qtuning.planning.shapes import BYTES, Shape
-from qtuning.planning.work import FORWARDS, needs_of
+from qtuning.planning.work import FORWARDS, needs_of, schedule_of
 
 CHUNK = 256  # head.CHUNK, which torch comes with; a test compares them
 
@@ -29,7 +29,7 @@ LINEAR = 7  # matrices of a layer that carry an adapter
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device. tokens: of the largest batch that is trained."""
+    """Bytes on one device. tokens: whose activations are held, in the largest batch that is trained."""
 
     weights: float
     gradients: float
@@ -82,7 +82,9 @@ def largest_batches(cell: Cell, lengths: Lengths) -> tuple[float, float]:
     """(tokens of the largest batch that is scored, of the largest that is trained); 0 where nothing is scored.
 
     A batch of B samples has B times the mean, and the largest of n about sqrt(2 ln n) standard deviations more, but
-    never more than B of the longest.
+    never more than B of the longest. Under `pool` the kept samples make up full batches again. Under `reuse-graph` a
+    batch is held whole until it is decided, beside what was kept of the earlier ones of its update, under global
+    selection all of them.
     """
     assert cell.training is not None and cell.pruning is not None
     training, pruning, needs = cell.training, cell.pruning, needs_of(cell.pruning)
@@ -90,6 +92,11 @@ def largest_batches(cell: Cell, lengths: Lengths) -> tuple[float, float]:
     kept = size if needs.by_epoch else max(1, round(pruning.sample_ratio * size))
     if pruning.selection == "global" and not needs.by_epoch:
         kept = size  # the kept of all windows may fall into one batch
+    schedule, whole = schedule_of(pruning, needs), lengths.tokens
+    if schedule == "pool":
+        kept = size
+    elif schedule == "reuse-graph":
+        kept = size + (training.accumulation - 1) * kept
     if pruning.sample_pruner == "longest":
         longest = np.sort(lengths.tokens)[-max(1, round(pruning.sample_ratio * len(lengths.tokens))) :]
     else:
@@ -101,7 +108,9 @@ def largest_batches(cell: Cell, lengths: Lengths) -> tuple[float, float]:
         return float(min(usual, count * tokens.max()))
 
     scores = bool((needs.epoch | needs.batch) & FORWARDS)
-    return (largest(size, lengths.tokens) if scores else 0.0), largest(kept, longest)
+    # where batches hold more than what is kept of them, all lengths are among them
+    trained = largest(kept, whole if schedule == "reuse-graph" and not needs.by_epoch else longest)
+    return (largest(size, whole) if scores else 0.0), trained
 
 
 def evaluation_memory(cell: Cell, evaluation: Evaluation, shape: Shape, answers: list[Answers]) -> Memory:

@@ -13,6 +13,7 @@ import numpy as np
 from qtuning.config import Cell, Pruning, Training
 from qtuning.planning.lengths import Array, Lengths
 from qtuning.planning.shapes import Shape
+from qtuning.pooling import Pooling
 from qtuning.pruners.plugin import resolve
 from qtuning.pruners.registry import Need
 
@@ -38,8 +39,10 @@ class Needs:
 class Work:
     """Of one cell, all processes together.
 
-    scored, kept: samples. *_passes: packed batches that go through the model. *_tokens: forwarded. other_flops: by
-    reference and proxy models, part of scoring_flops. updates: of the optimizer.
+    scored, kept: samples. *_passes: packed batches that go through the model. *_tokens: forwarded; of
+    training_tokens there are none where samples are trained through the forward that scored them (`reuse-graph`).
+    *_flops: of scoring, reference and proxy models among it, and of training. updates: of the optimizer. decisions:
+    samples that batches are made of.
     """
 
     updates: float = 0.0
@@ -80,6 +83,19 @@ def needs_of(pruning: Pruning) -> Needs:
     )
 
 
+def schedule_of(pruning: Pruning, needs: Needs) -> str:
+    """The schedule that batches are scored by: `fresh` where none is scored (decider.py)."""
+    return pruning.scoring.schedule if needs.batch & SCORES else "fresh"
+
+
+def passes_of(training: Training, reused: bool) -> float:
+    """Forwards' worth of arithmetic in training a kept sample: 3, or 2 with a frozen base, one more to recompute.
+
+    reused: the forward was that which scored it.
+    """
+    return (2.0 if training.tuning == "lora" else 3.0) + training.gradient_checkpointing - reused
+
+
 def work_of(cell: Cell, shape: Shape, lengths: Lengths, helpers: Mapping[str, Shape] | None = None) -> Work:
     """The work of training a cell. helpers: shapes of its `reference` and `proxy`, where it has them."""
     assert cell.training is not None and cell.pruning is not None
@@ -89,7 +105,7 @@ def work_of(cell: Cell, shape: Shape, lengths: Lengths, helpers: Mapping[str, Sh
     for role, other in (helpers or {}).items():
         asked = needs.epoch | needs.batch if role == "proxy" else ONLY_SCORES
         total += _scoring(other, lengths, everyone, asked, None, training.batch_size)
-    tabled = pruning.scoring.schedule != "fresh"
+    tabled = pruning.scoring.tabled
     for epoch in range(training.epochs):
         if pruning.scoring.schedule == "stale" and epoch % pruning.scoring.epochs == 0:
             asked = (needs.epoch | needs.batch) & SCORES
@@ -100,11 +116,12 @@ def work_of(cell: Cell, shape: Shape, lengths: Lengths, helpers: Mapping[str, Sh
             total += _scoring(shape, lengths, everyone, asked, needs.layer, training.batch_size)
             drawn = _drawn(pruning, training, lengths, epoch)
         asked = needs.batch - SCORES if tabled else needs.batch
-        total += _scoring(shape, lengths, drawn, asked, needs.layer, training.batch_size)
+        one = 1 if schedule_of(pruning, needs) == "reuse-graph" else training.batch_size  # each has a graph of its own
+        total += _scoring(shape, lengths, drawn, asked, needs.layer, one)
         kept = drawn * _share_in_batch(pruning, training, needs.by_epoch, float(drawn.sum()))
         if not needs.by_epoch and pruning.sample_ratio < 1:
             kept = _by_length(pruning, lengths, float(kept.sum()))
-        total += _training(shape, training, pruning, lengths, drawn, kept)
+        total += _training(shape, training, pruning, needs, lengths, drawn, kept)
     return total
 
 
@@ -133,11 +150,22 @@ def _scoring(
     )
 
 
-def _training(shape: Shape, training: Training, pruning: Pruning, lengths: Lengths, drawn: Array, kept: Array) -> Work:
+def _training(
+    shape: Shape,
+    training: Training,
+    pruning: Pruning,
+    needs: Needs,
+    lengths: Lengths,
+    drawn: Array,
+    kept: Array,
+) -> Work:
     """Forward and backward of `kept` samples, of `drawn` that batches are made of, one epoch."""
-    responses, ratio = lengths.responses, pruning.token_ratio
+    responses, ratio, schedule = lengths.responses, pruning.token_ratio, schedule_of(pruning, needs)
+    reused = schedule == "reuse-graph"
     tokens = np.maximum(1.0, ratio * responses)
-    if pruning.pruned_tokens == "remove":
+    if reused:  # all that was scored
+        length = lengths.tokens - ("sequence-entropy" not in needs.batch)
+    elif pruning.pruned_tokens == "remove":
         length = lengths.prompts + tokens - 1
     else:
         # up to the last kept token; of k tokens anywhere among n, n - (n - k) / (k + 1) is where the last is expected
@@ -145,14 +173,22 @@ def _training(shape: Shape, training: Training, pruning: Pruning, lengths: Lengt
     forwarded, targets = float(kept @ length), float(kept @ tokens)
     pairs = float(kept @ (length * (length + 1) / 2))
     batches = np.ceil(float(drawn.sum()) / training.batch_size)
-    factor = (2.0 if training.tuning == "lora" else 3.0) + training.gradient_checkpointing
+    window = training.processes * training.accumulation
+    updates, passes = np.ceil(batches / window), batches
+    if schedule == "pool":
+        updates = float(sum(Pooling.of(pruning, needs.by_epoch).updates(int(updates))))
+        passes = min(batches, updates * window)
+    factor = passes_of(training, reused)
+    flops = factor * shape.forward_flops(forwarded, pairs, targets)
+    if reused:  # scoring went through the head without a gradient
+        flops += shape.forward_flops(0.0, 0.0, targets) * (1 - training.gradient_checkpointing)
     return Work(
-        updates=np.ceil(batches / (training.processes * training.accumulation)),
+        updates=updates,
         samples_kept=float(kept.sum()),
-        training_passes=batches,
-        training_tokens=forwarded,
+        training_passes=float(kept.sum()) if reused else passes,
+        training_tokens=0.0 if reused else forwarded,
         tokens_kept=targets,
-        training_flops=factor * shape.forward_flops(forwarded, pairs, targets),
+        training_flops=flops,
         decisions=float(drawn.sum()),
     )
 

@@ -65,7 +65,7 @@ class Candidates:
     lengths: [B] int64, response tokens. prompts: [B] int64, prompt tokens.
     scores: error and uncertainty under the current model. attention: under the current model. reference: [N] token NLL
     under the reference model. losses: [B], each sample's mean token NLL in the update it was last part of (over its
-    whole response where the method scores, else over the tokens that were trained), NaN if there was none.
+    whole response where the method scores its batch, else over the tokens that were trained), NaN if there was none.
     instructions: statistics of the texts. epoch, epochs: where training is, from 0, and how many epochs there are.
     """
 

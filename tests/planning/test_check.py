@@ -1,6 +1,7 @@
 """Predictions against cells that were really trained."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import oracles
@@ -34,10 +35,18 @@ SIZES = [(5 + 7 * n % 40, 3 + 11 * n % 50) for n in range(60)]
 METHODS = {"full": 1e-9, "longest+none": 1e-9, "random+random": 0.15, "random+fastv": 0.15, "q-tuning": 0.15}
 
 
-@pytest.mark.parametrize("method", METHODS)
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "q-tuning, reuse-graph": {"schedule": "reuse-graph"},
+    "q-tuning, pool": {"schedule": "pool", "batches": 3},
+}
+
+
+@pytest.mark.parametrize("method", [*METHODS, *SCHEDULES])
 def test_flops_are_those_that_training_measures(method: str) -> None:
     """The mini model, 60 samples, two epochs, by the loop that trains cells and its own account of cost."""
-    cell, model = a_cell(method, 0.25, 0.5, batch_size=8), load_model(MINI, "float32")
+    options = {"scoring": SCHEDULES[method]} if method in SCHEDULES else {}
+    method = method.partition(",")[0]
+    cell, model = a_cell(method, 0.25, 0.5, options, batch_size=8), load_model(MINI, "float32")
     samples = oracles.random_samples(SIZES, seed=0)
     wrapped, accelerator = PackedModel(model), Accelerator(cpu=True)
     optimizer = torch.optim.AdamW(wrapped.parameters(), lr=1e-3)
@@ -86,3 +95,8 @@ def test_finished_cells_are_compared_where_they_ran(tmp_path: Path) -> None:
     both = check(jobs, tmp_path, h100)
     assert both.elsewhere == 0 and both.training_seconds is not None and both.training_seconds.cells == 2
     assert both.training_seconds.high == pytest.approx(0.25)  # what ran on the CPU is compared with the CPU
+    # of a process all that is resident was measured, of a GPU what torch allocates there
+    reserve = machines()["cpu"].reserve
+    assert both.memory is not None and reserve > 1e8
+    bytes_of = [(here.memory.total + reserve) / 1e9, there.memory.total / 1e9]
+    assert [both.memory.low, both.memory.high] == pytest.approx(sorted(bytes_of))

@@ -90,5 +90,24 @@ def test_the_largest_batch_bounds_those_that_are_drawn() -> None:
     assert largest_batches(a_cell("longest+none", 0.25, 1.0, batch_size=8), lengths)[1] > bound
 
 
+def test_schedules_hold_what_they_hold() -> None:
+    """Samples of 10 tokens, batches of 8, 25% kept: 2 of a batch."""
+    lengths = Lengths(np.full(64, 4.0), np.full(64, 6.0), 1.0, counted=True)
+
+    def held(schedule: str, method: str = "q-tuning", **more: Any) -> float:
+        scoring = {"schedule": schedule} | ({"batches": 4} if schedule == "pool" else {})
+        options = {"scoring": scoring} | ({"selection": "global"} if more.pop("together", False) else {})
+        cell = a_cell(method, 0.25, 0.5, options, batch_size=8, **more)
+        return training_memory(cell, Shape(32, 48, 4, 4, 2, 8, 97, True), lengths).tokens / 10
+
+    assert held("fresh") == held("fresh", accumulation=4) == 2
+    assert held("pool") == held("pool", accumulation=4) == 8, "full batches again"
+    assert held("reuse-graph") == 8, "until it is decided"
+    assert held("reuse-graph", accumulation=4) == 8 + 3 * 2, "and the kept of the batches before"
+    assert held("reuse-graph", accumulation=4, together=True) == 4 * 8, "all are decided together"
+    assert held("reuse-graph", "entropy+ppl", accumulation=2) == 2 * 8, "all that was drawn is kept"
+    assert held("reuse-graph", "entropy+random", accumulation=2) == held("fresh", "entropy+random") == 8
+
+
 def test_a_benchmark_has_choices_or_generates() -> None:
     assert BenchmarkGuess(items=3, prompt_tokens=1.0).choices is None

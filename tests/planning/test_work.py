@@ -1,6 +1,8 @@
 """Predicted work against packed batches that are really made, and needs against the method that really runs."""
 
 import itertools
+import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -133,6 +135,55 @@ def test_stale_and_proxy_scores_are_made_once() -> None:
     assert by_proxy == pytest.approx(fresh)
     rho = a_cell("full+rho-1", options={"reference": "tiny"}, epochs=4)
     assert work_of(rho, SHAPE, lengths(), {"reference": SHAPE}).scoring_flops == pytest.approx(5 * fresh)
+
+
+WHOLE_WINDOWS = [({}, 3), ({"accumulation": 2}, 2), ({"batch_size": 1}, 10), ({"batch_size": 1, "processes": 3}, 4)]
+
+
+@pytest.mark.parametrize(("training", "plain"), WHOLE_WINDOWS)
+@pytest.mark.parametrize(("ratio", "batches"), [(0.5, 2), (0.25, 4), (0.1, 100), (1.0, 3)])
+def test_a_pool_costs_what_fresh_scores_do_and_makes_fewer_updates(
+    training: dict[str, int], plain: int, ratio: float, batches: int
+) -> None:
+    """P updates' batches make ceil(P r) updates, those of the smaller last pool of an epoch too."""
+    options = {"scoring": {"schedule": "pool", "batches": batches}}
+    pooled = work_of(a_cell("q-tuning", ratio, 0.5, options, **training), SHAPE, lengths())
+    fresh = work_of(a_cell("q-tuning", ratio, 0.5, **training), SHAPE, lengths())
+    full, rest = divmod(plain, batches)
+    share = Fraction(str(ratio))
+    assert pooled.updates == 2 * (full * math.ceil(batches * share) + math.ceil(rest * share))
+    assert fresh.updates == 2 * plain
+    assert pooled.scoring_flops == fresh.scoring_flops > 0
+    assert (pooled.training_flops, pooled.samples_kept) == (fresh.training_flops, fresh.samples_kept)
+    assert pooled.training_passes <= fresh.training_passes
+
+
+def test_a_pool_that_scores_no_batch_is_plain_training() -> None:
+    pool = {"scoring": {"schedule": "pool", "batches": 4}}
+    by_epoch = [work_of(a_cell("entropy+random", 0.5, 0.5, options), SHAPE, lengths()) for options in (pool, {})]
+    assert by_epoch[0] == by_epoch[1] and by_epoch[0].scoring_flops > 0
+
+
+@pytest.mark.parametrize(
+    ("tuning", "checkpointing", "back", "head"), [("full", 0, 2, 3), ("lora", 0, 1, 2), ("full", 1, 3, 3)]
+)
+def test_reused_graphs_save_the_forward_of_what_is_kept(tuning: str, checkpointing: int, back: int, head: int) -> None:
+    """F of everything once; back through the layers of whole samples, and to the head with its gradient once more."""
+    training = {"tuning": tuning, "gradient_checkpointing": bool(checkpointing)}
+    reuse = {"scoring": {"schedule": "reuse-graph"}}
+    samples, shape = oracles.random_samples(SIZES, seed=0), ModelShape(SHAPE.matmul, SHAPE.attention, SHAPE.head, False)
+    packed = pack(samples)
+    assert packed is not None
+    through_head = 2 * SHAPE.head * packed.targets
+    layers = shape.forward_flops(packed) - through_head
+    work = work_of(a_cell("q-tuning", 1.0, 0.5, reuse, **training), SHAPE, lengths())
+    kept = sum(max(1.0, response / 2) for _, response in SIZES)
+    assert work.scoring_flops == pytest.approx(2 * (layers + through_head))
+    assert work.training_flops == pytest.approx(2 * (back * layers + head * 2 * SHAPE.head * kept))
+    assert (work.training_tokens, work.tokens_kept) == (0, pytest.approx(2 * kept))
+    fresh = work_of(a_cell("q-tuning", 0.5, 1.0, **training), SHAPE, lengths())
+    reused = work_of(a_cell("q-tuning", 0.5, 1.0, reuse, **training), SHAPE, lengths())
+    assert reused.scoring_flops == fresh.scoring_flops and reused.training_flops < fresh.training_flops
 
 
 def test_updates_follow_batches_windows_and_processes() -> None:
