@@ -44,7 +44,7 @@ def test_targets(plan: Plan) -> None:
 
 
 def test_shared_cells_are_asked_for_once(plan: Plan) -> None:
-    scores = [path for name in ("table1-mini", "fig5-mini", "table4-mini") for path in plan.scores(name)]
+    scores = [path for name in ("table1-mini", "fig5-mini", "table4-mini") for path in plan.cells_of(name)]
     assert len(set(scores)) == len(scores) - 2 * (3 + 3), "Q-Tuning of two seeds and three budgets, in two of them"
 
 
