@@ -95,7 +95,8 @@ def _panel(panel: Axes, lines: pl.DataFrame, rows: pl.DataFrame, measures: tuple
             )
         if row["score"] == "smoothed score" and row["weights"] == "base" and row["lambda"] is not None:
             panel.annotate(f"λ {row['lambda']:g}", (0.02, place), fontsize=7, va="center", color="#444444")
-    panel.axvline(0.5, color="#444444", linewidth=0.6, linestyle=(0, (1, 2)), zorder=1)
+    if "auc" in measures:  # of guessing
+        panel.axvline(0.5, color="#444444", linewidth=0.6, linestyle=(0, (1, 2)), zorder=1)
     panel.set_xlim(0, 1)
     panel.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     panel.tick_params(axis="y", length=0)

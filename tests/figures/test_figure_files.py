@@ -84,6 +84,20 @@ def test_an_unknown_experiment_is_named_with_the_nearest_known_one(folder: Path,
         write_figures("demo", tmp_path, tmp_path)
 
 
+def test_captions_name_only_lines_that_are_drawn(written: list[Written], tmp_path: Path) -> None:
+    captions = {figure.name: figure.caption for figure in written}
+    assert "Dashed: full data; dotted: zero-shot" in captions["budgets"]
+    assert "in per cent of what training on the full data cost" in captions["pareto"]
+    rows = [cell_rows(method, 0.5, t, score=9.0) for method in ("random+random", "q-tuning") for t in (0.5, 0.7)]
+    for extra, told in (([], None), ([cell_rows("zero-shot", seed=None)], "Dotted: zero-shot")):
+        store = Store(write_store(tmp_path / str(len(extra)), table(*rows, *extra), logged=False))
+        found = {name: caption for name, _, caption in drawings(store, "demo")}
+        for name in ("budgets", "pareto"):
+            assert "full data" not in found[name], name
+            assert ("zero-shot" in found[name]) == (told is not None), name
+            assert told is None or told in found[name]
+
+
 def test_models_and_train_sets_have_figures_of_their_own(tmp_path: Path) -> None:
     rows = [
         cell_rows(method, 0.5, 0.5, seed, model=model, score=30 + seed)

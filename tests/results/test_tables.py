@@ -118,6 +118,17 @@ def test_costs_never_average_over_fewer(complete: Folders) -> None:
     assert rows[3] == ["25% x 50%", "Q-Tuning", "150", "–", "–", "150,000", "–", "10.5"]
 
 
+def test_costs_without_full_data(complete: Folders) -> None:
+    """Shares of the 1200 samples and 32,000 tokens that there were to choose from, FLOPs as such, and a note of it."""
+    page = markdown(scores_of(complete).filter(pl.col("method") != "full"))
+    rows = block(page, "What it cost")
+    assert rows[1] == ["25% x 50%", "random + random", "38", "25.0%", "15.6%", "30,000", "9.00e12", "4.5"]
+    assert rows[2] == ["25% x 50%", "Q-Tuning", "150", "25.0%", "15.6%", "150,000", "2.10e13", "10.5"]
+    note = page.partition("What it cost")[2].partition("## ")[0]
+    assert "no training on the full data to compare with" in note and "with the same seed" not in note
+    assert "full-data cell" not in note
+
+
 def test_what_was_selected(complete: Folders) -> None:
     rows = block(markdown(scores_of(complete)), "What was selected")
     assert rows[0] == ["Samples x Tokens", "Method", *SELECTED]
