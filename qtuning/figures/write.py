@@ -75,7 +75,8 @@ def drawings(store: Store, experiment: str) -> Iterator[tuple[str, Drawing, str]
             "Planted errors: how well scores rank wrong tokens above right ones (precision among as many highest-scored"
             " tokens as are wrong, which is also the recall; area under the ROC curve, dotted: of guessing), and which "
             "tokens each method prunes in its first epoch (precision, recall), by the scores of the base model (open) "
-            "and of the trained one (filled). λ: of the smoothed score. Methods that prune no tokens have no points there. "
+            "and of the trained one (filled). λ: of the smoothed score. Methods that prune no tokens have no points "
+            "there. "
             "Points are means over the seeds, bars ± 1 sample standard deviation; a dash is a value that is missing."
         )
         yield "localisation", localisation(found), cells_caption(text, cells.filter(pl.col("seed").is_not_null()))
