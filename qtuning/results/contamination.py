@@ -57,9 +57,9 @@ def notes_of_checks(store: Path, checks: "Iterable[Check]") -> list[str]:
 def contamination_notes(store: Path, scores: "pl.DataFrame") -> list[str]:
     """One line for each train set of an experiment, where its configuration is not at hand. scores: its rows.
 
-    The store does not say which check the experiment asks for: it is taken to be the one of this train set with 13-grams
-    that covers most of the experiment's benchmarks. Several such that differ (in the limits of the train set, another
-    copy of the data) are named, not quoted.
+    The store does not say which check the experiment asks for: it is taken to be that of this train set with 13-grams
+    which covers most of the experiment's benchmarks. Several such that differ (another copy of the data, another
+    configuration of the train set) are named, not quoted.
     """
     config = json.loads(scores["evaluation_config"][0])
     asked = config["benchmarks"]
