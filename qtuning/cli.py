@@ -208,11 +208,12 @@ def tables(
     data_dir: DataDir = None,
 ) -> None:
     """Collect scores and write the tables of experiments; cells that are missing are visible holes with a reason."""
+    from qtuning.data.contamination import checks
     from qtuning.grid import Library
     from qtuning.results.comparisons import compare
-    from qtuning.results.contamination import contamination_notes
+    from qtuning.results.contamination import notes_of_checks
     from qtuning.results.localised import write_localisation
-    from qtuning.results.store import Store, read_scores, write_store
+    from qtuning.results.store import Store, write_store
     from qtuning.results.tables import write_tables
     from qtuning.results.terminal import print_table
 
@@ -226,9 +227,8 @@ def tables(
             print(f"{name}: no benchmarks, so no table; its figures: qtuning figures {name}")
             continue
         comparisons = compare(Store(results), name)
-        write_tables(
-            name, results, comparisons=comparisons, notes=contamination_notes(results, read_scores(results, name))
-        )
+        notes = notes_of_checks(results, checks([grid]).values())
+        write_tables(name, results, comparisons=comparisons, notes=notes)
         print_table(name, results, comparisons=comparisons)
 
 

@@ -132,11 +132,14 @@ class Plan:
     def questions(self, evaluation: str) -> list[Path]:
         """Local files an evaluation reads; none for the hub."""
         config = self.evaluations[evaluation]
-        if config.source == "mini-world":
+        return self._benchmark_files(config.source, config.benchmarks)
+
+    def _benchmark_files(self, source: str, benchmarks: Iterable[str]) -> list[Path]:
+        if source == "mini-world":
             return [self.layout.world / "manifest.json"]
-        if config.source == "hub" or self.data_dir is None:
+        if source == "hub" or self.data_dir is None:
             return []
-        files = [self.data_dir / name / f"{EVALUATION_SPLIT[name]}.jsonl.gz" for name in config.benchmarks]
+        files = [self.data_dir / name / f"{EVALUATION_SPLIT[name]}.jsonl.gz" for name in benchmarks]
         for file in files:
             if not file.exists():
                 raise UserError(f"{file}: no such file; data_dir must hold the benchmarks as docs/data.md says")
@@ -194,12 +197,14 @@ class Plan:
         """Local files that an overlap is counted in; none for the hub."""
         check = self.checks[name]
         train_set = check.train_set.source
-        world = [self.layout.world / "manifest.json"]
-        if isinstance(train_set, FileSource) and train_set.kind != "mini-world":
-            files = [locate(train_set, data_dir=self.data_dir, world_dir=self.layout.world)]
+        questions = self._benchmark_files(check.source, check.benchmarks)
+        if not isinstance(train_set, FileSource):
+            return questions
+        if train_set.kind == "mini-world":
+            files = [self.layout.world / "manifest.json"]
         else:
-            files = world if isinstance(train_set, FileSource) else []
-        return files + (world if check.source == "mini-world" and files != world else [])
+            files = [locate(train_set, data_dir=self.data_dir, world_dir=self.layout.world)]
+        return list(dict.fromkeys([*files, *questions]))
 
     def scores(self, experiment: str) -> list[Path]:
         """What a table is made of; UserError for an experiment without one."""

@@ -14,7 +14,9 @@ import polars as pl
 from qtuning.results.claims import AnyRecipe, Averages, Change, Claim, Compare, Sign, Value, Verdict
 from qtuning.results.measured import Row
 from qtuning.results.ours import Ours, collect_ours, merge
+from qtuning.results.published import published_row
 from qtuning.results.reference import Published
+from qtuning.results.refusals import Refusals, refusals, refused_amount
 from qtuning.results.summary import AVERAGE
 from qtuning.results.verdicts import (
     Outcome,
@@ -31,13 +33,14 @@ NOT_TESTABLE: Verdict = "not testable"
 
 @dataclass(frozen=True)
 class FromOurs:
-    """What our scores say of a claim. reason: why they say nothing. analogous: the same figures of other models or
-    train sets of ours, which are no evidence for or against the claim."""
+    """What our scores say of a claim. experiments: whose scores. reason: why they say nothing. analogous: the same
+    figures of other models or train sets of ours, which are no evidence for or against the claim."""
 
     verdict: Verdict
     terms: tuple[Term, ...] = ()
     reason: str = ""
     analogous: tuple[str, ...] = ()
+    experiments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,40 +100,78 @@ def _from_ours(claim: Claim, outcome: Outcome, published: Published, scores: pl.
     if isinstance(claim.recipe, Averages):
         return FromOurs(NOT_TESTABLE, reason="our averages are computed from their benchmarks, never typed")
     needs = list(dict.fromkeys(need for term in outcome.terms for need in term.needs))
-    ours = _under_published_names(scores, published, needs)
+    sources = _sources(scores, published, needs)
+    used = tuple(dict.fromkeys(source.experiment for source in sources))
+    ours = merge(source.ours for source in sources)
     analogous = tuple(_analogous(claim.recipe, scores, published))
     if not ours.rows():
         pairs = dict.fromkeys((row.model, published.train_sets[int(row.table)]) for row, _ in needs)
         reason = "; ".join(f"no cells of {model} on {train_set}" for model, train_set in pairs)
         return FromOurs(NOT_TESTABLE, reason=reason, analogous=analogous)
+    if refused := _refused(sources, published, needs):
+        return FromOurs(NOT_TESTABLE, reason=refused, analogous=analogous, experiments=used)
     gaps = [gap for row, benchmark in needs if (gap := ours.missing(row, benchmark)) is not None]
     if gaps:
         reason = f"{len(gaps)} of {len(needs)} scores are missing: {gaps[0]}"
-        return FromOurs(NOT_TESTABLE, reason=reason, analogous=analogous)
+        return FromOurs(NOT_TESTABLE, reason=reason, analogous=analogous, experiments=used)
     wanted = {row for row, _ in needs}
     only = Ours({row: values for row, values in ours.scores.items() if row in wanted}, ours.holes)
     found = evaluate(claim, only)
-    return FromOurs(found.verdict, found.terms, analogous=analogous)
+    return FromOurs(found.verdict, found.terms, analogous=analogous, experiments=used)
 
 
-def _under_published_names(scores: pl.DataFrame, published: Published, needs: Sequence[tuple[Row, str]]) -> Ours:
-    """Our cells of the models and train sets that a claim needs: of the experiment named after the table, else of the
-    first that has them."""
-    parts = []
+@dataclass(frozen=True)
+class _Source:
+    """The experiment of ours that stands for one table and model. refused: why its scores are not comparable."""
+
+    table: int
+    model: str
+    experiment: str
+    ours: Ours
+    refused: Refusals
+
+
+def _sources(scores: pl.DataFrame, published: Published, needs: Sequence[tuple[Row, str]]) -> list[_Source]:
+    """Our cells of the models and train sets that a claim needs: of the experiment named after the table, else of one
+    that was measured as the paper's was, else of one that varies nothing in training, else of the first that has them.
+    """
+    sources = []
     for table, model in dict.fromkeys((int(row.table), row.model) for row, _ in needs):
         train_set = published.train_sets[table]
+        printed = [
+            published_row(row, train_set, benchmark, float(score))
+            for row, by_benchmark in published.scores.items()
+            if row.table == table
+            for benchmark, score in by_benchmark.items()
+        ]
         found = scores.filter((pl.col("model") == model) & (pl.col("train_set") == train_set))
-        names = sorted(found["experiment"].unique(), key=lambda name: (name != f"table{table}", name))
-        if names:
-            frame = scores.filter(pl.col("experiment") == names[0])
-            benchmarks = {
-                benchmark: None
-                for row in published.rows()
-                if row.table == table
-                for benchmark in published.benchmarks(row)
-            }
-            parts.append(collect_ours(frame, table, model, train_set, benchmarks))
-    return merge(parts)
+        frames = {name: scores.filter(pl.col("experiment") == name) for name in found["experiment"].unique().sort()}
+        refused = {name: refusals(frame, printed) for name, frame in frames.items()}
+
+        def rank(name: str, table: int = table, refused: dict[str, Refusals] = refused) -> tuple[bool, bool, bool, str]:
+            varied = bool((scores.filter(pl.col("experiment") == name)["training"].fill_null("") != "").any())
+            return name != f"table{table}", bool(refused[name].everything), varied, name
+
+        if frames:
+            name = min(frames, key=rank)
+            benchmarks = dict.fromkeys(row["benchmark"] for row in printed if row["benchmark"] != AVERAGE)
+            ours = collect_ours(frames[name], table, model, train_set, benchmarks)
+            sources.append(_Source(table, model, name, ours, refused[name]))
+    return sources
+
+
+def _refused(sources: Sequence[_Source], published: Published, needs: Sequence[tuple[Row, str]]) -> str:
+    """Why the scores that a claim needs cannot be held against the published ones; empty where they can."""
+    reasons: dict[str, None] = {}
+    for source in sources:
+        train_set = published.train_sets[source.table]
+        for row, benchmark in needs:
+            if (row.table, row.model) != (source.table, source.model):
+                continue
+            found = [source.refused.everything, source.refused.benchmarks.get(benchmark, "")]
+            found += [refused_amount(source.ours.offered[row], train_set)] if row in source.ours.offered else []
+            reasons |= dict.fromkeys(filter(None, found))
+    return "; ".join(reasons)
 
 
 def _analogous(recipe: AnyRecipe, scores: pl.DataFrame, published: Published) -> list[str]:

@@ -58,9 +58,10 @@ def details(ruling: Ruling) -> list[str]:
     """The arithmetic of a claim, a statement a line: published, then where else, then ours."""
     differences = isinstance(ruling.claim.recipe, Sign)
     lines = [*_written_out(ruling.published.terms, differences), *ruling.published.notes]
-    lines += [f"ours: {line}" for line in _written_out(ruling.ours.terms, differences)]
+    whose = f"ours ({', '.join(ruling.ours.experiments)})" if ruling.ours.experiments else "ours"
+    lines += [f"{whose}: {line}" for line in _written_out(ruling.ours.terms, differences)]
     if ruling.ours.reason:
-        lines.append(f"ours: not testable: {ruling.ours.reason}")
+        lines.append(f"{whose}: not testable: {ruling.ours.reason}")
     return lines + [f"ours, {ANALOGOUS}: {text}" for text in ruling.ours.analogous]
 
 
@@ -114,6 +115,7 @@ def _ruling_json(ruling: Ruling) -> dict[str, Any]:
         "ours": {
             "verdict": ruling.ours.verdict,
             "reason": ruling.ours.reason,
+            "experiments": list(ruling.ours.experiments),
             "terms": [_term_json(term) for term in ruling.ours.terms],
             "analogous": list(ruling.ours.analogous),
         },

@@ -19,28 +19,37 @@ CONFIDENCE = 0.95
 COLUMNS = (
     "experiment",
     "model",
+    "model_label",
     "train_set",
+    "train_set_label",
     "method",
     "sample_pruner",
     "token_pruner",
     "sample_ratio",
     "token_ratio",
     "options",
+    "training",
     "seed",
     "benchmark",
+    "metric",
     "headline",
     "score",
+    "items",
     "status",
     "reason",
+    "evaluation_config",
+    "samples_available",
 )
 
 
 @dataclass
 class Ours:
-    """Scores in per cent by row, benchmark (`avg` is one) and seed. holes: why a score is missing."""
+    """Scores in per cent by row, benchmark (`avg` is one) and seed. holes: why a score is missing. offered: how many
+    samples the cells of a trained row could choose from."""
 
     scores: dict[Row, dict[str, dict[str, float]]] = field(default_factory=dict)
     holes: dict[tuple[Row, str], str] = field(default_factory=dict)
+    offered: dict[Row, set[float | None]] = field(default_factory=dict)
 
     def rows(self) -> list[Row]:
         """Every row that has a cell, finished or not."""
@@ -111,6 +120,8 @@ def collect_ours(
         row = _row(values, table)
         if row is None:
             continue
+        if values["status"] == "done" and row.setting != "zero_shot":
+            ours.offered.setdefault(row, set()).add(values["samples_available"])
         benchmark, seed = values["benchmark"], values["seed"] or ""
         by_seed = ours.scores.setdefault(row, {}).setdefault(benchmark, {})
         if values["status"] != "done":
@@ -132,6 +143,7 @@ def merge(parts: Iterable[Ours]) -> Ours:
     for part in parts:
         whole.scores |= part.scores
         whole.holes |= part.holes
+        whole.offered |= part.offered
     return whole
 
 

@@ -1,6 +1,5 @@
 """The paper's numbers beside ours: per number whether they agree, or why that cannot be said."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
@@ -8,20 +7,15 @@ from typing import Any, Literal
 
 import polars as pl
 
-from qtuning.evaluation.headline import LABEL as BENCHMARK
-from qtuning.results.layout import benchmark_label, hole_text, named
+from qtuning.results.layout import hole_text
 from qtuning.results.lines import Cells, cells_by_line
-from qtuning.results.published import EPOCHS, TRAIN_SAMPLES, impossible, place, published_place
+from qtuning.results.published import place, published_place
+from qtuning.results.refusals import Refusals, refusals, refused_amount
 from qtuning.results.summary import AVERAGE, Entry, Hole, Line, Summary, summarise
 
 Status = Literal["matched", "off", "not run", "not comparable"]
 
 CONFIDENCE = 0.95
-LOST = 0.02
-"""Share of the samples that may be missing: unusable rows of a train set."""
-
-OTHER_ITEMS = 0.25
-"""Share of a benchmark's published scores that our number of items may not be able to give; typing errors happen."""
 
 INTERVAL = (
     "Interval: where one more run of ours would lie in 95 of 100 cases, mean ± t sd sqrt(1 + 1/n) over n seeds, since "
@@ -60,8 +54,8 @@ def versus_paper(scores: pl.DataFrame, published: pl.DataFrame, table: int) -> l
     summary = summarise(scores)
     cells = cells_by_line(scores)
     rows = published.filter(pl.col("table") == table).to_dicts()
-    refusals = _refusals(scores, summary, rows)
-    return [_number(row, summary, cells, refusals) for row in rows]
+    refused = refusals(scores, rows)
+    return [_number(row, summary, cells, refused) for row in rows]
 
 
 def interval(summary: Summary, line: Line, model: str, benchmark: str) -> tuple[float, float] | None:
@@ -92,54 +86,10 @@ def interval(summary: Summary, line: Line, model: str, benchmark: str) -> tuple[
     return max(0.0, entry.mean - half), min(100.0, entry.mean + half)
 
 
-@dataclass(frozen=True)
-class _Refusals:
-    """Why numbers cannot be compared: all of the experiment's, those of one benchmark. models: labels of ours."""
-
-    everything: str
-    benchmarks: dict[str, str]
-    models: str
-
-
-def _refusals(scores: pl.DataFrame, summary: Summary, rows: Sequence[dict[str, Any]]) -> _Refusals:
-    config = json.loads(scores["evaluation_config"][0])
-    reasons = []
-    if config.get("source") == "mini-world":
-        reasons.append("the questions are those of the mini world")
-    if config.get("limit") is not None:
-        reasons.append(f"limit: the first {config['limit']} items of each benchmark")
-    if config.get("fewshot") is not None:
-        reasons.append(f"fewshot: {config['fewshot']} instead of each benchmark's own")
-    reasons += [f"setting unknown: {name}" for name in ("source", "limit", "fewshot") if name not in config]
-    train_set = rows[0]["train_set"] if rows else ""
-    trained = named(scores, "train_set")
-    if trained and train_set not in trained:
-        reasons.insert(0, f"the train set is {', '.join(trained.values())}")
-    benchmarks = {}
-    for benchmark in {row["benchmark"]: None for row in rows if row["benchmark"] in BENCHMARK}:
-        found = scores.filter((pl.col("benchmark") == benchmark) & pl.col("headline") & (pl.col("status") == "done"))
-        numbers = [row["score"] for row in rows if row["benchmark"] == benchmark]
-        # F1 is graded, so that any value is possible
-        if found.is_empty() or found["metric"][0] == "f1":
-            continue
-        items = int(found["items"][0])
-        if (count := impossible(numbers, items)) > OTHER_ITEMS * len(numbers):
-            benchmarks[benchmark] = (
-                f"benchmark split: {count} of the {len(numbers)} published {benchmark_label(benchmark)} scores are no "
-                f"share of {items:,} items"
-            )
-    if benchmarks:
-        benchmarks[AVERAGE] = (
-            f"the average holds {', '.join(map(benchmark_label, benchmarks))}: another benchmark split"
-        )
-    models = ", ".join(named(scores, "model").values())
-    return _Refusals("; ".join(reasons), benchmarks, models)
-
-
-def _number(row: dict[str, Any], summary: Summary, cells: Cells, refusals: _Refusals) -> Number:
+def _number(row: dict[str, Any], summary: Summary, cells: Cells, refused: Refusals) -> Number:
     model, benchmark = row["model"], row["benchmark"]
     if model not in summary.models:
-        reason = "; ".join(filter(None, (f"the model is {refusals.models}", refusals.everything)))
+        reason = "; ".join(filter(None, (f"the model is {refused.models}", refused.everything)))
         return Number(row, "not comparable", reason, has_model=False)
     candidates = [line for line in summary.lines if place(line) == published_place(row)]
     line = next((line for line in candidates if not line.variant), None)
@@ -156,7 +106,7 @@ def _number(row: dict[str, Any], summary: Summary, cells: Cells, refusals: _Refu
     bounds = interval(summary, line, model, benchmark)
     assert bounds is not None  # it is no hole
     low, high = bounds
-    reasons = [refusals.everything, refusals.benchmarks.get(benchmark, ""), _samples(line, model, row, cells)]
+    reasons = [refused.everything, refused.benchmarks.get(benchmark, ""), _amount(line, model, row, cells)]
     reason = "; ".join(filter(None, reasons))
     # compared as printed: two decimals
     inside = round(low, 2) <= row["score"] <= round(high, 2)
@@ -164,18 +114,12 @@ def _number(row: dict[str, Any], summary: Summary, cells: Cells, refusals: _Refu
     return Number(row, status, reason, entry.mean, low, high, len(entry.values))
 
 
-def _samples(line: Line, model: str, row: dict[str, Any], cells: Cells) -> str:
-    """What is wrong with the number of samples that a cell could choose from; empty where nothing is."""
-    if line.method == "zero-shot" or row["train_set"] not in TRAIN_SAMPLES:
+def _amount(line: Line, model: str, row: dict[str, Any], cells: Cells) -> str:
+    """What is wrong with the number of samples that the cells of a line could choose from."""
+    if line.method == "zero-shot":
         return ""
-    offered = {cell["samples_available"] for cell in cells.get((line, model), {}).values()}
-    if offered <= {None}:
-        return "setting unknown: how many samples it was trained on"
-    wanted = EPOCHS * TRAIN_SAMPLES[row["train_set"]]
-    smallest = min(value for value in offered if value is not None)
-    if smallest < (1 - LOST) * wanted or max(value for value in offered if value is not None) > wanted:
-        return f"scale: {smallest:,.0f} samples in all epochs, where {EPOCHS} epochs of the whole set have {wanted:,}"
-    return ""
+    offered = [cell["samples_available"] for cell in cells.get((line, model), {}).values()]
+    return refused_amount(offered, row["train_set"])
 
 
 def absent(numbers: Sequence[Number]) -> list[tuple[list[str], int, str]]:

@@ -7,9 +7,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from qtuning.commands.contamination import contamination
+from qtuning.commands.contamination import contamination, read_train_set
+from qtuning.data.contamination import Check
 from qtuning.errors import UserError
-from qtuning.results.contamination import contamination_note
+from qtuning.results.contamination import notes_of_checks
 
 QUESTION = "a farmer has three fields and each of them has four rows of twelve trees how many trees"
 
@@ -38,9 +39,10 @@ def test_it_writes_a_report_that_tables_can_quote(run, tmp_path):
     assert path.name.startswith("sums-data-dir-")
     assert json.loads(path.read_text())["benchmarks"]["gsm8k"]["contaminated"] == 1
     assert "a farmer has three fields and each of them has four rows of" in result.output
-    assert contamination_note(tmp_path / "results", "sums", "Sums", "data-dir", ["gsm8k"]) == (
+    check = Check(read_train_set(tmp_path / "configs", "sums", tmp_path / "data"), "data-dir", ("gsm8k",))
+    assert notes_of_checks(tmp_path / "results", [check]) == [
         "Contamination: items that share a 13-gram with Sums: GSM8K 1 of 2 (50.0%; 1 shorter, compared whole)."
-    )
+    ]
     before = path.read_bytes()
     run("sums", "--benchmarks", "gsm8k", "--data-dir", str(tmp_path / "data"))
     assert path.read_bytes() == before

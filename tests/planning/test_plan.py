@@ -145,6 +145,7 @@ def test_the_command_prints_a_bill_of_100_columns(run: Callable[..., Any], exper
         "% of the hours",
         "8 at a time",
         "big: one seed",
+        "mini: differences",
         "no finished",
     ):
         assert expected in result.output

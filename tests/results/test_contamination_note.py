@@ -1,12 +1,16 @@
 """The line under a table, from reports in the store."""
 
+import json
+
 import polars as pl
 import pytest
 
+from qtuning.data import contamination
+from qtuning.data.contamination import checks
 from qtuning.errors import UserError
 from qtuning.files import write_json
 from qtuning.results.collect import collect
-from qtuning.results.contamination import contamination_note, contamination_notes
+from qtuning.results.contamination import NGRAM, contamination_notes, notes_of_checks
 
 
 def report(store, name, ngram=13, **benchmarks):
@@ -16,7 +20,15 @@ def report(store, name, ngram=13, **benchmarks):
 
 
 def note(store, *benchmarks, train_set="mathinstruct", source="hub"):
-    return contamination_note(store, train_set, "MathInstruct", source, benchmarks)
+    """From the store alone, of an experiment with one train set."""
+    config = json.dumps({"source": source, "benchmarks": benchmarks})
+    rows = {
+        "train_set": [train_set, None],
+        "train_set_label": ["MathInstruct", None],
+        "evaluation_config": [config] * 2,
+    }
+    (line,) = contamination_notes(store, pl.DataFrame(rows))
+    return line
 
 
 def test_counts_shares_and_what_was_not_checked(tmp_path):
@@ -37,14 +49,33 @@ def test_nothing_checked_is_said_with_what_to_type(tmp_path):
     assert "run `qtuning contamination other`" in note(tmp_path, "gsm8k", train_set="other")
 
 
-def test_reports_of_parts_are_put_together_and_other_sizes_follow(tmp_path):
-    report(tmp_path, "mathinstruct-hub-1", gsm8k=(791, 0, 0))
-    report(tmp_path, "mathinstruct-hub-2", math=(5000, 50, 0))
-    report(tmp_path, "mathinstruct-hub-3", ngram=8, math=(5000, 100, 0))
-    assert note(tmp_path, "gsm8k", "math") == (
-        "Contamination: items that share a 13-gram with MathInstruct: GSM8K 0 of 791, MATH 50 of 5,000 (1.0%). "
-        "Also, items that share an 8-gram with MathInstruct: GSM8K not checked, MATH 100 of 5,000 (2.0%)."
+def test_the_report_that_covers_the_benchmarks_is_taken(tmp_path):
+    report(tmp_path, "mathinstruct-hub-1", gsm8k=(791, 1, 0))
+    report(tmp_path, "mathinstruct-hub-2", gsm8k=(791, 2, 0), math=(5000, 50, 0))
+    report(tmp_path, "mathinstruct-hub-3", ngram=8, gsm8k=(791, 3, 0), math=(5000, 100, 0))
+    both = (
+        "Contamination: items that share a 13-gram with MathInstruct: GSM8K 2 of 791 (0.3%), MATH 50 of 5,000 (1.0%)."
     )
+    assert note(tmp_path, "gsm8k", "math") == both
+    assert note(tmp_path, "gsm8k") == (
+        "Contamination: several reports on MathInstruct that differ (mathinstruct-hub-1, mathinstruct-hub-2); "
+        "`qtuning tables` knows which."
+    )
+    # of another copy that says the same, one is as good as the other
+    report(tmp_path, "mathinstruct-hub-4", gsm8k=(791, 2, 0), math=(5000, 50, 0))
+    assert note(tmp_path, "gsm8k", "math") == both
+
+
+def test_a_grid_reads_the_report_of_its_own_check(folders):
+    (check,) = checks([folders.grid]).values()
+    assert notes_of_checks(folders.results, [check])[0].startswith("Contamination: not checked (Mini SFT against ARC-E")
+    report(folders.results, "mini-mini-world-0", gsm8k=(240, 9, 0))  # of another check
+    assert "not checked (Mini SFT" in notes_of_checks(folders.results, [check])[0]
+    report(folders.results, check.name, gsm8k=(240, 6, 0), squad=(200, 0, 0))
+    (line,) = notes_of_checks(folders.results, [check])
+    assert line.startswith("Contamination: items that share a 13-gram with Mini SFT: ARC-E not checked, ")
+    assert "GSM8K 6 of 240 (2.5%), SQuAD 0 of 200" in line
+    assert NGRAM == contamination.NGRAM
 
 
 def test_a_damaged_report_is_refused_with_its_key(tmp_path):

@@ -17,6 +17,8 @@ from qtuning.results.schema import SCHEMA
 PUBLISHED = read_published()
 CLAIMS = read_claims(PUBLISHED)
 TABLE1 = ("arc_easy", "arc_challenge", "gsm8k", "squad", "triviaqa")
+# what the published scores are shares of (docs/tables.md)
+ITEMS = {"arc_easy": 567, "arc_challenge": 295, "gsm8k": 1319, "squad": 10_570, "triviaqa": 8837, "math": 5000}
 SAMPLES, TOKENS = ("random", "longest", "infobatch", "entropy"), ("random", "ppl", "fastv", "sparsevlm")
 # Student's t at 97.5%, from printed tables: 1 and 2 degrees of freedom
 T = {2: 12.7062, 3: 4.30265}
@@ -44,6 +46,10 @@ def row(experiment, model, train_set, method, seed, score, benchmark, **changes)
         "headline": True,
         "score": score,
         "status": "done",
+        "metric": "f1" if benchmark == "squad" else "acc",
+        "items": ITEMS[benchmark],
+        "evaluation_config": json.dumps({"source": "hub", "limit": None, "fewshot": None}),
+        "samples_available": 3 * 70_000.0,
     }
     return dict.fromkeys(SCHEMA) | values | changes
 
@@ -135,6 +141,44 @@ def test_other_models_are_shown_as_analogous_and_never_as_evidence():
 def test_the_experiment_named_after_the_table_goes_first():
     rows = table1(lambda seed: 9.0, experiment="another") + table1(lambda seed: 3.3)
     assert judged(rows).terms[0].value == pytest.approx(3.3)
+
+
+def test_a_limited_experiment_is_no_evidence():
+    """500 samples and 20 items of each benchmark: a clear margin, and nothing that the paper's claim is about."""
+    limited = {
+        "evaluation_config": json.dumps({"source": "hub", "limit": 20, "fewshot": None}),
+        "items": 20,
+        "samples_available": 1500.0,
+    }
+    rows = [r | limited for r in table1(lambda seed: 2.0 + 0.1 * seed, experiment="try")]
+    ours = judged(rows)
+    assert (ours.verdict, ours.terms, ours.experiments) == ("not testable", (), ("try",))
+    assert ours.reason.startswith("limit: the first 20 items of each benchmark; ")
+    assert "scale: 1,500 samples in all epochs, where 3 epochs of the whole set have 210,000" in ours.reason
+    # each alone is reason enough
+    whole = table1(lambda seed: 2.0 + 0.1 * seed, experiment="try")
+    assert judged(whole).verdict == "contradicted"
+    for change, reason in (
+        ({"samples_available": 1500.0}, "scale: 1,500"),
+        ({"evaluation_config": json.dumps({"source": "hub", "limit": None, "fewshot": 2})}, "fewshot: 2 instead"),
+        ({"evaluation_config": json.dumps({"source": "mini-world", "limit": None, "fewshot": None})}, "the questions"),
+        ({"evaluation_config": None}, "setting unknown: source"),
+        ({"items": 2376}, "the average holds"),
+    ):
+        ours = judged([r | change for r in whole])
+        assert (ours.verdict, ours.terms) == ("not testable", ()) and reason in ours.reason
+    text = audit_markdown(audit(PUBLISHED, CLAIMS, pl.DataFrame(rows, schema=SCHEMA, orient="row")))
+    assert "ours (try): not testable: limit: the first 20 items" in text
+
+
+def test_a_comparable_experiment_is_preferred_and_one_that_varies_no_training():
+    limit = json.dumps({"source": "hub", "limit": 20, "fewshot": None})
+    refused = [r | {"evaluation_config": limit} for r in table1(lambda seed: 9.0, experiment="a")]
+    varied = [r | {"training": "batch_size=16"} for r in table1(lambda seed: 8.0, experiment="b")]
+    ours = judged(refused + varied + table1(lambda seed: 3.3, experiment="c"))
+    assert ours.experiments == ("c",)
+    assert ours.terms[0].value == pytest.approx(3.3)
+    assert judged(refused + varied).experiments == ("b",)
 
 
 def test_averages_of_ours_are_not_put_to_the_test():

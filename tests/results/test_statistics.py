@@ -252,3 +252,15 @@ def test_coverage_where_lines_are_unequal(seeds: int) -> None:
     assert found["ours"].mean() >= (0.92 if seeds == 2 else 0.935)
     # one outcome a repeat: 3.5 standard errors are wide (3 x 3000 repeats of other seeds gave 0.953 to 0.957)
     assert found["alone"].mean() >= 0.95 - 3.5 * math.sqrt(0.95 * 0.05 / 600)
+
+
+def test_differences_from_a_fixed_model_are_covered_as_scores_are() -> None:
+    """One model without seeds subtracted from three lines: what a seed does to all lines stays in the difference."""
+    rng, held, repeats = np.random.default_rng(0), 0.0, 600
+    for _ in range(repeats):
+        fixed = rng.normal(0, 0.5, 100)
+        lines = rng.normal(0, 1, 3)[:, None] + rng.normal(0, 0.25, (3, 3))[:, :, None]
+        lines = lines + rng.normal(0, 0.3, (3, 1, 100)) + rng.normal(0, 0.5, (3, 3, 100))
+        estimate = estimate_scores([lines - fixed])
+        held += float(np.mean(np.abs(estimate.mean) <= estimate.half_width())) / repeats
+    assert 0.92 <= held <= 0.98
