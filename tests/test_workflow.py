@@ -87,7 +87,9 @@ def test_dry_run_of_a_fresh_checkout_lists_every_job_once(tmp_path: Path) -> Non
         "prepare": 1,
         "train": 3,
         "evaluate": 4,
+        "contamination": 1,
         "tables": 1,
+        "figures": 1,
         "micro": 1,
     }
     folder = checkout(tmp_path)
@@ -103,6 +105,8 @@ def test_table_has_every_row_and_score(finished: Path) -> None:
         assert benchmark in text, text
     assert "–" not in table(finished), "no holes"
     assert (finished / "results/scores.parquet").exists()
+    assert "items that share a 13-gram with Mini SFT" in text
+    assert (finished / "results/figures/micro/pareto.svg").exists()
     assert not list(finished.glob("results/cells/*/weights")), "full weights go after evaluation"
     assert not list(finished.glob("results/state/*/checkpoint-*")), "resume state goes with the end of the cell"
 
@@ -129,7 +133,7 @@ def test_another_experiment_that_shares_cells_shares_the_work(finished: Path) ->
         printed = snakemake(finished, "--dry-run", target="other")
     finally:
         other.unlink()
-    assert jobs(printed) == {"tables": 1, "other": 1}
+    assert jobs(printed) == {"tables": 1, "figures": 1, "other": 1}
 
 
 def test_another_lambda_runs_q_tuning_alone(finished: Path) -> None:
@@ -139,7 +143,7 @@ def test_another_lambda_runs_q_tuning_alone(finished: Path) -> None:
         printed = snakemake(finished, "--dry-run")
     finally:
         micro.write_text(MICRO)
-    assert jobs(printed) == {"configure": 1, "train": 1, "evaluate": 1, "tables": 1, "micro": 1}
+    assert jobs(printed) == {"configure": 1, "train": 1, "evaluate": 1, "tables": 1, "figures": 1, "micro": 1}
     trained = re.findall(r": train (\S+)", printed)
     assert len(trained) == 1
     assert trained[0].startswith("mini-mini-q-tuning-25x50-s0-")
