@@ -35,7 +35,9 @@ def _cost(setting: Setting) -> Table:
     for ratio in TO_PLAIN:
         kept, method = keep_share(samples, ratio, paths.TOKEN_RATIO), paths.q_tuning(ratio)
         variants[f"{ratio}"] = partial(paths.ours, model, samples, kept, method, device, torch.bfloat16)
-    times = alternate(variants, sizes.fewer, device)
+    slow = device.type == "cpu" and not fast_on_cpu()
+    passes = 1 if slow else sizes.fewer
+    times = alternate(variants, passes, device)
     rows: list[dict[str, Value]] = [{"step": "plain SFT, ours, float32", "ms": times.milliseconds("plain")}]
     for ratio, bound in TO_PLAIN.items():
         figure = Checked(times.ratio(f"{ratio}", "plain"), bound)
@@ -49,10 +51,10 @@ def _cost(setting: Setting) -> Table:
         )
     copies = sum(weight.nbytes for weight in half_weights(model).values()) / 2**20
     notes = [
-        f"Model and batch of the step table; median of {sizes.fewer}, ratios paired. The weights are copied to "
+        f"Model and batch of the step table; median of {passes}, ratios paired. The weights are copied to "
         f"bfloat16 in every step: {copies:,.0f} MiB, freed before training.",
     ]
-    if device.type == "cpu" and not fast_on_cpu():
+    if slow:
         notes.append(
             "This processor has no bfloat16 arithmetic (avx512_bf16, amx): scores in bfloat16 cost more than in "
             "float32, and the targets mean nothing here."

@@ -36,7 +36,7 @@ def run(setting: Setting) -> list[Table]:
         notes = {job: [_noted(job, mini) for _ in starts] for job in TARGETS}
         first = _command("train", mini, warm)
         forked = {job: [_command(job, mini, warm) for _ in starts] for job in TARGETS}
-        cells = {name: [_cell(mini, env) for _ in starts] for name, env in (("by itself", alone), ("warm", warm))}
+        cells = {name: _cell(mini, env) for name, env in (("by itself", alone), ("warm", warm))}
     rows: list[dict[str, Value]] = []
     for job, bound in TARGETS.items():
         total, inside = statistics.median(whole[job]), 0.0
@@ -56,12 +56,11 @@ def run(setting: Setting) -> list[Table]:
         "neighbours count; processor time beside it. The parts come from processes of their own, without launcher."
     )
     hourly: list[dict[str, Value]] = []
-    for name, taken in cells.items():
-        seconds = statistics.median(taken)
+    for name, seconds in cells.items():
         hourly.append({"short cell, trained and evaluated": name, "seconds": seconds, "cells an hour": 3600 / seconds})
     short = (
         f"Q-Tuning, one epoch of the mini train set, {ITEMS} items of each of six benchmarks, one thread, one after "
-        f"the other, median of {setting.sizes.starts}. The workflow runs as many side by side as there are cores."
+        "the other, each once. The workflow runs as many side by side as there are cores."
     )
     return [Table("Start-up", rows, (note,)), Table("Whole cells", hourly, (short,))]
 
