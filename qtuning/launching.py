@@ -2,8 +2,9 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 
 def launch(config: Path, threads: int, arguments: Sequence[str]) -> None:
@@ -28,3 +29,21 @@ def launch(config: Path, threads: int, arguments: Sequence[str]) -> None:
     from qtuning.train import main
 
     main(arguments)
+
+
+def run_as_worker(main: Callable[[], None]) -> NoReturn:
+    """Run `main` in a process that a launcher started beside others, then leave; a failure leaves as usual.
+
+    The threads of a gloo process group outlive `destroy_process_group` where DDP was used. One that lets go of a
+    tensor while the interpreter is being torn down aborts the process ("terminate called without an active
+    exception", pytorch/pytorch#179291), and a finished training would count as failed. So the interpreter is left
+    standing: everything is written by then, and W&B runs are closed.
+    """
+    from torch import distributed
+
+    main()
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

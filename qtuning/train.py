@@ -33,6 +33,7 @@ from qtuning.helpers import scores_under
 from qtuning.identity import cell_id, cell_json
 from qtuning.journal import Journal
 from qtuning.keeper import Keeper
+from qtuning.launching import run_as_worker
 from qtuning.layout import HELPERS
 from qtuning.loop import Loop
 from qtuning.models import load_model, load_tokenizer, resolve
@@ -338,4 +339,4 @@ def _stop_with_parent() -> None:
 
 if __name__ == "__main__":
     _stop_with_parent()
-    main()
+    run_as_worker(main)

@@ -23,6 +23,7 @@ from torch import Tensor
 from qtuning.batch import Sample, pack
 from qtuning.config import Cell, MethodEntry, Model, Ratios, Training
 from qtuning.errors import UserError
+from qtuning.launching import run_as_worker
 from qtuning.loop import Loop
 from qtuning.methods import pruning
 from qtuning.packed_model import PackedModel
@@ -859,4 +860,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_as_worker(lambda: main(Path(sys.argv[1])))

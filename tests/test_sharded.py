@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from qtuning.batch import Packed, Sample, pack
+from qtuning.launching import run_as_worker
 from qtuning.packed_model import PackedModel
 from qtuning.scores import observe
 
@@ -95,8 +96,7 @@ def main(folder: Path) -> None:
     gradients = {name: parameter.grad.full_tensor() for name, parameter in model.named_parameters()}
     if rank == 0:
         save_file(gradients, folder / "gradients.safetensors")
-    distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_as_worker(lambda: main(Path(sys.argv[1])))

@@ -42,6 +42,7 @@ from transformers import DataCollatorForSeq2Seq
 from qtuning.config import MethodEntry, Ratios
 from qtuning.errors import UserError
 from qtuning.integrations.padded import layout_of
+from qtuning.launching import run_as_worker
 from qtuning.methods import pruning as pruning_of
 from qtuning.pruners.together import concatenate
 from qtuning.seeding import generator
@@ -411,4 +412,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_as_worker(lambda: main(Path(sys.argv[1])))
