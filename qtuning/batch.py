@@ -10,6 +10,7 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -109,34 +110,32 @@ def pack(
     """
     if not samples:
         return None
-    lengths = torch.tensor([sample.response_length for sample in samples])
-    prompts = torch.tensor([sample.prompt for sample in samples])
-    kept = torch.arange(int(lengths.sum())) if keep is None else torch.cat(list(keep)).cpu().nonzero().flatten()
+    # numpy: its calls on a few rows cost a fraction of torch's, and this runs before every update
+    lengths = np.array([sample.response_length for sample in samples])
+    ends = lengths.cumsum()
+    kept = np.arange(ends[-1]) if keep is None else np.flatnonzero(torch.cat(list(keep)).numpy(force=True))
     if not len(kept):
         return None
-    ends = lengths.cumsum(0)
-    owner = torch.searchsorted(ends, kept, right=True)
-    place = kept - (ends - lengths)[owner]  # of each token in its response
-    counts = torch.bincount(owner, minlength=len(samples))
-    rows = counts.nonzero().flatten()
-    counts, kept_rows = counts[rows], rows.tolist()
-    last = place[counts.cumsum(0) - 1] + prompts[rows]  # of each kept sample, the last kept position
-    sizes = last.tolist()
-    whole = torch.cat([samples[row].tokens[: size + 1] for row, size in zip(kept_rows, sizes, strict=True)])
-    segment = torch.repeat_interleave(torch.arange(len(rows)), counts)
-    starts = last.cumsum(0) - last
-    target = place + prompts[owner] + starts[segment]  # where it would be if the last tokens were cut off already
-    inputs = torch.ones(len(whole), dtype=torch.bool)
-    inputs[last.cumsum(0) + torch.arange(len(rows))] = False
+    counts = np.diff(np.searchsorted(kept, ends), prepend=0)  # `kept` ascends through the responses, laid end to end
+    rows = np.flatnonzero(counts)
+    counts = counts[rows]
+    # from a place among the responses to one in the sample, prompt included
+    chosen = [samples[row] for row in rows.tolist()]
+    shift = np.array([sample.prompt for sample in chosen]) - (ends - lengths)[rows]
+    last = kept[counts.cumsum() - 1] + shift  # of each kept sample, its last kept position: the length of its segment
+    sizes, after = last.tolist(), last.cumsum()
+    whole = torch.cat([sample.tokens[: size + 1] for sample, size in zip(chosen, sizes, strict=True)])
+    target = kept + np.repeat(shift + after - last, counts)  # where it would be if the last tokens were cut off already
+    segment = np.repeat(np.arange(len(rows)), counts)
     factors = torch.ones(len(samples)) if weights is None else torch.tensor(weights, dtype=torch.float32)
     return Packed(
-        whole[inputs],
-        torch.arange(sum(sizes)) - torch.repeat_interleave(starts, last),
+        torch.from_numpy(np.delete(whole.numpy(), after + np.arange(len(rows)))),
+        torch.from_numpy(np.arange(after[-1]) - np.repeat(after - last, last)),
         tuple(sizes),
-        target - 1,
-        whole[target + segment],
-        factors[owner],
-        tuple(kept_rows),
+        torch.from_numpy(target - 1),
+        whole[torch.from_numpy(target + segment)],
+        factors[torch.from_numpy(rows[segment])],
+        tuple(rows.tolist()),
         tuple(counts.tolist()),
     )
 

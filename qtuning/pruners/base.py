@@ -88,6 +88,11 @@ class Candidates:
         """[N] int64: the index (0..B-1) of the sample that each response token belongs to."""
         return torch.repeat_interleave(torch.arange(len(self)), self.lengths)
 
+    @cached_property
+    def tokens(self) -> int:
+        """N, the response tokens of all."""
+        return int(self.lengths.sum())
+
 
 @dataclass(frozen=True)
 class SampleSelection:
@@ -104,7 +109,7 @@ class SampleSelection:
     weights: Tensor | None = None
     log: Mapping[str, float] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def kept(self) -> Tensor:
         """[B] bool."""
         return self.role != DROPPED
@@ -139,6 +144,9 @@ def token_budget(sample_ratio: float, token_ratio: float, tokens: int) -> int:
 
 def ranking(values: Tensor, *ties: Tensor) -> Tensor:
     """Indices from the highest value to the lowest; ties in ascending order of `ties` (first one decides first)."""
+    found = values.sort(descending=True, stable=True)
+    if not ties or bool((found.values[1:] < found.values[:-1]).all()):
+        return found.indices  # as nearly always: no two are equal, and sorting by `ties` would decide nothing
     order = torch.arange(len(values))
     for key in reversed(ties):
         order = order[torch.argsort(key[order], stable=True)]

@@ -133,7 +133,7 @@ def check_tokens(
 
     owner = candidates.owner
     _require(info, "the mask", mask, len(owner), torch.bool)
-    if bool((mask & ~selection.kept[owner]).any()):
+    if bool((mask > selection.kept[owner]).any()):
         raise UserError(f"pruner {info.name}: keeps tokens of samples that are not selected; see selection.kept")
     if not bool(mask.any()):
         raise UserError(f"pruner {info.name}: keeps none of {len(owner)} tokens; keep at least one (budget.tokens)")

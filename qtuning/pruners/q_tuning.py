@@ -9,6 +9,10 @@ from qtuning import plane
 from qtuning.plane import CALIBRATION, MISCONCEPTION, Lines, Naming, Plane, Thresholds
 from qtuning.pruners.base import DROPPED, PRUNABLE, WHOLE, Budget, Candidates, SampleSelection, draw, ranking
 
+# of a quadrant: what is in Q2 may lose tokens, what is in Q4 stays whole, the rest goes (method.md, Stage 1)
+_ROLES = torch.full((5,), DROPPED, dtype=torch.int8)
+_ROLES[MISCONCEPTION], _ROLES[CALIBRATION] = PRUNABLE, WHOLE
+
 
 def triage(
     candidates: Candidates,
@@ -42,29 +46,30 @@ def triage(
     quadrant = samples.quadrants(found.level)
     selected = plane.in_q2_or_q4(quadrant)
     inside = int(selected.sum())
+    missing, surplus_samples = max(0, budget.samples - inside), max(0, inside - budget.samples)
 
-    role = torch.full((len(candidates),), DROPPED, dtype=torch.int8)
-    role[quadrant == MISCONCEPTION] = PRUNABLE
-    role[quadrant == CALIBRATION] = WHOLE
+    role = _ROLES[quadrant.long()]
     scaled = plane.ranks if supplement == "rank" else plane.min_max
     tilt = scaled(ppl) - scaled(ent)
     best_first = ranking(tilt.abs(), candidates.numbers)  # max(t, -t) = |t|
-    if surplus == "trim":
-        role[best_first[selected[best_first]][budget.samples :]] = DROPPED
     queue = draw(candidates.numbers, rng) if supplement == "random" else best_first
-    missing = 0 if supplement == "none" else max(0, budget.samples - inside)
-    added = queue[~selected[queue]][:missing]
-    role[added] = torch.where(tilt[added] > 0, PRUNABLE, WHOLE).to(torch.int8)
-
-    supplemented = torch.zeros(len(candidates), dtype=torch.bool)
-    supplemented[added] = True
-    from_thresholds = int((role != DROPPED).sum()) - len(added)
+    if surplus == "no-trim":
+        surplus_samples = 0
+    if supplement == "none":
+        missing = 0
+    if surplus_samples:
+        role[best_first[selected[best_first]][budget.samples :]] = DROPPED
+    supplemented = torch.zeros_like(selected)
+    if missing:
+        added = queue[~selected[queue]][:missing]
+        role[added] = torch.where(tilt[added] > 0, PRUNABLE, WHOLE).to(torch.int8)
+        supplemented[added] = True
     median = samples.quadrants(0.5)  # at the medians both readings of the lines are one
     log = _log(found, quadrant, median) | {
-        "from_thresholds": from_thresholds,
-        "supplemented": len(added),
-        "trimmed": inside - from_thresholds,
-        "spread": float(bool((ppl != ppl[0]).any() and (ent != ent[0]).any())),
+        "from_thresholds": inside - surplus_samples,
+        "supplemented": missing,
+        "trimmed": surplus_samples,
+        "spread": float(samples.spread),
     }
     return SampleSelection(role, quadrant, supplemented, log=log)
 
@@ -115,10 +120,10 @@ def prune_tokens(
     owner = candidates.owner
     kept = selection.kept
     prunable = _prunable(selection, prune_in)
-    s = smooth(candidates.scores.token_ppl, candidates.lengths, lambda_, neighbours)
+    can_go = prunable[owner].nonzero().flatten()  # whole responses, so neighbours stay neighbours
+    s = smooth(candidates.scores.token_ppl[can_go], candidates.lengths[prunable], lambda_, neighbours)
+    numbers = candidates.numbers[owner[can_go]]
     # the ranking is stable: within a sample, the earlier of two equal tokens goes first
-    can_go = prunable[owner].nonzero().flatten()
-    s, numbers = s[can_go], candidates.numbers[owner[can_go]]
     first_to_go = can_go[ranking(s if survivors == "keep-low" else -s, numbers)]
     mask = kept[owner]
     if counted == "per-sample":
@@ -139,8 +144,10 @@ def prune_tokens(
 
 def _prunable(selection: SampleSelection, prune_in: str) -> Tensor:
     """[B] bool: the samples that may lose tokens."""
-    chosen = {"Q2": (PRUNABLE,), "Q4": (WHOLE,), "Q2+Q4": (PRUNABLE, WHOLE), "nothing": ()}[prune_in]
-    return torch.isin(selection.role, torch.tensor(chosen, dtype=torch.int8))
+    prunable = torch.zeros_like(selection.kept)
+    for role in {"Q2": (PRUNABLE,), "Q4": (WHOLE,), "Q2+Q4": (PRUNABLE, WHOLE), "nothing": ()}[prune_in]:
+        prunable |= selection.role == role
+    return prunable
 
 
 def smooth(token_ppl: Tensor, lengths: Tensor, lambda_: float, neighbours: Literal["sum", "mean"] = "sum") -> Tensor:
@@ -150,7 +157,8 @@ def smooth(token_ppl: Tensor, lengths: Tensor, lambda_: float, neighbours: Liter
     """
     weight = lambda_ if neighbours == "sum" else lambda_ / 2
     before, after = token_ppl.roll(1), token_ppl.roll(-1)
+    lengths = lengths[lengths > 0]
     ends = lengths.cumsum(0)
-    before[(ends - lengths)[lengths > 0]] = 0
-    after[(ends - 1)[lengths > 0]] = 0
+    before.index_fill_(0, ends - lengths, 0)
+    after.index_fill_(0, ends - 1, 0)
     return (1 - lambda_) * token_ppl + weight * (before + after)

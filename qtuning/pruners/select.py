@@ -90,15 +90,16 @@ class Method:
 
         A12 `twice`: a random r_sample of what is kept is kept, so that r_sample^2 of the data trains.
         """
-        pruning, ratio = self.pruning, 1.0
-        samples = _everything(candidates)
-        if not self.by_epoch:
+        pruning = self.pruning
+        if self.by_epoch:
+            samples, ratio = _everything(candidates), 1.0
+        else:
             samples, ratio = self._samples(candidates, rng), pruning.sample_ratio
         asked = sample_budget(ratio, len(candidates))
         if pruning.passes == "twice":
             samples, asked = _again(samples, candidates, pruning.sample_ratio, rng)
             ratio *= pruning.sample_ratio
-        budget = Budget.of(ratio, pruning.token_ratio, len(candidates), int(candidates.lengths.sum()))
+        budget = Budget.of(ratio, pruning.token_ratio, len(candidates), candidates.tokens)
         if pruning.token_ratio == 1 or not bool(samples.kept.any()):
             # a token ratio of 1 asks for all tokens of the kept samples (fig4a), however long these samples are
             return Selection(samples, samples.kept[candidates.owner], asked, budget.tokens)
@@ -110,7 +111,7 @@ class Method:
         if self._all_samples:
             return _everything(candidates)
         ratios = self.pruning.sample_ratio, self.pruning.token_ratio
-        budget = Budget.of(*ratios, len(candidates), int(candidates.lengths.sum()))
+        budget = Budget.of(*ratios, len(candidates), candidates.tokens)
         selection = self.prune_samples(candidates, budget, rng)
         check_samples(self.sample, selection, candidates)
         if selection.weights is None or self.by_epoch:
