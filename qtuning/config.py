@@ -368,6 +368,12 @@ class Scale(Labelled, Changes):
     """
 
 
+class EditionChanges(Changes):
+    """What an experiment's own `scales` block changes beyond the scale: its title, too."""
+
+    title: str = Field("", description="without the scale's label, which follows it; default: the experiment's own")
+
+
 class Composite(Config):
     """Several experiments in one table (configs/experiments/NAME.yaml with `parts`): the union of their cells.
 
@@ -406,7 +412,7 @@ class Experiment(Config):
         False, description="also compare pruned tokens with the planted errors of the train set (docs/experiments.md)"
     )
     keep_weights: bool = Field(False, description="keep full weights after evaluation (adapters always stay)")
-    scales: dict[Name, Annotated[Changes, NO_CHANGES]] = Field(
+    scales: dict[Name, Annotated[EditionChanges, NO_CHANGES]] = Field(
         default_factory=dict,
         description="its editions: names of configs/scales, each with what it changes here beyond what it says itself",
     )

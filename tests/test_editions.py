@@ -80,6 +80,14 @@ def test_a_scale_changes_what_it_names_and_nothing_else(configs: Configs) -> Non
     assert (whole.name, whole.models, whole.training.epochs) == ("e", ("m",), 3), "the experiment itself stays"
 
 
+def test_an_edition_may_have_a_title_of_its_own(configs: Configs) -> None:
+    configs.write("experiments/e", EXPERIMENT | {"scales": {"small": {"title": "E on less"}}})
+    assert configs.expand("e-small").experiment.title == "E on less, small world"
+    assert configs.expand("e").experiment.title == "E"
+    configs.write("scales/small", SMALL | {"title": "of everything"})
+    assert configs.complaints("e-small")[0].startswith(f"{configs.folder}/scales/small.yaml: title: unknown key")
+
+
 def test_the_experiment_may_say_more_for_a_scale(configs: Configs) -> None:
     own = {"train_sets": ["u"], "training": {"epochs": 2}, "budgets": ["50x70"], "limit_train": 9}
     configs.write("experiments/e", EXPERIMENT | {"scales": {"small": own}})

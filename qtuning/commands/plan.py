@@ -18,9 +18,12 @@ GPUS = ("h100", "a100", "4090", "cpu")
 
 def plan(
     experiments: Annotated[list[str], typer.Argument(help="names of files in configs/experiments, without .yaml")],
-    gpu: Annotated[str, typer.Option(help=f"what it shall run on: {', '.join(GPUS)} (published speeds)")] = "h100",
+    gpu: Annotated[
+        str | None,
+        typer.Option(help=f"what it shall run on: {', '.join(GPUS)} (published speeds)", show_default="h100"),
+    ] = None,
     probe: Annotated[
-        bool, typer.Option("--probe", help="measure the speed of this machine instead (seconds to a minute)")
+        bool, typer.Option("--probe", help="measure the speed of this machine instead: seconds to minutes a model")
     ] = False,
     devices: Annotated[int, typer.Option(min=1, help="how many of them work at a time, for days and disk")] = 1,
     usd_per_gpu_hour: Annotated[float | None, typer.Option(min=0, help="price of an hour of one of them")] = None,
@@ -47,15 +50,20 @@ def plan(
     from qtuning.planning.fits import refusals
     from qtuning.planning.jobs import jobs_of
 
-    machine = _machine(gpu)
+    if probe and gpu is not None:
+        raise UserError(f"--gpu = {gpu!r}: --probe measures this machine; give one of the two")
+    machine = _machine(gpu or GPUS[0])
     grids = Library(configs, data_dir).experiments(experiments)
     assumptions = read_assumptions(configs)
     jobs = jobs_of(grids, Layout(results), assumptions)
     measured: dict[tuple[str, str], Machine] = {}
     if probe:
         from qtuning.planning.probe import probe as measure
+        from qtuning.planning.probe import this_machine
 
-        machine, measured = measure(jobs)
+        machine = this_machine()
+        if probe := not refusals(jobs, MachineOf(machine, {})):  # what cannot run here is not worth minutes of waiting
+            machine, measured = measure(jobs)
     machine_of = MachineOf(machine, measured)
     bill = bill_of(jobs, machine_of, devices, usd_per_gpu_hour)
     effects, checked = effects_of(grids, results, assumptions), check(jobs, results, machine_of)

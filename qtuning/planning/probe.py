@@ -1,4 +1,4 @@
-"""`--probe`: how fast this machine is with models of these shapes, measured in seconds to a minute. Imports torch.
+"""`--probe`: how fast this machine is with models of these shapes. Imports torch.
 
 A model of random weights with the widths and the vocabulary of the real one, but at most LAYERS layers, trains on a few
 packed batches and generates a few tokens. Its rate, and what a layer of it costs, are then taken for all layers.
@@ -6,10 +6,12 @@ packed batches and generates a few tokens. Its rate, and what a layer of it cost
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from qtuning.batch import Packed, Sample, pack
 from qtuning.planning.hardware import Machine, machines
@@ -19,34 +21,47 @@ from qtuning.planning.shapes import Shape
 
 LAYERS = 2
 TOKENS = {"cpu": 128, "cuda": 4096}  # of a batch, at most
-REPEATS = 2
+WORK = {"cpu": 4e10, "cuda": 4e14}  # FLOPs of a batch, at most: seconds on a slow machine of that kind
+REPEATS, AT_LEAST = 2, 0.3  # of each measurement, and seconds
 PATIENCE = 10.0  # seconds
 ROWS, STEPS = 8, 6  # of the generation
 
 
 def probe(jobs: Jobs) -> tuple[Machine, dict[tuple[str, str], Machine]]:
     """This machine, and as what it appears to each model in training and in evaluation, of what is to do."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    here = _here(device)
-    found: dict[tuple[str, str], Machine] = {}
+    device, here = _device(), this_machine()
+    to_measure: dict[tuple[str, str], Callable[[], Machine]] = {}
     for job in jobs.trainings.values():
-        key = job.cell.model.name, "training"
-        if not job.done and key not in found:
-            found[key] = _as_trainer(here, job, device)
+        if not job.done:
+            to_measure.setdefault((job.cell.model.name, "training"), partial(_as_trainer, here, job, device))
     for asked in jobs.scores.values():
-        key = asked.cell.model.name, f"evaluation {asked.evaluation.dtype}"
-        if not asked.done and key not in found:
-            found[key] = _as_answerer(here, asked, device)
-    return here, found
+        if not asked.done:
+            key = asked.cell.model.name, f"evaluation {asked.evaluation.dtype}"
+            to_measure.setdefault(key, partial(_as_answerer, here, asked, device))
+    found: dict[tuple[str, str], Machine] = {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the workflow's jobs have it by default
+    with tqdm(to_measure.items(), unit="model", desc="probe") as bar:
+        for (model, stage), measure in bar:
+            bar.set_postfix_str(f"{model}, {stage}")
+            found[model, stage] = measure()
+    torch.set_num_threads(threads)
+    return Machine(**{**vars(here), "label": f"{here.label}, probed"}), found
 
 
-def _here(device: torch.device) -> Machine:
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def this_machine() -> Machine:
+    """Its memory and its name; of its speed what is published of one like it."""
+    device = _device()
     if device.type == "cpu":
         base = machines()["cpu"]
-        label = f"this machine, {torch.get_num_threads()} CPU thread(s), probed"
+        label = "this machine, one CPU thread"
         return Machine(**{**vars(base), "name": "probe", "label": label})
     base, properties = machines()["h100"], torch.cuda.get_device_properties(device)
-    label = f"{properties.name}, probed"
+    label = properties.name
     return Machine(**{**vars(base), "name": "probe", "label": label, "memory": float(properties.total_memory)})
 
 
@@ -64,7 +79,8 @@ def _as_trainer(here: Machine, job: Training, device: torch.device) -> Machine:
 
         model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=training.lora.r, target_modules="all-linear"))  # type: ignore[arg-type]
     wrapped = PackedModel(model).to(device).train()
-    whole, single = (_batch(job.lengths, count, TOKENS[device.type], job.shape) for count in (training.batch_size, 1))
+    most = _affordable(model, device, passes=3)
+    whole, single = (_batch(job.lengths, count, most, job.shape) for count in (training.batch_size, 1))
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=training.mixed_precision == "bf16")
 
     def step(packed: Packed) -> Callable[[], None]:
@@ -89,8 +105,8 @@ def _as_answerer(here: Machine, job: Scores, device: torch.device) -> Machine:
     """The machine with the rate of a forward and the time of a generated token of this job's model."""
     layers, dtype = min(LAYERS, job.shape.layers), job.evaluation.dtype
     prompt = max(1, int(max(asked.prompt_tokens for asked in job.answers)))
-    prompt = min(prompt, TOKENS[device.type] // ROWS)
     model = _random(job.shape, layers, dtype).to(device).eval()
+    prompt = min(prompt, max(4, _affordable(model, device, passes=1) // ROWS))
     ids = torch.randint(0, job.shape.vocabulary, (ROWS, prompt), device=device)
 
     @torch.no_grad()
@@ -139,6 +155,12 @@ def _random(shape: Shape, layers: int, dtype: str) -> nn.Module:
     return LlamaForCausalLM(config).to(getattr(torch, dtype))
 
 
+def _affordable(model: nn.Module, device: torch.device, passes: int) -> int:
+    """Tokens of a batch that costs WORK at most, by 2 FLOPs a parameter, token and pass."""
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    return min(TOKENS[device.type], max(8, int(WORK[device.type] / (2 * passes * weights))))
+
+
 def _batch(lengths: Lengths, count: int, most: int, shape: Shape) -> Packed:
     """A packed batch of average samples, shortened where it would hold more than `most` tokens."""
     scale = min(1.0, most / (count * float(lengths.tokens.mean())))
@@ -155,7 +177,7 @@ def _batch(lengths: Lengths, count: int, most: int, shape: Shape) -> Packed:
 def _fastest(work: Callable[[], None], device: torch.device) -> float:
     """Seconds, the least of a few after a first one that does not count, unless it takes PATIENCE by itself."""
     times: list[float] = []
-    while len(times) <= REPEATS and sum(times) < PATIENCE:
+    while (len(times) <= REPEATS or sum(times) < AT_LEAST) and sum(times) < PATIENCE:
         if device.type == "cuda":
             torch.cuda.synchronize()
         started = time.perf_counter()

@@ -169,6 +169,22 @@ def test_json_holds_the_bill(run: Callable[..., Any]) -> None:
     assert content["check"]["flops"] is None
 
 
+def test_a_probe_is_of_this_machine(
+    run: Callable[..., Any], experiment: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "--gpu = 'h100': --probe measures this machine" in str(run("mini", "--gpu", "h100", "--probe").exception)
+    from qtuning.planning import probe
+
+    def unexpected(*_: object) -> None:
+        raise AssertionError("measured what cannot fit")
+
+    monkeypatch.setattr(probe, "this_machine", lambda: replace(machines()["cpu"], memory=1e9))
+    monkeypatch.setattr(probe, "probe", unexpected)
+    experiment("big", models=["mistral-7b"])
+    result = run("big", "--probe")
+    assert isinstance(result.exception, UserError) and "big: training mistral-7b-wizardlm-" in str(result.exception)
+
+
 def test_unknown_names_are_refused_with_a_hint(run: Callable[..., Any]) -> None:
     assert "did you mean h100?" in str(run("mini", "--gpu", "h10").exception)
     assert "did you mean mini?" in str(run("mimi").exception)
@@ -182,6 +198,12 @@ def test_assumptions_are_checked(configs: Path, tmp_path: Path, experiment: Call
     path.write_text("train_sets: {}\nbenchmarks: {}\neffect: {seed_sd: {}, correlation: 0.5}\n")
     with pytest.raises(UserError, match=r"benchmarks.mini-world.arc_easy: required"):
         jobs(configs, tmp_path, "mini")
+
+
+def test_every_shipped_train_set_has_an_estimate_of_its_own(configs: Path) -> None:
+    assumptions = read_assumptions(configs)
+    for path in (configs / "train_sets").glob("*.yaml"):
+        assert assumptions.train_set(path.stem)[1], f"{path.stem}: would be planned as `default`"
 
 
 def test_limits_of_generations_are_those_of_the_tasks(configs: Path) -> None:
