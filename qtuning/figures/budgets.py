@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from qtuning.figures import curves
 from qtuning.figures.marks import marks
 from qtuning.figures.points import pruned
-from qtuning.figures.style import COLUMN, PAGE, Drawing, letter, panels, styled
+from qtuning.figures.style import COLUMN, PAGE, Drawing, legend_below, letter, panels, styled
 
 
 def budgets(frame: pl.DataFrame) -> Drawing:
@@ -43,7 +43,7 @@ def budgets(frame: pl.DataFrame) -> Drawing:
         for panel in axes[len(facets) :]:
             panel.remove()
         handles, labels = curves.once(axes[: len(facets)])
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4 if width == PAGE else 2, len(labels)))
+        legend_below(figure, handles, labels, 4 if width == PAGE else 2)
     return Drawing(figure, frame)
 
 

@@ -4,7 +4,7 @@ import polars as pl
 
 from qtuning.figures.marks import marks
 from qtuning.figures.shares import band, over_seeds
-from qtuning.figures.style import PAGE, Drawing, letter, panels, styled
+from qtuning.figures.style import PAGE, Drawing, legend_below, letter, panels, styled
 
 
 def convergence(steps: pl.DataFrame, lines: pl.DataFrame) -> Drawing:
@@ -37,7 +37,7 @@ def convergence(steps: pl.DataFrame, lines: pl.DataFrame) -> Drawing:
             panel.set_ylabel(name)
             letter(panel, index)
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+        legend_below(figure, handles, labels, 4)
     return Drawing(
         figure, pl.concat([part.with_columns(pl.lit(label).alias("label")) for label, part in parts.items()])
     )

@@ -5,7 +5,7 @@ from typing import Any
 import polars as pl
 from matplotlib.axes import Axes
 
-from qtuning.figures.style import BLUE, GREEN, PAGE, VERMILLION, Drawing, letter, panels, styled
+from qtuning.figures.style import BLUE, GREEN, PAGE, VERMILLION, Drawing, legend_below, letter, panels, styled
 from qtuning.results.localised import PRUNED
 
 PANELS = (
@@ -58,7 +58,7 @@ def localisation(frame: pl.DataFrame) -> Drawing:
             if name:
                 first.set_ylabel(name)
         handles, labels = _legend(axes)
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), handlelength=1.2)
+        legend_below(figure, handles, labels, len(labels), handlelength=1.2)
     return Drawing(figure, frame)
 
 
@@ -68,7 +68,7 @@ def _budget(row: dict[str, Any]) -> str:
 
 
 def _panel(panel: Axes, lines: pl.DataFrame, rows: pl.DataFrame, measures: tuple[str, ...]) -> None:
-    """One score: a row per line, its measures by colour and marker; the λ of the smoothed score at the right end."""
+    """One score: a row per line, its measures by colour and marker; the λ of the smoothed score in its row."""
     places = {(row["label"], row["budget"]): place for place, row in enumerate(lines.iter_rows(named=True))}
     for row in rows.iter_rows(named=True):
         if row["score"] in PRUNED and row["share"] == 0:
@@ -94,7 +94,7 @@ def _panel(panel: Axes, lines: pl.DataFrame, rows: pl.DataFrame, measures: tuple
                 label=f"{label}, {row['weights']}",
             )
         if row["score"] == "smoothed score" and row["weights"] == "base" and row["lambda"] is not None:
-            panel.annotate(f"λ {row['lambda']:g}", (0.02, place), fontsize=7, va="center", color="#444444")
+            panel.annotate(f"λ {row['lambda']:g}", (0.13, place), fontsize=7, va="center", color="#444444")
     if "auc" in measures:  # of guessing
         panel.axvline(0.5, color="#444444", linewidth=0.6, linestyle=(0, (1, 2)), zorder=1)
     panel.set_xlim(0, 1)

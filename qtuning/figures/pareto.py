@@ -1,7 +1,6 @@
 """Average score against what it cost, scoring included, with the Pareto front."""
 
 from collections.abc import Sequence
-from math import log
 from typing import Any
 
 import polars as pl
@@ -9,15 +8,16 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from qtuning.figures import curves
+from qtuning.figures.labels import Label, beside
 from qtuning.figures.marks import marks
-from qtuning.figures.style import PAGE, Drawing, letter, panels, styled
+from qtuning.figures.style import PAGE, Drawing, legend_below, letter, panels, styled
 from qtuning.results.pareto import front_of
 
 MARGIN = (1.9, 1.3)
 """Room for labels left of the cheapest point and right of the dearest, as factors."""
 
 FEW = 12
-"""Up to so many points of a panel all have their budgets beside them."""
+"""Up to so many points of a panel all have their budgets beside them, where there is room."""
 
 COSTS = (("flops", "FLOPs"), ("seconds", "Seconds"))
 
@@ -33,6 +33,7 @@ def pareto(frame: pl.DataFrame) -> Drawing:
     look = marks(trained)
     facets = curves.facets(trained)
     data = []
+    named: list[tuple[Axes, list[Label], list[tuple[float, float]]]] = []
     with styled():
         figure, axes = panels(len(facets), 2, PAGE, 2.7 * len(facets) + 0.4 + 0.14 * -(-len(look) // 4), sharey="row")
         for row, place in enumerate(facets):
@@ -46,14 +47,17 @@ def pareto(frame: pl.DataFrame) -> Drawing:
                 best = sorted((index for index, on in enumerate(front) if on), key=x.__getitem__)
                 _axis(panel, x, unit if whole is None else f"{unit}, % of full data")
                 _scatter(panel, x, part, look)
-                _front(panel, x, part, best, look)
+                _front(panel, x, part, best)
+                named.append((panel, _names(part, x, look, cost), list(zip(x, part["mean"].to_list(), strict=True))))
                 zero = curves.facet(frame, *place).filter(pl.col("method") == "zero-shot")
                 curves.references(panel, zero)
                 letter(panel, 2 * row + column, curves.facet_title(frame, *place) if len(facets) > 1 else "")
             axes[2 * row].set_ylabel(curves.score_label(frame))
             data.append(part)
         handles, labels = curves.once(axes)
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+        legend_below(figure, handles, labels, 4)
+        for panel, names, places in named:
+            beside(panel, names, places)
     return Drawing(figure, pl.concat(data))
 
 
@@ -76,8 +80,8 @@ def _scatter(panel: Axes, x: Sequence[float], part: pl.DataFrame, look: dict[str
             panel.plot(x[index], row["mean"], label=row["label"], **options)
 
 
-def _front(panel: Axes, x: Sequence[float], part: pl.DataFrame, best: Sequence[int], look: dict[str, Any]) -> None:
-    """The front as a staircase, its points with their budget (or `full`) beside them; few points all have it."""
+def _front(panel: Axes, x: Sequence[float], part: pl.DataFrame, best: Sequence[int]) -> None:
+    """The front as a staircase."""
     score = part["mean"].to_list()
     panel.plot(
         [x[index] for index in best],
@@ -88,34 +92,22 @@ def _front(panel: Axes, x: Sequence[float], part: pl.DataFrame, best: Sequence[i
         zorder=2,
         label="Pareto front",
     )
-    for index in _labelled(x, score, best, len(part) <= FEW):
-        name = part["budget"][index] if part["method"][index] != "full" else "full"
-        colour = look[part["label"][index]].colour
-        above = index in best
-        panel.annotate(
-            name,
-            (x[index], score[index]),
-            (-3, 4) if above else (3, -4),
-            textcoords="offset points",
-            ha="right" if above else "left",
-            va="bottom" if above else "top",
-            fontsize=7,
-            color=colour,
+
+
+def _names(part: pl.DataFrame, x: Sequence[float], look: dict[str, Any], cost: str) -> list[Label]:
+    """Budgets (or `full`) of the front, the dearest first; where points are few, then those of the others."""
+    labels = [
+        Label(
+            x[index],
+            row["mean"],
+            row["budget"] if row["method"] != "full" else "full",
+            look[row["label"]].colour,
         )
-
-
-def _labelled(x: Sequence[float], score: Sequence[float], best: Sequence[int], everything: bool) -> list[int]:
-    """The points that get a label: of the front those whose labels do not meet, dearest first; or all there are."""
-    if everything:
-        return list(range(len(x)))
-    low, high = min(x) / MARGIN[0], max(x) * MARGIN[1]
-    chosen: list[int] = []
-    for index in reversed(best):
-        across = [abs(log(x[index] / x[other])) / log(high / low) for other in chosen]
-        upwards = [abs(score[index] - score[other]) / (max(score) - min(score) or 1) for other in chosen]
-        if all(a > 0.16 or u > 0.1 for a, u in zip(across, upwards, strict=True)):  # as shares of the panel
-            chosen.append(index)
-    return chosen
+        for index, row in enumerate(part.iter_rows(named=True))
+    ]
+    front = part[f"{cost}_front"].to_list()
+    order = sorted(range(len(x)), key=lambda index: (not front[index], -x[index]))
+    return [labels[index] for index in order if front[index] or len(part) <= FEW]
 
 
 def _axis(panel: Axes, x: Sequence[float], label: str) -> None:

@@ -14,7 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from qtuning.figures.style import BLACK, COLUMN, QUADRANT, Drawing, panels, styled
+from qtuning.figures.style import BLACK, COLUMN, QUADRANT, Drawing, legend_below, panels, styled
 
 Array = npt.NDArray[np.float64]
 Naming = Literal["figure", "text"]
@@ -91,9 +91,7 @@ def plane(
         panel.set_ylabel("Error: perplexity (log scale)")
         density_bar(figure, axes, most)
         handles, labels = panel.get_legend_handles_labels()
-        figure.legend(
-            handles, labels, loc="outside lower center", ncols=1 if len(labels) > 2 or max(map(len, labels)) > 30 else 2
-        )
+        legend_below(figure, handles, labels, 1 if len(labels) > 2 else 2)
     return Drawing(figure, data)
 
 

@@ -5,7 +5,7 @@ import polars as pl
 from qtuning.figures import curves
 from qtuning.figures.marks import marks
 from qtuning.figures.points import pruned
-from qtuning.figures.style import COLUMN, PAGE, Drawing, letter, panels, styled
+from qtuning.figures.style import COLUMN, PAGE, Drawing, legend_below, letter, panels, styled
 from qtuning.results.layout import percent
 
 SIDES = (
@@ -66,5 +66,5 @@ def ratios(frame: pl.DataFrame) -> Drawing:
                     panel.set_ylabel(curves.score_label(frame))
                 letter(panel, index, curves.facet_title(frame, *place) if len(facets) > 1 else "")
         handles, labels = curves.once(axes)
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4 if len(sides) > 1 else 2, len(labels)))
+        legend_below(figure, handles, labels, 4 if len(sides) > 1 else 2)
     return Drawing(figure, pl.concat([shown, frame.filter(pl.col("method").is_in(["full", "zero-shot"]))]))

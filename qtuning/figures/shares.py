@@ -7,7 +7,19 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from qtuning.figures.style import BLACK, BLUE, DASHES, PAGE, QUADRANT, VERMILLION, Drawing, letter, panels, styled
+from qtuning.figures.style import (
+    BLACK,
+    BLUE,
+    DASHES,
+    PAGE,
+    QUADRANT,
+    VERMILLION,
+    Drawing,
+    legend_below,
+    letter,
+    panels,
+    styled,
+)
 
 FLOOR = 0.05
 """Share that each quadrant should hold (qtuning/diagnosis.py)."""
@@ -44,7 +56,7 @@ def shares(steps: pl.DataFrame) -> Drawing:
     limits = ["ppl_low", "ppl_high", "ent_low", "ent_high"]
     data = over_seeds(steps, [*medians, *tails, *limits])
     with styled():
-        figure, axes = panels(2, 2, PAGE, 4.0, sharex=True)
+        figure, axes = panels(2, 2, PAGE, 4.2, sharex=True)
         for panel, columns in ((axes[0], medians), (axes[1], tails)):
             for quadrant, column in zip((1, 2, 3, 4), columns, strict=True):
                 # at the medians Q1 = Q3 and Q2 = Q4, but for ties: the thin line runs on top of the thick one
@@ -52,7 +64,7 @@ def shares(steps: pl.DataFrame) -> Drawing:
                 band(panel, data, column, f"Q{quadrant}", QUADRANT[quadrant], DASHES[quadrant], 100, width)
             panel.set_ylim(0, None)
             panel.set_ylabel("Share of the samples (%)")
-        axes[0].axhline(100 * FLOOR, color=BLACK, linewidth=0.7, linestyle=(0, (1, 2)), label="5%")
+        floor = axes[0].axhline(100 * FLOOR, color=BLACK, linewidth=0.7, linestyle=(0, (1, 2)))
         for panel, name in ((axes[2], "ppl"), (axes[3], "ent")):
             band(panel, data, f"{name}_high", "high above", VERMILLION, "-")
             band(panel, data, f"{name}_low", "low up to", BLUE, (0, (5, 1.5)))
@@ -72,10 +84,9 @@ def shares(steps: pl.DataFrame) -> Drawing:
             letter(axes[index], index, title)
             epochs(axes[index], data)
         figure.align_ylabels()
-        axes[0].legend(
-            ncols=5, loc="lower left", handlelength=2.0, borderaxespad=0.1, frameon=True, edgecolor="none", framealpha=1
-        )
         axes[2].legend(loc="upper right")
+        handles, labels = axes[1].get_legend_handles_labels()
+        legend_below(figure, [*handles, floor], [*labels, f"{FLOOR:.0%}, the least a quadrant should hold"], 5)
     return Drawing(figure, data)
 
 

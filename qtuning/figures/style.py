@@ -1,6 +1,6 @@
 """What all figures share: size, colours, type, and how they are written. No pyplot, so no state between figures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +80,16 @@ def panels(rows: int, columns: int, width: float, height: float, **options: Any)
 def letter(axes: Axes, index: int, title: str = "") -> None:
     """`(a) title`, above the left end of a panel."""
     axes.set_title(f"({'abcdefghijklmnopqrstuvwxyz'[index]}) {title}".rstrip(), loc="left")
+
+
+def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str], most: int, **options: Any) -> None:
+    """A legend under the panels, in as many columns as the sheet has room for, `most` at most."""
+    for columns in range(min(most, len(labels)), 0, -1):
+        legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns, **options)
+        figure.draw_without_rendering()
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def save(drawing: Drawing, folder: Path, name: str) -> list[Path]:

@@ -8,7 +8,20 @@ import polars as pl
 
 from qtuning.figures import curves
 from qtuning.figures.marks import Mark
-from qtuning.figures.style import BLUE, COLUMN, GREEN, ORANGE, PAGE, PURPLE, SKY, VERMILLION, Drawing, letter, panels
+from qtuning.figures.style import (
+    BLUE,
+    COLUMN,
+    GREEN,
+    ORANGE,
+    PAGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    Drawing,
+    legend_below,
+    letter,
+    panels,
+)
 from qtuning.figures.style import styled as _styled
 
 LOOKS = (
@@ -68,7 +81,7 @@ def sweep(frame: pl.DataFrame, everything: pl.DataFrame, column: str, label: str
         for panel in axes[len(facets) :]:
             panel.remove()
         handles, labels = curves.once(axes[: len(facets)])
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
+        legend_below(figure, handles, labels, 3)
     lines = everything.filter(pl.col("method").is_in(["full", "zero-shot"]))
     return Drawing(figure, pl.concat([frame, lines]))
 

@@ -44,6 +44,9 @@ def check(drawing: Drawing) -> None:
             for axis in (axes.xaxis, axes.yaxis):
                 labels = [t for t in axis.get_ticklabels() if t.get_text() and t.get_visible()]
                 apart([t for t in labels if within(axes, t, renderer)], renderer)
+            boxes = [text.get_window_extent(renderer) for text in axes.texts if text.get_text().strip()]
+            for number, box in enumerate(boxes):
+                assert not box.shrunk(0.98, 0.98).count_overlaps(boxes[:number]), "texts of a panel overlap"
         for legend in figure.legends:
             box = legend.get_window_extent(renderer)
             assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1, "the legend leaves the sheet"
@@ -90,6 +93,19 @@ def test_figures_of_the_whole_table_1() -> None:
     check(pareto(frame))
     table = differences(scores).filter((pl.col("model") == "llama2-7b") & (pl.col("budget") == "12.5×50"))
     check(heatmap(table))
+
+
+def test_names_that_are_long_and_points_that_meet() -> None:
+    """Budgets of many digits, methods with options, and costs that hardly differ."""
+    cells = [
+        cell_rows(method, 0.0078125 * 2**number, 0.5, seed, score=30 + number / 10, selection="global")
+        for method in ("random+random", "q-tuning")
+        for number in range(4)
+        for seed in (0, 1)
+    ]
+    frame = points(table(*cells))
+    check(budgets(frame))
+    check(pareto(frame))
 
 
 def test_figure_4() -> None:
