@@ -224,7 +224,7 @@ def tables(
         for path in write_localisation(name, Store(results), results / "tables"):
             print(path)
         if grid.evaluation is None:
-            print(f"{name}: no benchmarks, so no table; its figures: qtuning figures {name}")
+            print(f"{name}: no benchmarks, so no table of scores; its figures: qtuning figures {name}")
             continue
         comparisons = compare(Store(results), name)
         notes = notes_of_checks(results, checks([grid]).values())

@@ -170,9 +170,12 @@ class Plan:
         return self.grids[experiment]
 
     def targets(self, experiment: str) -> list[Path]:
-        """What an experiment is for: its table, if it has benchmarks, and the folder of its figures."""
+        """What an experiment is for: its table, if it has benchmarks, that of planted errors, the folder of its figures."""
         grid = self.grid(experiment)
-        tables = [] if grid.evaluation is None else [self.layout.root / "tables" / f"{experiment}.md"]
+        names = [] if grid.evaluation is None else [experiment]
+        if grid.experiment.localisation:
+            names.append(f"{experiment}.localisation")
+        tables = [self.layout.root / "tables" / f"{name}.md" for name in names]
         return [*tables, self.layout.root / "figures" / experiment]
 
     def cells_of(self, experiment: str) -> list[Path]:

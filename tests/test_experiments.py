@@ -97,7 +97,8 @@ def test_every_experiment_of_the_paper_has_all_editions(grid: Callable[[str], Gr
             found = grid(name + scale)
             assert found.experiment.name == name + scale
             assert (found.evaluation is None) == (name in WITHOUT_BENCHMARKS)
-    assert grid("table1-mini").experiment.title == f"{grid('table1').experiment.title}, mini world"
+    assert grid("table1-mini").experiment.title == "Table 1: sample and token pruning, mini world", "not of WizardLM"
+    assert grid("fig4-mini").experiment.title == f"{grid('fig4').experiment.title}, mini world"
 
 
 def test_published_hyper_parameters(grid: Callable[[str], Grid]) -> None:

@@ -30,10 +30,13 @@ def plan() -> Plan:
 def test_targets(plan: Plan) -> None:
     for name in ("table1-mini", "fig4"):
         assert [str(path) for path in plan.targets(name)] == [f"results/tables/{name}.md", f"results/figures/{name}"]
-    for name in ("stability-mini", "localisation-mini"):
-        assert [str(path) for path in plan.targets(name)] == [f"results/figures/{name}"], (
-            "nothing to evaluate: no table"
-        )
+    assert [str(path) for path in plan.targets("stability-mini")] == ["results/figures/stability-mini"], (
+        "nothing to evaluate: no table"
+    )
+    assert [str(path) for path in plan.targets("localisation-mini")] == [
+        "results/tables/localisation-mini.localisation.md",
+        "results/figures/localisation-mini",
+    ]
     assert [path.name for path in plan.cells_of("stability-mini")] == ["train.json"] * 18
     localisation = [path.name for path in plan.cells_of("localisation-mini")]
     assert sorted(localisation) == ["localisation.json"] * 18 + ["train.json"] * 18
@@ -89,12 +92,14 @@ def test_snakemake_runs_what_is_valid_and_explains_what_is_not(tmp_path: Path) -
     assert result.returncode == 0, result.stdout + result.stderr
     rows = re.findall(r"^([\w-]+) +(\d+)$", result.stdout + result.stderr, flags=re.MULTILINE)
     jobs = {rule: int(count) for rule, count in rows}
-    assert {name: jobs[name] for name in ("train", "train_and_keep", "evaluate", "localise", "tables", "figures")} == {
+    counted = ("train", "train_and_keep", "evaluate", "localise", "tables", "localisation_table", "figures")
+    assert {name: jobs[name] for name in counted} == {
         "train": 30 + 18,
         "train_and_keep": 11,
         "evaluate": 11 + 30,
         "localise": 18,
         "tables": 2,
+        "localisation_table": 1,
         "figures": 3,
     }
     result = dry_run("table1", "table2")

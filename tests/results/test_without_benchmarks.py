@@ -125,7 +125,9 @@ def test_tables_say_where_the_results_are(
     monkeypatch.chdir(CONFIGS.parent)
     result = CliRunner().invoke(app, ["tables", f"{name}-mini", "--results", str(folders.results)])
     assert result.exception is None, result.output
-    assert f"{name}-mini: no benchmarks, so no table; its figures: qtuning figures {name}-mini" in result.output
+    assert (
+        f"{name}-mini: no benchmarks, so no table of scores; its figures: qtuning figures {name}-mini" in result.output
+    )
     tables = {path.name for path in (folders.results / "tables").glob("*")}
     if name == "stability":
         assert tables == set()

@@ -42,7 +42,7 @@ rule tables:
         ROOT / "logs/tables/{experiment}.log",
     wildcard_constraints:
         # what follows is still a part of the path here, so the name ends at the suffix
-        experiment=r"(?!table[12](?:-[^/.]+)?\.(?:md|csv|tex|html|cost\.md|cost\.csv)$)[^/]+",
+        experiment=r"(?!table[12](?:-[^/.]+)?\.(?:md|csv|tex|html|cost\.md|cost\.csv)$)[^/]+(?<!\.localisation)",
     localrule: True
     conda:
         "../envs/qtuning.yaml"
@@ -82,6 +82,31 @@ use rule tables as tables_beside_the_paper with:
         ),
     wildcard_constraints:
         experiment=r"table[12](?:-[^/]+)?",
+
+
+rule localisation_table:
+    input:
+        lambda wildcards: PLAN.cells_of(wildcards.experiment),
+    output:
+        markdown=ROOT / "tables/{experiment}.localisation.md",
+        csv=report(
+            ROOT / "tables/{experiment}.localisation.csv",
+            caption="../report/localisation.rst",
+            category="Tables",
+            labels={"experiment": "{experiment}, planted errors"},
+        ),
+    log:
+        ROOT / "logs/tables/{experiment}.localisation.log",
+    localrule: True
+    conda:
+        "../envs/qtuning.yaml"
+    resources:
+        results=str(ROOT),
+        data_dir=DATA_DIR,
+    message:
+        "planted errors of {wildcards.experiment}"
+    shell:
+        "qtuning tables {wildcards.experiment:q} --results {resources.results:q} {resources.data_dir} 2> {log:q}"
 
 
 rule figures:
