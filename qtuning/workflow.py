@@ -170,7 +170,7 @@ class Plan:
         return self.grids[experiment]
 
     def targets(self, experiment: str) -> list[Path]:
-        """What an experiment is for: its table, if it has benchmarks, that of planted errors, the folder of its figures."""
+        """What an experiment is for: its table (with benchmarks), that of planted errors, the folder of its figures."""
         grid = self.grid(experiment)
         names = [] if grid.evaluation is None else [experiment]
         if grid.experiment.localisation:
