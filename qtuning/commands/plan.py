@@ -55,7 +55,7 @@ def plan(
     machine = _machine(gpu or GPUS[0])
     grids = Library(configs, data_dir).experiments(experiments)
     assumptions = read_assumptions(configs)
-    jobs = jobs_of(grids, Layout(results), assumptions)
+    jobs = jobs_of(grids, Layout(results), assumptions, data_dir)
     measured: dict[tuple[str, str], Machine] = {}
     if probe:
         from qtuning.planning.probe import probe as measure
@@ -90,8 +90,15 @@ def _machine(name: str) -> "Machine":
 
 def _notes(jobs: "Jobs", machine: "Machine", probed: bool, assumptions: "Assumptions") -> list[str]:
     """What the bill rests on that was not measured."""
+    from qtuning.planning.lengths import CHARACTERS
+
     notes = []
-    guessed = sorted({name for name, lengths in jobs.train_sets.values() if not lengths.counted})
+    read = {name: lengths.rows for name, lengths in jobs.train_sets.values() if lengths.basis == "characters"}
+    for name, rows in sorted(read.items()):
+        notes.append(
+            f"{name}: {rows:,} rows of its file, {CHARACTERS:g} characters a token, until it has been prepared"
+        )
+    guessed = sorted({name for name, lengths in jobs.train_sets.values() if lengths.basis == "assumed"})
     for name in guessed:
         guess, own = assumptions.train_set(name)
         size = f"{guess.rows:,} rows, {guess.prompt_tokens:g} + {guess.response_tokens:g} tokens"

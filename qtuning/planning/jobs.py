@@ -103,7 +103,7 @@ class Jobs:
     train_sets: dict[str, tuple[str, Lengths]] = field(default_factory=dict)
 
 
-def jobs_of(grids: Sequence[Grid], layout: Layout, assumptions: Assumptions) -> Jobs:
+def jobs_of(grids: Sequence[Grid], layout: Layout, assumptions: Assumptions, data_dir: Path | None = None) -> Jobs:
     """All jobs of the experiments. UserError where a size is neither known nor assumed."""
     jobs, seen = Jobs(), set[str]()
     answers: dict[str, tuple[Answers, ...]] = {}
@@ -133,7 +133,9 @@ def jobs_of(grids: Sequence[Grid], layout: Layout, assumptions: Assumptions) -> 
                 earlier = jobs.trainings.get(identity)
                 if earlier is None or (earlier.done and not trained):
                     first = name if earlier is None else earlier.experiment
-                    jobs.trainings[identity] = _training(jobs, cell, identity, first, trained, layout, assumptions)
+                    jobs.trainings[identity] = _training(
+                        jobs, cell, identity, first, trained, layout, assumptions, data_dir
+                    )
             finished += scored and trained
         jobs.finished[name] = finished
     return jobs
@@ -153,13 +155,20 @@ def _model(jobs: Jobs, model: Model, ready: Path) -> Shape:
 
 
 def _training(
-    jobs: Jobs, cell: Cell, identity: str, experiment: str, done: bool, layout: Layout, assumptions: Assumptions
+    jobs: Jobs,
+    cell: Cell,
+    identity: str,
+    experiment: str,
+    done: bool,
+    layout: Layout,
+    assumptions: Assumptions,
+    data_dir: Path | None,
 ) -> Training:
     assert cell.train_set is not None and cell.pruning is not None
     shape = _model(jobs, cell.model, layout.model(cell))
     pair = pair_id(cell)
     if pair not in jobs.train_sets:
-        jobs.train_sets[pair] = cell.train_set.name, lengths_of(cell, layout.samples(cell), assumptions)
+        jobs.train_sets[pair] = cell.train_set.name, lengths_of(cell, layout.samples(cell), assumptions, data_dir)
     lengths = jobs.train_sets[pair][1]
     helpers = {}
     for role in HELPERS:

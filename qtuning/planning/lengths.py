@@ -1,13 +1,15 @@
-"""How long the samples of a train set are: counted where it has been prepared, else assumed."""
+"""How long the samples of a train set are: counted where it has been prepared, by its characters where its file is
+here, else assumed."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qtuning.config import Cell
+from qtuning.config import Cell, FileSource, Template, TrainSet
+from qtuning.errors import UserError
 from qtuning.planning.assumptions import Assumptions
 
 POINTS = 512  # lengths that stand for those of an assumed train set
@@ -15,17 +17,23 @@ PROMPT_SPREAD = (
     0.6  # of prompts, where only the spread of responses is assumed: between the 0.4 and 1.2 of five public sets
 )
 
+CHARACTERS = 4.2  # of a token, in English text
+WRAPPING: dict[Template, int] = {"plain": 1, "alpaca": 40, "chat": 20}  # tokens that a template adds to a prompt
+
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """prompts, responses: [n], tokens; each entry stands for `weight` samples. counted: of a prepared train set."""
+    """prompts, responses: [n], tokens; each entry stands for `weight` samples.
+
+    basis: tokens of the prepared train set, characters of its file, or what planning.yaml says.
+    """
 
     prompts: Array
     responses: Array
     weight: float
-    counted: bool
+    basis: Literal["tokens", "characters", "assumed"]
 
     @property
     def rows(self) -> int:
@@ -38,11 +46,18 @@ class Lengths:
         return self.prompts + self.responses
 
 
-def lengths_of(cell: Cell, samples: Path, assumptions: Assumptions) -> Lengths:
-    """Lengths of a cell's train set. samples: the folder where it is, or would be, prepared (`Layout.samples`)."""
+def lengths_of(cell: Cell, samples: Path, assumptions: Assumptions, data_dir: Path | None = None) -> Lengths:
+    """Lengths of a cell's train set. samples: the folder where it is, or would be, prepared (`Layout.samples`).
+
+    UserError if it is a local file that is not there.
+    """
     assert cell.train_set is not None and cell.training is not None
     if (samples / "report.json").is_file() and (samples / "samples.parquet").is_file():
         return _counted(samples / "samples.parquet")
+    source = cell.train_set.source
+    if isinstance(source, FileSource) and (source.kind == "path" or (source.kind == "data-dir" and data_dir)):
+        prompts, responses = _characters(cell.train_set, data_dir)
+        return _read(prompts, responses, cell.limit_train, WRAPPING[cell.model.template], cell.training.cutoff)
     guess, _ = assumptions.train_set(cell.train_set.name)
     rows = guess.rows if cell.limit_train is None else min(cell.limit_train, guess.rows)
     return assumed(rows, guess.prompt_tokens, guess.response_tokens, guess.spread, PROMPT_SPREAD, cell.training.cutoff)
@@ -57,7 +72,36 @@ def assumed(rows: int, prompt: float, response: float, spread: float, prompt_spr
     order = np.random.default_rng(0).permutation(points)
     responses = np.maximum(1.0, _log_normal(response, spread, points))
     prompts = np.clip(_log_normal(prompt, prompt_spread, points)[order], 1.0, cutoff - 1.0)
-    return Lengths(prompts, np.minimum(responses, cutoff - prompts), rows / points, counted=False)
+    return Lengths(prompts, np.minimum(responses, cutoff - prompts), rows / points, "assumed")
+
+
+def _characters(train_set: TrainSet, data_dir: Path | None) -> tuple[Array, Array]:
+    """[n] characters of the prompts and of the responses of all usable rows of a local train set."""
+    from qtuning.data.rows import Example, parse
+    from qtuning.data.sources import read_rows
+
+    examples = (
+        parse(row.value, train_set)
+        for row in read_rows(train_set, data_dir=data_dir, world_dir=None)
+        if not row.problem
+    )
+    sizes = [
+        (sum(len(turn.content) for turn in example.prompt) + len(example.input), len(example.response))
+        for example in examples
+        if isinstance(example, Example)
+    ]
+    if not sizes:
+        raise UserError(f"train set {train_set.name}: {train_set.source.file}: no usable row")  # type: ignore[union-attr]
+    prompts, responses = np.array(sizes, dtype=np.float64).T
+    return prompts, responses
+
+
+def _read(prompts: Array, responses: Array, limit: int | None, wrapping: int, cutoff: int) -> Lengths:
+    """Lengths by characters, cut as preparation cuts them; one token more ends a response."""
+    rows = len(prompts) if limit is None else min(limit, len(prompts))
+    asked = np.clip(np.ceil(prompts / CHARACTERS) + wrapping, 1.0, cutoff - 1.0)
+    answered = np.minimum(np.ceil(responses / CHARACTERS) + 1, cutoff - asked)
+    return Lengths(asked, answered, rows / len(prompts), "characters")
 
 
 def _log_normal(mean: float, spread: float, points: int) -> Array:
@@ -77,4 +121,4 @@ def _counted(path: Path) -> Lengths:
     columns = (pl.col("prompt_length"), pl.col("input_ids").list.len().alias("length"))
     table: Any = pl.scan_parquet(path).select(*columns).collect()
     prompts = table["prompt_length"].to_numpy().astype(np.float64)
-    return Lengths(prompts, table["length"].to_numpy().astype(np.float64) - prompts, 1.0, counted=True)
+    return Lengths(prompts, table["length"].to_numpy().astype(np.float64) - prompts, 1.0, "tokens")

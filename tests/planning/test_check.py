@@ -60,7 +60,7 @@ def test_flops_are_those_that_training_measures(method: str) -> None:
     cost = loop.cost.summary()
 
     prompts, responses = np.array(SIZES, dtype=np.float64).T
-    work = work_of(cell, from_config(model.config.to_dict(), "mini"), Lengths(prompts, responses, 1.0, counted=True))
+    work = work_of(cell, from_config(model.config.to_dict(), "mini"), Lengths(prompts, responses, 1.0, "tokens"))
     tolerance = METHODS[method]
     assert work.flops == pytest.approx(cost["flops_total"], rel=tolerance)
     if method != "q-tuning":  # which, here, keeps samples that are shorter than the average one

@@ -62,7 +62,7 @@ def test_saved_activations_are_those_of_autograd(build: Any, tuning: str, dtype:
 def test_the_parts_of_full_fine_tuning_by_hand() -> None:
     """float32: 4 bytes of weights, 4 of gradients, 8 of Adam; the head's gradient once more while it is summed."""
     shape = Shape(32, 48, 4, 4, 2, 8, 97, True)
-    lengths = Lengths(np.full(8, 5.0), np.full(8, 5.0), 1.0, counted=True)
+    lengths = Lengths(np.full(8, 5.0), np.full(8, 5.0), 1.0, "tokens")
     memory = training_memory(a_cell("full"), shape, lengths)
     assert (memory.weights, memory.gradients, memory.optimizer) == tuple(size * shape.parameters for size in (4, 4, 8))
     assert memory.logits == 256 * 97 * 12 + 4 * 97 * 32
@@ -92,7 +92,7 @@ def test_the_largest_batch_bounds_those_that_are_drawn() -> None:
 
 def test_schedules_hold_what_they_hold() -> None:
     """Samples of 10 tokens, batches of 8, 25% kept: 2 of a batch."""
-    lengths = Lengths(np.full(64, 4.0), np.full(64, 6.0), 1.0, counted=True)
+    lengths = Lengths(np.full(64, 4.0), np.full(64, 6.0), 1.0, "tokens")
 
     def held(schedule: str, method: str = "q-tuning", **more: Any) -> float:
         scoring = {"schedule": schedule} | ({"batches": 4} if schedule == "pool" else {})

@@ -200,6 +200,34 @@ def test_assumptions_are_checked(configs: Path, tmp_path: Path, experiment: Call
         jobs(configs, tmp_path, "mini")
 
 
+def test_a_file_that_is_here_is_read(
+    configs: Path, experiment: Callable[..., Path], tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    path = tmp_path / "mine.jsonl"
+    rows = [{"instruction": "i" * 42, "output": "o" * (21 * number)} for number in range(1, 5)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"instruction": "no answer"}]))
+    (configs / "train_sets/mine.yaml").write_text(f"source: {{kind: path, file: {path}}}\n")
+    experiment("own", train_sets=["mine"], methods=["full"], models=["smollm2-135m"])
+    (training,) = jobs(configs, tmp_path / "results", "own").trainings.values()
+    assert training.lengths.rows == 4 and training.lengths.basis == "characters"
+    assert training.lengths.prompts.tolist() == [10 + 40] * 4, "42 characters, 4.2 a token, and the template"
+    assert training.lengths.responses.tolist() == [5 + 1, 10 + 1, 15 + 1, 20 + 1], "and the end of the text"
+    assert "mine: 4 rows of its file" in run("own").output
+    experiment("own", train_sets=["mine"], methods=["full"], models=["smollm2-135m"], limit_train=2)
+    (training,) = jobs(configs, tmp_path / "results", "own").trainings.values()
+    assert training.lengths.rows == 2
+    path.unlink()
+    assert f"{path}: no such file" in str(run("own").exception)
+
+
+def test_no_bfloat16_is_advised_on_a_processor(run: Callable[..., Any], experiment: Callable[..., Path]) -> None:
+    evaluation = {"benchmarks": ["math"], "dtype": "float32"}
+    experiment("exact", methods=["full"], models=["llama2-7b"], evaluation=evaluation, limit_train=50)
+    advice = re.compile(r"evaluation.dtype:\s+bfloat16")
+    assert advice.search(run("exact", "--gpu", "h100").output)
+    assert not advice.search(run("exact", "--gpu", "cpu").output)
+
+
 def test_every_shipped_train_set_has_an_estimate_of_its_own(configs: Path) -> None:
     assumptions = read_assumptions(configs)
     for path in (configs / "train_sets").glob("*.yaml"):

@@ -43,7 +43,7 @@ def a_cell(
 
 def lengths(sizes: list[tuple[int, int]] = SIZES) -> Lengths:
     prompts, responses = np.array(sizes, dtype=np.float64).T
-    return Lengths(prompts, responses, 1.0, counted=True)
+    return Lengths(prompts, responses, 1.0, "tokens")
 
 
 def cost_of(samples: list[Sample], keep: Any = None, factor: float = 1.0) -> float:
