@@ -228,6 +228,22 @@ def report(found: "Scan", sample_ratio: float, console: Any) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if added > kept / 2:
+        console.print(
+            f"warning: most of what is kept is the supplement's, from {_supplemented(samples)}, whatever "
+            "the table says of these: the lines hold too little in Q2 and Q4, as where error and uncertainty agree\n",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _supplemented(samples: Any) -> str:
+    """Where the supplement took its samples: `30 of Q1 and 2 between the lines`."""
+    taken = samples.filter(samples["supplement"])["quadrant_thresholds"].value_counts(sort=True, name="count")
+    names = (
+        f"{count} {f'of Q{quadrant}' if quadrant else 'between the lines'}" for quadrant, count in taken.iter_rows()
+    )
+    return " and ".join(names)
 
 
 def spearman(found: "Scan") -> str:

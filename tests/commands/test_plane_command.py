@@ -89,8 +89,21 @@ def test_it_prints_shares_thresholds_and_correlation(scored: Result, folder: Pat
     assert "40 scored of 41 rows (unusable: 1 empty response)" in text
     assert f"Spearman     {spearmanr(table['ppl'], table['entropy']).statistic:.2f} " in text
     assert table["kept"].sum() == 10 and "kept         10 samples" in text  # a quarter of 40
+    added = table.filter("supplement")["quadrant_thresholds"]
+    assert ("warning: most of what is kept" in text) == (len(added) > 5)
     for suffix in ("svg", "png", "csv"):
         assert (folder / "out" / f"mini-small.{suffix}").stat().st_size > 1000
+
+
+def test_it_says_where_the_supplement_is_nearly_all_that_is_kept(tmp_path: Path) -> None:
+    """Answers that the model knows, and noise: error and uncertainty are low together or high together."""
+    known = [{"instruction": QUESTIONS[0], "output": "yes"}] * 20
+    noise = [{"instruction": QUESTIONS[1], "output": f"zq {i} xv ,, {i * i} kj ;; wq"} for i in range(20)]
+    (tmp_path / "two.jsonl").write_text("\n".join(json.dumps(row) for row in known + noise))
+    result = invoke("mini", str(tmp_path / "two.jsonl"), tmp_path=tmp_path)
+    table = pl.read_csv(tmp_path / "out" / "mini-two.csv")
+    assert table["supplement"].sum() > table["kept"].sum() / 2
+    assert "warning: most of what is kept is the supplement's, from " in result.output
 
 
 def test_the_same_file_gives_the_same_bytes(scored: Result, folder: Path, tmp_path: Path) -> None:
