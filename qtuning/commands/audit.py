@@ -36,12 +36,14 @@ def audit(
     from qtuning.results.audit import audit as run
     from qtuning.results.audit_report import audit_json
     from qtuning.results.claims import read_claims
+    from qtuning.results.intervals import Intervals
     from qtuning.results.ours import read_store
     from qtuning.results.reference import PAPER, read_published
+    from qtuning.results.store import Store
 
     published = read_published(scores or PAPER / "reference_scores.csv")
     ours = read_store(store)
-    result = run(published, read_claims(published, claims or PAPER / "claims.yaml"), ours)
+    result = run(published, read_claims(published, claims or PAPER / "claims.yaml"), ours, Intervals(Store(store)))
     if as_json:
         print(json.dumps(audit_json(result), indent=2, ensure_ascii=False, allow_nan=False))
     else:

@@ -110,9 +110,14 @@ class World:
         return None
 
 
-def worlds(store: Store, experiment: str) -> Iterator[World]:
-    """An experiment by model and train set. UserError if it is not in the store."""
+def worlds(store: Store, experiment: str, benchmarks: Sequence[str] | None = None) -> Iterator[World]:
+    """An experiment by model and train set. UserError if it is not in the store.
+
+    benchmarks: as if it had only these, so that the average is theirs; None: all that it has.
+    """
     scores = store.experiment(experiment).filter(pl.col("headline"))
+    if benchmarks is not None:
+        scores = scores.filter(pl.col("benchmark").is_in(list(benchmarks)))
     summary = summarise(scores)
     asked = store.items.join(scores.select("cell", "evaluation").unique(), on=["cell", "evaluation"], how="semi")
     groups = asked.sort("item").partition_by("cell", "evaluation", "benchmark", as_dict=True, maintain_order=True)

@@ -6,12 +6,14 @@ Beside the claims: every printed average recomputed from its row, and rows that 
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import polars as pl
 
 from qtuning.results.claims import AnyRecipe, Averages, Change, Claim, Compare, Sign, Value, Verdict
+from qtuning.results.intervals import Find, Intervals
 from qtuning.results.measured import Row
 from qtuning.results.ours import Ours, collect_ours, merge
 from qtuning.results.published import published_row
@@ -73,12 +75,20 @@ class Audit:
         return [ruling for ruling in self.rulings if not ruling.agrees]
 
 
-def audit(published: Published, claims: Sequence[Claim], scores: pl.DataFrame | None = None) -> Audit:
-    """Recompute every claim. scores: headline rows of our store (`ours.read_store`), or None if there is none."""
+def audit(
+    published: Published,
+    claims: Sequence[Claim],
+    scores: pl.DataFrame | None = None,
+    intervals: Intervals | None = None,
+) -> Audit:
+    """Recompute every claim. scores: headline rows of our store (`ours.read_store`), or None if there is none.
+
+    intervals: of the same store; without them our figures have none, and decide nothing.
+    """
     rulings = []
     for claim in claims:
         outcome = evaluate(claim, published)
-        rulings.append(Ruling(claim, outcome, _from_ours(claim, outcome, published, scores)))
+        rulings.append(Ruling(claim, outcome, _from_ours(claim, outcome, published, scores, intervals)))
     terms = [average_term(row, published) for row in published.rows() if AVERAGE in published.scores[row]]
     wrong = tuple(term for term in terms if term.result == "contradicts")
     return Audit(tuple(rulings), len(terms), wrong, tuple(duplicate_rows(published)))
@@ -94,16 +104,18 @@ def duplicate_rows(published: Published) -> list[tuple[Row, ...]]:
     return [tuple(rows) for rows in groups.values() if len(rows) > 1]
 
 
-def _from_ours(claim: Claim, outcome: Outcome, published: Published, scores: pl.DataFrame | None) -> FromOurs:
+def _from_ours(
+    claim: Claim, outcome: Outcome, published: Published, scores: pl.DataFrame | None, intervals: Intervals | None
+) -> FromOurs:
     if scores is None:
         return FromOurs(NOT_TESTABLE, reason="no score store")
     if isinstance(claim.recipe, Averages):
         return FromOurs(NOT_TESTABLE, reason="our averages are computed from their benchmarks, never typed")
     needs = list(dict.fromkeys(need for term in outcome.terms for need in term.needs))
-    sources = _sources(scores, published, needs)
+    sources = _sources(scores, published, needs, intervals)
     used = tuple(dict.fromkeys(source.experiment for source in sources))
     ours = merge(source.ours for source in sources)
-    analogous = tuple(_analogous(claim.recipe, scores, published))
+    analogous = tuple(_analogous(claim.recipe, scores, published, intervals))
     if not ours.rows():
         pairs = dict.fromkeys((row.model, published.train_sets[int(row.table)]) for row, _ in needs)
         reason = "; ".join(f"no cells of {model} on {train_set}" for model, train_set in pairs)
@@ -115,7 +127,7 @@ def _from_ours(claim: Claim, outcome: Outcome, published: Published, scores: pl.
         reason = f"{len(gaps)} of {len(needs)} scores are missing: {gaps[0]}"
         return FromOurs(NOT_TESTABLE, reason=reason, analogous=analogous, experiments=used)
     wanted = {row for row, _ in needs}
-    only = Ours({row: values for row, values in ours.scores.items() if row in wanted}, ours.holes)
+    only = replace(ours, scores={row: values for row, values in ours.scores.items() if row in wanted})
     found = evaluate(claim, only)
     return FromOurs(found.verdict, found.terms, analogous=analogous, experiments=used)
 
@@ -131,7 +143,9 @@ class _Source:
     refused: Refusals
 
 
-def _sources(scores: pl.DataFrame, published: Published, needs: Sequence[tuple[Row, str]]) -> list[_Source]:
+def _sources(
+    scores: pl.DataFrame, published: Published, needs: Sequence[tuple[Row, str]], intervals: Intervals | None
+) -> list[_Source]:
     """Our cells of the models and train sets that a claim needs: of the experiment named after the table, else of one
     that was measured as the paper's was, else of one that varies nothing in training, else of the first that has them.
     """
@@ -154,10 +168,18 @@ def _sources(scores: pl.DataFrame, published: Published, needs: Sequence[tuple[R
 
         if frames:
             name = min(frames, key=rank)
-            benchmarks = dict.fromkeys(row["benchmark"] for row in printed if row["benchmark"] != AVERAGE)
-            ours = collect_ours(frames[name], table, model, train_set, benchmarks)
+            benchmarks = tuple(dict.fromkeys(row["benchmark"] for row in printed if row["benchmark"] != AVERAGE))
+            answers = _answers(intervals, name, model, train_set, benchmarks)
+            ours = collect_ours(frames[name], table, model, train_set, benchmarks, answers)
             sources.append(_Source(table, model, name, ours, refused[name]))
     return sources
+
+
+def _answers(
+    intervals: Intervals | None, experiment: str, model: str, train_set: str, benchmarks: tuple[str, ...] | None = None
+) -> Find | None:
+    """What finds the answers of one of our experiments when a figure needs them."""
+    return None if intervals is None else partial(intervals.world, experiment, model, train_set, benchmarks)
 
 
 def _refused(sources: Sequence[_Source], published: Published, needs: Sequence[tuple[Row, str]]) -> str:
@@ -174,7 +196,7 @@ def _refused(sources: Sequence[_Source], published: Published, needs: Sequence[t
     return "; ".join(reasons)
 
 
-def _analogous(recipe: AnyRecipe, scores: pl.DataFrame, published: Published) -> list[str]:
+def _analogous(recipe: AnyRecipe, scores: pl.DataFrame, published: Published, intervals: Intervals | None) -> list[str]:
     """The claim's figures for what else the store holds: of the experiments that are editions of the claim's tables
     (`table1-...`), or of all that are no edition of any table, if there is no such edition."""
     if isinstance(recipe, Averages):
@@ -190,7 +212,8 @@ def _analogous(recipe: AnyRecipe, scores: pl.DataFrame, published: Published) ->
             if any(train_set == published.train_sets[table] and _has(published, table, model) for table in tables):
                 continue  # the claim's own subject: evidence, or reported as missing
             label = f"{name} (train set {train_set})"
-            ours = collect_ours(frame, label, model, train_set)
+            answers = _answers(intervals, name, model, train_set)
+            ours = collect_ours(frame, label, model, train_set, answers=answers)
             texts += [str(term) for term in _terms(recipe, ours, label, model)]
     return texts
 

@@ -20,6 +20,8 @@ MARKS = {RANDOM: "†", FULL: "‡", ZERO_SHOT: "§"}
 """What stands beside an average that differs from random pruning, from the full data, or, only in an experiment that
 has no full data, from the model without training."""
 FAMILY_ERROR = 0.05
+LEAST = {"score": 0.0, "difference": -100.0}
+"""What cannot be undercut, per cent or percentage points."""
 
 ONE_SEED = "one seed: how scores move from seed to seed is unknown; the interval covers items only, a lower bound"
 ABSENT = {
@@ -96,6 +98,22 @@ def score_intervals(store: Store, experiment: str) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=INTERVAL_SCHEMA, orient="row")
 
 
+def difference_interval(
+    world: World, line: Line, rival: Line, benchmark: str, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Interval of `line` - `rival`, percentage points, of any two trained lines that are paired (`World.unpaired`).
+
+    Where `rival` is what `compare` compares with, these are its `low` and `high`.
+    """
+    lines, estimate = _from_pool(world, line, rival, benchmark)
+    return _interval(estimate, lines.index(line), "difference", confidence)
+
+
+def score_interval(world: World, line: Line, benchmark: str, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of a line's own score, per cent: `low` and `high` of `score_intervals`."""
+    return _interval(_of_score(world, line, benchmark), 0, "score", confidence)
+
+
 def references(lines: Sequence[Line]) -> tuple[str, ...]:
     """What the pruned ones among these lines are compared with; without training only where there is such a line."""
     return (RANDOM, FULL, ZERO_SHOT) if any(line.method == ZERO_SHOT for line in lines) else (RANDOM, FULL)
@@ -158,12 +176,17 @@ def _compared(world: World, line: Line, against: str, known: Estimates) -> Itera
         else:
             pool = world.pools[line]
             if (pool, rival, benchmark) not in known:
-                lines = world.paired(pool, rival, benchmark)
-                estimate = estimate_differences(world.arrays(lines, benchmark), 0, world.prior)
+                lines, estimate = _from_pool(world, line, rival, benchmark)
                 known[pool, rival, benchmark] = lines, estimate, estimate.p_value()
             lines, estimate, p = known[pool, rival, benchmark]
             row |= {"p": float(p[lines.index(line)])}
             yield row | _estimated(world, line, benchmark, estimate, lines.index(line), "difference")
+
+
+def _from_pool(world: World, line: Line, rival: Line, benchmark: str) -> tuple[list[Line], Estimate]:
+    """Of the lines of the pool of `line` minus `rival`, which stands first."""
+    lines = world.paired(world.pools[line], rival, benchmark)
+    return lines, estimate_differences(world.arrays(lines, benchmark), 0, world.prior)
 
 
 def _from_untrained(world: World, line: Line, untrained: Line, benchmark: str) -> Estimate:
@@ -180,10 +203,13 @@ def _scored(world: World, line: Line, benchmark: str) -> dict[str, Any]:
     row = _row(world, INTERVAL_SCHEMA, line, benchmark)
     if (reason := world.hole(line, benchmark)) is not None:
         return row | {"note": reason}
+    return row | _estimated(world, line, benchmark, _of_score(world, line, benchmark), 0, "score")
+
+
+def _of_score(world: World, line: Line, benchmark: str) -> Estimate:
+    """Of the lines of the pool, `line` first."""
     lines = world.paired(world.pools[line], line, benchmark)
-    estimate = estimate_scores(world.arrays(lines, benchmark), world.prior)
-    row |= _estimated(world, line, benchmark, estimate, 0, "score")
-    return row | {"low": max(row["low"], 0.0), "high": min(row["high"], 100.0)}
+    return estimate_scores(world.arrays(lines, benchmark), world.prior)
 
 
 def _row(world: World, schema: dict[str, pl.DataType], line: Line, benchmark: str) -> dict[str, Any]:
@@ -195,12 +221,12 @@ def _row(world: World, schema: dict[str, pl.DataType], line: Line, benchmark: st
 
 def _estimated(world: World, line: Line, benchmark: str, estimate: Estimate, place: int, what: str) -> dict[str, Any]:
     """The mean with its interval, and where its error comes from."""
-    mean, half = float(estimate.mean[place]), float(estimate.half_width()[place])
+    low, high = _interval(estimate, place, what)
     answers = [world.answers[line, name] for name in world.parts(benchmark)]
     row: dict[str, Any] = {
-        what: mean,
-        "low": mean - half,
-        "high": mean + half,
+        what: float(estimate.mean[place]),
+        "low": low,
+        "high": high,
         "n_seeds": 0 if line.method == "zero-shot" else estimate.seeds,
         "n_items": sum(len(next(iter(by_seed.values()))[1]) for by_seed in answers),
         "item_se": float(np.sqrt(estimate.variances[-1, place])),
@@ -211,6 +237,12 @@ def _estimated(world: World, line: Line, benchmark: str, estimate: Estimate, pla
     total, spread = float(over_seeds.sum()), float((over_seeds**2 / freedom).sum())
     seed_df = total**2 / spread if spread > 0 else float(freedom.min())
     return row | {"seed_sd": float(np.sqrt(total * estimate.seeds)), "seed_df": seed_df}
+
+
+def _interval(estimate: Estimate, place: int, what: str, confidence: float = 0.95) -> tuple[float, float]:
+    """Mean +- half the width, within what a score (0 to 100) or a difference of two (-100 to 100) can be."""
+    mean, half = float(estimate.mean[place]), float(estimate.half_width(confidence)[place])
+    return max(mean - half, LEAST[what]), min(mean + half, 100.0)
 
 
 def _with_families(table: pl.DataFrame) -> pl.DataFrame:

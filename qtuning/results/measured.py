@@ -58,12 +58,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Measured:
-    """A figure and the range in which its true value may lie; a range of None is not known, and `unknown` says why."""
+    """A figure and the range in which its true value may lie; a range of None is not known, and `unknown` says why.
+
+    label: what the range is; rests_on: what it was computed from, e.g. `2 seeds`, or empty.
+    """
 
     value: Number
     low: Number | None
     high: Number | None
     unknown: str = ""
+    label: str = "range"
+    rests_on: str = ""
 
 
 class Source(Protocol):

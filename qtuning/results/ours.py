@@ -1,21 +1,21 @@
-"""Our own scores as a source for claims: rows of the score store under the published names, paired by seed."""
+"""Our own scores as a source for claims: rows of the score store under the published names, paired by seed and item."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from math import sqrt
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import polars as pl
 
 from qtuning.errors import UserError
+from qtuning.results.answers import World
+from qtuning.results.intervals import LABEL, Find, bounds
 from qtuning.results.measured import Budget, Measured, Row, change
 from qtuning.results.schema import SCHEMA
-from qtuning.results.summary import AVERAGE, variant
+from qtuning.results.summary import AVERAGE, Line, variant
 
-CONFIDENCE = 0.95
 COLUMNS = (
     "experiment",
     "model",
@@ -45,11 +45,13 @@ COLUMNS = (
 @dataclass
 class Ours:
     """Scores in per cent by row, benchmark (`avg` is one) and seed. holes: why a score is missing. offered: how many
-    samples the cells of a trained row could choose from."""
+    samples the cells of a trained row could choose from. answers: by table and model, where the answers item by item
+    are to be had."""
 
     scores: dict[Row, dict[str, dict[str, float]]] = field(default_factory=dict)
     holes: dict[tuple[Row, str], str] = field(default_factory=dict)
     offered: dict[Row, set[float | None]] = field(default_factory=dict)
+    answers: dict[tuple[int | str, str], Find] = field(default_factory=dict)
 
     def rows(self) -> list[Row]:
         """Every row that has a cell, finished or not."""
@@ -75,20 +77,35 @@ class Ours:
         return all(self.scores[row][benchmark] == self.scores[other].get(benchmark) for benchmark in self.scores[row])
 
     def figure(self, how: str, row: Row, benchmark: str, against: Row | None = None) -> Measured:
-        """A score or its change, with the 95% confidence interval of its mean over seeds (Student's t, paired)."""
+        """A score or its change, with its 95% interval over seeds and items: that of `compare` or `score_intervals`.
+
+        A relative change is that of the means. With one seed there is no interval, since nothing is known of how
+        scores move from seed to seed.
+        """
         mine = self.scores[row][benchmark]
         theirs = None if against is None else self.scores[against][benchmark]
+        value = fmean(mine.values()) if theirs is None else change(how, fmean(mine.values()), fmean(theirs.values()))
         if theirs is not None and theirs.keys() != mine.keys():
-            means = change(how, fmean(mine.values()), fmean(theirs.values()))
-            return Measured(means, None, None, "the two rows have other seeds")
-        values = [float(score if theirs is None else change(how, score, theirs[seed])) for seed, score in mine.items()]
-        mean = fmean(values)
-        if len(values) < 2:
-            return Measured(mean, None, None, "one seed: its spread is not known")
-        from scipy.stats import t
+            return Measured(value, None, None, "no interval: the two rows have other seeds")
+        if len(mine) < 2:
+            return Measured(value, None, None, f"no interval: {len(mine)} seed")
+        found = self._bounds(how, row, benchmark, against)
+        if isinstance(found, str):
+            return Measured(value, None, None, f"no interval: {len(mine)} seeds, {found}")
+        return Measured(value, *found, label=LABEL, rests_on=f"{len(mine)} seeds")
 
-        half = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * stdev(values) / sqrt(len(values))
-        return Measured(mean, mean - half, mean + half)
+    def _bounds(self, how: str, row: Row, benchmark: str, against: Row | None) -> tuple[float, float] | str:
+        """The interval of a figure, or why there is none."""
+        if (row.table, row.model) not in self.answers:
+            return "no answers item by item"
+        try:
+            world = self.answers[row.table, row.model]()
+        except UserError as error:
+            return f"no answers item by item ({error})"
+        line, rival = _line(world, row), None if against is None else _line(world, against)
+        if line is None or (against is not None and rival is None):
+            return "no answers item by item"
+        return bounds(how, world, line, benchmark, rival)
 
 
 def read_store(store: Path) -> pl.DataFrame | None:
@@ -107,14 +124,20 @@ def read_store(store: Path) -> pl.DataFrame | None:
 
 
 def collect_ours(
-    frame: pl.DataFrame, table: int | str, model: str, train_set: str, benchmarks: Iterable[str] | None = None
+    frame: pl.DataFrame,
+    table: int | str,
+    model: str,
+    train_set: str,
+    benchmarks: Iterable[str] | None = None,
+    answers: Find | None = None,
 ) -> Ours:
     """One model on one train set in one experiment (`frame`: its rows), labelled as rows of `table`.
 
-    benchmarks: those that the average is taken over; None: all of the experiment's. Only methods at their default
-    options: a reading or another lambda is not what the paper reports.
+    benchmarks: those that the average is taken over; None: all of the experiment's. answers: finds those that the
+    intervals rest on; without it there are none. Only methods at their default options: a reading or another lambda
+    is not what the paper reports.
     """
-    ours = Ours()
+    ours = Ours() if answers is None else Ours(answers={(table, model): answers})
     mine = frame.filter((pl.col("model") == model) & ((pl.col("train_set") == train_set) | pl.col("seed").is_null()))
     for values in mine.iter_rows(named=True):
         row = _row(values, table)
@@ -144,6 +167,7 @@ def merge(parts: Iterable[Ours]) -> Ours:
         whole.scores |= part.scores
         whole.holes |= part.holes
         whole.offered |= part.offered
+        whole.answers |= part.answers
     return whole
 
 
@@ -160,6 +184,11 @@ def _row(values: Mapping[str, Any], table: int | str) -> Row | None:
     if method == "q-tuning":
         return Row(table, model, "pruned", budget, "q-tuning", "q-tuning")
     return Row(table, model, "pruned", budget, values["sample_pruner"], values["token_pruner"])
+
+
+def _line(world: World, row: Row) -> Line | None:
+    """The line of a table that has this published name."""
+    return next((line for line in world.lines if _row({"model": world.model} | vars(line), row.table) == row), None)
 
 
 def _percent(ratio: float) -> Decimal:

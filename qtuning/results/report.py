@@ -22,6 +22,7 @@ from qtuning.results.bycost import cost_page
 from qtuning.results.claims import read_claims
 from qtuning.results.comparisons import compare
 from qtuning.results.contamination import contamination_notes
+from qtuning.results.intervals import Intervals
 from qtuning.results.localised import localisation_page, write_localisation
 from qtuning.results.ours import read_store
 from qtuning.results.page import Page
@@ -72,7 +73,7 @@ def write_report(experiments: Sequence[str], store: Path, out: Path) -> Path:
             raise UserError(f"{store}: experiment = {name!r}: not collected{nearest(name, known)}")
     sections = [_section(name, store, out) for name in experiments]
     published = read_reference()
-    rulings = audit(published, read_claims(published), read_store(store))
+    rulings = audit(published, read_claims(published), read_store(store), Intervals(Store(store)))
     write_text(out / "audit.md", audit_markdown(rulings))
     page = out / "report.html"
     write_text(page, _render(sections, audit_markdown(rulings)))

@@ -143,8 +143,8 @@ def average_term(row: Row, source: Source) -> Term:
     printed, mean = source.figure("value", row, AVERAGE), _mean([part.value for part in parts])
     cells = " + ".join(number(part.value) for part in parts)
     arithmetic = f"({cells}) / {len(parts)} = {number(mean, 4)}"
-    if printed.unknown:
-        return Term(row.describe(), arithmetic, printed.unknown, "undecided", mean, needs)
+    if unknown := next((part.unknown for part in (printed, *parts) if part.unknown), ""):
+        return Term(row.describe(), arithmetic, unknown, "undecided", mean, needs)
     lows, highs = [part.low for part in parts], [part.high for part in parts]
     agree = _touch(_mean(lows), _mean(highs), printed.low, printed.high)
     off = "as printed" if agree else f"off by {signed(printed.value - mean, 3)}"
@@ -253,7 +253,8 @@ def _range(measured: Measured) -> str:
     """`, range 2.490 to 2.510`, or why it is not known."""
     if measured.low is None or measured.high is None:
         return f", {measured.unknown}"
-    return f", range {number(measured.low, 3)} to {number(measured.high, 3)}"
+    rests_on = f" ({measured.rests_on})" if measured.rests_on else ""
+    return f", {measured.label} {number(measured.low, 3)} to {number(measured.high, 3)}{rests_on}"
 
 
 def _touch(low: Number | None, high: Number | None, other_low: Number | None, other_high: Number | None) -> bool:

@@ -1,8 +1,10 @@
-"""Claims asked of our own cells: paired by seed, never over fewer seeds, and never from other models as evidence."""
+"""Claims asked of our own cells: paired by seed and item, never over fewer seeds, never of other models as evidence."""
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -10,9 +12,12 @@ from qtuning.errors import UserError
 from qtuning.results.audit import audit
 from qtuning.results.audit_report import audit_markdown
 from qtuning.results.claims import read_claims
+from qtuning.results.comparisons import compare, score_intervals
+from qtuning.results.intervals import Intervals
 from qtuning.results.ours import read_store
 from qtuning.results.reference import read_published
-from qtuning.results.schema import SCHEMA
+from qtuning.results.schema import ITEM_SCHEMA, SCHEMA
+from qtuning.results.store import Store
 
 PUBLISHED = read_published()
 CLAIMS = read_claims(PUBLISHED)
@@ -20,8 +25,8 @@ TABLE1 = ("arc_easy", "arc_challenge", "gsm8k", "squad", "triviaqa")
 # what the published scores are shares of (docs/tables.md)
 ITEMS = {"arc_easy": 567, "arc_challenge": 295, "gsm8k": 1319, "squad": 10_570, "triviaqa": 8837, "math": 5000}
 SAMPLES, TOKENS = ("random", "longest", "infobatch", "entropy"), ("random", "ppl", "fastv", "sparsevlm")
-# Student's t at 97.5%, from printed tables: 1 and 2 degrees of freedom
-T = {2: 12.7062, 3: 4.30265}
+ANSWERED = 40
+"""Items of each benchmark that the stores below hold answers to."""
 
 
 def row(experiment, model, train_set, method, seed, score, benchmark, **changes):
@@ -33,6 +38,10 @@ def row(experiment, model, train_set, method, seed, score, benchmark, **changes)
     options = {"sample": {}, "token": {}, "method": {}}
     values = {
         "experiment": experiment,
+        "cell": f"{model}-{train_set}-{method}-{seed}",
+        "evaluation": "evaluation",
+        "backend": "{}",
+        "digest": "0" * 64,
         "model": model,
         "train_set": train_set,
         "method": method,
@@ -41,6 +50,7 @@ def row(experiment, model, train_set, method, seed, score, benchmark, **changes)
         "sample_ratio": ratios[0],
         "token_ratio": ratios[1],
         "options": json.dumps(options),
+        "training": "",
         "seed": str(seed),
         "benchmark": benchmark,
         "headline": True,
@@ -54,54 +64,155 @@ def row(experiment, model, train_set, method, seed, score, benchmark, **changes)
     return dict.fromkeys(SCHEMA) | values | changes
 
 
-def table1(gain, seeds=(0, 1, 2), experiment="table1", model="llama2-7b", train_set="wizardlm"):
-    """Q-Tuning, 16 baselines and full data; `gain(seed)` is Q-Tuning's over the best baseline (longest+ppl: 40)."""
+def table1(gain, seeds=(0, 1, 2), experiment="table1", model="llama2-7b", train_set="wizardlm", best="longest+ppl"):
+    """Q-Tuning, 16 baselines and full data; `gain(seed)` is Q-Tuning's over the best baseline (40)."""
+    rng = np.random.default_rng(1)
     rows = []
     for seed in seeds:
+        baselines = {f"{sample}+{token}": 30 + 0.2 * rng.normal() for sample in SAMPLES for token in TOKENS}
+        scores = baselines | {best: 40.0, "full": 35 + 0.2 * rng.normal(), "q-tuning": 40.0 + gain(seed)}
         for benchmark in TABLE1:
-            baselines = {f"{sample}+{token}": 30.0 for sample in SAMPLES for token in TOKENS}
-            scores = baselines | {"longest+ppl": 40.0 + seed, "full": 35.0, "q-tuning": 40.0 + seed + gain(seed)}
-            rows += [row(experiment, model, train_set, m, seed, s, benchmark) for m, s in scores.items()]
+            # the seeds differ by one point in every row; only pairing takes that out
+            rows += [row(experiment, model, train_set, m, seed, s + seed, benchmark) for m, s in scores.items()]
     return rows
 
 
-def judged(rows, name="llama2-12x50-margin"):
+def store_of(rows):
+    """A store in memory: answers whose means are the scores, an item as hard for all methods but for a little."""
+    store = Store(Path("nowhere"))
     frame = pl.DataFrame(rows, schema=SCHEMA, orient="row")
-    (ruling,) = [ruling for ruling in audit(PUBLISHED, CLAIMS, frame).rulings if ruling.claim.id == name]
+    parts = []
+    for r in (
+        frame.filter(pl.col("score").is_not_null())
+        .unique(["cell", "benchmark"], keep="first")
+        .sort("cell", "benchmark")
+        .iter_rows(named=True)
+    ):
+        rng = np.random.default_rng(list(f"{r['cell']} {r['benchmark']}".encode()))
+        hard = np.linspace(-0.2, 0.2, ANSWERED) + 0.01 * rng.normal(size=ANSWERED)
+        answers = {"item": range(ANSWERED), "score": r["score"] / 100 + hard - hard.mean()}
+        parts.append(
+            pl.DataFrame(answers).with_columns(
+                pl.lit(r["cell"]).alias("cell"),
+                pl.lit("evaluation").alias("evaluation"),
+                pl.lit(r["benchmark"]).alias("benchmark"),
+                pl.col("item").cast(pl.String).alias("item_hash"),
+            )
+        )
+    # what the store reads from its files on first use
+    vars(store).update(scores=frame, items=pl.concat(parts).select(list(ITEM_SCHEMA)).cast(ITEM_SCHEMA))
+    return store
+
+
+def judged(rows, name="llama2-12x50-margin", answers=True):
+    store = store_of(rows)
+    found = audit(PUBLISHED, CLAIMS, store.scores, Intervals(store) if answers else None)
+    (ruling,) = [ruling for ruling in found.rulings if ruling.claim.id == name]
     return ruling.ours
+
+
+def printed(text):
+    """The interval of a printed term: low, high, and the number of seeds."""
+    (found,) = re.findall(r"95% interval over seeds and items (\S+) to (\S+) \((\d+) seeds\)", text)
+    return pytest.approx((float(found[0]), float(found[1])), abs=0.001), int(found[2])
 
 
 @pytest.mark.parametrize(
     ("gain", "verdict"),
     [
-        ((3.1, 3.3, 3.5), "holds"),  # mean 3.3, sd 0.2: 2.80 to 3.80
-        ((2.0, 2.1, 2.2), "contradicted"),  # 1.85 to 2.35
-        ((0.0, 3.0, 6.0), "not testable"),  # -4.5 to 10.5: holds the claim and nothing at all
+        ((3.1, 3.3, 3.5), "holds"),
+        ((2.0, 2.1, 2.2), "contradicted"),
+        ((-2.0, 3.0, 8.0), "not testable"),  # holds the claim and nothing at all
     ],
 )
-def test_a_margin_is_judged_by_its_paired_interval_over_seeds(gain, verdict):
-    ours = judged(table1(lambda seed: gain[seed]))
+@pytest.mark.parametrize("best", ["longest+ppl", "random+random"])
+def test_a_margin_is_judged_by_its_interval_over_seeds_and_items(gain, verdict, best):
+    rows = table1(lambda seed: gain[seed], best=best)
+    ours = judged(rows)
     assert ours.verdict == verdict
     assert ours.reason == ""
-    mean = sum(gain) / 3
-    half = T[3] * (sum((g - mean) ** 2 for g in gain) / 2) ** 0.5 / 3**0.5
-    assert ours.terms[0].value == pytest.approx(mean)
-    # the seeds alone differ by one point in every row; only pairing takes that out
-    assert f"range {mean - half:.3f} to {mean + half:.3f}" in ours.terms[0].comparison
-    assert "longest + ppl, best of 16 baselines" in ours.terms[0].arithmetic
+    assert ours.terms[0].value == pytest.approx(sum(gain) / 3)
+    assert f"{best.replace('+', ' + ')}, best of 16 baselines" in ours.terms[0].arithmetic
+    interval, seeds = printed(ours.terms[0].comparison)
+    assert seeds == 3
+    if best == "random+random":  # which `compare` compares with, too
+        against = (pl.col("method") == "q-tuning") & (pl.col("against") == best) & (pl.col("benchmark") == "avg")
+        (same,) = compare(store_of(rows), "table1").filter(against).to_dicts()
+        assert (same["low"], same["high"]) == interval
 
 
-def test_two_seeds_have_the_wide_interval_of_one_degree_of_freedom():
-    ours = judged(table1(lambda seed: 3.0 + 0.02 * seed, seeds=(0, 1)))
-    half = T[2] * 0.01
-    assert f"range {3.01 - half:.3f} to {3.01 + half:.3f}" in ours.terms[0].comparison
-    assert ours.verdict == "contradicted"
+def test_the_differences_from_full_data_are_those_of_the_comparisons():
+    rows = table1(lambda seed: -5.0 + 0.1 * seed, seeds=(0, 1), experiment="table1-mini", model="mini", train_set="m")
+    against = (pl.col("method") == "q-tuning") & (pl.col("against") == "full") & (pl.col("benchmark") == "avg")
+    (same,) = compare(store_of(rows), "table1-mini").filter(against).to_dicts()
+    (line,) = judged(rows, "beats-full-data").analogous
+    interval, seeds = printed(line)
+    assert ((same["low"], same["high"]), seeds) == (interval, 2)
+    assert ("cannot be told from zero" in line) == (same["low"] <= 0 <= same["high"])
+
+
+def test_a_score_has_the_interval_of_score_intervals_and_stays_within_what_a_score_can_be():
+    for level, ending in ((3.0, None), (-39.0, "0.000 to ")):
+        rows = table1(lambda seed, level=level: level + seed, (0, 1), "table1-mini", "mini", "m")
+        rows = [r | {"sample_ratio": 0.25} if r["sample_ratio"] < 1 else r for r in rows]  # the budget of the claim
+        (line,) = judged(rows, "llama2-25x50").analogous
+        of_line = (pl.col("method") == "q-tuning") & (pl.col("benchmark") == "avg")
+        (same,) = score_intervals(store_of(rows), "table1-mini").filter(of_line).to_dicts()
+        assert (same["low"], same["high"]) == printed(line)[0]
+        assert ending is None or ending in line
+
+
+def test_an_interval_of_everything_is_none():
+    rows = table1(lambda seed: 30.0 * seed - 10, (0, 1), "table1-mini", "mini", "m")
+    rows = [r | {"sample_ratio": 0.25} for r in rows if r["method"] == "q-tuning"]  # nobody to borrow from
+    (line,) = judged(rows, "llama2-25x50").analogous
+    assert line.endswith("no interval: 2 seeds, it would be all of 0 to 100")
+
+
+def test_a_relative_change_is_that_of_the_means_and_its_range_that_of_both_intervals():
+    def table2(full):
+        rows = []
+        for seed in (0, 1, 2, 3):
+            for benchmark in ("gsm8k", "math"):
+                scores = {"q-tuning": 24.0 + 0.2 * (seed % 2), "full": full + 0.2 * (seed % 3), "random+random": 20.0}
+                rows += [row("table2-mini", "mini", "m", m, seed, s, benchmark) for m, s in scores.items()]
+        return [r | {"sample_ratio": 0.25} if r["sample_ratio"] < 1 else r for r in rows]
+
+    (line,) = judged(table2(20.0), "smollm2-plus-38-percent").analogous
+    assert "(24.10 - 20.15) / 20.15 x 100 = +19.60%" in line
+    low, high = printed(line)[0].expected
+    (same,) = (
+        compare(store_of(table2(20.0)), "table2-mini")
+        .filter((pl.col("method") == "q-tuning") & (pl.col("against") == "full") & (pl.col("benchmark") == "avg"))
+        .to_dicts()
+    )
+    assert 0 < low < 100 * same["low"] / 20.15 < 19.60 < 100 * same["high"] / 20.15 < high
+    (line,) = judged(table2(0.2), "smollm2-plus-38-percent").analogous
+    assert "no interval: 4 seeds, the score that it is relative to, full, cannot be told from zero" in line
 
 
 def test_one_seed_is_not_testable_and_its_figure_is_shown():
     ours = judged(table1(lambda seed: 3.3, seeds=(0,)))
     assert ours.verdict == "not testable"
-    assert "+3.30" in str(ours.terms[0]) and "one seed: its spread is not known" in str(ours.terms[0])
+    assert "+3.30" in str(ours.terms[0]) and "no interval: 1 seed" in str(ours.terms[0])
+
+
+def test_without_answers_item_by_item_there_is_no_interval():
+    rows = table1(lambda seed: 3.3)
+    ours = judged(rows, answers=False)
+    assert ours.verdict == "not testable"
+    assert str(ours.terms[0]).endswith("no interval: 3 seeds, no answers item by item")
+    store = store_of(rows)
+    vars(store)["items"] = store.items.filter(pl.col("benchmark") != "squad")
+    found = audit(PUBLISHED, CLAIMS, store.scores, Intervals(store))
+    (text,) = [str(r.ours.terms[0]) for r in found.rulings if r.claim.id == "llama2-12x50-margin"]
+    assert "no interval: 3 seeds, the store has no items of squad" in text
+
+
+def test_an_average_over_the_papers_benchmarks_alone_has_an_interval_of_these():
+    rows = table1(lambda seed: 3.3)
+    more = [r | {"benchmark": "math", "items": ITEMS["math"], "score": 1.0} for r in rows if r["benchmark"] == "gsm8k"]
+    assert judged(rows + more).terms[0].comparison == judged(rows).terms[0].comparison
 
 
 def test_a_hole_a_missing_baseline_and_a_variant_are_no_evidence():
@@ -133,8 +244,9 @@ def test_other_models_are_shown_as_analogous_and_never_as_evidence():
     assert ours.terms == ()
     (line,) = ours.analogous
     assert line.startswith("table1-mini (train set mini), mini, 12.5x50, Q-Tuning, avg: 44.30 - 41.00 (longest + ppl")
-    assert "= +3.30, range" in line.replace("; range", ", range")
-    text = audit_markdown(audit(PUBLISHED, CLAIMS, pl.DataFrame(rows, schema=SCHEMA, orient="row")))
+    assert "= +3.30; 95% interval over seeds and items" in line
+    store = store_of(rows)
+    text = audit_markdown(audit(PUBLISHED, CLAIMS, store.scores, Intervals(store)))
     assert f"ours, analogous, not evidence: {line}" in text
 
 
