@@ -1,4 +1,4 @@
-"""An audit as Markdown and as JSON. The same audit gives the same bytes."""
+"""An audit as Markdown, as JSON and as what an HTML page draws. The same audit gives the same bytes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from qtuning.results.audit import Audit, Ruling
 from qtuning.results.claims import Sign
 from qtuning.results.measured import Row
+from qtuning.results.page import Block, Column, Page, Table, check
 from qtuning.results.verdicts import Term, signed
 
 LISTED = 6
@@ -15,15 +16,13 @@ TOLERANCE = (
     "A printed figure stands for every value that rounds to it, so a claimed and a recomputed figure agree where these "
     "ranges touch. The verdicts are computed; the file's are only compared with them."
 )
+HEADERS = ("claim", "recomputed from the published scores", "claims.yaml says", "from our cells")
 ANALOGOUS = "analogous, not evidence"
 
 
 def audit_markdown(audit: Audit) -> str:
     """A section for reports: the table of verdicts, the arithmetic of each claim, the checks beside them."""
-    lines = [
-        "| claim | recomputed from the published scores | claims.yaml says | from our cells |",
-        "|---|---|---|---|",
-    ]
+    lines = [f"| {' | '.join(HEADERS)} |", "|---|---|---|---|"]
     for ruling in audit.rulings:
         mark = "" if ruling.agrees else " **(differs)**"
         lines.append(
@@ -38,6 +37,28 @@ def audit_markdown(audit: Audit) -> str:
     for heading, found in checks(audit):
         lines += [f"**{heading}**", "", *(f"- {line}" for line in found), *([""] if found else [])]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def audit_page(audit: Audit) -> Page:
+    """The same in pieces, for a page: the table of verdicts. `audit_lists` has what follows it."""
+    rows = tuple(
+        (
+            ruling.claim.text,
+            ruling.published.verdict + ("" if ruling.agrees else " (differs)"),
+            ruling.claim.verdict,
+            our_verdict(ruling),
+        )
+        for ruling in audit.rulings
+    )
+    columns = tuple(Column(name, words=True) for name in HEADERS)
+    table = Table("verdicts", "", columns, (Block("", rows),), notes=(TOLERANCE,))
+    return check(Page("audit", "Published claims, recomputed", (), (table,)))
+
+
+def audit_lists(audit: Audit) -> list[tuple[str, list[str]]]:
+    """Heading and statements: the arithmetic of each claim, then the checks beside them."""
+    claims = [(f"{ruling.claim.id}: {ruling.published.verdict}", details(ruling)) for ruling in audit.rulings]
+    return claims + checks(audit)
 
 
 def audit_json(audit: Audit) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from qtuning.explain import nearest
 from qtuning.figures.write import Written, write_figures
 from qtuning.files import atomic_path, write_text
 from qtuning.results import html
-from qtuning.results.audit import audit
-from qtuning.results.audit_report import audit_markdown
+from qtuning.results.audit import Audit, audit
+from qtuning.results.audit_report import audit_lists, audit_markdown, audit_page
 from qtuning.results.bycost import cost_page
 from qtuning.results.claims import read_claims
 from qtuning.results.comparisons import compare
@@ -73,10 +73,10 @@ def write_report(experiments: Sequence[str], store: Path, out: Path) -> Path:
             raise UserError(f"{store}: experiment = {name!r}: not collected{nearest(name, known)}")
     sections = [_section(name, store, out) for name in experiments]
     published = read_reference()
-    rulings = audit(published, read_claims(published), read_store(store), Intervals(Store(store)))
-    write_text(out / "audit.md", audit_markdown(rulings))
+    found = audit(published, read_claims(published), read_store(store), Intervals(Store(store)))
+    write_text(out / "audit.md", audit_markdown(found))
     page = out / "report.html"
-    write_text(page, _render(sections, audit_markdown(rulings)))
+    write_text(page, _render(sections, found))
     return page
 
 
@@ -129,7 +129,7 @@ def _uri(path: Path) -> str:
     return f"data:{MEDIA[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def _render(sections: Sequence[Section], audit_text: str) -> str:
+def _render(sections: Sequence[Section], found: Audit) -> str:
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -138,4 +138,5 @@ def _render(sections: Sequence[Section], audit_text: str) -> str:
     styles = html.css() + (ASSETS / "report.css").read_text(encoding="utf-8")
     # fragments are escaped already, and the style sheets are ours
     parts = [(section, [(summary, Markup(fragment)) for summary, fragment in section.tables]) for section in sections]
-    return template.render(parts=parts, css=Markup(styles), audit=audit_text) + "\n"
+    verdicts = Markup(html.fragment(audit_page(found)))
+    return template.render(parts=parts, css=Markup(styles), verdicts=verdicts, lists=audit_lists(found)) + "\n"
