@@ -9,6 +9,7 @@ import polars as pl
 
 from qtuning.evaluation.headline import LABEL
 from qtuning.pruners.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, PrunerInfo
+from qtuning.results.options import PARTS, Options, option_text, shown
 from qtuning.results.summary import AVERAGE, Entry, Hole, Line
 
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -81,12 +82,27 @@ def benchmark_label(benchmark: str) -> str:
 
 
 def pruner_labels(line: Line) -> tuple[str, str]:
-    """The two left-most cells of a row: sample pruner and token pruner; a named method fills only the first."""
-    suffix = f" ({line.variant})" if line.variant else ""
+    """The two left-most cells of a row: sample pruner and token pruner; a named method fills only the first.
+
+    Options stand beside the pruner they are of; readings and what varies in training, which concern both, at the end.
+    """
+    found: Options = {}
+    if line.options:
+        found = shown(line.sample_pruner, line.token_pruner, line.options, line.named)
     named = {"zero-shot": "Zero-shot", "full": "Full data", "q-tuning": "Q-Tuning"}
     if line.method in named:
-        return named[line.method] + suffix, ""
-    return pruner_label(line.sample_pruner, SAMPLE_PRUNERS), pruner_label(line.token_pruner, TOKEN_PRUNERS) + suffix
+        return named[line.method] + _bracketed(line.training, option_text(found.values())), ""
+    sample, token, shared = (option_text([found.get(part, {})]) for part in PARTS)
+    return (
+        pruner_label(line.sample_pruner, SAMPLE_PRUNERS) + _bracketed(sample),
+        pruner_label(line.token_pruner, TOKEN_PRUNERS) + _bracketed(token) + _bracketed(line.training, shared),
+    )
+
+
+def _bracketed(*texts: str) -> str:
+    """` (batch_size=16, lambda=0.3)`, or nothing."""
+    joined = ", ".join(filter(None, texts))
+    return f" ({joined})" if joined else ""
 
 
 def pruner_label(name: str, known: Mapping[str, PrunerInfo]) -> str:

@@ -13,8 +13,9 @@ from qtuning.errors import UserError
 from qtuning.results.answers import World
 from qtuning.results.intervals import LABEL, Find, bounds
 from qtuning.results.measured import Budget, Measured, Row, change
+from qtuning.results.options import variant
 from qtuning.results.schema import SCHEMA
-from qtuning.results.summary import AVERAGE, Line, variant
+from qtuning.results.summary import AVERAGE, Line
 
 COLUMNS = (
     "experiment",

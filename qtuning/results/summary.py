@@ -2,18 +2,17 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from statistics import fmean, stdev
 from typing import Any
 
 import polars as pl
-from pydantic import BaseModel
 
-from qtuning.config import Readings
 from qtuning.errors import UserError
-from qtuning.pruners.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, PrunerInfo
 from qtuning.results.consistency import check_comparable
+from qtuning.results.options import Part, varied
+from qtuning.results.options import variant as variant_of
 
 AVERAGE = "avg"
 """Name of the column that averages a cell's benchmarks."""
@@ -29,7 +28,8 @@ class Line:
 
     sample_ratio and token_ratio are None for the zero-shot model. training: what an experiment varies in training,
     e.g. `batch_size=16`, or empty. variant: that, and the options that differ from the pruners' defaults, e.g.
-    `lambda=0.3`, or empty.
+    `lambda=0.3`, or empty. named: options that its name has even at their defaults, since other rows of its method in
+    the experiment set them; no part of what it is.
     """
 
     train_set: str
@@ -41,6 +41,7 @@ class Line:
     options: str
     variant: str
     training: str = ""
+    named: tuple[tuple[Part, str], ...] = field(default=(), compare=False)
 
     @property
     def reference(self) -> bool:
@@ -191,41 +192,12 @@ def random_at_budget(line: Line, lines: Sequence[Line]) -> Line | None:
     return next(chain(alike, plain), None)
 
 
-def variant(sample_pruner: str, token_pruner: str, options: str) -> str:
-    """The options and readings that differ from their defaults: `lambda=0.3`, or empty."""
-    chosen = json.loads(options)
-    changed: dict[str, Any] = {}
-    for schema, values in (
-        (_schema(SAMPLE_PRUNERS.get(sample_pruner)), chosen["sample"]),
-        (_schema(TOKEN_PRUNERS.get(token_pruner)), chosen["token"]),
-        (Readings, chosen["method"]),
-    ):
-        defaults = _defaults(schema)
-        changed |= {key: value for key, value in values.items() if key not in defaults or defaults[key] != value}
-    return ", ".join(f"{key}={_plain(value)}" for key, value in sorted(changed.items()))
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _schema(info: PrunerInfo | None) -> type[BaseModel] | None:
-    """The options of a built-in pruner; of others all are shown, since their code is none of this module's business."""
-    return None if info is None else info.options
-
-
-def _defaults(schema: type[BaseModel] | None) -> dict[str, Any]:
-    """Default values by the names a configuration uses."""
-    fields = {} if schema is None else schema.model_fields
-    return {field.alias or name: field.get_default(call_default_factory=True) for name, field in fields.items()}
-
-
 def line_of(row: dict[str, Any], train_set: str) -> Line:
     """The line of a table that a row of the store belongs to. train_set: that of the table, for the zero-shot model."""
     if row["method"] == "zero-shot":
         return Line(train_set, "zero-shot", "", "", None, None, "", "")
     training = row.get("training") or ""
-    chosen = variant(row["sample_pruner"], row["token_pruner"], row["options"])
+    chosen = variant_of(row["sample_pruner"], row["token_pruner"], row["options"])
     return Line(
         train_set=train_set,
         method=row["method"],
@@ -241,7 +213,12 @@ def line_of(row: dict[str, Any], train_set: str) -> Line:
 
 def in_table_order(lines: list[Line], train_sets: list[str]) -> list[Line]:
     """By train set; within it what prunes nothing, then the budgets as configured; pairs grouped by their sample
-    pruner, Q-Tuning last."""
+    pruner, Q-Tuning last. Each knows what all the lines of its method vary (`named`)."""
+    methods: dict[str, list[tuple[str, str, str]]] = {}
+    for line in lines:
+        if line.options:
+            methods.setdefault(line.method, []).append((line.sample_pruner, line.token_pruner, line.options))
+    named = {method: varied(dict.fromkeys(rows)) for method, rows in methods.items()}
     samples = list(dict.fromkeys(line.sample_pruner for line in lines))
     tokens = list(dict.fromkeys(line.token_pruner for line in lines))
     budgets = list(dict.fromkeys((line.sample_ratio, line.token_ratio) for line in lines))
@@ -259,7 +236,7 @@ def in_table_order(lines: list[Line], train_sets: list[str]) -> list[Line]:
             trainings.index(line.training),
         )
 
-    return sorted(lines, key=key)
+    return [replace(line, named=named.get(line.method, ())) for line in sorted(lines, key=key)]
 
 
 def _averages(by_benchmark: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:

@@ -239,14 +239,14 @@ def test_localisation_has_a_row_per_method_and_none_for_what_prunes_nothing() ->
     assert dict(chosen.select("label", "lambda").iter_rows()) == {
         "Full data": 0.5,
         "Q-Tuning (lambda=0.0)": 0.0,
-        "Q-Tuning": 0.5,
+        "Q-Tuning (lambda=0.5)": 0.5,
     }
     named = cells.filter(pl.col("options").str.contains('"lambda":0.0'))["cell"].unique()
     mine = answers.filter(pl.col("cell").is_in(named.implode()), model="trained", score="pruned tokens")
     row = one(frame, label="Q-Tuning (lambda=0.0)", weights="trained", score="pruned tokens")
     assert row["recall"] == pytest.approx(fmean(mine["recall"]))
     assert row["recall_sd"] == pytest.approx(stdev(mine["recall"]))
-    row = one(frame, label="Q-Tuning", weights="trained", score="pruned tokens")
+    row = one(frame, label="Q-Tuning (lambda=0.5)", weights="trained", score="pruned tokens")
     assert (row["precision"], row["missing"]) == (None, 1), "never a mean over fewer seeds"
 
     drawing = localisation(frame)
@@ -257,3 +257,13 @@ def test_localisation_has_a_row_per_method_and_none_for_what_prunes_nothing() ->
     assert points == [10, 10, 6, 6], "no points of the full data, which prune nothing"
     assert [text.get_text() for text in axes[2].texts].count("–") == 2, "only what is missing"
     assert set(drawing.data["score"]) >= {"pruned tokens of kept samples", "kept samples with an error"}
+
+
+def test_the_row_at_the_default_of_an_ablation_looks_as_q_tuning_does_and_comes_where_it_did() -> None:
+    choices: list[dict[str, float]] = [{"lambda": 0.3}, {}, {"lambda": 0.7}]
+    frame = points(table(*(cell_rows("q-tuning", 0.5, 0.5, seed, **o) for seed in (0, 1) for o in choices)))
+    plain = points(table(*(cell_rows("q-tuning", 0.5, 0.5, seed) for seed in (0, 1))))
+    looks = marks(frame)
+    assert list(looks) == ["Q-Tuning (lambda=0.3)", "Q-Tuning (lambda=0.5)", "Q-Tuning (lambda=0.7)"]
+    assert looks["Q-Tuning (lambda=0.5)"] == marks(plain)["Q-Tuning"]
+    assert looks["Q-Tuning (lambda=0.3)"].width < looks["Q-Tuning (lambda=0.5)"].width

@@ -225,7 +225,7 @@ def test_option_variants_are_rows_of_their_own(make_folders: Make) -> None:
     assert [(row[0], row[2]) for row in rows[1:]] == [
         ("random", "0.00"),
         ("Q-Tuning (lambda=0.3)", "30.00 ↑30.0"),
-        ("Q-Tuning", "**50.00** ↑50.0"),
+        ("Q-Tuning (lambda=0.5)", "**50.00** ↑50.0"),
     ]
 
 
