@@ -1,10 +1,13 @@
 # qtuning: `snakemake --cores all` runs the mini benchmark, `snakemake --cores all EXPERIMENT` any experiment of
 # configs/experiments. Results land below results/: tables/, figures/, cells/, logs/ (docs/results.md).
+import sys
 from pathlib import Path
 from shlex import quote
 
 from snakemake.utils import min_version
 
+from qtuning.asked import targets
+from qtuning.errors import UserError
 from qtuning.gpus import visible
 from qtuning.workflow import load
 
@@ -14,7 +17,14 @@ min_version("9.0")
 configfile: "configs/config.yaml"
 
 
-PLAN = load(config)
+# What is wrong with the targets is said here, since Snakemake wraps what input functions raise in rules and tracebacks,
+# and of an exception it would say that it comes from this file.
+try:
+    PLAN = load(config)
+    if (asked := targets()) is not None:
+        PLAN.check(asked or ["mini"])
+except UserError as error:
+    sys.exit(f"error: {error}")
 ROOT = PLAN.layout.root
 DATA_DIR = f"--data-dir {quote(str(PLAN.data_dir))}" if PLAN.data_dir else ""
 
@@ -34,7 +44,7 @@ wildcard_constraints:
 rule all:
     default_target: True
     input:
-        PLAN.targets("mini"),
+        lambda wildcards: PLAN.targets("mini"),
 
 
 include: "workflow/rules/prepare.smk"

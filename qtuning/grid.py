@@ -47,6 +47,7 @@ RESERVED = {
     "contamination",
     "tables",
     "tables_beside_the_paper",
+    "localisation_table",
     "figures",
     "pretrain-mini",
 }

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +208,49 @@ class Plan:
         else:
             files = [locate(train_set, data_dir=self.data_dir, world_dir=self.layout.world)]
         return list(dict.fromkeys([*files, *questions]))
+
+    def check(self, targets: Iterable[str]) -> None:
+        """UserError with all that is wrong with what was asked for: a misspelt name, a bad file, data that are missing.
+
+        The rules' input functions would find the same, but one at a time, and Snakemake wraps what they raise.
+        """
+        problems: list[str] = []
+        for target in targets:
+            experiment = self._asked(target)
+            try:
+                if experiment is not None:
+                    problems += self._missing(experiment)
+                elif "/" not in target and not Path(target).suffix and target not in RESERVED:
+                    raise UserError(f"target = {target!r}: unknown{nearest(target, ['all', *self.experiments])}")
+            except UserError as error:
+                problems += str(error).splitlines()
+        if problems:
+            raise UserError("\n".join(dict.fromkeys(problems)))
+
+    def _asked(self, target: str) -> str | None:
+        """The experiment that a target is, or whose table or figures it is."""
+        path, names = Path(target), self.experiments
+        if path.parent == self.layout.root / "tables":
+            return max((name for name in names if path.name.startswith(f"{name}.")), key=len, default=None)
+        name = path.name if path.parent == self.layout.root / "figures" else target
+        return name if name in names else None
+
+    def _missing(self, experiment: str) -> list[str]:
+        """What is wrong with the local files that an experiment is made from, each told once."""
+        grid = self.grid(experiment)
+        pairs = dict.fromkeys(pair_id(cell) for cell in grid.cells if cell.training is not None)
+        asked: list[tuple[Callable[[str], list[Path]], str]] = [(self.sources_of_pair, pair) for pair in pairs]
+        if grid.evaluation is not None:
+            self.overlaps(experiment)
+            asked.append((self.questions, evaluation_id(grid.evaluation)))
+            asked += [(self.sources_of_check, name) for name in checks([grid])]
+        problems: list[str] = []
+        for sources, name in asked:
+            try:
+                sources(name)
+            except UserError as error:
+                problems += str(error).splitlines()
+        return problems
 
     def scores(self, experiment: str) -> list[Path]:
         """What a table is made of; UserError for an experiment without one."""

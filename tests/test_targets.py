@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from qtuning import asked
 from qtuning.errors import UserError
+from qtuning.grid import RESERVED
 from qtuning.workflow import Plan, load
 
 REPOSITORY = Path(__file__).parent.parent
@@ -108,8 +110,68 @@ def test_snakemake_runs_what_is_valid_and_explains_what_is_not(tmp_path: Path) -
     jobs = {rule: int(count) for rule, count in rows}
     assert (jobs["train_and_keep"], jobs["evaluate"]) == (206 + 156, 208 + 159)
     assert "train" not in jobs and jobs["tables_beside_the_paper"] == 2
-    result = dry_run("broken")
-    assert result.returncode != 0
-    assert "configs/experiments/broken.yaml: parts: experiment = 'tabel2': unknown; did you mean table2?" in (
-        result.stdout + result.stderr
-    )
+    for targets, expected in (
+        (
+            ["broken", "tabel1"],
+            [
+                r"error: .*/broken\.yaml: parts: experiment = 'tabel2': unknown; did you mean table2.*",
+                r"target = 'tabel1': unknown; did you mean table1\? \(valid: all, .*",
+            ],
+        ),
+        (
+            ["gemma-local", "--config", "data_dir=configs"],
+            [
+                r"error: .*/configs/alpaca/train\.jsonl\.gz: no such file .*",
+                r".*/configs/arc_easy/test\.jsonl\.gz: no such file; data_dir must hold the benchmarks .*",
+            ],
+        ),
+    ):
+        result = dry_run(*targets)
+        assert result.returncode == 1
+        lines = result.stderr.splitlines()
+        said = lines[next(index for index, line in enumerate(lines) if line.startswith("error: ")) :]
+        assert len(said) == len(expected) and all(map(re.fullmatch, expected, said)), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("-n", []),
+        ("-n tabel1", ["tabel1"]),
+        ("--cores 2 --config data_dir=x tracking=offline -- a b", ["a", "b"]),
+        ("a --report report.html", ["a"]),
+        ("--lint", None),
+        ("--list-rules", None),
+        ("--unlock", None),
+        ("--mode subprocess --target-jobs train:cell=x --", None),
+    ],
+)
+def test_targets_are_read_as_snakemake_reads_them(typed: str, expected: list[str] | None) -> None:
+    assert asked.targets(typed.split()) == expected
+
+
+def test_another_programs_arguments_are_no_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["notebook", "a", "--strange"])
+    assert asked.targets() is None
+
+
+def test_targets_are_checked_before_snakemake_asks_for_them(plan: Plan, tmp_path: Path) -> None:
+    plan.check([*plan.experiments, "all", "mini_world", "pretrain-mini"])
+    plan.check(["results/tables/mini.md", "results/tables/tabel1.md", "other/file", "report.html"])
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    (tmp_path / "configs/train_sets/gone.yaml").write_text("source: {kind: path, file: /gone/sft.jsonl}\n")
+    path = tmp_path / "configs/experiments/mini.yaml"
+    path.write_text(path.read_text().replace("train_sets: [mini]", "train_sets: [mini, gone]"))
+    path.with_stem("mini.twin").write_text("titel: a key that does not exist")
+    found = plan_of(tmp_path / "configs")
+    for target in ("mini", "results/tables/mini.md", "results/tables/mini.cost.csv", "results/figures/mini"):
+        with pytest.raises(UserError, match=r"^/gone/sft\.jsonl: no such file .*$"):
+            found.check([target])
+    with pytest.raises(UserError, match=r"mini\.twin\.yaml: titel: unknown key; did you mean title\?"):
+        found.check(["results/tables/mini.twin.md"])
+
+
+def test_every_rule_is_a_name_that_no_experiment_may_have(plan: Plan) -> None:
+    text = "".join(path.read_text() for path in [REPOSITORY / "Snakefile", *REPOSITORY.glob("workflow/rules/*.smk")])
+    named = re.findall(r"^rule (\w+):|^use rule \w+ as (\w+)", text, flags=re.MULTILINE)
+    assert {first or second for first, second in named} | {"pretrain-mini"} == RESERVED
