@@ -295,16 +295,25 @@ class Evaluation(Config):
 def parse_budget(value: Any) -> Any:
     """`"25x50"` (per cent) -> {"sample_ratio": 0.25, "token_ratio": 0.5}; a mapping passes through.
 
-    YAML reads `0x50` as a number, so numbers are refused with the same words.
+    YAML reads `0x50` as the number 80, so a number is refused with a word about that.
     """
     if not isinstance(value, str | int | float):
         return value
+    if not isinstance(value, str):
+        raise ValueError(
+            f"read by YAML as a {'truth value' if isinstance(value, bool) else 'number'}, which is no budget; write "
+            'SAMPLESxTOKENS in quotes, each in per cent above 0, e.g. "25x50"'
+        )
     number = r"\s*(\d+(?:\.\d+)?)\s*"
     match = re.fullmatch(f"{number}x{number}", str(value))
     if match is None:
         raise ValueError(f"{value!r} is no budget; write per cent of samples x per cent of tokens, e.g. 25x50")
     # 33.3 / 100 is 0.33299999999999996; a budget and its decimal spelling must be one cell
-    return {"sample_ratio": round(float(match[1]) / 100, 12), "token_ratio": round(float(match[2]) / 100, 12)}
+    ratios = [round(float(match[part]) / 100, 12) for part in (1, 2)]
+    wrong = [name for name, ratio in zip(("samples", "tokens"), ratios, strict=True) if not 0 < ratio <= 1]
+    if wrong:
+        raise ValueError(f"per cent of {' and of '.join(wrong)} must be above 0 and at most 100")
+    return dict(zip(("sample_ratio", "token_ratio"), ratios, strict=True))
 
 
 class Ratios(Config):

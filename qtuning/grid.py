@@ -1,6 +1,6 @@
 """Experiments (YAML) -> cells and evaluations. All errors of all files are reported at once."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -28,6 +28,7 @@ from qtuning.evaluation.headline import LABEL
 from qtuning.explain import explain, nearest
 from qtuning.identity import cell_json
 from qtuning.methods import pruning
+from qtuning.repeats import repeats
 
 Entry = TypeVar("Entry", Model, TrainSet)
 Section = Literal["models", "train_sets", "experiments"]
@@ -183,6 +184,14 @@ class Library:
     ) -> Grid:
         """Every combination of the axes, equal ones once."""
         prunings, trainings = self._prunings(edition, experiment), _trainings(edition, experiment)
+        methods = len(experiment.methods)
+        axes: dict[str, Sequence[Any]] = {axis: getattr(experiment, axis) for axis in AXES}
+        # two methods are one only where they are so at every budget: at 100% of the tokens many are
+        axes |= {"methods": [prunings[place::methods] for place in range(methods)], "trainings": trainings}
+        if experiment.evaluation is not None:
+            axes["evaluation.benchmarks"] = experiment.evaluation.benchmarks
+        if problems := repeats(edition, axes):
+            raise UserError("\n".join(problems))
         train_sets = [self._localise(train_set) for train_set in train_sets]
         cells: dict[str, Cell] = {}
         for model in models:

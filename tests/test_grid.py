@@ -245,9 +245,32 @@ def test_equal_cells_of_two_experiments_are_one(configs: Configs) -> None:
     assert all(cell_json(first[identity]) == cell_json(second[identity]) for identity in shared)
 
 
-def test_a_method_said_twice_is_trained_once(configs: Configs) -> None:
-    grid = configs.expand(methods=["full", "full+none", "full"], seeds=[0], train_sets=["t", "t"])
-    assert len(grid.cells) == 2
+@pytest.mark.parametrize(
+    ("key", "entries", "message"),
+    [
+        ("models", ["m", "m"], "models.1 = 'm': is the same as models.0; leave it out"),
+        ("train_sets", ["t", "t"], "train_sets.1 = 't': is the same as train_sets.0"),
+        ("methods", ["full", "random+random", "full+none"], "methods.2 = 'full+none': is the same as methods.0"),
+        (
+            "methods",
+            ["q-tuning", {"method": "q-tuning", "options": {"selection": "device"}}],
+            "methods.1 = {'method': 'q-tuning', 'options': {'selection': 'device'}}: is the same as methods.0",
+        ),
+        ("budgets", ["25x50", {"sample_ratio": 0.25, "token_ratio": 0.5}], "budgets.1 = {'sample_ratio': 0.25, "),
+        ("seeds", [0, {"data": 0, "pruner": 0, "init": 0}, 1, 0], "seeds.3 = 0: is the same as seeds.0"),
+        ("trainings", [{}, {"epochs": 3}, {}], "trainings.2 = {}: is the same as trainings.0"),
+        ("evaluation", {"benchmarks": ["math", "math"]}, "evaluation.benchmarks.1 = 'math': is the same as "),
+    ],
+)
+def test_what_is_listed_twice_is_refused(configs: Configs, key: str, entries: Any, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        configs.expand(**{key: entries})
+    assert f"e.yaml: {message}" in str(error.value)
+
+
+def test_methods_that_differ_at_one_budget_alone_are_two(configs: Configs) -> None:
+    pair = ["random+none", "random+random"]
+    assert configs.expand(methods=pair, budgets=["25x50", "25x100"]).cells
 
 
 def test_lambda_is_part_of_q_tuning_alone(configs: Configs) -> None:
@@ -316,8 +339,8 @@ def test_every_error_of_every_file_at_once(configs: Configs) -> None:
     expected: list[tuple[Any, ...]] = [
         (experiment, "methods.5.metod", "unknown key; did you mean method?"),
         (experiment, "methods.5.method", "required, but not given"),
-        (experiment, "budgets.1.token_ratio", "1.5", "less than or equal to 1"),
-        (experiment, "budgets.2.sample_ratio", "0.0", "greater than 0"),
+        (experiment, "budgets.1", "'25x150'", "per cent of tokens must be above 0 and at most 100"),
+        (experiment, "budgets.2", "'0.0x50'", "per cent of samples must be above 0"),
         (experiment, "budgets.3", "80", "is no budget", "25x50"),
         (experiment, "seeds.1.data", "-1", "greater than or equal to 0"),
         (experiment, "seeds.1.pruner", "-1"),
