@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qtuning.errors import UserError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -18,9 +20,10 @@ UNBOUNDED = 160
 
 
 def audit(
-    store: Annotated[Path, typer.Option(help="folder with our scores.parquet; published scores alone without it")] = (
-        Path("results")
-    ),
+    store: Annotated[
+        Path | None,
+        typer.Option(help="folder with our scores.parquet; published scores alone without it", show_default="results"),
+    ] = None,
     claims: Annotated[
         Path | None, typer.Option(help="claims and how to recompute them; default: those shipped (docs/audit.md)")
     ] = None,
@@ -41,6 +44,9 @@ def audit(
     from qtuning.results.reference import PAPER, read_published
     from qtuning.results.store import Store
 
+    if store is not None and not store.is_dir():
+        raise UserError(f"--store = {str(store)!r}: no such folder; leave it out for the published scores alone")
+    store = store or Path("results")
     published = read_published(scores or PAPER / "reference_scores.csv")
     ours = read_store(store)
     result = run(published, read_claims(published, claims or PAPER / "claims.yaml"), ours, Intervals(Store(store)))

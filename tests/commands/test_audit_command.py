@@ -26,6 +26,21 @@ def test_the_shipped_claims_agree(run):
     assert "3 of 265 printed averages are not the mean" in result.output
 
 
+def test_a_folder_that_was_named_must_exist(run, tmp_path):
+    result = run("--store", tmp_path / "nowhere")
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception).endswith("nowhere': no such folder; leave it out for the published scores alone")
+
+
+def test_without_a_store_it_is_the_published_scores_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    app = typer.Typer()
+    app.command()(audit)
+    result = CliRunner().invoke(app, [])
+    assert result.exit_code == 0, result.output
+    assert "results/scores.parquet: no such file; published scores alone" in result.output
+
+
 def test_a_changed_number_is_status_1_and_named(run, tmp_path):
     scores = tmp_path / "scores.csv"
     text = (PAPER / "reference_scores.csv").read_text()
