@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,12 +45,25 @@ CONFIGS = Path("configs")
 
 
 def main() -> None:
-    """Entry point: a UserError is one clear message and exit status 2; anything else keeps its traceback."""
+    """Entry point: a UserError is one clear message and exit status 2; anything else has its traceback."""
     try:
         app()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        _print_traceback(error)
+        sys.exit(1)
+
+
+def _print_traceback(error: Exception) -> None:
+    """The traceback from our command on: how it was come to (a server that forks, typer) tells nobody anything."""
+    ours = Path(__file__).parent
+    frame = error.__traceback__
+    below = None if frame is None else frame.tb_next  # the first frame is `main`
+    while below is not None and ours not in Path(below.tb_frame.f_code.co_filename).parents:
+        below = below.tb_next
+    traceback.print_exception(type(error), error, below or frame)
 
 
 @app.command()
@@ -219,6 +233,7 @@ def tables(
 
     grids = Library(configs, data_dir).experiments(experiments)
     write_store(grids, results)
+    written: list[Path] = []
     for grid in grids:
         name = grid.experiment.name
         for path in write_localisation(name, Store(results), results / "tables"):
@@ -228,8 +243,11 @@ def tables(
             continue
         comparisons = compare(Store(results), name)
         notes = notes_of_checks(results, checks([grid]).values())
-        write_tables(name, results, comparisons=comparisons, notes=notes)
+        written += write_tables(name, results, comparisons=comparisons, notes=notes)
         print_table(name, results, comparisons=comparisons)
+    for path in written:
+        if path.suffix == ".md":  # the other formats have the same name
+            print(path)
 
 
 @app.command("check-pruner")

@@ -85,7 +85,9 @@ class Files:
         return self._read[path]
 
     def stems(self, section: str) -> list[str]:
-        """Names of the files in a section."""
+        """Names of the files in a section. UserError without experiments: every name would then be an unknown one."""
+        if section == "experiments":
+            expect(self.configs, section)
         return sorted(path.stem for path in (self.configs / section).glob("*.yaml"))
 
     def path(self, name: str) -> Path:
@@ -164,6 +166,15 @@ class Files:
                 raise UserError(f"{path}: name = {scale.name!r}: must equal the file's name, {name!r}")
             self._scales[name] = scale
         return self._scales[name]
+
+
+def expect(configs: Path, section: str) -> Path:
+    """The folder of a section; UserError where it does not exist, which outside a clone is the usual mistake."""
+    folder = configs / section
+    if not folder.is_dir():
+        missing = folder if configs.is_dir() else configs
+        raise UserError(f"{missing}: no such folder; run it in a clone of the repository or give --configs")
+    return folder
 
 
 def check(values: Mapping[str, Any], where: str, name: str) -> list[str]:

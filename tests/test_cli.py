@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,14 +76,25 @@ def test_all_errors_of_a_configuration_come_at_once_each_with_file_key_and_value
         (
             "budgets: [25x50, 50x70]",
             'budgets: ["0x50"]',
-            "budgets.0.sample_ratio = 0.0: input should be greater than 0",
+            "budgets.0 = '0x50': per cent of samples must be above 0 and at most 100",
         ),
-        ("budgets: [25x50, 50x70]", "budgets: [25x150]", "budgets.0.token_ratio = 1.5: input should be less than or"),
+        (
+            "budgets: [25x50, 50x70]",
+            "budgets: [25x500]",
+            "budgets.0 = '25x500': per cent of tokens must be above 0 and at most 100",
+        ),
+        (
+            "budgets: [25x50, 50x70]",
+            "budgets: [0x50]",
+            "budgets.0 = 80: read by YAML as a number, which is no budget; write SAMPLESxTOKENS in quotes, each in "
+            'per cent above 0, e.g. "25x50"',
+        ),
         (
             "budgets: [25x50, 50x70]",
             "budgets: [25]",
-            "budgets.0 = 25: 25 is no budget; write per cent of samples x per cent of tokens, e.g. 25x50",
+            "budgets.0 = 25: read by YAML as a number, which is no budget",
         ),
+        ("seeds: [0, 1]", "seeds: [0, 0]", "seeds.1 = 0: is the same as seeds.0; leave it out"),
         ("seeds: [0, 1]", "seeds: [-1]", "seeds.0.data = -1: input should be greater than or equal to 0"),
         ("  epochs:", "  epoks:", "training.epoks: unknown key; did you mean epochs?"),
         ("models: [mini]", "", "models: required, but not given"),
@@ -97,6 +109,43 @@ def test_bad_values_are_named(configs: Path, right: str, wrong: str, message: st
     assert result.returncode == 2
     assert message in result.stderr
     assert "configs/experiments/mini.yaml" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("experiments",), ("plan", "mini"), ("tables", "mini", "fig4"), ("contamination", "mini")]
+)
+def test_outside_a_clone_is_told_once(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    result = qtuning(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    expected = "error: configs: no such folder; run it in a clone of the repository or give --configs\n"
+    assert (result.stdout, result.stderr) == ("", expected)
+    assert not list(tmp_path.iterdir())
+
+
+def test_tables_say_where_they_are(tmp_path: Path) -> None:
+    result = qtuning("tables", "mini", "--results", str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    pages = [f"{tmp_path}/tables/mini.partial.{kind}" for kind in ("md", "cost.md")]
+    assert result.stdout.splitlines()[-2:] == pages
+    assert all(Path(page).exists() for page in pages)
+
+
+def test_a_traceback_begins_with_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    """Not with what called it: the warm server, typer."""
+    from qtuning import cli
+    from qtuning.commands import experiments
+
+    monkeypatch.setattr(sys, "argv", ["qtuning", "experiments"])
+    monkeypatch.setattr("qtuning.grid.Library", lambda configs: 1 // 0)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 1
+    heading, first, *_, last = capsys.readouterr().err.splitlines()
+    assert (heading, last) == (
+        "Traceback (most recent call last):",
+        "ZeroDivisionError: integer division or modulo by zero",
+    )
+    assert experiments.__file__ in first
 
 
 def test_unknown_experiment_names_the_nearest() -> None:

@@ -64,10 +64,11 @@ def read_train_set(configs: Path, name: str, data_dir: Path | None) -> "TrainSet
     from pydantic import ValidationError
 
     from qtuning.config import FileSource, TrainSet
+    from qtuning.editions import expect
     from qtuning.errors import UserError
     from qtuning.explain import explain, nearest, read_yaml
 
-    folder = Path(configs) / "train_sets"
+    folder = expect(Path(configs), "train_sets")
     known = sorted(path.stem for path in folder.glob("*.yaml"))
     if name not in known:
         raise UserError(f"train set = {name!r}: unknown{nearest(name, known)}")
