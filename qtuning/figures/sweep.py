@@ -61,8 +61,9 @@ def sweep(frame: pl.DataFrame, everything: pl.DataFrame, column: str, label: str
         figure, axes = panels(rows, columns, PAGE if columns > 1 else COLUMN, 2.3 * rows + 0.5)
         for index, (panel, place) in enumerate(zip(axes, facets, strict=False)):
             part = curves.facet(frame, *place)
-            curves.references(panel, curves.facet(everything, *place), curves.span(part))
             whole = curves.facet(everything, *place).filter((pl.col("method") == "full") & pl.col(column).is_not_null())
+            drawn = pl.concat([part, whole])
+            curves.references(panel, curves.facet(everything, *place), curves.span(drawn))
             if len(whole):
                 whole = whole.sort(column)
                 curves.curve(panel, whole[column].to_list(), whole, "Full data", FULL)
@@ -72,7 +73,7 @@ def sweep(frame: pl.DataFrame, everything: pl.DataFrame, column: str, label: str
                     curves.curve(panel, line[column].to_list(), line, name, LOOKS[number % len(LOOKS)])
             curves.holes(panel, part.filter(pl.col("mean").is_null())[column])
             _axis(panel, sorted(part[column].unique()), log)
-            panel.margins(x=0.06, y=0.14)
+            panel.margins(x=0.06, y=curves.MARGIN)
             panel.set_xlabel(label)
             if index % columns == 0:
                 panel.set_ylabel(curves.score_label(frame))

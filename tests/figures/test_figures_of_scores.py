@@ -142,6 +142,33 @@ def test_far_references_are_told_in_words() -> None:
 
 
 def test_lambda_alone_is_varied() -> None:
+@pytest.mark.parametrize("zero", [10.0, 20.0, 26.0, 29.0, 31.0, 44.0, 46.0, 47.5, 49.0, 52.0, 57.0, 70.0])
+@pytest.mark.parametrize("spread", [0.0, 4.0])
+@pytest.mark.parametrize("full", [None, 33.0, 44.0])
+def test_a_reference_is_off_the_axis_only_if_it_is(zero: float, spread: float, full: float | None) -> None:
+    """Bars, and the band of another line, stretch the axis: what lies on it is a line."""
+    scores = {0.0: 34.0, 1.0: 38.0}
+    cells = [
+        cell_rows("q-tuning", 0.25, 0.5, seed, score=score + spread * seed, **{"lambda": value})
+        for seed in (0, 1)
+        for value, score in scores.items()
+    ]
+    if full is not None:
+        cells += [cell_rows("full", seed=seed, score=full + 2 * spread * seed) for seed in (0, 1)]
+    panel = neighbour_weight(points(table(*cells, cell_rows("zero-shot", seed=None, score=zero)))).figure.axes[0]
+    low, high = panel.get_ylim()
+    told = [text.get_text() for text in panel.texts if "Zero-shot" in text.get_text()]
+    line = "Zero-shot" in panel.get_legend_handles_labels()[1]
+    assert line == (low <= zero <= high) and len(told) == (not line)
+    assert all(("↑" if zero > high else "↓") in text for text in told)
+
+
+def test_a_lone_value_has_an_axis_too() -> None:
+    cells = [cell_rows("q-tuning", 0.25, 0.5, score=40.0, **{"lambda": value}) for value in (0.0, 1.0)]
+    panel = neighbour_weight(points(table(*cells, cell_rows("full", score=41.0)))).figure.axes[0]
+    assert not panel.texts and panel.get_ylim()[1] > 41
+
+
     cells = [
         cell_rows("q-tuning", 0.25, 0.5, **{"lambda": 0.3}),
         cell_rows("q-tuning", 0.25, 0.5),
