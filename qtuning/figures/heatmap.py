@@ -21,7 +21,8 @@ ROW, HEAD = 0.165, 0.26
 LIMIT = 40
 """Most rows of one figure."""
 
-DIVERGING = LinearSegmentedColormap.from_list("difference", [BLUE, "#FFFFFF", VERMILLION])
+DIVERGING = LinearSegmentedColormap.from_list("difference", [VERMILLION, "#FFFFFF", BLUE])
+"""Vermillion below zero, blue above: as ↓ and ↑ in the tables."""
 
 SCHEMA: dict[str, Any] = {
     "train_set": pl.String,
@@ -84,7 +85,7 @@ def pages(frame: pl.DataFrame) -> list[pl.DataFrame]:
 def heatmap(frame: pl.DataFrame) -> Drawing:
     """Difference from random + random in every cell, a block per budget, white at 0; the reference shows its score.
 
-    frame: `differences` of one train set and model. Blue is below the reference, vermillion above, and every cell has
+    frame: `differences` of one train set and model. Vermillion is below the reference, blue above, and every cell has
     its number; a hole is hatched. The colours reach as far as the largest difference of the figure.
     """
     blocks = frame.partition_by("budget", maintain_order=True)

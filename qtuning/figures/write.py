@@ -141,8 +141,8 @@ def _of_scores(scores: pl.DataFrame) -> Iterator[tuple[str, Drawing, str]]:
             )
             text = (
                 f"Difference from random + random at the same budget in percentage points, {part['model'][0]} on "
-                f"{part['train_set'][0]}: mean over seeds of the paired differences. Grey, italic: the score of "
-                "random + random itself. Hatched: missing."
+                f"{part['train_set'][0]}: mean over seeds of the paired differences. Blue: above it; orange: "
+                "below. Grey, italic: the score of random + random itself. Hatched: missing."
             )
             rows = scores.filter((pl.col("model") == part["model"][0]) & pl.col("headline"))
             yield name, heatmap(page), scores_caption(text, rows)
