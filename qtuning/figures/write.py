@@ -104,7 +104,8 @@ def _of_scores(scores: pl.DataFrame) -> Iterator[tuple[str, Drawing, str]]:
         text = f"Average score when only samples (all tokens), or only tokens (all samples) are pruned. {lines}{SPREAD}"
         yield "ratios", ratios.ratios(frame), scores_caption(text, scores)
     if len(batch.varied(frame)):
-        text = f"Q-Tuning's average score against its batch size, by budget (samples × tokens, %). {lines}{SPREAD}"
+        text = "Q-Tuning's average score against its batch size, by budget (samples × tokens, %). "
+        text += f"{batch.changes(batch.varied(frame))}{lines}{SPREAD}"
         yield "batch-size", batch.batch_size(frame), scores_caption(text, scores)
     if len(lambda_.varied(frame)):
         text = f"Q-Tuning's average score against λ, by budget (samples × tokens, %). {lines}{SPREAD}"

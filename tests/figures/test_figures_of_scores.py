@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from qtuning.figures import batch, lambda_, ratios
 from qtuning.figures.budgets import budgets
 from qtuning.figures.convergence import convergence
-from qtuning.figures.heatmap import LIMIT, differences, heatmap, pages
+from qtuning.figures.heatmap import DIVERGING, LIMIT, differences, heatmap, pages
 from qtuning.figures.lambda_ import neighbour_weight
 from qtuning.figures.localisation import localisation
 from qtuning.figures.marks import marks
@@ -201,6 +201,25 @@ def test_where_training_varies_too_each_half_of_figure_5_takes_its_own_points() 
 
 
 def test_ratios_take_the_budgets_that_prune_one_way_only() -> None:
+def test_the_caption_says_what_changes_with_the_batch_size() -> None:
+    frame = points(table(cell_rows("q-tuning", 0.25, 0.5)))
+    sizes = ((32, "0.004"), (8, "0.001"), (16, "0.002"))
+    rates = [
+        frame.with_columns(
+            training=pl.lit(f"batch_size={size}, learning_rate={rate}, epochs=3"), batch_size=pl.lit(size, pl.Int64)
+        )
+        for size, rate in sizes
+    ]
+    assert batch.changes(pl.concat(rates)) == "The learning rate changes with it: 0.001, 0.002, 0.004. "
+    assert batch.changes(pl.concat([trained(frame, 8), trained(frame, 16)])) == ""
+
+
+def test_colours_of_differences_are_those_of_the_tables() -> None:
+    """Up is blue and down is orange there (assets/tables/tables.css)."""
+    below, above = DIVERGING(0.0), DIVERGING(1.0)
+    assert below[0] > below[2] and above[2] > above[0]
+
+
     frame = points(
         pl.concat(
             [
