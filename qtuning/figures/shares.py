@@ -84,7 +84,7 @@ def shares(steps: pl.DataFrame) -> Drawing:
             letter(axes[index], index, title)
             epochs(axes[index], data)
         figure.align_ylabels()
-        axes[2].legend(loc="upper right")
+        axes[2].legend(loc="best")  # where the curves leave room
         handles, labels = axes[1].get_legend_handles_labels()
         legend_below(figure, [*handles, floor], [*labels, f"{FLOOR:.0%}, the least a quadrant should hold"], 5)
     return Drawing(figure, data)

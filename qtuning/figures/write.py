@@ -18,7 +18,7 @@ from qtuning.figures.localisation import localisation
 from qtuning.figures.pareto import pareto
 from qtuning.figures.plane import Naming, plane
 from qtuning.figures.points import budget_name, points, pruned
-from qtuning.figures.shares import shares
+from qtuning.figures.shares import FLOOR, shares
 from qtuning.figures.style import Drawing, save
 from qtuning.files import atomic_path, write_json
 from qtuning.results.layout import method_label
@@ -199,8 +199,9 @@ def _of_triage(
     if steps["median_q1"].drop_nulls().len():
         text = (
             f"Quadrant shares and thresholds of {about}, over the updates: means of consecutive updates; lines are "
-            "means over the seeds, bands their range. (a): at the medians Q1 = Q3 and Q2 = Q4, but for ties. (b): what "
-            "lies between the thresholds is in no quadrant. Grey: an epoch begins."
+            "means over the seeds, bands their range. (a): at the medians Q1 = Q3 and Q2 = Q4, but for ties; "
+            f"dotted: {FLOOR:.0%}, the least that a quadrant should hold (a training warns of one that holds less in "
+            "the mean). (b): what lies between the thresholds is in no quadrant. Grey: an epoch begins."
         )
         yield f"shares{suffix}", shares(steps), cells_caption(text, _rows(collected, cells["cell"]))
 
