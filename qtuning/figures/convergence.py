@@ -10,10 +10,10 @@ from qtuning.figures.style import PAGE, Drawing, legend_below, letter, panels, s
 def convergence(steps: pl.DataFrame, lines: pl.DataFrame) -> Drawing:
     """Loss of the kept tokens, and response tokens kept in an update, over the updates.
 
-    steps: rows of steps.parquet. lines: one row per cell to draw: cell, label, variant, method, sample_pruner,
-    token_pruner; cells of one label are its seeds (line: mean, band: lowest to highest seed). Methods take different
-    numbers of updates, so the area below a curve of kept tokens is what was kept in all. Losses are over the tokens
-    that each method kept: comparable over the seeds of a method, not between methods.
+    steps: rows of steps.parquet. lines: one row per cell to draw: cell, label, variant, training, method,
+    sample_pruner, token_pruner; cells of one label are its seeds (line: mean, band: lowest to highest seed).
+    Methods take different numbers of updates, so the area below a curve of kept tokens is what was kept in all. Losses
+    are over the tokens that each method kept: comparable over the seeds of a method, not between methods.
     """
     look = marks(lines)
     parts = {

@@ -1,11 +1,13 @@
 """How methods are told apart: the sample pruner by colour, the token pruner by marker and line style."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import product
+from typing import Any, TypeVar
 
 import polars as pl
 
-from qtuning.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
+from qtuning.figures.style import BLACK, BLUE, GREEN, GREY, INDIGO, OLIVE, ORANGE, PURPLE, SKY, VERMILLION, WINE
 
 SAMPLE_COLOUR = {
     "q-tuning": VERMILLION,
@@ -18,17 +20,36 @@ SAMPLE_COLOUR = {
 TOKEN_COLOUR = {"random": BLACK, "ppl": BLUE, "fastv": ORANGE, "sparsevlm": GREEN}
 """Where all samples are kept, the colour is free for the token pruner."""
 
-TOKEN_MARK: dict[str, tuple[str, Any]] = {
+Own = TypeVar("Own")
+
+Look = tuple[str, Any]
+"""Marker and line style."""
+
+TOKEN_LOOK: dict[str, Look] = {
     "q-tuning": ("o", "-"),
-    "none": ("o", "-"),
+    "none": ("P", (0, (9, 2))),
     "random": ("s", (0, (4, 1.5))),
     "ppl": ("^", (0, (4, 1.2, 1, 1.2))),
     "fastv": ("D", (0, (1, 1.2))),
     "sparsevlm": ("v", (0, (4, 1, 1, 1, 1, 1))),
 }
-SPARE_COLOURS = (PURPLE, SKY, BLUE, GREEN, ORANGE, BLACK, GREY)
-SPARE_MARKS = ("P", "X", "<", ">", "*", "p", "h", "d", "8")
-SPARE_DASHES: tuple[Any, ...] = ((0, (2, 1)), (0, (6, 2)), (0, (3, 1, 1, 1)), (0, (1, 2)))
+
+SPARE_COLOURS = (PURPLE, SKY, WINE, INDIGO, OLIVE)
+"""Of no pruner that has a name above: those of plug-ins and of variants."""
+
+SPARE_LOOKS: tuple[Look, ...] = (
+    ("p", (0, (8, 1, 2, 1))),
+    ("h", (0, (1, 3))),
+    ("X", (0, (2, 1))),
+    ("<", (0, (7, 1, 1, 1, 1, 1, 1, 1))),
+    (">", (0, (3, 3))),
+    ("*", (0, (2, 1, 6, 1))),
+    ("d", (0, (6, 2.5))),
+)
+"""Of no token pruner above: plug-ins take them from the front, variants from the back."""
+
+SIZE = {"*": 6.5, **dict.fromkeys("PX<>dp", 4.8)}
+"""Points, of markers that look smaller than the others at the same size."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +67,7 @@ class Mark:
         return {
             "color": self.colour,
             "marker": self.marker,
+            "markersize": SIZE.get(self.marker, 3.6),
             "linestyle": self.dashes,
             "linewidth": self.width,
             "markeredgecolor": "white",
@@ -54,27 +76,72 @@ class Mark:
 
 
 def marks(frame: pl.DataFrame) -> dict[str, Mark]:
-    """A mark per `label` of the points, no two alike; the well-known methods look the same in every figure."""
-    found: dict[str, Mark] = {}
-    taken: set[tuple[str, str]] = set()
+    """A mark per `label` of the points, no two alike (of some forty).
+
+    A plain method, with no options but the defaults, has the colour of its sample pruner and the look of its token
+    pruner; trained in several ways, the first of them. All others are variants: they take what no plain method has, so
+    that none is mistaken for another method. Plug-ins take spare colours and looks in the order of their rows.
+    """
     rows = frame.unique("label", keep="first", maintain_order=True)
-    plain_first = rows.sort(pl.col("variant").fill_null("") != "", maintain_order=True)
-    for row in plain_first.iter_rows(named=True):
+    plain = rows.filter(_plain())
+    colours = _assigned(_names(rows["sample_pruner"], "full"), SAMPLE_COLOUR, SPARE_COLOURS)
+    looks = _assigned(_names(rows["token_pruner"], "none"), TOKEN_LOOK, SPARE_LOOKS)
+    found: dict[str, Mark] = {}
+    for row in rows.sort(_varied(), ~_plain(), maintain_order=True).iter_rows(named=True):
         sample, token = row["sample_pruner"] or "full", row["token_pruner"] or "none"
-        marker, dashes = TOKEN_MARK.get(token, (SPARE_MARKS[0], SPARE_DASHES[0]))
-        colour = TOKEN_COLOUR.get(token) if sample == "full" else None
-        choices = [(colour or SAMPLE_COLOUR.get(sample, SPARE_COLOURS[0]), marker, dashes)]
-        choices += [
-            (
-                SPARE_COLOURS[n % len(SPARE_COLOURS)],
-                SPARE_MARKS[n % len(SPARE_MARKS)],
-                SPARE_DASHES[n % len(SPARE_DASHES)],
-            )
-            for n in range(len(SPARE_COLOURS) * len(SPARE_MARKS))
-        ]
-        colour, marker, dashes = next(c for c in choices if c[:2] not in taken)
-        taken.add((colour, marker))
-        found[row["label"]] = Mark(
-            colour, marker, dashes, 1.8 if row["method"] == "q-tuning" and not row["variant"] else 0.9
-        )
+        colour = TOKEN_COLOUR.get(token, colours[sample]) if sample == "full" else colours[sample]
+        own = Mark(colour, *looks[token], 1.8 if row["method"] == "q-tuning" else 0.9)
+        taken = {(mark.colour, mark.marker) for mark in found.values()}
+        if row["label"] in plain["label"] and (own.colour, own.marker) not in taken:
+            found[row["label"]] = own
+            continue
+        used = {*colours.values(), *(mark.colour for mark in found.values())}
+        spare = [Mark(*choice, 0.9) for choice in _spare(colour, used, {marker for _, marker in taken})]
+        found[row["label"]] = next((mark for mark in spare if (mark.colour, mark.marker) not in taken), spare[-1])
     return {label: found[label] for label in rows["label"]}
+
+
+def key(frame: pl.DataFrame) -> str:
+    """What a caption says of the marks of these points."""
+    kept = frame.filter((pl.col("sample_pruner") == "full") & pl.col("token_pruner").is_in(list(TOKEN_COLOUR)))
+    text = f"Colour: sample pruner{' (token pruner, where all samples are kept)' if len(kept) else ''}; marker"
+    text += " and line style: token pruner"
+    rows = frame.unique("label", keep="first", maintain_order=True)
+    plain = rows.filter(_plain())
+    if len(plain) < len(rows) or plain.select("sample_pruner", "token_pruner").is_duplicated().any():
+        text += "; variants of a method (in brackets) have a colour or a marker of their own"
+    return f"{text}."
+
+
+def _varied() -> pl.Expr:
+    """Whether options are not at their defaults; `variant` begins with how the cell is trained."""
+    return pl.col("variant").fill_null("") != pl.col("training").fill_null("")
+
+
+def _plain() -> pl.Expr:
+    """Whether a row may have the look of its method. Options of plug-ins have no known defaults: all of them count."""
+    known = pl.col("sample_pruner").fill_null("").is_in(["", *SAMPLE_COLOUR])
+    known &= pl.col("token_pruner").fill_null("").is_in(["", *TOKEN_LOOK])
+    return ~_varied() | ~known
+
+
+def _names(column: pl.Series, empty: str) -> list[str]:
+    """The pruners of a column, each once."""
+    return [name or empty for name in column.unique(maintain_order=True)]
+
+
+def _assigned(names: Sequence[str], known: dict[str, Own], spare: Sequence[Own]) -> dict[str, Own]:
+    """What each pruner has: its own, or the next spare one."""
+    found = {name: known[name] for name in names if name in known}
+    others = [name for name in names if name not in known]
+    return found | {name: spare[number % len(spare)] for number, name in enumerate(others)}
+
+
+def _spare(colour: str, colours: set[str], markers: set[str]) -> Iterator[tuple[str, str, Any]]:
+    """Colour, marker and line style for a variant: of a free colour if there is one, or else of the method's own, and
+    with a free marker if there is one. colours, markers: those that are not free."""
+    backwards = SPARE_LOOKS[::-1]
+    looks = sorted(backwards, key=lambda look: look[0] in markers)
+    yield from ((free, *looks[0]) for free in SPARE_COLOURS if free not in colours)
+    for one, look in product((colour, *SPARE_COLOURS), looks):
+        yield one, *look

@@ -21,6 +21,8 @@ DPI = 200
 # Okabe and Ito (2008), "Color Universal Design": told apart under the common colour-vision deficiencies
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F"
+# where those do not suffice: Tol (2021), "Colour schemes", the muted one, as far as it is unlike the others
+WINE, INDIGO, OLIVE = "#882255", "#332288", "#999933"
 
 QUADRANT = {1: VERMILLION, 2: BLUE, 3: GREY, 4: GREEN}
 """Colour of a quadrant of the Error-Uncertainty plane."""

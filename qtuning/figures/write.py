@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from qtuning.figures import batch, lambda_, ratios
+from qtuning.figures import batch, lambda_, marks, ratios
 from qtuning.figures.budgets import budgets
 from qtuning.figures.captions import cells_caption, scores_caption
 from qtuning.figures.convergence import convergence
@@ -101,7 +101,8 @@ def _of_scores(scores: pl.DataFrame) -> Iterator[tuple[str, Drawing, str]]:
     lines = _lines(frame)
     scored = frame.filter(pl.col("mean").is_not_null())
     if any(len(ratios.alone(frame, *side[:2])) for side in ratios.SIDES):
-        text = f"Average score when only samples (all tokens), or only tokens (all samples) are pruned. {lines}{SPREAD}"
+        text = "Average score when only samples (all tokens), or only tokens (all samples) are pruned. "
+        text += f"{marks.key(pruned(frame))} {lines}{SPREAD}"
         yield "ratios", ratios.ratios(frame), scores_caption(text, scores)
     if len(batch.varied(frame)):
         text = "Q-Tuning's average score against its batch size, by budget (samples × tokens, %). "
@@ -112,17 +113,19 @@ def _of_scores(scores: pl.DataFrame) -> Iterator[tuple[str, Drawing, str]]:
         yield "lambda", lambda_.neighbour_weight(frame), scores_caption(text, scores)
     if pruned(frame)["nominal"].n_unique() > 1:
         text = (
-            "Average score against the nominal budget, r_sample × r_token. Colour: sample pruner; marker and line "
-            f"style: token pruner. {lines}{SPREAD}"
+            f"Average score against the nominal budget, r_sample × r_token. {marks.key(pruned(frame))} {lines}{SPREAD}"
         )
         yield "budgets", budgets(frame), scores_caption(text, scores)
     if pruned(scored)["flops"].drop_nulls().len() > 1:
+        trained = pruned(scored).drop_nulls("flops")
         whole = len(scored.filter((pl.col("method") == "full") & pl.col("flops").is_not_null()))
         unit = " in per cent of what training on the full data cost (absolute where that is not known)" if whole else ""
         untrained = _lines(frame.filter(pl.col("method") == "zero-shot"))
         text = (
-            f"Average score against what training cost, scoring included: FLOPs and wall-clock seconds{unit}. The "
-            "stairs join the trainings that no other beats in both score and cost, by their means, with their budgets. "
+            f"Average score against what training cost, scoring included: FLOPs and seconds{unit}. FLOPs are exact "
+            "counts; seconds are wall seconds of the machine that each cell ran on, beside whatever else ran there: a "
+            "difference of less than a factor of two means little. The stairs join the trainings that no other beats "
+            f"in both score and cost, by their means, with their budgets. {marks.key(trained)} "
             f"{untrained}{SPREAD.partition(';')[0]}."
         )
         yield "pareto", pareto(frame), scores_caption(text, scores)
@@ -218,6 +221,7 @@ def _cells(collected: pl.DataFrame) -> pl.DataFrame:
             "token_pruner": line.token_pruner,
             "options": line.options,
             "variant": line.variant,
+            "training": line.training,
             "label": method_label(line),
             "budget": budget_name(row["sample_ratio"], row["token_ratio"]),
         }
@@ -234,6 +238,7 @@ def _cells(collected: pl.DataFrame) -> pl.DataFrame:
         "token_pruner",
         "options",
         "variant",
+        "training",
         "label",
         "budget",
     )

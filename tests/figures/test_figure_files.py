@@ -98,6 +98,16 @@ def test_captions_name_only_lines_that_are_drawn(written: list[Written], tmp_pat
             assert told is None or told in found[name]
 
 
+def test_captions_explain_colours_costs_and_the_dotted_line(written: list[Written]) -> None:
+    captions = {figure.name: figure.caption for figure in written}
+    for name in ("budgets", "pareto"):
+        assert "Colour: sample pruner; marker and line style: token pruner." in captions[name]
+    assert "seconds are wall seconds of the machine" in captions["pareto"]
+    assert "less than a factor of two means little" in captions["pareto"]
+    assert "dotted: 5%, the least that a quadrant should hold" in captions["shares"]
+    assert "Blue: above it; orange: below." in captions["heatmap"]
+
+
 def test_models_and_train_sets_have_figures_of_their_own(tmp_path: Path) -> None:
     rows = [
         cell_rows(method, 0.5, 0.5, seed, model=model, score=30 + seed)

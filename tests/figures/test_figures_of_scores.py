@@ -14,10 +14,11 @@ from qtuning.figures.convergence import convergence
 from qtuning.figures.heatmap import DIVERGING, LIMIT, differences, heatmap, pages
 from qtuning.figures.lambda_ import neighbour_weight
 from qtuning.figures.localisation import localisation
-from qtuning.figures.marks import marks
+from qtuning.figures.marks import SAMPLE_COLOUR, key, marks
 from qtuning.figures.pareto import pareto
 from qtuning.figures.points import points
-from qtuning.figures.shares import over_seeds
+from qtuning.figures.shares import over_seeds, shares
+from qtuning.figures.style import VERMILLION, styled
 from qtuning.results.localised import localised
 from qtuning.results.pareto import pareto_front
 
@@ -141,7 +142,6 @@ def test_far_references_are_told_in_words() -> None:
     assert "Zero-shot" in panel.get_legend_handles_labels()[1]
 
 
-def test_lambda_alone_is_varied() -> None:
 @pytest.mark.parametrize("zero", [10.0, 20.0, 26.0, 29.0, 31.0, 44.0, 46.0, 47.5, 49.0, 52.0, 57.0, 70.0])
 @pytest.mark.parametrize("spread", [0.0, 4.0])
 @pytest.mark.parametrize("full", [None, 33.0, 44.0])
@@ -169,6 +169,7 @@ def test_a_lone_value_has_an_axis_too() -> None:
     assert not panel.texts and panel.get_ylim()[1] > 41
 
 
+def test_lambda_alone_is_varied() -> None:
     cells = [
         cell_rows("q-tuning", 0.25, 0.5, **{"lambda": 0.3}),
         cell_rows("q-tuning", 0.25, 0.5),
@@ -200,7 +201,6 @@ def test_where_training_varies_too_each_half_of_figure_5_takes_its_own_points() 
     assert batch.batch_size(mixed).figure.axes[0].get_legend_handles_labels()[1] == ["Zero-shot", "Full data", "25×50"]
 
 
-def test_ratios_take_the_budgets_that_prune_one_way_only() -> None:
 def test_the_caption_says_what_changes_with_the_batch_size() -> None:
     frame = points(table(cell_rows("q-tuning", 0.25, 0.5)))
     sizes = ((32, "0.004"), (8, "0.001"), (16, "0.002"))
@@ -220,6 +220,7 @@ def test_colours_of_differences_are_those_of_the_tables() -> None:
     assert below[0] > below[2] and above[2] > above[0]
 
 
+def test_ratios_take_the_budgets_that_prune_one_way_only() -> None:
     frame = points(
         pl.concat(
             [
@@ -246,6 +247,43 @@ def test_no_two_methods_look_alike() -> None:
     look = marks(points(table(*rows)))
     assert len(look) == 41
     assert len({(mark.colour, mark.marker) for mark in look.values()}) == 41
+    assert len({(mark.colour, str(mark.dashes)) for mark in look.values()}) == 41, "convergence has no markers"
+
+
+def test_a_colour_means_one_sample_pruner() -> None:
+    """Q-Tuning is itself beside whatever else is drawn, and no plug-in or variant looks like a named method."""
+    rows = [cell_rows(f"{name}+none", 0.5, 1.0) for name in ("q-tuning", "ppl-low")]
+    rows += [cell_rows("q-tuning", 0.5, 0.5, prune_in=text) for text in ("Q4", "Q2+Q4")]
+    rows += [cell_rows("q-tuning", 0.5, 0.5)]
+    frame = points(table(*rows))
+    look = marks(frame)
+    assert (look["Q-Tuning"].colour, look["Q-Tuning"].marker, look["Q-Tuning"].dashes) == (VERMILLION, "o", "-")
+    assert look["Q-Tuning + none"].colour == VERMILLION and look["Q-Tuning + none"].marker != "o"
+    others = [mark for label, mark in look.items() if label not in ("Q-Tuning", "Q-Tuning + none")]
+    assert len({mark.colour for mark in others}) == 3
+    assert not {mark.colour for mark in others} & set(SAMPLE_COLOUR.values())
+    assert "variants of a method (in brackets)" in key(frame)
+    assert key(frame.filter(pl.col("variant") == "")) == "Colour: sample pruner; marker and line style: token pruner."
+
+
+def test_a_variant_alone_does_not_pass_for_its_method() -> None:
+    look = marks(points(table(cell_rows("q-tuning", 0.5, 0.5, **{"lambda": 0.3}))))
+    (mark,) = look.values()
+    assert mark.colour not in SAMPLE_COLOUR.values() and mark.marker != "o" and mark.width < 1
+
+
+def test_variants_differ_in_their_markers_too() -> None:
+    rows = [cell_rows("q-tuning", 0.5, 0.5, **{"lambda": value / 10}) for value in range(2, 9)]
+    look = marks(points(table(*rows)))
+    assert len({mark.marker for mark in look.values()}) == len({str(mark.dashes) for mark in look.values()}) == 7
+
+
+def test_of_several_trainings_the_first_has_the_look_of_the_method() -> None:
+    frame = points(table(cell_rows("q-tuning", 0.5, 0.5), cell_rows("q-tuning", 0.5, 0.5, **{"lambda": 0.3})))
+    frames = [trained(frame, size).with_columns(label=pl.col("label") + f" {size}") for size in (8, 16)]
+    look = list(marks(pl.concat(frames)).values())
+    assert look[0].colour == VERMILLION and VERMILLION not in {mark.colour for mark in look[1:]}
+    assert "variants" in key(pl.concat(frames).filter(pl.col("variant") == pl.col("training")))
 
 
 def test_budgets_of_the_same_product_share_a_tick() -> None:
@@ -263,6 +301,21 @@ def test_bands_reach_from_the_lowest_seed_to_the_highest() -> None:
     at = runs.filter(pl.col("update") == row["update"])["loss"].to_list()
     assert (row["loss_low_seed"], row["loss_high_seed"]) == (min(at), max(at))
     assert row["loss"] == pytest.approx(fmean(at))
+
+
+@pytest.mark.parametrize("rising", [False, True])
+def test_the_legend_of_the_thresholds_lies_on_no_curve(rising: bool) -> None:
+    run = steps("a")
+    high = run["ppl_high"].reverse() if rising else run["ppl_high"]
+    figure = shares(run.with_columns(ppl_high=high, ppl_low=high / 20)).figure
+    with styled():
+        figure.draw_without_rendering()
+    panel = figure.axes[2]
+    legend = panel.get_legend()
+    assert legend is not None
+    box = legend.get_window_extent()
+    for line in panel.get_lines()[:2]:
+        assert not line.get_transform().transform_path(line.get_path()).intersects_bbox(box, filled=False)
 
 
 def test_convergence_has_a_curve_per_method() -> None:
