@@ -138,10 +138,11 @@ def _assigned(names: Sequence[str], known: dict[str, Own], spare: Sequence[Own])
 
 
 def _spare(colour: str, colours: set[str], markers: set[str]) -> Iterator[tuple[str, str, Any]]:
-    """Colour, marker and line style for a variant: of a free colour if there is one, or else of the method's own, and
-    with a free marker if there is one. colours, markers: those that are not free."""
+    """Colour, marker and line style for a variant: of a free colour, with a free marker, if there is one. Else of the
+    method's own colour, with markers as they come: those left over in SPARE_LOOKS look like a circle when small.
+    colours, markers: those that are not free."""
     backwards = SPARE_LOOKS[::-1]
     looks = sorted(backwards, key=lambda look: look[0] in markers)
     yield from ((free, *looks[0]) for free in SPARE_COLOURS if free not in colours)
-    for one, look in product((colour, *SPARE_COLOURS), looks):
+    for one, look in product((colour, *SPARE_COLOURS), backwards):
         yield one, *look
