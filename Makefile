@@ -32,7 +32,7 @@ test-slow: env  ## the tests that take minutes
 example: env  ## docs/example anew from its committed score store
 	$(BIN)/qtuning report $(EXAMPLE) --store docs/example/store --out docs/example
 
-bench: env  ## speed and memory against the limit, under 10 minutes; writes docs/benchmarks/
+bench: env  ## speed and memory against the limit, some ten minutes; writes docs/benchmarks/
 	$(BIN)/python -m benchmarks
 
 lint: env  ## what CI checks without running anything
