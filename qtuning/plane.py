@@ -50,8 +50,8 @@ class Thresholds:
 class Plane:
     """The samples of a selection batch on the plane: ppl, ent [B] float64, each sorted once for all quantiles.
 
-    naming: reading A1. thresholds: reading A5. (Inside it is numpy, whose calls on a batch of samples cost a third of
-    torch's; the search makes a hundred of them.)
+    naming: reading A1. thresholds: reading A5. (Inside it is numpy, whose calls on a batch of samples cost a fraction
+    of torch's; the search makes a hundred of them.)
     """
 
     def __init__(self, ppl: Tensor, ent: Tensor, naming: Naming = "figure", thresholds: Lines = "two-tails") -> None:

@@ -62,7 +62,8 @@ def plan(
         from qtuning.planning.probe import this_machine
 
         machine = this_machine()
-        if probe := not refusals(jobs, MachineOf(machine, {})):  # what cannot run here is not worth minutes of waiting
+        probe = not refusals(jobs, MachineOf(machine, {}))  # what cannot run here is not worth minutes of waiting
+        if probe:
             machine, measured = measure(jobs)
     machine_of = MachineOf(machine, measured)
     bill = bill_of(jobs, machine_of, devices, usd_per_gpu_hour)

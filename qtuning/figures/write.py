@@ -122,8 +122,9 @@ def _of_scores(scores: pl.DataFrame) -> Iterator[tuple[str, Drawing, str]]:
         unit = " in per cent of what training on the full data cost (absolute where that is not known)" if whole else ""
         untrained = _lines(frame.filter(pl.col("method") == "zero-shot"))
         text = (
-            f"Average score against what training cost, scoring included: FLOPs and seconds{unit}. FLOPs are exact "
-            "counts; seconds are wall seconds of the machine that each cell ran on, beside whatever else ran there: a "
+            f"Average score against what training cost, scoring included: FLOPs and seconds{unit}. FLOPs are "
+            "computed from shapes and tokens, the same on any machine; "
+            "seconds are wall seconds of the machine that each cell ran on, beside whatever else ran there: a "
             "difference of less than a factor of two means little. The stairs join the trainings that no other beats "
             f"in both score and cost, by their means, with their budgets. {marks.key(trained)} "
             f"{untrained}{SPREAD.partition(';')[0]}."
