@@ -31,6 +31,8 @@ test-slow: env  ## the tests that take minutes
 
 example: env  ## docs/example anew from its committed score store
 	$(BIN)/qtuning report $(EXAMPLE) --store docs/example/store --out docs/example
+	cd docs/example && find . -type f ! -path './store/*' ! -name README.md | sed 's#^\./##' | LC_ALL=C sort \
+		| xargs sha256sum > ../../tests/pins/example.sha256
 
 bench: env  ## speed and memory against the limit, some ten minutes; writes docs/benchmarks/
 	$(BIN)/python -m benchmarks

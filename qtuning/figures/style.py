@@ -1,5 +1,6 @@
 """What all figures share: size, colours, type, and how they are written. No pyplot, so no state between figures."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ RC = {
     "errorbar.capsize": 1.5,
     "savefig.dpi": DPI,
     "svg.fonttype": "path",  # the same look wherever the file is opened, with or without the font
-    "svg.hashsalt": "qtuning",  # identifiers in the file follow from its content, not from chance
+    "svg.hashsalt": "qtuning",  # identifiers follow from the content, not from chance (see `_number_parts`)
 }
 
 
@@ -105,6 +106,22 @@ def save(drawing: Drawing, folder: Path, name: str) -> list[Path]:
         for path, metadata in zip(paths, ({"Date": None, "Creator": None}, {"Software": None}), strict=False):
             with atomic_path(path) as temporary:
                 drawing.figure.savefig(temporary, format=path.suffix[1:], metadata=metadata)
+                if path.suffix == ".svg":
+                    _number_parts(temporary)
     with atomic_path(paths[2]) as temporary:
         drawing.data.write_csv(temporary)
     return paths
+
+
+def _number_parts(svg: Path) -> None:
+    """Name clip paths, markers and hatches by their order in the file.
+
+    matplotlib makes their names of the positions to the last bit, which another processor rounds otherwise.
+    """
+    text = svg.read_text(encoding="utf-8")
+    names: dict[str, str] = {}
+    for name in re.findall(r'id="([pmh][0-9a-f]{10})"', text):
+        names.setdefault(name, f"part{len(names) + 1}")
+    svg.write_text(
+        re.sub(r"\b[pmh][0-9a-f]{10}\b", lambda found: names.get(found[0], found[0]), text), encoding="utf-8"
+    )
