@@ -1,9 +1,10 @@
-"""Tiny random causal language models, built in memory."""
+"""Tiny random causal language models, built in memory; folders of finished cells."""
 
 import copy
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,3 +64,27 @@ def packed_llama(tiny_llama: Any) -> Any:
     from qtuning.packed_model import PackedModel
 
     return PackedModel(copy.deepcopy(tiny_llama))
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Any:
+    """The mini experiment as it is shipped, nothing run yet."""
+    from cell_folders import CONFIGS, Folders
+
+    from qtuning.grid import Library
+
+    (grid,) = Library(CONFIGS).experiments(["mini"])
+    return Folders(tmp_path / "results", grid)
+
+
+@pytest.fixture
+def make_folders(tmp_path: Path) -> Callable[..., Any]:
+    """The mini experiment with changed keys, nothing run yet."""
+    from cell_folders import Folders, library
+
+    def make(**changes: Any) -> Folders:
+        name = changes.get("name", "mini")
+        (grid,) = library(tmp_path / "configs", **changes).experiments([name])
+        return Folders(tmp_path / "results", grid)
+
+    return make

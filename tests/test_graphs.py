@@ -8,7 +8,7 @@ from typing import Any
 import oracles
 import pytest
 import torch
-from test_batch import FAMILIES, assert_same_gradients, masks_of, naive_gradients
+from gradients import FAMILIES, assert_same_gradients, masks_of, naive_gradients
 
 from qtuning.batch import Sample, pack
 from qtuning.cost import shape_of

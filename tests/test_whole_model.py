@@ -9,9 +9,9 @@ from typing import Any
 import oracles
 import pytest
 import torch
+from gradients import assert_same_gradients, masks_of, naive_gradients
 from hypothesis import given
 from hypothesis import strategies as st
-from test_batch import assert_same_gradients, masks_of, naive_gradients
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -12,7 +12,7 @@ from qtuning.files import write_json, write_text
 from qtuning.grid import Grid, Library
 from qtuning.identity import cell_id, cell_json, evaluation_id
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[1] / "configs"
 ITEMS = {"arc_easy": 200, "arc_challenge": 120, "gsm8k": 150, "squad": 180, "triviaqa": 160, "math": 90}
 METRICS = {
     "arc_easy": ("acc", "acc_norm"),
