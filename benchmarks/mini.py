@@ -10,14 +10,14 @@ import torch
 from rich.console import Console
 
 from qtuning.batch import Sample
-from qtuning.config import Cell, Evaluation
 from qtuning.data.prepare import prepare
 from qtuning.data.samples import load
 from qtuning.data.world import generate
+from qtuning.experiment.grid import Library
+from qtuning.experiment.layout import Layout
+from qtuning.experiment.names import cell_id, cell_json, evaluation_id
+from qtuning.experiment.schema import Cell, Evaluation
 from qtuning.files import write_text
-from qtuning.grid import Library
-from qtuning.identity import cell_id, cell_json, evaluation_id
-from qtuning.layout import Layout
 from qtuning.models import make_ready
 
 REPOSITORY = Path(__file__).parent.parent

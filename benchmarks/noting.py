@@ -66,10 +66,10 @@ def _evaluate(note: Note, paths: list[str]) -> None:
     import qtuning.evaluation.run
 
     note("import lm-eval and transformers")
-    from qtuning.config import Cell, Evaluation
     from qtuning.evaluation.cell import evaluate_cell
+    from qtuning.experiment.layout import Layout
+    from qtuning.experiment.schema import Cell, Evaluation
     from qtuning.files import read_json
-    from qtuning.layout import Layout
 
     def noted(module: ModuleType, function: str, part: str) -> None:
         inner = getattr(module, function)

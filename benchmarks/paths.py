@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.shapes import Kept
 from qtuning.batch import Packed, Sample, pack
-from qtuning.config import Pruning
+from qtuning.experiment.schema import Pruning
 from qtuning.graphs import observe_with_graphs
 from qtuning.integrations.padded import IGNORED, cut, layout_of
 from qtuning.packed_model import PackedModel, half_weights

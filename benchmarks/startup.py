@@ -15,8 +15,8 @@ from typing import Literal
 from benchmarks.mini import REPOSITORY, Mini, mini_world
 from benchmarks.report import Checked, Table, Value
 from benchmarks.shapes import Setting
+from qtuning.experiment.names import cell_json
 from qtuning.files import write_text
-from qtuning.identity import cell_json
 from qtuning.warm.client import VARIABLE
 
 Job = Literal["train", "evaluate"]

@@ -75,9 +75,9 @@ def cells(
     write: Annotated[bool, typer.Option("--write", help="also write their configurations")] = False,
 ) -> None:
     """List the cells of experiments; equal cells of different experiments are listed once."""
+    from qtuning.experiment.grid import Library
+    from qtuning.experiment.layout import Layout
     from qtuning.files import write_text
-    from qtuning.grid import Library
-    from qtuning.layout import Layout
     from qtuning.workflow import Plan
 
     plan = Plan(Library(configs, data_dir).experiments(experiments), Layout(results), data_dir)
@@ -119,8 +119,8 @@ def pretrain_mini(
 @app.command("base-model")
 def base_model(cell: CellFile, results: Results = RESULTS) -> None:
     """Make a cell's base model ready: fetch it from the hub, convert it, or find it in the package."""
+    from qtuning.experiment.layout import Layout
     from qtuning.files import exclusive
-    from qtuning.layout import Layout
     from qtuning.models import make_ready
 
     loaded, layout = _read_cell(cell), Layout(results)
@@ -133,8 +133,8 @@ def prepare(cell: CellFile, results: Results = RESULTS, data_dir: DataDir = None
     """Validate and tokenise a cell's train set; bad rows are counted by reason and listed with file and line."""
     _use_threads(threads)
     from qtuning.data.prepare import prepare as run
+    from qtuning.experiment.layout import Layout
     from qtuning.files import exclusive
-    from qtuning.layout import Layout
 
     loaded, layout = _read_cell(cell), Layout(results)
     _needs_training(loaded, cell)
@@ -154,7 +154,7 @@ def train(
     threads: Threads = 1,
 ) -> None:
     """Train one cell (`accelerate launch -m qtuning.train`). Kill it and type it again: it goes on where it was."""
-    from qtuning.layout import HELPERS, Layout
+    from qtuning.experiment.layout import HELPERS, Layout
     from qtuning.tracking import MODES
 
     loaded, layout = _read_cell(cell), Layout(results)
@@ -192,8 +192,8 @@ def evaluate(
     _use_threads(threads)
     _use_gpus(1)
     from qtuning.evaluation.cell import evaluate_cell
+    from qtuning.experiment.layout import Layout
     from qtuning.files import exclusive
-    from qtuning.layout import Layout
 
     layout = Layout(results)
     with exclusive(layout.lock(f"{cell.stem}-{evaluation.stem}"), f"evaluating {cell.stem}"):
@@ -208,7 +208,7 @@ def collect(
     data_dir: DataDir = None,
 ) -> None:
     """Collect the cells of experiments into the score store, results/*.parquet, which everything is drawn from."""
-    from qtuning.grid import Library
+    from qtuning.experiment.grid import Library
     from qtuning.results.store import write_store
 
     write_store(Library(configs, data_dir).experiments(experiments), results)
@@ -223,7 +223,7 @@ def tables(
 ) -> None:
     """Collect scores and write the tables of experiments; cells that are missing are visible holes with a reason."""
     from qtuning.data.contamination import checks
-    from qtuning.grid import Library
+    from qtuning.experiment.grid import Library
     from qtuning.results.comparisons import compare
     from qtuning.results.contamination import notes_of_checks
     from qtuning.results.localised import write_localisation
@@ -315,12 +315,12 @@ def _read_cell(path: Path) -> Any:
 
 def _read(path: Path, schema: str) -> Any:
     """A configuration that an earlier stage wrote."""
-    import qtuning.config
+    import qtuning.experiment.schema
     from qtuning.files import read_json
 
     if not path.exists():
         raise UserError(f"{path}: no such file; `qtuning cells EXPERIMENT --write` writes the configurations")
-    return getattr(qtuning.config, schema).model_validate(read_json(path))
+    return getattr(qtuning.experiment.schema, schema).model_validate(read_json(path))
 
 
 def _needs_training(cell: Any, path: Path) -> None:

@@ -10,8 +10,8 @@ from torch import nn
 from tqdm import tqdm
 
 from qtuning.batch import Sample
-from qtuning.config import Cell, Pruning, Readings
-from qtuning.identity import cell_id
+from qtuning.experiment.names import cell_id
+from qtuning.experiment.schema import Cell, Pruning, Readings
 from qtuning.loop import Loop
 from qtuning.schedule import Window
 

@@ -8,9 +8,9 @@ from accelerate.utils import gather_object
 
 from qtuning.agreement import agreement
 from qtuning.batch import Sample
-from qtuning.config import Pruning, Seeds
 from qtuning.decision import Decision, Place, mean_logs, pack_kept
 from qtuning.errors import UserError
+from qtuning.experiment.schema import Pruning, Seeds
 from qtuning.graphs import Graphs, require_reusable
 from qtuning.pool import Pool, sizes_of
 from qtuning.pooling import Pooling

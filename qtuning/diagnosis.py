@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from qtuning.config import Pruning
+from qtuning.experiment.schema import Pruning
 
 CONVERGED = 0.5  # share of the decisions whose threshold search should converge
 QUADRANT = 0.05  # share of the samples each quadrant should hold

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from qtuning.config import Scorer
 from qtuning.errors import UserError
+from qtuning.experiment.schema import Scorer
 
 CHUNK = 256  # positions; measured best on CPU for a vocabulary of 49 152, and a 250 MB buffer at 256 000
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from qtuning.batch import Sample
-from qtuning.config import Cell, Scoring
 from qtuning.cost import Cost, shape_of
 from qtuning.data.report import tokenizer_fingerprint
 from qtuning.errors import UserError
+from qtuning.experiment.schema import Cell, Scoring
 from qtuning.files import read_json
 from qtuning.models import load_model, load_tokenizer, resolve
 from qtuning.scores import SCORES, BatchScores, NonFinite

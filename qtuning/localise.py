@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from qtuning.config import Cell
 from qtuning.errors import UserError
+from qtuning.experiment.layout import Layout
+from qtuning.experiment.names import cell_id
+from qtuning.experiment.schema import Cell
 from qtuning.files import read_json, write_json
-from qtuning.identity import cell_id
-from qtuning.layout import Layout
 
 if TYPE_CHECKING:
     from torch import nn

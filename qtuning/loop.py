@@ -25,10 +25,10 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from qtuning.batch import Packed, Sample, pack
-from qtuning.config import Cell
 from qtuning.cost import Cost, ModelShape
 from qtuning.decider import Decider
 from qtuning.decision import Decision, Place, mean_logs
+from qtuning.experiment.schema import Cell
 from qtuning.graphs import Graphs
 from qtuning.journal import TRACE_SCHEMA
 from qtuning.packed_model import PackedModel

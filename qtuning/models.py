@@ -10,8 +10,8 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
-from qtuning.config import GgufSource, HubSource, Model, ShippedModelSource
 from qtuning.errors import UserError
+from qtuning.experiment.schema import GgufSource, HubSource, Model, ShippedModelSource
 from qtuning.files import atomic_path, file_digest, read_json, write_json
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from qtuning.attention import PACKED, Collected, Collector
 from qtuning.batch import Packed, Sample, pack
-from qtuning.config import Scorer
 from qtuning.errors import UserError
+from qtuning.experiment.schema import Scorer
 from qtuning.head import head_of, statistics, summed_loss
 
 

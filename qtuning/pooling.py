@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from qtuning.config import Pruning
+from qtuning.experiment.schema import Pruning
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ import torch
 
 from qtuning import plane
 from qtuning.batch import Sample
-from qtuning.config import Cell, Model, Pruning, Seeds, Training, TrainSet
 from qtuning.data.prepare import prepare
 from qtuning.data.samples import REPORT, SAMPLES, load
 from qtuning.errors import UserError
+from qtuning.experiment.layout import Layout
+from qtuning.experiment.names import model_id
+from qtuning.experiment.schema import Cell, Model, Pruning, Seeds, Training, TrainSet
 from qtuning.files import exclusive, read_json
-from qtuning.identity import model_id
-from qtuning.layout import Layout
 from qtuning.models import MARKER, load_model, make_ready, resolve
 from qtuning.packed_model import PackedModel, check_decomposition
 from qtuning.plane import Thresholds

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qtuning.config import Training
+from qtuning.experiment.schema import Training
 from qtuning.pooling import Pooling
 from qtuning.seeding import epoch_order
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from qtuning.batch import Packed, Sample, pack, pack_whole
-from qtuning.config import Scorer
 from qtuning.errors import UserError
+from qtuning.experiment.schema import Scorer
 
 if TYPE_CHECKING:
     from qtuning.attention import Collector

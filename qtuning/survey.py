@@ -11,9 +11,9 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from qtuning.batch import Sample
-from qtuning.config import Scoring
 from qtuning.cost import Cost, ModelShape
 from qtuning.errors import UserError
+from qtuning.experiment.schema import Scoring
 from qtuning.graphs import Graphs, observe_with_graphs
 from qtuning.packed_model import PackedModel, half_weights
 from qtuning.pruners.base import Candidates, Instructions

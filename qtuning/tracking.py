@@ -17,10 +17,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from qtuning.config import Cell
 from qtuning.errors import UserError
+from qtuning.experiment.names import cell_id as identify
+from qtuning.experiment.schema import Cell
 from qtuning.files import canonical_json, read_json, short_hash, write_text
-from qtuning.identity import cell_id as identify
 
 if TYPE_CHECKING:
     import wandb

@@ -22,19 +22,19 @@ from torch import nn
 
 from qtuning import checkpoint
 from qtuning.batch import Sample
-from qtuning.config import Cell, Training
 from qtuning.console import print_derived, progress, warn
 from qtuning.cost import Cost, peak_memory, shape_of
 from qtuning.data.samples import load
 from qtuning.diagnosis import Diagnosis
 from qtuning.errors import UserError
+from qtuning.experiment.layout import HELPERS
+from qtuning.experiment.names import cell_id, cell_json
+from qtuning.experiment.schema import Cell, Training
 from qtuning.files import atomic_path, exclusive, file_digest, read_json, remove_leftovers, write_json, write_text
 from qtuning.helpers import scores_under
-from qtuning.identity import cell_id, cell_json
 from qtuning.journal import Journal
 from qtuning.keeper import Keeper
 from qtuning.launching import run_as_worker
-from qtuning.layout import HELPERS
 from qtuning.loop import Loop
 from qtuning.models import load_model, load_tokenizer, resolve
 from qtuning.packed_model import causal_lm_of

@@ -16,8 +16,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from qtuning.attention import Collector
 from qtuning.batch import Packed, Sample
-from qtuning.config import Scorer
 from qtuning.errors import UserError
+from qtuning.experiment.schema import Scorer
 from qtuning.head import statistics_of_logits
 from qtuning.packed_model import PackedModel, causal_lm_of, check_decomposition
 

@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from qtuning.config import Cell, Evaluation, FileSource, Pruning, Seeds, Training
 from qtuning.data.contamination import Check, checks
 from qtuning.data.sources import locate
 from qtuning.errors import UserError
 from qtuning.evaluation.records import EVALUATION_SPLIT
-from qtuning.explain import nearest
+from qtuning.experiment.grid import RESERVED, Grid, Library
+from qtuning.experiment.layout import HELPERS, Layout
+from qtuning.experiment.names import canonical, cell_id, cell_json, evaluation_id, evaluation_json, model_id, pair_id
+from qtuning.experiment.schema import Cell, Evaluation, FileSource, Pruning, Seeds, Training
+from qtuning.experiment.yaml_files import nearest
 from qtuning.files import canonical_json
 from qtuning.gpus import visible
-from qtuning.grid import RESERVED, Grid, Library
-from qtuning.identity import canonical, cell_id, cell_json, evaluation_id, evaluation_json, model_id, pair_id
-from qtuning.layout import HELPERS, Layout
 from qtuning.tracking import MODES
 from qtuning.warm.client import VARIABLE
 

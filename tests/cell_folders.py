@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qtuning.config import Cell
+from qtuning.experiment.grid import Grid, Library
+from qtuning.experiment.names import cell_id, cell_json, evaluation_id
+from qtuning.experiment.schema import Cell
 from qtuning.files import write_json, write_text
-from qtuning.grid import Grid, Library
-from qtuning.identity import cell_id, cell_json, evaluation_id
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ITEMS = {"arc_easy": 200, "arc_challenge": 120, "gsm8k": 150, "squad": 180, "triviaqa": 160, "math": 90}

@@ -71,7 +71,7 @@ def folders(tmp_path: Path) -> Any:
     """The mini experiment as it is shipped, nothing run yet."""
     from cell_folders import CONFIGS, Folders
 
-    from qtuning.grid import Library
+    from qtuning.experiment.grid import Library
 
     (grid,) = Library(CONFIGS).experiments(["mini"])
     return Folders(tmp_path / "results", grid)

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from qtuning.config import Pruning
 from qtuning.diagnosis import Diagnosis
+from qtuning.experiment.schema import Pruning
 
 
 def diagnosis(sample_ratio: float = 0.25, token_ratio: float = 0.5) -> Diagnosis:

@@ -11,11 +11,11 @@ import torch
 import yaml
 
 from qtuning.cli import main
-from qtuning.config import MethodEntry, Ratios, Readings, Scoring
-from qtuning.grid import Library
-from qtuning.methods import pruning
+from qtuning.experiment.grid import Library
+from qtuning.experiment.methods import pruning
+from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, Need, TokenPruningOptions, TriageOptions
+from qtuning.experiment.schema import MethodEntry, Ratios, Readings, Scoring
 from qtuning.pruners.base import Candidates
-from qtuning.pruners.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, Need, TokenPruningOptions, TriageOptions
 from qtuning.pruners.select import method_of
 from qtuning.scores import BatchScores
 

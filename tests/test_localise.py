@@ -9,14 +9,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qtuning.config import Cell, FileSource, MethodEntry, Model, Ratios, Seeds, ShippedModelSource, Training, TrainSet
 from qtuning.data.prepare import prepare
 from qtuning.data.samples import load
 from qtuning.errors import UserError
+from qtuning.experiment.layout import Layout
+from qtuning.experiment.methods import pruning
+from qtuning.experiment.schema import (
+    Cell,
+    FileSource,
+    MethodEntry,
+    Model,
+    Ratios,
+    Seeds,
+    ShippedModelSource,
+    Training,
+    TrainSet,
+)
 from qtuning.files import read_json, write_json, write_text
-from qtuning.layout import Layout
 from qtuning.localise import found_by_pruning, found_by_score, localise
-from qtuning.methods import pruning
 from qtuning.models import load_model, load_tokenizer, make_ready, resolve
 
 tokens = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=30)

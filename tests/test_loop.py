@@ -21,11 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from qtuning.batch import Sample, pack
-from qtuning.config import Cell, MethodEntry, Model, Ratios, Training
 from qtuning.errors import UserError
+from qtuning.experiment.methods import pruning
+from qtuning.experiment.schema import Cell, MethodEntry, Model, Ratios, Training
 from qtuning.launching import run_as_worker
 from qtuning.loop import Loop
-from qtuning.methods import pruning
 from qtuning.packed_model import PackedModel
 from qtuning.pruners.base import Instructions
 from qtuning.pruners.select import method_of

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from qtuning import models
-from qtuning.config import GgufSource, HubSource, Model, ShippedModelSource
 from qtuning.errors import UserError
+from qtuning.experiment.schema import GgufSource, HubSource, Model, ShippedModelSource
 from qtuning.files import read_json
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

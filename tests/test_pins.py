@@ -12,8 +12,8 @@ import typer.main
 from typer.testing import CliRunner
 
 from qtuning.cli import app
-from qtuning.grid import Library
-from qtuning.identity import cell_id, evaluation_id, model_id, pair_id
+from qtuning.experiment.grid import Library
+from qtuning.experiment.names import cell_id, evaluation_id, model_id, pair_id
 
 PINS = Path(__file__).parent / "pins"
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qtuning.config import Training
+from qtuning.experiment.schema import Training
 from qtuning.pool import Pool, balanced
 from qtuning.pooling import Pooling
 from qtuning.schedule import windows_of_epoch

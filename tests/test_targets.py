@@ -12,7 +12,7 @@ import yaml
 
 from qtuning import asked
 from qtuning.errors import UserError
-from qtuning.grid import RESERVED
+from qtuning.experiment.grid import RESERVED
 from qtuning.workflow import Plan, load
 
 REPOSITORY = Path(__file__).parent.parent

@@ -14,11 +14,11 @@ import pytest
 import wandb
 
 from qtuning import tracking
-from qtuning.config import Cell
 from qtuning.errors import UserError
+from qtuning.experiment.grid import Library
+from qtuning.experiment.names import cell_id, cell_json
+from qtuning.experiment.schema import Cell
 from qtuning.files import write_json, write_text
-from qtuning.grid import Library
-from qtuning.identity import cell_id, cell_json
 from qtuning.tracking import Mirror, flatten, replay, resolve_mode
 
 CONFIGS = Path(__file__).parents[1] / "configs"

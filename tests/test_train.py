@@ -16,11 +16,21 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from qtuning.config import Cell, FileSource, MethodEntry, Model, Ratios, Seeds, ShippedModelSource, Training, TrainSet
 from qtuning.data.prepare import prepare
+from qtuning.experiment.methods import pruning
+from qtuning.experiment.names import cell_id, cell_json
+from qtuning.experiment.schema import (
+    Cell,
+    FileSource,
+    MethodEntry,
+    Model,
+    Ratios,
+    Seeds,
+    ShippedModelSource,
+    Training,
+    TrainSet,
+)
 from qtuning.files import canonical_json, write_json, write_text
-from qtuning.identity import cell_id, cell_json
-from qtuning.methods import pruning
 
 SCHEDULES: dict[str, dict[str, Any]] = {
     "q-tuning in pools": {"schedule": "pool", "batches": 4, "compare_every": 1},  # 2 updates each

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 if TYPE_CHECKING:
-    from qtuning.config import TrainSet
     from qtuning.data.contamination import BenchmarkSource
+    from qtuning.experiment.schema import TrainSet
 
 SOURCES = ("hub", "data-dir", "mini-world")
 
@@ -33,10 +33,10 @@ def contamination(
     """
     from qtuning.data.contamination import Check, check
     from qtuning.errors import UserError
-    from qtuning.evaluation.headline import LABEL
-    from qtuning.explain import nearest
+    from qtuning.experiment.headline import LABEL
+    from qtuning.experiment.layout import Layout
+    from qtuning.experiment.yaml_files import nearest
     from qtuning.files import write_json
-    from qtuning.layout import Layout
 
     names = tuple(dict.fromkeys(name.strip() for name in benchmarks.split(","))) if benchmarks else tuple(LABEL)
     for name in names:
@@ -63,10 +63,10 @@ def read_train_set(configs: Path, name: str, data_dir: Path | None) -> "TrainSet
     """configs/train_sets/NAME.yaml; with a data_dir its local copy replaces the hub, as in experiments."""
     from pydantic import ValidationError
 
-    from qtuning.config import FileSource, TrainSet
-    from qtuning.editions import expect
     from qtuning.errors import UserError
-    from qtuning.explain import explain, nearest, read_yaml
+    from qtuning.experiment.scales import expect
+    from qtuning.experiment.schema import FileSource, TrainSet
+    from qtuning.experiment.yaml_files import explain, nearest, read_yaml
 
     folder = expect(Path(configs), "train_sets")
     known = sorted(path.stem for path in folder.glob("*.yaml"))
@@ -95,7 +95,7 @@ def print_report(report: dict[str, Any], seconds: float, path: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from qtuning.evaluation.headline import LABEL
+    from qtuning.experiment.headline import LABEL
 
     console = Console() if sys.stdout.isatty() else Console(width=160)
     title = f"{report['label']}: {report['read']:,} rows, {report['ngram']}-grams, {seconds:.1f} s"

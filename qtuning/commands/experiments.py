@@ -19,7 +19,7 @@ def experiments(
     from rich.console import Console
     from rich.table import Table
 
-    from qtuning.grid import Library
+    from qtuning.experiment.grid import Library
 
     library = Library(configs)
     table = Table("name", "cells", "scales (cells)", "title", header_style="bold", box=None)

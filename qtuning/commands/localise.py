@@ -23,9 +23,9 @@ def localise(
     """
     os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is imported
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from qtuning.config import Cell
+    from qtuning.experiment.layout import Layout
+    from qtuning.experiment.schema import Cell
     from qtuning.files import exclusive, read_json
-    from qtuning.layout import Layout
     from qtuning.localise import localise as run
 
     if not cell.exists():

@@ -41,8 +41,8 @@ def plan(
 
     `qtuning plan table1 table2 --gpu h100 --devices 8 --usd-per-gpu-hour 2.5`
     """
-    from qtuning.grid import Library
-    from qtuning.layout import Layout
+    from qtuning.experiment.grid import Library
+    from qtuning.experiment.layout import Layout
     from qtuning.planning.assumptions import read_assumptions
     from qtuning.planning.bill import MachineOf, bill_of
     from qtuning.planning.check import check
@@ -81,7 +81,7 @@ def plan(
 
 
 def _machine(name: str) -> "Machine":
-    from qtuning.explain import nearest
+    from qtuning.experiment.yaml_files import nearest
     from qtuning.planning.hardware import machines
 
     if name not in GPUS:

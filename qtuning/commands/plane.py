@@ -11,8 +11,8 @@ from qtuning.errors import UserError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from qtuning.config import Model, TrainSet
-    from qtuning.grid import Library
+    from qtuning.experiment.grid import Library
+    from qtuning.experiment.schema import Model, TrainSet
     from qtuning.scan import Scan
 
 Entry = TypeVar("Entry", bound="BaseModel")
@@ -65,7 +65,7 @@ def plane(
     os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from qtuning.grid import Library
+    from qtuning.experiment.grid import Library
 
     library = Library(configs, data_dir)
     chosen, train_set = find_model(model, template, library), find_train_set(data, library)
@@ -73,9 +73,9 @@ def plane(
     from rich.console import Console
     from tqdm import tqdm
 
+    from qtuning.experiment.layout import Layout
     from qtuning.figures import plane as figure
     from qtuning.figures.style import save
-    from qtuning.layout import Layout
     from qtuning.scan import scan
 
     with tqdm(unit="sample", desc="scoring", disable=None, leave=False) as bar:
@@ -110,8 +110,8 @@ def find_model(name: str, template: str | None, library: "Library") -> "Model":
     """
     from typing import get_args
 
-    from qtuning.config import HubSource, Model, ShippedModelSource, Template
-    from qtuning.explain import nearest
+    from qtuning.experiment.schema import HubSource, Model, ShippedModelSource, Template
+    from qtuning.experiment.yaml_files import nearest
 
     if template is not None and template not in get_args(Template):
         raise UserError(f"--template = {template!r}: unknown{nearest(template, get_args(Template))}")
@@ -139,8 +139,8 @@ def find_train_set(name: str, library: "Library") -> "TrainSet":
     The form of an SFT file follows from its first row. Rows of it that cannot be used are counted, not refused. Raises
     UserError where there is no such file, or its first row is of neither form.
     """
-    from qtuning.config import FileSource, TrainSet
-    from qtuning.explain import nearest
+    from qtuning.experiment.schema import FileSource, TrainSet
+    from qtuning.experiment.yaml_files import nearest
 
     known, path = library.names("train_sets"), Path(name).expanduser()
     if name in known:
@@ -163,8 +163,8 @@ def find_train_set(name: str, library: "Library") -> "TrainSet":
 
 def _form(path: Path) -> Any:
     """`alpaca` or `chat`, by the columns of the first row that is an object."""
-    from qtuning.config import FileSource
     from qtuning.data.sources import locate, read_file
+    from qtuning.experiment.schema import FileSource
 
     rows = read_file(locate(FileSource(kind="path", file=str(path)), data_dir=None, world_dir=None))
     first = next((row for row in rows if isinstance(row.value, dict)), None)
@@ -185,7 +185,7 @@ def _entry(path: Path, schema: type[Entry]) -> Entry:
     """A named entry of the configuration."""
     from pydantic import ValidationError
 
-    from qtuning.explain import explain, read_yaml
+    from qtuning.experiment.yaml_files import explain, read_yaml
 
     try:
         return schema.model_validate({"name": path.stem} | read_yaml(path))

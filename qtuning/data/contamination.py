@@ -12,17 +12,17 @@ from textwrap import shorten
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from qtuning.config import Evaluation, TrainSet
 from qtuning.data.overlap import Index, Shared, words
 from qtuning.data.report import describe_source
 from qtuning.data.rows import Example, parse
 from qtuning.data.sources import read_rows
 from qtuning.errors import UserError
 from qtuning.evaluation.records import EVALUATION_SPLIT, read_records
+from qtuning.experiment.schema import Evaluation, TrainSet
 from qtuning.files import canonical_json, short_hash
 
 if TYPE_CHECKING:
-    from qtuning.grid import Grid
+    from qtuning.experiment.grid import Grid
 
 BenchmarkSource = Literal["hub", "data-dir", "mini-world"]
 NGRAM = 13

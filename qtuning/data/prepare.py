@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qtuning.config import Cell, Template, TrainSet
 from qtuning.data.report import describe_source, statistics, summarise, tokenizer_fingerprint
 from qtuning.data.rows import Example, Reason, Refusal, parse
 from qtuning.data.samples import REPORT, SAMPLES
@@ -20,6 +19,7 @@ from qtuning.data.sources import Row, read_rows
 from qtuning.data.templates import TemplateRefusal, render
 from qtuning.data.tokenise import Tokenised, tokenise
 from qtuning.errors import UserError
+from qtuning.experiment.schema import Cell, Template, TrainSet
 from qtuning.files import atomic_path, write_json
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qtuning.config import HubSource, TrainSet
 from qtuning.data.rows import Example
 from qtuning.data.sources import locate
 from qtuning.data.tokenise import Tokenised
+from qtuning.experiment.schema import HubSource, TrainSet
 from qtuning.files import canonical_json, file_digest
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from qtuning.config import TrainSet
+from qtuning.experiment.schema import TrainSet
 
 Role = Literal["system", "user", "assistant"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from textwrap import shorten
 from typing import BinaryIO, cast
 
-from qtuning.config import FileSource, HubSource, TrainSet
 from qtuning.data.rows import Reason
 from qtuning.errors import UserError
+from qtuning.experiment.schema import FileSource, HubSource, TrainSet
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from qtuning.config import Template
 from qtuning.data.rows import Example, Message
 from qtuning.errors import UserError
+from qtuning.experiment.schema import Template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

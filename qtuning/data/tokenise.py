@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qtuning.config import Template
 from qtuning.data.rows import Reason, Refusal
 from qtuning.data.templates import end_of_sequence
+from qtuning.experiment.schema import Template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from qtuning.config import Cell, Evaluation
 from qtuning.errors import UserError
+from qtuning.experiment.layout import Layout
+from qtuning.experiment.names import cell_id, cell_json, evaluation_id
+from qtuning.experiment.schema import Cell, Evaluation
 from qtuning.files import atomic_path, read_json, write_json, write_text
-from qtuning.identity import cell_id, cell_json, evaluation_id
-from qtuning.layout import Layout
 
 
 def evaluate_cell(cell: Cell, evaluation: Evaluation, layout: Layout, *, data_dir: Path | None) -> None:

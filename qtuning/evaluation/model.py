@@ -7,8 +7,8 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
-from qtuning.config import Evaluation
 from qtuning.errors import UserError
+from qtuning.experiment.schema import Evaluation
 
 
 class StopTexts(StoppingCriteria):

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtuning.config import Evaluation
 from qtuning.errors import UserError
-from qtuning.evaluation.headline import HEADLINE
 from qtuning.evaluation.suite import fewshot, load_tasks, new_tokens
+from qtuning.experiment.headline import HEADLINE
+from qtuning.experiment.names import evaluation_id
+from qtuning.experiment.schema import Evaluation
 from qtuning.files import atomic_path, write_json
-from qtuning.identity import evaluation_id
 
 if TYPE_CHECKING:
     import polars

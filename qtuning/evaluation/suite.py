@@ -6,9 +6,9 @@ From the hub a definition is used as it is. From local files only the source of 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtuning.config import Evaluation
 from qtuning.errors import UserError
 from qtuning.evaluation.records import EVALUATION_SPLIT, read_records
+from qtuning.experiment.schema import Evaluation
 
 if TYPE_CHECKING:
     from datasets import DatasetDict

@@ -16,12 +16,12 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 from transformers import Trainer
 
-from qtuning.config import Budget, MethodEntry, Pruning, Readings, Scoring
 from qtuning.errors import UserError
-from qtuning.explain import explain
+from qtuning.experiment.methods import pruning as pruning_of
+from qtuning.experiment.schema import Budget, MethodEntry, Pruning, Readings, Scoring
+from qtuning.experiment.yaml_files import explain
 from qtuning.integrations.padded import Batch, Layout, cut, layout_of, numbers_of
 from qtuning.integrations.scoring import can_be_taken_apart, evaluating, score_padded
-from qtuning.methods import pruning as pruning_of
 from qtuning.pruners.base import Candidates, keep_prunable
 from qtuning.pruners.select import Method, Selection, method_of
 from qtuning.pruners.together import select_together

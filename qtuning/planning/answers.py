@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from qtuning.config import Evaluation
 from qtuning.evaluation.suite import fewshot
+from qtuning.experiment.schema import Evaluation
 from qtuning.planning.assumptions import Assumptions
 from qtuning.planning.hardware import Machine
 from qtuning.planning.shapes import Shape

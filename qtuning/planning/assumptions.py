@@ -5,9 +5,9 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from qtuning.config import Config, Evaluation
 from qtuning.errors import UserError
-from qtuning.explain import explain, read_yaml
+from qtuning.experiment.schema import Config, Evaluation
+from qtuning.experiment.yaml_files import explain, read_yaml
 
 FILE = "planning.yaml"
 Source = Literal["public", "mini-world"]

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from qtuning.evaluation.headline import LABEL
+from qtuning.experiment.headline import LABEL
 from qtuning.planning.hardware import Machine
 from qtuning.planning.jobs import Jobs, Scores, Training
 from qtuning.planning.memory import evaluation_memory

@@ -18,10 +18,10 @@ from pathlib import Path
 from statistics import fmean, variance
 from typing import TYPE_CHECKING, Any
 
-from qtuning.config import Cell
+from qtuning.experiment.grid import Grid
+from qtuning.experiment.names import canonical, cell_id, evaluation_id
+from qtuning.experiment.schema import Cell
 from qtuning.files import canonical_json, read_json
-from qtuning.grid import Grid
-from qtuning.identity import canonical, cell_id, evaluation_id
 from qtuning.planning.answers import answers_of
 from qtuning.planning.assumptions import Assumptions
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from qtuning.config import Evaluation
+from qtuning.experiment.schema import Evaluation
 from qtuning.planning.bill import MachineOf
 from qtuning.planning.hardware import GIB, Machine
 from qtuning.planning.jobs import Jobs, Scores, Training

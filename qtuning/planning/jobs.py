@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qtuning.config import Cell, Evaluation, Model
-from qtuning.grid import Grid
-from qtuning.identity import cell_id, evaluation_id, pair_id
-from qtuning.layout import HELPERS, Layout
+from qtuning.experiment.grid import Grid
+from qtuning.experiment.layout import HELPERS, Layout
+from qtuning.experiment.names import cell_id, evaluation_id, pair_id
+from qtuning.experiment.schema import Cell, Evaluation, Model
 from qtuning.planning.answers import Answers, answers_of
 from qtuning.planning.assumptions import Assumptions
 from qtuning.planning.hardware import Machine

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qtuning.config import Cell, FileSource, Template, TrainSet
 from qtuning.errors import UserError
+from qtuning.experiment.schema import Cell, FileSource, Template, TrainSet
 from qtuning.planning.assumptions import Assumptions
 
 POINTS = 512  # lengths that stand for those of an assumed train set

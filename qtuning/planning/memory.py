@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qtuning.config import Cell, Evaluation, Training
+from qtuning.experiment.schema import Cell, Evaluation, Training
 from qtuning.planning.answers import Answers
 from qtuning.planning.lengths import Lengths
 from qtuning.planning.shapes import BYTES, Shape

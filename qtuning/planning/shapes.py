@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qtuning.config import GgufSource, HubSource, Model, ShippedModelSource
 from qtuning.errors import UserError
+from qtuning.experiment.schema import GgufSource, HubSource, Model, ShippedModelSource
 from qtuning.files import read_json
 
 BYTES = {"float32": 4, "bfloat16": 2}

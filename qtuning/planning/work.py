@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qtuning.config import Cell, Pruning, Training
+from qtuning.experiment.lookup import resolve
+from qtuning.experiment.registry import Need
+from qtuning.experiment.schema import Cell, Pruning, Training
 from qtuning.planning.lengths import Array, Lengths
 from qtuning.planning.shapes import Shape
 from qtuning.pooling import Pooling
-from qtuning.pruners.plugin import resolve
-from qtuning.pruners.registry import Need
 
 ONLY_SCORES: frozenset[Need] = frozenset({"scores"})
 SCORES: frozenset[Need] = frozenset({"scores", "sequence-entropy"})

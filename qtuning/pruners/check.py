@@ -9,9 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from qtuning.errors import UserError
+from qtuning.experiment.lookup import BUILT_IN, bind, kinds_of, resolve
+from qtuning.experiment.registry import Kind
 from qtuning.pruners.conformance import Outcome, Subject, check
-from qtuning.pruners.plugin import BUILT_IN, bind, kinds_of, resolve
-from qtuning.pruners.registry import Kind
 
 
 def run_checks(names: Sequence[str], kind: str | None, options: Sequence[str]) -> bool:

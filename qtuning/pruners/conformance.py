@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from qtuning.errors import UserError
-from qtuning.pruners.plugin import bind, check_samples, check_tokens, reason, resolve
-from qtuning.pruners.registry import Kind, PrunerInfo
+from qtuning.experiment.lookup import bind, check_samples, check_tokens, reason, resolve
+from qtuning.experiment.registry import Kind, PrunerInfo
 from qtuning.pruners.specimens import Specimen, degenerate, limited, ordinary, permuted, random_candidates, specimen
 
 Answer = dict[str, list[float]]

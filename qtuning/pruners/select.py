@@ -6,8 +6,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from qtuning.config import Pruning
 from qtuning.errors import UserError
+from qtuning.experiment.lookup import bind, check_samples, check_tokens, resolve
+from qtuning.experiment.registry import Need, PrunerInfo
+from qtuning.experiment.schema import Pruning
 from qtuning.pruners.base import (
     DROPPED,
     Budget,
@@ -19,8 +21,6 @@ from qtuning.pruners.base import (
     keep_prunable,
     sample_budget,
 )
-from qtuning.pruners.plugin import bind, check_samples, check_tokens, resolve
-from qtuning.pruners.registry import Need, PrunerInfo
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from qtuning.errors import UserError
-from qtuning.explain import explain, load_yaml, nearest
+from qtuning.experiment.yaml_files import explain, load_yaml, nearest
 from qtuning.results.measured import Budget
 from qtuning.results.reference import PAPER, Published
 

@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal, TypeVar
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from qtuning.config import Cell, Pruning, Readings, Seeds
 from qtuning.errors import UserError
-from qtuning.evaluation.headline import HEADLINE
-from qtuning.explain import explain
+from qtuning.experiment.grid import Grid
+from qtuning.experiment.headline import HEADLINE
+from qtuning.experiment.layout import HELPERS
+from qtuning.experiment.names import cell_id, evaluation_id
+from qtuning.experiment.schema import Cell, Pruning, Readings, Seeds
+from qtuning.experiment.yaml_files import explain
 from qtuning.files import canonical_json
-from qtuning.grid import Grid
-from qtuning.identity import cell_id, evaluation_id
-from qtuning.layout import HELPERS
 from qtuning.results.consistency import check_comparable
 from qtuning.results.schema import CELL_SCHEMA, COST_COLUMNS, SCHEMA, SELECTION_COLUMNS
 

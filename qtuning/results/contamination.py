@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qtuning.errors import UserError
-from qtuning.evaluation.headline import LABEL
-from qtuning.explain import explain
+from qtuning.experiment.headline import LABEL
+from qtuning.experiment.yaml_files import explain
 
 if TYPE_CHECKING:
     import polars as pl

@@ -7,8 +7,8 @@ from typing import Literal
 
 import polars as pl
 
-from qtuning.evaluation.headline import LABEL
-from qtuning.pruners.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, PrunerInfo
+from qtuning.experiment.headline import LABEL
+from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, PrunerInfo
 from qtuning.results.options import PARTS, Options, option_text, shown
 from qtuning.results.summary import AVERAGE, Entry, Hole, Line
 

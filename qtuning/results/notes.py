@@ -4,7 +4,7 @@ import json
 
 import polars as pl
 
-from qtuning.evaluation.headline import chance
+from qtuning.experiment.headline import chance
 from qtuning.results.layout import benchmark_label
 from qtuning.results.marks import Marks
 from qtuning.results.summary import AVERAGE, Summary

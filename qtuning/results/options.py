@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, Literal
 
-from qtuning.config import Readings
 from qtuning.errors import UserError
-from qtuning.pruners.plugin import resolve
+from qtuning.experiment.lookup import resolve
+from qtuning.experiment.schema import Readings
 
 Part = Literal["sample", "token", "method"]
 """Whose option it is: the sample pruner's, the token pruner's, or a reading that concerns both."""

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qtuning.errors import UserError
-from qtuning.explain import explain
+from qtuning.experiment.yaml_files import explain
 from qtuning.results.measured import Budget, Measured, Row, change
 from qtuning.results.summary import AVERAGE
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from qtuning.evaluation.headline import LABEL as BENCHMARK
+from qtuning.experiment.headline import LABEL as BENCHMARK
 from qtuning.results.layout import benchmark_label, named
 from qtuning.results.published import EPOCHS, TRAIN_SAMPLES, impossible
 from qtuning.results.summary import AVERAGE

@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from qtuning.errors import UserError
-from qtuning.explain import nearest
+from qtuning.experiment.yaml_files import nearest
 from qtuning.figures.write import Written, write_figures
 from qtuning.files import atomic_path, write_text
 from qtuning.results import html

@@ -13,9 +13,9 @@ from pathlib import Path
 import polars as pl
 
 from qtuning.errors import UserError
-from qtuning.explain import nearest
+from qtuning.experiment.grid import Grid
+from qtuning.experiment.yaml_files import nearest
 from qtuning.files import atomic_path, exclusive
-from qtuning.grid import Grid
 from qtuning.results.collect import collect, collect_cells
 from qtuning.results.details import collect_items, collect_localisation, collect_planes, collect_steps, thinned
 from qtuning.results.schema import CELL_SCHEMA, ITEM_SCHEMA, LOCALISATION_SCHEMA, PLANE_SCHEMA, SCHEMA, STEP_SCHEMA

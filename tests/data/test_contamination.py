@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtuning.commands.contamination import read_train_set
-from qtuning.config import FileSource, TrainSet
 from qtuning.data.contamination import Check, check, checks
 from qtuning.data.overlap import Index, words
 from qtuning.errors import UserError
+from qtuning.experiment.grid import Library
+from qtuning.experiment.schema import FileSource, TrainSet
 from qtuning.files import canonical_json
-from qtuning.grid import Library
 
 LETTERS = "abcde"
 TEXT = st.lists(st.sampled_from(LETTERS), min_size=0, max_size=12)

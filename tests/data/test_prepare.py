@@ -11,10 +11,10 @@ import numpy as np
 import polars
 import pytest
 
-from qtuning.config import Cell, FileSource, HubSource, Model, Pruning, Seeds, Training, TrainSet
 from qtuning.data.prepare import prepare
 from qtuning.data.samples import load
 from qtuning.errors import UserError
+from qtuning.experiment.schema import Cell, FileSource, HubSource, Model, Pruning, Seeds, Training, TrainSet
 from qtuning.files import file_digest, read_json
 
 ROWS = [{"instruction": f"What is {n}?", "input": "", "output": f"It is {n}.", "kind": "ab"[n % 2]} for n in range(100)]

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qtuning.config import FileSource, TrainSet
 from qtuning.data.rows import Example, Message, Reason, Refusal, parse
+from qtuning.experiment.schema import FileSource, TrainSet
 
 SOURCE = FileSource(kind="path", file="unused.jsonl")
 ALPACA = TrainSet(name="a", label="A", source=SOURCE)

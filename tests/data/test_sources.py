@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qtuning.config import FileSource, HubSource, TrainSet
 from qtuning.data.rows import Reason
 from qtuning.data.sources import SUFFIXES, locate, read_file, read_rows
 from qtuning.errors import UserError
+from qtuning.experiment.schema import FileSource, HubSource, TrainSet
 
 ROWS = [
     {"instruction": "Größe?", "input": "", "output": "2 m"},

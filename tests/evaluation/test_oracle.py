@@ -12,12 +12,12 @@ import pytest
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from qtuning.config import Evaluation
-from qtuning.evaluation.headline import HEADLINE, LABEL, chance
 from qtuning.evaluation.records import EVALUATION_SPLIT, SCHEMA
 from qtuning.evaluation.run import items_table, run_tasks, summary
 from qtuning.evaluation.suite import HUB_ID, load_tasks
-from qtuning.grid import BENCHMARKS
+from qtuning.experiment.grid import BENCHMARKS
+from qtuning.experiment.headline import HEADLINE, LABEL, chance
+from qtuning.experiment.schema import Evaluation
 
 
 class Oracle(LM):

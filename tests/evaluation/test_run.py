@@ -11,13 +11,13 @@ import polars
 import pytest
 import torch
 
-from qtuning.config import Evaluation
 from qtuning.errors import UserError
 from qtuning.evaluation import run
-from qtuning.evaluation.headline import HEADLINE
 from qtuning.evaluation.model import StopTexts, load_model
-from qtuning.grid import BENCHMARKS
-from qtuning.identity import evaluation_id
+from qtuning.experiment.grid import BENCHMARKS
+from qtuning.experiment.headline import HEADLINE
+from qtuning.experiment.names import evaluation_id
+from qtuning.experiment.schema import Evaluation
 
 Run = tuple[Path, dict[str, Any], Evaluation]
 

@@ -8,10 +8,10 @@ import benchmark_files as samples
 import datasets
 import pytest
 
-from qtuning.config import Evaluation
 from qtuning.errors import UserError
 from qtuning.evaluation import suite
-from qtuning.grid import BENCHMARKS
+from qtuning.experiment.grid import BENCHMARKS
+from qtuning.experiment.schema import Evaluation
 
 
 def local(*benchmarks: str, **options: Any) -> Evaluation:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from qtuning.experiment.registry import NAMED_METHODS, SAMPLE_PRUNERS, TOKEN_PRUNERS
 from qtuning.files import canonical_json
-from qtuning.pruners.registry import NAMED_METHODS, SAMPLE_PRUNERS, TOKEN_PRUNERS
 from qtuning.results.localised import SCORES
 from qtuning.results.schema import CELL_SCHEMA, LOCALISATION_SCHEMA, SCHEMA
 from qtuning.results.store import SCHEMAS

@@ -39,11 +39,11 @@ from trainers import (
 )
 from transformers import DataCollatorForSeq2Seq
 
-from qtuning.config import MethodEntry, Ratios
 from qtuning.errors import UserError
+from qtuning.experiment.methods import pruning as pruning_of
+from qtuning.experiment.schema import MethodEntry, Ratios
 from qtuning.integrations.padded import layout_of
 from qtuning.launching import run_as_worker
-from qtuning.methods import pruning as pruning_of
 from qtuning.pruners.together import concatenate
 from qtuning.seeding import generator
 

@@ -11,9 +11,9 @@ from accelerate import Accelerator
 from test_work import a_cell
 
 from qtuning.cost import shape_of
+from qtuning.experiment.grid import Library
+from qtuning.experiment.layout import Layout
 from qtuning.files import write_json
-from qtuning.grid import Library
-from qtuning.layout import Layout
 from qtuning.loop import Loop
 from qtuning.models import load_model
 from qtuning.packed_model import PackedModel

@@ -10,9 +10,9 @@ import pytest
 from scipy import stats
 
 from qtuning.commands.plan import plan
+from qtuning.experiment.grid import Library
+from qtuning.experiment.names import cell_id, evaluation_id
 from qtuning.files import write_json
-from qtuning.grid import Library
-from qtuning.identity import cell_id, evaluation_id
 from qtuning.planning.assumptions import read_assumptions
 from qtuning.planning.effect import Effect, effects_of, families_of, seed_spread
 from qtuning.results.comparisons import compare

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from qtuning.commands.plan import plan
 from qtuning.errors import UserError
 from qtuning.evaluation.suite import DEFAULT_NEW_TOKENS, TASKS
+from qtuning.experiment.grid import Library
+from qtuning.experiment.layout import Layout
+from qtuning.experiment.names import cell_id, evaluation_id
 from qtuning.files import write_json
-from qtuning.grid import Library
-from qtuning.identity import cell_id, evaluation_id
-from qtuning.layout import Layout
 from qtuning.planning.assumptions import read_assumptions
 from qtuning.planning.bill import Bill, MachineOf, bill_of
 from qtuning.planning.effect import effects_of

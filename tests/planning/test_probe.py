@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from qtuning.grid import Library
-from qtuning.layout import Layout
+from qtuning.experiment.grid import Library
+from qtuning.experiment.layout import Layout
 from qtuning.planning.assumptions import read_assumptions
 from qtuning.planning.bill import MachineOf, bill_of
 from qtuning.planning.jobs import jobs_of

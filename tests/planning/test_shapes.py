@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtuning.config import HubSource, Model, ShippedModelSource
 from qtuning.errors import UserError
+from qtuning.experiment.grid import Library
+from qtuning.experiment.schema import HubSource, Model, ShippedModelSource
 from qtuning.files import write_json
-from qtuning.grid import Library
 from qtuning.planning.shapes import PUBLISHED, Shape, from_config, shape_of_model
 
 CONFIGS = Path(__file__).parents[2] / "configs"

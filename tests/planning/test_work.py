@@ -13,13 +13,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtuning.batch import Sample, pack, pack_whole
-from qtuning.config import Cell, FileSource, MethodEntry, Model, Ratios, Seeds, ShippedModelSource, Training, TrainSet
 from qtuning.cost import ModelShape
-from qtuning.methods import pruning
+from qtuning.experiment.methods import pruning
+from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS
+from qtuning.experiment.schema import (
+    Cell,
+    FileSource,
+    MethodEntry,
+    Model,
+    Ratios,
+    Seeds,
+    ShippedModelSource,
+    Training,
+    TrainSet,
+)
 from qtuning.planning.lengths import Lengths, assumed
 from qtuning.planning.shapes import Shape
 from qtuning.planning.work import needs_of, work_of
-from qtuning.pruners.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS
 from qtuning.pruners.select import method_of
 
 SHAPE = Shape(32, 48, 4, 4, 2, 8, 97, True)

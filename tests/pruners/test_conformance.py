@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from qtuning import cli
+from qtuning.experiment.lookup import BUILT_IN, kinds_of, resolve
 from qtuning.pruners.check import subjects_of
 from qtuning.pruners.conformance import Outcome, Subject, check
-from qtuning.pruners.plugin import BUILT_IN, kinds_of, resolve
 
 RULES = ["budget", "repeat", "order", "padding", "processes", "resume", "extremes", "needs"]
 
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from qtuning.pruners.base import draw, keep_first, keep_highest, keep_prunable, ranking
-from qtuning.pruners.plugin import pruner
+from qtuning.experiment.lookup import pruner
 
 
 def best(values, candidates, budget):

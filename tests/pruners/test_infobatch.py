@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from populations import NATS, RATIOS, orders, populations, reordered
 
+from qtuning.experiment.registry import SAMPLE_PRUNERS
 from qtuning.pruners.base import PRUNABLE, Budget, Candidates, SampleSelection
 from qtuning.pruners.infobatch import below_mean, infobatch
-from qtuning.pruners.registry import SAMPLE_PRUNERS
 from qtuning.seeding import generator
 
 LOSSES = st.sampled_from([*NATS, [0.1]]).flatmap(

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from qtuning.config import Cell, MethodEntry, Pruning, Ratios
 from qtuning.errors import UserError
-from qtuning.identity import cell_id, cell_json
-from qtuning.methods import pruning
+from qtuning.experiment.methods import pruning
+from qtuning.experiment.names import cell_id, cell_json
+from qtuning.experiment.schema import Cell, MethodEntry, Pruning, Ratios
 from qtuning.pruners.select import method_of
 from qtuning.pruners.specimens import random_candidates
 from qtuning.seeding import generator
@@ -25,7 +25,7 @@ PRUNERS = """
 from typing import Literal
 
 from qtuning.pruners.base import keep_first, keep_highest, keep_prunable, ranking
-from qtuning.pruners.plugin import pruner
+from qtuning.experiment.lookup import pruner
 
 
 def surest(candidates, budget, rng, *, power: float = 1.0, lambda_: int = 2):
@@ -135,10 +135,10 @@ def test_names_that_no_cell_can_bear_are_refused(written: Written, tmp_path: Pat
 DESCRIBE = """
 import sys
 from qtuning.pruners.select import method_of
-from qtuning.config import Cell, MethodEntry, Ratios
+from qtuning.experiment.schema import Cell, MethodEntry, Ratios
 from qtuning.errors import UserError
-from qtuning.methods import pruning
-from qtuning.identity import cell_id
+from qtuning.experiment.methods import pruning
+from qtuning.experiment.names import cell_id
 asked = pruning(MethodEntry(method="changing:surest+random"), Ratios(sample_ratio=0.5, token_ratio=0.25))
 cell = Cell.model_validate(
     {

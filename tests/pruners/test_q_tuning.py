@@ -13,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qtuning.experiment.registry import NoOptions, TokenPruningOptions, TriageOptions
 from qtuning.pruners.base import DROPPED, PRUNABLE, WHOLE, Budget, Candidates, SampleSelection
 from qtuning.pruners.q_tuning import prune_tokens, smooth, triage
-from qtuning.pruners.registry import NoOptions, TokenPruningOptions, TriageOptions
 from qtuning.scores import OVERFLOW, BatchScores
 from qtuning.seeding import generator
 

@@ -7,11 +7,11 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from qtuning.config import Pruning
 from qtuning.errors import UserError
+from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, TokenPruningOptions, TriageOptions
+from qtuning.experiment.schema import Pruning
 from qtuning.pruners.base import PRUNABLE, Budget, Candidates, Instructions, TokenAttention
 from qtuning.pruners.q_tuning import prune_tokens, triage
-from qtuning.pruners.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, TokenPruningOptions, TriageOptions
 from qtuning.pruners.select import Method, method_of
 from qtuning.scores import BatchScores
 from qtuning.seeding import generator

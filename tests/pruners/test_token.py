@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from populations import RATIOS, orders, populations_selected, reordered
 from torch import Tensor
 
+from qtuning.experiment.registry import TOKEN_PRUNERS
 from qtuning.pruners.base import Budget, Candidates, SampleSelection, keep_prunable
-from qtuning.pruners.registry import TOKEN_PRUNERS
 from qtuning.pruners.token import excess_loss, highest_loss, keep_all, random_tokens
 from qtuning.scores import BatchScores
 from qtuning.seeding import generator

@@ -10,8 +10,8 @@ import pytest
 from cell_folders import METRICS, Folders
 from scipy.stats import t
 
-from qtuning.config import Cell
-from qtuning.identity import evaluation_id
+from qtuning.experiment.names import evaluation_id
+from qtuning.experiment.schema import Cell
 from qtuning.results.comparisons import (
     COMPARISON_SCHEMA,
     INTERVAL_SCHEMA,

@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 from cell_folders import ITEMS, METRICS, Folders
 
-from qtuning.config import Cell
 from qtuning.errors import UserError
+from qtuning.experiment.names import cell_id, evaluation_id
+from qtuning.experiment.schema import Cell
 from qtuning.files import write_json
-from qtuning.identity import cell_id, evaluation_id
 from qtuning.journal import TRACE_SCHEMA
 from qtuning.results.details import collect_localisation, thinned
 from qtuning.results.schema import ITEM_SCHEMA, PLANE_SCHEMA, STEP_SCHEMA

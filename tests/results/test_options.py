@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from qtuning.config import MethodEntry, Ratios, Readings
-from qtuning.methods import pruning
+from qtuning.experiment.methods import pruning
+from qtuning.experiment.schema import MethodEntry, Ratios, Readings
 from qtuning.results.layout import method_label, pruner_labels
 from qtuning.results.options import varied
 from qtuning.results.summary import Line, in_table_order, line_of

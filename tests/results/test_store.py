@@ -10,9 +10,9 @@ import pytest
 from cell_folders import CONFIGS, ITEMS, METRICS, Folders
 
 from qtuning.errors import UserError
+from qtuning.experiment.grid import Library
+from qtuning.experiment.names import cell_id, evaluation_id
 from qtuning.files import read_json, write_text
-from qtuning.grid import Library
-from qtuning.identity import cell_id, evaluation_id
 from qtuning.results.collect import collect
 from qtuning.results.schema import COST_COLUMNS, SCHEMA
 from qtuning.results.store import read_scores, write_store

@@ -10,7 +10,7 @@ from cell_folders import Folders
 from rich.console import Console
 
 from qtuning.errors import UserError
-from qtuning.identity import cell_id
+from qtuning.experiment.names import cell_id
 from qtuning.results.costs import SELECTED
 from qtuning.results.layout import superscript
 from qtuning.results.markdown import render

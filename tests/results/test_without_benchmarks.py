@@ -13,12 +13,12 @@ from test_details import decide, log
 from typer.testing import CliRunner
 
 from qtuning.cli import app
-from qtuning.config import Cell
 from qtuning.errors import UserError
+from qtuning.experiment.grid import Library
+from qtuning.experiment.names import cell_id
+from qtuning.experiment.schema import Cell
 from qtuning.figures.write import write_figures
 from qtuning.files import write_json
-from qtuning.grid import Library
-from qtuning.identity import cell_id
 from qtuning.results.report import write_report
 from qtuning.results.store import Store, write_store
 

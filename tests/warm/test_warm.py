@@ -11,12 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from qtuning.config import Cell
 from qtuning.data.world import generate
+from qtuning.experiment.grid import Library
+from qtuning.experiment.layout import Layout
+from qtuning.experiment.names import cell_id, cell_json, pair_id
+from qtuning.experiment.schema import Cell
 from qtuning.files import write_text
-from qtuning.grid import Library
-from qtuning.identity import cell_id, cell_json, pair_id
-from qtuning.layout import Layout
 from qtuning.models import make_ready
 from qtuning.warm import client
 from qtuning.workflow import Plan

@@ -2,8 +2,8 @@
 
 import re
 
-from qtuning.config import FileSource, TrainSet
 from qtuning.data.contamination import Check, check
+from qtuning.experiment.schema import FileSource, TrainSet
 
 
 def runs(text: str) -> set[str]:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from qtuning.config import Cell, Evaluation
-from qtuning.identity import cell_id, evaluation_id, model_id, pair_id
+from qtuning.experiment.names import cell_id, evaluation_id, model_id, pair_id
+from qtuning.experiment.schema import Cell, Evaluation
 
 HELPERS = ("reference", "proxy")
 """Roles of the models that a cell may need beside its own."""

@@ -1,9 +1,9 @@
 """What a thing is called: canonical configuration -> hash -> folder name. Equal work has equal names."""
 
-from qtuning.config import Cell, Evaluation, Lora, Model, Pruning
+from qtuning.experiment.lookup import resolve
+from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS
+from qtuning.experiment.schema import Cell, Evaluation, Lora, Model, Pruning
 from qtuning.files import canonical_json, short_hash
-from qtuning.pruners.plugin import resolve
-from qtuning.pruners.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS
 
 
 def slug(*parts: str) -> str:

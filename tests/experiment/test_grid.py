@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from qtuning.config import Cell, Evaluation, MethodEntry, Ratios
 from qtuning.errors import UserError
-from qtuning.explain import nearest, read_yaml
+from qtuning.experiment.grid import Grid, Library
+from qtuning.experiment.methods import pruning
+from qtuning.experiment.names import cell_id, cell_json, evaluation_id, evaluation_json, model_id, pair_id
+from qtuning.experiment.schema import Cell, Evaluation, MethodEntry, Ratios
+from qtuning.experiment.yaml_files import nearest, read_yaml
 from qtuning.files import canonical_json, short_hash
-from qtuning.grid import Grid, Library
-from qtuning.identity import cell_id, cell_json, evaluation_id, evaluation_json, model_id, pair_id
-from qtuning.methods import pruning
 
 EXPERIMENT: dict[str, Any] = {
     "title": "E",
@@ -90,7 +90,7 @@ def test_identities_are_pinned() -> None:
 
 def test_identities_do_not_depend_on_the_process() -> None:
     code = (
-        "import sys; from pathlib import Path; from qtuning.config import Cell; from qtuning.identity import cell_id; "
+        "import sys; from pathlib import Path; from qtuning.experiment.schema import Cell; from qtuning.experiment.names import cell_id; "
         "print(cell_id(Cell.model_validate_json(sys.argv[1])), 'torch' in sys.modules)"
     )
     for hash_seed in ("1", "2"):

@@ -5,11 +5,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from qtuning.config import MethodEntry, Model, Pruning, Ratios, Readings, Scoring
 from qtuning.errors import UserError
-from qtuning.explain import explain, nearest
-from qtuning.pruners.plugin import resolve
-from qtuning.pruners.registry import NAMED_METHODS, SAMPLE_PRUNERS, TOKEN_PRUNERS, Kind, PrunerInfo
+from qtuning.experiment.lookup import resolve
+from qtuning.experiment.registry import NAMED_METHODS, SAMPLE_PRUNERS, TOKEN_PRUNERS, Kind, PrunerInfo
+from qtuning.experiment.schema import MethodEntry, Model, Pruning, Ratios, Readings, Scoring
+from qtuning.experiment.yaml_files import explain, nearest
 
 
 def pruning(

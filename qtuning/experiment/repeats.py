@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qtuning.editions import Edition
+from qtuning.experiment.scales import Edition
 
 
 def repeats(edition: Edition, axes: Mapping[str, Sequence[Any]]) -> list[str]:

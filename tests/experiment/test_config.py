@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from qtuning.config import (
+from qtuning.experiment.schema import (
     Cell,
     Evaluation,
     Model,

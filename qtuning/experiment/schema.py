@@ -222,7 +222,7 @@ class Pruning(Readings):
     @property
     def method(self) -> str:
         """`full`, `q-tuning` or `sample+token`."""
-        from qtuning.pruners.registry import NAMED_METHODS
+        from qtuning.experiment.registry import NAMED_METHODS
 
         pair = (self.sample_pruner, self.token_pruner)
         return next((name for name, named in NAMED_METHODS.items() if named == pair), "+".join(pair))

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from qtuning.config import Cell
-from qtuning.grid import Grid, Library
-from qtuning.identity import cell_id, evaluation_id, pair_id
+from qtuning.experiment.grid import Grid, Library
+from qtuning.experiment.names import cell_id, evaluation_id, pair_id
+from qtuning.experiment.schema import Cell
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 PAPER = (
     "table1", "table2", "fig4a", "fig4b", "fig4", "table4", "table5", "fig5a", "fig5b", "fig5",
     "extreme", "stability", "localisation", "ambiguity",

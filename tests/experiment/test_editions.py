@@ -8,10 +8,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qtuning.editions import merge
 from qtuning.errors import UserError
-from qtuning.grid import Grid, Library
-from qtuning.identity import cell_id
+from qtuning.experiment.grid import Grid, Library
+from qtuning.experiment.names import cell_id
+from qtuning.experiment.scales import merge
 
 EXPERIMENT: dict[str, Any] = {
     "title": "E",

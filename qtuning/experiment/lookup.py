@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 from pydantic import Field, TypeAdapter, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 
-from qtuning.config import PrunerName, Readings
 from qtuning.errors import UserError
-from qtuning.explain import explain, nearest
-from qtuning.pruners.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, Kind, Need, NoOptions, PrunerInfo, Scope
+from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, Kind, Need, NoOptions, PrunerInfo, Scope
+from qtuning.experiment.schema import PrunerName, Readings
+from qtuning.experiment.yaml_files import explain, nearest
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,13 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from qtuning.config import (
+from qtuning.errors import UserError
+from qtuning.experiment.headline import LABEL
+from qtuning.experiment.methods import pruning
+from qtuning.experiment.names import cell_json
+from qtuning.experiment.repeats import repeats
+from qtuning.experiment.scales import Edition, Files, check, merge
+from qtuning.experiment.schema import (
     Cell,
     Evaluation,
     Experiment,
@@ -22,13 +28,7 @@ from qtuning.config import (
     Training,
     TrainSet,
 )
-from qtuning.editions import Edition, Files, check, merge
-from qtuning.errors import UserError
-from qtuning.evaluation.headline import LABEL
-from qtuning.explain import explain, nearest
-from qtuning.identity import cell_json
-from qtuning.methods import pruning
-from qtuning.repeats import repeats
+from qtuning.experiment.yaml_files import explain, nearest
 
 Entry = TypeVar("Entry", Model, TrainSet)
 Section = Literal["models", "train_sets", "experiments"]

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from qtuning.config import Composite, Experiment, Scale
 from qtuning.errors import UserError
-from qtuning.explain import explain, nearest, read_yaml
+from qtuning.experiment.schema import Composite, Experiment, Scale
+from qtuning.experiment.yaml_files import explain, nearest, read_yaml
 
 
 @dataclass(frozen=True)

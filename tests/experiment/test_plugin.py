@@ -15,6 +15,8 @@ import pytest
 import torch
 
 from qtuning.errors import UserError
+from qtuning.experiment.lookup import bind, check_samples, check_tokens, kinds_of, pruner, resolve
+from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS
 from qtuning.pruners.base import (
     PRUNABLE,
     Budget,
@@ -23,8 +25,6 @@ from qtuning.pruners.base import (
     keep_first,
     keep_prunable,
 )
-from qtuning.pruners.plugin import bind, check_samples, check_tokens, kinds_of, pruner, resolve
-from qtuning.pruners.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS
 from qtuning.seeding import generator
 
 BATCH = Candidates(torch.tensor([4, 1, 7, 2]), torch.tensor([3, 1, 2, 2]))
@@ -41,7 +41,7 @@ PREAMBLE = """
     from pydantic import Field
 
     from qtuning.pruners.base import keep_first, keep_prunable
-    from qtuning.pruners.plugin import pruner
+    from qtuning.experiment.lookup import pruner
 """
 PLAIN = """
 def plain(candidates, budget, rng):
@@ -78,9 +78,11 @@ def test_built_in_names_are_themselves() -> None:
 
 
 def test_built_in_names_need_no_torch() -> None:
-    code = "import sys; from qtuning.pruners.plugin import resolve; resolve('q-tuning', 'token'); print(*sys.modules)"
+    code = (
+        "import sys; from qtuning.experiment.lookup import resolve; resolve('q-tuning', 'token'); print(*sys.modules)"
+    )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "qtuning.pruners.registry" in loaded and "torch" not in loaded
+    assert "qtuning.experiment.registry" in loaded and "torch" not in loaded
 
 
 def test_file_beside_the_user(file: File) -> None:
@@ -97,7 +99,7 @@ def test_file_beside_the_user_is_found_by_console_scripts(tmp_path: Path) -> Non
     (tmp_path / "beside.py").write_text("def f(candidates, selection, budget, rng): ...\n")
     code = (
         "import os, sys; sys.path = [p for p in sys.path if p not in ('', os.getcwd())]\n"
-        "from qtuning.pruners.plugin import resolve; print(resolve('beside:f', 'token').label)"
+        "from qtuning.experiment.lookup import resolve; print(resolve('beside:f', 'token').label)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("f\n", 0), done.stderr
