@@ -13,8 +13,8 @@ from benchmarks.lora import adapted
 from benchmarks.report import Checked, Table, Value
 from benchmarks.shapes import Kept, Setting, build, keep_share, ragged
 from benchmarks.steps import RATIOS
-from qtuning.packed_model import PackedModel
-from qtuning.whole_model import WholeModel
+from qtuning.model.packed import PackedModel
+from qtuning.model.whole import WholeModel
 
 LARGEST, NORM = 5e-6, 2e-6
 Gradients = dict[str, Tensor]

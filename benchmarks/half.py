@@ -10,9 +10,9 @@ from benchmarks.clock import alternate
 from benchmarks.mini import mini_world
 from benchmarks.report import Checked, Table, Value
 from benchmarks.shapes import Setting, build, keep_share, ragged
-from qtuning.batch import Sample
-from qtuning.models import load_model, resolve
-from qtuning.packed_model import PackedModel, half_weights
+from qtuning.model.batch import Sample
+from qtuning.model.load import load_model, resolve
+from qtuning.model.packed import PackedModel, half_weights
 from qtuning.pruners.base import Candidates
 from qtuning.pruners.select import Method
 from qtuning.scores import observe

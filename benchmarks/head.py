@@ -10,7 +10,7 @@ from benchmarks.clock import alternate, seconds
 from benchmarks.fresh import in_fresh_process, peak_above
 from benchmarks.report import Checked, Table, Value
 from benchmarks.shapes import Setting, ragged
-from qtuning.head import CHUNK, Head, statistics
+from qtuning.model.head import CHUNK, Head, statistics
 
 TIME, MEMORY = 0.28, 0.10
 RESPONSE = 0.41  # share of the positions

@@ -10,7 +10,7 @@ from benchmarks.clock import alternate
 from benchmarks.report import Checked, Table, Value
 from benchmarks.shapes import Setting, Shape, build, keep_share, ragged
 from benchmarks.steps import RATIOS
-from qtuning.packed_model import PackedModel
+from qtuning.model.packed import PackedModel
 
 TARGETS = {0.125: 0.60, 0.25: 0.73, 0.5: 0.95}
 RANK = 16

@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 import torch
 from rich.console import Console
 
-from qtuning.batch import Sample
 from qtuning.data.prepare import prepare
 from qtuning.data.samples import load
 from qtuning.data.world import generate
@@ -18,7 +17,8 @@ from qtuning.experiment.layout import Layout
 from qtuning.experiment.names import cell_id, cell_json, evaluation_id
 from qtuning.experiment.schema import Cell, Evaluation
 from qtuning.files import write_text
-from qtuning.models import make_ready
+from qtuning.model.batch import Sample
+from qtuning.model.load import make_ready
 
 REPOSITORY = Path(__file__).parent.parent
 EXPERIMENT = "mini"

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.shapes import Kept
-from qtuning.batch import Packed, Sample, pack
 from qtuning.experiment.schema import Pruning
 from qtuning.graphs import observe_with_graphs
 from qtuning.integrations.padded import IGNORED, cut, layout_of
-from qtuning.packed_model import PackedModel, half_weights
+from qtuning.model.batch import Packed, Sample, pack
+from qtuning.model.packed import PackedModel, half_weights
 from qtuning.pool import balanced
 from qtuning.pruners.base import Candidates
 from qtuning.pruners.select import Method, Selection, method_of

@@ -9,7 +9,7 @@ from benchmarks import paths
 from benchmarks.clock import alternate
 from benchmarks.report import Checked, Table, Value
 from benchmarks.shapes import Setting, ragged
-from qtuning.batch import pack
+from qtuning.model.batch import pack
 from qtuning.pruners.base import Budget
 from qtuning.scores import BatchScores
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
-from qtuning.batch import Sample
+from qtuning.model.batch import Sample
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def keep_share(samples: Sequence[Sample], ratio: float, token_ratio: float) -> K
 
 def forwarded(samples: Sequence[Sample], kept: Kept) -> float:
     """Tokens that are trained, tails cut off, as a share of all tokens."""
-    from qtuning.batch import pack
+    from qtuning.model.batch import pack
 
     packed = pack(samples, kept.masks)
     assert packed is not None

@@ -10,8 +10,8 @@ from benchmarks import paths
 from benchmarks.clock import alternate
 from benchmarks.report import Checked, Table, Value
 from benchmarks.shapes import Setting, build, forwarded, keep_share, ragged
-from qtuning.batch import pack
-from qtuning.packed_model import PackedModel
+from qtuning.model.batch import pack
+from qtuning.model.packed import PackedModel
 
 RATIOS = (0.125, 0.25, 0.5)
 TO_PLAIN = {0.125: 0.48, 0.25: 0.60, 0.5: 0.82}

@@ -121,7 +121,7 @@ def base_model(cell: CellFile, results: Results = RESULTS) -> None:
     """Make a cell's base model ready: fetch it from the hub, convert it, or find it in the package."""
     from qtuning.experiment.layout import Layout
     from qtuning.files import exclusive
-    from qtuning.models import make_ready
+    from qtuning.model.load import make_ready
 
     loaded, layout = _read_cell(cell), Layout(results)
     with exclusive(layout.lock(cell.stem), f"base model {loaded.model.name}"):

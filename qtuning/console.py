@@ -9,10 +9,10 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
-from qtuning.batch import Sample
 from qtuning.experiment.names import cell_id
 from qtuning.experiment.schema import Cell, Pruning, Readings
 from qtuning.loop import Loop
+from qtuning.model.batch import Sample
 from qtuning.schedule import Window
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import nn
 
-from qtuning.packed_model import Forwarded, causal_lm_of
+from qtuning.model.packed import Forwarded, causal_lm_of
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from qtuning.agreement import agreement
-from qtuning.batch import Sample
 from qtuning.decision import Decision, Place, mean_logs, pack_kept
 from qtuning.errors import UserError
 from qtuning.experiment.schema import Pruning, Seeds
 from qtuning.graphs import Graphs, require_reusable
+from qtuning.model.batch import Sample
 from qtuning.pool import Pool, sizes_of
 from qtuning.pooling import Pooling
 from qtuning.pruners.base import Candidates, SampleSelection

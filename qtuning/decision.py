@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from qtuning.batch import Packed, Sample, pack, without
 from qtuning.graphs import Graphs
+from qtuning.model.batch import Packed, Sample, pack, without
 from qtuning.pool import Pool
 from qtuning.pruners.select import Selection
 from qtuning.schedule import Window

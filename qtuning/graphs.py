@@ -12,11 +12,11 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from qtuning.batch import Packed, Sample, pack_whole
 from qtuning.errors import UserError
 from qtuning.experiment.schema import Scorer
-from qtuning.head import head_of, statistics, summed_loss
-from qtuning.packed_model import PackedModel
+from qtuning.model.batch import Packed, Sample, pack_whole
+from qtuning.model.head import head_of, statistics, summed_loss
+from qtuning.model.packed import PackedModel
 from qtuning.scores import Observation, batch_scores, pack_responses
 
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from qtuning.batch import Sample
 from qtuning.cost import Cost, shape_of
 from qtuning.data.report import tokenizer_fingerprint
 from qtuning.errors import UserError
 from qtuning.experiment.schema import Cell, Scoring
 from qtuning.files import read_json
-from qtuning.models import load_model, load_tokenizer, resolve
+from qtuning.model.batch import Sample
+from qtuning.model.load import load_model, load_tokenizer, resolve
+from qtuning.model.whole import wrap
 from qtuning.scores import SCORES, BatchScores, NonFinite
 from qtuning.survey import Surveyor, TrainSet
-from qtuning.whole_model import wrap
 
 
 def scores_under(

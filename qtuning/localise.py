@@ -22,7 +22,7 @@ from qtuning.files import read_json, write_json
 if TYPE_CHECKING:
     from torch import nn
 
-    from qtuning.batch import Sample
+    from qtuning.model.batch import Sample
 
 FILE = "localisation.json"
 Values = npt.NDArray[np.float64]
@@ -72,9 +72,9 @@ def localise(cell: Cell, layout: Layout) -> Path:
     import torch
     from accelerate import Accelerator
 
-    from qtuning.batch import Sample
     from qtuning.data.samples import load
-    from qtuning.models import load_model, resolve
+    from qtuning.model.batch import Sample
+    from qtuning.model.load import load_model, resolve
 
     folder = layout.cell(cell)
     if cell.pruning is None or cell.training is None or not (folder / "train.json").exists():
@@ -103,7 +103,7 @@ def localise(cell: Cell, layout: Layout) -> Path:
 
 
 def _trained(cell: Cell, base: Path, weights: Path) -> "nn.Module":
-    from qtuning.models import load_model
+    from qtuning.model.load import load_model
 
     assert cell.training is not None
     if not weights.is_dir():
@@ -128,7 +128,7 @@ def _measure(
     from accelerate import Accelerator
 
     from qtuning.cost import Cost, shape_of
-    from qtuning.packed_model import PackedModel
+    from qtuning.model.packed import PackedModel
     from qtuning.pruners.q_tuning import smooth
     from qtuning.pruners.select import method_of
     from qtuning.pruners.together import select_together

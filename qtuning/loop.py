@@ -24,14 +24,14 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from qtuning.batch import Packed, Sample, pack
 from qtuning.cost import Cost, ModelShape
 from qtuning.decider import Decider
 from qtuning.decision import Decision, Place, mean_logs
 from qtuning.experiment.schema import Cell
 from qtuning.graphs import Graphs
 from qtuning.journal import TRACE_SCHEMA
-from qtuning.packed_model import PackedModel
+from qtuning.model.batch import Packed, Sample, pack
+from qtuning.model.packed import PackedModel
 from qtuning.pruners.base import sample_budget
 from qtuning.pruners.select import Method
 from qtuning.schedule import Window, rate_of, windows_of_epoch

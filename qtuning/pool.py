@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from qtuning.batch import Packed
+from qtuning.model.batch import Packed
 from qtuning.schedule import Window
 
 PREFIX = "pool."

@@ -11,7 +11,6 @@ import polars as pl
 import torch
 
 from qtuning import plane
-from qtuning.batch import Sample
 from qtuning.data.prepare import prepare
 from qtuning.data.samples import REPORT, SAMPLES, load
 from qtuning.errors import UserError
@@ -19,8 +18,9 @@ from qtuning.experiment.layout import Layout
 from qtuning.experiment.names import model_id
 from qtuning.experiment.schema import Cell, Model, Pruning, Seeds, Training, TrainSet
 from qtuning.files import exclusive, read_json
-from qtuning.models import MARKER, load_model, make_ready, resolve
-from qtuning.packed_model import PackedModel, check_decomposition
+from qtuning.model.batch import Sample
+from qtuning.model.load import MARKER, load_model, make_ready, resolve
+from qtuning.model.packed import PackedModel, check_decomposition
 from qtuning.plane import Thresholds
 from qtuning.pruners.base import DROPPED, Budget, Candidates
 from qtuning.pruners.q_tuning import triage

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from qtuning.batch import Packed, Sample, pack, pack_whole
 from qtuning.errors import UserError
 from qtuning.experiment.schema import Scorer
+from qtuning.model.batch import Packed, Sample, pack, pack_whole
 
 if TYPE_CHECKING:
-    from qtuning.attention import Collector
-    from qtuning.packed_model import PackedModel
+    from qtuning.model.attention import Collector
+    from qtuning.model.packed import PackedModel
 
 
 SCORES = frozenset({"scores", "sequence-entropy"})  # needs that scores meet

@@ -10,12 +10,12 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from qtuning.batch import Sample
 from qtuning.cost import Cost, ModelShape
 from qtuning.errors import UserError
 from qtuning.experiment.schema import Scoring
 from qtuning.graphs import Graphs, observe_with_graphs
-from qtuning.packed_model import PackedModel, half_weights
+from qtuning.model.batch import Sample
+from qtuning.model.packed import PackedModel, half_weights
 from qtuning.pruners.base import Candidates, Instructions
 from qtuning.pruners.together import concatenate
 from qtuning.scores import SCORES, BatchScores, NonFinite, Observation, observe

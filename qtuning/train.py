@@ -21,7 +21,6 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
 from qtuning import checkpoint
-from qtuning.batch import Sample
 from qtuning.console import print_derived, progress, warn
 from qtuning.cost import Cost, peak_memory, shape_of
 from qtuning.data.samples import load
@@ -36,8 +35,10 @@ from qtuning.journal import Journal
 from qtuning.keeper import Keeper
 from qtuning.launching import run_as_worker
 from qtuning.loop import Loop
-from qtuning.models import load_model, load_tokenizer, resolve
-from qtuning.packed_model import causal_lm_of
+from qtuning.model.batch import Sample
+from qtuning.model.load import load_model, load_tokenizer, resolve
+from qtuning.model.packed import causal_lm_of
+from qtuning.model.whole import wrap
 from qtuning.provenance import provenance
 from qtuning.pruners.base import Instructions
 from qtuning.pruners.select import method_of
@@ -45,7 +46,6 @@ from qtuning.scores import SCORES, NonFinite
 from qtuning.seeding import derived_seed
 from qtuning.survey import TrainSet
 from qtuning.tracking import Mirror
-from qtuning.whole_model import wrap
 
 MARKER = "train.json"
 OUTPUTS = ("weights", "weights.sha256", "metrics.jsonl", "trace.parquet", MARKER)

@@ -61,7 +61,7 @@ def tiny_llama(build: Callable[..., Any]) -> Any:
 @pytest.fixture
 def packed_llama(tiny_llama: Any) -> Any:
     """A `PackedModel` around a copy of `tiny_llama`."""
-    from qtuning.packed_model import PackedModel
+    from qtuning.model.packed import PackedModel
 
     return PackedModel(copy.deepcopy(tiny_llama))
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qtuning.batch import Sample
-from qtuning.packed_model import PackedModel
+from qtuning.model.batch import Sample
+from qtuning.model.packed import PackedModel
 
 # (transformers' name, settings): everything about heads and attention that differs between families
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qtuning.batch import Sample
+from qtuning.model.batch import Sample
 
 Array = NDArray[np.float64]
 

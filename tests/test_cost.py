@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from qtuning.batch import Packed, pack
 from qtuning.cost import Cost, ModelShape, peak_memory, shape_of
-from qtuning.packed_model import PackedModel
+from qtuning.model.batch import Packed, pack
+from qtuning.model.packed import PackedModel
 from qtuning.scores import observe
 
 SHAPES = [(3, 9), (1, 4), (6, 2)]

@@ -27,7 +27,7 @@ from qtuning.experiment.schema import (
 )
 from qtuning.files import read_json, write_json, write_text
 from qtuning.localise import found_by_pruning, found_by_score, localise
-from qtuning.models import load_model, load_tokenizer, make_ready, resolve
+from qtuning.model.load import load_model, load_tokenizer, make_ready, resolve
 
 tokens = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=30)
 

@@ -20,19 +20,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from qtuning.batch import Sample, pack
 from qtuning.errors import UserError
 from qtuning.experiment.methods import pruning
 from qtuning.experiment.schema import Cell, MethodEntry, Model, Ratios, Training
 from qtuning.launching import run_as_worker
 from qtuning.loop import Loop
-from qtuning.packed_model import PackedModel
+from qtuning.model.batch import Sample, pack
+from qtuning.model.packed import PackedModel
+from qtuning.model.whole import WholeModel
 from qtuning.pruners.base import Instructions
 from qtuning.pruners.select import method_of
 from qtuning.schedule import Window, learning_rate
 from qtuning.scores import NonFinite
 from qtuning.survey import TrainSet
-from qtuning.whole_model import WholeModel
 
 ROOT = Path(__file__).parents[1]
 SHAPES = [(1 + index % 4, 1 + (7 * index) % 11) for index in range(18)]  # batches of 4 leave one of 2
@@ -434,7 +434,7 @@ def test_a_model_that_runs_as_a_whole_learns_the_same(
     tiny_llama: Any, samples: list[Sample], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Piece by piece, each with a backward of its own."""
-    monkeypatch.setattr("qtuning.whole_model.LOGITS", 2 * 97 * 14)
+    monkeypatch.setattr("qtuning.model.whole.LOGITS", 2 * 97 * 14)
     cell = cell_of("q-tuning", (0.5, 0.7), options=options)
     whole, taken = run(cell, tiny_llama, samples, WholeModel), run(cell, tiny_llama, samples)
     assert [row[:3] + row[5:11] for row in whole.trace] == [row[:3] + row[5:11] for row in taken.trace]

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from qtuning.batch import Sample, pack
-from qtuning.packed_model import PackedModel, half_weights
+from qtuning.model.batch import Sample, pack
+from qtuning.model.packed import PackedModel, half_weights
 from qtuning.scores import BatchScores, NonFinite, observe, score, segment_mean
 
 CPU = torch.device("cpu")

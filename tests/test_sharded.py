@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from qtuning.batch import Packed, Sample, pack
 from qtuning.launching import run_as_worker
-from qtuning.packed_model import PackedModel
+from qtuning.model.batch import Packed, Sample, pack
+from qtuning.model.packed import PackedModel
 from qtuning.scores import observe
 
 ROOT = Path(__file__).parents[1]

@@ -77,7 +77,7 @@ def prepare(
     """
     from rich.console import Console
 
-    from qtuning.models import load_tokenizer, resolve
+    from qtuning.model.load import load_tokenizer, resolve
 
     if cell.train_set is None or cell.training is None:
         raise ValueError("a zero-shot cell has no train set")

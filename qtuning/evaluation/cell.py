@@ -15,7 +15,7 @@ def evaluate_cell(cell: Cell, evaluation: Evaluation, layout: Layout, *, data_di
     A cell that diverged has no weights to evaluate: its scores are recorded as skipped, with the reason, so that
     tables show a hole instead of the workflow stopping. Raises UserError where the cell is not trained.
     """
-    from qtuning.models import resolve
+    from qtuning.model.load import resolve
 
     folder, out = layout.cell(cell), layout.evaluation(cell, evaluation)
     base, adapter = resolve(layout.model(cell)), None

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from qtuning.head import head_of, statistics
 from qtuning.integrations.padded import Layout
-from qtuning.packed_model import PROBED, causal_lm_of
+from qtuning.model.head import head_of, statistics
+from qtuning.model.packed import PROBED, causal_lm_of
 from qtuning.scores import BatchScores, NonFinite, segment_mean
 
 LOGITS = 2**26  # numbers in one chunk of full logits: 256 MB in float32

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from qtuning.batch import Packed, Sample, pack
+from qtuning.model.batch import Packed, Sample, pack
 from qtuning.planning.hardware import Machine, machines
 from qtuning.planning.jobs import Jobs, Scores, Training
 from qtuning.planning.lengths import Lengths
@@ -68,7 +68,7 @@ def this_machine() -> Machine:
 def _as_trainer(here: Machine, job: Training, device: torch.device) -> Machine:
     """The machine with the rate of a training step of this job's model."""
     from qtuning.cost import shape_of
-    from qtuning.packed_model import PackedModel
+    from qtuning.model.packed import PackedModel
 
     training, layers = job.cell.training, min(LAYERS, job.shape.layers)
     assert training is not None

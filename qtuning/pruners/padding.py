@@ -5,8 +5,8 @@ from functools import cache
 
 import torch
 
-from qtuning.batch import Sample
-from qtuning.packed_model import PackedModel
+from qtuning.model.batch import Sample
+from qtuning.model.packed import PackedModel
 from qtuning.pruners.specimens import Specimen, random_candidates, specimen
 from qtuning.pruners.together import join
 from qtuning.scores import BatchScores, observe

@@ -81,14 +81,14 @@ def sentencepiece_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def bpe(bpe_folder):
-    from qtuning.models import load_tokenizer
+    from qtuning.model.load import load_tokenizer
 
     return load_tokenizer(bpe_folder)
 
 
 @pytest.fixture(scope="session")
 def sentencepiece(sentencepiece_folder):
-    from qtuning.models import load_tokenizer
+    from qtuning.model.load import load_tokenizer
 
     return load_tokenizer(sentencepiece_folder)
 

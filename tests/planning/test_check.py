@@ -15,8 +15,8 @@ from qtuning.experiment.grid import Library
 from qtuning.experiment.layout import Layout
 from qtuning.files import write_json
 from qtuning.loop import Loop
-from qtuning.models import load_model
-from qtuning.packed_model import PackedModel
+from qtuning.model.load import load_model
+from qtuning.model.packed import PackedModel
 from qtuning.planning.assumptions import read_assumptions
 from qtuning.planning.bill import MachineOf
 from qtuning.planning.check import check

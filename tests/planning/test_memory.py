@@ -8,8 +8,8 @@ import pytest
 import torch
 from test_work import a_cell
 
-from qtuning.batch import pack
-from qtuning.head import CHUNK as REAL_CHUNK
+from qtuning.model.batch import pack
+from qtuning.model.head import CHUNK as REAL_CHUNK
 from qtuning.planning.assumptions import BenchmarkGuess
 from qtuning.planning.lengths import Lengths, assumed
 from qtuning.planning.memory import CHUNK, largest_batches, saved_bytes, training_memory
@@ -21,7 +21,7 @@ WAYS += [("lora", dtype, mixed) for _, dtype, mixed in WAYS]
 
 def saved(model: Any, packed: Any, mixed: bool) -> int:
     """Bytes of the storages that autograd keeps for the backward pass, without parameters."""
-    from qtuning.packed_model import PackedModel
+    from qtuning.model.packed import PackedModel
 
     wrapped = PackedModel(model).train()
     known = {tensor.untyped_storage().data_ptr() for tensor in (*wrapped.parameters(), *wrapped.buffers())}

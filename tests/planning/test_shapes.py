@@ -51,8 +51,8 @@ def test_adapters_have_the_parameters_that_peft_makes(tiny_llama: Any) -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=5), st.sampled_from([0.5, 1.0]))
 def test_forward_flops_are_those_of_cost(samples: list[tuple[int, int]], depth: float) -> None:
-    from qtuning.batch import pack
     from qtuning.cost import ModelShape
+    from qtuning.model.batch import pack
 
     packed = pack(oracles.random_samples(samples, seed=0))
     assert packed is not None

@@ -12,7 +12,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtuning.batch import Sample, pack, pack_whole
 from qtuning.cost import ModelShape
 from qtuning.experiment.methods import pruning
 from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS
@@ -27,6 +26,7 @@ from qtuning.experiment.schema import (
     Training,
     TrainSet,
 )
+from qtuning.model.batch import Sample, pack, pack_whole
 from qtuning.planning.lengths import Lengths, assumed
 from qtuning.planning.shapes import Shape
 from qtuning.planning.work import needs_of, work_of

@@ -17,7 +17,7 @@ from qtuning.experiment.layout import Layout
 from qtuning.experiment.names import cell_id, cell_json, pair_id
 from qtuning.experiment.schema import Cell
 from qtuning.files import write_text
-from qtuning.models import make_ready
+from qtuning.model.load import make_ready
 from qtuning.warm import client
 from qtuning.workflow import Plan
 

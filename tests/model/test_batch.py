@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qtuning.batch import Packed, Sample, pack, pack_whole, without
 from qtuning.errors import UserError
-from qtuning.packed_model import PackedModel, causal_lm_of, check_decomposition
+from qtuning.model.batch import Packed, Sample, pack, pack_whole, without
+from qtuning.model.packed import PackedModel, causal_lm_of, check_decomposition
 
 CPU = torch.device("cpu")
 SHAPES = [(3, 9), (1, 1), (4, 14), (2, 6)]

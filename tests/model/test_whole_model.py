@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from qtuning.batch import Packed, Sample, pack
 from qtuning.cost import shape_of
 from qtuning.errors import UserError
-from qtuning.packed_model import PackedModel
+from qtuning.model.batch import Packed, Sample, pack
+from qtuning.model.packed import PackedModel
+from qtuning.model.whole import LOGITS, SLACK, WholeModel, groups, wrap
 from qtuning.scores import observe
-from qtuning.whole_model import LOGITS, SLACK, WholeModel, groups, wrap
 
 CPU = torch.device("cpu")
 SHAPES = [(3, 9), (1, 1), (4, 14), (2, 6), (3, 8)]
@@ -69,7 +69,7 @@ def packed_of(samples: list[Sample], *more: Any) -> Packed:
 
 
 def test_scores_loss_and_gradients_are_those_of_its_own_forward(strange: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qtuning.whole_model.LOGITS", 2 * 97 * 18)  # two samples at a time
+    monkeypatch.setattr("qtuning.model.whole.LOGITS", 2 * 97 * 18)  # two samples at a time
     samples = oracles.random_samples(SHAPES, seed=1)
     masks, weights = masks_of(samples, seed=2), [1.0, 1.0, 0.5, 2.0, 1.0]
     truth, gradients = naive_gradients(strange, samples, masks, weights)
@@ -133,7 +133,7 @@ def test_attention_cannot_be_had(tiny_llama: Any) -> None:
 
 def test_flops_are_those_of_padded_batches_and_full_logits(tiny_llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """By hand, and by PyTorch's own counter, which takes attention for a full square and sees rotary angles."""
-    monkeypatch.setattr("qtuning.whole_model.LOGITS", 2 * 97 * 18)
+    monkeypatch.setattr("qtuning.model.whole.LOGITS", 2 * 97 * 18)
     whole, apart = WholeModel(copy.deepcopy(tiny_llama)), PackedModel(copy.deepcopy(tiny_llama))
     shape, packed = shape_of(tiny_llama, False, False), packed_of(oracles.random_samples(SHAPES, seed=7))
     assert packed.lengths == (11, 1, 17, 7, 10)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qtuning.errors import UserError
-from qtuning.head import Head, statistics, summed_loss
+from qtuning.model.head import Head, statistics, summed_loss
 
 SHAPES = [(52, 507, 123), (1, 97, 32), (257, 33, 5), (300, 2, 1)]  # positions, vocabulary, hidden: nothing round
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
-from qtuning.attention import Collector
-from qtuning.batch import Packed, Sample
 from qtuning.errors import UserError
 from qtuning.experiment.schema import Scorer
-from qtuning.head import statistics_of_logits
-from qtuning.packed_model import PackedModel, causal_lm_of, check_decomposition
+from qtuning.model.attention import Collector
+from qtuning.model.batch import Packed, Sample
+from qtuning.model.head import statistics_of_logits
+from qtuning.model.packed import PackedModel, causal_lm_of, check_decomposition
 
 LOGITS = 2**26  # numbers in the logits of one piece: 256 MB in float32
 SLACK = 1.25  # longest / shortest sample of a piece: padding is work, too

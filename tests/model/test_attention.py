@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qtuning.attention import Collected, Collector, attended, packed_attention
-from qtuning.batch import Sample
 from qtuning.errors import UserError
-from qtuning.packed_model import PackedModel
+from qtuning.model.attention import Collected, Collector, attended, packed_attention
+from qtuning.model.batch import Sample
+from qtuning.model.packed import PackedModel
 from qtuning.pruners.base import TokenAttention
 from qtuning.scores import NonFinite, observe
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from qtuning import models
 from qtuning.errors import UserError
 from qtuning.experiment.schema import GgufSource, HubSource, Model, ShippedModelSource
 from qtuning.files import read_json
+from qtuning.model import load as models
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
