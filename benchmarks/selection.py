@@ -11,7 +11,7 @@ from benchmarks.report import Checked, Table, Value
 from benchmarks.shapes import Setting, ragged
 from qtuning.model.batch import pack
 from qtuning.pruners.base import Budget
-from qtuning.scores import BatchScores
+from qtuning.scoring.scores import BatchScores
 
 RATIO = 0.25
 TARGET, LARGEST = 1.0, 64  # ms, in batches of up to so many samples

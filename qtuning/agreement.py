@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from qtuning import plane
 from qtuning.decision import Decision
+from qtuning.scoring import plane
 
 
 def agreement(approximate: Decision, exact: Decision) -> dict[str, float]:

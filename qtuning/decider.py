@@ -18,7 +18,7 @@ from qtuning.pruners.base import Candidates, SampleSelection
 from qtuning.pruners.select import Method, Selection
 from qtuning.pruners.together import select_together
 from qtuning.schedule import Window
-from qtuning.scores import SCORES
+from qtuning.scoring.scores import SCORES
 from qtuning.seeding import generator
 from qtuning.survey import Surveyor, raise_first
 

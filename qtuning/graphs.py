@@ -17,7 +17,7 @@ from qtuning.experiment.schema import Scorer
 from qtuning.model.batch import Packed, Sample, pack_whole
 from qtuning.model.head import head_of, statistics, summed_loss
 from qtuning.model.packed import PackedModel
-from qtuning.scores import Observation, batch_scores, pack_responses
+from qtuning.scoring.scores import Observation, batch_scores, pack_responses
 
 
 @dataclass(frozen=True)

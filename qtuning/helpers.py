@@ -15,7 +15,7 @@ from qtuning.files import read_json
 from qtuning.model.batch import Sample
 from qtuning.model.load import load_model, load_tokenizer, resolve
 from qtuning.model.whole import wrap
-from qtuning.scores import SCORES, BatchScores, NonFinite
+from qtuning.scoring.scores import SCORES, BatchScores, NonFinite
 from qtuning.survey import Surveyor, TrainSet
 
 

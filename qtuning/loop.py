@@ -35,7 +35,7 @@ from qtuning.model.packed import PackedModel
 from qtuning.pruners.base import sample_budget
 from qtuning.pruners.select import Method
 from qtuning.schedule import Window, rate_of, windows_of_epoch
-from qtuning.scores import NonFinite
+from qtuning.scoring.scores import NonFinite
 from qtuning.seeding import derived_seed, generator
 from qtuning.survey import Surveyor, TrainSet, raise_first
 

@@ -10,7 +10,6 @@ from typing import Any
 import polars as pl
 import torch
 
-from qtuning import plane
 from qtuning.data.prepare import prepare
 from qtuning.data.samples import REPORT, SAMPLES, load
 from qtuning.errors import UserError
@@ -21,10 +20,11 @@ from qtuning.files import exclusive, read_json
 from qtuning.model.batch import Sample
 from qtuning.model.load import MARKER, load_model, make_ready, resolve
 from qtuning.model.packed import PackedModel, check_decomposition
-from qtuning.plane import Thresholds
 from qtuning.pruners.base import DROPPED, Budget, Candidates
 from qtuning.pruners.q_tuning import triage
-from qtuning.scores import BatchScores, NonFinite, observe
+from qtuning.scoring import plane
+from qtuning.scoring.plane import Thresholds
+from qtuning.scoring.scores import BatchScores, NonFinite, observe
 from qtuning.seeding import generator
 
 BATCH = 8

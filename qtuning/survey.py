@@ -18,7 +18,7 @@ from qtuning.model.batch import Sample
 from qtuning.model.packed import PackedModel, half_weights
 from qtuning.pruners.base import Candidates, Instructions
 from qtuning.pruners.together import concatenate
-from qtuning.scores import SCORES, BatchScores, NonFinite, Observation, observe
+from qtuning.scoring.scores import SCORES, BatchScores, NonFinite, Observation, observe
 
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")

@@ -42,7 +42,7 @@ from qtuning.model.whole import wrap
 from qtuning.provenance import provenance
 from qtuning.pruners.base import Instructions
 from qtuning.pruners.select import method_of
-from qtuning.scores import SCORES, NonFinite
+from qtuning.scoring.scores import SCORES, NonFinite
 from qtuning.seeding import derived_seed
 from qtuning.survey import TrainSet
 from qtuning.tracking import Mirror

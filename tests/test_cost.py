@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from qtuning.cost import Cost, ModelShape, peak_memory, shape_of
 from qtuning.model.batch import Packed, pack
 from qtuning.model.packed import PackedModel
-from qtuning.scores import observe
+from qtuning.scoring.scores import observe
 
 SHAPES = [(3, 9), (1, 4), (6, 2)]
 

@@ -17,7 +17,7 @@ from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, Need, Tok
 from qtuning.experiment.schema import MethodEntry, Ratios, Readings, Scoring
 from qtuning.pruners.base import Candidates
 from qtuning.pruners.select import method_of
-from qtuning.scores import BatchScores
+from qtuning.scoring.scores import BatchScores
 
 REPOSITORY = Path(__file__).parent.parent
 PRUNERS = "docs/pruners.md"

@@ -16,7 +16,7 @@ from qtuning.graphs import observe_with_graphs, require_reusable
 from qtuning.model.batch import Sample, pack
 from qtuning.model.packed import PackedModel
 from qtuning.model.whole import WholeModel
-from qtuning.scores import observe
+from qtuning.scoring.scores import observe
 
 CPU = torch.device("cpu")
 SHAPES = [(3, 9), (1, 1), (4, 14), (2, 6)]

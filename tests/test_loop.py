@@ -31,7 +31,7 @@ from qtuning.model.whole import WholeModel
 from qtuning.pruners.base import Instructions
 from qtuning.pruners.select import method_of
 from qtuning.schedule import Window, learning_rate
-from qtuning.scores import NonFinite
+from qtuning.scoring.scores import NonFinite
 from qtuning.survey import TrainSet
 
 ROOT = Path(__file__).parents[1]

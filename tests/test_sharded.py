@@ -18,7 +18,7 @@ from torch import Tensor
 from qtuning.launching import run_as_worker
 from qtuning.model.batch import Packed, Sample, pack
 from qtuning.model.packed import PackedModel
-from qtuning.scores import observe
+from qtuning.scoring.scores import observe
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from qtuning.integrations.padded import Layout
 from qtuning.model.head import head_of, statistics
 from qtuning.model.packed import PROBED, causal_lm_of
-from qtuning.scores import BatchScores, NonFinite, segment_mean
+from qtuning.scoring.scores import BatchScores, NonFinite, segment_mean
 
 LOGITS = 2**26  # numbers in one chunk of full logits: 256 MB in float32
 

@@ -25,7 +25,7 @@ from qtuning.integrations.scoring import can_be_taken_apart, evaluating, score_p
 from qtuning.pruners.base import Candidates, keep_prunable
 from qtuning.pruners.select import Method, Selection, method_of
 from qtuning.pruners.together import select_together
-from qtuning.scores import BatchScores
+from qtuning.scoring.scores import BatchScores
 from qtuning.seeding import generator
 
 SCORES = {"scores", "sequence-entropy"}  # what a padded batch and the model can tell

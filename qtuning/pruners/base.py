@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from qtuning.scores import BatchScores, TokenAttention
+from qtuning.scoring.scores import BatchScores, TokenAttention
 
 DROPPED, PRUNABLE, WHOLE = 0, 2, 4  # roles; kept samples are Q2-like (tokens may go) or Q4-like (kept whole)
 Within = Literal["batch", "sample"]

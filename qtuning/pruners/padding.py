@@ -9,7 +9,7 @@ from qtuning.model.batch import Sample
 from qtuning.model.packed import PackedModel
 from qtuning.pruners.specimens import Specimen, random_candidates, specimen
 from qtuning.pruners.together import join
-from qtuning.scores import BatchScores, observe
+from qtuning.scoring.scores import BatchScores, observe
 
 VOCABULARY = 211
 CPU = torch.device("cpu")

@@ -20,7 +20,7 @@ from qtuning.pruners.base import (
     sample_budget,
 )
 from qtuning.pruners.together import concatenate
-from qtuning.scores import BatchScores, TokenAttention
+from qtuning.scoring.scores import BatchScores, TokenAttention
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerFast, Traine
 from qtuning.integrations import Pruned
 from qtuning.pruners.base import Candidates
 from qtuning.pruners.select import Selection
-from qtuning.scores import BatchScores
+from qtuning.scoring.scores import BatchScores
 from qtuning.seeding import generator
 
 Q_TUNING = {"method": "q-tuning", "budget": "50x50", "options": {"lambda": 0.5}, "seed": 3}

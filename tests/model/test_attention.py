@@ -21,7 +21,7 @@ from qtuning.model.attention import Collected, Collector, attended, packed_atten
 from qtuning.model.batch import Sample
 from qtuning.model.packed import PackedModel
 from qtuning.pruners.base import TokenAttention
-from qtuning.scores import NonFinite, observe
+from qtuning.scoring.scores import NonFinite, observe
 
 CPU = torch.device("cpu")
 SHAPES = [(3, 9), (1, 1), (4, 14), (2, 6), (7, 1)]  # prompt, response

@@ -20,7 +20,7 @@ from qtuning.errors import UserError
 from qtuning.model.batch import Packed, Sample, pack
 from qtuning.model.packed import PackedModel
 from qtuning.model.whole import LOGITS, SLACK, WholeModel, groups, wrap
-from qtuning.scores import observe
+from qtuning.scoring.scores import observe
 
 CPU = torch.device("cpu")
 SHAPES = [(3, 9), (1, 1), (4, 14), (2, 6), (3, 8)]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qtuning.pruners.base import Candidates, Instructions, SampleSelection, TokenAttention, keep_prunable
-from qtuning.scores import BatchScores
+from qtuning.scoring.scores import BatchScores
 
 # nats in multiples of 1/64 have exact sums in any order; the second line is made of ties, the third of extremes
 NATS = (

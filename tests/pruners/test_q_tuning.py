@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from qtuning.experiment.registry import NoOptions, TokenPruningOptions, TriageOptions
 from qtuning.pruners.base import DROPPED, PRUNABLE, WHOLE, Budget, Candidates, SampleSelection
 from qtuning.pruners.q_tuning import prune_tokens, smooth, triage
-from qtuning.scores import OVERFLOW, BatchScores
+from qtuning.scoring.scores import OVERFLOW, BatchScores
 from qtuning.seeding import generator
 
 Options = dict[str, Any]

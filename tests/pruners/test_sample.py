@@ -19,7 +19,7 @@ from qtuning.pruners.sample import (
     middle_ppl,
     random_samples,
 )
-from qtuning.scores import BatchScores
+from qtuning.scoring.scores import BatchScores
 from qtuning.seeding import generator
 
 

@@ -13,7 +13,7 @@ from qtuning.experiment.schema import Pruning
 from qtuning.pruners.base import PRUNABLE, Budget, Candidates, Instructions, TokenAttention
 from qtuning.pruners.q_tuning import prune_tokens, triage
 from qtuning.pruners.select import Method, method_of
-from qtuning.scores import BatchScores
+from qtuning.scoring.scores import BatchScores
 from qtuning.seeding import generator
 
 LENGTHS = [4, 1, 9, 6, 3, 3, 12, 2]

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qtuning import plane
+from qtuning.scoring import plane
 
 # few distinct values make ties; perplexities reach exp(600)
 PPL = st.sampled_from([1.0, 1.0 + 2**-20, 1.5, 2.0, 7.25, 1e3, 1e38, math.exp(600.0)]) | st.integers(1, 4000).map(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qtuning.model.batch import Sample, pack
 from qtuning.model.packed import PackedModel, half_weights
-from qtuning.scores import BatchScores, NonFinite, observe, score, segment_mean
+from qtuning.scoring.scores import BatchScores, NonFinite, observe, score, segment_mean
 
 CPU = torch.device("cpu")
 SHAPES = [(3, 9), (1, 1), (7, 4), (2, 20), (5, 1), (1, 6)]  # prompt, response
