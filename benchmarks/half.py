@@ -14,7 +14,7 @@ from qtuning.model.batch import Sample
 from qtuning.model.load import load_model, resolve
 from qtuning.model.packed import PackedModel, half_weights
 from qtuning.pruners.base import Candidates
-from qtuning.pruners.select import Method
+from qtuning.pruners.method import Method
 from qtuning.scoring.scores import observe
 
 TO_PLAIN = {0.125: 0.27, 0.25: 0.39}

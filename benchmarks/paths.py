@@ -20,7 +20,7 @@ from qtuning.model.batch import Packed, Sample, pack
 from qtuning.model.packed import PackedModel, half_weights
 from qtuning.pool import balanced
 from qtuning.pruners.base import Candidates
-from qtuning.pruners.select import Method, Selection, method_of
+from qtuning.pruners.method import Method, Selection, method_of
 from qtuning.scoring.scores import BatchScores, observe
 
 TOKEN_RATIO = 0.7

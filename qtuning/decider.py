@@ -15,7 +15,7 @@ from qtuning.model.batch import Sample
 from qtuning.pool import Pool, sizes_of
 from qtuning.pooling import Pooling
 from qtuning.pruners.base import Candidates, SampleSelection
-from qtuning.pruners.select import Method, Selection
+from qtuning.pruners.method import Method, Selection
 from qtuning.pruners.together import select_together
 from qtuning.schedule import Window
 from qtuning.scoring.scores import SCORES

@@ -9,7 +9,7 @@ from torch import Tensor
 from qtuning.graphs import Graphs
 from qtuning.model.batch import Packed, Sample, pack, without
 from qtuning.pool import Pool
-from qtuning.pruners.select import Selection
+from qtuning.pruners.method import Selection
 from qtuning.schedule import Window
 
 TENSORS = ("drawn", "weights", "ppl", "ent")

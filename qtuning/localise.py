@@ -129,8 +129,8 @@ def _measure(
 
     from qtuning.cost import Cost, shape_of
     from qtuning.model.packed import PackedModel
+    from qtuning.pruners.method import method_of
     from qtuning.pruners.q_tuning import smooth
-    from qtuning.pruners.select import method_of
     from qtuning.pruners.together import select_together
     from qtuning.schedule import windows_of_epoch
     from qtuning.seeding import generator

@@ -33,7 +33,7 @@ from qtuning.journal import TRACE_SCHEMA
 from qtuning.model.batch import Packed, Sample, pack
 from qtuning.model.packed import PackedModel
 from qtuning.pruners.base import sample_budget
-from qtuning.pruners.select import Method
+from qtuning.pruners.method import Method
 from qtuning.schedule import Window, rate_of, windows_of_epoch
 from qtuning.scoring.scores import NonFinite
 from qtuning.seeding import derived_seed, generator

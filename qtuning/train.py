@@ -41,7 +41,7 @@ from qtuning.model.packed import causal_lm_of
 from qtuning.model.whole import wrap
 from qtuning.provenance import provenance
 from qtuning.pruners.base import Instructions
-from qtuning.pruners.select import method_of
+from qtuning.pruners.method import method_of
 from qtuning.scoring.scores import SCORES, NonFinite
 from qtuning.seeding import derived_seed
 from qtuning.survey import TrainSet

@@ -16,7 +16,7 @@ from qtuning.experiment.methods import pruning
 from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, Need, TokenPruningOptions, TriageOptions
 from qtuning.experiment.schema import MethodEntry, Ratios, Readings, Scoring
 from qtuning.pruners.base import Candidates
-from qtuning.pruners.select import method_of
+from qtuning.pruners.method import method_of
 from qtuning.scoring.scores import BatchScores
 
 REPOSITORY = Path(__file__).parent.parent

@@ -29,7 +29,7 @@ from qtuning.model.batch import Sample, pack
 from qtuning.model.packed import PackedModel
 from qtuning.model.whole import WholeModel
 from qtuning.pruners.base import Instructions
-from qtuning.pruners.select import method_of
+from qtuning.pruners.method import method_of
 from qtuning.schedule import Window, learning_rate
 from qtuning.scoring.scores import NonFinite
 from qtuning.survey import TrainSet

@@ -23,7 +23,7 @@ from qtuning.experiment.yaml_files import explain
 from qtuning.integrations.padded import Batch, Layout, cut, layout_of, numbers_of
 from qtuning.integrations.scoring import can_be_taken_apart, evaluating, score_padded
 from qtuning.pruners.base import Candidates, keep_prunable
-from qtuning.pruners.select import Method, Selection, method_of
+from qtuning.pruners.method import Method, Selection, method_of
 from qtuning.pruners.together import select_together
 from qtuning.scoring.scores import BatchScores
 from qtuning.seeding import generator

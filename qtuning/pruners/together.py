@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qtuning.pruners.base import Candidates, SampleSelection
-from qtuning.pruners.select import Method, Selection
+from qtuning.pruners.method import Method, Selection
 
 
 def concatenate(parts: Sequence[Candidates]) -> Candidates:

@@ -14,7 +14,7 @@ from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerFast, Traine
 
 from qtuning.integrations import Pruned
 from qtuning.pruners.base import Candidates
-from qtuning.pruners.select import Selection
+from qtuning.pruners.method import Selection
 from qtuning.scoring.scores import BatchScores
 from qtuning.seeding import generator
 

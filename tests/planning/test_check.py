@@ -25,7 +25,7 @@ from qtuning.planning.jobs import Jobs, jobs_of
 from qtuning.planning.lengths import Lengths
 from qtuning.planning.shapes import from_config
 from qtuning.planning.work import work_of
-from qtuning.pruners.select import method_of
+from qtuning.pruners.method import method_of
 from qtuning.survey import TrainSet
 
 CONFIGS = Path(__file__).parents[2] / "configs"

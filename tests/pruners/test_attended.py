@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from populations import RATIOS, orders, populations_selected, reordered
 from torch import Tensor
 
-from qtuning.pruners.attended import fastv, sparsevlm
+from qtuning.pruners.attention import fastv, sparsevlm
 from qtuning.pruners.base import Budget, Candidates, SampleSelection, TokenAttention, keep_prunable
 from qtuning.seeding import generator
 

@@ -16,7 +16,7 @@ from qtuning.errors import UserError
 from qtuning.experiment.methods import pruning
 from qtuning.experiment.names import cell_id, cell_json
 from qtuning.experiment.schema import Cell, MethodEntry, Pruning, Ratios
-from qtuning.pruners.select import method_of
+from qtuning.pruners.method import method_of
 from qtuning.pruners.specimens import random_candidates
 from qtuning.seeding import generator
 
@@ -134,7 +134,7 @@ def test_names_that_no_cell_can_bear_are_refused(written: Written, tmp_path: Pat
 
 DESCRIBE = """
 import sys
-from qtuning.pruners.select import method_of
+from qtuning.pruners.method import method_of
 from qtuning.experiment.schema import Cell, MethodEntry, Ratios
 from qtuning.errors import UserError
 from qtuning.experiment.methods import pruning

@@ -11,8 +11,8 @@ from qtuning.errors import UserError
 from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, TokenPruningOptions, TriageOptions
 from qtuning.experiment.schema import Pruning
 from qtuning.pruners.base import PRUNABLE, Budget, Candidates, Instructions, TokenAttention
+from qtuning.pruners.method import Method, method_of
 from qtuning.pruners.q_tuning import prune_tokens, triage
-from qtuning.pruners.select import Method, method_of
 from qtuning.scoring.scores import BatchScores
 from qtuning.seeding import generator
 
