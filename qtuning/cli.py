@@ -223,9 +223,9 @@ def tables(
 ) -> None:
     """Collect scores and write the tables of experiments; cells that are missing are visible holes with a reason."""
     from qtuning.data.contamination import checks
+    from qtuning.data.contamination_notes import notes_of_checks
     from qtuning.experiment.grid import Library
     from qtuning.results.comparisons import compare
-    from qtuning.results.contamination import notes_of_checks
     from qtuning.results.localised import write_localisation
     from qtuning.results.store import Store, write_store
     from qtuning.results.tables import write_tables

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
+from qtuning.data.contamination_notes import contamination_notes
 from qtuning.errors import UserError
 from qtuning.experiment.yaml_files import nearest
 from qtuning.figures.write import Written, write_figures
@@ -21,7 +22,6 @@ from qtuning.results.audit_report import audit_lists, audit_markdown, audit_page
 from qtuning.results.bycost import cost_page
 from qtuning.results.claims import read_claims
 from qtuning.results.comparisons import compare
-from qtuning.results.contamination import contamination_notes
 from qtuning.results.intervals import Intervals
 from qtuning.results.localised import localisation_page, write_localisation
 from qtuning.results.ours import read_store

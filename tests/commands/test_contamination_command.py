@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from qtuning.commands.contamination import contamination, read_train_set
 from qtuning.data.contamination import Check
+from qtuning.data.contamination_notes import notes_of_checks
 from qtuning.errors import UserError
-from qtuning.results.contamination import notes_of_checks
 
 QUESTION = "a farmer has three fields and each of them has four rows of twelve trees how many trees"
 
