@@ -14,14 +14,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.shapes import Kept
 from qtuning.experiment.schema import Pruning
-from qtuning.graphs import observe_with_graphs
 from qtuning.integrations.padded import IGNORED, cut, layout_of
 from qtuning.model.batch import Packed, Sample, pack
 from qtuning.model.packed import PackedModel, half_weights
-from qtuning.pool import balanced
 from qtuning.pruners.base import Candidates
 from qtuning.pruners.method import Method, Selection, method_of
 from qtuning.scoring.scores import BatchScores, observe
+from qtuning.train.pool import balanced
+from qtuning.train.reuse import observe_with_graphs
 
 TOKEN_RATIO = 0.7
 

@@ -155,7 +155,7 @@ def train(
 ) -> None:
     """Train one cell (`accelerate launch -m qtuning.train`). Kill it and type it again: it goes on where it was."""
     from qtuning.experiment.layout import HELPERS, Layout
-    from qtuning.tracking import MODES
+    from qtuning.train.tracking import MODES
 
     loaded, layout = _read_cell(cell), Layout(results)
     _needs_training(loaded, cell)
@@ -173,7 +173,7 @@ def train(
         options += ["--group", name]
     _use_threads(threads)
     _use_gpus(loaded.training.processes)
-    from qtuning.launching import launch
+    from qtuning.train.launching import launch
 
     launch(accelerate, threads, options)
 
@@ -278,7 +278,7 @@ def replay(
     group: Annotated[list[str] | None, typer.Option(help="experiment the cells belong to; repeatable")] = None,
 ) -> None:
     """Send finished cells to W&B, from their own files: for cells trained offline or with tracking disabled."""
-    from qtuning.tracking import replay as send
+    from qtuning.train.tracking import replay as send
 
     for folder in cells:
         print(f"{folder.name}: {'sent' if send(folder, tracking, group or []) else 'unchanged since it was sent'}")

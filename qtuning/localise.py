@@ -127,14 +127,14 @@ def _measure(
     """What the scores of `model` find, and what the cell's method prunes in its first epoch under them."""
     from accelerate import Accelerator
 
-    from qtuning.cost import Cost, shape_of
     from qtuning.model.packed import PackedModel
     from qtuning.pruners.method import method_of
     from qtuning.pruners.q_tuning import smooth
     from qtuning.pruners.together import select_together
-    from qtuning.schedule import windows_of_epoch
-    from qtuning.seeding import generator
-    from qtuning.survey import Surveyor, TrainSet
+    from qtuning.train.cost import Cost, shape_of
+    from qtuning.train.schedule import windows_of_epoch
+    from qtuning.train.seeding import generator
+    from qtuning.train.survey import Surveyor, TrainSet
 
     assert cell.pruning is not None and cell.training is not None and cell.seeds is not None
     method = method_of(cell.pruning)

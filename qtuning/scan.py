@@ -25,7 +25,7 @@ from qtuning.pruners.q_tuning import triage
 from qtuning.scoring import plane
 from qtuning.scoring.plane import Thresholds
 from qtuning.scoring.scores import BatchScores, NonFinite, observe
-from qtuning.seeding import generator
+from qtuning.train.seeding import generator
 
 BATCH = 8
 """Samples of one forward."""

@@ -17,7 +17,7 @@ from qtuning.experiment.schema import Cell, Evaluation, FileSource, Pruning, See
 from qtuning.experiment.yaml_files import nearest
 from qtuning.files import canonical_json
 from qtuning.gpus import visible
-from qtuning.tracking import MODES
+from qtuning.train.tracking import MODES
 from qtuning.warm.client import VARIABLE
 
 SETTINGS = ("results", "data_dir", "tracking", "accelerate", "threads", "checkpoint_seconds", "warm")

@@ -26,7 +26,7 @@ from qtuning.pruners.base import Candidates, keep_prunable
 from qtuning.pruners.method import Method, Selection, method_of
 from qtuning.pruners.together import select_together
 from qtuning.scoring.scores import BatchScores
-from qtuning.seeding import generator
+from qtuning.train.seeding import generator
 
 SCORES = {"scores", "sequence-entropy"}  # what a padded batch and the model can tell
 SHARDED = {DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA}

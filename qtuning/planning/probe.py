@@ -67,8 +67,8 @@ def this_machine() -> Machine:
 
 def _as_trainer(here: Machine, job: Training, device: torch.device) -> Machine:
     """The machine with the rate of a training step of this job's model."""
-    from qtuning.cost import shape_of
     from qtuning.model.packed import PackedModel
+    from qtuning.train.cost import shape_of
 
     training, layers = job.cell.training, min(LAYERS, job.shape.layers)
     assert training is not None

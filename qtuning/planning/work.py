@@ -15,7 +15,7 @@ from qtuning.experiment.registry import Need
 from qtuning.experiment.schema import Cell, Pruning, Training
 from qtuning.planning.lengths import Array, Lengths
 from qtuning.planning.shapes import Shape
-from qtuning.pooling import Pooling
+from qtuning.train.pooling import Pooling
 
 ONLY_SCORES: frozenset[Need] = frozenset({"scores"})
 SCORES: frozenset[Need] = frozenset({"scores", "sequence-entropy"})

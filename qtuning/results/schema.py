@@ -19,7 +19,7 @@ COST_COLUMNS: dict[str, pl.DataType] = {
     "seconds_total": pl.Float64(),
     "peak_memory_bytes": pl.Int64(),
 }
-"""What a cell cost (train.json, `cost`; qtuning/cost.py)."""
+"""What a cell cost (train.json, `cost`; qtuning/train/cost.py)."""
 
 SELECTION_COLUMNS: dict[str, pl.DataType] = {
     "samples_available": pl.Float64(),
@@ -35,7 +35,7 @@ SELECTION_COLUMNS: dict[str, pl.DataType] = {
     "supplemented": pl.Float64(),
     "trimmed": pl.Float64(),
 }
-"""What there was to choose from, and how Q-Tuning's triage decided (train.json, `selection`; qtuning/diagnosis.py)."""
+"""What there was to choose from, and how Q-Tuning's triage decided (train.json, `selection`; qtuning/train/diagnosis.py)."""
 
 SCHEMA: dict[str, pl.DataType] = {
     "experiment": pl.String(),

@@ -25,8 +25,8 @@ from pathlib import Path
 # what a training and an evaluation import; the rest is found by each job itself
 MODULES = (
     "qtuning.cli",
-    "qtuning.train",
-    "qtuning.launching",
+    "qtuning.train.cell",
+    "qtuning.train.launching",
     "qtuning.evaluation.run",
     "qtuning.evaluation.cell",
     "qtuning.evaluation.model",

@@ -25,7 +25,7 @@ from qtuning.pruners.base import (
     keep_first,
     keep_prunable,
 )
-from qtuning.seeding import generator
+from qtuning.train.seeding import generator
 
 BATCH = Candidates(torch.tensor([4, 1, 7, 2]), torch.tensor([3, 1, 2, 2]))
 BUDGET = Budget.of(0.5, 0.5, 4, 8)

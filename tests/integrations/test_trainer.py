@@ -43,9 +43,9 @@ from qtuning.errors import UserError
 from qtuning.experiment.methods import pruning as pruning_of
 from qtuning.experiment.schema import MethodEntry, Ratios
 from qtuning.integrations.padded import layout_of
-from qtuning.launching import run_as_worker
 from qtuning.pruners.together import concatenate
-from qtuning.seeding import generator
+from qtuning.train.launching import run_as_worker
+from qtuning.train.seeding import generator
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,7 +16,7 @@ from qtuning.integrations import Pruned
 from qtuning.pruners.base import Candidates
 from qtuning.pruners.method import Selection
 from qtuning.scoring.scores import BatchScores
-from qtuning.seeding import generator
+from qtuning.train.seeding import generator
 
 Q_TUNING = {"method": "q-tuning", "budget": "50x50", "options": {"lambda": 0.5}, "seed": 3}
 WHOLE = {**Q_TUNING, "budget": "100x100"}

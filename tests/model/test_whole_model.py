@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from qtuning.cost import shape_of
 from qtuning.errors import UserError
 from qtuning.model.batch import Packed, Sample, pack
 from qtuning.model.packed import PackedModel
 from qtuning.model.whole import LOGITS, SLACK, WholeModel, groups, wrap
 from qtuning.scoring.scores import observe
+from qtuning.train.cost import shape_of
 
 CPU = torch.device("cpu")
 SHAPES = [(3, 9), (1, 1), (4, 14), (2, 6), (3, 8)]

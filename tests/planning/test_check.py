@@ -10,11 +10,9 @@ import torch
 from accelerate import Accelerator
 from test_work import a_cell
 
-from qtuning.cost import shape_of
 from qtuning.experiment.grid import Library
 from qtuning.experiment.layout import Layout
 from qtuning.files import write_json
-from qtuning.loop import Loop
 from qtuning.model.load import load_model
 from qtuning.model.packed import PackedModel
 from qtuning.planning.assumptions import read_assumptions
@@ -26,7 +24,9 @@ from qtuning.planning.lengths import Lengths
 from qtuning.planning.shapes import from_config
 from qtuning.planning.work import work_of
 from qtuning.pruners.method import method_of
-from qtuning.survey import TrainSet
+from qtuning.train.cost import shape_of
+from qtuning.train.loop import Loop
+from qtuning.train.survey import TrainSet
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MINI = Path(__file__).parents[2] / "qtuning" / "assets" / "mini"

@@ -30,7 +30,7 @@ def test_published_shapes_have_the_parameters_their_models_declare(tmp_path: Pat
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_shape_is_what_cost_reads_off_the_model(build: Any, tied: bool) -> None:
-    from qtuning.cost import shape_of
+    from qtuning.train.cost import shape_of
 
     model = build("llama", tie_word_embeddings=tied)
     shape, theirs = from_config(model.config.to_dict(), "here"), shape_of(model, False, False)
@@ -51,8 +51,8 @@ def test_adapters_have_the_parameters_that_peft_makes(tiny_llama: Any) -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=5), st.sampled_from([0.5, 1.0]))
 def test_forward_flops_are_those_of_cost(samples: list[tuple[int, int]], depth: float) -> None:
-    from qtuning.cost import ModelShape
     from qtuning.model.batch import pack
+    from qtuning.train.cost import ModelShape
 
     packed = pack(oracles.random_samples(samples, seed=0))
     assert packed is not None

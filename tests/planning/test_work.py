@@ -12,7 +12,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtuning.cost import ModelShape
 from qtuning.experiment.methods import pruning
 from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS
 from qtuning.experiment.schema import (
@@ -31,6 +30,7 @@ from qtuning.planning.lengths import Lengths, assumed
 from qtuning.planning.shapes import Shape
 from qtuning.planning.work import needs_of, work_of
 from qtuning.pruners.method import method_of
+from qtuning.train.cost import ModelShape
 
 SHAPE = Shape(32, 48, 4, 4, 2, 8, 97, True)
 SIZES = [(5, 20), (3, 7), (8, 1), (2, 33), (6, 12), (4, 18), (7, 9), (3, 25), (5, 14), (2, 6)]

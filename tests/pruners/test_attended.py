@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qtuning.pruners.attention import fastv, sparsevlm
 from qtuning.pruners.base import Budget, Candidates, SampleSelection, TokenAttention, keep_prunable
-from qtuning.seeding import generator
+from qtuning.train.seeding import generator
 
 RNG = generator(0)
 

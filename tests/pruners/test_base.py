@@ -24,7 +24,7 @@ from qtuning.pruners.base import (
     shares,
     token_budget,
 )
-from qtuning.seeding import generator
+from qtuning.train.seeding import generator
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from qtuning.pruners.history import (
     shortest_instructions,
     sparsevlm_by_rank,
 )
-from qtuning.seeding import generator
+from qtuning.train.seeding import generator
 
 
 def budget_of(candidates: Candidates, ratio: float) -> Budget:

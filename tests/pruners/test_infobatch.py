@@ -14,7 +14,7 @@ from populations import NATS, RATIOS, orders, populations, reordered
 from qtuning.experiment.registry import SAMPLE_PRUNERS
 from qtuning.pruners.base import PRUNABLE, Budget, Candidates, SampleSelection
 from qtuning.pruners.infobatch import below_mean, infobatch
-from qtuning.seeding import generator
+from qtuning.train.seeding import generator
 
 LOSSES = st.sampled_from([*NATS, [0.1]]).flatmap(
     lambda nats: st.lists(st.sampled_from(nats) | st.just(math.nan), min_size=1, max_size=24)

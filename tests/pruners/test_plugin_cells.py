@@ -18,7 +18,7 @@ from qtuning.experiment.names import cell_id, cell_json
 from qtuning.experiment.schema import Cell, MethodEntry, Pruning, Ratios
 from qtuning.pruners.method import method_of
 from qtuning.pruners.specimens import random_candidates
-from qtuning.seeding import generator
+from qtuning.train.seeding import generator
 
 COUNTER = itertools.count()
 PRUNERS = """

@@ -17,7 +17,7 @@ from qtuning.experiment.registry import NoOptions, TokenPruningOptions, TriageOp
 from qtuning.pruners.base import DROPPED, PRUNABLE, WHOLE, Budget, Candidates, SampleSelection
 from qtuning.pruners.q_tuning import prune_tokens, smooth, triage
 from qtuning.scoring.scores import OVERFLOW, BatchScores
-from qtuning.seeding import generator
+from qtuning.train.seeding import generator
 
 Options = dict[str, Any]
 ROLE = {"prune": PRUNABLE, "whole": WHOLE}

@@ -20,7 +20,7 @@ from qtuning.pruners.sample import (
     random_samples,
 )
 from qtuning.scoring.scores import BatchScores
-from qtuning.seeding import generator
+from qtuning.train.seeding import generator
 
 
 def candidates_of(count: int) -> Candidates:

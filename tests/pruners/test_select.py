@@ -14,7 +14,7 @@ from qtuning.pruners.base import PRUNABLE, Budget, Candidates, Instructions, Tok
 from qtuning.pruners.method import Method, method_of
 from qtuning.pruners.q_tuning import prune_tokens, triage
 from qtuning.scoring.scores import BatchScores
-from qtuning.seeding import generator
+from qtuning.train.seeding import generator
 
 LENGTHS = [4, 1, 9, 6, 3, 3, 12, 2]
 READINGS = [(u, p) for u in ("as-defined", "matched-updates") for p in ("once", "twice")]  # A11, A12

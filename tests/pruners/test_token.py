@@ -17,7 +17,7 @@ from qtuning.experiment.registry import TOKEN_PRUNERS
 from qtuning.pruners.base import Budget, Candidates, SampleSelection, keep_prunable
 from qtuning.pruners.token import excess_loss, highest_loss, keep_all, random_tokens
 from qtuning.scoring.scores import BatchScores
-from qtuning.seeding import generator
+from qtuning.train.seeding import generator
 
 Chosen = tuple[Candidates, SampleSelection]
 

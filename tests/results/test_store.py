@@ -226,8 +226,8 @@ def test_cells_of_the_shipped_experiments_are_all_accounted_for(folders: Folders
 
 
 def test_the_fixture_writes_what_the_contract_says(folders: Folders) -> None:
-    """Guards the other tests: their files carry every cost that qtuning/cost.py accounts for."""
-    from qtuning.cost import Cost
+    """Guards the other tests: their files carry every cost that qtuning/train/cost.py accounts for."""
+    from qtuning.train.cost import Cost
 
     cell = folders.grid.cells[1]
     folders.train(cell)

@@ -26,7 +26,7 @@ def launch(config: Path, threads: int, arguments: Sequence[str]) -> None:
         os.execv(sys.executable, [sys.executable, "-m", "accelerate.commands.launch", *command])
     _, environment = prepare_simple_launcher_cmd_env(args)
     os.environ.update(environment)
-    from qtuning.train import main
+    from qtuning.train.cell import main
 
     main(arguments)
 

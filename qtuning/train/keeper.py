@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
-from qtuning import checkpoint
-from qtuning.journal import Journal
-from qtuning.loop import Loop
+from qtuning.train.cell import checkpoint
+from qtuning.train.journal import Journal
+from qtuning.train.loop import Loop
 
 SHARE = 20  # a checkpoint may take at most about a twentieth of the time: large models checkpoint less often
 

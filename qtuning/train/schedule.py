@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from qtuning.experiment.schema import Training
-from qtuning.pooling import Pooling
-from qtuning.seeding import epoch_order
+from qtuning.train.pooling import Pooling
+from qtuning.train.seeding import epoch_order
 
 
 @dataclass(frozen=True)

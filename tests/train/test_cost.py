@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from qtuning.cost import Cost, ModelShape, peak_memory, shape_of
 from qtuning.model.batch import Packed, pack
 from qtuning.model.packed import PackedModel
 from qtuning.scoring.scores import observe
+from qtuning.train.cost import Cost, ModelShape, peak_memory, shape_of
 
 SHAPES = [(3, 9), (1, 4), (6, 2)]
 

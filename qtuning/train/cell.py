@@ -20,21 +20,12 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
-from qtuning import checkpoint
-from qtuning.console import print_derived, progress, warn
-from qtuning.cost import Cost, peak_memory, shape_of
 from qtuning.data.samples import load
-from qtuning.diagnosis import Diagnosis
 from qtuning.errors import UserError
 from qtuning.experiment.layout import HELPERS
 from qtuning.experiment.names import cell_id, cell_json
 from qtuning.experiment.schema import Cell, Training
 from qtuning.files import atomic_path, exclusive, file_digest, read_json, remove_leftovers, write_json, write_text
-from qtuning.helpers import scores_under
-from qtuning.journal import Journal
-from qtuning.keeper import Keeper
-from qtuning.launching import run_as_worker
-from qtuning.loop import Loop
 from qtuning.model.batch import Sample
 from qtuning.model.load import load_model, load_tokenizer, resolve
 from qtuning.model.packed import causal_lm_of
@@ -43,9 +34,18 @@ from qtuning.provenance import provenance
 from qtuning.pruners.base import Instructions
 from qtuning.pruners.method import method_of
 from qtuning.scoring.scores import SCORES, NonFinite
-from qtuning.seeding import derived_seed
-from qtuning.survey import TrainSet
-from qtuning.tracking import Mirror
+from qtuning.train.cell import checkpoint
+from qtuning.train.console import print_derived, progress, warn
+from qtuning.train.cost import Cost, peak_memory, shape_of
+from qtuning.train.diagnosis import Diagnosis
+from qtuning.train.helpers import scores_under
+from qtuning.train.journal import Journal
+from qtuning.train.keeper import Keeper
+from qtuning.train.launching import run_as_worker
+from qtuning.train.loop import Loop
+from qtuning.train.seeding import derived_seed
+from qtuning.train.survey import TrainSet
+from qtuning.train.tracking import Mirror
 
 MARKER = "train.json"
 OUTPUTS = ("weights", "weights.sha256", "metrics.jsonl", "trace.parquet", MARKER)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from qtuning import checkpoint
 from qtuning.errors import UserError
+from qtuning.train.cell import checkpoint
 
 CELL: dict[str, Any] = {"cell": '{"cell":1}', "inputs": {"data": "0a", "model": "1b"}}
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from qtuning.model.batch import Packed
-from qtuning.schedule import Window
+from qtuning.train.schedule import Window
 
 PREFIX = "pool."
 

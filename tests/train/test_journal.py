@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from qtuning.journal import TRACE_SCHEMA, Journal
+from qtuning.train.journal import TRACE_SCHEMA, Journal
 
 
 def rows_of(update: int) -> list[tuple[Any, ...]]:

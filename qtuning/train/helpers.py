@@ -7,7 +7,6 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from qtuning.cost import Cost, shape_of
 from qtuning.data.report import tokenizer_fingerprint
 from qtuning.errors import UserError
 from qtuning.experiment.schema import Cell, Scoring
@@ -16,7 +15,8 @@ from qtuning.model.batch import Sample
 from qtuning.model.load import load_model, load_tokenizer, resolve
 from qtuning.model.whole import wrap
 from qtuning.scoring.scores import SCORES, BatchScores, NonFinite
-from qtuning.survey import Surveyor, TrainSet
+from qtuning.train.cost import Cost, shape_of
+from qtuning.train.survey import Surveyor, TrainSet
 
 
 def scores_under(

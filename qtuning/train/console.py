@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from qtuning.experiment.names import cell_id
 from qtuning.experiment.schema import Cell, Pruning, Readings
-from qtuning.loop import Loop
 from qtuning.model.batch import Sample
-from qtuning.schedule import Window
+from qtuning.train.loop import Loop
+from qtuning.train.schedule import Window
 
 
 def print_derived(

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qtuning.experiment.schema import Training
-from qtuning.pool import Pool, balanced
-from qtuning.pooling import Pooling
-from qtuning.schedule import windows_of_epoch
+from qtuning.train.pool import Pool, balanced
+from qtuning.train.pooling import Pooling
+from qtuning.train.schedule import windows_of_epoch
 
 SIZES = st.lists(st.integers(1, 1000), min_size=0, max_size=40)
 

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 import wandb
 
-from qtuning import tracking
 from qtuning.errors import UserError
 from qtuning.experiment.grid import Library
 from qtuning.experiment.names import cell_id, cell_json
 from qtuning.experiment.schema import Cell
 from qtuning.files import write_json, write_text
-from qtuning.tracking import Mirror, flatten, replay, resolve_mode
+from qtuning.train.cell import tracking
+from qtuning.train.tracking import Mirror, flatten, replay, resolve_mode
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.fixture(autouse=True)

@@ -10,13 +10,13 @@ import pytest
 import torch
 from gradients import FAMILIES, assert_same_gradients, masks_of, naive_gradients
 
-from qtuning.cost import shape_of
 from qtuning.errors import UserError
-from qtuning.graphs import observe_with_graphs, require_reusable
 from qtuning.model.batch import Sample, pack
 from qtuning.model.packed import PackedModel
 from qtuning.model.whole import WholeModel
 from qtuning.scoring.scores import observe
+from qtuning.train.cost import shape_of
+from qtuning.train.reuse import observe_with_graphs, require_reusable
 
 CPU = torch.device("cpu")
 SHAPES = [(3, 9), (1, 1), (4, 14), (2, 6)]

@@ -24,20 +24,20 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from qtuning.cost import Cost, ModelShape
-from qtuning.decider import Decider
-from qtuning.decision import Decision, Place, mean_logs
 from qtuning.experiment.schema import Cell
-from qtuning.graphs import Graphs
-from qtuning.journal import TRACE_SCHEMA
 from qtuning.model.batch import Packed, Sample, pack
 from qtuning.model.packed import PackedModel
 from qtuning.pruners.base import sample_budget
 from qtuning.pruners.method import Method
-from qtuning.schedule import Window, rate_of, windows_of_epoch
 from qtuning.scoring.scores import NonFinite
-from qtuning.seeding import derived_seed, generator
-from qtuning.survey import Surveyor, TrainSet, raise_first
+from qtuning.train.cost import Cost, ModelShape
+from qtuning.train.decider import Decider
+from qtuning.train.decision import Decision, Place, mean_logs
+from qtuning.train.journal import TRACE_SCHEMA
+from qtuning.train.reuse import Graphs
+from qtuning.train.schedule import Window, rate_of, windows_of_epoch
+from qtuning.train.seeding import derived_seed, generator
+from qtuning.train.survey import Surveyor, TrainSet, raise_first
 
 
 class Loop:

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from qtuning.graphs import Graphs
 from qtuning.model.batch import Packed, Sample, pack, without
-from qtuning.pool import Pool
 from qtuning.pruners.method import Selection
-from qtuning.schedule import Window
+from qtuning.train.pool import Pool
+from qtuning.train.reuse import Graphs
+from qtuning.train.schedule import Window
 
 TENSORS = ("drawn", "weights", "ppl", "ent")
 

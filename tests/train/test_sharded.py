@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from qtuning.launching import run_as_worker
 from qtuning.model.batch import Packed, Sample, pack
 from qtuning.model.packed import PackedModel
 from qtuning.scoring.scores import observe
+from qtuning.train.launching import run_as_worker
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
 

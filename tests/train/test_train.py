@@ -266,8 +266,8 @@ def test_a_proxy_scores_as_scoring_says(ground: Path) -> None:
     from accelerate import Accelerator
 
     from qtuning.errors import UserError
-    from qtuning.helpers import scores_under
-    from qtuning.train import _load_samples
+    from qtuning.train.cell import _load_samples
+    from qtuning.train.helpers import scores_under
 
     samples, _ = _load_samples(ground / "samples")
     samples = samples[:12]

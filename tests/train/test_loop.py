@@ -23,18 +23,18 @@ from torch import Tensor
 from qtuning.errors import UserError
 from qtuning.experiment.methods import pruning
 from qtuning.experiment.schema import Cell, MethodEntry, Model, Ratios, Training
-from qtuning.launching import run_as_worker
-from qtuning.loop import Loop
 from qtuning.model.batch import Sample, pack
 from qtuning.model.packed import PackedModel
 from qtuning.model.whole import WholeModel
 from qtuning.pruners.base import Instructions
 from qtuning.pruners.method import method_of
-from qtuning.schedule import Window, learning_rate
 from qtuning.scoring.scores import NonFinite
-from qtuning.survey import TrainSet
+from qtuning.train.launching import run_as_worker
+from qtuning.train.loop import Loop
+from qtuning.train.schedule import Window, learning_rate
+from qtuning.train.survey import TrainSet
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHAPES = [(1 + index % 4, 1 + (7 * index) % 11) for index in range(18)]  # batches of 4 leave one of 2
 TRAINING: dict[str, Any] = {
     "tuning": "full",
@@ -108,7 +108,7 @@ def started(
     """A loop over a copy of the model, put together as training does it, and its first update."""
     from accelerate import Accelerator
 
-    from qtuning.cost import shape_of
+    from qtuning.train.cost import shape_of
 
     assert cell.training is not None and cell.pruning is not None
     accelerator = Accelerator(mixed_precision=cell.training.mixed_precision)

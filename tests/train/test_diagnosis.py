@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from qtuning.diagnosis import Diagnosis
 from qtuning.experiment.schema import Pruning
+from qtuning.train.diagnosis import Diagnosis
 
 
 def diagnosis(sample_ratio: float = 0.25, token_ratio: float = 0.5) -> Diagnosis:

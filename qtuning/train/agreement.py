@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from qtuning.decision import Decision
 from qtuning.scoring import plane
+from qtuning.train.decision import Decision
 
 
 def agreement(approximate: Decision, exact: Decision) -> dict[str, float]:

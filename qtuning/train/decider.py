@@ -6,21 +6,21 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from qtuning.agreement import agreement
-from qtuning.decision import Decision, Place, mean_logs, pack_kept
 from qtuning.errors import UserError
 from qtuning.experiment.schema import Pruning, Seeds
-from qtuning.graphs import Graphs, require_reusable
 from qtuning.model.batch import Sample
-from qtuning.pool import Pool, sizes_of
-from qtuning.pooling import Pooling
 from qtuning.pruners.base import Candidates, SampleSelection
 from qtuning.pruners.method import Method, Selection
 from qtuning.pruners.together import select_together
-from qtuning.schedule import Window
 from qtuning.scoring.scores import SCORES
-from qtuning.seeding import generator
-from qtuning.survey import Surveyor, raise_first
+from qtuning.train.agreement import agreement
+from qtuning.train.decision import Decision, Place, mean_logs, pack_kept
+from qtuning.train.pool import Pool, sizes_of
+from qtuning.train.pooling import Pooling
+from qtuning.train.reuse import Graphs, require_reusable
+from qtuning.train.schedule import Window
+from qtuning.train.seeding import generator
+from qtuning.train.survey import Surveyor, raise_first
 
 
 class Decider:
