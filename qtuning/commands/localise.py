@@ -26,7 +26,7 @@ def localise(
     from qtuning.experiment.layout import Layout
     from qtuning.experiment.schema import Cell
     from qtuning.files import exclusive, read_json
-    from qtuning.localise import localise as run
+    from qtuning.probes.planted_errors import localise as run
 
     if not cell.exists():
         raise UserError(f"{cell}: no such file; `qtuning cells EXPERIMENT --write` writes the configurations")

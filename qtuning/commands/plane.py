@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from qtuning.experiment.grid import Library
     from qtuning.experiment.schema import Model, TrainSet
-    from qtuning.scan import Scan
+    from qtuning.probes.score_file import Scan
 
 Entry = TypeVar("Entry", bound="BaseModel")
 
@@ -76,7 +76,7 @@ def plane(
     from qtuning.experiment.layout import Layout
     from qtuning.figures import plane as figure
     from qtuning.figures.style import save
-    from qtuning.scan import scan
+    from qtuning.probes.score_file import scan
 
     with tqdm(unit="sample", desc="scoring", disable=None, leave=False) as bar:
 

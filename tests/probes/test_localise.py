@@ -26,8 +26,8 @@ from qtuning.experiment.schema import (
     TrainSet,
 )
 from qtuning.files import read_json, write_json, write_text
-from qtuning.localise import found_by_pruning, found_by_score, localise
 from qtuning.model.load import load_model, load_tokenizer, make_ready, resolve
+from qtuning.probes.planted_errors import found_by_pruning, found_by_score, localise
 
 tokens = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=30)
 
