@@ -209,7 +209,7 @@ def collect(
 ) -> None:
     """Collect the cells of experiments into the score store, results/*.parquet, which everything is drawn from."""
     from qtuning.experiment.grid import Library
-    from qtuning.results.store import write_store
+    from qtuning.store.store import write_store
 
     write_store(Library(configs, data_dir).experiments(experiments), results)
 
@@ -227,9 +227,9 @@ def tables(
     from qtuning.experiment.grid import Library
     from qtuning.results.comparisons import compare
     from qtuning.results.localised import write_localisation
-    from qtuning.results.store import Store, write_store
     from qtuning.results.tables import write_tables
     from qtuning.results.terminal import print_table
+    from qtuning.store.store import Store, write_store
 
     grids = Library(configs, data_dir).experiments(experiments)
     write_store(grids, results)

@@ -42,7 +42,7 @@ def audit(
     from qtuning.results.intervals import Intervals
     from qtuning.results.ours import read_store
     from qtuning.results.reference import PAPER, read_published
-    from qtuning.results.store import Store
+    from qtuning.store.store import Store
 
     if store is not None and not store.is_dir():
         raise UserError(f"--store = {str(store)!r}: no such folder; leave it out for the published scores alone")

@@ -19,7 +19,7 @@ def export(
     A few megabytes hold a whole grid: tables, statistics, figures and reports can be drawn from it anywhere.
     """
     from qtuning.files import write_text
-    from qtuning.results.store import export_store
+    from qtuning.store.store import export_store
 
     export_store(experiments, store, out, plane_rows)
     for report in sorted((store / "contamination").glob("*.json")):

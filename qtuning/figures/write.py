@@ -24,7 +24,7 @@ from qtuning.files import atomic_path, write_json
 from qtuning.results.layout import method_label
 from qtuning.results.lines import cells_by_line
 from qtuning.results.localised import localised
-from qtuning.results.store import Store
+from qtuning.store.store import Store
 
 CAPTIONS = "captions.json"
 

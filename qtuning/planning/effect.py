@@ -134,8 +134,8 @@ def families_of(grid: Grid) -> dict[str, tuple[int, int]]:
 
 def _worlds(grid: Grid) -> Iterator[list["Line"]]:
     """The lines of each model on each train set, as a table will have them."""
-    from qtuning.results.collect import identity
     from qtuning.results.summary import line_of
+    from qtuning.store.collect import identity
 
     rows = [identity(grid, cell) for cell in grid.cells]
     train_sets = dict.fromkeys(row["train_set"] for row in rows if row["train_set"] is not None)

@@ -11,8 +11,8 @@ import polars as pl
 
 from qtuning.results.layout import hole_text
 from qtuning.results.statistics import Array, prior_freedom
-from qtuning.results.store import Store
 from qtuning.results.summary import AVERAGE, Hole, Line, Summary, summarise
+from qtuning.store.store import Store
 
 SMALL = 5
 """A budget with fewer lines than this borrows its seed variance from the lines of all budgets."""

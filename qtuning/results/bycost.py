@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from qtuning.results.consistency import training_warnings
 from qtuning.results.layout import (
     Footnotes,
     benchmark_label,
@@ -31,6 +30,7 @@ from qtuning.results.lines import (
 from qtuning.results.page import Block, Column, Field, Page, Table, check
 from qtuning.results.pareto import front_of
 from qtuning.results.summary import Entry, Hole, Line, Summary, summarise
+from qtuning.store.comparable import training_warnings
 
 SORTED = (
     "Sorted by FLOPs, means over the seeds; FLOPs and seconds include the forward passes that score samples and tokens."

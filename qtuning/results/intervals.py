@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from qtuning.errors import UserError
 from qtuning.results.answers import World, worlds
 from qtuning.results.comparisons import difference_interval, score_interval
-from qtuning.results.store import Store
 from qtuning.results.summary import Line
+from qtuning.store.store import Store
 
 CONFIDENCE = 0.95
 LABEL = "95% interval over seeds and items"

@@ -11,7 +11,7 @@ from qtuning.results import markdown
 from qtuning.results.layout import Parts, method_label, named, subjects
 from qtuning.results.lines import budget_label, cells_by_line
 from qtuning.results.page import Block, Column, Page, Table, check
-from qtuning.results.store import Store
+from qtuning.store.store import Store
 
 MEASURES = ("precision", "recall", "auc", "share")
 

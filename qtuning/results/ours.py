@@ -14,8 +14,8 @@ from qtuning.results.answers import World
 from qtuning.results.intervals import LABEL, Find, bounds
 from qtuning.results.measured import Budget, Measured, Row, change
 from qtuning.results.options import variant
-from qtuning.results.schema import SCHEMA
 from qtuning.results.summary import AVERAGE, Line
+from qtuning.store.schema import SCHEMA
 
 COLUMNS = (
     "experiment",

@@ -29,9 +29,9 @@ from qtuning.results.page import Page
 from qtuning.results.paper_page import paper_page
 from qtuning.results.published import read_published, table_number
 from qtuning.results.reference import read_published as read_reference
-from qtuning.results.store import Store
 from qtuning.results.tables import score_page, write_tables
 from qtuning.results.versus_paper import versus_paper
+from qtuning.store.store import Store
 
 ASSETS = files("qtuning") / "assets" / "report"
 MEDIA = {".svg": "image/svg+xml", ".csv": "text/csv", ".png": "image/png"}

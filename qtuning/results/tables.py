@@ -9,7 +9,6 @@ import polars as pl
 from qtuning.files import atomic_path, write_text
 from qtuning.results import html, latex, markdown
 from qtuning.results.bycost import cost_page, tidy_costs
-from qtuning.results.consistency import training_warnings
 from qtuning.results.costs import cost_tables
 from qtuning.results.layout import (
     Footnotes,
@@ -27,9 +26,10 @@ from qtuning.results.page import Block, Column, Field, Page, Table, check
 from qtuning.results.paper_page import paper_page
 from qtuning.results.published import read_published, table_number
 from qtuning.results.signs import tidy_signs
-from qtuning.results.store import read_scores
 from qtuning.results.summary import Entry, Summary, summarise
 from qtuning.results.versus_paper import tidy_paper, versus_paper
+from qtuning.store.comparable import training_warnings
+from qtuning.store.store import read_scores
 
 KINDS = ("md", "csv", "tex", "html", "cost.md", "cost.csv", "paper.md", "paper.csv", "paper.html", "signs.csv")
 """Files of an experiment's tables, by what follows its name."""

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from qtuning.results.consistency import training_warnings
 from qtuning.results.costs import COLUMNS, cost_rows
 from qtuning.results.layout import (
     Footnotes,
@@ -27,8 +26,9 @@ from qtuning.results.layout import (
 )
 from qtuning.results.marks import Marks, read_marks
 from qtuning.results.notes import how_to_read
-from qtuning.results.store import read_scores
 from qtuning.results.summary import AVERAGE, Line, Summary, summarise
+from qtuning.store.comparable import training_warnings
+from qtuning.store.store import read_scores
 
 UNBOUNDED = 160
 """Columns of a file or pipe, which has no width of its own."""

@@ -10,7 +10,7 @@ from qtuning.data.contamination import checks
 from qtuning.data.contamination_notes import NGRAM, contamination_notes, notes_of_checks
 from qtuning.errors import UserError
 from qtuning.files import write_json
-from qtuning.results.collect import collect
+from qtuning.store.collect import collect
 
 
 def report(store, name, ngram=13, **benchmarks):

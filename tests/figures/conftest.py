@@ -7,7 +7,7 @@ import pytest
 from figure_frames import cell_rows, grid, write_store
 
 from qtuning.figures.write import Written, write_figures
-from qtuning.results.store import Store
+from qtuning.store.store import Store
 
 
 def scores() -> pl.DataFrame:

@@ -12,7 +12,7 @@ from figure_frames import cell_rows, table, write_store
 
 from qtuning.errors import UserError
 from qtuning.figures.write import Written, drawings, write_figures
-from qtuning.results.store import Store
+from qtuning.store.store import Store
 
 ROOT = Path(__file__).parents[2]
 

@@ -21,7 +21,7 @@ from qtuning.figures.ratios import ratios
 from qtuning.figures.style import COLUMN, PAGE, Drawing, styled
 from qtuning.figures.write import drawings
 from qtuning.results.localised import localised
-from qtuning.results.store import Store
+from qtuning.store.store import Store
 
 SAMPLE = ("random", "longest", "infobatch", "entropy")
 TOKEN = ("random", "ppl", "fastv", "sparsevlm")

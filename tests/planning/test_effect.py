@@ -17,7 +17,7 @@ from qtuning.planning.assumptions import read_assumptions
 from qtuning.planning.effect import Effect, effects_of, families_of, seed_spread
 from qtuning.results.comparisons import compare
 from qtuning.results.power import Spread, detectable_difference
-from qtuning.results.store import Store, write_store
+from qtuning.store.store import Store, write_store
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

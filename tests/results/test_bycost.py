@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from qtuning.results.bycost import cost_page, tidy_costs
 from qtuning.results.pareto import front_of, pareto_front
-from qtuning.results.store import read_scores, write_store
+from qtuning.store.store import read_scores, write_store
 
 Make = Callable[..., Folders]
 TWO = {"benchmarks": ["gsm8k", "math"], "source": "mini-world", "batch_size": 64, "max_length": 256}

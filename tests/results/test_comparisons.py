@@ -20,7 +20,7 @@ from qtuning.results.comparisons import (
     score_intervals,
 )
 from qtuning.results.marks import read_marks
-from qtuning.results.store import Store, write_store
+from qtuning.store.store import Store, write_store
 
 BENCHMARKS = ("gsm8k", "squad")
 N = {"gsm8k": 40, "squad": 25}

@@ -10,8 +10,8 @@ from cell_folders import Folders
 from qtuning.errors import UserError
 from qtuning.results.layout import Parts
 from qtuning.results.marks import read_marks
-from qtuning.results.store import read_scores, write_store
 from qtuning.results.tables import score_page
+from qtuning.store.store import read_scores, write_store
 
 TWO = {"benchmarks": ["gsm8k", "math"], "source": "mini-world", "batch_size": 64, "max_length": 256}
 

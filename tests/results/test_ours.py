@@ -16,8 +16,8 @@ from qtuning.results.comparisons import compare, score_intervals
 from qtuning.results.intervals import Intervals
 from qtuning.results.ours import read_store
 from qtuning.results.reference import read_published
-from qtuning.results.schema import ITEM_SCHEMA, SCHEMA
-from qtuning.results.store import Store
+from qtuning.store.schema import ITEM_SCHEMA, SCHEMA
+from qtuning.store.store import Store
 
 PUBLISHED = read_published()
 CLAIMS = read_claims(PUBLISHED)

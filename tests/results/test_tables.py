@@ -14,9 +14,9 @@ from qtuning.experiment.names import cell_id
 from qtuning.results.costs import SELECTED
 from qtuning.results.layout import superscript
 from qtuning.results.markdown import render
-from qtuning.results.store import read_scores, write_store
 from qtuning.results.tables import score_page, tidy, write_tables
 from qtuning.results.terminal import print_table
+from qtuning.store.store import read_scores, write_store
 
 Make = Callable[..., Folders]
 TWO = {"benchmarks": ["gsm8k", "math"], "source": "mini-world", "batch_size": 64, "max_length": 256}

@@ -20,7 +20,7 @@ from qtuning.experiment.schema import Cell
 from qtuning.figures.write import write_figures
 from qtuning.files import write_json
 from qtuning.results.report import write_report
-from qtuning.results.store import Store, write_store
+from qtuning.store.store import Store, write_store
 
 LOGGED: dict[str, Any] = {
     **{"level": 0.4, "iterations": 8, "converged": 1.0},

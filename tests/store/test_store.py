@@ -13,9 +13,9 @@ from qtuning.errors import UserError
 from qtuning.experiment.grid import Library
 from qtuning.experiment.names import cell_id, evaluation_id
 from qtuning.files import read_json, write_text
-from qtuning.results.collect import collect
-from qtuning.results.schema import COST_COLUMNS, SCHEMA
-from qtuning.results.store import read_scores, write_store
+from qtuning.store.collect import collect
+from qtuning.store.schema import COST_COLUMNS, SCHEMA
+from qtuning.store.store import read_scores, write_store
 
 
 def test_finished_cell_has_a_row_for_every_metric(folders: Folders) -> None:

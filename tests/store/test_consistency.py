@@ -11,10 +11,10 @@ from qtuning.errors import UserError
 from qtuning.results.html import render as html
 from qtuning.results.latex import render as latex
 from qtuning.results.markdown import render as markdown
-from qtuning.results.store import read_scores, write_store
 from qtuning.results.summary import summarise
 from qtuning.results.tables import score_page, tidy, write_tables
 from qtuning.results.terminal import print_table
+from qtuning.store.store import read_scores, write_store
 
 TWO = {"benchmarks": ["gsm8k", "math"], "source": "mini-world", "batch_size": 64, "max_length": 256}
 

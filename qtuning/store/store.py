@@ -16,9 +16,9 @@ from qtuning.errors import UserError
 from qtuning.experiment.grid import Grid
 from qtuning.experiment.yaml_files import nearest
 from qtuning.files import atomic_path, exclusive
-from qtuning.results.collect import collect, collect_cells
-from qtuning.results.details import collect_items, collect_localisation, collect_planes, collect_steps, thinned
-from qtuning.results.schema import CELL_SCHEMA, ITEM_SCHEMA, LOCALISATION_SCHEMA, PLANE_SCHEMA, SCHEMA, STEP_SCHEMA
+from qtuning.store.collect import collect, collect_cells
+from qtuning.store.details import collect_items, collect_localisation, collect_planes, collect_steps, thinned
+from qtuning.store.schema import CELL_SCHEMA, ITEM_SCHEMA, LOCALISATION_SCHEMA, PLANE_SCHEMA, SCHEMA, STEP_SCHEMA
 
 SCHEMAS: dict[str, dict[str, pl.DataType]] = {
     "scores": SCHEMA,

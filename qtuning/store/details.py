@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from qtuning.files import read_json
-from qtuning.results.schema import ITEM_SCHEMA, LOCALISATION_SCHEMA, PLANE_SCHEMA, SELECTION_STEPS, STEP_SCHEMA
+from qtuning.store.schema import ITEM_SCHEMA, LOCALISATION_SCHEMA, PLANE_SCHEMA, SELECTION_STEPS, STEP_SCHEMA
 
 HASH_DIGITS = 16
 """Of an item's hash: 64 bits tell the items of a benchmark apart and take a quarter of the space."""

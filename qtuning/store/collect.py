@@ -15,8 +15,8 @@ from qtuning.experiment.names import cell_id, evaluation_id
 from qtuning.experiment.schema import Cell, Pruning, Readings, Seeds
 from qtuning.experiment.yaml_files import explain
 from qtuning.files import canonical_json
-from qtuning.results.consistency import check_comparable
-from qtuning.results.schema import CELL_SCHEMA, COST_COLUMNS, SCHEMA, SELECTION_COLUMNS
+from qtuning.store.comparable import check_comparable
+from qtuning.store.schema import CELL_SCHEMA, COST_COLUMNS, SCHEMA, SELECTION_COLUMNS
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
