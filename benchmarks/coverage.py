@@ -1,6 +1,6 @@
 """`python -m benchmarks.coverage`: do 95% intervals over seeds and items hold the truth 95% of the time?
 
-Simulates scores whose variances are known (qtuning/results/statistics.py names them); prints the table of the docs.
+Simulates scores whose variances are known (qtuning/statistics/estimate.py names them); prints the table of the docs.
 """
 
 import argparse
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qtuning.results.statistics import (
+from qtuning.statistics.estimate import (
     Array,
     crossed_bootstrap,
     estimate_differences,

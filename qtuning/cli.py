@@ -225,10 +225,10 @@ def tables(
     from qtuning.data.contamination import checks
     from qtuning.data.contamination_notes import notes_of_checks
     from qtuning.experiment.grid import Library
-    from qtuning.results.comparisons import compare
     from qtuning.results.localised import write_localisation
     from qtuning.results.tables import write_tables
     from qtuning.results.terminal import print_table
+    from qtuning.statistics.compare import compare
     from qtuning.store.store import Store, write_store
 
     grids = Library(configs, data_dir).experiments(experiments)

@@ -39,9 +39,9 @@ def audit(
     from qtuning.results.audit import audit as run
     from qtuning.results.audit_report import audit_json
     from qtuning.results.claims import read_claims
-    from qtuning.results.intervals import Intervals
     from qtuning.results.ours import read_store
     from qtuning.results.reference import PAPER, read_published
+    from qtuning.statistics.interval import Intervals
     from qtuning.store.store import Store
 
     if store is not None and not store.is_dir():

@@ -70,7 +70,7 @@ def effects_of(grids: Sequence[Grid], results: Path, assumptions: Assumptions) -
 
 
 def _effect(grid: Grid, results: Path, assumptions: Assumptions) -> Effect:
-    from qtuning.results.power import Spread, detectable_difference
+    from qtuning.statistics.power import Spread, detectable_difference
 
     assert grid.evaluation is not None
     trained = [cell for cell in grid.cells if not cell.zero_shot]
@@ -113,8 +113,8 @@ def families_of(grid: Grid) -> dict[str, tuple[int, int]]:
     Only references that mark something: random + random where a budget has it, full data, and without the latter the
     model without training.
     """
-    from qtuning.results.answers import pools_of
-    from qtuning.results.comparisons import FULL, RANDOM, ZERO_SHOT, references, rival_of
+    from qtuning.statistics.answers import pools_of
+    from qtuning.statistics.compare import FULL, RANDOM, ZERO_SHOT, references, rival_of
 
     found: dict[str, tuple[int, list[int]]] = {}
     worlds = [list(lines) for lines in _worlds(grid)]

@@ -13,7 +13,6 @@ from typing import Any
 import polars as pl
 
 from qtuning.results.claims import AnyRecipe, Averages, Change, Claim, Compare, Sign, Value, Verdict
-from qtuning.results.intervals import Find, Intervals
 from qtuning.results.measured import Row
 from qtuning.results.ours import Ours, collect_ours, merge
 from qtuning.results.published import published_row
@@ -29,6 +28,7 @@ from qtuning.results.verdicts import (
     figure_term,
     sign_terms,
 )
+from qtuning.statistics.interval import Find, Intervals
 
 NOT_TESTABLE: Verdict = "not testable"
 

@@ -10,11 +10,11 @@ from typing import Any
 import polars as pl
 
 from qtuning.errors import UserError
-from qtuning.results.answers import World
-from qtuning.results.intervals import LABEL, Find, bounds
 from qtuning.results.measured import Budget, Measured, Row, change
 from qtuning.results.options import variant
 from qtuning.results.summary import AVERAGE, Line
+from qtuning.statistics.answers import World
+from qtuning.statistics.interval import LABEL, Find, bounds
 from qtuning.store.schema import SCHEMA
 
 COLUMNS = (

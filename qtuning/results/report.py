@@ -21,8 +21,6 @@ from qtuning.results.audit import Audit, audit
 from qtuning.results.audit_report import audit_lists, audit_markdown, audit_page
 from qtuning.results.bycost import cost_page
 from qtuning.results.claims import read_claims
-from qtuning.results.comparisons import compare
-from qtuning.results.intervals import Intervals
 from qtuning.results.localised import localisation_page, write_localisation
 from qtuning.results.ours import read_store
 from qtuning.results.page import Page
@@ -31,6 +29,8 @@ from qtuning.results.published import read_published, table_number
 from qtuning.results.reference import read_published as read_reference
 from qtuning.results.tables import score_page, write_tables
 from qtuning.results.versus_paper import versus_paper
+from qtuning.statistics.compare import compare
+from qtuning.statistics.interval import Intervals
 from qtuning.store.store import Store
 
 ASSETS = files("qtuning") / "assets" / "report"

@@ -15,8 +15,8 @@ from qtuning.experiment.names import cell_id, evaluation_id
 from qtuning.files import write_json
 from qtuning.planning.assumptions import read_assumptions
 from qtuning.planning.effect import Effect, effects_of, families_of, seed_spread
-from qtuning.results.comparisons import compare
-from qtuning.results.power import Spread, detectable_difference
+from qtuning.statistics.compare import compare
+from qtuning.statistics.power import Spread, detectable_difference
 from qtuning.store.store import Store, write_store
 
 CONFIGS = Path(__file__).parents[2] / "configs"

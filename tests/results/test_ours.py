@@ -12,10 +12,10 @@ from qtuning.errors import UserError
 from qtuning.results.audit import audit
 from qtuning.results.audit_report import audit_markdown
 from qtuning.results.claims import read_claims
-from qtuning.results.comparisons import compare, score_intervals
-from qtuning.results.intervals import Intervals
 from qtuning.results.ours import read_store
 from qtuning.results.reference import read_published
+from qtuning.statistics.compare import compare, score_intervals
+from qtuning.statistics.interval import Intervals
 from qtuning.store.schema import ITEM_SCHEMA, SCHEMA
 from qtuning.store.store import Store
 

@@ -12,14 +12,14 @@ from scipy.stats import t
 
 from qtuning.experiment.names import evaluation_id
 from qtuning.experiment.schema import Cell
-from qtuning.results.comparisons import (
+from qtuning.results.marks import read_marks
+from qtuning.statistics.compare import (
     COMPARISON_SCHEMA,
     INTERVAL_SCHEMA,
     compare,
     measured_spreads,
     score_intervals,
 )
-from qtuning.results.marks import read_marks
 from qtuning.store.store import Store, write_store
 
 BENCHMARKS = ("gsm8k", "squad")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import t, ttest_rel
 
 from benchmarks.coverage import Scenario, outcomes
-from qtuning.results.statistics import (
+from qtuning.statistics.estimate import (
     Estimate,
     crossed_bootstrap,
     estimate_differences,

@@ -7,9 +7,9 @@ difference d and of the other score b, each at 97.5%: both hold at once in at le
 from collections.abc import Callable, Sequence
 
 from qtuning.errors import UserError
-from qtuning.results.answers import World, worlds
-from qtuning.results.comparisons import difference_interval, score_interval
 from qtuning.results.summary import Line
+from qtuning.statistics.answers import World, worlds
+from qtuning.statistics.compare import difference_interval, score_interval
 from qtuning.store.store import Store
 
 CONFIDENCE = 0.95

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from qtuning.results.answers import World, full_of, worlds
-from qtuning.results.power import Spread
-from qtuning.results.statistics import Array, Estimate, estimate_differences, estimate_scores, holm, mean_squares
 from qtuning.results.summary import AVERAGE, Line, random_at_budget
+from qtuning.statistics.answers import World, full_of, worlds
+from qtuning.statistics.estimate import Array, Estimate, estimate_differences, estimate_scores, holm, mean_squares
+from qtuning.statistics.power import Spread
 from qtuning.store.store import Store
 
 RANDOM, FULL, ZERO_SHOT = "random+random", "full", "zero-shot"

@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 
 from qtuning.results.layout import hole_text
-from qtuning.results.statistics import Array, prior_freedom
 from qtuning.results.summary import AVERAGE, Hole, Line, Summary, summarise
+from qtuning.statistics.estimate import Array, prior_freedom
 from qtuning.store.store import Store
 
 SMALL = 5

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import nct, t
 
-from qtuning.results.power import Spread, detectable_difference
-from qtuning.results.statistics import estimate_differences
+from qtuning.statistics.estimate import estimate_differences
+from qtuning.statistics.power import Spread, detectable_difference
 
 
 def noncentrality(freedom: int, alpha: float, power: float) -> float:
