@@ -225,11 +225,11 @@ def tables(
     from qtuning.data.contamination import checks
     from qtuning.data.contamination_notes import notes_of_checks
     from qtuning.experiment.grid import Library
-    from qtuning.results.localised import write_localisation
-    from qtuning.results.tables import write_tables
-    from qtuning.results.terminal import print_table
     from qtuning.statistics.compare import compare
     from qtuning.store.store import Store, write_store
+    from qtuning.tables.planted_errors import write_localisation
+    from qtuning.tables.terminal import print_table
+    from qtuning.tables.write import write_tables
 
     grids = Library(configs, data_dir).experiments(experiments)
     write_store(grids, results)

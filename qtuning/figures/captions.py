@@ -4,7 +4,7 @@ import json
 
 import polars as pl
 
-from qtuning.results.layout import benchmark_label
+from qtuning.tables.labels import benchmark_label
 
 SHOWN = 4
 """How many cells a caption names before it counts the rest."""

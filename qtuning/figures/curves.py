@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from qtuning.figures.marks import Mark
 from qtuning.figures.style import BLACK
-from qtuning.results.layout import benchmark_label
+from qtuning.tables.labels import benchmark_label
 
 FAR = 0.5
 """A line is far from curves if it is further away than this share of the range that they and their bars cover."""

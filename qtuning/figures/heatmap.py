@@ -12,8 +12,8 @@ from matplotlib.patches import Rectangle
 
 from qtuning.figures.points import budget_name
 from qtuning.figures.style import BLACK, BLUE, COLUMN, PAGE, VERMILLION, Drawing, styled
-from qtuning.results.layout import benchmark_label, hole_text, method_label
-from qtuning.results.summary import Entry, Summary, random_at_budget, summarise
+from qtuning.tables.labels import benchmark_label, hole_text, method_label
+from qtuning.tables.summary import Entry, Summary, random_at_budget, summarise
 
 ROW, HEAD = 0.165, 0.26
 """Inches of a row, and of what stands above a block."""

@@ -6,7 +6,7 @@ import polars as pl
 from matplotlib.axes import Axes
 
 from qtuning.figures.style import BLUE, GREEN, PAGE, VERMILLION, Drawing, legend_below, letter, panels, styled
-from qtuning.results.localised import PRUNED
+from qtuning.tables.planted_errors import PRUNED
 
 PANELS = (
     ("token perplexity", "Token perplexity", ("precision", "auc")),

@@ -11,7 +11,7 @@ from qtuning.figures import curves
 from qtuning.figures.labels import Label, beside
 from qtuning.figures.marks import marks
 from qtuning.figures.style import PAGE, Drawing, legend_below, letter, panels, styled
-from qtuning.results.pareto import front_of
+from qtuning.tables.pareto import front_of
 
 MARGIN = (1.9, 1.3)
 """Room for labels left of the cheapest point and right of the dearest, as factors."""

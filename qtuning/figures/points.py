@@ -6,9 +6,9 @@ from typing import Any
 
 import polars as pl
 
-from qtuning.results.layout import hole_text, method_label, percent
-from qtuning.results.lines import Seeds, cells_by_line, cost_share, full_data, mean_cost
-from qtuning.results.summary import AVERAGE, Entry, Hole, Line, Summary, summarise
+from qtuning.tables.labels import hole_text, method_label, percent
+from qtuning.tables.lines import Seeds, cells_by_line, cost_share, full_data, mean_cost
+from qtuning.tables.summary import AVERAGE, Entry, Hole, Line, Summary, summarise
 
 SCHEMA: dict[str, Any] = {
     "train_set": pl.String,

@@ -6,7 +6,7 @@ from qtuning.figures import curves
 from qtuning.figures.marks import marks
 from qtuning.figures.points import pruned
 from qtuning.figures.style import COLUMN, PAGE, Drawing, legend_below, letter, panels, styled
-from qtuning.results.layout import percent
+from qtuning.tables.labels import percent
 
 SIDES = (
     ("sample_ratio", "token_ratio", "Samples kept, all their tokens (%)"),

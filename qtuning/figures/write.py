@@ -21,10 +21,10 @@ from qtuning.figures.points import budget_name, points, pruned
 from qtuning.figures.shares import FLOOR, shares
 from qtuning.figures.style import Drawing, save
 from qtuning.files import atomic_path, write_json
-from qtuning.results.layout import method_label
-from qtuning.results.lines import cells_by_line
-from qtuning.results.localised import localised
 from qtuning.store.store import Store
+from qtuning.tables.labels import method_label
+from qtuning.tables.lines import cells_by_line
+from qtuning.tables.planted_errors import localised
 
 CAPTIONS = "captions.json"
 

@@ -26,7 +26,7 @@ from qtuning.planning.answers import answers_of
 from qtuning.planning.assumptions import Assumptions
 
 if TYPE_CHECKING:
-    from qtuning.results.summary import Line
+    from qtuning.tables.summary import Line
 
 ONE_SEED = "one seed: nothing can be marked"
 NO_REFERENCE = "no reference in this experiment: nothing can be marked"
@@ -134,8 +134,8 @@ def families_of(grid: Grid) -> dict[str, tuple[int, int]]:
 
 def _worlds(grid: Grid) -> Iterator[list["Line"]]:
     """The lines of each model on each train set, as a table will have them."""
-    from qtuning.results.summary import line_of
     from qtuning.store.collect import identity
+    from qtuning.tables.summary import line_of
 
     rows = [identity(grid, cell) for cell in grid.cells]
     train_sets = dict.fromkeys(row["train_set"] for row in rows if row["train_set"] is not None)

@@ -18,7 +18,6 @@ from qtuning.results.ours import Ours, collect_ours, merge
 from qtuning.results.published import published_row
 from qtuning.results.reference import Published
 from qtuning.results.refusals import Refusals, refusals, refused_amount
-from qtuning.results.summary import AVERAGE
 from qtuning.results.verdicts import (
     Outcome,
     Term,
@@ -29,6 +28,7 @@ from qtuning.results.verdicts import (
     sign_terms,
 )
 from qtuning.statistics.interval import Find, Intervals
+from qtuning.tables.summary import AVERAGE
 
 NOT_TESTABLE: Verdict = "not testable"
 

@@ -6,8 +6,8 @@ from typing import Any
 from qtuning.results.audit import Audit, Ruling
 from qtuning.results.claims import Sign
 from qtuning.results.measured import Row
-from qtuning.results.page import Block, Column, Page, Table, check
 from qtuning.results.verdicts import Term, signed
+from qtuning.tables.page import Block, Column, Page, Table, check
 
 LISTED = 6
 """Supporting terms that are written out; of more, only their number is."""

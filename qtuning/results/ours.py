@@ -11,11 +11,11 @@ import polars as pl
 
 from qtuning.errors import UserError
 from qtuning.results.measured import Budget, Measured, Row, change
-from qtuning.results.options import variant
-from qtuning.results.summary import AVERAGE, Line
 from qtuning.statistics.answers import World
 from qtuning.statistics.interval import LABEL, Find, bounds
 from qtuning.store.schema import SCHEMA
+from qtuning.tables.options import variant
+from qtuning.tables.summary import AVERAGE, Line
 
 COLUMNS = (
     "experiment",

@@ -6,12 +6,12 @@ from typing import Any
 
 import polars as pl
 
-from qtuning.results.layout import Footnotes, benchmark_label, named, percent, signed
-from qtuning.results.page import Block, Column, Field, Page, Table, check
 from qtuning.results.published import LABEL, NOT_PUBLISHED, published_labels, published_place
 from qtuning.results.signs import sign_table
-from qtuning.results.summary import summarise
 from qtuning.results.versus_paper import INTERVAL, Number, absent
+from qtuning.tables.labels import Footnotes, benchmark_label, named, percent, signed
+from qtuning.tables.page import Block, Column, Field, Page, Table, check
+from qtuning.tables.summary import summarise
 
 
 def paper_page(scores: pl.DataFrame, numbers: Sequence[Number]) -> Page:

@@ -8,9 +8,9 @@ import polars as pl
 
 from qtuning.errors import UserError
 from qtuning.results import reference
-from qtuning.results.layout import pruner_labels
 from qtuning.results.measured import Row
-from qtuning.results.summary import Line
+from qtuning.tables.labels import pruner_labels
+from qtuning.tables.summary import Line
 
 SCHEMA: dict[str, pl.DataType] = {
     "table": pl.Int64(),

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from qtuning.errors import UserError
 from qtuning.experiment.yaml_files import explain
 from qtuning.results.measured import Budget, Measured, Row, change
-from qtuning.results.summary import AVERAGE
+from qtuning.tables.summary import AVERAGE
 
 PAPER = Path(str(importlib.resources.files("qtuning"))) / "assets" / "paper"
 """What the package ships of the paper: its scores and its claims."""

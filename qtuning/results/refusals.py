@@ -8,9 +8,9 @@ from typing import Any
 import polars as pl
 
 from qtuning.experiment.headline import LABEL as BENCHMARK
-from qtuning.results.layout import benchmark_label, named
 from qtuning.results.published import EPOCHS, TRAIN_SAMPLES, impossible
-from qtuning.results.summary import AVERAGE
+from qtuning.tables.labels import benchmark_label, named
+from qtuning.tables.summary import AVERAGE
 
 LOST = 0.02
 """Share of the samples that may be missing: unusable rows of a train set."""

@@ -19,19 +19,19 @@ from qtuning.files import atomic_path, write_text
 from qtuning.results import html
 from qtuning.results.audit import Audit, audit
 from qtuning.results.audit_report import audit_lists, audit_markdown, audit_page
-from qtuning.results.bycost import cost_page
 from qtuning.results.claims import read_claims
-from qtuning.results.localised import localisation_page, write_localisation
 from qtuning.results.ours import read_store
-from qtuning.results.page import Page
 from qtuning.results.paper_page import paper_page
 from qtuning.results.published import read_published, table_number
 from qtuning.results.reference import read_published as read_reference
-from qtuning.results.tables import score_page, write_tables
 from qtuning.results.versus_paper import versus_paper
 from qtuning.statistics.compare import compare
 from qtuning.statistics.interval import Intervals
 from qtuning.store.store import Store
+from qtuning.tables.bycost import cost_page
+from qtuning.tables.page import Page
+from qtuning.tables.planted_errors import localisation_page, write_localisation
+from qtuning.tables.write import score_page, write_tables
 
 ASSETS = files("qtuning") / "assets" / "report"
 MEDIA = {".svg": "image/svg+xml", ".csv": "text/csv", ".png": "image/png"}

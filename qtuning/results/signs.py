@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import polars as pl
 
-from qtuning.results.layout import named, percent
-from qtuning.results.page import Block, Column, Field, Table
 from qtuning.results.published import LABEL, place, published_labels, published_place
-from qtuning.results.summary import AVERAGE, Entry, Line, Summary, summarise
+from qtuning.tables.labels import named, percent
+from qtuning.tables.page import Block, Column, Field, Table
+from qtuning.tables.summary import AVERAGE, Entry, Line, Summary, summarise
 
 Verdict = Literal["yes", "no", "seeds disagree", "paper divided", "–"]
 

@@ -12,7 +12,7 @@ from typing import Literal, assert_never
 
 from qtuning.results.claims import Averages, Change, Claim, Compare, Figure, Sign, Value, Verdict, Versus
 from qtuning.results.measured import Budget, Measured, Number, Row, Source, change
-from qtuning.results.summary import AVERAGE
+from qtuning.tables.summary import AVERAGE
 
 Result = Literal["supports", "contradicts", "undecided"]
 EVERYTHING = Budget(Decimal(100), Decimal(100))

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 import polars as pl
 
-from qtuning.results.layout import hole_text
-from qtuning.results.lines import Cells, cells_by_line
 from qtuning.results.published import place, published_place
 from qtuning.results.refusals import Refusals, refusals, refused_amount
-from qtuning.results.summary import AVERAGE, Entry, Hole, Line, Summary, summarise
+from qtuning.tables.labels import hole_text
+from qtuning.tables.lines import Cells, cells_by_line
+from qtuning.tables.summary import AVERAGE, Entry, Hole, Line, Summary, summarise
 
 Status = Literal["matched", "off", "not run", "not comparable"]
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from qtuning.results.layout import hole_text
-from qtuning.results.summary import AVERAGE, Hole, Line, Summary, summarise
 from qtuning.statistics.estimate import Array, prior_freedom
 from qtuning.store.store import Store
+from qtuning.tables.labels import hole_text
+from qtuning.tables.summary import AVERAGE, Hole, Line, Summary, summarise
 
 SMALL = 5
 """A budget with fewer lines than this borrows its seed variance from the lines of all budgets."""

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from qtuning.results.summary import AVERAGE, Line, random_at_budget
 from qtuning.statistics.answers import World, full_of, worlds
 from qtuning.statistics.estimate import Array, Estimate, estimate_differences, estimate_scores, holm, mean_squares
 from qtuning.statistics.power import Spread
 from qtuning.store.store import Store
+from qtuning.tables.summary import AVERAGE, Line, random_at_budget
 
 RANDOM, FULL, ZERO_SHOT = "random+random", "full", "zero-shot"
 MARKS = {RANDOM: "†", FULL: "‡", ZERO_SHOT: "§"}

@@ -7,10 +7,10 @@ difference d and of the other score b, each at 97.5%: both hold at once in at le
 from collections.abc import Callable, Sequence
 
 from qtuning.errors import UserError
-from qtuning.results.summary import Line
 from qtuning.statistics.answers import World, worlds
 from qtuning.statistics.compare import difference_interval, score_interval
 from qtuning.store.store import Store
+from qtuning.tables.summary import Line
 
 CONFIDENCE = 0.95
 LABEL = "95% interval over seeds and items"

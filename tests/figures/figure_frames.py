@@ -10,9 +10,9 @@ import polars as pl
 
 from qtuning.experiment.registry import NAMED_METHODS, SAMPLE_PRUNERS, TOKEN_PRUNERS
 from qtuning.files import canonical_json
-from qtuning.results.localised import SCORES
 from qtuning.store.schema import CELL_SCHEMA, LOCALISATION_SCHEMA, SCHEMA
 from qtuning.store.store import SCHEMAS
+from qtuning.tables.planted_errors import SCORES
 
 BENCHMARKS = {"arc_easy": ("acc", 200), "gsm8k": ("exact_match,flexible-extract", 150), "squad": ("f1", 180)}
 EVALUATION = {

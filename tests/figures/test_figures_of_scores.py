@@ -19,8 +19,8 @@ from qtuning.figures.pareto import pareto
 from qtuning.figures.points import points
 from qtuning.figures.shares import over_seeds, shares
 from qtuning.figures.style import VERMILLION, styled
-from qtuning.results.localised import localised
-from qtuning.results.pareto import pareto_front
+from qtuning.tables.pareto import pareto_front
+from qtuning.tables.planted_errors import localised
 
 
 def one(frame: pl.DataFrame, **where: object) -> dict[str, object]:

@@ -20,8 +20,8 @@ from qtuning.figures.points import points
 from qtuning.figures.ratios import ratios
 from qtuning.figures.style import COLUMN, PAGE, Drawing, styled
 from qtuning.figures.write import drawings
-from qtuning.results.localised import localised
 from qtuning.store.store import Store
+from qtuning.tables.planted_errors import localised
 
 SAMPLE = ("random", "longest", "infobatch", "entropy")
 TOKEN = ("random", "ppl", "fastv", "sparsevlm")

@@ -7,13 +7,13 @@ import polars as pl
 import pytest
 from cell_folders import Folders
 
-from qtuning.results.markdown import render
 from qtuning.results.paper_page import paper_page
 from qtuning.results.published import SCHEMA, read_published
 from qtuning.results.signs import compare_signs, count, tidy_signs
-from qtuning.results.summary import AVERAGE, summarise
 from qtuning.results.versus_paper import Number, interval, tidy_paper, versus_paper
 from qtuning.store.store import read_scores, write_store
+from qtuning.tables.markdown import render
+from qtuning.tables.summary import AVERAGE, summarise
 
 Make = Callable[..., Folders]
 TWO: dict[str, Any] = {"benchmarks": ["gsm8k", "math"], "source": "hub"}

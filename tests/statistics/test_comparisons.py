@@ -12,7 +12,6 @@ from scipy.stats import t
 
 from qtuning.experiment.names import evaluation_id
 from qtuning.experiment.schema import Cell
-from qtuning.results.marks import read_marks
 from qtuning.statistics.compare import (
     COMPARISON_SCHEMA,
     INTERVAL_SCHEMA,
@@ -21,6 +20,7 @@ from qtuning.statistics.compare import (
     score_intervals,
 )
 from qtuning.store.store import Store, write_store
+from qtuning.tables.significance import read_marks
 
 BENCHMARKS = ("gsm8k", "squad")
 N = {"gsm8k": 40, "squad": 25}

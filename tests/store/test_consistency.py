@@ -8,13 +8,13 @@ import pytest
 from cell_folders import Folders
 
 from qtuning.errors import UserError
-from qtuning.results.html import render as html
-from qtuning.results.latex import render as latex
-from qtuning.results.markdown import render as markdown
-from qtuning.results.summary import summarise
-from qtuning.results.tables import score_page, tidy, write_tables
-from qtuning.results.terminal import print_table
 from qtuning.store.store import read_scores, write_store
+from qtuning.tables.html import render as html
+from qtuning.tables.latex import render as latex
+from qtuning.tables.markdown import render as markdown
+from qtuning.tables.summary import summarise
+from qtuning.tables.terminal import print_table
+from qtuning.tables.write import score_page, tidy, write_tables
 
 TWO = {"benchmarks": ["gsm8k", "math"], "source": "mini-world", "batch_size": 64, "max_length": 256}
 

@@ -9,8 +9,8 @@ import polars as pl
 
 from qtuning.experiment.headline import LABEL
 from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, PrunerInfo
-from qtuning.results.options import PARTS, Options, option_text, shown
-from qtuning.results.summary import AVERAGE, Entry, Hole, Line
+from qtuning.tables.options import PARTS, Options, option_text, shown
+from qtuning.tables.summary import AVERAGE, Entry, Hole, Line
 
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 

@@ -5,9 +5,9 @@ from html.parser import HTMLParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtuning.results.html import fragment, render
-from qtuning.results.layout import Parts
-from qtuning.results.page import Block, Column, Page, Table
+from qtuning.tables.html import fragment, render
+from qtuning.tables.labels import Parts
+from qtuning.tables.page import Block, Column, Page, Table
 
 text = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1, max_size=12)
 

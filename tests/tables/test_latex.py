@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtuning.results.latex import escape, render
-from qtuning.results.layout import Parts
-from qtuning.results.page import Block, Column, Page, Table
+from qtuning.tables.labels import Parts
+from qtuning.tables.latex import escape, render
+from qtuning.tables.page import Block, Column, Page, Table
 
 NASTY = r"50% of_x & {y} #1 $z$ ~ ^ \end{table} \\ <a> |b| `c' 'd' -- é ± ↑ – 中 😀"
 COMMANDS = {

@@ -8,10 +8,10 @@ import pytest
 from cell_folders import Folders
 
 from qtuning.errors import UserError
-from qtuning.results.layout import Parts
-from qtuning.results.marks import read_marks
-from qtuning.results.tables import score_page
 from qtuning.store.store import read_scores, write_store
+from qtuning.tables.labels import Parts
+from qtuning.tables.significance import read_marks
+from qtuning.tables.write import score_page
 
 TWO = {"benchmarks": ["gsm8k", "math"], "source": "mini-world", "batch_size": 64, "max_length": 256}
 

@@ -11,9 +11,9 @@ import pytest
 
 from qtuning.experiment.methods import pruning
 from qtuning.experiment.schema import MethodEntry, Ratios, Readings
-from qtuning.results.layout import method_label, pruner_labels
-from qtuning.results.options import varied
-from qtuning.results.summary import Line, in_table_order, line_of
+from qtuning.tables.labels import method_label, pruner_labels
+from qtuning.tables.options import varied
+from qtuning.tables.summary import Line, in_table_order, line_of
 
 MODULE = "pruners_of_labels"
 PRUNERS = """

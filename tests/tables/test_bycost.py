@@ -8,9 +8,9 @@ from cell_folders import Folders
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtuning.results.bycost import cost_page, tidy_costs
-from qtuning.results.pareto import front_of, pareto_front
 from qtuning.store.store import read_scores, write_store
+from qtuning.tables.bycost import cost_page, tidy_costs
+from qtuning.tables.pareto import front_of, pareto_front
 
 Make = Callable[..., Folders]
 TWO = {"benchmarks": ["gsm8k", "math"], "source": "mini-world", "batch_size": 64, "max_length": 256}

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, groupby
 from math import ceil
 
-from qtuning.results.layout import Parts, superscript
-from qtuning.results.page import Block, Column, Field, Page, Table
+from qtuning.tables.labels import Parts, superscript
+from qtuning.tables.page import Block, Column, Field, Page, Table
 
 SCORE_COLUMNS = 9
 """Columns of numbers that one table holds; more (by whole models) go to another, which keeps them legible."""

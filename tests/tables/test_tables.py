@@ -11,12 +11,12 @@ from rich.console import Console
 
 from qtuning.errors import UserError
 from qtuning.experiment.names import cell_id
-from qtuning.results.costs import SELECTED
-from qtuning.results.layout import superscript
-from qtuning.results.markdown import render
-from qtuning.results.tables import score_page, tidy, write_tables
-from qtuning.results.terminal import print_table
 from qtuning.store.store import read_scores, write_store
+from qtuning.tables.costs import SELECTED
+from qtuning.tables.labels import superscript
+from qtuning.tables.markdown import render
+from qtuning.tables.terminal import print_table
+from qtuning.tables.write import score_page, tidy, write_tables
 
 Make = Callable[..., Folders]
 TWO = {"benchmarks": ["gsm8k", "math"], "source": "mini-world", "batch_size": 64, "max_length": 256}
@@ -253,7 +253,7 @@ def test_blocks_and_columns_of_several_models_and_train_sets(make_folders: Make)
 
 def test_one_sided_budgets_are_compared_with_one_sided_random(make_folders: Make) -> None:
     """All tokens: random samples with no token pruner are the reference."""
-    from qtuning.results.summary import random_at_budget, summarise
+    from qtuning.tables.summary import random_at_budget, summarise
 
     folders = make_folders(
         evaluation=TWO,

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from qtuning.results.layout import (
+from qtuning.store.comparable import training_warnings
+from qtuning.tables.labels import (
     Footnotes,
     benchmark_label,
     hole_text,
@@ -18,7 +19,7 @@ from qtuning.results.layout import (
     score_parts,
     subjects,
 )
-from qtuning.results.lines import (
+from qtuning.tables.lines import (
     Cells,
     budget_label,
     cells_by_line,
@@ -27,10 +28,9 @@ from qtuning.results.lines import (
     full_data,
     mean_cost,
 )
-from qtuning.results.page import Block, Column, Field, Page, Table, check
-from qtuning.results.pareto import front_of
-from qtuning.results.summary import Entry, Hole, Line, Summary, summarise
-from qtuning.store.comparable import training_warnings
+from qtuning.tables.page import Block, Column, Field, Page, Table, check
+from qtuning.tables.pareto import front_of
+from qtuning.tables.summary import Entry, Hole, Line, Summary, summarise
 
 SORTED = (
     "Sorted by FLOPs, means over the seeds; FLOPs and seconds include the forward passes that score samples and tokens."

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Sequence
 
-from qtuning.results.layout import Parts, aligned, superscript
-from qtuning.results.page import Field, Page, Table
+from qtuning.tables.labels import Parts, aligned, superscript
+from qtuning.tables.page import Field, Page, Table
 
 
 def render(page: Page) -> str:

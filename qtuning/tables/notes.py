@@ -5,9 +5,9 @@ import json
 import polars as pl
 
 from qtuning.experiment.headline import chance
-from qtuning.results.layout import benchmark_label
-from qtuning.results.marks import Marks
-from qtuning.results.summary import AVERAGE, Summary
+from qtuning.tables.labels import benchmark_label
+from qtuning.tables.significance import Marks
+from qtuning.tables.summary import AVERAGE, Summary
 
 
 def how_to_read(scores: pl.DataFrame, summary: Summary, marks: Marks) -> list[str]:

@@ -8,10 +8,10 @@ import polars as pl
 
 from qtuning.files import atomic_path, write_text
 from qtuning.results import markdown
-from qtuning.results.layout import Parts, method_label, named, subjects
-from qtuning.results.lines import budget_label, cells_by_line
-from qtuning.results.page import Block, Column, Page, Table, check
 from qtuning.store.store import Store
+from qtuning.tables.labels import Parts, method_label, named, subjects
+from qtuning.tables.lines import budget_label, cells_by_line
+from qtuning.tables.page import Block, Column, Page, Table, check
 
 MEASURES = ("precision", "recall", "auc", "share")
 

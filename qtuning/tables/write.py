@@ -8,9 +8,15 @@ import polars as pl
 
 from qtuning.files import atomic_path, write_text
 from qtuning.results import html, latex, markdown
-from qtuning.results.bycost import cost_page, tidy_costs
-from qtuning.results.costs import cost_tables
-from qtuning.results.layout import (
+from qtuning.results.paper_page import paper_page
+from qtuning.results.published import read_published, table_number
+from qtuning.results.signs import tidy_signs
+from qtuning.results.versus_paper import tidy_paper, versus_paper
+from qtuning.store.comparable import training_warnings
+from qtuning.store.store import read_scores
+from qtuning.tables.bycost import cost_page, tidy_costs
+from qtuning.tables.costs import cost_tables
+from qtuning.tables.labels import (
     Footnotes,
     benchmark_label,
     block_title,
@@ -20,16 +26,10 @@ from qtuning.results.layout import (
     score_parts,
     subjects,
 )
-from qtuning.results.marks import Marks, read_marks
-from qtuning.results.notes import how_measured, how_to_read
-from qtuning.results.page import Block, Column, Field, Page, Table, check
-from qtuning.results.paper_page import paper_page
-from qtuning.results.published import read_published, table_number
-from qtuning.results.signs import tidy_signs
-from qtuning.results.summary import Entry, Summary, summarise
-from qtuning.results.versus_paper import tidy_paper, versus_paper
-from qtuning.store.comparable import training_warnings
-from qtuning.store.store import read_scores
+from qtuning.tables.notes import how_measured, how_to_read
+from qtuning.tables.page import Block, Column, Field, Page, Table, check
+from qtuning.tables.significance import Marks, read_marks
+from qtuning.tables.summary import Entry, Summary, summarise
 
 KINDS = ("md", "csv", "tex", "html", "cost.md", "cost.csv", "paper.md", "paper.csv", "paper.html", "signs.csv")
 """Files of an experiment's tables, by what follows its name."""

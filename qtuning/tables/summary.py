@@ -10,9 +10,9 @@ from typing import Any
 import polars as pl
 
 from qtuning.errors import UserError
-from qtuning.results.options import Part, varied
-from qtuning.results.options import variant as variant_of
 from qtuning.store.comparable import check_comparable
+from qtuning.tables.options import Part, varied
+from qtuning.tables.options import variant as variant_of
 
 AVERAGE = "avg"
 """Name of the column that averages a cell's benchmarks."""

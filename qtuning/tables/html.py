@@ -5,7 +5,7 @@ from importlib.resources import files
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from qtuning.results.page import Column, Page, Table
+from qtuning.tables.page import Column, Page, Table
 
 if TYPE_CHECKING:
     from jinja2 import Environment

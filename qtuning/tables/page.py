@@ -6,7 +6,7 @@ Markdown, LaTeX and HTML are renderings of one Page, so that rows, blocks, arrow
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from qtuning.results.layout import Parts
+from qtuning.tables.labels import Parts
 
 Field = str | Parts
 """One field of a table: a text, or a score in pieces."""

@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from qtuning.results.costs import COLUMNS, cost_rows
-from qtuning.results.layout import (
+from qtuning.store.comparable import training_warnings
+from qtuning.store.store import read_scores
+from qtuning.tables.costs import COLUMNS, cost_rows
+from qtuning.tables.labels import (
     Footnotes,
     Parts,
     aligned,
@@ -24,11 +26,9 @@ from qtuning.results.layout import (
     subjects,
     superscript,
 )
-from qtuning.results.marks import Marks, read_marks
-from qtuning.results.notes import how_to_read
-from qtuning.results.summary import AVERAGE, Line, Summary, summarise
-from qtuning.store.comparable import training_warnings
-from qtuning.store.store import read_scores
+from qtuning.tables.notes import how_to_read
+from qtuning.tables.significance import Marks, read_marks
+from qtuning.tables.summary import AVERAGE, Line, Summary, summarise
 
 UNBOUNDED = 160
 """Columns of a file or pipe, which has no width of its own."""

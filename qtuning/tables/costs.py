@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from qtuning.results.layout import method_label, named
-from qtuning.results.lines import (
+from qtuning.tables.labels import method_label, named
+from qtuning.tables.lines import (
     Cells,
     Seeds,
     available_share,
@@ -18,8 +18,8 @@ from qtuning.results.lines import (
     mean_cost,
     sum_of,
 )
-from qtuning.results.page import Block, Column, Table
-from qtuning.results.summary import Line, Summary
+from qtuning.tables.page import Block, Column, Table
+from qtuning.tables.summary import Line, Summary
 
 COLUMNS = ("Updates", "Samples kept", "Tokens kept", "Tokens forwarded", "FLOPs", "Seconds")
 """Headers of the measured columns."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from qtuning.errors import UserError
-from qtuning.results.summary import Line
+from qtuning.tables.summary import Line
 
 KEY = ("train_set", "model", "method", "options", "training", "sample_ratio", "token_ratio", "benchmark")
 RANDOM, FULL, UNTRAINED = "†", "‡", "§"

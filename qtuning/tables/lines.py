@@ -5,9 +5,9 @@ from typing import Any
 
 import polars as pl
 
-from qtuning.results.layout import percent
-from qtuning.results.summary import Line, in_table_order, line_of
 from qtuning.store.schema import COST_COLUMNS, SELECTION_COLUMNS
+from qtuning.tables.labels import percent
+from qtuning.tables.summary import Line, in_table_order, line_of
 
 Seeds = dict[str, dict[str, Any]]
 """Seed -> a row of its cell, which carries the cell's costs."""
