@@ -12,7 +12,7 @@ from qtuning.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from qtuning.results.audit import Audit
+    from qtuning.paper.audit import Audit
 
 COLOURS = {"holds": "green", "partly": "yellow", "contradicted": "red", "not testable": "dim"}
 UNBOUNDED = 160
@@ -36,11 +36,11 @@ def audit(
 
     `qtuning audit --store docs/example/store`
     """
-    from qtuning.results.audit import audit as run
-    from qtuning.results.audit_report import audit_json
-    from qtuning.results.claims import read_claims
-    from qtuning.results.ours import read_store
-    from qtuning.results.reference import PAPER, read_published
+    from qtuning.paper.audit import audit as run
+    from qtuning.paper.audit_report import audit_json
+    from qtuning.paper.claims import read_claims
+    from qtuning.paper.ours import read_store
+    from qtuning.paper.reference import PAPER, read_published
     from qtuning.statistics.interval import Intervals
     from qtuning.store.store import Store
 
@@ -70,7 +70,7 @@ def print_audit(result: "Audit", console: "Console") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from qtuning.results.audit_report import TOLERANCE, checks, details, our_verdict
+    from qtuning.paper.audit_report import TOLERANCE, checks, details, our_verdict
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for header in ("Claim", "Recomputed", "File says", "From our cells"):

@@ -19,6 +19,6 @@ def report(
 
     The page needs no network and no other file; the same store gives the same bytes.
     """
-    from qtuning.results.report import write_report
+    from qtuning.report import write_report
 
     print(write_report(experiments, store, out))

@@ -7,11 +7,11 @@ from pathlib import Path
 import polars as pl
 
 from qtuning.files import atomic_path, write_text
+from qtuning.paper.beside import tidy_paper, versus_paper
+from qtuning.paper.page import paper_page
+from qtuning.paper.published import read_published, table_number
+from qtuning.paper.signs import tidy_signs
 from qtuning.results import html, latex, markdown
-from qtuning.results.paper_page import paper_page
-from qtuning.results.published import read_published, table_number
-from qtuning.results.signs import tidy_signs
-from qtuning.results.versus_paper import tidy_paper, versus_paper
 from qtuning.store.comparable import training_warnings
 from qtuning.store.store import read_scores
 from qtuning.tables.bycost import cost_page, tidy_costs

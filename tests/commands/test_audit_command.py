@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from qtuning.commands.audit import audit
 from qtuning.errors import UserError
-from qtuning.results.reference import PAPER
+from qtuning.paper.reference import PAPER
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qtuning.results.report import write_report
+from qtuning.report import write_report
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "docs/example"

@@ -19,7 +19,7 @@ from qtuning.experiment.names import cell_id
 from qtuning.experiment.schema import Cell
 from qtuning.figures.write import write_figures
 from qtuning.files import write_json
-from qtuning.results.report import write_report
+from qtuning.report import write_report
 from qtuning.store.store import Store, write_store
 
 LOGGED: dict[str, Any] = {

@@ -8,9 +8,9 @@ import yaml
 from claim_oracle import lines, write
 
 from qtuning.errors import UserError
-from qtuning.results.claims import read_claims
-from qtuning.results.reference import read_published
-from qtuning.results.verdicts import evaluate
+from qtuning.paper.claims import read_claims
+from qtuning.paper.reference import read_published
+from qtuning.paper.verdicts import evaluate
 
 PUBLISHED = read_published()
 GOOD = {

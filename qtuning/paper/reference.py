@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qtuning.errors import UserError
 from qtuning.experiment.yaml_files import explain
-from qtuning.results.measured import Budget, Measured, Row, change
+from qtuning.paper.measured import Budget, Measured, Row, change
 from qtuning.tables.summary import AVERAGE
 
 PAPER = Path(str(importlib.resources.files("qtuning"))) / "assets" / "paper"

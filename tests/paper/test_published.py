@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtuning.errors import UserError
-from qtuning.results.published import SCHEMA, impossible, possible, read_published, table_number
+from qtuning.paper.published import SCHEMA, impossible, possible, read_published, table_number
 
 
 def test_shipped() -> None:

@@ -4,11 +4,11 @@ import re
 from html import unescape
 from pathlib import Path
 
-from qtuning.results.audit import audit
-from qtuning.results.audit_report import audit_lists, audit_markdown, audit_page, details
-from qtuning.results.claims import read_claims
-from qtuning.results.reference import read_published
-from qtuning.results.report import write_report
+from qtuning.paper.audit import audit
+from qtuning.paper.audit_report import audit_lists, audit_markdown, audit_page, details
+from qtuning.paper.claims import read_claims
+from qtuning.paper.reference import read_published
+from qtuning.report import write_report
 
 EXAMPLE = Path(__file__).parents[2] / "docs/example/store"
 PUBLISHED = read_published()

@@ -6,9 +6,9 @@ from typing import Any
 
 import polars as pl
 
-from qtuning.results.published import LABEL, NOT_PUBLISHED, published_labels, published_place
-from qtuning.results.signs import sign_table
-from qtuning.results.versus_paper import INTERVAL, Number, absent
+from qtuning.paper.beside import INTERVAL, Number, absent
+from qtuning.paper.published import LABEL, NOT_PUBLISHED, published_labels, published_place
+from qtuning.paper.signs import sign_table
 from qtuning.tables.labels import Footnotes, benchmark_label, named, percent, signed
 from qtuning.tables.page import Block, Column, Field, Page, Table, check
 from qtuning.tables.summary import summarise

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import polars as pl
 
-from qtuning.results.published import place, published_place
-from qtuning.results.refusals import Refusals, refusals, refused_amount
+from qtuning.paper.published import place, published_place
+from qtuning.paper.refusals import Refusals, refusals, refused_amount
 from qtuning.tables.labels import hole_text
 from qtuning.tables.lines import Cells, cells_by_line
 from qtuning.tables.summary import AVERAGE, Entry, Hole, Line, Summary, summarise

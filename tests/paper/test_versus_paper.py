@@ -7,10 +7,10 @@ import polars as pl
 import pytest
 from cell_folders import Folders
 
-from qtuning.results.paper_page import paper_page
-from qtuning.results.published import SCHEMA, read_published
-from qtuning.results.signs import compare_signs, count, tidy_signs
-from qtuning.results.versus_paper import Number, interval, tidy_paper, versus_paper
+from qtuning.paper.beside import Number, interval, tidy_paper, versus_paper
+from qtuning.paper.page import paper_page
+from qtuning.paper.published import SCHEMA, read_published
+from qtuning.paper.signs import compare_signs, count, tidy_signs
 from qtuning.store.store import read_scores, write_store
 from qtuning.tables.markdown import render
 from qtuning.tables.summary import AVERAGE, summarise

@@ -10,8 +10,8 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Literal, assert_never
 
-from qtuning.results.claims import Averages, Change, Claim, Compare, Figure, Sign, Value, Verdict, Versus
-from qtuning.results.measured import Budget, Measured, Number, Row, Source, change
+from qtuning.paper.claims import Averages, Change, Claim, Compare, Figure, Sign, Value, Verdict, Versus
+from qtuning.paper.measured import Budget, Measured, Number, Row, Source, change
 from qtuning.tables.summary import AVERAGE
 
 Result = Literal["supports", "contradicts", "undecided"]

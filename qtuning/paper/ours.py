@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from qtuning.errors import UserError
-from qtuning.results.measured import Budget, Measured, Row, change
+from qtuning.paper.measured import Budget, Measured, Row, change
 from qtuning.statistics.answers import World
 from qtuning.statistics.interval import LABEL, Find, bounds
 from qtuning.store.schema import SCHEMA

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from qtuning.results.published import LABEL, place, published_labels, published_place
+from qtuning.paper.published import LABEL, place, published_labels, published_place
 from qtuning.tables.labels import named, percent
 from qtuning.tables.page import Block, Column, Field, Table
 from qtuning.tables.summary import AVERAGE, Entry, Line, Summary, summarise

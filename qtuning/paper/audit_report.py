@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from qtuning.results.audit import Audit, Ruling
-from qtuning.results.claims import Sign
-from qtuning.results.measured import Row
-from qtuning.results.verdicts import Term, signed
+from qtuning.paper.audit import Audit, Ruling
+from qtuning.paper.claims import Sign
+from qtuning.paper.measured import Row
+from qtuning.paper.verdicts import Term, signed
 from qtuning.tables.page import Block, Column, Page, Table, check
 
 LISTED = 6

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from qtuning.experiment.headline import LABEL as BENCHMARK
-from qtuning.results.published import EPOCHS, TRAIN_SAMPLES, impossible
+from qtuning.paper.published import EPOCHS, TRAIN_SAMPLES, impossible
 from qtuning.tables.labels import benchmark_label, named
 from qtuning.tables.summary import AVERAGE
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import polars as pl
 
-from qtuning.results.claims import AnyRecipe, Averages, Change, Claim, Compare, Sign, Value, Verdict
-from qtuning.results.measured import Row
-from qtuning.results.ours import Ours, collect_ours, merge
-from qtuning.results.published import published_row
-from qtuning.results.reference import Published
-from qtuning.results.refusals import Refusals, refusals, refused_amount
-from qtuning.results.verdicts import (
+from qtuning.paper.claims import AnyRecipe, Averages, Change, Claim, Compare, Sign, Value, Verdict
+from qtuning.paper.measured import Row
+from qtuning.paper.ours import Ours, collect_ours, merge
+from qtuning.paper.published import published_row
+from qtuning.paper.reference import Published
+from qtuning.paper.refusals import Refusals, refusals, refused_amount
+from qtuning.paper.verdicts import (
     Outcome,
     Term,
     average_term,

@@ -9,11 +9,11 @@ import polars as pl
 import pytest
 
 from qtuning.errors import UserError
-from qtuning.results.audit import audit
-from qtuning.results.audit_report import audit_markdown
-from qtuning.results.claims import read_claims
-from qtuning.results.ours import read_store
-from qtuning.results.reference import read_published
+from qtuning.paper.audit import audit
+from qtuning.paper.audit_report import audit_markdown
+from qtuning.paper.claims import read_claims
+from qtuning.paper.ours import read_store
+from qtuning.paper.reference import read_published
 from qtuning.statistics.compare import compare, score_intervals
 from qtuning.statistics.interval import Intervals
 from qtuning.store.schema import ITEM_SCHEMA, SCHEMA

@@ -12,8 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from qtuning.errors import UserError
 from qtuning.experiment.yaml_files import explain, load_yaml, nearest
-from qtuning.results.measured import Budget
-from qtuning.results.reference import PAPER, Published
+from qtuning.paper.measured import Budget
+from qtuning.paper.reference import PAPER, Published
 
 Verdict = Literal["holds", "partly", "contradicted", "not testable"]
 Versus = Literal["full", "best-baseline"]

@@ -16,15 +16,15 @@ from qtuning.errors import UserError
 from qtuning.experiment.yaml_files import nearest
 from qtuning.figures.write import Written, write_figures
 from qtuning.files import atomic_path, write_text
+from qtuning.paper.audit import Audit, audit
+from qtuning.paper.audit_report import audit_lists, audit_markdown, audit_page
+from qtuning.paper.beside import versus_paper
+from qtuning.paper.claims import read_claims
+from qtuning.paper.ours import read_store
+from qtuning.paper.page import paper_page
+from qtuning.paper.published import read_published, table_number
+from qtuning.paper.reference import read_published as read_reference
 from qtuning.results import html
-from qtuning.results.audit import Audit, audit
-from qtuning.results.audit_report import audit_lists, audit_markdown, audit_page
-from qtuning.results.claims import read_claims
-from qtuning.results.ours import read_store
-from qtuning.results.paper_page import paper_page
-from qtuning.results.published import read_published, table_number
-from qtuning.results.reference import read_published as read_reference
-from qtuning.results.versus_paper import versus_paper
 from qtuning.statistics.compare import compare
 from qtuning.statistics.interval import Intervals
 from qtuning.store.store import Store

@@ -10,10 +10,10 @@ from claim_oracle import judge, lines, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qtuning.results.audit import audit
-from qtuning.results.audit_report import audit_json, audit_markdown
-from qtuning.results.claims import read_claims
-from qtuning.results.reference import read_published
+from qtuning.paper.audit import audit
+from qtuning.paper.audit_report import audit_json, audit_markdown
+from qtuning.paper.claims import read_claims
+from qtuning.paper.reference import read_published
 
 PUBLISHED = read_published()
 CLAIMS = read_claims(PUBLISHED)
