@@ -14,9 +14,9 @@ from qtuning.figures.captions import cells_caption, scores_caption
 from qtuning.figures.convergence import convergence
 from qtuning.figures.flow import flow
 from qtuning.figures.heatmap import differences, heatmap, pages
-from qtuning.figures.localisation import localisation
 from qtuning.figures.pareto import pareto
 from qtuning.figures.plane import Naming, plane
+from qtuning.figures.planted_errors import localisation
 from qtuning.figures.points import budget_name, points, pruned
 from qtuning.figures.shares import FLOOR, shares
 from qtuning.figures.style import Drawing, save

@@ -13,9 +13,9 @@ from qtuning.figures.budgets import budgets
 from qtuning.figures.convergence import convergence
 from qtuning.figures.heatmap import DIVERGING, LIMIT, differences, heatmap, pages
 from qtuning.figures.lambda_ import neighbour_weight
-from qtuning.figures.localisation import localisation
 from qtuning.figures.marks import SAMPLE_COLOUR, key, marks
 from qtuning.figures.pareto import pareto
+from qtuning.figures.planted_errors import localisation
 from qtuning.figures.points import points
 from qtuning.figures.shares import over_seeds, shares
 from qtuning.figures.style import VERMILLION, styled

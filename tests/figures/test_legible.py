@@ -14,8 +14,8 @@ from qtuning.figures import batch, lambda_
 from qtuning.figures.budgets import budgets
 from qtuning.figures.heatmap import differences, heatmap
 from qtuning.figures.lambda_ import neighbour_weight
-from qtuning.figures.localisation import localisation
 from qtuning.figures.pareto import pareto
+from qtuning.figures.planted_errors import localisation
 from qtuning.figures.points import points
 from qtuning.figures.ratios import ratios
 from qtuning.figures.style import COLUMN, PAGE, Drawing, styled
