@@ -9,9 +9,9 @@ import typer
 from qtuning.errors import UserError
 
 if TYPE_CHECKING:
-    from qtuning.planning.assumptions import Assumptions
-    from qtuning.planning.hardware import Machine
-    from qtuning.planning.jobs import Jobs
+    from qtuning.plan.assumptions import Assumptions
+    from qtuning.plan.jobs import Jobs
+    from qtuning.plan.machines import Machine
 
 GPUS = ("h100", "a100", "4090", "cpu")
 
@@ -43,12 +43,12 @@ def plan(
     """
     from qtuning.experiment.grid import Library
     from qtuning.experiment.layout import Layout
-    from qtuning.planning.assumptions import read_assumptions
-    from qtuning.planning.bill import MachineOf, bill_of
-    from qtuning.planning.check import check
-    from qtuning.planning.effect import effects_of
-    from qtuning.planning.fits import refusals
-    from qtuning.planning.jobs import jobs_of
+    from qtuning.plan.assumptions import read_assumptions
+    from qtuning.plan.bill import MachineOf, bill_of
+    from qtuning.plan.check import check
+    from qtuning.plan.effect import effects_of
+    from qtuning.plan.fits import refusals
+    from qtuning.plan.jobs import jobs_of
 
     if probe and gpu is not None:
         raise UserError(f"--gpu = {gpu!r}: --probe measures this machine; give one of the two")
@@ -58,8 +58,8 @@ def plan(
     jobs = jobs_of(grids, Layout(results), assumptions, data_dir)
     measured: dict[tuple[str, str], Machine] = {}
     if probe:
-        from qtuning.planning.probe import probe as measure
-        from qtuning.planning.probe import this_machine
+        from qtuning.plan.probe import probe as measure
+        from qtuning.plan.probe import this_machine
 
         machine = this_machine()
         probe = not refusals(jobs, MachineOf(machine, {}))  # what cannot run here is not worth minutes of waiting
@@ -73,7 +73,7 @@ def plan(
     if as_json:
         _print_json(bill, effects, checked, notes, too_large)
     else:
-        from qtuning.planning.render import print_bill
+        from qtuning.plan.print import print_bill
 
         print_bill(bill, effects, checked, notes)
     if too_large:
@@ -82,7 +82,7 @@ def plan(
 
 def _machine(name: str) -> "Machine":
     from qtuning.experiment.yaml_files import nearest
-    from qtuning.planning.hardware import machines
+    from qtuning.plan.machines import machines
 
     if name not in GPUS:
         raise UserError(f"--gpu = {name!r}: unknown{nearest(name, GPUS)}")
@@ -91,7 +91,7 @@ def _machine(name: str) -> "Machine":
 
 def _notes(jobs: "Jobs", machine: "Machine", probed: bool, assumptions: "Assumptions") -> list[str]:
     """What the bill rests on that was not measured."""
-    from qtuning.planning.lengths import CHARACTERS
+    from qtuning.plan.lengths import CHARACTERS
 
     notes = []
     read = {name: lengths.rows for name, lengths in jobs.train_sets.values() if lengths.basis == "characters"}

@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 from qtuning.experiment.schema import Evaluation
-from qtuning.planning.bill import MachineOf
-from qtuning.planning.hardware import GIB, Machine
-from qtuning.planning.jobs import Jobs, Scores, Training
-from qtuning.planning.memory import evaluation_memory, training_memory
+from qtuning.plan.bill import MachineOf
+from qtuning.plan.jobs import Jobs, Scores, Training
+from qtuning.plan.machines import GIB, Machine
+from qtuning.plan.memory import evaluation_memory, training_memory
 
 SMALLER = (32, 16, 8, 4, 2, 1)
 

@@ -13,8 +13,8 @@ import numpy as np
 from qtuning.experiment.lookup import resolve
 from qtuning.experiment.registry import Need
 from qtuning.experiment.schema import Cell, Pruning, Training
-from qtuning.planning.lengths import Array, Lengths
-from qtuning.planning.shapes import Shape
+from qtuning.plan.lengths import Array, Lengths
+from qtuning.plan.shapes import Shape
 from qtuning.train.pooling import Pooling
 
 ONLY_SCORES: frozenset[Need] = frozenset({"scores"})

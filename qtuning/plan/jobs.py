@@ -8,13 +8,13 @@ from qtuning.experiment.grid import Grid
 from qtuning.experiment.layout import HELPERS, Layout
 from qtuning.experiment.names import cell_id, evaluation_id, pair_id
 from qtuning.experiment.schema import Cell, Evaluation, Model
-from qtuning.planning.answers import Answers, answers_of
-from qtuning.planning.assumptions import Assumptions
-from qtuning.planning.hardware import Machine
-from qtuning.planning.lengths import Lengths, lengths_of
-from qtuning.planning.memory import Memory, evaluation_memory, training_memory
-from qtuning.planning.shapes import BYTES, Shape, shape_of_model
-from qtuning.planning.work import Work, needs_of, passes_of, schedule_of, work_of
+from qtuning.plan.answers import Answers, answers_of
+from qtuning.plan.assumptions import Assumptions
+from qtuning.plan.lengths import Lengths, lengths_of
+from qtuning.plan.machines import Machine
+from qtuning.plan.memory import Memory, evaluation_memory, training_memory
+from qtuning.plan.shapes import BYTES, Shape, shape_of_model
+from qtuning.plan.work import Work, needs_of, passes_of, schedule_of, work_of
 
 
 @dataclass(frozen=True)

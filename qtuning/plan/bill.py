@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from qtuning.experiment.headline import LABEL
-from qtuning.planning.hardware import Machine
-from qtuning.planning.jobs import Jobs, Scores, Training
-from qtuning.planning.memory import evaluation_memory
-from qtuning.planning.shapes import BYTES
+from qtuning.plan.jobs import Jobs, Scores, Training
+from qtuning.plan.machines import Machine
+from qtuning.plan.memory import evaluation_memory
+from qtuning.plan.shapes import BYTES
 
 # bytes: a row of the trace, an update in metrics.jsonl, an answer in items.parquet (of finished mini cells); a
 # tokenizer

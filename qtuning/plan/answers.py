@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from qtuning.evaluation.suite import fewshot
 from qtuning.experiment.schema import Evaluation
-from qtuning.planning.assumptions import Assumptions
-from qtuning.planning.hardware import Machine
-from qtuning.planning.shapes import Shape
+from qtuning.plan.assumptions import Assumptions
+from qtuning.plan.machines import Machine
+from qtuning.plan.shapes import Shape
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from qtuning.experiment.schema import Cell, Evaluation, Training
-from qtuning.planning.answers import Answers
-from qtuning.planning.lengths import Lengths
-from qtuning.planning.shapes import BYTES, Shape
-from qtuning.planning.work import FORWARDS, needs_of, schedule_of
+from qtuning.plan.answers import Answers
+from qtuning.plan.lengths import Lengths
+from qtuning.plan.shapes import BYTES, Shape
+from qtuning.plan.work import FORWARDS, needs_of, schedule_of
 
 CHUNK = 256  # head.CHUNK, which torch comes with; a test compares them
 

@@ -13,8 +13,8 @@ from qtuning.commands.plan import plan
 from qtuning.experiment.grid import Library
 from qtuning.experiment.names import cell_id, evaluation_id
 from qtuning.files import write_json
-from qtuning.planning.assumptions import read_assumptions
-from qtuning.planning.effect import Effect, effects_of, families_of, seed_spread
+from qtuning.plan.assumptions import read_assumptions
+from qtuning.plan.effect import Effect, effects_of, families_of, seed_spread
 from qtuning.statistics.compare import compare
 from qtuning.statistics.power import Spread, detectable_difference
 from qtuning.store.store import Store, write_store

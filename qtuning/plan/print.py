@@ -7,10 +7,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from qtuning.planning.bill import Bill, Hours
-from qtuning.planning.check import Check, Ratio
-from qtuning.planning.effect import Effect
-from qtuning.planning.hardware import GIB
+from qtuning.plan.bill import Bill, Hours
+from qtuning.plan.check import Check, Ratio
+from qtuning.plan.effect import Effect
+from qtuning.plan.machines import GIB
 
 WIDTH = 100
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from qtuning.errors import UserError
 from qtuning.experiment.schema import Cell, FileSource, Template, TrainSet
-from qtuning.planning.assumptions import Assumptions
+from qtuning.plan.assumptions import Assumptions
 
 POINTS = 512  # lengths that stand for those of an assumed train set
 PROMPT_SPREAD = (

@@ -6,10 +6,10 @@ import pytest
 
 from qtuning.experiment.grid import Library
 from qtuning.experiment.layout import Layout
-from qtuning.planning.assumptions import read_assumptions
-from qtuning.planning.bill import MachineOf, bill_of
-from qtuning.planning.jobs import jobs_of
-from qtuning.planning.probe import probe
+from qtuning.plan.assumptions import read_assumptions
+from qtuning.plan.bill import MachineOf, bill_of
+from qtuning.plan.jobs import jobs_of
+from qtuning.plan.probe import probe
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -26,9 +26,9 @@ from qtuning.experiment.schema import (
     TrainSet,
 )
 from qtuning.model.batch import Sample, pack, pack_whole
-from qtuning.planning.lengths import Lengths, assumed
-from qtuning.planning.shapes import Shape
-from qtuning.planning.work import needs_of, work_of
+from qtuning.plan.lengths import Lengths, assumed
+from qtuning.plan.shapes import Shape
+from qtuning.plan.work import needs_of, work_of
 from qtuning.pruners.method import method_of
 from qtuning.train.cost import ModelShape
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from qtuning.planning.shapes import BYTES, Shape
+from qtuning.plan.shapes import BYTES, Shape
 
 GIB = 2**30
 

@@ -22,8 +22,8 @@ from qtuning.experiment.grid import Grid
 from qtuning.experiment.names import canonical, cell_id, evaluation_id
 from qtuning.experiment.schema import Cell
 from qtuning.files import canonical_json, read_json
-from qtuning.planning.answers import answers_of
-from qtuning.planning.assumptions import Assumptions
+from qtuning.plan.answers import answers_of
+from qtuning.plan.assumptions import Assumptions
 
 if TYPE_CHECKING:
     from qtuning.tables.summary import Line

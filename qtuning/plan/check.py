@@ -7,9 +7,9 @@ from statistics import median
 from typing import Any
 
 from qtuning.files import read_json
-from qtuning.planning.bill import MachineOf
-from qtuning.planning.hardware import Machine, machines
-from qtuning.planning.jobs import Jobs, Scores, Training
+from qtuning.plan.bill import MachineOf
+from qtuning.plan.jobs import Jobs, Scores, Training
+from qtuning.plan.machines import Machine, machines
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ from qtuning.experiment.layout import Layout
 from qtuning.files import write_json
 from qtuning.model.load import load_model
 from qtuning.model.packed import PackedModel
-from qtuning.planning.assumptions import read_assumptions
-from qtuning.planning.bill import MachineOf
-from qtuning.planning.check import check
-from qtuning.planning.hardware import machines
-from qtuning.planning.jobs import Jobs, jobs_of
-from qtuning.planning.lengths import Lengths
-from qtuning.planning.shapes import from_config
-from qtuning.planning.work import work_of
+from qtuning.plan.assumptions import read_assumptions
+from qtuning.plan.bill import MachineOf
+from qtuning.plan.check import check
+from qtuning.plan.jobs import Jobs, jobs_of
+from qtuning.plan.lengths import Lengths
+from qtuning.plan.machines import machines
+from qtuning.plan.shapes import from_config
+from qtuning.plan.work import work_of
 from qtuning.pruners.method import method_of
 from qtuning.train.cost import shape_of
 from qtuning.train.loop import Loop

@@ -14,10 +14,10 @@ from torch import nn
 from tqdm import tqdm
 
 from qtuning.model.batch import Packed, Sample, pack
-from qtuning.planning.hardware import Machine, machines
-from qtuning.planning.jobs import Jobs, Scores, Training
-from qtuning.planning.lengths import Lengths
-from qtuning.planning.shapes import Shape
+from qtuning.plan.jobs import Jobs, Scores, Training
+from qtuning.plan.lengths import Lengths
+from qtuning.plan.machines import Machine, machines
+from qtuning.plan.shapes import Shape
 
 LAYERS = 2
 TOKENS = {"cpu": 128, "cuda": 4096}  # of a batch, at most

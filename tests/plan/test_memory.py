@@ -10,10 +10,10 @@ from test_work import a_cell
 
 from qtuning.model.batch import pack
 from qtuning.model.head import CHUNK as REAL_CHUNK
-from qtuning.planning.assumptions import BenchmarkGuess
-from qtuning.planning.lengths import Lengths, assumed
-from qtuning.planning.memory import CHUNK, largest_batches, saved_bytes, training_memory
-from qtuning.planning.shapes import Shape, from_config
+from qtuning.plan.assumptions import BenchmarkGuess
+from qtuning.plan.lengths import Lengths, assumed
+from qtuning.plan.memory import CHUNK, largest_batches, saved_bytes, training_memory
+from qtuning.plan.shapes import Shape, from_config
 
 WAYS = [("full", "float32", "no"), ("full", "bfloat16", "no"), ("full", "float32", "bf16")]
 WAYS += [("lora", dtype, mixed) for _, dtype, mixed in WAYS]

@@ -12,7 +12,7 @@ from qtuning.errors import UserError
 from qtuning.experiment.grid import Library
 from qtuning.experiment.schema import HubSource, Model, ShippedModelSource
 from qtuning.files import write_json
-from qtuning.planning.shapes import PUBLISHED, Shape, from_config, shape_of_model
+from qtuning.plan.shapes import PUBLISHED, Shape, from_config, shape_of_model
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

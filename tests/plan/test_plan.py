@@ -20,12 +20,12 @@ from qtuning.experiment.grid import Library
 from qtuning.experiment.layout import Layout
 from qtuning.experiment.names import cell_id, evaluation_id
 from qtuning.files import write_json
-from qtuning.planning.assumptions import read_assumptions
-from qtuning.planning.bill import Bill, MachineOf, bill_of
-from qtuning.planning.effect import effects_of
-from qtuning.planning.fits import refusals
-from qtuning.planning.hardware import machines
-from qtuning.planning.jobs import Jobs, jobs_of
+from qtuning.plan.assumptions import read_assumptions
+from qtuning.plan.bill import Bill, MachineOf, bill_of
+from qtuning.plan.effect import effects_of
+from qtuning.plan.fits import refusals
+from qtuning.plan.jobs import Jobs, jobs_of
+from qtuning.plan.machines import machines
 
 ITEMS = 2376 + 1172 + 1319 + 10_570 + 17_944
 
@@ -173,7 +173,7 @@ def test_a_probe_is_of_this_machine(
     run: Callable[..., Any], experiment: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "--gpu = 'h100': --probe measures this machine" in str(run("mini", "--gpu", "h100", "--probe").exception)
-    from qtuning.planning import probe
+    from qtuning.plan import probe
 
     def unexpected(*_: object) -> None:
         raise AssertionError("measured what cannot fit")
