@@ -11,7 +11,7 @@ def main() -> None:
         status = client.run(sys.argv[1:])
         if status is not None:
             sys.exit(status)
-    from qtuning.cli import main as command_line
+    from qtuning.cli.app import main as command_line
 
     command_line()
 

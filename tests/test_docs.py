@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from qtuning.cli import main
+from qtuning.cli.app import main
 from qtuning.experiment.grid import Library
 from qtuning.experiment.methods import pruning
 from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, Need, TokenPruningOptions, TriageOptions

@@ -11,7 +11,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from qtuning.cli import app
+from qtuning.cli.app import app
 from qtuning.experiment.grid import Library
 from qtuning.experiment.names import cell_id, evaluation_id, model_id, pair_id
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 # what a training and an evaluation import; the rest is found by each job itself
 MODULES = (
-    "qtuning.cli",
+    "qtuning.cli.app",
     "qtuning.train.cell",
     "qtuning.train.launching",
     "qtuning.evaluation.run",
@@ -214,7 +214,7 @@ def work(job: Job) -> None:
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     random.seed()
     sys.argv = ["qtuning", *job.arguments]
-    from qtuning.cli import main
+    from qtuning.cli.app import main
 
     main()
 

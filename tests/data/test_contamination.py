@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtuning.commands.contamination import read_train_set
+from qtuning.cli.contamination import read_train_set
 from qtuning.data.contamination import Check, check, checks
 from qtuning.data.overlap import Index, words
 from qtuning.errors import UserError

@@ -12,7 +12,7 @@ from cell_folders import CONFIGS, Folders
 from test_details import decide, log
 from typer.testing import CliRunner
 
-from qtuning.cli import app
+from qtuning.cli.app import app
 from qtuning.errors import UserError
 from qtuning.experiment.grid import Library
 from qtuning.experiment.names import cell_id

@@ -8,15 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from qtuning.commands.audit import audit
-from qtuning.commands.contamination import contamination
-from qtuning.commands.experiments import experiments as list_experiments
-from qtuning.commands.export import export
-from qtuning.commands.figures import figures
-from qtuning.commands.localise import localise
-from qtuning.commands.plan import plan
-from qtuning.commands.plane import plane
-from qtuning.commands.report import report
+from qtuning.cli.audit import audit
+from qtuning.cli.contamination import contamination
+from qtuning.cli.experiments import experiments as list_experiments
+from qtuning.cli.export import export
+from qtuning.cli.figures import figures
+from qtuning.cli.localise import localise
+from qtuning.cli.plan import plan
+from qtuning.cli.plane import plane
+from qtuning.cli.report import report
 from qtuning.errors import UserError
 
 app = typer.Typer(

@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 from typer.testing import CliRunner
 
-from qtuning.commands.experiments import experiments
+from qtuning.cli.experiments import experiments
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 

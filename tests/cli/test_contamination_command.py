@@ -7,7 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from qtuning.commands.contamination import contamination, read_train_set
+from qtuning.cli.contamination import contamination, read_train_set
 from qtuning.data.contamination import Check
 from qtuning.data.contamination_notes import notes_of_checks
 from qtuning.errors import UserError

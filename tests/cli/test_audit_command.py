@@ -6,7 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from qtuning.commands.audit import audit
+from qtuning.cli.audit import audit
 from qtuning.errors import UserError
 from qtuning.paper.reference import PAPER
 
