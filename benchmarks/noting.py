@@ -43,9 +43,9 @@ class _Reached(Exception):
 
 
 def _train(note: Note, paths: list[str]) -> None:
-    import qtuning.train.cell
+    import qtuning.train.__main__
 
-    note("import qtuning.train.cell: transformers, accelerate")
+    note("import qtuning.train: transformers, accelerate")
     from qtuning.train.loop import Loop
 
     step = Loop.step
@@ -58,7 +58,7 @@ def _train(note: Note, paths: list[str]) -> None:
     Loop.step = first  # type: ignore[method-assign]
     keys = ("cell", "model", "samples", "out", "state")
     options = [text for key, path in zip(keys, paths, strict=True) for text in (f"--{key}", path)]
-    qtuning.train.cell.main([*options, "--tracking", "disabled"])
+    qtuning.train.__main__.main([*options, "--tracking", "disabled"])
 
 
 def _evaluate(note: Note, paths: list[str]) -> None:

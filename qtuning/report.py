@@ -24,10 +24,10 @@ from qtuning.paper.ours import read_store
 from qtuning.paper.page import paper_page
 from qtuning.paper.published import read_published, table_number
 from qtuning.paper.reference import read_published as read_reference
-from qtuning.results import html
 from qtuning.statistics.compare import compare
 from qtuning.statistics.interval import Intervals
 from qtuning.store.store import Store
+from qtuning.tables import html
 from qtuning.tables.bycost import cost_page
 from qtuning.tables.page import Page
 from qtuning.tables.planted_errors import localisation_page, write_localisation

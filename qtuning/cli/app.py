@@ -58,7 +58,7 @@ def main() -> None:
 
 def _print_traceback(error: Exception) -> None:
     """The traceback from our command on: how it was come to (a server that forks, typer) tells nobody anything."""
-    ours = Path(__file__).parent
+    ours = Path(__file__).parents[1]
     frame = error.__traceback__
     below = None if frame is None else frame.tb_next  # the first frame is `main`
     while below is not None and ours not in Path(below.tb_frame.f_code.co_filename).parents:
@@ -173,7 +173,7 @@ def train(
         options += ["--group", name]
     _use_threads(threads)
     _use_gpus(loaded.training.processes)
-    from qtuning.train.launching import launch
+    from qtuning.train.__main__ import launch
 
     launch(accelerate, threads, options)
 

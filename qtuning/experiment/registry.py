@@ -157,8 +157,8 @@ TOKEN_PRUNERS: dict[str, PrunerInfo] = {
         _info("none", "token:keep_all", "none"),
         _info("random", "token:random_tokens", "batch"),
         _info("ppl", "token:highest_loss", "batch", "scores", options=RankedOptions, label="PPL"),
-        _info("fastv", "attended:fastv", "batch", "attention", options=AttentionOptions, label="FastV"),
-        _info("sparsevlm", "attended:sparsevlm", "batch", "attention", options=RaterOptions, label="SparseVLM"),
+        _info("fastv", "attention:fastv", "batch", "attention", options=AttentionOptions, label="FastV"),
+        _info("sparsevlm", "attention:sparsevlm", "batch", "attention", options=RaterOptions, label="SparseVLM"),
         _info("rho-1", "token:excess_loss", "batch", "scores", "reference", options=RankedOptions, label="Rho-1"),
         _info("q-tuning", "q_tuning:prune_tokens", "batch", "scores", options=TokenPruningOptions, label="Q-Tuning"),
         _info(

@@ -7,8 +7,8 @@ from typing import Any
 import polars as pl
 
 from qtuning.errors import UserError
+from qtuning.paper import reference
 from qtuning.paper.measured import Row
-from qtuning.results import reference
 from qtuning.tables.labels import pruner_labels
 from qtuning.tables.summary import Line
 

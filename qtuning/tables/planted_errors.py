@@ -7,8 +7,8 @@ from typing import Any
 import polars as pl
 
 from qtuning.files import atomic_path, write_text
-from qtuning.results import markdown
 from qtuning.store.store import Store
+from qtuning.tables import markdown
 from qtuning.tables.labels import Parts, method_label, named, subjects
 from qtuning.tables.lines import budget_label, cells_by_line
 from qtuning.tables.page import Block, Column, Page, Table, check

@@ -11,9 +11,9 @@ from qtuning.paper.beside import tidy_paper, versus_paper
 from qtuning.paper.page import paper_page
 from qtuning.paper.published import read_published, table_number
 from qtuning.paper.signs import tidy_signs
-from qtuning.results import html, latex, markdown
 from qtuning.store.comparable import training_warnings
 from qtuning.store.store import read_scores
+from qtuning.tables import html, latex, markdown
 from qtuning.tables.bycost import cost_page, tidy_costs
 from qtuning.tables.costs import cost_tables
 from qtuning.tables.labels import (

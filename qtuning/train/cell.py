@@ -1,31 +1,24 @@
-"""Train one cell: `accelerate launch -m qtuning.train --cell CELL.json ...`.
+"""Train one cell.
 
 Kill it at any moment; the same command goes on from the last checkpoint to the same final weights (float32 on the
 same CPU and thread count: bit for bit). Outputs, below --out, appear whole, the marker train.json last.
 """
 
-import argparse
-import ctypes
-import signal
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import nn
 
 from qtuning.data.samples import load
 from qtuning.errors import UserError
-from qtuning.experiment.layout import HELPERS
 from qtuning.experiment.names import cell_id, cell_json
 from qtuning.experiment.schema import Cell, Training
-from qtuning.files import atomic_path, exclusive, file_digest, read_json, remove_leftovers, write_json, write_text
+from qtuning.files import atomic_path, file_digest, read_json, write_json, write_text
 from qtuning.model.batch import Sample
 from qtuning.model.load import load_model, load_tokenizer, resolve
 from qtuning.model.packed import causal_lm_of
@@ -34,14 +27,13 @@ from qtuning.provenance import provenance
 from qtuning.pruners.base import Instructions
 from qtuning.pruners.method import method_of
 from qtuning.scoring.scores import SCORES, NonFinite
-from qtuning.train.cell import checkpoint
+from qtuning.train import checkpoint
 from qtuning.train.console import print_derived, progress, warn
 from qtuning.train.cost import Cost, peak_memory, shape_of
 from qtuning.train.diagnosis import Diagnosis
 from qtuning.train.helpers import scores_under
 from qtuning.train.journal import Journal
 from qtuning.train.keeper import Keeper
-from qtuning.train.launching import run_as_worker
 from qtuning.train.loop import Loop
 from qtuning.train.seeding import derived_seed
 from qtuning.train.survey import TrainSet
@@ -49,7 +41,6 @@ from qtuning.train.tracking import Mirror
 
 MARKER = "train.json"
 OUTPUTS = ("weights", "weights.sha256", "metrics.jsonl", "trace.parquet", MARKER)
-WAIT = timedelta(days=7)  # other processes may wait that long for the first one to get the cell's lock
 
 
 def train(
@@ -259,84 +250,3 @@ def is_finished(
     marker = read_json(out / MARKER)
     inputs = _inputs(model_folder, samples_folder, helper_folders)
     return bool(marker["cell"] == cell_id(cell) and marker["inputs"] == inputs)
-
-
-@contextmanager
-def _sole_writer(accelerator: Accelerator, state: Path) -> Iterator[None]:
-    """One training a cell at a time: a killed launcher may leave its child behind, still writing.
-
-    The first process takes the lock; the others wait until it has it.
-    """
-    if not accelerator.is_main_process:
-        accelerator.wait_for_everyone()
-        yield
-        return
-    with exclusive(state.with_name(f"{state.name}.lock"), f"training {state.name}"):
-        accelerator.wait_for_everyone()
-        yield
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line of the training process; users type `qtuning train`, which launches this."""
-    parser = argparse.ArgumentParser(prog="qtuning.train", description=__doc__)
-    parser.add_argument("--cell", type=Path, required=True, help="configuration of the cell")
-    parser.add_argument("--model", type=Path, required=True, help="folder with model.json")
-    parser.add_argument("--samples", type=Path, required=True, help="folder with samples.parquet")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the cell")
-    parser.add_argument("--state", type=Path, required=True, help="folder of the resume state")
-    for role in HELPERS:
-        parser.add_argument(f"--{role}", type=Path, help=f"folder with the model.json of the cell's {role} model")
-    parser.add_argument("--tracking", default="auto", help="W&B: auto, online, offline or disabled")
-    parser.add_argument("--group", action="append", default=[], help="experiment(s) the cell belongs to")
-    parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="seconds between checkpoints")
-    args = parser.parse_args(arguments)
-    cell = Cell.model_validate(read_json(args.cell))
-    assert cell.training is not None
-    accelerator = Accelerator(
-        mixed_precision=cell.training.mixed_precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)]
-    )
-    helpers = {role: getattr(args, role) for role in HELPERS if getattr(args, role) is not None}
-    failure = args.out / "failed.json"
-    try:
-        with _sole_writer(accelerator, args.state):
-            finished = [accelerator.is_main_process and is_finished(cell, args.model, args.samples, args.out, helpers)]
-            if broadcast_object_list(finished)[0]:
-                if accelerator.is_main_process:
-                    checkpoint.clear(args.state)  # killed between its marker and the end
-                    print(f"{args.out.name}: already done")
-                return
-            if accelerator.is_main_process:
-                failure.unlink(missing_ok=True)
-                for folder in (args.out, args.state):
-                    remove_leftovers(folder)
-            train(
-                cell,
-                accelerator,
-                args.model,
-                args.samples,
-                args.out,
-                args.state,
-                helper_folders=helpers,
-                tracking=args.tracking,
-                groups=args.group,
-                checkpoint_seconds=args.checkpoint_seconds,
-            )
-    except Exception as error:
-        if accelerator.is_main_process:
-            write_json(failure, {"status": "failed", "reason": f"{type(error).__name__}: {error}"})
-        if isinstance(error, UserError):
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
-        raise
-
-
-def _stop_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the launcher dies: it holds the lease of our GPU, and dies without telling."""
-    if sys.platform == "linux":
-        PR_SET_PDEATHSIG = 1
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-if __name__ == "__main__":
-    _stop_with_parent()
-    run_as_worker(main)

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
-from qtuning.train.cell import checkpoint
+from qtuning.train import checkpoint
 from qtuning.train.journal import Journal
 from qtuning.train.loop import Loop
 

@@ -25,8 +25,7 @@ from pathlib import Path
 # what a training and an evaluation import; the rest is found by each job itself
 MODULES = (
     "qtuning.cli.app",
-    "qtuning.train.cell",
-    "qtuning.train.launching",
+    "qtuning.train.__main__",
     "qtuning.evaluation.run",
     "qtuning.evaluation.cell",
     "qtuning.evaluation.model",

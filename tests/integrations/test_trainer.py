@@ -44,7 +44,7 @@ from qtuning.experiment.methods import pruning as pruning_of
 from qtuning.experiment.schema import MethodEntry, Ratios
 from qtuning.integrations.padded import layout_of
 from qtuning.pruners.together import concatenate
-from qtuning.train.launching import run_as_worker
+from qtuning.train.__main__ import run_as_worker
 from qtuning.train.seeding import generator
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from qtuning.errors import UserError
-from qtuning.train.cell import checkpoint
+from qtuning.train import checkpoint
 
 CELL: dict[str, Any] = {"cell": '{"cell":1}', "inputs": {"data": "0a", "model": "1b"}}
 

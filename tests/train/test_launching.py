@@ -7,7 +7,7 @@ import pytest
 
 WORKER = """
 import atexit
-from qtuning.train.launching import run_as_worker
+from qtuning.train.__main__ import run_as_worker
 
 atexit.register(print, "torn down")
 

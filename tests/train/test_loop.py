@@ -29,7 +29,7 @@ from qtuning.model.whole import WholeModel
 from qtuning.pruners.base import Instructions
 from qtuning.pruners.method import method_of
 from qtuning.scoring.scores import NonFinite
-from qtuning.train.launching import run_as_worker
+from qtuning.train.__main__ import run_as_worker
 from qtuning.train.loop import Loop
 from qtuning.train.schedule import Window, learning_rate
 from qtuning.train.survey import TrainSet

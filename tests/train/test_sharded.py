@@ -18,7 +18,7 @@ from torch import Tensor
 from qtuning.model.batch import Packed, Sample, pack
 from qtuning.model.packed import PackedModel
 from qtuning.scoring.scores import observe
-from qtuning.train.launching import run_as_worker
+from qtuning.train.__main__ import run_as_worker
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")

@@ -18,7 +18,7 @@ from qtuning.experiment.grid import Library
 from qtuning.experiment.names import cell_id, cell_json
 from qtuning.experiment.schema import Cell
 from qtuning.files import write_json, write_text
-from qtuning.train.cell import tracking
+from qtuning.train import tracking
 from qtuning.train.tracking import Mirror, flatten, replay, resolve_mode
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -12,7 +12,7 @@ import pytest
 
 from qtuning.report import write_report
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[1]
 EXAMPLE = REPOSITORY / "docs/example"
 PIN = REPOSITORY / "tests/pins/example.sha256"
 

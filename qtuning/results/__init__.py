@@ -1,1 +1,0 @@
-"""From evaluated cells to scores, statistics and tables. Reads files, never live objects."""

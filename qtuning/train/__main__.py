@@ -1,0 +1,148 @@
+"""The process that trains one cell: `accelerate launch -m qtuning.train --cell CELL.json ...`.
+
+Arguments, the lock of the cell, the launch and the way out; the training itself is cell.py.
+"""
+
+import argparse
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import NoReturn
+
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.utils import broadcast_object_list
+
+from qtuning.errors import UserError
+from qtuning.experiment.layout import HELPERS
+from qtuning.experiment.schema import Cell
+from qtuning.files import exclusive, read_json, remove_leftovers, write_json
+from qtuning.train import checkpoint
+from qtuning.train.cell import is_finished, train
+
+WAIT = timedelta(days=7)  # other processes may wait that long for the first one to get the cell's lock
+
+
+def launch(config: Path, threads: int, arguments: Sequence[str]) -> None:
+    """Launch the training with accelerate's own reading of `config`; does not return if processes must be started.
+
+    For one process accelerate's launcher sets environment variables and starts Python once more; that would import
+    torch and accelerate a second time, and leave the training without a parent when the launcher is killed. Here the
+    variables are set and the training goes on in this process.
+    """
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_simple_launcher_cmd_env
+
+    # Both launchers would share the default port when two cells train side by side; 0 lets each find a free one.
+    options = ["--config_file", str(config), "--num_cpu_threads_per_process", str(threads), "--main_process_port", "0"]
+    command = [*options, "-m", "qtuning.train", *arguments]
+    args, _, _ = _validate_launch_command(launch_command_parser().parse_args(command))
+    several = args.use_deepspeed or args.use_fsdp or args.use_megatron_lm or args.multi_gpu or args.tpu
+    if several or args.num_processes > 1 or args.num_machines > 1:
+        os.execv(sys.executable, [sys.executable, "-m", "accelerate.commands.launch", *command])
+    _, environment = prepare_simple_launcher_cmd_env(args)
+    os.environ.update(environment)
+    main(arguments)
+
+
+@contextmanager
+def _sole_writer(accelerator: Accelerator, state: Path) -> Iterator[None]:
+    """One training a cell at a time: a killed launcher may leave its child behind, still writing.
+
+    The first process takes the lock; the others wait until it has it.
+    """
+    if not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
+        yield
+        return
+    with exclusive(state.with_name(f"{state.name}.lock"), f"training {state.name}"):
+        accelerator.wait_for_everyone()
+        yield
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line of the training process; users type `qtuning train`, which launches this."""
+    parser = argparse.ArgumentParser(prog="qtuning.train", description=__doc__)
+    parser.add_argument("--cell", type=Path, required=True, help="configuration of the cell")
+    parser.add_argument("--model", type=Path, required=True, help="folder with model.json")
+    parser.add_argument("--samples", type=Path, required=True, help="folder with samples.parquet")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the cell")
+    parser.add_argument("--state", type=Path, required=True, help="folder of the resume state")
+    for role in HELPERS:
+        parser.add_argument(f"--{role}", type=Path, help=f"folder with the model.json of the cell's {role} model")
+    parser.add_argument("--tracking", default="auto", help="W&B: auto, online, offline or disabled")
+    parser.add_argument("--group", action="append", default=[], help="experiment(s) the cell belongs to")
+    parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="seconds between checkpoints")
+    args = parser.parse_args(arguments)
+    cell = Cell.model_validate(read_json(args.cell))
+    assert cell.training is not None
+    accelerator = Accelerator(
+        mixed_precision=cell.training.mixed_precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)]
+    )
+    helpers = {role: getattr(args, role) for role in HELPERS if getattr(args, role) is not None}
+    failure = args.out / "failed.json"
+    try:
+        with _sole_writer(accelerator, args.state):
+            finished = [accelerator.is_main_process and is_finished(cell, args.model, args.samples, args.out, helpers)]
+            if broadcast_object_list(finished)[0]:
+                if accelerator.is_main_process:
+                    checkpoint.clear(args.state)  # killed between its marker and the end
+                    print(f"{args.out.name}: already done")
+                return
+            if accelerator.is_main_process:
+                failure.unlink(missing_ok=True)
+                for folder in (args.out, args.state):
+                    remove_leftovers(folder)
+            train(
+                cell,
+                accelerator,
+                args.model,
+                args.samples,
+                args.out,
+                args.state,
+                helper_folders=helpers,
+                tracking=args.tracking,
+                groups=args.group,
+                checkpoint_seconds=args.checkpoint_seconds,
+            )
+    except Exception as error:
+        if accelerator.is_main_process:
+            write_json(failure, {"status": "failed", "reason": f"{type(error).__name__}: {error}"})
+        if isinstance(error, UserError):
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        raise
+
+
+def _stop_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the launcher dies: it holds the lease of our GPU, and dies without telling."""
+    if sys.platform == "linux":
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def run_as_worker(main: Callable[[], None]) -> NoReturn:
+    """Run `main` in a process that a launcher started beside others, then leave; a failure leaves as usual.
+
+    The threads of a gloo process group outlive `destroy_process_group` where DDP was used. One that lets go of a
+    tensor while the interpreter is being torn down aborts the process ("terminate called without an active
+    exception", pytorch/pytorch#179291), and a finished training would count as failed. So the interpreter is left
+    standing: everything is written by then, and W&B runs are closed.
+    """
+    from torch import distributed
+
+    main()
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _stop_with_parent()
+    run_as_worker(main)
