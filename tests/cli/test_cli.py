@@ -132,8 +132,8 @@ def test_tables_say_where_they_are(tmp_path: Path) -> None:
 
 def test_a_traceback_begins_with_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     """Not with what called it: the warm server, typer."""
+    from qtuning.cli import app as cli
     from qtuning.cli import experiments
-    from qtuning.cli.app import app as cli
 
     monkeypatch.setattr(sys, "argv", ["qtuning", "experiments"])
     monkeypatch.setattr("qtuning.experiment.grid.Library", lambda configs: 1 // 0)

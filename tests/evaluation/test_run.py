@@ -281,7 +281,7 @@ def test_chat_template_wraps_the_prompt(data_dir: Path, tiny_model: Path, tmp_pa
 def test_importing_is_light() -> None:
     """The workflow file and command-line help import these."""
     script = (
-        "import sys, qtuning.evaluation.run, qtuning.evaluation.headline\n"
+        "import sys, qtuning.evaluation.run, qtuning.experiment.headline\n"
         "print([m for m in ('torch', 'transformers', 'lm_eval', 'datasets') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qtuning.cli.app import app as cli
+from qtuning.cli import app as cli
 from qtuning.experiment.lookup import BUILT_IN, kinds_of, resolve
 from qtuning.pruners.check import subjects_of
 from qtuning.pruners.conformance import Outcome, Subject, check
