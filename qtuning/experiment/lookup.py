@@ -9,13 +9,13 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from importlib.metadata import entry_points
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
+from typing import Any, cast
 
 from pydantic import Field, TypeAdapter, ValidationError, create_model
 from pydantic.errors import PydanticUserError
@@ -25,43 +25,14 @@ from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, Kind, Nee
 from qtuning.experiment.schema import PrunerName, Readings
 from qtuning.experiment.yaml_files import explain, nearest
 
-if TYPE_CHECKING:
-    import torch
-
-    from qtuning.pruners.base import Candidates, SampleSelection
-
-Declared = TypeVar("Declared", bound=Callable[..., Any])
-
 BUILT_IN: dict[Kind, dict[str, PrunerInfo]] = {"sample": SAMPLE_PRUNERS, "token": TOKEN_PRUNERS}
 PARAMETERS: dict[Kind, tuple[str, ...]] = {
     "sample": ("candidates", "budget", "rng"),
     "token": ("candidates", "selection", "budget", "rng"),
 }
 TAKEN = {*Readings.model_fields, "reference"}  # options of every method; a pruner's own need other names
-DECLARED = "__qtuning_pruner__"
+DECLARED = "__qtuning_pruner__"  # the attribute in which `pruners.plugin.pruner` leaves (scope, needs)
 SCORES: tuple[Need, ...] = ("scores",)
-
-
-def pruner(
-    *, scope: Literal["batch", "epoch"] = "batch", needs: Collection[Need] = SCORES
-) -> Callable[[Declared], Declared]:
-    """Say when a pruner of one's own runs and what it needs to know; returns the function or class unchanged.
-
-    scope: `batch` (keeps a part of every batch) or, for sample pruners, `epoch` (draws a smaller data set before each
-    epoch). needs: any of scores, sequence-entropy, attention, reference, losses, instructions (base.Candidates).
-    Without this decorator: `batch`, and scores. Raises UserError.
-    """
-    if scope not in ("batch", "epoch"):
-        raise UserError(f"@pruner: scope = {scope!r}: must be batch or epoch")
-    asked = {needs} if isinstance(needs, str) else set(needs)
-    if unknown := sorted(asked - set(get_args(Need))):
-        raise UserError(f"@pruner: needs: {unknown[0]!r}: unknown{nearest(unknown[0], get_args(Need))}")
-
-    def mark(chosen: Declared) -> Declared:
-        setattr(chosen, DECLARED, (scope, frozenset(asked)))
-        return chosen
-
-    return mark
 
 
 def resolve(name: str, kind: Kind) -> PrunerInfo:
@@ -98,57 +69,6 @@ def bind(info: PrunerInfo, options: Mapping[str, object], kind: Kind) -> Callabl
         return cast(Callable[..., Any], found(**values))
     except Exception as error:
         raise UserError(f"{kind} pruner {info.name}: cannot be made with these options: {reason(error)}") from None
-
-
-def check_samples(info: PrunerInfo, selection: "SampleSelection", candidates: "Candidates") -> None:
-    """UserError if a sample pruner's answer cannot be used. Our own may keep nothing (A10, `none`), others not."""
-    import torch
-
-    from qtuning.pruners.base import DROPPED, PRUNABLE, WHOLE, SampleSelection
-
-    if not isinstance(selection, SampleSelection):
-        raise UserError(f"pruner {info.name}: must return a SampleSelection, not {type(selection).__name__}")
-    count = len(candidates)
-    _require(info, "role", selection.role, count, torch.int8)
-    _require(info, "quadrant", selection.quadrant, count, torch.int8)
-    _require(info, "supplement", selection.supplement, count, torch.bool)
-    roles = torch.tensor([DROPPED, PRUNABLE, WHOLE], dtype=torch.int8)
-    if not bool(torch.isin(selection.role, roles).all()):
-        raise UserError(f"pruner {info.name}: role must be DROPPED (0), PRUNABLE (2) or WHOLE (4) of each sample")
-    if selection.weights is not None:
-        _require(info, "weights", selection.weights, count, torch.float32, torch.float64)
-        if not bool((selection.weights.isfinite() & (selection.weights >= 0)).all()):
-            raise UserError(f"pruner {info.name}: weights must be finite and not negative")
-    if not all(isinstance(value, int | float) for value in selection.log.values()):
-        raise UserError(f"pruner {info.name}: log must hold plain numbers, not tensors")
-    if info.name not in SAMPLE_PRUNERS and not bool(selection.kept.any()):
-        raise UserError(f"pruner {info.name}: keeps none of {count} samples; keep at least one (budget.samples)")
-
-
-def check_tokens(
-    info: PrunerInfo, mask: "torch.Tensor", candidates: "Candidates", selection: "SampleSelection"
-) -> None:
-    """UserError if a token pruner's answer cannot be used: wrong shape, tokens of dropped samples, nothing kept."""
-    import torch
-
-    owner = candidates.owner
-    _require(info, "the mask", mask, len(owner), torch.bool)
-    if bool((mask > selection.kept[owner]).any()):
-        raise UserError(f"pruner {info.name}: keeps tokens of samples that are not selected; see selection.kept")
-    if not bool(mask.any()):
-        raise UserError(f"pruner {info.name}: keeps none of {len(owner)} tokens; keep at least one (budget.tokens)")
-
-
-def _require(info: PrunerInfo, what: str, column: object, count: int, *dtypes: "torch.dtype") -> None:
-    """UserError unless `column` is a [count] tensor of one of the dtypes."""
-    import torch
-
-    if isinstance(column, torch.Tensor) and column.shape == (count,) and column.dtype in dtypes:
-        return
-    is_tensor = isinstance(column, torch.Tensor)
-    found = f"{column.dtype} {list(column.shape)}" if is_tensor else type(column).__name__  # type: ignore[attr-defined]
-    allowed = " or ".join(map(str, dtypes))
-    raise UserError(f"pruner {info.name}: {what} must be a {allowed} tensor [{count}], not {found}")
 
 
 def reason(error: BaseException) -> str:

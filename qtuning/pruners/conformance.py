@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from qtuning.errors import UserError
-from qtuning.experiment.lookup import bind, check_samples, check_tokens, reason, resolve
+from qtuning.experiment.lookup import bind, reason, resolve
 from qtuning.experiment.registry import Kind, PrunerInfo
+from qtuning.pruners.method import check_samples, check_tokens
 from qtuning.pruners.specimens import Specimen, degenerate, limited, ordinary, permuted, random_candidates, specimen
 
 Answer = dict[str, list[float]]
@@ -41,7 +42,7 @@ class Subject:
         return self.made()(copy.deepcopy(case))
 
     def made(self) -> Callable[[Specimen], Answer]:
-        """One instance, which answers specimens. Its answers must be usable (plugin.py), else UserError."""
+        """One instance, which answers specimens. Its answers must be usable (method.py), else UserError."""
         decide = bind(self.info, self.options, self.kind)
 
         def answer(case: Specimen) -> Answer:

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from qtuning.errors import UserError
-from qtuning.experiment.lookup import bind, check_samples, check_tokens, resolve
-from qtuning.experiment.registry import Need, PrunerInfo
+from qtuning.experiment.lookup import bind, resolve
+from qtuning.experiment.registry import SAMPLE_PRUNERS, Need, PrunerInfo
 from qtuning.experiment.schema import Pruning
 from qtuning.pruners.base import (
     DROPPED,
+    PRUNABLE,
+    WHOLE,
     Budget,
     Candidates,
     SamplePruner,
@@ -120,6 +122,47 @@ class Method:
         # inside a batch the weighted sum stands for the whole batch, so its mean must, too
         share = float(selection.kept.double().mean())
         return replace(selection, weights=selection.weights * share)
+
+
+def check_samples(info: PrunerInfo, selection: SampleSelection, candidates: Candidates) -> None:
+    """UserError if a sample pruner's answer cannot be used. Our own may keep nothing (A10, `none`), others not."""
+    if not isinstance(selection, SampleSelection):
+        raise UserError(f"pruner {info.name}: must return a SampleSelection, not {type(selection).__name__}")
+    count = len(candidates)
+    _require(info, "role", selection.role, count, torch.int8)
+    _require(info, "quadrant", selection.quadrant, count, torch.int8)
+    _require(info, "supplement", selection.supplement, count, torch.bool)
+    roles = torch.tensor([DROPPED, PRUNABLE, WHOLE], dtype=torch.int8)
+    if not bool(torch.isin(selection.role, roles).all()):
+        raise UserError(f"pruner {info.name}: role must be DROPPED (0), PRUNABLE (2) or WHOLE (4) of each sample")
+    if selection.weights is not None:
+        _require(info, "weights", selection.weights, count, torch.float32, torch.float64)
+        if not bool((selection.weights.isfinite() & (selection.weights >= 0)).all()):
+            raise UserError(f"pruner {info.name}: weights must be finite and not negative")
+    if not all(isinstance(value, int | float) for value in selection.log.values()):
+        raise UserError(f"pruner {info.name}: log must hold plain numbers, not tensors")
+    if info.name not in SAMPLE_PRUNERS and not bool(selection.kept.any()):
+        raise UserError(f"pruner {info.name}: keeps none of {count} samples; keep at least one (budget.samples)")
+
+
+def check_tokens(info: PrunerInfo, mask: Tensor, candidates: Candidates, selection: SampleSelection) -> None:
+    """UserError if a token pruner's answer cannot be used: wrong shape, tokens of dropped samples, nothing kept."""
+    owner = candidates.owner
+    _require(info, "the mask", mask, len(owner), torch.bool)
+    if bool((mask > selection.kept[owner]).any()):
+        raise UserError(f"pruner {info.name}: keeps tokens of samples that are not selected; see selection.kept")
+    if not bool(mask.any()):
+        raise UserError(f"pruner {info.name}: keeps none of {len(owner)} tokens; keep at least one (budget.tokens)")
+
+
+def _require(info: PrunerInfo, what: str, column: object, count: int, *dtypes: torch.dtype) -> None:
+    """UserError unless `column` is a [count] tensor of one of the dtypes."""
+    if isinstance(column, Tensor) and column.shape == (count,) and column.dtype in dtypes:
+        return
+    is_tensor = isinstance(column, Tensor)
+    found = f"{column.dtype} {list(column.shape)}" if is_tensor else type(column).__name__  # type: ignore[attr-defined]
+    allowed = " or ".join(map(str, dtypes))
+    raise UserError(f"pruner {info.name}: {what} must be a {allowed} tensor [{count}], not {found}")
 
 
 def _everything(candidates: Candidates) -> SampleSelection:

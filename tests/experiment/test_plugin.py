@@ -7,7 +7,6 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,14 @@ import pytest
 import torch
 
 from qtuning.errors import UserError
-from qtuning.experiment.lookup import bind, check_samples, check_tokens, kinds_of, pruner, resolve
+from qtuning.experiment.lookup import bind, kinds_of, resolve
 from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS
 from qtuning.pruners.base import (
-    PRUNABLE,
     Budget,
     Candidates,
-    SampleSelection,
-    keep_first,
     keep_prunable,
 )
+from qtuning.pruners.plugin import pruner
 from qtuning.train.seeding import generator
 
 BATCH = Candidates(torch.tensor([4, 1, 7, 2]), torch.tensor([3, 1, 2, 2]))
@@ -41,7 +38,7 @@ PREAMBLE = """
     from pydantic import Field
 
     from qtuning.pruners.base import keep_first, keep_prunable
-    from qtuning.experiment.lookup import pruner
+    from qtuning.pruners.plugin import pruner
 """
 PLAIN = """
 def plain(candidates, budget, rng):
@@ -270,52 +267,3 @@ def test_options_survive_json() -> None:
     info = SAMPLE_PRUNERS["infobatch"]
     written = json.loads(json.dumps(info.options(anneal=0.5).model_dump(mode="json", by_alias=True)))
     assert bind(info, written, "sample").keywords == {"prune_at_most": 0.75, "anneal": 0.5}  # type: ignore[attr-defined]
-
-
-GOOD = keep_first(torch.arange(4), 2)
-
-
-@pytest.mark.parametrize(
-    ("selection", "message"),
-    [
-        (GOOD.kept, "must return a SampleSelection, not Tensor"),
-        (replace(GOOD, role=GOOD.role[:3]), r"role must be a torch.int8 tensor \[4\], not torch.int8 \[3\]"),
-        (replace(GOOD, role=GOOD.role.long()), "role must be a torch.int8 tensor"),
-        (replace(GOOD, role=GOOD.role + 1), "role must be DROPPED"),
-        (replace(GOOD, quadrant=GOOD.quadrant.double()), "quadrant must be"),
-        (replace(GOOD, supplement=GOOD.role), "supplement must be"),
-        (replace(GOOD, weights=[1.0] * 4), "weights must be .* not list"),
-        (replace(GOOD, weights=torch.tensor([1.0, float("nan"), 1, 1])), "finite and not negative"),
-        (replace(GOOD, weights=torch.tensor([1.0, -1, 1, 1])), "finite and not negative"),
-        (replace(GOOD, log={"level": torch.tensor(0.5)}), "plain numbers"),
-        (keep_first(torch.arange(4), 0), "none of 4 samples"),
-    ],
-)
-def test_samples_that_make_no_sense(selection: SampleSelection, message: str) -> None:
-    mine = replace(SAMPLE, name="my_pruners:f")
-    check_samples(mine, GOOD, BATCH)
-    check_samples(mine, replace(GOOD, weights=torch.ones(4)), BATCH)
-    with pytest.raises(UserError, match=f"pruner my_pruners:f: .*{message}"):
-        check_samples(mine, selection, BATCH)
-
-
-def test_q_tuning_may_keep_nothing() -> None:
-    """Reading A10, `none`, has no supplement; the loop counts such an update, and does not train on it."""
-    check_samples(SAMPLE_PRUNERS["q-tuning"], keep_first(torch.arange(4), 0), BATCH)
-
-
-@pytest.mark.parametrize(
-    ("mask", "message"),
-    [
-        ([True] * 8, "not list"),
-        (torch.ones(4, dtype=torch.bool), r"the mask must be a torch.bool tensor \[8\], not torch.bool \[4\]"),
-        (torch.ones(8), "not torch.float32"),
-        (torch.ones(8, dtype=torch.bool), "not selected"),
-        (torch.zeros(8, dtype=torch.bool), "none of 8 tokens"),
-    ],
-)
-def test_tokens_that_make_no_sense(mask: Any, message: str) -> None:
-    selection = replace(GOOD, role=torch.tensor([PRUNABLE, 0, 0, PRUNABLE], dtype=torch.int8))
-    check_tokens(TOKEN, torch.tensor([1, 0, 0, 0, 0, 0, 0, 1]).bool(), BATCH, selection)
-    with pytest.raises(UserError, match=f"pruner random: .*{message}"):
-        check_tokens(TOKEN, mask, BATCH, selection)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from qtuning.pruners.base import draw, keep_first, keep_highest, keep_prunable, ranking
-from qtuning.experiment.lookup import pruner
+from qtuning.pruners.plugin import pruner
 
 
 def best(values, candidates, budget):

@@ -25,7 +25,7 @@ PRUNERS = """
 from typing import Literal
 
 from qtuning.pruners.base import keep_first, keep_highest, keep_prunable, ranking
-from qtuning.experiment.lookup import pruner
+from qtuning.pruners.plugin import pruner
 
 
 def surest(candidates, budget, rng, *, power: float = 1.0, lambda_: int = 2):

@@ -10,8 +10,8 @@ import torch
 from qtuning.errors import UserError
 from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, TokenPruningOptions, TriageOptions
 from qtuning.experiment.schema import Pruning
-from qtuning.pruners.base import PRUNABLE, Budget, Candidates, Instructions, TokenAttention
-from qtuning.pruners.method import Method, method_of
+from qtuning.pruners.base import PRUNABLE, Budget, Candidates, Instructions, SampleSelection, TokenAttention, keep_first
+from qtuning.pruners.method import Method, check_samples, check_tokens, method_of
 from qtuning.pruners.q_tuning import prune_tokens, triage
 from qtuning.scoring.scores import BatchScores
 from qtuning.train.seeding import generator
@@ -289,3 +289,53 @@ def test_a_method_is_immutable() -> None:
     chosen = method("full", "none")
     with pytest.raises(FrozenInstanceError):
         chosen.pruning = chosen.pruning  # type: ignore[misc]
+
+
+BATCH = Candidates(torch.tensor([4, 1, 7, 2]), torch.tensor([3, 1, 2, 2]))
+GOOD = keep_first(torch.arange(4), 2)
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        (GOOD.kept, "must return a SampleSelection, not Tensor"),
+        (replace(GOOD, role=GOOD.role[:3]), r"role must be a torch.int8 tensor \[4\], not torch.int8 \[3\]"),
+        (replace(GOOD, role=GOOD.role.long()), "role must be a torch.int8 tensor"),
+        (replace(GOOD, role=GOOD.role + 1), "role must be DROPPED"),
+        (replace(GOOD, quadrant=GOOD.quadrant.double()), "quadrant must be"),
+        (replace(GOOD, supplement=GOOD.role), "supplement must be"),
+        (replace(GOOD, weights=[1.0] * 4), "weights must be .* not list"),
+        (replace(GOOD, weights=torch.tensor([1.0, float("nan"), 1, 1])), "finite and not negative"),
+        (replace(GOOD, weights=torch.tensor([1.0, -1, 1, 1])), "finite and not negative"),
+        (replace(GOOD, log={"level": torch.tensor(0.5)}), "plain numbers"),
+        (keep_first(torch.arange(4), 0), "none of 4 samples"),
+    ],
+)
+def test_samples_that_make_no_sense(selection: SampleSelection, message: str) -> None:
+    mine = replace(SAMPLE_PRUNERS["random"], name="my_pruners:f")
+    check_samples(mine, GOOD, BATCH)
+    check_samples(mine, replace(GOOD, weights=torch.ones(4)), BATCH)
+    with pytest.raises(UserError, match=f"pruner my_pruners:f: .*{message}"):
+        check_samples(mine, selection, BATCH)
+
+
+def test_q_tuning_may_keep_nothing() -> None:
+    """Reading A10, `none`, has no supplement; the loop counts such an update, and does not train on it."""
+    check_samples(SAMPLE_PRUNERS["q-tuning"], keep_first(torch.arange(4), 0), BATCH)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ([True] * 8, "not list"),
+        (torch.ones(4, dtype=torch.bool), r"the mask must be a torch.bool tensor \[8\], not torch.bool \[4\]"),
+        (torch.ones(8), "not torch.float32"),
+        (torch.ones(8, dtype=torch.bool), "not selected"),
+        (torch.zeros(8, dtype=torch.bool), "none of 8 tokens"),
+    ],
+)
+def test_tokens_that_make_no_sense(mask: Any, message: str) -> None:
+    selection = replace(GOOD, role=torch.tensor([PRUNABLE, 0, 0, PRUNABLE], dtype=torch.int8))
+    check_tokens(TOKEN_PRUNERS["random"], torch.tensor([1, 0, 0, 0, 0, 0, 0, 1]).bool(), BATCH, selection)
+    with pytest.raises(UserError, match=f"pruner random: .*{message}"):
+        check_tokens(TOKEN_PRUNERS["random"], mask, BATCH, selection)
