@@ -18,13 +18,7 @@ GPUS = ("h100", "a100", "4090", "cpu")
 
 def plan(
     experiments: Annotated[list[str], typer.Argument(help="names of files in configs/experiments, without .yaml")],
-    gpu: Annotated[
-        str | None,
-        typer.Option(help=f"what it shall run on: {', '.join(GPUS)} (published speeds)", show_default="h100"),
-    ] = None,
-    probe: Annotated[
-        bool, typer.Option("--probe", help="measure the speed of this machine instead: seconds to minutes a model")
-    ] = False,
+    gpu: Annotated[str, typer.Option(help=f"what it shall run on: {', '.join(GPUS)} (published speeds)")] = GPUS[0],
     devices: Annotated[int, typer.Option(min=1, help="how many of them work at a time, for days and disk")] = 1,
     usd_per_gpu_hour: Annotated[float | None, typer.Option(min=0, help="price of an hour of one of them")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="everything as JSON, for machines")] = False,
@@ -44,32 +38,20 @@ def plan(
     from qtuning.experiment.grid import Library
     from qtuning.experiment.layout import Layout
     from qtuning.plan.assumptions import read_assumptions
-    from qtuning.plan.bill import MachineOf, bill_of
+    from qtuning.plan.bill import bill_of
     from qtuning.plan.check import check
     from qtuning.plan.effect import effects_of
     from qtuning.plan.fits import refusals
     from qtuning.plan.jobs import jobs_of
 
-    if probe and gpu is not None:
-        raise UserError(f"--gpu = {gpu!r}: --probe measures this machine; give one of the two")
-    machine = _machine(gpu or GPUS[0])
+    machine = _machine(gpu)
     grids = Library(configs, data_dir).experiments(experiments)
     assumptions = read_assumptions(configs)
     jobs = jobs_of(grids, Layout(results), assumptions, data_dir)
-    measured: dict[tuple[str, str], Machine] = {}
-    if probe:
-        from qtuning.plan.probe import probe as measure
-        from qtuning.plan.probe import this_machine
-
-        machine = this_machine()
-        probe = not refusals(jobs, MachineOf(machine, {}))  # what cannot run here is not worth minutes of waiting
-        if probe:
-            machine, measured = measure(jobs)
-    machine_of = MachineOf(machine, measured)
-    bill = bill_of(jobs, machine_of, devices, usd_per_gpu_hour)
-    effects, checked = effects_of(grids, results, assumptions), check(jobs, results, machine_of)
-    too_large = refusals(jobs, machine_of)
-    notes = _notes(jobs, machine, probe, assumptions)
+    bill = bill_of(jobs, machine, devices, usd_per_gpu_hour)
+    effects, checked = effects_of(grids, results, assumptions), check(jobs, results, machine)
+    too_large = refusals(jobs, machine)
+    notes = _notes(jobs, machine, assumptions)
     if as_json:
         _print_json(bill, effects, checked, notes, too_large)
     else:
@@ -89,7 +71,7 @@ def _machine(name: str) -> "Machine":
     return machines()[name]
 
 
-def _notes(jobs: "Jobs", machine: "Machine", probed: bool, assumptions: "Assumptions") -> list[str]:
+def _notes(jobs: "Jobs", machine: "Machine", assumptions: "Assumptions") -> list[str]:
     """What the bill rests on that was not measured."""
     from qtuning.plan.lengths import CHARACTERS
 
@@ -105,13 +87,10 @@ def _notes(jobs: "Jobs", machine: "Machine", probed: bool, assumptions: "Assumpt
         size = f"{guess.rows:,} rows, {guess.prompt_tokens:g} + {guess.response_tokens:g} tokens"
         whose = "" if own else " (default: no entry of its own)"
         notes.append(f"{name}: {size}, from planning.yaml{whose}, until it has been prepared")
-    if not probed:
-        unit, name = (1e12, "TFLOP/s") if machine.device == "cuda" else (1e9, "GFLOP/s")
-        rates = ", ".join(f"{dtype} {machine.rate(dtype) / unit:.3g} {name}" for dtype in ("bfloat16", "float32"))
-        shares = " and ".join(f"{100 * machine.reached[dtype]:.0f}%" for dtype in ("bfloat16", "float32"))
-        notes.append(
-            f"speed: {rates} ({shares} of the peaks), {1e3 * machine.layer_seconds:g} ms a layer; --probe measures"
-        )
+    unit, name = (1e12, "TFLOP/s") if machine.device == "cuda" else (1e9, "GFLOP/s")
+    rates = ", ".join(f"{dtype} {machine.rate(dtype) / unit:.3g} {name}" for dtype in ("bfloat16", "float32"))
+    shares = " and ".join(f"{100 * machine.reached[dtype]:.0f}%" for dtype in ("bfloat16", "float32"))
+    notes.append(f"speed: {rates} ({shares} of the peaks), {1e3 * machine.layer_seconds:g} ms a layer")
     return notes
 
 

@@ -1,1 +1,1 @@
-"""What experiments will cost, before anything is launched (docs/plan.md). Nothing here imports torch but the probe."""
+"""What experiments will cost, before anything is launched (docs/plan.md). Nothing here imports torch."""

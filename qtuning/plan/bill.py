@@ -107,17 +107,17 @@ class Bill:
         return self.total.total / self.parallel
 
 
-def bill_of(jobs: Jobs, machine_of: "MachineOf", parallel: int, price: float | None) -> Bill:
-    """Add up what is to do. machine_of: the machine that a job runs on; parallel: devices that work at a time."""
+def bill_of(jobs: Jobs, machine: Machine, parallel: int, price: float | None) -> Bill:
+    """Add up what is to do on a machine. parallel: devices that work at a time."""
     trainings = [job for job in jobs.trainings.values() if not job.done]
     scores = [job for job in jobs.scores.values() if not job.done]
     hours: dict[tuple[str, str], Hours] = {}
     benchmarks: Counter[str] = Counter()
     for training in trainings:
         key = training.experiment, training.cell.model.label
-        hours[key] = hours.get(key, Hours()) + training_hours(training, machine_of(training))
+        hours[key] = hours.get(key, Hours()) + training_hours(training, machine)
     for asked in scores:
-        machine, key = machine_of(asked), (asked.experiment, asked.cell.model.label)
+        key = asked.experiment, asked.cell.model.label
         seconds = asked.seconds(machine)
         benchmarks.update(seconds)
         hours[key] = hours.get(key, Hours()) + Hours(evaluation=(sum(seconds.values()) + machine.start_seconds) / 3600)
@@ -138,7 +138,7 @@ def bill_of(jobs: Jobs, machine_of: "MachineOf", parallel: int, price: float | N
         "evaluation": sum(answers.flops(job.shape) for job in scores for answers in job.answers),
     }
     return Bill(
-        machine=machine_of(None),
+        machine=machine,
         parallel=parallel,
         price=price,
         rows=tuple(rows),
@@ -155,24 +155,9 @@ def bill_of(jobs: Jobs, machine_of: "MachineOf", parallel: int, price: float | N
             sum(answers.most_new_tokens for answers in asked_items),
         ),
         disk=_disk(jobs, trainings, scores, parallel),
-        dominates=_dominates(total, hours, benchmarks, trainings, scores, machine_of),
+        dominates=_dominates(total, hours, benchmarks, trainings, scores, machine),
         by_benchmark=dict(benchmarks),
     )
-
-
-class MachineOf:
-    """The machine that a job runs on: one for all, or one for each model and dtype, as measured by a probe."""
-
-    def __init__(self, machine: Machine, probed: dict[tuple[str, str], Machine] | None = None) -> None:
-        self._machine, self._probed = machine, probed or {}
-        self.measured = bool(probed)
-
-    def __call__(self, job: Training | Scores | None) -> Machine:
-        if isinstance(job, Training):
-            return self._probed.get((job.cell.model.name, "training"), self._machine)
-        if isinstance(job, Scores):
-            return self._probed.get((job.cell.model.name, f"evaluation {job.evaluation.dtype}"), self._machine)
-        return self._machine
 
 
 def training_hours(job: Training, machine: Machine) -> Hours:
@@ -226,7 +211,7 @@ def _dominates(
     benchmarks: Counter[str],
     trainings: Sequence[Training],
     scores: Sequence[Scores],
-    machine_of: "MachineOf",
+    machine: Machine,
 ) -> str:
     """One sentence: the largest stage, what of it is largest, and what would shorten it most."""
     if total.total == 0:
@@ -246,7 +231,7 @@ def _dominates(
             f"{100 * seconds / sum(benchmarks.values()):.0f}% of it is {LABEL.get(benchmark, benchmark)}",
             of_model,
         ]
-        parts.append(_quicker(scores, sum(benchmarks.values()), machine_of))
+        parts.append(_quicker(scores, sum(benchmarks.values()), machine))
     else:
         methods: Counter[str] = Counter()
         for job in trainings:
@@ -258,13 +243,11 @@ def _dominates(
     return f"{stage.capitalize()} takes {shares[stage]:.0f}% of the hours ({others}): {detail}."
 
 
-def _quicker(scores: Sequence[Scores], seconds: float, machine_of: "MachineOf") -> str:
-    """What would shorten evaluation by a quarter or more, of its dtype and its batch size; nothing on probed speeds."""
+def _quicker(scores: Sequence[Scores], seconds: float, machine: Machine) -> str:
+    """What would shorten evaluation by a quarter or more, of its dtype and its batch size."""
     best, least = "", seconds
-    if machine_of.measured:
-        return best
     # a CPU may emulate bfloat16, at a fraction of the speed of float32
-    faster = ("bfloat16",) if all(machine_of(job).device == "cuda" for job in scores) else ()
+    faster = ("bfloat16",) if machine.device == "cuda" else ()
     for dtype, times in (*((dtype, 1) for dtype in faster), (None, 4), *((dtype, 4) for dtype in faster)):
         spent, keys = 0.0, [f"evaluation.dtype: {dtype}"] if dtype else []
         for job in scores:
@@ -272,7 +255,6 @@ def _quicker(scores: Sequence[Scores], seconds: float, machine_of: "MachineOf") 
             answers = tuple(replace(asked, batch_size=size, passes=-(-asked.requests // size)) for asked in job.answers)
             evaluation = job.evaluation.model_copy(update={"dtype": dtype or job.evaluation.dtype, "batch_size": size})
             changed = replace(job, evaluation=evaluation, answers=answers)
-            machine = machine_of(job)
             fits = _largest(changed) <= machine.usable
             spent += sum(changed.seconds(machine).values()) if fits else float("inf")
         if times > 1:

@@ -7,8 +7,7 @@ from statistics import median
 from typing import Any
 
 from qtuning.files import read_json
-from qtuning.plan.bill import MachineOf
-from qtuning.plan.jobs import Jobs, Scores, Training
+from qtuning.plan.jobs import Jobs
 from qtuning.plan.machines import Machine, machines
 
 
@@ -37,7 +36,7 @@ class Check:
     elsewhere: int
 
 
-def check(jobs: Jobs, results: Path, machine_of: MachineOf) -> Check:
+def check(jobs: Jobs, results: Path, planned: Machine) -> Check:
     """Compare what finished cells cost (train.json, scores.json) with what the plan would have said.
 
     Seconds and memory are compared where a cell ran on the kind of device that is planned for; cells that ran on a CPU
@@ -54,7 +53,7 @@ def check(jobs: Jobs, results: Path, machine_of: MachineOf) -> Check:
             continue
         cost = marker["cost"]
         _compare(flops, training.identity, training.work.flops, cost["flops_total"])
-        machine = _ran_on(str(marker.get("provenance", {}).get("device", "cpu")), machine_of, training)
+        machine = _ran_on(str(marker.get("provenance", {}).get("device", "cpu")), planned)
         if machine is None:
             elsewhere += 1
             continue
@@ -67,16 +66,15 @@ def check(jobs: Jobs, results: Path, machine_of: MachineOf) -> Check:
         found = _read(results / "cells" / identity / evaluation / "scores.json")
         if found is None or "seconds" not in found:
             continue
-        machine = _ran_on(str(found.get("backend", {}).get("device", "cpu")), machine_of, scores)
+        machine = _ran_on(str(found.get("backend", {}).get("device", "cpu")), planned)
         if machine is not None:
             predicted = sum(scores.seconds(machine).values()) + machine.start_seconds
             _compare(answered, identity, predicted, found["seconds"])
     return Check(_ratio(flops), _ratio(seconds), _ratio(answered), _ratio(memory), elsewhere)
 
 
-def _ran_on(device: str, machine_of: MachineOf, job: Training | Scores) -> Machine | None:
+def _ran_on(device: str, planned: Machine) -> Machine | None:
     """The machine that stands for where a cell ran; None for a GPU while the plan is for a CPU."""
-    planned = machine_of(job)
     kind = device.split(":")[0]
     if kind == planned.device:
         return planned

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 from qtuning.experiment.schema import Evaluation
-from qtuning.plan.bill import MachineOf
 from qtuning.plan.jobs import Jobs, Scores, Training
 from qtuning.plan.machines import GIB, Machine
 from qtuning.plan.memory import evaluation_memory, training_memory
@@ -13,22 +12,19 @@ from qtuning.plan.memory import evaluation_memory, training_memory
 SMALLER = (32, 16, 8, 4, 2, 1)
 
 
-def refusals(jobs: Jobs, machine_of: MachineOf) -> list[str]:
+def refusals(jobs: Jobs, machine: Machine) -> list[str]:
     """One line for each model and way of training or evaluating that needs more than its machine has."""
     worst_training: dict[Any, tuple[Training, int]] = {}
     worst_scores: dict[Any, tuple[Scores, int]] = {}
     for job in jobs.trainings.values():
-        if not job.done and job.memory.total > machine_of(job).usable:
+        if not job.done and job.memory.total > machine.usable:
             _note(worst_training, (job.cell.model.name, job.cell.training), job)
     for asked in jobs.scores.values():
-        if not asked.done and asked.memory.total > machine_of(asked).usable:
+        if not asked.done and asked.memory.total > machine.usable:
             _note(worst_scores, (asked.cell.model.name, asked.evaluation), asked)
-    lines = [
-        _line(job, count, "training", machine_of(job), _training_remedies(job))
-        for job, count in worst_training.values()
-    ]
+    lines = [_line(job, count, "training", machine, _training_remedies(job)) for job, count in worst_training.values()]
     lines += [
-        _line(job, count, "evaluating", machine_of(job), _evaluation_remedies(job, machine_of(job).usable))
+        _line(job, count, "evaluating", machine, _evaluation_remedies(job, machine.usable))
         for job, count in worst_scores.values()
     ]
     return lines

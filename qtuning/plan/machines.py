@@ -5,7 +5,8 @@ and the Ada GPU architecture white paper (RTX 4090). float32 is that of the ordi
 off. What PyTorch can give of 80 GB of HBM is 79 GiB, of the 4090's 24 GB 23.5. Shares: pre-training of LLaMA 3 reached
 38 to 43% of bfloat16's peak on H100s (arXiv 2407.21783, section 3.3); one GPU in eager mode with a few thousand tokens
 a step is assumed to reach somewhat less, and float32 more of its lower peak. What a layer costs to launch is assumed,
-from the speed of eager generation at batch 1. None of these shares is measured: `--probe` measures.
+from the speed of eager generation at batch 1. None of these shares is measured: `plan` compares what it predicts with
+finished cells (check.py).
 """
 
 import os

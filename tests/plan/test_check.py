@@ -16,7 +16,6 @@ from qtuning.files import write_json
 from qtuning.model.load import load_model
 from qtuning.model.packed import PackedModel
 from qtuning.plan.assumptions import read_assumptions
-from qtuning.plan.bill import MachineOf
 from qtuning.plan.check import check
 from qtuning.plan.jobs import Jobs, jobs_of
 from qtuning.plan.lengths import Lengths
@@ -78,7 +77,7 @@ def planned(results: Path) -> Jobs:
 
 def test_finished_cells_are_compared_where_they_ran(tmp_path: Path) -> None:
     jobs = planned(tmp_path)
-    cpu, h100 = MachineOf(machines()["cpu"]), MachineOf(machines()["h100"])
+    cpu, h100 = machines()["cpu"], machines()["h100"]
     assert check(jobs, tmp_path, cpu).flops is None
     here, there, diverged = list(jobs.trainings.values())[:3]
     seconds = here.scoring_seconds(machines()["cpu"]) + here.training_seconds(machines()["cpu"])

@@ -21,7 +21,7 @@ from qtuning.experiment.layout import Layout
 from qtuning.experiment.names import cell_id, evaluation_id
 from qtuning.files import write_json
 from qtuning.plan.assumptions import read_assumptions
-from qtuning.plan.bill import Bill, MachineOf, bill_of
+from qtuning.plan.bill import Bill, bill_of
 from qtuning.plan.effect import effects_of
 from qtuning.plan.fits import refusals
 from qtuning.plan.jobs import Jobs, jobs_of
@@ -35,7 +35,7 @@ def jobs(configs: Path, results: Path, *names: str) -> Jobs:
 
 
 def bill(configs: Path, results: Path, *names: str, gpu: str = "h100") -> Bill:
-    return bill_of(jobs(configs, results, *names), MachineOf(machines()[gpu]), 1, None)
+    return bill_of(jobs(configs, results, *names), machines()[gpu], 1, None)
 
 
 def test_table_1_is_counted_and_paid_once(configs: Path, experiment: Callable[..., Path], tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_an_experiment_without_evaluation_is_trained_only(configs: Path, tmp_pat
     (grid,) = Library(configs).experiments(["mini"])
     bare = replace(grid, experiment=grid.experiment.model_copy(update={"evaluation": None}))
     assumptions = read_assumptions(configs)
-    found = bill_of(jobs_of([bare], Layout(tmp_path), assumptions), MachineOf(machines()["cpu"]), 1, None)
+    found = bill_of(jobs_of([bare], Layout(tmp_path), assumptions), machines()["cpu"], 1, None)
     (row,) = found.rows
     assert (row.cells, row.done, row.trainings, row.evaluations) == (11, 1, 10, 0)  # zero-shot asks for nothing
     assert found.total.evaluation == found.items == 0 < found.total.training
@@ -112,15 +112,15 @@ def test_what_cannot_fit_is_refused_with_the_key_that_helps(
     configs: Path, experiment: Callable[..., Path], tmp_path: Path
 ) -> None:
     experiment("huge", training={"tuning": "full", "dtype": "float32"}, methods=["full"], models=["mistral-7b"])
-    line, *others = refusals(jobs(configs, tmp_path, "huge"), MachineOf(machines()["h100"]))
+    line, *others = refusals(jobs(configs, tmp_path, "huge"), machines()["h100"])
     assert not others
     assert "huge: training mistral-7b-wizardlm-full-" in line and "NVIDIA H100 SXM, 80 GB has" in line
     assert "training.tuning: lora" in line or "training.tuning: lora with gradient_checkpointing" in line
     need = int(line.split(" needs ")[1].split(" GiB")[0])
     assert need > 7.2 * 16 / 1.074  # 16 bytes a parameter
     experiment("fits", methods=["full"], models=["smollm2-135m"])
-    assert not refusals(jobs(configs, tmp_path, "fits"), MachineOf(machines()["h100"]))
-    small = refusals(jobs(configs, tmp_path, "huge"), MachineOf(machines()["4090"]))
+    assert not refusals(jobs(configs, tmp_path, "fits"), machines()["h100"])
+    small = refusals(jobs(configs, tmp_path, "huge"), machines()["4090"])
     assert any("evaluating" in line and "evaluation.dtype: bfloat16" in line for line in small)
 
 
@@ -167,22 +167,6 @@ def test_json_holds_the_bill(run: Callable[..., Any]) -> None:
     assert content["cells"] == 11 and content["rows"][0]["trainings"] == 10
     assert content["total"]["training"] > 0 and content["effects"][0]["seeds"] == 2
     assert content["check"]["flops"] is None
-
-
-def test_a_probe_is_of_this_machine(
-    run: Callable[..., Any], experiment: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert "--gpu = 'h100': --probe measures this machine" in str(run("mini", "--gpu", "h100", "--probe").exception)
-    from qtuning.plan import probe
-
-    def unexpected(*_: object) -> None:
-        raise AssertionError("measured what cannot fit")
-
-    monkeypatch.setattr(probe, "this_machine", lambda: replace(machines()["cpu"], memory=1e9))
-    monkeypatch.setattr(probe, "probe", unexpected)
-    experiment("big", models=["mistral-7b"])
-    result = run("big", "--probe")
-    assert isinstance(result.exception, UserError) and "big: training mistral-7b-wizardlm-" in str(result.exception)
 
 
 def test_unknown_names_are_refused_with_a_hint(run: Callable[..., Any]) -> None:
@@ -245,7 +229,7 @@ def test_limits_of_generations_are_those_of_the_tasks(configs: Path) -> None:
 def test_the_command_does_without_torch(configs: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from qtuning.cli.plan import plan; from pathlib import Path; "
-        f"plan(['mini'], 'h100', False, 1, None, True, Path({str(configs)!r}), Path({str(tmp_path)!r}), None); "
+        f"plan(['mini'], 'h100', 1, None, True, Path({str(configs)!r}), Path({str(tmp_path)!r}), None); "
         "print(sorted({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
