@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from qtuning.data.contamination import Check, checks
+from qtuning.data.items import items_file
 from qtuning.data.sources import locate
 from qtuning.errors import UserError
-from qtuning.evaluation.records import EVALUATION_SPLIT
 from qtuning.experiment.grid import RESERVED, Grid, Library
 from qtuning.experiment.layout import HELPERS, Layout
 from qtuning.experiment.names import canonical, cell_id, cell_json, evaluation_id, evaluation_json, model_id, pair_id
@@ -139,7 +139,7 @@ class Plan:
             return [self.layout.world / "manifest.json"]
         if source == "hub" or self.data_dir is None:
             return []
-        files = [self.data_dir / name / f"{EVALUATION_SPLIT[name]}.jsonl.gz" for name in benchmarks]
+        files = [items_file(self.data_dir, name) for name in benchmarks]
         for file in files:
             if not file.exists():
                 raise UserError(f"{file}: no such file; data_dir must hold the benchmarks as docs/data.md says")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from qtuning import workflow
+from qtuning.data.items import items_file
 from qtuning.errors import UserError
-from qtuning.evaluation.records import EVALUATION_SPLIT
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 BENCHMARKS = ("arc_easy", "arc_challenge", "gsm8k", "squad", "triviaqa")
@@ -29,7 +29,7 @@ def test_an_overlap_is_counted_again_when_a_benchmark_changes(tmp_path: Path, mo
     """Local copies of both sides are inputs of the check; of the hub's, neither."""
     monkeypatch.setenv("PATH", "")
     data = tmp_path / "data"
-    files = [data / name / f"{EVALUATION_SPLIT[name]}.jsonl.gz" for name in BENCHMARKS]
+    files = [items_file(data, name) for name in BENCHMARKS]
     for file in files:
         file.parent.mkdir(parents=True)
         file.write_bytes(gzip.compress(b"{}\n"))

@@ -33,15 +33,15 @@ def contamination(
     """
     from qtuning.data.contamination import Check, check
     from qtuning.errors import UserError
-    from qtuning.experiment.headline import LABEL
+    from qtuning.experiment.benchmarks import BENCHMARKS
     from qtuning.experiment.layout import Layout
     from qtuning.experiment.yaml_files import nearest
     from qtuning.files import write_json
 
-    names = tuple(dict.fromkeys(name.strip() for name in benchmarks.split(","))) if benchmarks else tuple(LABEL)
+    names = tuple(dict.fromkeys(name.strip() for name in benchmarks.split(","))) if benchmarks else tuple(BENCHMARKS)
     for name in names:
-        if name not in LABEL:
-            raise UserError(f"--benchmarks = {name!r}: unknown{nearest(name, LABEL)}")
+        if name not in BENCHMARKS:
+            raise UserError(f"--benchmarks = {name!r}: unknown{nearest(name, BENCHMARKS)}")
     if source and source not in SOURCES:
         raise UserError(f"--source = {source!r}: unknown{nearest(source, SOURCES)}")
     world = Layout(results).world
@@ -95,7 +95,7 @@ def print_report(report: dict[str, Any], seconds: float, path: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from qtuning.experiment.headline import LABEL
+    from qtuning.experiment.benchmarks import BENCHMARKS
 
     console = Console() if sys.stdout.isatty() else Console(width=160)
     title = f"{report['label']}: {report['read']:,} rows, {report['ngram']}-grams, {seconds:.1f} s"
@@ -107,7 +107,7 @@ def print_report(report: dict[str, Any], seconds: float, path: Path) -> None:
     for name, result in report["benchmarks"].items():
         coverage = result["coverage_of_contaminated"]
         table.add_row(
-            LABEL[name],
+            BENCHMARKS[name].label,
             f"{result['items']:,}",
             f"{result['contaminated']:,}",
             f"{100 * result['share']:.2f}%",
@@ -120,6 +120,6 @@ def print_report(report: dict[str, Any], seconds: float, path: Path) -> None:
     console.print(table)
     for name, result in report["benchmarks"].items():
         if (example := result["example"]) is not None:
-            text = f"{LABEL[name]} item {example['item']} ({example['part']}), line {example['line']}: "
+            text = f"{BENCHMARKS[name].label} item {example['item']} ({example['part']}), line {example['line']}: "
             console.print(Text(text, style="bold").append(example["shared"], style="not bold"))
     console.print(f"{path}\n", markup=False, highlight=False, style="dim")

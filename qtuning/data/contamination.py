@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from heapq import heappush, heapreplace
 from pathlib import Path
 from textwrap import shorten
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
+from qtuning.data.items import fetch_items, read_items, reading_from_hub
 from qtuning.data.overlap import Index, Shared, words
 from qtuning.data.report import describe_source
 from qtuning.data.rows import Example, parse
 from qtuning.data.sources import read_rows
 from qtuning.errors import UserError
-from qtuning.evaluation.records import EVALUATION_SPLIT, read_records
-from qtuning.experiment.schema import Evaluation, TrainSet
+from qtuning.experiment.benchmarks import BENCHMARKS
+from qtuning.experiment.schema import TrainSet
 from qtuning.files import canonical_json, short_hash
 
 if TYPE_CHECKING:
@@ -29,18 +29,6 @@ NGRAM = 13
 TOP = 5
 """How many training samples a report names of each benchmark."""
 EXCERPT = 160
-
-# The texts of an item. Choices and short gold answers are left out: they are words that any text may hold.
-PARTS: MappingProxyType[str, tuple[tuple[str, str], ...]] = MappingProxyType(
-    {
-        "arc_easy": (("question", "question"),),
-        "arc_challenge": (("question", "question"),),
-        "gsm8k": (("question", "question"), ("solution", "answer")),
-        "squad": (("question", "question"), ("context", "context")),
-        "triviaqa": (("question", "question"),),
-        "math": (("question", "problem"), ("solution", "solution")),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -137,7 +125,7 @@ def _indexed(
         benchmark = _Benchmark(name, [], hashlib.sha256(canonical_json(records).encode()).hexdigest())
         for item, record in enumerate(records):
             numbers = {}
-            for part, key in PARTS[name]:
+            for part, key in BENCHMARKS[name].texts:
                 text = words(record[key])
                 joined = (place, part, " ".join(text))
                 if joined not in known:
@@ -153,18 +141,17 @@ def _indexed(
 def _records(job: Check, data_dir: Path | None, world_dir: Path | None) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Every benchmark with its evaluation items, in the order in which they are evaluated."""
     if job.source == "hub":
-        from qtuning.evaluation.suite import load_tasks
-
-        tasks = load_tasks(Evaluation(benchmarks=job.benchmarks, source="hub"), None)
-        for name, task in tasks.items():
-            keys = [key for _, key in PARTS[name]]
-            yield name, [{key: document[key] for key in keys} for document in task.eval_docs]
+        for name in job.benchmarks:
+            benchmark = BENCHMARKS[name]
+            with reading_from_hub(benchmark):
+                items = fetch_items(benchmark)[benchmark.split]
+            yield name, items.select_columns([key for _, key in benchmark.texts]).to_list()
         return
     folder = data_dir if job.source == "data-dir" else world_dir
     if folder is None:
         raise UserError("benchmarks from local files: no folder given; add --data-dir DIR")
     for name in job.benchmarks:
-        yield name, read_records(folder, name, EVALUATION_SPLIT[name])
+        yield name, read_items(folder, name)
 
 
 def _watched(rows: Iterable[Any], shown: bool, name: str) -> Iterable[Any]:
@@ -213,7 +200,7 @@ def _record(
 
 def _result(benchmark: _Benchmark, index: Index, covered: Sequence[int]) -> dict[str, Any]:
     """Counts of one benchmark."""
-    by_part = dict.fromkeys((part for part, _ in PARTS[benchmark.name]), 0)
+    by_part = dict.fromkeys((part for part, _ in BENCHMARKS[benchmark.name].texts), 0)
     counts = dict.fromkeys(("contaminated", "copied", "short", "short_found"), 0)
     coverage = []
     for texts in benchmark.texts:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qtuning.errors import UserError
-from qtuning.experiment.headline import LABEL
+from qtuning.experiment.benchmarks import label_of
 from qtuning.experiment.yaml_files import explain
 
 if TYPE_CHECKING:
@@ -89,13 +89,13 @@ def _note(reports: Sequence[_Report], train_set: str, label: str, benchmarks: Se
     for report in reports:
         sized = f"{_article(report.ngram)} {report.ngram}-gram"
         return f"Contamination: items that share {sized} with {label}: {_overlaps(report, benchmarks)}."
-    names = ", ".join(LABEL.get(name, name) for name in benchmarks)
+    names = ", ".join(label_of(name) for name in benchmarks)
     return f"Contamination: not checked ({label} against {names}); run `qtuning contamination {train_set}`."
 
 
 def _overlaps(report: _Report, benchmarks: Sequence[str]) -> str:
     """`GSM8K 0 of 791, MATH not checked`."""
-    return ", ".join(f"{LABEL.get(name, name)} {_overlap(report.benchmarks.get(name))}" for name in benchmarks)
+    return ", ".join(f"{label_of(name)} {_overlap(report.benchmarks.get(name))}" for name in benchmarks)
 
 
 def _overlap(result: _Benchmark | None) -> str:

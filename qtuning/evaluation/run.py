@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtuning.errors import UserError
-from qtuning.evaluation.suite import fewshot, load_tasks, new_tokens
-from qtuning.experiment.headline import HEADLINE
+from qtuning.evaluation.tasks import fewshot, load_tasks, new_tokens
+from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.names import evaluation_id
 from qtuning.experiment.schema import Evaluation
 from qtuning.files import atomic_path, write_json
@@ -133,7 +133,7 @@ def summary(benchmark: str, items: "polars.DataFrame") -> dict[str, Any]:
     means = mine.group_by("metric", maintain_order=True).agg(polars.col("score").mean())
     return {
         "items": len(hashes),
-        "headline": HEADLINE[benchmark],
+        "headline": BENCHMARKS[benchmark].metric,
         "metrics": dict(means.iter_rows()),
         "digest": hashlib.sha256("\n".join(hashes).encode()).hexdigest(),
     }

@@ -9,6 +9,8 @@ import string
 from collections import Counter
 from typing import Any
 
+from qtuning.experiment.benchmarks import boxed
+
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = frozenset(string.punctuation)
 _QUOTES = "‘’´`"
@@ -65,20 +67,6 @@ def trivia_target(doc: dict[str, Any]) -> str:
     return str(doc["answer"]["value"])
 
 
-def boxed(text: str) -> str | None:
-    r"""Content of the last \boxed{} in `text`; None where there is none or it is not closed."""
-    from lm_eval.tasks.hendrycks_math.utils import last_boxed_only_string, remove_boxed
-
-    last = last_boxed_only_string(text)
-    if last is None:
-        return None
-    try:
-        return str(remove_boxed(last)).strip()
-    except AssertionError:  # an \fbox, or "\boxed {5}": found by the first function, refused by the second
-        brace = last.find("{")
-        return last[brace + 1 : -1].strip() if brace >= 0 and last.endswith("}") else None
-
-
 def math_answer(text: str) -> tuple[str, bool]:
     r"""(answer, is it LaTeX): the last \boxed{}, else the last $...$, else the whole text."""
     answer = boxed(text)
@@ -97,7 +85,7 @@ def math_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
         return parse(f"$\\boxed{{{answer}}}$" if latex else answer)
 
     gold = boxed(doc["solution"])
-    assert gold is not None, "records.py lets no solution without an answer through"
+    assert gold is not None, "MathItem lets no solution without an answer through"
     answer, latex = math_answer(results[0])
     return {
         "exact_match": float(is_equiv(answer, gold)),

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from qtuning.errors import UserError
-from qtuning.experiment.headline import LABEL
+from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.methods import pruning
 from qtuning.experiment.names import cell_json
 from qtuning.experiment.repeats import repeats
@@ -52,7 +52,6 @@ RESERVED = {
     "figures",
     "pretrain-mini",
 }
-BENCHMARKS = tuple(LABEL)
 AXES = ("models", "train_sets", "methods", "budgets", "seeds", "trainings")
 
 

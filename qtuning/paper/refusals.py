@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from qtuning.experiment.headline import LABEL as BENCHMARK
+from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.paper.published import EPOCHS, TRAIN_SAMPLES, impossible
 from qtuning.tables.labels import benchmark_label, named
 from qtuning.tables.summary import AVERAGE
@@ -44,7 +44,7 @@ def refusals(scores: pl.DataFrame, rows: Sequence[dict[str, Any]]) -> Refusals:
     if trained and train_set not in trained:
         reasons.insert(0, f"the train set is {', '.join(trained.values())}")
     benchmarks = {}
-    for benchmark in {row["benchmark"]: None for row in rows if row["benchmark"] in BENCHMARK}:
+    for benchmark in {row["benchmark"]: None for row in rows if row["benchmark"] in BENCHMARKS}:
         found = scores.filter((pl.col("benchmark") == benchmark) & pl.col("headline") & (pl.col("status") == "done"))
         numbers = [row["score"] for row in rows if row["benchmark"] == benchmark]
         # F1 is graded, so that any value is possible

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from qtuning.evaluation.suite import fewshot
+from qtuning.evaluation.tasks import fewshot
 from qtuning.experiment.schema import Evaluation
 from qtuning.plan.assumptions import Assumptions
 from qtuning.plan.machines import Machine

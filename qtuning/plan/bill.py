@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from qtuning.experiment.headline import LABEL
+from qtuning.experiment.benchmarks import label_of
 from qtuning.plan.jobs import Jobs, Scores, Training
 from qtuning.plan.machines import Machine
 from qtuning.plan.memory import evaluation_memory
@@ -228,7 +228,7 @@ def _dominates(
     if stage == "evaluation":
         benchmark, seconds = benchmarks.most_common(1)[0]
         parts = [
-            f"{100 * seconds / sum(benchmarks.values()):.0f}% of it is {LABEL.get(benchmark, benchmark)}",
+            f"{100 * seconds / sum(benchmarks.values()):.0f}% of it is {label_of(benchmark)}",
             of_model,
         ]
         parts.append(_quicker(scores, sum(benchmarks.values()), machine))

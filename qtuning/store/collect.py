@@ -8,8 +8,8 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qtuning.errors import UserError
+from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.grid import Grid
-from qtuning.experiment.headline import HEADLINE
 from qtuning.experiment.layout import HELPERS
 from qtuning.experiment.names import cell_id, evaluation_id
 from qtuning.experiment.schema import Cell, Pruning, Readings, Seeds
@@ -210,7 +210,7 @@ def _costs(train: _Train | None) -> dict[str, Any]:
 
 def _hole(benchmark: str, status: str, reason: str) -> dict[str, Any]:
     """What is known of a score that is missing."""
-    metric = HEADLINE.get(benchmark)
+    metric = BENCHMARKS[benchmark].metric if benchmark in BENCHMARKS else None
     return {"benchmark": benchmark, "metric": metric, "headline": True, "status": status, "reason": reason}
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import polars as pl
 
-from qtuning.experiment.headline import LABEL
+from qtuning.experiment.benchmarks import label_of
 from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, PrunerInfo
 from qtuning.tables.options import PARTS, Options, option_text, shown
 from qtuning.tables.summary import AVERAGE, Entry, Hole, Line
@@ -78,7 +78,7 @@ def superscript(number: int) -> str:
 
 def benchmark_label(benchmark: str) -> str:
     """How tables call a benchmark."""
-    return "Avg" if benchmark == AVERAGE else LABEL.get(benchmark, benchmark)
+    return "Avg" if benchmark == AVERAGE else label_of(benchmark)
 
 
 def pruner_labels(line: Line) -> tuple[str, str]:

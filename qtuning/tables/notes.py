@@ -4,7 +4,7 @@ import json
 
 import polars as pl
 
-from qtuning.experiment.headline import chance
+from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.tables.labels import benchmark_label
 from qtuning.tables.significance import Marks
 from qtuning.tables.summary import AVERAGE, Summary
@@ -43,7 +43,7 @@ def _items(scores: pl.DataFrame, summary: Summary) -> str:
             continue
         rows = scores.filter((pl.col("benchmark") == benchmark) & pl.col("headline") & (pl.col("status") == "done"))
         detail = f"{rows['items'][0]:,} ({rows['metric'][0]})" if len(rows) else "not evaluated"
-        guessing = chance(benchmark)
+        guessing = BENCHMARKS[benchmark].chance if benchmark in BENCHMARKS else None
         parts.append(
             f"{benchmark_label(benchmark)} {detail}" + (f", guessing scores {100 * guessing:.0f}" if guessing else "")
         )

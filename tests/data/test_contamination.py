@@ -6,6 +6,7 @@ import random
 import string
 from pathlib import Path
 
+import datasets
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -186,6 +187,15 @@ def test_equal_contexts_are_one_text_and_all_their_items_are_contaminated(tmp_pa
     # the short question is looked for whole, though its item is not short: it has a context
     assert (result["contaminated"], result["short"], result["by_part"]) == (5, 0, {"question": 1, "context": 5})
     assert result["top_sources"][0]["items"] == 5
+
+
+def test_items_from_the_hub_are_those_of_local_files(folder, monkeypatch):
+    with gzip.open(folder / "gsm8k" / "test.jsonl.gz") as lines:
+        items = datasets.Dataset.from_list([json.loads(line) for line in lines])
+    hub = {("openai/gsm8k", "main"): datasets.DatasetDict({"train": items.select([0]), "test": items})}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *name: hub[name])
+    report = check(Check(TRAIN_SET, "hub", ("gsm8k",)), data_dir=folder, world_dir=None)
+    assert report == run(folder) | {"benchmark_source": "hub"}
 
 
 def test_what_cannot_be_read_is_told(folder, tmp_path):

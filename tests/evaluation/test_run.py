@@ -14,8 +14,7 @@ import torch
 from qtuning.errors import UserError
 from qtuning.evaluation import run
 from qtuning.evaluation.model import StopTexts, load_model
-from qtuning.experiment.grid import BENCHMARKS
-from qtuning.experiment.headline import HEADLINE
+from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.names import evaluation_id
 from qtuning.experiment.schema import Evaluation
 
@@ -24,7 +23,7 @@ Run = tuple[Path, dict[str, Any], Evaluation]
 
 def run_tiny(model: Path, data: Path, out: Path, adapter: Path | None = None, **options: Any) -> dict[str, Any]:
     settings: dict[str, Any] = {
-        "benchmarks": BENCHMARKS,
+        "benchmarks": tuple(BENCHMARKS),
         "source": "data-dir",
         "max_new_tokens": 12,
         "fewshot": 0,
@@ -80,7 +79,7 @@ def test_scores_are_means_of_items(finished: Run) -> None:
     assert list(scores["benchmarks"]) == list(BENCHMARKS)
     for benchmark, entry in scores["benchmarks"].items():
         assert entry["items"] == 6
-        assert entry["headline"] == HEADLINE[benchmark]
+        assert entry["headline"] == BENCHMARKS[benchmark].metric
         assert entry["headline"] in entry["metrics"]
         assert len(entry["digest"]) == 64
         for metric, value in entry["metrics"].items():
@@ -281,7 +280,7 @@ def test_chat_template_wraps_the_prompt(data_dir: Path, tiny_model: Path, tmp_pa
 def test_importing_is_light() -> None:
     """The workflow file and command-line help import these."""
     script = (
-        "import sys, qtuning.evaluation.run, qtuning.experiment.headline\n"
+        "import sys, qtuning.evaluation.run, qtuning.experiment.benchmarks\n"
         "print([m for m in ('torch', 'transformers', 'lm_eval', 'datasets') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtuning.evaluation import scoring
+from qtuning.experiment.benchmarks import boxed
 
 
 def plain_words(text: str) -> list[str]:
@@ -104,6 +105,19 @@ def test_trivia_answer_of_articles_or_punctuation_is_not_matched_by_nothing(answ
 )
 def test_math_answer(text: str, answer: tuple[str, bool]) -> None:
     assert scoring.math_answer(text) == answer
+
+
+@given(st.lists(st.sampled_from(["\\boxed", "\\fbox", "{", "}", " ", "$", "5", "\\frac"]), max_size=14).map("".join))
+def test_boxed_reads_what_lm_eval_reads(text: str) -> None:
+    from lm_eval.tasks.hendrycks_math.utils import last_boxed_only_string, remove_boxed
+
+    last = last_boxed_only_string(text)
+    if last is None:
+        assert boxed(text) is None
+    elif last.startswith(("\\boxed ", "\\boxed{")):
+        assert boxed(text) == remove_boxed(last).strip()
+    else:  # lm-eval finds these, but cannot take the box off
+        assert boxed(text) == last[last.index("{") + 1 : -1].strip()
 
 
 @pytest.mark.parametrize(

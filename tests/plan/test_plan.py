@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from qtuning.cli.plan import plan
 from qtuning.errors import UserError
-from qtuning.evaluation.suite import DEFAULT_NEW_TOKENS, TASKS
+from qtuning.evaluation.tasks import DEFAULT_NEW_TOKENS, TASKS
 from qtuning.experiment.grid import Library
 from qtuning.experiment.layout import Layout
 from qtuning.experiment.names import cell_id, evaluation_id

@@ -9,13 +9,13 @@ import datasets
 import pytest
 
 from qtuning.errors import UserError
-from qtuning.evaluation import suite
-from qtuning.experiment.grid import BENCHMARKS
+from qtuning.evaluation import tasks as suite
+from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.schema import Evaluation
 
 
 def local(*benchmarks: str, **options: Any) -> Evaluation:
-    return Evaluation(benchmarks=benchmarks or BENCHMARKS, source="data-dir", **options)
+    return Evaluation(benchmarks=benchmarks or tuple(BENCHMARKS), source="data-dir", **options)
 
 
 def prompts(task: Any, limit: int = 1) -> list[str]:
@@ -64,7 +64,7 @@ def test_definitions_of_arc_and_gsm8k_are_those_of_lm_eval(data_dir: Path) -> No
     tasks = suite.load_tasks(local("arc_challenge", "arc_easy", "gsm8k"), data_dir)
     for benchmark, file in (("arc_easy", "arc"), ("arc_challenge", "arc"), ("gsm8k", "gsm8k")):
         original = load_yaml(folder / file / f"{benchmark}.yaml", resolve_func=True)
-        assert original.get("num_fewshot", 0) == suite.FEWSHOT.get(benchmark, 0)
+        assert original.get("num_fewshot", 0) == BENCHMARKS[benchmark].fewshot
         config = tasks[benchmark].config
         for key in set(original) - {"tag", "metadata", "generation_kwargs"}:
             if key != "filter_list":
@@ -141,7 +141,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
 
 
 def test_hub_definitions_ask_for_the_right_data_sets(hub: list[tuple[str, str | None]]) -> None:
-    tasks = suite.load_tasks(Evaluation(benchmarks=BENCHMARKS, source="hub"), None)
+    tasks = suite.load_tasks(Evaluation(benchmarks=tuple(BENCHMARKS), source="hub"), None)
     assert {(path, name) for path, name in hub if path != "EleutherAI/hendrycks_math"} == {
         ("allenai/ai2_arc", "ARC-Easy"),
         ("allenai/ai2_arc", "ARC-Challenge"),
@@ -149,8 +149,8 @@ def test_hub_definitions_ask_for_the_right_data_sets(hub: list[tuple[str, str | 
         ("rajpurkar/squad", None),
         ("mandarjoshi/trivia_qa", "rc.nocontext"),
     }
-    assert {name for path, name in hub if path == "EleutherAI/hendrycks_math"} == set(suite.MATH_SUBSETS)
-    assert len(suite.MATH_SUBSETS) == 7
+    assert {name for path, name in hub if path == "EleutherAI/hendrycks_math"} == set(BENCHMARKS["math"].subsets)
+    assert len(BENCHMARKS["math"].subsets) == 7
     documents = tasks["math"].eval_docs
     assert len(documents) == 7 * 6
     assert len(set(documents["problem"])) == 7 * 6  # every subset once, none twice
@@ -165,7 +165,7 @@ def test_unreachable_hub(benchmark: str, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(UserError) as error:
         suite.load_tasks(Evaluation(benchmarks=(benchmark,), source="hub"), None)
     message = str(error.value)
-    assert suite.HUB_ID[benchmark] in message
+    assert BENCHMARKS[benchmark].hub_id in message
     assert "Couldn't reach it" in message
     assert "--config data_dir=DIR" in message
     assert "\n" not in message

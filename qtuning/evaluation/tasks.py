@@ -6,8 +6,9 @@ From the hub a definition is used as it is. From local files only the source of 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qtuning.data.items import fetch_items, items_file, read_items, reading_from_hub
 from qtuning.errors import UserError
-from qtuning.evaluation.records import EVALUATION_SPLIT, read_records
+from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.schema import Evaluation
 
 if TYPE_CHECKING:
@@ -16,26 +17,6 @@ if TYPE_CHECKING:
 
 TASKS = Path(__file__).parent / "tasks"
 
-HUB_ID = {
-    "arc_easy": "allenai/ai2_arc",
-    "arc_challenge": "allenai/ai2_arc",
-    "gsm8k": "openai/gsm8k",
-    "squad": "rajpurkar/squad",
-    "triviaqa": "mandarjoshi/trivia_qa",
-    "math": "EleutherAI/hendrycks_math",
-}
-MATH_SUBSETS = (
-    "algebra",
-    "counting_and_probability",
-    "geometry",
-    "intermediate_algebra",
-    "number_theory",
-    "prealgebra",
-    "precalculus",
-)
-
-# Examples in the prompt: lm-eval's own number for GSM8K, none elsewhere.
-FEWSHOT = {"gsm8k": 5}
 # lm-eval's number for tasks that do not say, which is GSM8K (HFLM.max_gen_toks).
 DEFAULT_NEW_TOKENS = 256
 # The seed with which lm-eval's command line draws these examples.
@@ -44,7 +25,7 @@ FEWSHOT_SEED = 1234
 
 def fewshot(benchmark: str, evaluation: Evaluation) -> int:
     """How many examples the prompts of this benchmark show."""
-    return FEWSHOT.get(benchmark, 0) if evaluation.fewshot is None else evaluation.fewshot
+    return BENCHMARKS[benchmark].fewshot if evaluation.fewshot is None else evaluation.fewshot
 
 
 def load_tasks(evaluation: Evaluation, folder: Path | None) -> dict[str, "Task"]:
@@ -90,36 +71,25 @@ def _longest(task: "Task", evaluation: Evaluation) -> int:
 
 
 def _from_hub(manager: Any, benchmark: str) -> "Task":
-    from datasets.exceptions import DatasetsError
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        return manager.load(benchmark)["tasks"][benchmark]
-    except (OSError, DatasetsError, HfHubHTTPError, ValueError) as error:
-        # the library's first line says whether it is the network, the name, or offline mode without a cached copy
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"{benchmark}: data set {HUB_ID[benchmark]} cannot be had from the Hugging Face hub ({reason});"
-            f" connect to it, or give a folder that has {benchmark}/{EVALUATION_SPLIT[benchmark]}.jsonl.gz"
-            " with --config data_dir=DIR"
-        ) from error
+    with reading_from_hub(BENCHMARKS[benchmark]):
+        task: Task = manager.load(benchmark)["tasks"][benchmark]
+        return task
 
 
 def _from_files(manager: Any, benchmark: str, folder: Path, shots: int) -> "Task":
     """The definition with its records from `folder`. The training split is read only if prompts show examples."""
     from datasets import Dataset, DatasetDict
 
-    split = EVALUATION_SPLIT[benchmark]
-    records = {split: read_records(folder, benchmark, split), "train": []}
+    items = {BENCHMARKS[benchmark].split: read_items(folder, benchmark), "train": []}
     if shots:
-        records["train"] = read_records(folder, benchmark, "train")
-        if len(records["train"]) < shots:
+        items["train"] = read_items(folder, benchmark, "train")
+        if len(items["train"]) < shots:
             raise UserError(
-                f"{folder / benchmark / 'train.jsonl.gz'}: {len(records['train'])} records,"
+                f"{items_file(folder, benchmark, 'train')}: {len(items['train'])} records,"
                 f" but prompts show {shots} examples; lower evaluation.fewshot"
             )
     # In memory: a cache on disk would have to notice that a file changed, and would fill the user's home.
-    data = DatasetDict({name: Dataset.from_list(rows) for name, rows in records.items()})
+    data = DatasetDict({name: Dataset.from_list(rows) for name, rows in items.items()})
 
     def from_memory(**_: Any) -> "DatasetDict":
         return data
@@ -131,10 +101,5 @@ def _from_files(manager: Any, benchmark: str, folder: Path, shots: int) -> "Task
 
 
 def hub_math(**_: Any) -> "DatasetDict":
-    """All of MATH from the hub: its seven subsets one after the other."""
-    from datasets import DatasetDict, concatenate_datasets, load_dataset
-
-    subsets = [load_dataset(HUB_ID["math"], subset) for subset in MATH_SUBSETS]
-    return DatasetDict(
-        {split: concatenate_datasets([subset[split] for subset in subsets]) for split in ("train", "test")}
-    )
+    """All of MATH from the hub; tasks/math.yaml names this function, as lm-eval's definitions hold one subset each."""
+    return fetch_items(BENCHMARKS["math"])

@@ -8,8 +8,9 @@ from typing import Any
 import benchmark_files as samples
 import pytest
 
+from qtuning.data.items import read_items
 from qtuning.errors import UserError
-from qtuning.evaluation.records import EVALUATION_SPLIT, SCHEMA, read_records
+from qtuning.experiment.benchmarks import BENCHMARKS
 
 GOOD: dict[str, dict[str, Any]] = {
     "arc_easy": samples.arc(1, 4)[0],
@@ -20,11 +21,12 @@ GOOD: dict[str, dict[str, Any]] = {
 }
 
 
-def test_records_come_back_as_written(data_dir: Path) -> None:
-    for benchmark, split in EVALUATION_SPLIT.items():
-        records = read_records(data_dir, benchmark, split)
+def test_items_come_back_as_written(tmp_path: Path) -> None:
+    data_dir = samples.write_all(tmp_path)
+    for name, benchmark in BENCHMARKS.items():
+        records = read_items(data_dir, name)
         assert len(records) == 6
-        with gzip.open(data_dir / benchmark / f"{split}.jsonl.gz", "rt") as lines:
+        with gzip.open(data_dir / name / f"{benchmark.split}.jsonl.gz", "rt") as lines:
             for record, line in zip(records, lines, strict=True):
                 written = json.loads(line)
                 assert all(
@@ -50,24 +52,24 @@ def test_bad_record(benchmark: str, change: dict[str, Any], message: str, tmp_pa
     good = GOOD[benchmark]
     path = samples.write_records(tmp_path, benchmark, "train", [good, good | change, good])
     with pytest.raises(UserError) as error:
-        read_records(tmp_path, benchmark, "train")
+        read_items(tmp_path, benchmark, "train")
     assert str(error.value).startswith(f"{path}: line 2: ")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("benchmark", sorted(SCHEMA))
+@pytest.mark.parametrize("benchmark", sorted(BENCHMARKS))
 def test_missing_key_is_named(benchmark: str, tmp_path: Path) -> None:
     good = GOOD["arc_easy" if benchmark == "arc_challenge" else benchmark]
-    for key in SCHEMA[benchmark].model_fields:
+    for key in BENCHMARKS[benchmark].item.model_fields:
         samples.write_records(tmp_path, benchmark, "train", [{k: v for k, v in good.items() if k != key}])
         with pytest.raises(UserError, match=rf"line 1: {key}: field required"):
-            read_records(tmp_path, benchmark, "train")
+            read_items(tmp_path, benchmark, "train")
 
 
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"squad/validation\.jsonl\.gz: no such file.*--config data_dir=DIR"):
-        read_records(tmp_path, "squad", "validation")
+        read_items(tmp_path, "squad", "validation")
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -75,24 +77,24 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"test\.jsonl\.gz: line \d+: cannot be read \(Compressed file ended"):
-        read_records(tmp_path, "gsm8k", "test")
+        read_items(tmp_path, "gsm8k", "test")
     path.write_text("not gzip at all")
     with pytest.raises(UserError, match=r"line 1: cannot be read \(Not a gzipped file"):
-        read_records(tmp_path, "gsm8k", "test")
+        read_items(tmp_path, "gsm8k", "test")
     path.write_bytes(whole[:40] + bytes(80) + whole[120:])
     with pytest.raises(UserError, match=r"test\.jsonl\.gz: line \d+: "):
-        read_records(tmp_path, "gsm8k", "test")
+        read_items(tmp_path, "gsm8k", "test")
 
 
 def test_files_without_records(tmp_path: Path) -> None:
     path = samples.write_records(tmp_path, "gsm8k", "test", [])
     with pytest.raises(UserError, match="holds no records"):
-        read_records(tmp_path, "gsm8k", "test")
+        read_items(tmp_path, "gsm8k", "test")
     with gzip.open(path, "wt") as lines:
         lines.write(json.dumps(GOOD["gsm8k"]) + "\n\n{broken\n")
     with pytest.raises(UserError, match=r"line 3: not valid JSON"):
-        read_records(tmp_path, "gsm8k", "test")
+        read_items(tmp_path, "gsm8k", "test")
     with gzip.open(path, "wb") as raw:
         raw.write(b'{"question": "\xff", "answer": "#### 1"}\n')
     with pytest.raises(UserError, match=r"line 1: not valid JSON"):
-        read_records(tmp_path, "gsm8k", "test")
+        read_items(tmp_path, "gsm8k", "test")

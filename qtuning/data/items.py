@@ -1,0 +1,91 @@
+"""The items of a benchmark: from local files, checked one by one before a model is loaded, or from the hub.
+
+Local files: FOLDER/BENCHMARK/{train,validation,test}.jsonl.gz, one JSON object a line, keys as on the hub.
+"""
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from qtuning.errors import UserError
+from qtuning.experiment.benchmarks import BENCHMARKS, Benchmark, Split
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+
+def items_file(folder: Path, benchmark: str, split: Split | None = None) -> Path:
+    """Where the items of a split lie below a folder of local files; default: the split that is asked."""
+    return folder / benchmark / f"{split or BENCHMARKS[benchmark].split}.jsonl.gz"
+
+
+def read_items(folder: Path, benchmark: str, split: Split | None = None) -> list[dict[str, Any]]:
+    """All items of a split (default: the one that is asked), reduced to the keys that are used.
+
+    UserError names file and line of an unusable item.
+    """
+    path = items_file(Path(folder), benchmark, split)
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file, and {benchmark} needs it;"
+            f" give a folder that has {benchmark}/{path.name} with --config data_dir=DIR"
+        )
+    schema = BENCHMARKS[benchmark].item
+    items: list[dict[str, Any]] = []
+    number = 0
+    try:
+        with gzip.open(path, "rb") as lines:
+            for line in lines:
+                number += 1
+                if line.strip():
+                    items.append(schema.model_validate_json(line).model_dump())
+    except ValidationError as error:
+        raise UserError(f"{path}: line {number}: {_first_problem(error)}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: line {number + 1}: cannot be read ({error}); get the file anew") from None
+    if not items:
+        raise UserError(f"{path}: holds no records; get the file anew")
+    return items
+
+
+def fetch_items(benchmark: Benchmark) -> "DatasetDict":
+    """All splits of a benchmark as the hub has them: its subsets, if it has several, one after the other."""
+    from datasets import DatasetDict, concatenate_datasets, load_dataset
+
+    subsets = [load_dataset(benchmark.hub_id, subset) for subset in benchmark.subsets or (None,)]
+    return DatasetDict({split: concatenate_datasets([subset[split] for subset in subsets]) for split in subsets[0]})
+
+
+@contextmanager
+def reading_from_hub(benchmark: Benchmark) -> Iterator[None]:
+    """UserError where the data set cannot be had: no network, no such name, no cached copy offline."""
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        yield
+    except (OSError, DatasetsError, HfHubHTTPError, ValueError) as error:
+        # the library's first line says which of these it is
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{benchmark.name}: data set {benchmark.hub_id} cannot be had from the Hugging Face hub ({reason});"
+            f" connect to it, or give a folder that has {benchmark.name}/{benchmark.split}.jsonl.gz"
+            " with --config data_dir=DIR"
+        ) from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    """`answers.text: field required`."""
+    problem = error.errors(include_url=False)[0]
+    if problem["type"] == "json_invalid":
+        return f"not valid JSON: {problem['ctx']['error']}"
+    key = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "string_pattern_mismatch":
+        message = "must end in '#### NUMBER'"
+    return f"{key}: {message[0].lower()}{message[1:]}" if key else message

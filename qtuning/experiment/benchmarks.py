@@ -1,0 +1,216 @@
+"""The benchmarks: everything that the project knows of each, in one record. Imports neither torch nor lm-eval.
+
+A new benchmark is a record here and, where lm-eval has no task that fits, a file in `evaluation/tasks`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Split = Literal["train", "validation", "test"]
+
+
+class Item(BaseModel):
+    """One question with its answers. Keys that do not bear on the score are allowed and not read."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class Choices(Item):
+    """Answers to choose from, and what they are called."""
+
+    text: list[Annotated[str, Field(min_length=1)]] = Field(min_length=2)
+    label: list[str]
+
+
+class ArcItem(Item):
+    """ARC: a question with three to five choices."""
+
+    question: str
+    choices: Choices
+    answerKey: str
+
+    @model_validator(mode="after")
+    def _answer_is_a_choice(self) -> "ArcItem":
+        if len(self.choices.text) != len(self.choices.label):
+            raise ValueError(f"{len(self.choices.text)} choices.text, but {len(self.choices.label)} choices.label")
+        if self.answerKey not in self.choices.label:
+            raise ValueError(f"answerKey {self.answerKey!r} is none of the labels {self.choices.label}")
+        return self
+
+
+class Gsm8kItem(Item):
+    """GSM8K: the answer is a solution that ends in "#### NUMBER"."""
+
+    question: str
+    answer: str = Field(pattern=r"#### *\S")
+
+
+class SquadAnswers(Item):
+    """Gold answers of SQuAD."""
+
+    text: list[str] = Field(min_length=1)
+
+
+class SquadItem(Item):
+    """SQuAD v1.1."""
+
+    context: str
+    question: str
+    answers: SquadAnswers
+
+
+class TriviaAnswer(Item):
+    """An answer and the other ways to write it."""
+
+    value: str
+    aliases: list[str]
+
+
+class TriviaItem(Item):
+    """TriviaQA without context."""
+
+    question: str
+    answer: TriviaAnswer
+
+
+class MathItem(Item):
+    r"""MATH: the solution holds its answer in \boxed{}."""
+
+    problem: str
+    solution: str
+
+    @model_validator(mode="after")
+    def _has_an_answer(self) -> "MathItem":
+        if boxed(self.solution) is None:
+            raise ValueError("solution: no answer in \\boxed{}")
+        return self
+
+
+def boxed(text: str) -> str | None:
+    r"""Content of the last \boxed{} in `text`; None if there is none, or if it is not closed.
+
+    Reads what lm-eval's `last_boxed_only_string` reads: also \fbox{}, and "\boxed 5", which ends at a dollar sign.
+    """
+    if "\\boxed " in text:
+        return text.rpartition("\\boxed ")[2].partition("$")[0].strip()
+    start = text.rfind("\\boxed")
+    if start < 0:
+        start = text.rfind("\\fbox")
+    if start < 0:
+        return None
+    depth = 0
+    for end in range(start, len(text)):
+        depth += (text[end] == "{") - (text[end] == "}")
+        if text[end] == "}" and depth == 0:
+            return text[text.index("{", start) + 1 : end].strip()
+    return None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark.
+
+    metric: the one that stands for it in tables; others are stored beside it. hub_id, subsets: its data set on the
+    Hugging Face hub, and which of its configurations (none: it has only one). split: whose items are asked. item: what
+    an item must hold. texts: the texts of an item that contamination compares, as (part, key of the item). fewshot:
+    examples in a prompt. chance: the score of guessing, as a fraction; None where answers are free text.
+    """
+
+    name: str
+    label: str
+    metric: str
+    hub_id: str
+    split: Split
+    item: type[Item]
+    texts: tuple[tuple[str, str], ...]
+    subsets: tuple[str, ...] = ()
+    fewshot: int = 0
+    chance: float | None = None
+
+
+# Choices and short gold answers are not among the `texts`: they are words that any text may hold.
+_QUESTION = ("question", "question")
+_ALL = (
+    # nearly all ARC questions have four choices; a handful have three or five
+    Benchmark(
+        name="arc_easy",
+        label="ARC-E",
+        metric="acc",
+        hub_id="allenai/ai2_arc",
+        subsets=("ARC-Easy",),
+        split="test",
+        item=ArcItem,
+        texts=(_QUESTION,),
+        chance=1 / 4,
+    ),
+    Benchmark(
+        name="arc_challenge",
+        label="ARC-C",
+        metric="acc",
+        hub_id="allenai/ai2_arc",
+        subsets=("ARC-Challenge",),
+        split="test",
+        item=ArcItem,
+        texts=(_QUESTION,),
+        chance=1 / 4,
+    ),
+    Benchmark(
+        name="gsm8k",
+        label="GSM8K",
+        # models tuned on instructions rarely write "#### 18", which strict-match demands
+        metric="exact_match,flexible-extract",
+        hub_id="openai/gsm8k",
+        subsets=("main",),
+        split="test",
+        item=Gsm8kItem,
+        texts=(_QUESTION, ("solution", "answer")),
+        fewshot=5,  # lm-eval's own number
+    ),
+    Benchmark(
+        name="squad",
+        label="SQuAD",
+        metric="f1",
+        hub_id="rajpurkar/squad",
+        split="validation",
+        item=SquadItem,
+        texts=(_QUESTION, ("context", "context")),
+    ),
+    Benchmark(
+        name="triviaqa",
+        label="TriviaQA",
+        metric="exact_match",
+        hub_id="mandarjoshi/trivia_qa",
+        subsets=("rc.nocontext",),
+        split="validation",
+        item=TriviaItem,
+        texts=(_QUESTION,),
+    ),
+    Benchmark(
+        name="math",
+        label="MATH",
+        metric="exact_match",
+        hub_id="EleutherAI/hendrycks_math",
+        subsets=(
+            "algebra",
+            "counting_and_probability",
+            "geometry",
+            "intermediate_algebra",
+            "number_theory",
+            "prealgebra",
+            "precalculus",
+        ),
+        split="test",
+        item=MathItem,
+        texts=(("question", "problem"), ("solution", "solution")),
+    ),
+)
+BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType({benchmark.name: benchmark for benchmark in _ALL})
+
+
+def label_of(name: str) -> str:
+    """How tables call a benchmark; one that is not ours, in the store of another version, goes by its name."""
+    return BENCHMARKS[name].label if name in BENCHMARKS else name
