@@ -11,7 +11,6 @@ from rich.console import Console
 
 from qtuning.data.prepare import prepare
 from qtuning.data.samples import load
-from qtuning.data.world import generate
 from qtuning.experiment.grid import Library
 from qtuning.experiment.layout import Layout
 from qtuning.experiment.names import cell_id, cell_json, evaluation_id
@@ -45,18 +44,17 @@ class Mini:
 
 @contextmanager
 def mini_world() -> Iterator[Mini]:
-    """Generate the world, the configurations, the base model's marker and the train set, in a temporary folder."""
+    """Make ready the configurations, the base model's marker and the train set, in a temporary folder."""
     (grid,) = Library(REPOSITORY / "configs").experiments([EXPERIMENT])
     zero_shot = next(cell for cell in grid.cells if cell.zero_shot)
     cell = next(c for c in grid.cells if c.pruning is not None and c.pruning.method == "q-tuning")
     with TemporaryDirectory(prefix="qtuning-bench-") as folder:
         ready = Mini(Layout(Path(folder)), cell, zero_shot, grid.evaluation)
-        generate(ready.layout.world)
         for one in (cell, zero_shot):
             write_text(ready.configuration(one), cell_json(one) + "\n")
         write_text(ready.configuration(grid.evaluation), grid.evaluation.model_dump_json() + "\n")
         model = ready.layout.model(cell)
         make_ready(cell.model, model)
         out = ready.layout.samples(cell)
-        prepare(cell, model, out, world_dir=ready.layout.world, console=Console(quiet=True))
+        prepare(cell, model, out, console=Console(quiet=True))
         yield ready

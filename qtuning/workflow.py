@@ -13,7 +13,7 @@ from qtuning.errors import UserError
 from qtuning.experiment.grid import RESERVED, Grid, Library
 from qtuning.experiment.layout import HELPERS, Layout
 from qtuning.experiment.names import canonical, cell_id, cell_json, evaluation_id, evaluation_json, model_id, pair_id
-from qtuning.experiment.schema import Cell, Evaluation, FileSource, Pruning, Seeds, Training
+from qtuning.experiment.schema import Cell, Evaluation, FileSource, HubSource, Pruning, Seeds, Training
 from qtuning.experiment.yaml_files import nearest
 from qtuning.files import canonical_json
 from qtuning.gpus import visible
@@ -119,25 +119,24 @@ class Plan:
         return self.layout.model(Cell.model_validate_json(self.configuration(pair))) / "model.json"
 
     def sources_of_pair(self, pair: str) -> list[Path]:
-        """Local files a train set is read from; none for the hub."""
+        """The user's files that a train set is read from."""
         train_set = Cell.model_validate_json(self.configuration(pair)).train_set
         assert train_set is not None
-        source = train_set.source
-        if not isinstance(source, FileSource):
-            return []
-        if source.kind == "mini-world":
-            return [self.layout.world / "manifest.json"]
-        return [locate(source, data_dir=self.data_dir, world_dir=self.layout.world)]
+        return self._train_set_files(train_set.source)
 
     def questions(self, evaluation: str) -> list[Path]:
-        """Local files an evaluation reads; none for the hub."""
+        """The user's files that an evaluation reads."""
         config = self.evaluations[evaluation]
         return self._benchmark_files(config.source, config.benchmarks)
 
+    def _train_set_files(self, source: FileSource | HubSource) -> list[Path]:
+        """None for the hub, and none for the mini world, which changes only with the package."""
+        if isinstance(source, HubSource) or source.kind == "mini-world":
+            return []
+        return [locate(source, data_dir=self.data_dir)]
+
     def _benchmark_files(self, source: str, benchmarks: Iterable[str]) -> list[Path]:
-        if source == "mini-world":
-            return [self.layout.world / "manifest.json"]
-        if source == "hub" or self.data_dir is None:
+        if source != "data-dir" or self.data_dir is None:
             return []
         files = [items_file(self.data_dir, name) for name in benchmarks]
         for file in files:
@@ -197,17 +196,10 @@ class Plan:
         return [check.path(self.layout.root) for check in found]
 
     def sources_of_check(self, name: str) -> list[Path]:
-        """Local files that an overlap is counted in; none for the hub."""
+        """The user's files that an overlap is counted in."""
         check = self.checks[name]
-        train_set = check.train_set.source
         questions = self._benchmark_files(check.source, check.benchmarks)
-        if not isinstance(train_set, FileSource):
-            return questions
-        if train_set.kind == "mini-world":
-            files = [self.layout.world / "manifest.json"]
-        else:
-            files = [locate(train_set, data_dir=self.data_dir, world_dir=self.layout.world)]
-        return list(dict.fromkeys([*files, *questions]))
+        return list(dict.fromkeys([*self._train_set_files(check.train_set.source), *questions]))
 
     def check(self, targets: Iterable[str]) -> None:
         """UserError with all that is wrong with what was asked for: a misspelt name, a bad file, data that are missing.

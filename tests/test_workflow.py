@@ -82,7 +82,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_dry_run_of_a_fresh_checkout_lists_every_job_once(tmp_path: Path) -> None:
     expected = {
         "configure": 4 + 1 + 1 + 1,  # cells, base model, train set, evaluation
-        "mini_world": 1,
         "base_model": 1,
         "prepare": 1,
         "train": 3,

@@ -88,34 +88,6 @@ def cells(
             write_text(plan.layout.configuration(identity), plan.configuration(identity) + "\n")
 
 
-@app.command("mini-world")
-def mini_world(
-    out: Annotated[Path, typer.Option(help="folder to write")] = RESULTS / "mini_world",
-    seed: Annotated[
-        int, typer.Option(help="another seed is another world, which the shipped model does not know")
-    ] = 2509,
-) -> None:
-    """Generate the mini world: corpus, SFT set and six benchmarks (seconds, always the same bytes)."""
-    from qtuning.data.world import generate
-    from qtuning.files import exclusive
-
-    with exclusive(out.with_name(f".{out.name}.lock"), "generating the mini world"):
-        generate(out, seed)
-
-
-@app.command("pretrain-mini")
-def pretrain_mini(
-    out: Annotated[Path, typer.Option(help="folder of the base model")] = RESULTS / "pretrain_mini",
-    world: Annotated[Path, typer.Option(help="generated world")] = RESULTS / "mini_world",
-    threads: Threads = 2,
-) -> None:
-    """Train the base model of the mini world from scratch (the package ships the result)."""
-    _use_threads(threads)
-    from qtuning.data.world.pretrain import pretrain
-
-    pretrain(world, out, threads=threads)
-
-
 @app.command("base-model")
 def base_model(cell: CellFile, results: Results = RESULTS) -> None:
     """Make a cell's base model ready: fetch it from the hub, convert it, or find it in the package."""
@@ -140,7 +112,7 @@ def prepare(cell: CellFile, results: Results = RESULTS, data_dir: DataDir = None
     _needs_training(loaded, cell)
     folder = layout.samples(loaded)
     with exclusive(layout.lock(cell.stem), f"preparing {folder.name}"):
-        run(loaded, layout.model(loaded), folder, data_dir=data_dir, world_dir=layout.world)
+        run(loaded, layout.model(loaded), folder, data_dir=data_dir)
 
 
 @app.command()

@@ -34,7 +34,6 @@ def contamination(
     from qtuning.data.contamination import Check, check
     from qtuning.errors import UserError
     from qtuning.experiment.benchmarks import BENCHMARKS
-    from qtuning.experiment.layout import Layout
     from qtuning.experiment.yaml_files import nearest
     from qtuning.files import write_json
 
@@ -44,17 +43,14 @@ def contamination(
             raise UserError(f"--benchmarks = {name!r}: unknown{nearest(name, BENCHMARKS)}")
     if source and source not in SOURCES:
         raise UserError(f"--source = {source!r}: unknown{nearest(source, SOURCES)}")
-    world = Layout(results).world
     jobs = []
     for name in train_sets:
         train_set = read_train_set(configs, name, data_dir)
         chosen = cast("BenchmarkSource", source or _origin(train_set, data_dir))
-        if "mini-world" in (chosen, train_set.source.kind) and not world.exists():
-            raise UserError(f"{world}: the mini world is not generated; run `qtuning mini-world --out {world}`")
         jobs.append(Check(train_set, chosen, names, ngram))
     for job in jobs:
         started = time.monotonic()
-        report = check(job, data_dir=data_dir, world_dir=world, progress=sys.stderr.isatty())
+        report = check(job, data_dir=data_dir, progress=sys.stderr.isatty())
         write_json(job.path(results), report)
         print_report(report, time.monotonic() - started, job.path(results))
 

@@ -48,9 +48,7 @@ def plane(
     ] = None,
     cutoff: Annotated[int, typer.Option(min=2, help="tokens per sample; a longer response is cut")] = 1024,
     configs: Annotated[Path, typer.Option(help="folder with models/ and train_sets/")] = Path("configs"),
-    results: Annotated[Path, typer.Option(help="folder of everything generated: models made ready, mini world")] = Path(
-        "results"
-    ),
+    results: Annotated[Path, typer.Option(help="folder of everything generated: models made ready")] = Path("results"),
     data_dir: Annotated[Path | None, typer.Option(help="local copies of train sets, instead of the hub")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of this job")] = 1,
 ) -> None:
@@ -166,7 +164,7 @@ def _form(path: Path) -> Any:
     from qtuning.data.sources import locate, read_file
     from qtuning.experiment.schema import FileSource
 
-    rows = read_file(locate(FileSource(kind="path", file=str(path)), data_dir=None, world_dir=None))
+    rows = read_file(locate(FileSource(kind="path", file=str(path)), data_dir=None))
     first = next((row for row in rows if isinstance(row.value, dict)), None)
     if first is None:
         raise UserError(f"{path}: has no row that is an object with columns")

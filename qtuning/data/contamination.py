@@ -15,7 +15,7 @@ from qtuning.data.items import fetch_items, read_items, reading_from_hub
 from qtuning.data.overlap import Index, Shared, words
 from qtuning.data.report import describe_source
 from qtuning.data.rows import Example, parse
-from qtuning.data.sources import read_rows
+from qtuning.data.sources import local_folder, read_rows
 from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.schema import TrainSet
@@ -79,14 +79,14 @@ class _Benchmark:
     top: list[tuple[int, int, dict[str, Any]]] = field(default_factory=list)
 
 
-def check(job: Check, *, data_dir: Path | None, world_dir: Path | None, progress: bool = False) -> dict[str, Any]:
+def check(job: Check, *, data_dir: Path | None, progress: bool = False) -> dict[str, Any]:
     """The report of one check: one pass over the train set. UserError where either side cannot be read.
 
     Rows that are no sample (rows.Refusal) are counted, not compared: no model is trained on them.
     """
-    index, benchmarks, owner = _indexed(job, data_dir, world_dir)
+    index, benchmarks, owner = _indexed(job, data_dir)
     read, unusable = 0, 0
-    for row in _watched(read_rows(job.train_set, data_dir=data_dir, world_dir=world_dir), progress, job.name):
+    for row in _watched(read_rows(job.train_set, data_dir=data_dir), progress, job.name):
         read += 1
         example = None if row.problem is not None else parse(row.value, job.train_set)
         if not isinstance(example, Example):
@@ -98,7 +98,7 @@ def check(job: Check, *, data_dir: Path | None, world_dir: Path | None, progress
             _record(shared, benchmarks, owner, row.line, shorten(example.prompt[-1].content, EXCERPT))
     if read == 0:
         raise UserError(f"train set {job.train_set.name}: its source has no rows")
-    source = describe_source(job.train_set, data_dir, world_dir)
+    source = describe_source(job.train_set, data_dir)
     source.pop("path", None)  # the same data on another machine is the same report
     covered = index.covered()
     return {
@@ -113,15 +113,13 @@ def check(job: Check, *, data_dir: Path | None, world_dir: Path | None, progress
     }
 
 
-def _indexed(
-    job: Check, data_dir: Path | None, world_dir: Path | None
-) -> tuple[Index, list[_Benchmark], dict[int, list[tuple[int, int]]]]:
+def _indexed(job: Check, data_dir: Path | None) -> tuple[Index, list[_Benchmark], dict[int, list[tuple[int, int]]]]:
     """The index of all benchmarks, and (benchmark, item) of every text; equal texts (a SQuAD context) are one."""
     index = Index(job.ngram)
     owner: dict[int, list[tuple[int, int]]] = {}
     known: dict[tuple[int, str, str], int] = {}
     benchmarks = []
-    for place, (name, records) in enumerate(_records(job, data_dir, world_dir)):
+    for place, (name, records) in enumerate(_records(job, data_dir)):
         benchmark = _Benchmark(name, [], hashlib.sha256(canonical_json(records).encode()).hexdigest())
         for item, record in enumerate(records):
             numbers = {}
@@ -138,7 +136,7 @@ def _indexed(
     return index, benchmarks, owner
 
 
-def _records(job: Check, data_dir: Path | None, world_dir: Path | None) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def _records(job: Check, data_dir: Path | None) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Every benchmark with its evaluation items, in the order in which they are evaluated."""
     if job.source == "hub":
         for name in job.benchmarks:
@@ -147,7 +145,7 @@ def _records(job: Check, data_dir: Path | None, world_dir: Path | None) -> Itera
                 items = fetch_items(benchmark)[benchmark.split]
             yield name, items.select_columns([key for _, key in benchmark.texts]).to_list()
         return
-    folder = data_dir if job.source == "data-dir" else world_dir
+    folder = local_folder(job.source, data_dir)
     if folder is None:
         raise UserError("benchmarks from local files: no folder given; add --data-dir DIR")
     for name in job.benchmarks:

@@ -67,7 +67,6 @@ def prepare(
     out: Path,
     *,
     data_dir: Path | None = None,
-    world_dir: Path | None = None,
     console: "Console | None" = None,
 ) -> None:
     """Prepare the train set of `cell` for the base model made ready in `model_dir`; write it to the folder `out`.
@@ -87,7 +86,7 @@ def prepare(
     (out / REPORT).unlink(missing_ok=True)
     tokenizer = load_tokenizer(resolve(model_dir))
     fingerprint = tokenizer_fingerprint(tokenizer)
-    candidates, bad = validate(read_rows(train_set, data_dir=data_dir, world_dir=world_dir), train_set)
+    candidates, bad = validate(read_rows(train_set, data_dir=data_dir), train_set)
     read = len(candidates) + len(bad)
     refuse(train_set, read, bad)
     with _progress(console) as progress:
@@ -100,7 +99,7 @@ def prepare(
         "model": cell.model.name,
         "template": template,
         "cutoff": cell.training.cutoff,
-        "source": describe_source(train_set, data_dir, world_dir),
+        "source": describe_source(train_set, data_dir),
         "read": read,
         "bad": len(bad),
         "bad_by_reason": dict(Counter(str(row.reason) for row in bad).most_common()),

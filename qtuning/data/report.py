@@ -59,12 +59,12 @@ def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
     return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
 
 
-def describe_source(train_set: TrainSet, data_dir: Path | None, world_dir: Path | None) -> dict[str, Any]:
+def describe_source(train_set: TrainSet, data_dir: Path | None) -> dict[str, Any]:
     """The source as configured, and the SHA-256 of the file (a hub data set is pinned by its revision)."""
     source = train_set.source.model_dump(mode="json")
     if isinstance(train_set.source, HubSource):
         return source
-    path = locate(train_set.source, data_dir=data_dir, world_dir=world_dir)
+    path = locate(train_set.source, data_dir=data_dir)
     return source | {"path": str(path), "sha256": file_digest(path)}
 
 

@@ -15,6 +15,9 @@ from qtuning.experiment.schema import FileSource, HubSource, TrainSet
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 
+MINI_WORLD = Path(__file__).parents[1] / "assets" / "mini_world"
+"""Train sets and benchmarks that the package ships (docs/mini-world.md)."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -30,18 +33,20 @@ class Row:
     problem: str | None = None
 
 
-def locate(source: FileSource, *, data_dir: Path | None, world_dir: Path | None) -> Path:
+def local_folder(kind: str, data_dir: Path | None) -> Path | None:
+    """Where local train sets and benchmarks lie: in the package for kind `mini-world`, else in `data_dir`."""
+    return MINI_WORLD if kind == "mini-world" else data_dir
+
+
+def locate(source: FileSource, *, data_dir: Path | None) -> Path:
     """The file that `source` names; UserError if its folder is not given or it is not there."""
     if source.kind == "path":
         path = Path(source.file).expanduser()
-    elif source.kind == "data-dir":
-        if data_dir is None:
-            raise UserError(f"{source.file} lies in the data folder, but none is given; add --config data_dir=DIR")
-        path = Path(data_dir).expanduser() / source.file
     else:
-        if world_dir is None:
-            raise UserError(f"{source.file} lies in the generated mini world, but its folder is not given")
-        path = Path(world_dir) / source.file
+        folder = local_folder(source.kind, data_dir)
+        if folder is None:
+            raise UserError(f"{source.file} lies in the data folder, but none is given; add --config data_dir=DIR")
+        path = Path(folder).expanduser() / source.file
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name one file ({', '.join(SUFFIXES)})")
     if not path.exists():
@@ -49,7 +54,7 @@ def locate(source: FileSource, *, data_dir: Path | None, world_dir: Path | None)
     return path
 
 
-def read_rows(train_set: TrainSet, *, data_dir: Path | None, world_dir: Path | None) -> Iterator[Row]:
+def read_rows(train_set: TrainSet, *, data_dir: Path | None) -> Iterator[Row]:
     """Every row of a train set in the order of its source.
 
     Undecodable rows are yielded with a `problem`; a source that cannot be read at all, or not to its end, is a
@@ -57,7 +62,7 @@ def read_rows(train_set: TrainSet, *, data_dir: Path | None, world_dir: Path | N
     """
     if isinstance(train_set.source, HubSource):
         return _hub(train_set.source, train_set)
-    return read_file(locate(train_set.source, data_dir=data_dir, world_dir=world_dir))
+    return read_file(locate(train_set.source, data_dir=data_dir))
 
 
 def read_file(path: Path) -> Iterator[Row]:

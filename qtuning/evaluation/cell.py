@@ -43,7 +43,6 @@ def evaluate_cell(cell: Cell, evaluation: Evaluation, layout: Layout, *, data_di
         evaluation=evaluation,
         out=out,
         data_dir=data_dir,
-        world_dir=layout.world,
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qtuning.data.sources import local_folder
 from qtuning.errors import UserError
 from qtuning.evaluation.tasks import fewshot, load_tasks, new_tokens
 from qtuning.experiment.benchmarks import BENCHMARKS
@@ -35,15 +36,14 @@ def evaluate(
     evaluation: Evaluation,
     out: Path,
     data_dir: Path | None,
-    world_dir: Path | None,
 ) -> dict[str, Any]:
     """Score one model and write `out` (results/cells/CELL/EVALUATION).
 
-    base: folder of a model; adapter: folder of a LoRA adapter for it, or None. data_dir, world_dir: where local
-    benchmark files lie, for `evaluation.source` "data-dir" and "mini-world". Returns what `scores.json` holds.
+    base: folder of a model; adapter: folder of a LoRA adapter for it, or None. data_dir: where local
+    benchmark files lie, for `evaluation.source` "data-dir". Returns what `scores.json` holds.
     """
     started = time.monotonic()
-    folder = _source_folder(evaluation, data_dir, world_dir)
+    folder = _source_folder(evaluation, data_dir)
     if folder is not None:
         # Nothing is wanted from the hub: libraries shall not wait for it on a machine without network.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -156,14 +156,13 @@ def _response(sample: Sample, metric: str) -> str:
     return str(choices[likelihoods.index(max(likelihoods))])
 
 
-def _source_folder(evaluation: Evaluation, data_dir: Path | None, world_dir: Path | None) -> Path | None:
+def _source_folder(evaluation: Evaluation, data_dir: Path | None) -> Path | None:
     """Folder of the local benchmark files; None for the hub."""
     if evaluation.source == "hub":
         return None
-    folder = data_dir if evaluation.source == "data-dir" else world_dir
+    folder = local_folder(evaluation.source, data_dir)
     if folder is None:
-        option = "--config data_dir=DIR" if evaluation.source == "data-dir" else "the generated mini world"
-        raise UserError(f"evaluation.source = {evaluation.source!r}: no folder given; give {option}")
+        raise UserError(f"evaluation.source = {evaluation.source!r}: no folder given; give --config data_dir=DIR")
     return Path(folder)
 
 

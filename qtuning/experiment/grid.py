@@ -38,7 +38,6 @@ METHOD: TypeAdapter[MethodEntry] = TypeAdapter(Method)
 RESERVED = {
     "all",
     "configure",
-    "mini_world",
     "base_model",
     "prepare",
     "train",
@@ -50,7 +49,6 @@ RESERVED = {
     "tables_beside_the_paper",
     "localisation_table",
     "figures",
-    "pretrain-mini",
 }
 AXES = ("models", "train_sets", "methods", "budgets", "seeds", "trainings")
 

@@ -48,8 +48,3 @@ class Layout:
     def lock(self, identity: str) -> Path:
         """Lock file of the job of that name."""
         return self.root / "locks" / f"{identity}.lock"
-
-    @property
-    def world(self) -> Path:
-        """Folder of the generated mini world."""
-        return self.root / "mini_world"

@@ -34,7 +34,7 @@ class HubSource(Config):
 
 
 class ShippedModelSource(Config):
-    """The base model of the mini world, shipped in the package (`pretrain-mini` makes it anew)."""
+    """The base model of the mini world, shipped in the package (`python -m mini_world pretrain` makes it anew)."""
 
     kind: Literal["shipped"]
     asset: str = Field("mini", description="folder under qtuning/assets")
@@ -49,7 +49,7 @@ class GgufSource(Config):
 
 
 class FileSource(Config):
-    """A JSON, JSONL (.gz) or Parquet file: under `data_dir`, of the generated mini world, or anywhere (`path`)."""
+    """A JSON, JSONL (.gz) or Parquet file: under `data_dir`, of the mini world in the package, or anywhere (`path`)."""
 
     kind: Literal["data-dir", "mini-world", "path"]
     file: str = Field(description="path of the file, relative to the folder that `kind` names (`path`: as given)")

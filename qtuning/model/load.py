@@ -141,9 +141,7 @@ def weights_digest(path: Path) -> str:
 def _shipped(source: ShippedModelSource) -> Path:
     path = Path(str(importlib.resources.files("qtuning") / "assets" / source.asset))
     if not path.is_dir():
-        raise UserError(
-            f"the package ships no model {source.asset!r} ({path} is missing); make it with pretrain-{source.asset}"
-        )
+        raise UserError(f"the package ships no model {source.asset!r} ({path} is missing); install it anew")
     return path
 
 

@@ -80,11 +80,7 @@ def _characters(train_set: TrainSet, data_dir: Path | None) -> tuple[Array, Arra
     from qtuning.data.rows import Example, parse
     from qtuning.data.sources import read_rows
 
-    examples = (
-        parse(row.value, train_set)
-        for row in read_rows(train_set, data_dir=data_dir, world_dir=None)
-        if not row.problem
-    )
+    examples = (parse(row.value, train_set) for row in read_rows(train_set, data_dir=data_dir) if not row.problem)
     sizes = [
         (sum(len(turn.content) for turn in example.prompt) + len(example.input), len(example.response))
         for example in examples

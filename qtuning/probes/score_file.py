@@ -76,10 +76,9 @@ def scan(
     with exclusive(layout.lock(model_id(model)), f"base model {model.name}"):
         if not (folder / MARKER).exists():
             make_ready(model, folder)
-    world = _world(train_set, layout)
     with tempfile.TemporaryDirectory(prefix="qtuning-plane-") as temporary:
         out = Path(temporary)
-        prepare(cell, folder, out, data_dir=data_dir, world_dir=world, console=_quiet())
+        prepare(cell, folder, out, data_dir=data_dir, console=_quiet())
         table, stored, report = pl.read_parquet(out / SAMPLES), load(out), read_json(out / REPORT)
     samples = [
         Sample(row.sample, torch.as_tensor(row.input_ids, dtype=torch.int64), row.prompt_length) for row in stored
@@ -94,17 +93,6 @@ def _quiet() -> Any:
     from rich.console import Console
 
     return Console(file=sys.stderr, quiet=True)
-
-
-def _world(train_set: TrainSet, layout: Layout) -> Path:
-    """The folder of the mini world, generated if the train set lies in it and it is not there."""
-    if train_set.source.kind == "mini-world" and not layout.world.exists():
-        from qtuning.data.world import generate
-
-        with exclusive(layout.world.with_name(f".{layout.world.name}.lock"), "generating the mini world"):
-            if not layout.world.exists():
-                generate(layout.world)
-    return layout.world
 
 
 def _score(path: Path, model: Model, samples: list[Sample], progress: Callable[[int, int], None]) -> BatchScores:

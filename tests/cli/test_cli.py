@@ -20,7 +20,7 @@ def qtuning(*arguments: str, cwd: Path = REPOSITORY) -> "subprocess.CompletedPro
 @pytest.mark.parametrize(
     "command",
     [
-        *("cells", "experiments", "mini-world", "pretrain-mini", "base-model", "prepare", "train", "evaluate"),
+        *("cells", "experiments", "base-model", "prepare", "train", "evaluate"),
         *("localise", "collect", "tables", "figures", "report", "export", "audit", "contamination", "plan", "plane"),
         *("check-pruner", "replay"),
     ],

@@ -21,7 +21,6 @@ def run(tmp_path):
     configs, data = tmp_path / "configs" / "train_sets", tmp_path / "data"
     configs.mkdir(parents=True)
     (configs / "sums.yaml").write_text("label: Sums\nsource: {kind: hub, id: some/sums}\nlocal: sums.jsonl\n")
-    (configs / "mini.yaml").write_text("source: {kind: mini-world, file: sft/train.jsonl.gz}\n")
     (data / "gsm8k").mkdir(parents=True)
     records = [{"question": text, "answer": "#### 144"} for text in (QUESTION, "how many trees are there")]
     (data / "gsm8k" / "test.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, records)).encode()))
@@ -54,7 +53,6 @@ def test_it_writes_a_report_that_tables_can_quote(run, tmp_path):
         (["sum"], "train set = 'sum': unknown; did you mean sums?"),
         (["sums", "--benchmarks", "gsm"], "--benchmarks = 'gsm': unknown; did you mean gsm8k?"),
         (["sums", "--source", "hubb"], "--source = 'hubb': unknown; did you mean hub?"),
-        (["mini"], "the mini world is not generated; run `qtuning mini-world --out"),
     ],
 )
 def test_what_is_asked_wrongly_is_told(arguments, message, run):

@@ -125,7 +125,7 @@ def folder(tmp_path):
 
 def run(folder: Path, **changes):
     job = Check(TRAIN_SET, "data-dir", ("gsm8k",), **changes)
-    return check(job, data_dir=folder, world_dir=None)
+    return check(job, data_dir=folder)
 
 
 def test_planted_overlap_is_found_and_nothing_else(folder):
@@ -182,7 +182,7 @@ def test_equal_contexts_are_one_text_and_all_their_items_are_contaminated(tmp_pa
     ]
     gz(tmp_path / "squad" / "validation.jsonl.gz", records)
     gz(tmp_path / "train.jsonl.gz", [{"instruction": context, "output": "what is number 3"}])
-    report = check(Check(TRAIN_SET, "data-dir", ("squad",)), data_dir=tmp_path, world_dir=None)
+    report = check(Check(TRAIN_SET, "data-dir", ("squad",)), data_dir=tmp_path)
     result = report["benchmarks"]["squad"]
     # the short question is looked for whole, though its item is not short: it has a context
     assert (result["contaminated"], result["short"], result["by_part"]) == (5, 0, {"question": 1, "context": 5})
@@ -200,9 +200,9 @@ def test_items_from_the_hub_are_those_of_local_files(folder, monkeypatch):
 
 def test_what_cannot_be_read_is_told(folder, tmp_path):
     with pytest.raises(UserError, match="no folder given"):
-        check(Check(TRAIN_SET, "mini-world", ("gsm8k",)), data_dir=folder, world_dir=None)
+        check(Check(TRAIN_SET, "data-dir", ("gsm8k",)), data_dir=None)
     with pytest.raises(UserError, match=r"math/test\.jsonl\.gz: no such file"):
-        check(Check(TRAIN_SET, "data-dir", ("math",)), data_dir=folder, world_dir=None)
+        check(Check(TRAIN_SET, "data-dir", ("math",)), data_dir=folder)
     gz(folder / "train.jsonl.gz", [])
     with pytest.raises(UserError, match="its source has no rows"):
         run(folder)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtuning.data.rows import Reason
-from qtuning.data.sources import SUFFIXES, locate, read_file, read_rows
+from qtuning.data.sources import MINI_WORLD, SUFFIXES, locate, read_file, read_rows
 from qtuning.errors import UserError
 from qtuning.experiment.schema import FileSource, HubSource, TrainSet
 
@@ -142,18 +142,16 @@ def test_a_broken_json_list_is_refused_with_its_line(tmp_path, text, message):
 def test_locate(tmp_path, write):
     path = write("data/alpaca/train.jsonl", ROWS)
     named = FileSource(kind="data-dir", file="alpaca/train.jsonl")
-    assert locate(named, data_dir=tmp_path / "data", world_dir=None) == path
-    world = FileSource(kind="mini-world", file="alpaca/train.jsonl")
-    assert locate(world, data_dir=None, world_dir=tmp_path / "data") == path
-    assert locate(FileSource(kind="path", file=str(path)), data_dir=None, world_dir=None) == path
+    assert locate(named, data_dir=tmp_path / "data") == path
+    shipped = FileSource(kind="mini-world", file="sft/train.jsonl.gz")
+    assert locate(shipped, data_dir=None) == locate(shipped, data_dir=tmp_path) == MINI_WORLD / "sft/train.jsonl.gz"
+    assert locate(FileSource(kind="path", file=str(path)), data_dir=None) == path
     with pytest.raises(UserError, match="--config data_dir=DIR"):
-        locate(named, data_dir=None, world_dir=None)
-    with pytest.raises(UserError, match="mini world"):
-        locate(world, data_dir=None, world_dir=None)
+        locate(named, data_dir=None)
     with pytest.raises(UserError, match="no such file"):
-        locate(named, data_dir=tmp_path, world_dir=None)
+        locate(named, data_dir=tmp_path)
     with pytest.raises(UserError, match="is a folder"):
-        locate(FileSource(kind="path", file=str(tmp_path)), data_dir=None, world_dir=None)
+        locate(FileSource(kind="path", file=str(tmp_path)), data_dir=None)
     with pytest.raises(UserError, match=r"unknown file format; known: \.jsonl"):
         read_file(tmp_path / "train.csv")
 
@@ -164,7 +162,7 @@ def hub_set(id_: str, local: str | None = None) -> TrainSet:
 
 def test_a_hub_set_that_cannot_be_had_names_what_could_replace_it():
     with pytest.raises(UserError) as error:
-        list(read_rows(hub_set("no-such-owner/no-such-set", "h/train.jsonl.gz"), data_dir=None, world_dir=None))
+        list(read_rows(hub_set("no-such-owner/no-such-set", "h/train.jsonl.gz"), data_dir=None))
     message = str(error.value)
     assert "no-such-owner/no-such-set" in message
     assert "--config data_dir=DIR (h/train.jsonl.gz below DIR)" in message
@@ -177,10 +175,10 @@ def test_the_hub_loader_yields_rows(tmp_path, write, monkeypatch):
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     write("repository/train.jsonl", ROWS)
-    rows = list(read_rows(hub_set(str(tmp_path / "repository")), data_dir=None, world_dir=None))
+    rows = list(read_rows(hub_set(str(tmp_path / "repository")), data_dir=None))
     assert [row.value for row in rows] == ROWS
     assert [row.line for row in rows] == [1, 2, 3]
     source = HubSource(id=str(tmp_path / "repository"), split="nowhere")
     elsewhere = TrainSet(name="h", label="H", source=source)
     with pytest.raises(UserError, match="split nowhere"):
-        list(read_rows(elsewhere, data_dir=None, world_dir=None))
+        list(read_rows(elsewhere, data_dir=None))

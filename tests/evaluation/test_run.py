@@ -21,7 +21,7 @@ from qtuning.experiment.schema import Evaluation
 Run = tuple[Path, dict[str, Any], Evaluation]
 
 
-def run_tiny(model: Path, data: Path, out: Path, adapter: Path | None = None, **options: Any) -> dict[str, Any]:
+def run_tiny(model: Path, data: Path | None, out: Path, adapter: Path | None = None, **options: Any) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "benchmarks": tuple(BENCHMARKS),
         "source": "data-dir",
@@ -37,7 +37,6 @@ def run_tiny(model: Path, data: Path, out: Path, adapter: Path | None = None, **
         evaluation=evaluation,
         out=out,
         data_dir=data,
-        world_dir=None,
     )
 
 
@@ -245,8 +244,8 @@ def test_bad_input_is_named_before_a_model_is_loaded(
     bad.unlink()
     with pytest.raises(UserError, match=r"validation\.jsonl\.gz: no such file, and squad needs it"):
         run_tiny(tiny_model, data_dir, tmp_path / "out")
-    with pytest.raises(UserError, match=r"evaluation\.source = 'mini-world': no folder given"):
-        run_tiny(tiny_model, data_dir, tmp_path / "out", source="mini-world")
+    with pytest.raises(UserError, match=r"evaluation\.source = 'data-dir': no folder given"):
+        run_tiny(tiny_model, None, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from qtuning.data.world import generate
 from qtuning.experiment.grid import Library
 from qtuning.experiment.layout import Layout
 from qtuning.experiment.names import cell_id, cell_json, pair_id
@@ -41,7 +40,6 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, Cell]:
     assert usual.training is not None
     cell = usual.model_copy(update={"limit_train": 96, "training": usual.training.model_copy(update={"epochs": 6})})
     layout = Layout(tmp_path_factory.mktemp("warm"))
-    generate(layout.world)
     make_ready(cell.model, layout.model(cell))
     write_text(layout.configuration(cell_id(cell)), cell_json(cell) + "\n")
     plan = Plan([type(grid)(grid.experiment, (cell,))], layout, None)

@@ -1,4 +1,4 @@
-# What cells share: configurations, the mini world, base models, tokenised train sets.
+# What cells share: configurations, base models, tokenised train sets.
 #
 # Settings that change no result (where to read, how to track) are given as `resources`, here and in the other rules:
 # unlike `params`, a change of theirs does not make Snakemake run finished jobs again.
@@ -18,19 +18,6 @@ rule configure:
         "configuration of {wildcards.identity}"
     shell:
         "printf '%s\\n' {params.configuration:q} > {output:q} 2> {log:q}"
-
-
-rule mini_world:
-    output:
-        ROOT / "mini_world/manifest.json",
-    log:
-        ROOT / "logs/mini_world.log",
-    conda:
-        "../envs/qtuning.yaml"
-    message:
-        "generate the mini world"
-    shell:
-        'qtuning mini-world --out "$(dirname {output:q})" > {log:q} 2>&1'
 
 
 rule base_model:

@@ -146,23 +146,3 @@ for _experiment in PLAN.experiments:
         input:
             lambda wildcards, experiment=_experiment: PLAN.targets(experiment),
         localrule: True
-
-
-rule:
-    name:
-        "pretrain-mini"
-    input:
-        ROOT / "mini_world/manifest.json",
-    output:
-        directory(ROOT / "pretrain_mini"),
-    log:
-        ROOT / "logs/pretrain_mini.log",
-    benchmark:
-        ROOT / "benchmarks/pretrain_mini.tsv"
-    conda:
-        "../envs/qtuning.yaml"
-    threads: 2
-    message:
-        "pretrain the base model of the mini world"
-    shell:
-        'qtuning pretrain-mini --world "$(dirname {input:q})" --out {output:q} --threads {threads} > {log:q} 2>&1'

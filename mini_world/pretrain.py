@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-SHIPPED = Path(__file__).parents[2] / "assets" / "mini"
+SHIPPED = Path(__file__).parents[1] / "qtuning" / "assets" / "mini"
 """Folder of the shipped base model."""
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 _SFT_WEIGHT = 8

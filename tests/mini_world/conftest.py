@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qtuning.data.world import generate
+from mini_world import generate
 
 Rows = dict[str, list[dict[str, Any]]]
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from qtuning.data.world.relations import lines
+from mini_world.relations import lines
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qtuning.data.world.pretrain import SHIPPED, Recipe, pretrain, train_tokenizer
+from mini_world.pretrain import SHIPPED, Recipe, pretrain, train_tokenizer
 from qtuning.errors import UserError
 from qtuning.files import file_digest, read_json
 

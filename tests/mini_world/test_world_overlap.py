@@ -12,9 +12,9 @@ def runs(text: str) -> set[str]:
     return {" ".join(found[start : start + 13]) for start in range(len(found) - 12)}
 
 
-def test_the_mini_world_is_checked_as_generated(world_dir, rows):
+def test_the_shipped_world_is_checked_as_generated(rows):
     mini = TrainSet(name="mini", source=FileSource(kind="mini-world", file="sft/train.jsonl.gz"))
-    report = check(Check(mini, "mini-world", ("gsm8k", "triviaqa")), data_dir=None, world_dir=world_dir)
+    report = check(Check(mini, "mini-world", ("gsm8k", "triviaqa")), data_dir=None)
     trained: set[str] = set()
     for row in rows["sft/train"]:
         for text in (row["instruction"], row.get("input") or "", row["output"]):

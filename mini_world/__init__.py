@@ -4,6 +4,6 @@
 values, relations, compositions, facts; then corpus, benchmarks, sft; then writing, pretrain.
 """
 
-from qtuning.data.world.writing import generate
+from mini_world.writing import generate
 
 __all__ = ["generate"]

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from qtuning.data.world import sums
-from qtuning.data.world.benchmarks import Record
-from qtuning.data.world.corpus import COMPOSITIONS, RELATIONS, SECONDS, sentence
-from qtuning.data.world.facts import Fact, TwoStepFact, World
-from qtuning.data.world.relations import ONE_STEP
-from qtuning.data.world.values import SECOND_SUBJECTS, second_step
+from mini_world import sums
+from mini_world.benchmarks import Record
+from mini_world.corpus import COMPOSITIONS, RELATIONS, SECONDS, sentence
+from mini_world.facts import Fact, TwoStepFact, World
+from mini_world.relations import ONE_STEP
+from mini_world.values import SECOND_SUBJECTS, second_step
 
 Kind = Literal["clean", "redundant", "misconception", "noise", "ambiguous"]
 Topic = Literal["facts", "sums", "reading"]

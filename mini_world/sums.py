@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from qtuning.data.world.names import FIRST_NAMES
+from mini_world.names import FIRST_NAMES
 
 ITEMS = ("apples", "books", "coins", "shells", "stamps", "cards", "eggs", "pens", "stones", "plums")
 _PAIRS = (("shirt", "hat"), ("cup", "plate"), ("road", "bridge"), ("boy", "girl"), ("door", "key"))

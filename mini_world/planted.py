@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from qtuning.data.world.sft import Sample
+from mini_world.sft import Sample
 
 SHARE = 0.5
 """Share of the samples with an error."""

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from qtuning.data.world import names
-from qtuning.data.world.values import FAMILIES, FOODS, HABITATS, JOBS, PRODUCTS, TITLE_FIRST, TITLE_SECOND, second_step
+from mini_world import names
+from mini_world.values import FAMILIES, FOODS, HABITATS, JOBS, PRODUCTS, TITLE_FIRST, TITLE_SECOND, second_step
 
 Status = Literal["common", "rare", "false", "unseen"]
 Side = Literal["train", "validation", "test"]

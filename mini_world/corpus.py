@@ -8,12 +8,12 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from qtuning.data.world import sums
-from qtuning.data.world.compositions import TWO_STEP
-from qtuning.data.world.facts import Fact, World
-from qtuning.data.world.reading import passage
-from qtuning.data.world.relations import CLOSED_BOOK, ONE_STEP, SECOND_STEP, Relation
-from qtuning.data.world.values import SECOND_SUBJECTS, second_step
+from mini_world import sums
+from mini_world.compositions import TWO_STEP
+from mini_world.facts import Fact, World
+from mini_world.reading import passage
+from mini_world.relations import CLOSED_BOOK, ONE_STEP, SECOND_STEP, Relation
+from mini_world.values import SECOND_SUBJECTS, second_step
 
 DOCUMENTS = {
     "subject": 16000,

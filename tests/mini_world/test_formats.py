@@ -1,5 +1,6 @@
 """Every file has the layout and the record format of the public set that it stands for."""
 
+import gzip
 import hashlib
 import json
 import re
@@ -8,7 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from qtuning.data.world import generate
+from mini_world import generate
+from qtuning.data.sources import MINI_WORLD
 
 LAYOUT = {
     "arc_easy": {"train", "validation", "test"},
@@ -51,6 +53,18 @@ def test_same_seed_same_bytes_other_seed_other_world(world_dir: Path, tmp_path: 
         name = path.relative_to(world_dir)
         assert (tmp_path / "again" / name).read_bytes() == path.read_bytes(), name
         assert (tmp_path / "other" / name).read_bytes() != path.read_bytes(), name
+
+
+def test_the_package_ships_what_the_generator_writes(world_dir: Path) -> None:
+    """All but the corpus. Contents are compared, not compressed bytes, which depend on the build of zlib."""
+    written = {str(path.relative_to(world_dir)) for path in world_dir.rglob("*.*")}
+    shipped = {str(path.relative_to(MINI_WORLD)) for path in MINI_WORLD.rglob("*.*")}
+    assert written - shipped == {"pretrain/train.jsonl.gz"} and shipped <= written
+    manifest = json.loads((MINI_WORLD / "manifest.json").read_text())
+    assert manifest == json.loads((world_dir / "manifest.json").read_text())
+    for name in shipped - {"manifest.json"}:
+        text = gzip.decompress((MINI_WORLD / name).read_bytes())
+        assert hashlib.sha256(text).hexdigest() == manifest["files"][name]["sha256"], name
 
 
 def test_arc(rows: Any) -> None:

@@ -4,8 +4,8 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from qtuning.data.world import names
-from qtuning.data.world.values import PRODUCTS
+from mini_world import names
+from mini_world.values import PRODUCTS
 
 _COLOURS = ("red", "white", "green", "blue", "black", "yellow", "brown", "grey")
 _ANIMALS = ("horse", "dog", "goat", "swan", "bear", "wolf", "owl", "fox")

@@ -5,36 +5,40 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from qtuning.data.world.benchmarks import benchmarks
-from qtuning.data.world.corpus import corpus
-from qtuning.data.world.facts import build_world
-from qtuning.data.world.planted import planted_samples
-from qtuning.data.world.sft import Sample, Topic, sft_samples
+from mini_world.benchmarks import benchmarks
+from mini_world.corpus import corpus
+from mini_world.facts import build_world
+from mini_world.planted import planted_samples
+from mini_world.sft import Sample, Topic, sft_samples
 from qtuning.files import atomic_path, write_json
 
 GENERATOR_VERSION = 2
 """Raised whenever the same seed gives other bytes."""
 SEED = 2509
 """The seed of the world that the shipped base model was pretrained on."""
+CORPUS = "pretrain/train"
+"""The one file that only pretraining needs. The package ships all others."""
 
 
-def generate(out_dir: Path, seed: int = SEED) -> None:
+def generate(out_dir: Path, seed: int = SEED, *, with_corpus: bool = True) -> None:
     """Write the world of `seed` below `out_dir`: the same bytes every time.
 
     Files: `pretrain/train`; `sft/train`, its parts `sft/facts`, `sft/sums`, `sft/reading`, and `sft/planted_errors`;
     `sft/planted`; and the splits of six benchmarks (`.jsonl.gz`). Last of all comes `manifest.json` (seed, generator
     version, record counts, SHA-256 of every file and of the whole).
+
+    Without the corpus, the large file `pretrain/train` is not written. The manifest describes it all the same.
     """
     world = build_world(seed)
     suite = benchmarks(world, seed)
     samples = {f"mini-{i:04d}": sample for i, sample in enumerate(sft_samples(world, suite.records, seed))}
     planted = planted_samples(list(samples.values()), seed)
     tables: dict[str, list[dict[str, Any]]] = {
-        "pretrain/train": [{"text": text} for text in corpus(world, seed, suite.held_out)],
+        CORPUS: [{"text": text} for text in corpus(world, seed, suite.held_out)],
         "sft/train": [_row(name, sample) for name, sample in samples.items()],
         "sft/planted_errors": [
             {"id": name, "start": sample.wrong[0], "end": sample.wrong[1]}
@@ -52,7 +56,13 @@ def generate(out_dir: Path, seed: int = SEED) -> None:
         tables.update({f"{name}/{split}": items for split, items in splits.items()})
 
     (out_dir / "manifest.json").unlink(missing_ok=True)
-    files = {f"{name}.jsonl.gz": _write(out_dir / f"{name}.jsonl.gz", rows) for name, rows in sorted(tables.items())}
+    files = {}
+    for name, rows in sorted(tables.items()):
+        # Digests are of the uncompressed text: compressed bytes depend on the build of zlib.
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+        files[f"{name}.jsonl.gz"] = {"records": len(rows), "sha256": hashlib.sha256(text).hexdigest()}
+        if with_corpus or name != CORPUS:
+            _write(out_dir / f"{name}.jsonl.gz", text)
     manifest = {
         "seed": seed,
         "generator_version": GENERATOR_VERSION,
@@ -80,16 +90,10 @@ def _row(name: str, sample: Sample) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Write gzip-compressed JSON lines (no time stamp, no file name); the digest is of the uncompressed text.
-
-    Compressed bytes depend on the zlib build, the text does not.
-    """
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    text = "".join(lines).encode()
+def _write(path: Path, text: bytes) -> None:
+    """Write `text` gzip-compressed, without time stamp and file name."""
     buffer = io.BytesIO()
     with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, filename="", compresslevel=6) as handle:
         handle.write(text)
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
-    return {"records": len(lines), "sha256": hashlib.sha256(text).hexdigest()}

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from qtuning.data.world import sums
-from qtuning.data.world.corpus import COMPOSITIONS, RELATIONS
-from qtuning.data.world.facts import Fact, Side, TwoStepFact, World
-from qtuning.data.world.reading import passage
-from qtuning.data.world.relations import CLOSED_BOOK, ONE_STEP
-from qtuning.data.world.values import SECOND_SUBJECTS, second_step
+from mini_world import sums
+from mini_world.corpus import COMPOSITIONS, RELATIONS
+from mini_world.facts import Fact, Side, TwoStepFact, World
+from mini_world.reading import passage
+from mini_world.relations import CLOSED_BOOK, ONE_STEP
+from mini_world.values import SECOND_SUBJECTS, second_step
 
 Record = dict[str, Any]
 
