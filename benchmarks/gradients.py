@@ -14,7 +14,6 @@ from benchmarks.report import Checked, Table, Value
 from benchmarks.shapes import Kept, Setting, build, keep_share, ragged
 from benchmarks.steps import RATIOS
 from qtuning.model.packed import PackedModel
-from qtuning.model.whole import WholeModel
 
 LARGEST, NORM = 5e-6, 2e-6
 Gradients = dict[str, Tensor]
@@ -41,7 +40,7 @@ def run(setting: Setting) -> list[Table]:
     language_model = build(shape, device)
     packed, checkpointed = (PackedModel(copy.deepcopy(language_model)) for _ in range(2))
     checkpointed.causal_lm.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    mixin, whole = copy.deepcopy(language_model), WholeModel(copy.deepcopy(language_model))
+    mixin = copy.deepcopy(language_model)
     compare(
         language_model, everything, "100%", {"plain": (packed.model, partial(paths.plain, packed, samples, device))}
     )
@@ -56,9 +55,7 @@ def run(setting: Setting) -> list[Table]:
             again = partial(paths.ours, checkpointed, samples, of, paths.q_tuning(ratio), device)
             steps["bfloat16 scores"] = packed.model, partial(step, torch.bfloat16)
             steps["activation checkpointing"] = checkpointed.model, again
-            pieces = partial(paths.ours, whole, samples, of, paths.q_tuning(ratio), device)
             steps["pool, two forwards"] = packed.model, partial(paths.rebatched, packed, samples, of, device)
-            steps["full logits, by pieces"] = whole.model, pieces
             steps["trainer mixin, padded"] = mixin, partial(paths.trained_by_mixin, mixin, batch, of)
         compare(language_model, of, f"{ratio:.1%}", steps)
 

@@ -149,22 +149,23 @@ def reused(
 
 def rebatched(model: PackedModel, samples: Sequence[Sample], kept: Kept, device: torch.device) -> None:
     """The kept samples in two forwards of about equal token counts (schedule `pool`)."""
-    packed = pack(samples, kept.masks)
-    assert packed is not None
-    parts = balanced(range(len(packed.rows)), packed.lengths, 2)
-    _train_all(model, [packed.segments(part) for part in parts if part], packed.targets, device)
+    whole = pack(samples, kept.masks)
+    assert whole is not None
+    parts = [[whole.rows[place] for place in part] for part in balanced(range(len(whole.rows)), whole.lengths, 2)]
+    packed = [pack([samples[row] for row in part], [kept.masks[row] for row in part]) for part in parts]
+    _train_all(model, [part for part in packed if part is not None], whole.targets, device)
 
 
 def train(model: PackedModel, packed: Packed | None, device: torch.device) -> None:
     """Forward and backward of what was packed."""
     assert packed is not None
-    _train_all(model, model.pieces(packed), packed.targets, device)
+    _train_all(model, [packed], packed.targets, device)
 
 
-def _train_all(model: PackedModel, pieces: Sequence[Packed], targets: int, device: torch.device) -> None:
+def _train_all(model: PackedModel, parts: Sequence[Packed], targets: int, device: torch.device) -> None:
     model.zero_grad(set_to_none=True)
-    for piece in pieces:
-        loss, _ = model(piece.to(device))
+    for part in parts:
+        loss, _ = model(part.to(device))
         (loss / targets).backward()
 
 

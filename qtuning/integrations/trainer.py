@@ -6,7 +6,6 @@ pruned and made smaller; the number returned is that of the kept tokens, over al
 trainer stays as it is.
 """
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,8 @@ from qtuning.experiment.methods import pruning as pruning_of
 from qtuning.experiment.schema import Budget, MethodEntry, Pruning, Readings, Scoring
 from qtuning.experiment.yaml_files import explain
 from qtuning.integrations.padded import Batch, Layout, cut, layout_of, numbers_of
-from qtuning.integrations.scoring import can_be_taken_apart, evaluating, score_padded
+from qtuning.integrations.scoring import check_padded_forward, score_padded
+from qtuning.model.packed import evaluating
 from qtuning.pruners.base import Candidates, keep_prunable
 from qtuning.pruners.method import Method, Selection, method_of
 from qtuning.pruners.together import select_together
@@ -54,7 +54,7 @@ class Pruned(Trainer):
         super().__init__(*args, **kwargs)
         _require_prunable(self)
         self._pruner_seed = self.args.seed if seed is None else seed
-        self._apart: bool | None = None  # known once there is a batch to try
+        self._checked = False  # that the head can be called by itself: known once there is a batch to try
         self._counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
 
     def get_batch_samples(
@@ -120,15 +120,10 @@ class Pruned(Trainer):
         }
         model = self.accelerator.unwrap_model(self.model)
         with evaluating(model), self.accelerator.autocast():
-            if self._apart is None and len(layout.rows):
-                self._apart = can_be_taken_apart(model, inputs, layout)
-                if not self._apart:
-                    warnings.warn(
-                        f"{type(model).__name__}: scored through its full logits, which takes more memory and time; "
-                        "its head cannot be called by itself",
-                        stacklevel=2,
-                    )
-            return score_padded(model, inputs, layout, bool(self._apart), "sequence-entropy" in needs)
+            if not self._checked and len(layout.rows):
+                check_padded_forward(model, inputs, layout)
+                self._checked = True
+            return score_padded(model, inputs, layout, "sequence-entropy" in needs)
 
     def _select(self, parts: Sequence[Candidates]) -> list[Selection]:
         """One decision a micro-batch, or one for all of the update (reading A9, `global`)."""

@@ -65,28 +65,6 @@ class Packed:
             self.counts,
         )
 
-    def segments(self, chosen: Sequence[int]) -> "Packed":
-        """Some of the segments (at least one), in the order of `chosen`; rows stay what they are."""
-        starts = [0, *accumulate(self.lengths[:-1])]
-        source = self.source.split(self.counts)
-        lengths = tuple(self.lengths[index] for index in chosen)
-        moved = [new - starts[index] for new, index in zip([0, *accumulate(lengths[:-1])], chosen, strict=True)]
-
-        def some(values: Tensor, sizes: tuple[int, ...]) -> Tensor:
-            parts = values.split(sizes)
-            return torch.cat([parts[index] for index in chosen])
-
-        return Packed(
-            some(self.input_ids, self.lengths),
-            some(self.position_ids, self.lengths),
-            lengths,
-            torch.cat([source[index] + shift for index, shift in zip(chosen, moved, strict=True)]),
-            some(self.labels, self.counts),
-            some(self.weights, self.counts),
-            tuple(self.rows[index] for index in chosen),
-            tuple(self.counts[index] for index in chosen),
-        )
-
     @property
     def tokens(self) -> int:
         """T, the tokens that go through the model."""

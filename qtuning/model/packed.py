@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Literal, Protocol, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,18 +23,6 @@ def causal_lm_of(model: nn.Module) -> PreTrainedModel:
     return cast(PreTrainedModel, model.get_base_model() if hasattr(model, "get_base_model") else model)  # type: ignore[operator]
 
 
-class Forwarded(Protocol):
-    """What goes through a model, as far as FLOPs depend on it (cost.py). Packed is one."""
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """Positions of each sequence that goes through the backbone."""
-
-    @property
-    def targets(self) -> int:
-        """Positions that go through the head."""
-
-
 class PackedModel(nn.Module):
     """Wraps a transformers (or peft-wrapped) causal LM; itself what DDP and FSDP wrap, so that gradients are
     synchronised and sharded weights are gathered: training and scoring both go through `forward`.
@@ -42,12 +30,9 @@ class PackedModel(nn.Module):
     The backbone and the head are called apart: hidden states of the predicting positions only go through the head.
     """
 
-    taken_apart = True  # backbone and head are called by themselves; else see whole_model.py
-
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.attention = PACKED
         self.causal_lm.set_attn_implementation(PACKED)
 
     @contextmanager
@@ -57,7 +42,7 @@ class PackedModel(nn.Module):
         try:
             yield
         finally:
-            self.causal_lm.set_attn_implementation(self.attention)
+            self.causal_lm.set_attn_implementation(PACKED)
 
     @property
     def causal_lm(self) -> PreTrainedModel:
@@ -112,31 +97,6 @@ class PackedModel(nn.Module):
             return statistics(hidden, head, packed.labels, impl=impl)
         return summed_loss(hidden, head, packed.labels, packed.weights)
 
-    def pieces(self, packed: Packed) -> Sequence[Packed]:
-        """What to train one after the other, so that memory suffices: here, all at once."""
-        return [packed]
-
-    def forwarded(self, packed: Packed) -> Forwarded:
-        """What a forward of these samples puts through the model: here, just their tokens and their targets."""
-        return packed
-
-    def hidden_by_segment(self, packed: Packed) -> list[Tensor]:
-        """Of each segment, the hidden states of all its positions, [L, H], in a graph of its own.
-
-        Only the embedding is shared: looked up once, so that backward makes one gradient of the size of the vocabulary
-        and not one a segment.
-        """
-        causal_lm = self.causal_lm
-        backbone = getattr(causal_lm, causal_lm.base_model_prefix)
-        embedded = causal_lm.get_input_embeddings()(packed.input_ids[None]).split(packed.lengths, dim=1)
-        positions = packed.position_ids[None].split(packed.lengths, dim=1)
-        return [
-            backbone(
-                inputs_embeds=inputs, position_ids=places, attention_mask=None, use_cache=False, segments=(length,)
-            ).last_hidden_state[0]
-            for inputs, places, length in zip(embedded, positions, packed.lengths, strict=True)
-        ]
-
     @torch.no_grad()
     def score(
         self,
@@ -150,7 +110,7 @@ class PackedModel(nn.Module):
         collector: one that does not stop; it is filled on the way. weights: to use in place of parameters of these
         names (`half_weights`). impl: of the head, see `statistics`.
         """
-        with self.evaluating():
+        with evaluating(self):
             if weights is None:
                 return self(packed, "scores", collector, impl)  # type: ignore[no-any-return]
             arguments = (packed, "scores", collector, impl)
@@ -159,18 +119,20 @@ class PackedModel(nn.Module):
     @torch.no_grad()
     def attend(self, packed: Packed, collector: Collector) -> None:
         """Fill a collector, without graph, dropout and head; no layer after its own runs if it stops."""
-        with self.evaluating(), suppress(Collected):
+        with evaluating(self), suppress(Collected):
             self.hidden(packed, collector)
 
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Evaluation mode (no dropout), and back."""
-        was_training = self.training
-        self.eval()
-        try:
-            yield
-        finally:
-            self.train(was_training)
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode (no dropout); afterwards every module is in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def half_weights(model: PackedModel) -> dict[str, Tensor]:
@@ -190,12 +152,12 @@ PROBED = 16  # predictions compared of each probed sample
 
 
 @torch.no_grad()
-def check_decomposition(wrapped: PackedModel, samples: Sequence[Sample], device: torch.device) -> float:
-    """Largest difference between our NLL and the model's own logits, on packed samples; UserError if large.
+def check_packed_forward(model: PackedModel, samples: Sequence[Sample], device: torch.device) -> float:
+    """Largest difference between our NLL and that of the model's own logits, in nats. UserError if it is large.
 
-    Packs the shortest and the longest of `samples` (the longest meets sliding windows) and compares the last
-    predictions of each. Run once before training: a model family whose head or attention does something we do not know
-    of is found here instead of being trained wrongly.
+    Run it once before training: a model family whose head or attention does something unknown is refused instead of
+    trained wrongly. The shortest and the longest of `samples` are packed (the longest meets sliding windows), and the
+    last predictions of each are compared.
     """
     by_length = sorted(samples, key=lambda sample: len(sample.tokens))
     probes = [by_length[0], by_length[-1]]
@@ -206,10 +168,13 @@ def check_decomposition(wrapped: PackedModel, samples: Sequence[Sample], device:
     ]
     packed = pack(probes, keep)
     assert packed is not None
-    ours, _ = wrapped.score(packed.to(device))
-    causal_lm, theirs = wrapped.causal_lm, []
+    causal_lm, theirs = model.causal_lm, []
+    try:
+        ours, _ = model.score(packed.to(device))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise _refusal(causal_lm, f"the packed forward fails ({error})") from None
     partial = "logits_to_keep" in inspect.signature(type(causal_lm).forward).parameters
-    with wrapped.evaluating(), wrapped.plain_attention():
+    with evaluating(model), model.plain_attention():
         for sample, count in zip(probes, counts, strict=True):
             ids = sample.tokens[None].to(device)
             fewer = {"logits_to_keep": count + 1} if partial else {}
@@ -217,15 +182,27 @@ def check_decomposition(wrapped: PackedModel, samples: Sequence[Sample], device:
             log_p = logits.float().log_softmax(dim=-1)
             theirs.append(-log_p.gather(1, ids[0, -count:, None]).squeeze(1))
     differences = (ours - torch.cat(theirs)).abs()
-    largest, mean = float(differences.max()), float(differences.mean())
     exact = next(causal_lm.parameters()).dtype == torch.float32
-    most, most_mean = (1e-3, 1e-4) if exact else (0.5, 0.05)  # bfloat16 rounds each layer to 3 digits
-    if not (largest <= most and mean <= most_mean):
-        what, why = "the packed forward", "its head or its attention is of a kind that is not known"
-        if not wrapped.taken_apart:
-            what, why = "the padded forward", "its weights are broken, or padding changes what it computes"
-        raise UserError(
-            f"{type(causal_lm).__name__}: {what} differs from the model's own by up to {largest:.2g} nats (mean "
-            f"{mean:.2g}; allowed {most:g} and {most_mean:g}); {why}"
+    if not same_but_for_rounding(differences, exact):
+        largest, mean = float(differences.max()), float(differences.mean())
+        most, most_mean = TOLERANCES[exact]
+        raise _refusal(
+            causal_lm,
+            f"the packed forward differs from the model's own by up to {largest:.2g} nats (mean {mean:.2g}; allowed "
+            f"{most:g} and {most_mean:g})",
         )
-    return largest
+    return float(differences.max())
+
+
+# (largest, mean) difference in nats that rounding explains; bfloat16 rounds each layer to 3 digits
+TOLERANCES = {True: (1e-3, 1e-4), False: (0.5, 0.05)}
+
+
+def same_but_for_rounding(differences: Tensor, exact: bool) -> bool:
+    """Whether two ways to compute the same agree. exact: both in float32. False where a difference is NaN."""
+    most, most_mean = TOLERANCES[exact]
+    return float(differences.max()) <= most and float(differences.mean()) <= most_mean
+
+
+def _refusal(causal_lm: PreTrainedModel, why: str) -> UserError:
+    return UserError(f"{type(causal_lm).__name__}: {why}; its head or its attention is of a kind that is not known")

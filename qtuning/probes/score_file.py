@@ -19,7 +19,7 @@ from qtuning.experiment.schema import Cell, Model, Pruning, Seeds, Training, Tra
 from qtuning.files import exclusive, read_json
 from qtuning.model.batch import Sample
 from qtuning.model.load import MARKER, load_model, make_ready, resolve
-from qtuning.model.packed import PackedModel, check_decomposition
+from qtuning.model.packed import PackedModel, check_packed_forward
 from qtuning.pruners.base import DROPPED, Budget, Candidates
 from qtuning.pruners.q_tuning import triage
 from qtuning.scoring import plane
@@ -102,7 +102,7 @@ def _score(path: Path, model: Model, samples: list[Sample], progress: Callable[[
     logging.disable_progress_bar()  # of the loading of weights; ours is of the samples
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     wrapped = PackedModel(load_model(path, model.dtype)).to(device)
-    check_decomposition(wrapped, samples[:PROBED], device)
+    check_packed_forward(wrapped, samples[:PROBED], device)
     parts = []
     for start in range(0, len(samples), BATCH):
         try:

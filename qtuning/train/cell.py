@@ -21,8 +21,7 @@ from qtuning.experiment.schema import Cell, Training
 from qtuning.files import atomic_path, file_digest, read_json, write_json, write_text
 from qtuning.model.batch import Sample
 from qtuning.model.load import load_model, load_tokenizer, resolve
-from qtuning.model.packed import causal_lm_of
-from qtuning.model.whole import wrap
+from qtuning.model.packed import PackedModel, causal_lm_of, check_packed_forward
 from qtuning.provenance import provenance
 from qtuning.pruners.base import Instructions
 from qtuning.pruners.method import method_of
@@ -71,7 +70,8 @@ def train(
 
     torch.manual_seed(derived_seed(cell.seeds.init, "adapter"))
     language_model = _build(base, cell)
-    wrapped, difference = wrap(language_model, dataset[:64], accelerator.device)
+    wrapped = PackedModel(language_model).to(accelerator.device)
+    difference = check_packed_forward(wrapped, dataset[:64], accelerator.device)
     if "attention" in method.batch_needs | method.epoch_needs:
         wrapped.collector(method.layer, (), stop=True)  # a layer that the model does not have is refused here
     trainable = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]

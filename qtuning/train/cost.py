@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import nn
 
-from qtuning.model.packed import Forwarded, causal_lm_of
+from qtuning.model.batch import Packed
+from qtuning.model.packed import causal_lm_of
 
 
 @dataclass(frozen=True)
@@ -20,15 +21,15 @@ class ModelShape:
     frozen: bool
     checkpointing: bool = False
 
-    def forward_flops(self, packed: Forwarded, depth: float = 1.0) -> float:
+    def forward_flops(self, packed: Packed, depth: float = 1.0) -> float:
         """2 FLOPs a weight and token, 4 a pair of tokens and attention channel (half of them causal), and the head.
 
-        packed: what goes through the model (`PackedModel.forwarded`). depth: the share of the layers that ran, where a
+        packed: what goes through the model. depth: the share of the layers that ran, where a
         forward stopped early.
         """
         return self._layers(packed.lengths) * depth + 2.0 * self.head * packed.targets
 
-    def training_flops(self, packed: Forwarded) -> float:
+    def training_flops(self, packed: Packed) -> float:
         """Forward and backward: 3F, or 2F with a frozen base (no weight gradients); one F more to recompute."""
         return self.forward_flops(packed) * (self._passes + self.checkpointing)
 

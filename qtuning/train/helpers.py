@@ -13,7 +13,7 @@ from qtuning.experiment.schema import Cell, Scoring
 from qtuning.files import read_json
 from qtuning.model.batch import Sample
 from qtuning.model.load import load_model, load_tokenizer, resolve
-from qtuning.model.whole import wrap
+from qtuning.model.packed import PackedModel, check_packed_forward
 from qtuning.scoring.scores import SCORES, BatchScores, NonFinite
 from qtuning.train.cost import Cost, shape_of
 from qtuning.train.survey import Surveyor, TrainSet
@@ -45,7 +45,8 @@ def scores_under(
         )
     started, cost = time.perf_counter(), Cost()
     language_model = load_model(path, cell.dtype)
-    model, _ = wrap(language_model, samples[:64], accelerator.device)
+    model = PackedModel(language_model).to(accelerator.device)
+    check_packed_forward(model, samples[:64], accelerator.device)
     shape = shape_of(language_model, frozen=True, checkpointing=False)
     # how a method's batches are scored says nothing of a reference
     scoring = cell.pruning.scoring if role == "proxy" else Scoring()

@@ -183,7 +183,7 @@ class Loop:
         Returns the mean NLL of the kept tokens, the objective (the same with the samples' weights), the gradient norm.
         """
         world = self.accelerator.num_processes
-        pieces = [(d, piece) for d in decisions if d.kept is not None for piece in self.bare.pieces(d.kept)]
+        pieces = [(d, d.kept) for d in decisions if d.kept is not None]
         summed = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)  # weighted, and not
         for index, (decision, piece) in enumerate(pieces):
             last = index == len(pieces) - 1
@@ -234,7 +234,7 @@ class Loop:
             kept, graphs = decision.kept, decision.graphs
             if kept is not None and graphs is None:
                 cost.tokens_forwarded += kept.tokens
-                cost.flops_training += self.shape.training_flops(self.bare.forwarded(kept))
+                cost.flops_training += self.shape.training_flops(kept)
             elif kept is not None and graphs is not None:  # forwarded once, and accounted for as scoring
                 cost.flops_training += self.shape.backward_flops(graphs.lengths, kept.targets)
         cost.seconds_scoring += scoring

@@ -61,7 +61,7 @@ def observe_with_graphs(
     everywhere = "sequence-entropy" in needs
     packed = pack_whole(samples, "everywhere") if everywhere else pack_responses(samples)
     on_device = packed.to(device)
-    hidden = model.hidden_by_segment(on_device)
+    hidden = _hidden_by_segment(model, on_device)
     with torch.no_grad():
         rows = torch.cat(hidden).index_select(0, on_device.source)
         found = statistics(rows, head_of(model.causal_lm), on_device.labels, impl=impl)
@@ -69,11 +69,28 @@ def observe_with_graphs(
     return observation, Graphs(dict(zip(packed.rows, hidden, strict=True)))
 
 
+def _hidden_by_segment(model: PackedModel, packed: Packed) -> list[Tensor]:
+    """Of each segment, the hidden states of all its positions, [L, H], in a graph of its own.
+
+    Only the embedding is shared: looked up once, so that backward makes one gradient of the size of the vocabulary
+    and not one a segment.
+    """
+    causal_lm = model.causal_lm
+    backbone = getattr(causal_lm, causal_lm.base_model_prefix)
+    embedded = causal_lm.get_input_embeddings()(packed.input_ids[None]).split(packed.lengths, dim=1)
+    positions = packed.position_ids[None].split(packed.lengths, dim=1)
+    return [
+        backbone(
+            inputs_embeds=inputs, position_ids=places, attention_mask=None, use_cache=False, segments=(length,)
+        ).last_hidden_state[0]
+        for inputs, places, length in zip(embedded, positions, packed.lengths, strict=True)
+    ]
+
+
 def require_reusable(model: PackedModel, needs: Collection[str], pruned_tokens: str, processes: int) -> None:
     """UserError where the forward that scores a batch is not the one that its kept samples would be trained by."""
     reasons = [
         (processes > 1, f"runs in one process, and training.processes = {processes}"),
-        (not model.taken_apart, f"{type(model.causal_lm).__name__} only runs as a whole, so its logits would all stay"),
         ("attention" in needs, "knows scores only, and this method needs attention"),
         (pruned_tokens == "remove", "trains what it scored, and pruned_tokens = 'remove' takes tokens out"),
     ]

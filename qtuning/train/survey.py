@@ -186,14 +186,14 @@ class Surveyor:
                 observed = observe(self.model, samples, needs, self.layer, device, self._weights(), impl)
         self.cost.samples_scored += len(samples)
         self.cost.tokens_scored += observed.packed.tokens
-        self.cost.flops_scoring += self.shape.forward_flops(self.model.forwarded(observed.packed), observed.depth)
+        self.cost.flops_scoring += self.shape.forward_flops(observed.packed, observed.depth)
         return observed, graphs
 
     def _weights(self) -> Mapping[str, Tensor] | None:
         """bfloat16 copies of the weights, where autocast would make some."""
         kind = self.accelerator.device.type
         half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
-        if not half or not self.model.taken_apart:
+        if not half:
             return None
         weights = self._half or half_weights(self.model)
         if self._at_rest:

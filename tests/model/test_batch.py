@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qtuning.errors import UserError
 from qtuning.model.batch import Packed, Sample, pack, pack_whole, without
-from qtuning.model.packed import PackedModel, causal_lm_of, check_decomposition
+from qtuning.model.packed import PackedModel, causal_lm_of, check_packed_forward
 
 CPU = torch.device("cpu")
 SHAPES = [(3, 9), (1, 1), (4, 14), (2, 6)]
@@ -62,23 +62,6 @@ def test_removed_tokens_leave_the_sequence() -> None:
     assert packed.input_ids.tolist() == [5, 6, 20] and packed.labels.tolist() == [20, 23]
     assert packed.position_ids.tolist() == [0, 1, 2]
     assert torch.equal(without(sample, torch.ones(4, dtype=torch.bool)).tokens, sample.tokens)
-
-
-@given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 8)), min_size=1, max_size=5), st.data())
-def test_some_segments_are_what_packing_their_samples_gives(shapes: list[tuple[int, int]], data: st.DataObject) -> None:
-    samples = oracles.random_samples(shapes, seed=2)
-    masks, weights = masks_of(samples, seed=3, share=0.7), [float(1 + row) for row in range(len(samples))]
-    packed = pack(samples, masks, weights)
-    if packed is None:
-        return
-    chosen = data.draw(st.lists(st.integers(0, len(packed.rows) - 1), min_size=1, unique=True))
-    rows = [packed.rows[index] for index in chosen]
-    expected = pack([samples[row] for row in rows], [masks[row] for row in rows], [weights[row] for row in rows])
-    found = packed.segments(chosen)
-    assert expected is not None and found.rows == tuple(rows)
-    assert (found.lengths, found.counts) == (expected.lengths, expected.counts)
-    for name in ("input_ids", "position_ids", "source", "labels", "weights"):
-        assert torch.equal(getattr(found, name), getattr(expected, name)), name
 
 
 def test_nothing_kept_is_no_batch() -> None:
@@ -210,11 +193,11 @@ def test_lora_takes_part(tiny_llama: Any) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_check_decomposition_accepts(build: Callable[..., Any], family: str) -> None:
+def test_the_check_accepts(build: Callable[..., Any], family: str) -> None:
     name, config = FAMILIES[family]
     wrapped = PackedModel(build(name, **config)).train()
     samples = oracles.random_samples([(3, 9), (2, 6)], seed=10)
-    assert check_decomposition(wrapped, samples, CPU) <= 1e-5
+    assert check_packed_forward(wrapped, samples, CPU) <= 1e-5
     assert wrapped.training
     # and the packed attention is in place again
     packed = pack(samples)
@@ -236,15 +219,15 @@ def test_check_decomposition_accepts(build: Callable[..., Any], family: str) -> 
     ],
     ids=["attention sinks", "alibi"],
 )
-def test_check_decomposition_refuses_attention_we_do_not_know(
+def test_the_check_refuses_attention_we_do_not_know(
     build: Callable[..., Any], family: str, config: dict[str, Any]
 ) -> None:
     wrapped = PackedModel(build(family, **config))
     with pytest.raises(UserError, match=r"ForCausalLM: the packed forward differs .* not known"):
-        check_decomposition(wrapped, oracles.random_samples([(3, 9), (2, 6)], seed=11), CPU)
+        check_packed_forward(wrapped, oracles.random_samples([(3, 9), (2, 6)], seed=11), CPU)
 
 
-def test_check_decomposition_refuses_a_head_we_do_not_know(tiny_llama: Any) -> None:
+def test_the_check_refuses_a_head_we_do_not_know(tiny_llama: Any) -> None:
     from transformers import LlamaForCausalLM
 
     class Tempered(LlamaForCausalLM):
@@ -258,12 +241,12 @@ def test_check_decomposition_refuses_a_head_we_do_not_know(tiny_llama: Any) -> N
     model = Tempered(copy.deepcopy(tiny_llama.config))
     model.load_state_dict(tiny_llama.state_dict())
     with pytest.raises(UserError, match="Tempered: the packed forward differs"):
-        check_decomposition(PackedModel(model), oracles.random_samples([(3, 9), (2, 6)], seed=12), CPU)
+        check_packed_forward(PackedModel(model), oracles.random_samples([(3, 9), (2, 6)], seed=12), CPU)
 
 
-def test_check_decomposition_refuses_nan(tiny_llama: Any) -> None:
+def test_the_check_refuses_nan(tiny_llama: Any) -> None:
     wrapped = PackedModel(copy.deepcopy(tiny_llama))
     with torch.no_grad():
         wrapped.get_parameter("model.lm_head.weight").fill_(float("nan"))
     with pytest.raises(UserError, match="differs"):
-        check_decomposition(wrapped, oracles.random_samples([(3, 9), (2, 6)], seed=12), CPU)
+        check_packed_forward(wrapped, oracles.random_samples([(3, 9), (2, 6)], seed=12), CPU)

@@ -13,7 +13,6 @@ from gradients import FAMILIES, assert_same_gradients, masks_of, naive_gradients
 from qtuning.errors import UserError
 from qtuning.model.batch import Sample, pack
 from qtuning.model.packed import PackedModel
-from qtuning.model.whole import WholeModel
 from qtuning.scoring.scores import observe
 from qtuning.train.cost import shape_of
 from qtuning.train.reuse import observe_with_graphs, require_reusable
@@ -145,11 +144,6 @@ def test_dropout_is_refused_by_name(build: Any, tiny_llama: Any) -> None:
     lora = LoraConfig(r=2, target_modules="all-linear", lora_dropout=0.1)
     with pytest.raises(UserError, match=r"lora_dropout.* would blur"):
         require_reusable(PackedModel(get_peft_model(copy.deepcopy(tiny_llama), lora)), {"scores"}, "mask", 1)
-
-
-def test_a_model_that_runs_as_a_whole_is_refused(tiny_llama: Any) -> None:
-    with pytest.raises(UserError, match="only runs as a whole"):
-        require_reusable(WholeModel(copy.deepcopy(tiny_llama)), {"scores"}, "mask", 1)
 
 
 def test_samples_are_told_apart_by_their_places(packed_llama: PackedModel) -> None:

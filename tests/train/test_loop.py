@@ -25,7 +25,6 @@ from qtuning.experiment.methods import pruning
 from qtuning.experiment.schema import Cell, MethodEntry, Model, Ratios, Training
 from qtuning.model.batch import Sample, pack
 from qtuning.model.packed import PackedModel
-from qtuning.model.whole import WholeModel
 from qtuning.pruners.base import Instructions
 from qtuning.pruners.method import method_of
 from qtuning.scoring.scores import NonFinite
@@ -102,9 +101,7 @@ def train_set_of(samples: Sequence[Sample]) -> TrainSet:
     return TrainSet(samples, texts, reference)
 
 
-def started(
-    cell: Cell, model: Any, samples: Sequence[Sample], wrapper: type[PackedModel] = PackedModel
-) -> tuple[Loop, Window]:
+def started(cell: Cell, model: Any, samples: Sequence[Sample]) -> tuple[Loop, Window]:
     """A loop over a copy of the model, put together as training does it, and its first update."""
     from accelerate import Accelerator
 
@@ -112,7 +109,7 @@ def started(
 
     assert cell.training is not None and cell.pruning is not None
     accelerator = Accelerator(mixed_precision=cell.training.mixed_precision)
-    wrapped = wrapper(copy.deepcopy(model)).to(accelerator.device)
+    wrapped = PackedModel(copy.deepcopy(model)).to(accelerator.device)
     shape = shape_of(wrapped.model, False, False)
     optimizer = torch.optim.AdamW(
         wrapped.parameters(),
@@ -126,8 +123,8 @@ def started(
     return loop, next(loop.windows())
 
 
-def run(cell: Cell, model: Any, samples: Sequence[Sample], wrapper: type[PackedModel] = PackedModel) -> Run:
-    loop, _ = started(cell, model, samples, wrapper)
+def run(cell: Cell, model: Any, samples: Sequence[Sample]) -> Run:
+    loop, _ = started(cell, model, samples)
     records, trace = [], []
     for window in loop.windows():
         record, rows = loop.step(window)
@@ -427,24 +424,6 @@ def test_stale_scores_survive_a_checkpoint(tiny_llama: Any, samples: list[Sample
     rest, weights = resumed_after(cell, tiny_llama, samples, stop)
     assert timeless(straight.records[stop:]) == timeless(rest)
     assert all(torch.equal(weight, weights[name]) for name, weight in straight.weights.items())
-
-
-@pytest.mark.parametrize("options", [{}, {"scoring": {"schedule": "pool", "batches": 3}}])
-def test_a_model_that_runs_as_a_whole_learns_the_same(
-    tiny_llama: Any, samples: list[Sample], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Piece by piece, each with a backward of its own."""
-    monkeypatch.setattr("qtuning.model.whole.LOGITS", 2 * 97 * 14)
-    cell = cell_of("q-tuning", (0.5, 0.7), options=options)
-    whole, taken = run(cell, tiny_llama, samples, WholeModel), run(cell, tiny_llama, samples)
-    assert [row[:3] + row[5:11] for row in whole.trace] == [row[:3] + row[5:11] for row in taken.trace]
-    ours, theirs = ([row[11] or 0.0 for row in result.trace] for result in (whole, taken))
-    assert ours == pytest.approx(theirs, rel=1e-3)
-    assert apart(whole.weights, taken.weights, tiny_llama) <= CLOSE
-    for key in ("flops_scoring", "flops_training"):
-        assert whole.cost[key] > taken.cost[key], "padding and full logits are work"
-    for key in ("tokens_scored", "tokens_forwarded", "samples_kept"):
-        assert whole.cost[key] == taken.cost[key]
 
 
 REUSE: dict[str, Any] = {"scoring": {"schedule": "reuse-graph"}}
