@@ -6,10 +6,9 @@ from shlex import quote
 
 from snakemake.utils import min_version
 
-from qtuning.asked import targets
 from qtuning.errors import UserError
 from qtuning.gpus import visible
-from qtuning.workflow import load
+from qtuning.workflow import load_inputs, snakemake_targets
 
 min_version("9.0")
 
@@ -20,13 +19,13 @@ configfile: "configs/config.yaml"
 # What is wrong with the targets is said here, since Snakemake wraps what input functions raise in rules and tracebacks,
 # and of an exception it would say that it comes from this file.
 try:
-    PLAN = load(config)
-    if (asked := targets()) is not None:
-        PLAN.check(asked or ["mini"])
+    INPUTS = load_inputs(config)
+    if (asked := snakemake_targets()) is not None:
+        INPUTS.check_targets(asked or ["mini"])
 except UserError as error:
     sys.exit(f"error: {error}")
-ROOT = PLAN.layout.root
-DATA_DIR = f"--data-dir {quote(str(PLAN.data_dir))}" if PLAN.data_dir else ""
+ROOT = INPUTS.paths.root
+DATA_DIR = f"--data-dir {quote(str(INPUTS.data_dir))}" if INPUTS.data_dir else ""
 
 if "gpu" not in workflow.global_resources:
     # as many jobs at once as there are GPUs; `--resources gpu=N` overrides
@@ -44,7 +43,7 @@ wildcard_constraints:
 rule all:
     default_target: True
     input:
-        lambda wildcards: PLAN.targets("mini"),
+        lambda wildcards: INPUTS.targets("mini"),
 
 
 include: "workflow/rules/prepare.smk"

@@ -1,28 +1,185 @@
-"""What the rules of the workflow ask for."""
+"""What the rules of the workflow ask for: targets, files, configurations; one broken experiment stops no other."""
 
 import gzip
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from qtuning import workflow
 from qtuning.data.items import items_file
 from qtuning.errors import UserError
+from qtuning.workflow import RULES, WorkflowInputs, load_inputs, snakemake_targets
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+REPOSITORY = Path(__file__).parent.parent
+CONFIGS = REPOSITORY / "configs"
 BENCHMARKS = ("arc_easy", "arc_challenge", "gsm8k", "squad", "triviaqa")
 
 
-def settings(results: Path, data_dir: Path | None) -> dict[str, object]:
-    return {
-        "results": str(results),
-        "data_dir": None if data_dir is None else str(data_dir),
-        "tracking": "disabled",
-        "accelerate": "single",
-        "threads": 1,
-        "checkpoint_seconds": 600,
-        "warm": False,
+def inputs_of(configs: Path, **settings: Any) -> WorkflowInputs:
+    config: dict[str, Any] = yaml.safe_load((CONFIGS / "config.yaml").read_text())
+    return load_inputs(config | {"warm": False} | settings, configs)  # `warm` would reach the processes of other tests
+
+
+@pytest.fixture(scope="module")
+def inputs() -> WorkflowInputs:
+    return inputs_of(CONFIGS)
+
+
+def test_targets(inputs: WorkflowInputs) -> None:
+    for name in ("table1-mini", "fig4"):
+        assert [str(path) for path in inputs.targets(name)] == [f"results/tables/{name}.md", f"results/figures/{name}"]
+    assert [str(path) for path in inputs.targets("stability-mini")] == ["results/figures/stability-mini"], (
+        "nothing to evaluate: no table"
+    )
+    assert [str(path) for path in inputs.targets("localisation-mini")] == [
+        "results/tables/localisation-mini.localisation.md",
+        "results/figures/localisation-mini",
+    ]
+    assert [path.name for path in inputs.cells_of("stability-mini")] == ["train.json"] * 18
+    localisation = [path.name for path in inputs.cells_of("localisation-mini")]
+    assert sorted(localisation) == ["localisation.json"] * 18 + ["train.json"] * 18
+    with pytest.raises(UserError, match=r"stability-mini.*has no `evaluation`, and therefore no table"):
+        inputs.scores("stability-mini")
+    with pytest.raises(UserError, match="unknown; did you mean table1-mini"):
+        inputs.targets("table1-mni")
+
+
+def test_shared_cells_are_asked_for_once(inputs: WorkflowInputs) -> None:
+    scores = [path for name in ("table1-mini", "fig5-mini", "table4-mini") for path in inputs.cells_of(name)]
+    assert len(set(scores)) == len(scores) - 2 * (3 + 3), "Q-Tuning of two seeds and three budgets, in two of them"
+
+
+def test_weights_go_or_stay(inputs: WorkflowInputs) -> None:
+    """Each cell matches one of the two rules that train, adapters the one that keeps them."""
+    temporary, lasting = (
+        re.compile(f"{pattern}/train.json") for pattern in (inputs.temporary_cells(), inputs.lasting_cells())
+    )
+    for identity, cell in inputs.cells.items():
+        path = f"{identity}/train.json"
+        adapter = cell.training is not None and cell.training.tuning == "lora"
+        assert bool(temporary.fullmatch(path)) == (not adapter)
+        assert bool(lasting.fullmatch(path)) == adapter
+
+
+def test_an_invalid_experiment_is_told_to_who_asks_for_it(tmp_path: Path) -> None:
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    broken = tmp_path / "configs/experiments/broken.yaml"
+    broken.write_text("title: [")
+    scale = tmp_path / "configs/scales/mini.yaml"
+    scale.write_text(scale.read_text().replace("seeds: [0, 1]", "seeds: [0, -1]"))
+    (tmp_path / "configs/experiments/train.yaml").write_text("title: called like a rule")
+    found = inputs_of(tmp_path / "configs")
+    assert "broken" in found.experiments and "train" not in found.experiments
+    with pytest.raises(UserError, match=r"experiments/train\.yaml: name = 'train': is the name of a rule; rename"):
+        found.check_targets(["train"])
+    assert found.targets("table1") and found.targets("table1-smollm2")
+    with pytest.raises(UserError, match=f"{re.escape(str(broken))}: line 1: not valid YAML"):
+        found.targets("broken")
+    for name in ("table1-mini", "fig4-mini"):
+        with pytest.raises(UserError, match=r"scales/mini\.yaml: seeds\.1\.data = -1"):
+            found.scores(name)
+
+
+def test_snakemake_runs_what_is_valid_and_explains_what_is_not(tmp_path: Path) -> None:
+    for name in ("workflow", "profiles", "configs"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name)
+    shutil.copy(REPOSITORY / "Snakefile", tmp_path)
+    (tmp_path / "configs/experiments/broken.yaml").write_text("title: B\nparts: [table1, tabel2]\n")
+
+    def dry_run(*targets: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "snakemake", "-n", "--cores", "1", *targets]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    result = dry_run("table4", "table5-mini", "localisation-mini")
+    assert result.returncode == 0, result.stdout + result.stderr
+    rows = re.findall(r"^([\w-]+) +(\d+)$", result.stdout + result.stderr, flags=re.MULTILINE)
+    jobs = {rule: int(count) for rule, count in rows}
+    counted = ("train", "train_and_keep", "evaluate", "localise", "tables", "localisation_table", "figures")
+    assert {name: jobs[name] for name in counted} == {
+        "train": 30 + 18,
+        "train_and_keep": 11,
+        "evaluate": 11 + 30,
+        "localise": 18,
+        "tables": 2,
+        "localisation_table": 1,
+        "figures": 3,
     }
+    result = dry_run("table1", "table2")
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    rows = re.findall(r"^([\w-]+) +(\d+)$", result.stdout + result.stderr, flags=re.MULTILINE)
+    jobs = {rule: int(count) for rule, count in rows}
+    assert (jobs["train_and_keep"], jobs["evaluate"]) == (206 + 156, 208 + 159)
+    assert "train" not in jobs and jobs["tables_beside_the_paper"] == 2
+    for targets, expected in (
+        (
+            ["broken", "tabel1"],
+            [
+                r"error: .*/broken\.yaml: parts: experiment = 'tabel2': unknown; did you mean table2.*",
+                r"target = 'tabel1': unknown; did you mean table1\? \(valid: all, .*",
+            ],
+        ),
+        (
+            ["gemma-local", "--config", "data_dir=configs"],
+            [
+                r"error: .*/configs/alpaca/train\.jsonl\.gz: no such file .*",
+                r".*/configs/arc_easy/test\.jsonl\.gz: no such file; data_dir must hold the benchmarks .*",
+            ],
+        ),
+    ):
+        result = dry_run(*targets)
+        assert result.returncode == 1
+        lines = result.stderr.splitlines()
+        said = lines[next(index for index, line in enumerate(lines) if line.startswith("error: ")) :]
+        assert len(said) == len(expected) and all(map(re.fullmatch, expected, said)), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("-n", []),
+        ("-n tabel1", ["tabel1"]),
+        ("--cores 2 --config data_dir=x tracking=offline -- a b", ["a", "b"]),
+        ("a --report report.html", ["a"]),
+        ("--lint", None),
+        ("--list-rules", None),
+        ("--unlock", None),
+        ("--mode subprocess --target-jobs train:cell=x --", None),
+    ],
+)
+def test_targets_are_read_as_snakemake_reads_them(typed: str, expected: list[str] | None) -> None:
+    assert snakemake_targets(typed.split()) == expected
+
+
+def test_another_programs_arguments_are_no_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["notebook", "a", "--strange"])
+    assert snakemake_targets() is None
+
+
+def test_targets_are_checked_before_snakemake_asks_for_them(inputs: WorkflowInputs, tmp_path: Path) -> None:
+    inputs.check_targets([*inputs.experiments, "all"])
+    inputs.check_targets(["results/tables/mini.md", "results/tables/tabel1.md", "other/file", "report.html"])
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    (tmp_path / "configs/train_sets/gone.yaml").write_text("source: {kind: path, file: /gone/sft.jsonl}\n")
+    path = tmp_path / "configs/experiments/mini.yaml"
+    path.write_text(path.read_text().replace("train_sets: [mini]", "train_sets: [mini, gone]"))
+    path.with_stem("mini.twin").write_text("titel: a key that does not exist")
+    found = inputs_of(tmp_path / "configs")
+    for target in ("mini", "results/tables/mini.md", "results/tables/mini.cost.csv", "results/figures/mini"):
+        with pytest.raises(UserError, match=r"^/gone/sft\.jsonl: no such file .*$"):
+            found.check_targets([target])
+    with pytest.raises(UserError, match=r"mini\.twin\.yaml: titel: unknown key; did you mean title\?"):
+        found.check_targets(["results/tables/mini.twin.md"])
+
+
+def test_every_rule_is_a_name_that_no_experiment_may_have(inputs: WorkflowInputs) -> None:
+    text = "".join(path.read_text() for path in [REPOSITORY / "Snakefile", *REPOSITORY.glob("workflow/rules/*.smk")])
+    named = re.findall(r"^rule (\w+):|^use rule \w+ as (\w+)", text, flags=re.MULTILINE)
+    assert {first or second for first, second in named} == RULES
 
 
 def test_an_overlap_is_counted_again_when_a_benchmark_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,13 +193,13 @@ def test_an_overlap_is_counted_again_when_a_benchmark_changes(tmp_path: Path, mo
     train_set = data / "wizardlm" / "train.jsonl.gz"
     train_set.parent.mkdir()
     train_set.write_bytes(gzip.compress(b"{}\n"))
-    plan = workflow.load(settings(tmp_path / "results", data), CONFIGS)
-    (report,) = plan.overlaps("table1")
-    assert plan.sources_of_check(report.stem) == [train_set, *files]
+    inputs = inputs_of(CONFIGS, data_dir=str(data))
+    (report,) = inputs.overlaps("table1")
+    assert inputs.sources_of_check(report.stem) == [train_set, *files]
     files[0].unlink()
     with pytest.raises(UserError, match="data_dir must hold the benchmarks"):
-        plan.sources_of_check(report.stem)
-    on_the_hub = workflow.load(settings(tmp_path / "results", None), CONFIGS)
+        inputs.sources_of_check(report.stem)
+    on_the_hub = inputs_of(CONFIGS)
     (report,) = on_the_hub.overlaps("table1")
     assert on_the_hub.sources_of_check(report.stem) == []
     (report,) = on_the_hub.overlaps("mini")

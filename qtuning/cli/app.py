@@ -78,14 +78,14 @@ def cells(
     from qtuning.experiment.grid import Library
     from qtuning.experiment.layout import Layout
     from qtuning.files import write_text
-    from qtuning.workflow import Plan
+    from qtuning.workflow import WorkflowInputs
 
-    plan = Plan(Library(configs, data_dir).experiments(experiments), Layout(results), data_dir)
-    for identity in plan.cells:
+    inputs = WorkflowInputs(Library(configs, data_dir).experiments(experiments), Layout(results), data_dir)
+    for identity in inputs.cells:
         print(identity)
     if write:
-        for identity in [*plan.cells, *plan.evaluations]:
-            write_text(plan.layout.configuration(identity), plan.configuration(identity) + "\n")
+        for identity in [*inputs.cells, *inputs.evaluations]:
+            write_text(inputs.paths.configuration(identity), inputs.configuration(identity) + "\n")
 
 
 @app.command("base-model")

@@ -34,22 +34,6 @@ Entry = TypeVar("Entry", Model, TrainSet)
 Section = Literal["models", "train_sets", "experiments"]
 
 METHOD: TypeAdapter[MethodEntry] = TypeAdapter(Method)
-# names of the workflow's rules; an experiment is a target of its own name
-RESERVED = {
-    "all",
-    "configure",
-    "base_model",
-    "prepare",
-    "train",
-    "train_and_keep",
-    "evaluate",
-    "localise",
-    "contamination",
-    "tables",
-    "tables_beside_the_paper",
-    "localisation_table",
-    "figures",
-}
 AXES = ("models", "train_sets", "methods", "budgets", "seeds", "trainings")
 
 
@@ -132,8 +116,6 @@ class Library:
         return found
 
     def _expand(self, name: str, within: tuple[str, ...] = ()) -> Grid:
-        if name in RESERVED and name in self.files.stems("experiments"):
-            raise UserError(f"{self.files.path(name)}: name = {name!r}: is the name of a rule; rename the file")
         edition = self.files.find(name)
         if "parts" in edition.layers[0].values:
             return self._composite(edition, (*within, name))

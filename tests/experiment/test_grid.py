@@ -420,13 +420,6 @@ def test_one_wrong_value(configs: Configs, changes: dict[str, Any], message: str
     assert line.startswith(f"{path}: {message}")
 
 
-@pytest.mark.parametrize("name", ["all", "train", "tables"])
-def test_an_experiment_cannot_be_called_like_a_rule(configs: Configs, name: str) -> None:
-    configs.write(f"experiments/{name}", EXPERIMENT)
-    (line,) = configs.complaints(name)
-    assert name in line and "is the name of a rule; rename the file" in line
-
-
 def test_nearest() -> None:
     assert nearest("lamda", ["lambda", "mu"]) == "; did you mean lambda? (valid: lambda, mu)"
     assert nearest("xyz", ["lambda"]) == " (valid: lambda)"

@@ -18,7 +18,7 @@ from qtuning.experiment.schema import Cell
 from qtuning.files import write_text
 from qtuning.model.load import make_ready
 from qtuning.warm import client
-from qtuning.workflow import Plan
+from qtuning.workflow import WorkflowInputs
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the warm server is for Linux")
@@ -42,8 +42,8 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, Cell]:
     layout = Layout(tmp_path_factory.mktemp("warm"))
     make_ready(cell.model, layout.model(cell))
     write_text(layout.configuration(cell_id(cell)), cell_json(cell) + "\n")
-    plan = Plan([type(grid)(grid.experiment, (cell,))], layout, None)
-    write_text(layout.configuration(pair_id(cell)), plan.configuration(pair_id(cell)) + "\n")
+    inputs = WorkflowInputs([type(grid)(grid.experiment, (cell,))], layout, None)
+    write_text(layout.configuration(pair_id(cell)), inputs.configuration(pair_id(cell)) + "\n")
     return layout, cell
 
 

@@ -5,11 +5,11 @@ rule evaluate:
     input:
         cell=ROOT / "configurations/{cell}.json",
         evaluation=ROOT / "configurations/{evaluation}.json",
-        model=lambda wildcards: PLAN.model(wildcards.cell),
-        digest=lambda wildcards: PLAN.digest(wildcards.cell),
+        model=lambda wildcards: INPUTS.model(wildcards.cell),
+        digest=lambda wildcards: INPUTS.digest(wildcards.cell),
         # Weights are made again when another experiment wants to evaluate them; their digest says if they changed.
-        weights=ancient(lambda wildcards: PLAN.weights(wildcards.cell)),
-        questions=lambda wildcards: PLAN.questions(wildcards.evaluation),
+        weights=ancient(lambda wildcards: INPUTS.weights(wildcards.cell)),
+        questions=lambda wildcards: INPUTS.sources_of_evaluation(wildcards.evaluation),
     output:
         scores=ROOT / "cells/{cell}/{evaluation}/scores.json",
         answers=ROOT / "cells/{cell}/{evaluation}/items.parquet",
@@ -21,7 +21,7 @@ rule evaluate:
         "../envs/qtuning.yaml"
     threads: config["threads"]
     resources:
-        gpu=lambda wildcards: PLAN.gpus(wildcards.cell, evaluation=True),
+        gpu=lambda wildcards: INPUTS.gpus(wildcards.cell, evaluation=True),
         mem_mb=4000,
         results=str(ROOT),
         data_dir=DATA_DIR,

@@ -4,10 +4,10 @@
 rule localise:
     input:
         configuration=ROOT / "configurations/{cell}.json",
-        model=lambda wildcards: PLAN.model(wildcards.cell),
-        samples=lambda wildcards: PLAN.samples(wildcards.cell),
-        digest=lambda wildcards: PLAN.digest(wildcards.cell),
-        weights=ancient(lambda wildcards: PLAN.weights(wildcards.cell)),
+        model=lambda wildcards: INPUTS.model(wildcards.cell),
+        samples=lambda wildcards: INPUTS.samples(wildcards.cell),
+        digest=lambda wildcards: INPUTS.digest(wildcards.cell),
+        weights=ancient(lambda wildcards: INPUTS.weights(wildcards.cell)),
     output:
         ROOT / "cells/{cell}/localisation.json",
     log:
@@ -18,7 +18,7 @@ rule localise:
         "../envs/qtuning.yaml"
     threads: config["threads"]
     resources:
-        gpu=lambda wildcards: PLAN.gpus(wildcards.cell, evaluation=True),
+        gpu=lambda wildcards: INPUTS.gpus(wildcards.cell, evaluation=True),
         mem_mb=4000,
         results=str(ROOT),
     message:

@@ -13,7 +13,7 @@ rule configure:
     conda:
         "../envs/qtuning.yaml"
     params:
-        configuration=lambda wildcards: PLAN.configuration(wildcards.identity),
+        configuration=lambda wildcards: INPUTS.configuration(wildcards.identity),
     message:
         "configuration of {wildcards.identity}"
     shell:
@@ -43,8 +43,8 @@ rule base_model:
 rule prepare:
     input:
         configuration=ROOT / "configurations/{pair}.json",
-        model=lambda wildcards: PLAN.model_of_pair(wildcards.pair),
-        sources=lambda wildcards: PLAN.sources_of_pair(wildcards.pair),
+        model=lambda wildcards: INPUTS.model_of_pair(wildcards.pair),
+        sources=lambda wildcards: INPUTS.sources_of_pair(wildcards.pair),
     output:
         report=ROOT / "train_sets/{pair}/report.json",
         samples=ROOT / "train_sets/{pair}/samples.parquet",

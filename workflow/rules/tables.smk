@@ -3,7 +3,7 @@
 
 rule contamination:
     input:
-        lambda wildcards: PLAN.sources_of_check(wildcards.check),
+        lambda wildcards: INPUTS.sources_of_check(wildcards.check),
     output:
         ROOT / "contamination/{check}.json",
     log:
@@ -14,9 +14,9 @@ rule contamination:
         results=str(ROOT),
         data_dir=DATA_DIR,
     params:
-        train_set=lambda wildcards: PLAN.checks[wildcards.check].train_set.name,
-        benchmarks=lambda wildcards: ",".join(PLAN.checks[wildcards.check].benchmarks),
-        source=lambda wildcards: PLAN.checks[wildcards.check].source,
+        train_set=lambda wildcards: INPUTS.checks[wildcards.check].train_set.name,
+        benchmarks=lambda wildcards: ",".join(INPUTS.checks[wildcards.check].benchmarks),
+        source=lambda wildcards: INPUTS.checks[wildcards.check].source,
     message:
         "overlap of {params.train_set} with {params.benchmarks}"
     shell:
@@ -26,7 +26,7 @@ rule contamination:
 
 rule tables:
     input:
-        lambda wildcards: PLAN.scores(wildcards.experiment),
+        lambda wildcards: INPUTS.scores(wildcards.experiment),
     output:
         markdown=ROOT / "tables/{experiment}.md",
         csv=ROOT / "tables/{experiment}.csv",
@@ -50,7 +50,7 @@ rule tables:
         results=str(ROOT),
         data_dir=DATA_DIR,
     params:
-        title=lambda wildcards: PLAN.grid(wildcards.experiment).experiment.title,
+        title=lambda wildcards: INPUTS.grid(wildcards.experiment).experiment.title,
     message:
         "tables of {wildcards.experiment}"
     shell:
@@ -86,7 +86,7 @@ use rule tables as tables_beside_the_paper with:
 
 rule localisation_table:
     input:
-        lambda wildcards: PLAN.cells_of(wildcards.experiment),
+        lambda wildcards: INPUTS.cells_of(wildcards.experiment),
     output:
         markdown=ROOT / "tables/{experiment}.localisation.md",
         csv=report(
@@ -111,7 +111,7 @@ rule localisation_table:
 
 rule figures:
     input:
-        lambda wildcards: PLAN.cells_of(wildcards.experiment),
+        lambda wildcards: INPUTS.cells_of(wildcards.experiment),
     output:
         report(
             directory(ROOT / "figures/{experiment}"),
@@ -138,11 +138,11 @@ rule figures:
         " && qtuning figures {wildcards.experiment:q} --store {resources.results:q} --out {params.out:q} ) > {log:q} 2>&1"
 
 
-for _experiment in PLAN.experiments:
+for _experiment in INPUTS.experiments:
 
     rule:
         name:
             _experiment
         input:
-            lambda wildcards, experiment=_experiment: PLAN.targets(experiment),
+            lambda wildcards, experiment=_experiment: INPUTS.targets(experiment),
         localrule: True

@@ -5,9 +5,9 @@
 rule train:
     input:
         configuration=ROOT / "configurations/{cell}.json",
-        model=lambda wildcards: PLAN.model(wildcards.cell),
-        helpers=lambda wildcards: PLAN.helpers(wildcards.cell),
-        samples=lambda wildcards: PLAN.samples(wildcards.cell),
+        model=lambda wildcards: INPUTS.model(wildcards.cell),
+        helpers=lambda wildcards: INPUTS.helpers(wildcards.cell),
+        samples=lambda wildcards: INPUTS.samples(wildcards.cell),
     output:
         marker=ROOT / "cells/{cell}/train.json",
         metrics=ROOT / "cells/{cell}/metrics.jsonl",
@@ -19,16 +19,16 @@ rule train:
     benchmark:
         ROOT / "benchmarks/train/{cell}.tsv"
     wildcard_constraints:
-        cell=PLAN.temporary(),
+        cell=INPUTS.temporary_cells(),
     conda:
         "../envs/qtuning.yaml"
-    threads: lambda wildcards: config["threads"] * PLAN.processes(wildcards.cell)
+    threads: lambda wildcards: config["threads"] * INPUTS.processes(wildcards.cell)
     resources:
-        gpu=lambda wildcards: PLAN.gpus(wildcards.cell),
+        gpu=lambda wildcards: INPUTS.gpus(wildcards.cell),
         mem_mb=4000,
         results=str(ROOT),
         accelerate=f"configs/accelerate/{config['accelerate']}.yaml",
-        groups=lambda wildcards: PLAN.groups(wildcards.cell),
+        groups=lambda wildcards: INPUTS.group_options(wildcards.cell),
         threads_each=config["threads"],
         tracking=config["tracking"],
         checkpoint_seconds=config["checkpoint_seconds"],
@@ -49,4 +49,4 @@ use rule train as train_and_keep with:
         digest=ROOT / "cells/{cell}/weights.sha256",
         weights=directory(ROOT / "cells/{cell}/weights"),
     wildcard_constraints:
-        cell=PLAN.lasting(),
+        cell=INPUTS.lasting_cells(),
