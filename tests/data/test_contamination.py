@@ -194,7 +194,7 @@ def test_items_from_the_hub_are_those_of_local_files(folder, monkeypatch):
         items = datasets.Dataset.from_list([json.loads(line) for line in lines])
     hub = {("openai/gsm8k", "main"): datasets.DatasetDict({"train": items.select([0]), "test": items})}
     monkeypatch.setattr(datasets, "load_dataset", lambda *name: hub[name])
-    report = check(Check(TRAIN_SET, "hub", ("gsm8k",)), data_dir=folder, world_dir=None)
+    report = check(Check(TRAIN_SET, "hub", ("gsm8k",)), data_dir=folder)
     assert report == run(folder) | {"benchmark_source": "hub"}
 
 
