@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qtuning.model.flops import causal_pairs
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -69,6 +71,11 @@ class Packed:
     def tokens(self) -> int:
         """T, the tokens that go through the model."""
         return int(self.input_ids.numel())
+
+    @property
+    def pairs(self) -> float:
+        """Times that one position attends to another."""
+        return causal_pairs(self.lengths)
 
     @property
     def targets(self) -> int:

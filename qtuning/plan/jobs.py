@@ -14,7 +14,7 @@ from qtuning.plan.lengths import Lengths, lengths_of
 from qtuning.plan.machines import Machine
 from qtuning.plan.memory import Memory, evaluation_memory, training_memory
 from qtuning.plan.shapes import BYTES, Shape, shape_of_model
-from qtuning.plan.work import Work, needs_of, passes_of, schedule_of, work_of
+from qtuning.plan.work import Work, needs_of, schedule_of, trained_shape, work_of
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Training:
         passes, flops = work.training_passes / self.processes, work.training_flops / self.processes
         assert self.cell.pruning is not None
         reused = schedule_of(self.cell.pruning, needs_of(self.cell.pruning)) == "reuse-graph"
-        factor = passes_of(training, reused)
+        factor = trained_shape(self.shape, training).passes - reused
         total = machine.seconds(flops, passes, self.shape, self._arithmetic, adapters=self._lora, factor=factor)
         trained = self.shape.lora_parameters(training.lora.r) if self._lora else self.shape.parameters
         # Adam reads weight, gradient and both moments and writes three of them

@@ -1,7 +1,4 @@
-"""The shapes of models, without loading them: what FLOPs, memory and disk depend on.
-
-The formulas are those of cost.py (a test compares them with it); here they also know the sizes before a model is ready.
-"""
+"""The shapes of models, without loading them: what FLOPs, memory and disk depend on."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +7,7 @@ from typing import Any
 from qtuning.errors import UserError
 from qtuning.experiment.schema import GgufSource, HubSource, Model, ShippedModelSource
 from qtuning.files import read_json
+from qtuning.model.flops import ModelShape, Positions
 
 BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -42,18 +40,13 @@ class Shape:
 
     @property
     def matmul(self) -> int:
-        """Weights of the backbone's matrices (cost.ModelShape.matmul)."""
+        """Weights of the backbone's matrices."""
         attention = 2 * self.hidden * (self.query_width + self.kv_width)
         return self.layers * (attention + 3 * self.hidden * self.intermediate)
 
     @property
-    def attention(self) -> int:
-        """Layers x heads x head size (cost.ModelShape.attention)."""
-        return self.layers * self.query_width
-
-    @property
     def head(self) -> int:
-        """Weights of the output head (cost.ModelShape.head)."""
+        """Weights of the output head."""
         return self.vocabulary * self.hidden
 
     @property
@@ -66,13 +59,13 @@ class Shape:
         attention = 2 * (self.hidden + self.query_width) + 2 * (self.hidden + self.kv_width)
         return rank * self.layers * (attention + 3 * (self.hidden + self.intermediate))
 
-    def forward_flops(self, tokens: float, pairs: float, targets: float, depth: float = 1.0) -> float:
-        """cost.ModelShape.forward_flops: 2 a weight and token, 4 a pair of tokens and attention channel, and the head.
+    def model_shape(self, frozen: bool = False, checkpointing: bool = False) -> ModelShape:
+        """What FLOPs depend on."""
+        return ModelShape(self.matmul, self.layers * self.query_width, self.head, frozen, checkpointing)
 
-        pairs: sum of L (L + 1) / 2 over the sequences. targets: positions that go through the head. depth: the share of
-        the layers that run.
-        """
-        return (2.0 * self.matmul * tokens + 4.0 * self.attention * pairs) * depth + 2.0 * self.head * targets
+    def forward_flops(self, tokens: float, pairs: float, targets: float, depth: float = 1.0) -> float:
+        """ModelShape.forward_flops, of numbers."""
+        return self.model_shape().forward_flops(Positions(tokens, pairs, targets), depth)
 
     def cache_bytes(self, dtype: str) -> int:
         """Keys and values of one token in all layers."""

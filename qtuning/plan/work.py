@@ -1,8 +1,8 @@
 """A cell before it runs -> what it will score and train: samples, tokens, forwards, FLOPs.
 
-The account is that of cost.py, in expectation: which samples a pruner will choose is not known. Known is how many, and
-for pruners by length also how long. For the others the chosen samples are taken to have the lengths of the average one,
-and the kept tokens to lie anywhere in the response. `check.py` says how far that was off.
+The account is that of a training, in expectation. Which samples a pruner will choose is not known; how many is, and for
+pruners by length also how long they are. For the others the chosen samples are taken to have the lengths of the average
+one, and the kept tokens to lie anywhere in the response. `check.py` says how far that was off.
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ import numpy as np
 from qtuning.experiment.lookup import resolve
 from qtuning.experiment.registry import Need
 from qtuning.experiment.schema import Cell, Pruning, Training
+from qtuning.model.flops import ModelShape, Positions
 from qtuning.plan.lengths import Array, Lengths
 from qtuning.plan.shapes import Shape
 from qtuning.train.pooling import Pooling
@@ -88,12 +89,9 @@ def schedule_of(pruning: Pruning, needs: Needs) -> str:
     return pruning.scoring.schedule if needs.batch & SCORES else "fresh"
 
 
-def passes_of(training: Training, reused: bool) -> float:
-    """Forwards' worth of arithmetic in training a kept sample: 3, or 2 with a frozen base, one more to recompute.
-
-    reused: the forward was that which scored it.
-    """
-    return (2.0 if training.tuning == "lora" else 3.0) + training.gradient_checkpointing - reused
+def trained_shape(shape: Shape, training: Training) -> ModelShape:
+    """The shape of a model as this training trains it."""
+    return shape.model_shape(training.tuning == "lora", training.gradient_checkpointing)
 
 
 def work_of(cell: Cell, shape: Shape, lengths: Lengths, helpers: Mapping[str, Shape] | None = None) -> Work:
@@ -178,10 +176,8 @@ def _training(
     if schedule == "pool":
         updates = float(sum(Pooling.of(pruning, needs.by_epoch).updates(int(updates))))
         passes = min(batches, updates * window)
-    factor = passes_of(training, reused)
-    flops = factor * shape.forward_flops(forwarded, pairs, targets)
-    if reused:  # scoring went through the head without a gradient
-        flops += shape.forward_flops(0.0, 0.0, targets) * (1 - training.gradient_checkpointing)
+    trained, positions = trained_shape(shape, training), Positions(forwarded, pairs, targets)
+    flops = trained.backward_flops(positions) if reused else trained.training_flops(positions)
     return Work(
         updates=updates,
         samples_kept=float(kept.sum()),

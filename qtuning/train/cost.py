@@ -1,54 +1,13 @@
 """What a cell cost: samples, tokens, updates, FLOPs, seconds, memory. Scoring is never free and never forgotten."""
 
 import resource
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
 
-from qtuning.model.batch import Packed
+from qtuning.model.flops import ModelShape
 from qtuning.model.packed import causal_lm_of
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """What FLOPs depend on. matmul: weights of the backbone's matrices; attention: layers x heads x head size."""
-
-    matmul: int
-    attention: int
-    head: int
-    frozen: bool
-    checkpointing: bool = False
-
-    def forward_flops(self, packed: Packed, depth: float = 1.0) -> float:
-        """2 FLOPs a weight and token, 4 a pair of tokens and attention channel (half of them causal), and the head.
-
-        packed: what goes through the model. depth: the share of the layers that ran, where a
-        forward stopped early.
-        """
-        return self._layers(packed.lengths) * depth + 2.0 * self.head * packed.targets
-
-    def training_flops(self, packed: Packed) -> float:
-        """Forward and backward: 3F, or 2F with a frozen base (no weight gradients); one F more to recompute."""
-        return self.forward_flops(packed) * (self._passes + self.checkpointing)
-
-    def backward_flops(self, lengths: Sequence[int], targets: int) -> float:
-        """Of samples whose forward is accounted for already, as that which scored them (graphs.py): 2F, or F with a
-        frozen base, through all positions of each; of the head, the forward for its gradient comes once more.
-
-        lengths: positions of each sample. targets: kept tokens.
-        """
-        layers = self._layers(lengths) * (self._passes - 1.0 + self.checkpointing)
-        return layers + 2.0 * self.head * targets * self._passes
-
-    @property
-    def _passes(self) -> float:
-        return 2.0 if self.frozen else 3.0
-
-    def _layers(self, lengths: Sequence[int]) -> float:
-        pairs = sum(length * (length + 1) / 2 for length in lengths)
-        return 2.0 * self.matmul * sum(lengths) + 4.0 * self.attention * pairs
 
 
 def shape_of(model: nn.Module, frozen: bool, checkpointing: bool) -> ModelShape:

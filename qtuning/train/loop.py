@@ -26,11 +26,12 @@ from torch import Tensor
 
 from qtuning.experiment.schema import Cell
 from qtuning.model.batch import Packed, Sample, pack
+from qtuning.model.flops import ModelShape, Positions
 from qtuning.model.packed import PackedModel
 from qtuning.pruners.base import sample_budget
 from qtuning.pruners.method import Method
 from qtuning.scoring.scores import NonFinite
-from qtuning.train.cost import Cost, ModelShape
+from qtuning.train.cost import Cost
 from qtuning.train.decider import Decider
 from qtuning.train.decision import Decision, Place, mean_logs
 from qtuning.train.journal import TRACE_SCHEMA
@@ -236,7 +237,7 @@ class Loop:
                 cost.tokens_forwarded += kept.tokens
                 cost.flops_training += self.shape.training_flops(kept)
             elif kept is not None and graphs is not None:  # forwarded once, and accounted for as scoring
-                cost.flops_training += self.shape.backward_flops(graphs.lengths, kept.targets)
+                cost.flops_training += self.shape.backward_flops(Positions.of(graphs.lengths, kept.targets))
         cost.seconds_scoring += scoring
         cost.seconds_training += training
 

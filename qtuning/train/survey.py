@@ -13,11 +13,12 @@ from torch import Tensor
 from qtuning.errors import UserError
 from qtuning.experiment.schema import Scoring
 from qtuning.model.batch import Sample
+from qtuning.model.flops import ModelShape
 from qtuning.model.packed import PackedModel, half_weights
 from qtuning.pruners.base import Candidates, Instructions
 from qtuning.pruners.together import concatenate
 from qtuning.scoring.scores import SCORES, BatchScores, NonFinite, Observation, observe
-from qtuning.train.cost import Cost, ModelShape
+from qtuning.train.cost import Cost
 from qtuning.train.reuse import Graphs, observe_with_graphs
 
 Batch = TypeVar("Batch")

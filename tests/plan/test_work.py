@@ -30,7 +30,6 @@ from qtuning.plan.lengths import Lengths, assumed
 from qtuning.plan.shapes import Shape
 from qtuning.plan.work import needs_of, work_of
 from qtuning.pruners.method import method_of
-from qtuning.train.cost import ModelShape
 
 SHAPE = Shape(32, 48, 4, 4, 2, 8, 97, True)
 SIZES = [(5, 20), (3, 7), (8, 1), (2, 33), (6, 12), (4, 18), (7, 9), (3, 25), (5, 14), (2, 6)]
@@ -59,7 +58,7 @@ def lengths(sizes: list[tuple[int, int]] = SIZES) -> Lengths:
 def cost_of(samples: list[Sample], keep: Any = None, factor: float = 1.0) -> float:
     packed = pack(samples, keep)
     assert packed is not None
-    return factor * ModelShape(SHAPE.matmul, SHAPE.attention, SHAPE.head, False).forward_flops(packed)
+    return factor * SHAPE.model_shape().forward_flops(packed)
 
 
 METHODS = [f"{s}+{t}" for s, t in itertools.product(SAMPLE_PRUNERS, TOKEN_PRUNERS)]
@@ -119,7 +118,7 @@ def test_random_tokens_cost_what_random_masks_cost() -> None:
 
 def test_scoring_is_accounted_as_it_is_forwarded() -> None:
     samples = oracles.random_samples(SIZES, seed=0)
-    shape = ModelShape(SHAPE.matmul, SHAPE.attention, SHAPE.head, False)
+    shape = SHAPE.model_shape()
     everything = cost_of(samples)
     assert work_of(a_cell("q-tuning"), SHAPE, lengths()).scoring_flops == pytest.approx(2 * everything)
     # the whole set by epoch, and a batch of the half that was drawn (of average length)
@@ -181,7 +180,7 @@ def test_reused_graphs_save_the_forward_of_what_is_kept(tuning: str, checkpointi
     """F of everything once; back through the layers of whole samples, and to the head with its gradient once more."""
     training = {"tuning": tuning, "gradient_checkpointing": bool(checkpointing)}
     reuse = {"scoring": {"schedule": "reuse-graph"}}
-    samples, shape = oracles.random_samples(SIZES, seed=0), ModelShape(SHAPE.matmul, SHAPE.attention, SHAPE.head, False)
+    samples, shape = oracles.random_samples(SIZES, seed=0), SHAPE.model_shape()
     packed = pack(samples)
     assert packed is not None
     through_head = 2 * SHAPE.head * packed.targets

@@ -9,9 +9,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from qtuning.model.batch import Packed, pack
+from qtuning.model.flops import ModelShape
 from qtuning.model.packed import PackedModel
 from qtuning.scoring.scores import observe
-from qtuning.train.cost import Cost, ModelShape, peak_memory, shape_of
+from qtuning.train.cost import Cost, peak_memory, shape_of
 
 SHAPES = [(3, 9), (1, 4), (6, 2)]
 
