@@ -72,7 +72,7 @@ def _fidelity(setting: Setting) -> Table:
     device, sizes = setting.device, setting.sizes
     with mini_world() as mini:
         samples = mini.samples()
-        language_model = load_model(resolve(mini.layout.model(mini.cell)), "float32")
+        language_model = load_model(resolve(mini.paths.model(mini.cell)), "float32")
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()
     shuffled = [samples[index] for index in order]
     model = PackedModel(language_model).to(device).train()

@@ -12,8 +12,7 @@ from rich.console import Console
 from qtuning.data.prepare import prepare
 from qtuning.data.samples import load
 from qtuning.experiment.grid import Library
-from qtuning.experiment.layout import Layout
-from qtuning.experiment.names import cell_id, cell_json, evaluation_id
+from qtuning.experiment.names import ResultPaths, cell_id, cell_json, evaluation_id
 from qtuning.experiment.schema import Cell, Evaluation
 from qtuning.files import write_text
 from qtuning.model.batch import Sample
@@ -27,18 +26,18 @@ EXPERIMENT = "mini"
 class Mini:
     """The Q-Tuning cell of experiment `mini`, ready to train, and its zero-shot cell, ready to evaluate."""
 
-    layout: Layout
+    paths: ResultPaths
     cell: Cell
     zero_shot: Cell
     evaluation: Evaluation
 
     def configuration(self, what: Cell | Evaluation) -> Path:
         """The file that the command line reads."""
-        return self.layout.configuration(cell_id(what) if isinstance(what, Cell) else evaluation_id(what))
+        return self.paths.configuration(cell_id(what) if isinstance(what, Cell) else evaluation_id(what))
 
     def samples(self) -> list[Sample]:
         """The tokenised train set."""
-        stored = load(self.layout.samples(self.cell))
+        stored = load(self.paths.samples(self.cell))
         return [Sample(row.sample, torch.as_tensor(row.input_ids).long(), row.prompt_length) for row in stored]
 
 
@@ -49,12 +48,12 @@ def mini_world() -> Iterator[Mini]:
     zero_shot = next(cell for cell in grid.cells if cell.zero_shot)
     cell = next(c for c in grid.cells if c.pruning is not None and c.pruning.method == "q-tuning")
     with TemporaryDirectory(prefix="qtuning-bench-") as folder:
-        ready = Mini(Layout(Path(folder)), cell, zero_shot, grid.evaluation)
+        ready = Mini(ResultPaths(Path(folder)), cell, zero_shot, grid.evaluation)
         for one in (cell, zero_shot):
             write_text(ready.configuration(one), cell_json(one) + "\n")
         write_text(ready.configuration(grid.evaluation), grid.evaluation.model_dump_json() + "\n")
-        model = ready.layout.model(cell)
+        model = ready.paths.model(cell)
         make_ready(cell.model, model)
-        out = ready.layout.samples(cell)
+        out = ready.paths.samples(cell)
         prepare(cell, model, out, console=Console(quiet=True))
         yield ready

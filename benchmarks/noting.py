@@ -67,7 +67,7 @@ def _evaluate(note: Note, paths: list[str]) -> None:
 
     note("import lm-eval and transformers")
     from qtuning.evaluation.cell import evaluate_cell
-    from qtuning.experiment.layout import Layout
+    from qtuning.experiment.names import ResultPaths
     from qtuning.experiment.schema import Cell, Evaluation
     from qtuning.files import read_json
 
@@ -90,7 +90,7 @@ def _evaluate(note: Note, paths: list[str]) -> None:
     qtuning.evaluation.model.EvaluatedModel.generate_until = first
     cell = Cell.model_validate(read_json(Path(paths[0])))
     evaluation = Evaluation.model_validate(read_json(Path(paths[1])))
-    evaluate_cell(cell, evaluation, Layout(Path(paths[2])), data_dir=None)
+    evaluate_cell(cell, evaluation, ResultPaths(Path(paths[2])), data_dir=None)
 
 
 if __name__ == "__main__":

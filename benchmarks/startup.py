@@ -71,10 +71,10 @@ def _cell(mini: Mini, environment: Mapping[str, str]) -> float:
     training = mini.cell.training.model_copy(update={"epochs": 1})
     cell, evaluation = mini.cell.model_copy(update={"training": training}), mini.evaluation
     evaluation = evaluation.model_copy(update={"limit": ITEMS})
-    shutil.rmtree(mini.layout.cell(cell), ignore_errors=True)
+    shutil.rmtree(mini.paths.cell(cell), ignore_errors=True)
     write_text(mini.configuration(cell), cell_json(cell) + "\n")
     write_text(mini.configuration(evaluation), evaluation.model_dump_json() + "\n")
-    common = ["--results", str(mini.layout.root), "--threads", "1"]
+    common = ["--results", str(mini.paths.root), "--threads", "1"]
     start = time.monotonic()
     for job in (["train", "--tracking", "disabled"], ["evaluate", str(mini.configuration(evaluation))]):
         command = [sys.executable, "-m", "qtuning", job[0], str(mini.configuration(cell)), *job[1:], *common]
@@ -84,8 +84,8 @@ def _cell(mini: Mini, environment: Mapping[str, str]) -> float:
 
 def _command(job: Job, mini: Mini, environment: Mapping[str, str]) -> float:
     """Seconds from giving the command to what it ends in; then it is killed."""
-    layout = mini.layout
-    folders = [layout.cell(mini.cell), layout.state(mini.cell), layout.cell(mini.zero_shot)]
+    paths = mini.paths
+    folders = [paths.cell(mini.cell), paths.state(mini.cell), paths.cell(mini.zero_shot)]
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
     arguments = [str(mini.configuration(mini.cell))]
@@ -93,15 +93,15 @@ def _command(job: Job, mini: Mini, environment: Mapping[str, str]) -> float:
         arguments += ["--tracking", "disabled"]
     else:
         arguments = [str(mini.configuration(mini.zero_shot)), str(mini.configuration(mini.evaluation))]
-    output = layout.root / f"{job}.log"
+    output = paths.root / f"{job}.log"
     begun = (
-        (lambda: _has_text(layout.state(mini.cell) / "metrics.jsonl", "{"))
+        (lambda: _has_text(paths.state(mini.cell) / "metrics.jsonl", "{"))
         if job == "train"
         else (
             lambda: _has_text(output, "Running ")  # lm-eval announces its first requests
         )
     )
-    command = [sys.executable, "-m", "qtuning", job, *arguments, "--results", str(layout.root), "--threads", "1"]
+    command = [sys.executable, "-m", "qtuning", job, *arguments, "--results", str(paths.root), "--threads", "1"]
     with output.open("w") as handle:
         start = time.monotonic()
         process = subprocess.Popen(
@@ -134,18 +134,18 @@ def _has_text(path: Path, text: str) -> bool:
 
 def _noted(job: Job, mini: Mini) -> dict[str, tuple[float, float]]:
     """Wall and processor seconds of each part, as `noting.py` saw them."""
-    layout = mini.layout
+    paths = mini.paths
     if job == "train":
-        shutil.rmtree(layout.state(mini.cell), ignore_errors=True)
+        shutil.rmtree(paths.state(mini.cell), ignore_errors=True)
         arguments: Sequence[Path] = (
             mini.configuration(mini.cell),
-            layout.model(mini.cell),
-            layout.samples(mini.cell),
-            layout.cell(mini.cell),
-            layout.state(mini.cell),
+            paths.model(mini.cell),
+            paths.samples(mini.cell),
+            paths.cell(mini.cell),
+            paths.state(mini.cell),
         )
     else:
-        arguments = (mini.configuration(mini.zero_shot), mini.configuration(mini.evaluation), layout.root)
+        arguments = (mini.configuration(mini.zero_shot), mini.configuration(mini.evaluation), paths.root)
     command = [sys.executable, "-m", "benchmarks.noting", str(time.time()), job, *map(str, arguments)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     return {part: tuple(spent) for part, spent in json.loads(done.stdout.splitlines()[-1]).items()}

@@ -15,8 +15,17 @@ from qtuning.data.items import items_file
 from qtuning.data.sources import locate
 from qtuning.errors import UserError
 from qtuning.experiment.grid import Grid, Library
-from qtuning.experiment.layout import HELPERS, Layout
-from qtuning.experiment.names import canonical, cell_id, cell_json, evaluation_id, evaluation_json, model_id, pair_id
+from qtuning.experiment.names import (
+    AUXILIARY,
+    ResultPaths,
+    canonical,
+    cell_id,
+    cell_json,
+    evaluation_id,
+    evaluation_json,
+    model_id,
+    pair_id,
+)
 from qtuning.experiment.schema import Cell, Evaluation, HubSource, Model, Pruning, Seeds, Training, TrainSet
 from qtuning.experiment.yaml_files import nearest
 from qtuning.files import canonical_json
@@ -45,7 +54,11 @@ class WorkflowInputs:
     """
 
     def __init__(
-        self, grids: Iterable[Grid], paths: Layout, data_dir: Path | None, problems: Mapping[str, str] | None = None
+        self,
+        grids: Iterable[Grid],
+        paths: ResultPaths,
+        data_dir: Path | None,
+        problems: Mapping[str, str] | None = None,
     ) -> None:
         self.paths, self.data_dir = paths, data_dir
         self.grids = {grid.experiment.name: grid for grid in grids}
@@ -71,7 +84,7 @@ class WorkflowInputs:
             return
         if (pair := pair_id(cell)) not in self._shared:
             self._shared[pair] = _representative(cell)
-        for role in HELPERS:
+        for role in AUXILIARY:
             self._add_model(getattr(cell.pruning, role))
         if cell.training.tuning == "lora" or keep_weights:
             self._kept.add(identity)
@@ -124,9 +137,9 @@ class WorkflowInputs:
         """Marker of the cell's base model."""
         return self.paths.model(self.cells[cell]) / "model.json"
 
-    def helpers(self, cell: str) -> list[Path]:
+    def auxiliary_models(self, cell: str) -> list[Path]:
         """Markers of the other models that a cell needs: reference, proxy."""
-        folders = (self.paths.helper(self.cells[cell], role) for role in HELPERS)
+        folders = (self.paths.auxiliary(self.cells[cell], role) for role in AUXILIARY)
         return [folder / "model.json" for folder in folders if folder is not None]
 
     def samples(self, cell: str) -> Path:
@@ -292,7 +305,7 @@ def load_inputs(config: Mapping[str, Any], configs: Path = Path("configs")) -> W
     grids, problems = library.attempt(name for name in names if name not in RULES)
     for name in RULES.intersection(names):
         problems[name] = f"{library.files.path(name)}: name = {name!r}: is the name of a rule; rename the file"
-    return WorkflowInputs(grids, Layout(Path(config["results"])), data_dir, problems)
+    return WorkflowInputs(grids, ResultPaths(Path(config["results"])), data_dir, problems)
 
 
 def _check_settings(config: Mapping[str, Any], configs: Path) -> None:

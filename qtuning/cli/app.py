@@ -76,11 +76,11 @@ def cells(
 ) -> None:
     """List the cells of experiments; equal cells of different experiments are listed once."""
     from qtuning.experiment.grid import Library
-    from qtuning.experiment.layout import Layout
+    from qtuning.experiment.names import ResultPaths
     from qtuning.files import write_text
     from qtuning.workflow import WorkflowInputs
 
-    inputs = WorkflowInputs(Library(configs, data_dir).experiments(experiments), Layout(results), data_dir)
+    inputs = WorkflowInputs(Library(configs, data_dir).experiments(experiments), ResultPaths(results), data_dir)
     for identity in inputs.cells:
         print(identity)
     if write:
@@ -91,13 +91,13 @@ def cells(
 @app.command("base-model")
 def base_model(cell: CellFile, results: Results = RESULTS) -> None:
     """Make a cell's base model ready: fetch it from the hub, convert it, or find it in the package."""
-    from qtuning.experiment.layout import Layout
+    from qtuning.experiment.names import ResultPaths
     from qtuning.files import exclusive
     from qtuning.model.load import make_ready
 
-    loaded, layout = _read_cell(cell), Layout(results)
-    with exclusive(layout.lock(cell.stem), f"base model {loaded.model.name}"):
-        make_ready(loaded.model, layout.model(loaded))
+    loaded, paths = _read_cell(cell), ResultPaths(results)
+    with exclusive(paths.lock(cell.stem), f"base model {loaded.model.name}"):
+        make_ready(loaded.model, paths.model(loaded))
 
 
 @app.command()
@@ -105,14 +105,14 @@ def prepare(cell: CellFile, results: Results = RESULTS, data_dir: DataDir = None
     """Validate and tokenise a cell's train set; bad rows are counted by reason and listed with file and line."""
     _use_threads(threads)
     from qtuning.data.prepare import prepare as run
-    from qtuning.experiment.layout import Layout
+    from qtuning.experiment.names import ResultPaths
     from qtuning.files import exclusive
 
-    loaded, layout = _read_cell(cell), Layout(results)
+    loaded, paths = _read_cell(cell), ResultPaths(results)
     _needs_training(loaded, cell)
-    folder = layout.samples(loaded)
-    with exclusive(layout.lock(cell.stem), f"preparing {folder.name}"):
-        run(loaded, layout.model(loaded), folder, data_dir=data_dir)
+    folder = paths.samples(loaded)
+    with exclusive(paths.lock(cell.stem), f"preparing {folder.name}"):
+        run(loaded, paths.model(loaded), folder, data_dir=data_dir)
 
 
 @app.command()
@@ -126,20 +126,20 @@ def train(
     threads: Threads = 1,
 ) -> None:
     """Train one cell (`accelerate launch -m qtuning.train`). Kill it and type it again: it goes on where it was."""
-    from qtuning.experiment.layout import HELPERS, Layout
+    from qtuning.experiment.names import AUXILIARY, ResultPaths
     from qtuning.train.tracking import MODES
 
-    loaded, layout = _read_cell(cell), Layout(results)
+    loaded, paths = _read_cell(cell), ResultPaths(results)
     _needs_training(loaded, cell)
     if tracking not in MODES:
         raise UserError(f"--tracking = {tracking!r}: must be one of {', '.join(MODES)}")
     if not accelerate.exists():
         raise UserError(f"--accelerate = {accelerate}: no such file")
-    options = ["--cell", str(cell), "--model", str(layout.model(loaded)), "--samples", str(layout.samples(loaded))]
-    options += ["--out", str(layout.cell(loaded)), "--state", str(layout.state(loaded)), "--tracking", tracking]
+    options = ["--cell", str(cell), "--model", str(paths.model(loaded)), "--samples", str(paths.samples(loaded))]
+    options += ["--out", str(paths.cell(loaded)), "--state", str(paths.state(loaded)), "--tracking", tracking]
     options += ["--checkpoint-seconds", str(checkpoint_seconds)]
-    for role in HELPERS:
-        if (folder := layout.helper(loaded, role)) is not None:
+    for role in AUXILIARY:
+        if (folder := paths.auxiliary(loaded, role)) is not None:
             options += [f"--{role}", str(folder)]
     for name in group or []:
         options += ["--group", name]
@@ -164,12 +164,12 @@ def evaluate(
     _use_threads(threads)
     _use_gpus(1)
     from qtuning.evaluation.cell import evaluate_cell
-    from qtuning.experiment.layout import Layout
+    from qtuning.experiment.names import ResultPaths
     from qtuning.files import exclusive
 
-    layout = Layout(results)
-    with exclusive(layout.lock(f"{cell.stem}-{evaluation.stem}"), f"evaluating {cell.stem}"):
-        evaluate_cell(_read_cell(cell), _read(evaluation, "Evaluation"), layout, data_dir=data_dir)
+    paths = ResultPaths(results)
+    with exclusive(paths.lock(f"{cell.stem}-{evaluation.stem}"), f"evaluating {cell.stem}"):
+        evaluate_cell(_read_cell(cell), _read(evaluation, "Evaluation"), paths, data_dir=data_dir)
 
 
 @app.command()

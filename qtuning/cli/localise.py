@@ -23,13 +23,13 @@ def localise(
     """
     os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is imported
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from qtuning.experiment.layout import Layout
+    from qtuning.experiment.names import ResultPaths
     from qtuning.experiment.schema import Cell
     from qtuning.files import exclusive, read_json
     from qtuning.probes.planted_errors import localise as run
 
     if not cell.exists():
         raise UserError(f"{cell}: no such file; `qtuning cells EXPERIMENT --write` writes the configurations")
-    layout = Layout(results)
-    with exclusive(layout.lock(f"{cell.stem}-localisation"), f"localising errors of {cell.stem}"):
-        print(run(Cell.model_validate(read_json(cell)), layout))
+    paths = ResultPaths(results)
+    with exclusive(paths.lock(f"{cell.stem}-localisation"), f"localising errors of {cell.stem}"):
+        print(run(Cell.model_validate(read_json(cell)), paths))

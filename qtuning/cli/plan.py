@@ -36,7 +36,7 @@ def plan(
     `qtuning plan table1 table2 --gpu h100 --devices 8 --usd-per-gpu-hour 2.5`
     """
     from qtuning.experiment.grid import Library
-    from qtuning.experiment.layout import Layout
+    from qtuning.experiment.names import ResultPaths
     from qtuning.plan.assumptions import read_assumptions
     from qtuning.plan.bill import bill_of
     from qtuning.plan.check import check
@@ -47,7 +47,7 @@ def plan(
     machine = _machine(gpu)
     grids = Library(configs, data_dir).experiments(experiments)
     assumptions = read_assumptions(configs)
-    jobs = jobs_of(grids, Layout(results), assumptions, data_dir)
+    jobs = jobs_of(grids, ResultPaths(results), assumptions, data_dir)
     bill = bill_of(jobs, machine, devices, usd_per_gpu_hour)
     effects, checked = effects_of(grids, results, assumptions), check(jobs, results, machine)
     too_large = refusals(jobs, machine)

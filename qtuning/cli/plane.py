@@ -71,7 +71,7 @@ def plane(
     from rich.console import Console
     from tqdm import tqdm
 
-    from qtuning.experiment.layout import Layout
+    from qtuning.experiment.names import ResultPaths
     from qtuning.figures import plane as figure
     from qtuning.figures.style import save
     from qtuning.probes.score_file import scan
@@ -85,7 +85,7 @@ def plane(
         found = scan(
             chosen,
             train_set,
-            Layout(results),
+            ResultPaths(results),
             sample_ratio=sample_ratio,
             limit=limit,
             cutoff=cutoff,

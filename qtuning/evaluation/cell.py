@@ -3,13 +3,12 @@
 from pathlib import Path
 
 from qtuning.errors import UserError
-from qtuning.experiment.layout import Layout
-from qtuning.experiment.names import cell_id, cell_json, evaluation_id
+from qtuning.experiment.names import ResultPaths, cell_id, cell_json, evaluation_id
 from qtuning.experiment.schema import Cell, Evaluation
 from qtuning.files import atomic_path, read_json, write_json, write_text
 
 
-def evaluate_cell(cell: Cell, evaluation: Evaluation, layout: Layout, *, data_dir: Path | None) -> None:
+def evaluate_cell(cell: Cell, evaluation: Evaluation, paths: ResultPaths, *, data_dir: Path | None) -> None:
     """Write scores.json and items.parquet of a cell below its folder.
 
     A cell that diverged has no weights to evaluate: its scores are recorded as skipped, with the reason, so that
@@ -17,8 +16,8 @@ def evaluate_cell(cell: Cell, evaluation: Evaluation, layout: Layout, *, data_di
     """
     from qtuning.model.load import resolve
 
-    folder, out = layout.cell(cell), layout.evaluation(cell, evaluation)
-    base, adapter = resolve(layout.model(cell)), None
+    folder, out = paths.cell(cell), paths.evaluation(cell, evaluation)
+    base, adapter = resolve(paths.model(cell)), None
     if cell.zero_shot:
         write_text(folder / "cell.json", cell_json(cell) + "\n")
     else:

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qtuning.experiment.grid import Grid
-from qtuning.experiment.layout import HELPERS, Layout
-from qtuning.experiment.names import cell_id, evaluation_id, pair_id
+from qtuning.experiment.names import AUXILIARY, ResultPaths, cell_id, evaluation_id, pair_id
 from qtuning.experiment.schema import Cell, Evaluation, Model
 from qtuning.plan.answers import Answers, answers_of
 from qtuning.plan.assumptions import Assumptions
@@ -103,7 +102,7 @@ class Jobs:
     train_sets: dict[str, tuple[str, Lengths]] = field(default_factory=dict)
 
 
-def jobs_of(grids: Sequence[Grid], layout: Layout, assumptions: Assumptions, data_dir: Path | None = None) -> Jobs:
+def jobs_of(grids: Sequence[Grid], paths: ResultPaths, assumptions: Assumptions, data_dir: Path | None = None) -> Jobs:
     """All jobs of the experiments. UserError where a size is neither known nor assumed."""
     jobs, seen = Jobs(), set[str]()
     answers: dict[str, tuple[Answers, ...]] = {}
@@ -115,18 +114,18 @@ def jobs_of(grids: Sequence[Grid], layout: Layout, assumptions: Assumptions, dat
         seen.update(identities)
         finished = 0
         for cell, identity in zip(grid.cells, identities, strict=True):
-            shape = _model(jobs, cell.model, layout.model(cell))
+            shape = _model(jobs, cell.model, paths.model(cell))
             scored = True
             if evaluation is not None:
                 key = (identity, evaluation_id(evaluation))
-                scored = (layout.root / "cells" / identity / key[1] / "scores.json").is_file()
+                scored = (paths.root / "cells" / identity / key[1] / "scores.json").is_file()
                 if key[1] not in answers:
                     answers[key[1]] = tuple(answers_of(evaluation, assumptions))
                 asked = answers[key[1]]
                 if key not in jobs.scores:
                     memory = evaluation_memory(cell, evaluation, shape, list(asked))
                     jobs.scores[key] = Scores(cell, identity, name, scored, evaluation, shape, asked, memory)
-            trained = cell.training is None or _trained(layout, identity, scored)
+            trained = cell.training is None or _trained(paths, identity, scored)
             if cell.training is not None:
                 if cell.training.tuning == "lora" or grid.experiment.keep_weights:
                     jobs.kept.add(identity)
@@ -134,16 +133,16 @@ def jobs_of(grids: Sequence[Grid], layout: Layout, assumptions: Assumptions, dat
                 if earlier is None or (earlier.done and not trained):
                     first = name if earlier is None else earlier.experiment
                     jobs.trainings[identity] = _training(
-                        jobs, cell, identity, first, trained, layout, assumptions, data_dir
+                        jobs, cell, identity, first, trained, paths, assumptions, data_dir
                     )
             finished += scored and trained
         jobs.finished[name] = finished
     return jobs
 
 
-def _trained(layout: Layout, identity: str, scored: bool) -> bool:
+def _trained(paths: ResultPaths, identity: str, scored: bool) -> bool:
     """Whether nothing is left to train: full weights go after evaluation, and another evaluation trains again."""
-    folder = layout.root / "cells" / identity
+    folder = paths.root / "cells" / identity
     return (folder / "train.json").is_file() and (scored or (folder / "weights").is_dir())
 
 
@@ -160,19 +159,19 @@ def _training(
     identity: str,
     experiment: str,
     done: bool,
-    layout: Layout,
+    paths: ResultPaths,
     assumptions: Assumptions,
     data_dir: Path | None,
 ) -> Training:
     assert cell.train_set is not None and cell.pruning is not None
-    shape = _model(jobs, cell.model, layout.model(cell))
+    shape = _model(jobs, cell.model, paths.model(cell))
     pair = pair_id(cell)
     if pair not in jobs.train_sets:
-        jobs.train_sets[pair] = cell.train_set.name, lengths_of(cell, layout.samples(cell), assumptions, data_dir)
+        jobs.train_sets[pair] = cell.train_set.name, lengths_of(cell, paths.samples(cell), assumptions, data_dir)
     lengths = jobs.train_sets[pair][1]
     helpers = {}
-    for role in HELPERS:
-        model, ready = getattr(cell.pruning, role), layout.helper(cell, role)
+    for role in AUXILIARY:
+        model, ready = getattr(cell.pruning, role), paths.auxiliary(cell, role)
         if model is not None and ready is not None:
             helpers[role] = _model(jobs, model, ready)
     work, memory = work_of(cell, shape, lengths, helpers), training_memory(cell, shape, lengths)

@@ -47,7 +47,7 @@ class Lengths:
 
 
 def lengths_of(cell: Cell, samples: Path, assumptions: Assumptions, data_dir: Path | None = None) -> Lengths:
-    """Lengths of a cell's train set. samples: the folder where it is, or would be, prepared (`Layout.samples`).
+    """Lengths of a cell's train set. samples: the folder where it is, or would be, prepared (`ResultPaths.samples`).
 
     UserError if it is a local file that is not there.
     """

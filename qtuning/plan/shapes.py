@@ -88,7 +88,7 @@ PUBLISHED = {
 def shape_of_model(model: Model, ready: Path) -> Shape:
     """The shape of a model: from its config.json where it is at hand, else published; UserError where neither is.
 
-    ready: the folder where the model is, or would be, made ready (`Layout.model`).
+    ready: the folder where the model is, or would be, made ready (`ResultPaths.model`).
     """
     folder = _local(model, ready)
     if folder is not None:

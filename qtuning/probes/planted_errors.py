@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qtuning.errors import UserError
-from qtuning.experiment.layout import Layout
-from qtuning.experiment.names import cell_id
+from qtuning.experiment.names import ResultPaths, cell_id
 from qtuning.experiment.schema import Cell
 from qtuning.files import read_json, write_json
 
@@ -60,7 +59,7 @@ def found_by_pruning(pruned: Mask, wrong: Mask) -> dict[str, float | int | None]
     }
 
 
-def localise(cell: Cell, layout: Layout) -> Path:
+def localise(cell: Cell, paths: ResultPaths) -> Path:
     """Write localisation.json into a trained cell's folder and return its path.
 
     Keys `base` and `trained` (null where training diverged): `ppl` and `s` as `found_by_score`; `pruned` as
@@ -76,10 +75,10 @@ def localise(cell: Cell, layout: Layout) -> Path:
     from qtuning.model.batch import Sample
     from qtuning.model.load import load_model, resolve
 
-    folder = layout.cell(cell)
+    folder = paths.cell(cell)
     if cell.pruning is None or cell.training is None or not (folder / "train.json").exists():
         raise UserError(f"{folder}: no trained cell; train it first (the base model alone is part of every answer)")
-    stored = load(layout.samples(cell))
+    stored = load(paths.samples(cell))
     if stored.errors is None or cell.train_set is None:
         raise UserError(
             f"{folder}: its train set states no errors; its YAML needs `columns: {{errors: COLUMN}}` (docs/data.md)"
@@ -91,7 +90,7 @@ def localise(cell: Cell, layout: Layout) -> Path:
         np.isin(np.arange(sample.prompt, len(sample.tokens)), places)
         for sample, places in zip(samples, stored.errors, strict=True)
     ]
-    base, device = resolve(layout.model(cell)), Accelerator().device
+    base, device = resolve(paths.model(cell)), Accelerator().device
     answer: dict[str, Any] = {"cell": cell_id(cell), "lambda": _smoothing(cell)[0]}
     answer["base"] = _measure(cell, load_model(base, cell.dtype), samples, wrong, device)
     status = read_json(folder / "train.json")["status"]

@@ -13,8 +13,7 @@ import torch
 from qtuning.data.prepare import prepare
 from qtuning.data.samples import REPORT, SAMPLES, load
 from qtuning.errors import UserError
-from qtuning.experiment.layout import Layout
-from qtuning.experiment.names import model_id
+from qtuning.experiment.names import ResultPaths, model_id
 from qtuning.experiment.schema import Cell, Model, Pruning, Seeds, Training, TrainSet
 from qtuning.files import exclusive, read_json
 from qtuning.model.batch import Sample
@@ -47,7 +46,7 @@ class Scan:
 def scan(
     model: Model,
     train_set: TrainSet,
-    layout: Layout,
+    paths: ResultPaths,
     *,
     sample_ratio: float,
     limit: int | None = None,
@@ -61,7 +60,7 @@ def scan(
     quadrant (1 to 4, of the median split), quadrant_thresholds (0 between them), kept, supplement: what Q-Tuning would
     keep of `sample_ratio`. progress: called with (samples done, of how many).
 
-    The model is made ready in `layout` once; the data is prepared in a temporary folder. Raises UserError where the
+    The model is made ready in `paths` once; the data is prepared in a temporary folder. Raises UserError where the
     model or the data cannot be used.
     """
     cell = Cell(
@@ -72,8 +71,8 @@ def scan(
         training=Training(cutoff=cutoff),
         seeds=Seeds(data=0, pruner=0, init=0),
     )
-    folder = layout.model(cell)
-    with exclusive(layout.lock(model_id(model)), f"base model {model.name}"):
+    folder = paths.model(cell)
+    with exclusive(paths.lock(model_id(model)), f"base model {model.name}"):
         if not (folder / MARKER).exists():
             make_ready(model, folder)
     with tempfile.TemporaryDirectory(prefix="qtuning-plane-") as temporary:

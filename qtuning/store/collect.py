@@ -10,8 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.grid import Grid
-from qtuning.experiment.layout import HELPERS
-from qtuning.experiment.names import cell_id, evaluation_id
+from qtuning.experiment.names import AUXILIARY, cell_id, evaluation_id
 from qtuning.experiment.schema import Cell, Pruning, Readings, Seeds
 from qtuning.experiment.yaml_files import explain
 from qtuning.files import canonical_json
@@ -177,7 +176,7 @@ def identity(grid: Grid, cell: Cell) -> dict[str, Any]:
 def _options(pruning: Pruning) -> dict[str, Any]:
     """Options of both pruners, the readings that concern every method, and the reference model's name."""
     method_wide = {name: getattr(pruning, name) for name in Readings.model_fields}
-    for role in HELPERS:
+    for role in AUXILIARY:
         if (model := getattr(pruning, role)) is not None:
             method_wide[role] = model.name
     if not pruning.scoring.exact or pruning.scoring.label != "fresh":

@@ -18,7 +18,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list
 
 from qtuning.errors import UserError
-from qtuning.experiment.layout import HELPERS
+from qtuning.experiment.names import AUXILIARY
 from qtuning.experiment.schema import Cell
 from qtuning.files import exclusive, read_json, remove_leftovers, write_json
 from qtuning.train import checkpoint
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--samples", type=Path, required=True, help="folder with samples.parquet")
     parser.add_argument("--out", type=Path, required=True, help="folder of the cell")
     parser.add_argument("--state", type=Path, required=True, help="folder of the resume state")
-    for role in HELPERS:
+    for role in AUXILIARY:
         parser.add_argument(f"--{role}", type=Path, help=f"folder with the model.json of the cell's {role} model")
     parser.add_argument("--tracking", default="auto", help="W&B: auto, online, offline or disabled")
     parser.add_argument("--group", action="append", default=[], help="experiment(s) the cell belongs to")
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     accelerator = Accelerator(
         mixed_precision=cell.training.mixed_precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)]
     )
-    helpers = {role: getattr(args, role) for role in HELPERS if getattr(args, role) is not None}
+    helpers = {role: getattr(args, role) for role in AUXILIARY if getattr(args, role) is not None}
     failure = args.out / "failed.json"
     try:
         with _sole_writer(accelerator, args.state):

@@ -17,8 +17,7 @@ from qtuning.cli.plan import plan
 from qtuning.errors import UserError
 from qtuning.evaluation.tasks import DEFAULT_NEW_TOKENS, TASKS
 from qtuning.experiment.grid import Library
-from qtuning.experiment.layout import Layout
-from qtuning.experiment.names import cell_id, evaluation_id
+from qtuning.experiment.names import ResultPaths, cell_id, evaluation_id
 from qtuning.files import write_json
 from qtuning.plan.assumptions import read_assumptions
 from qtuning.plan.bill import Bill, bill_of
@@ -31,7 +30,7 @@ ITEMS = 2376 + 1172 + 1319 + 10_570 + 17_944
 
 
 def jobs(configs: Path, results: Path, *names: str) -> Jobs:
-    return jobs_of(Library(configs).experiments(names), Layout(results), read_assumptions(configs))
+    return jobs_of(Library(configs).experiments(names), ResultPaths(results), read_assumptions(configs))
 
 
 def bill(configs: Path, results: Path, *names: str, gpu: str = "h100") -> Bill:
@@ -91,7 +90,7 @@ def test_an_experiment_without_evaluation_is_trained_only(configs: Path, tmp_pat
     (grid,) = Library(configs).experiments(["mini"])
     bare = replace(grid, experiment=grid.experiment.model_copy(update={"evaluation": None}))
     assumptions = read_assumptions(configs)
-    found = bill_of(jobs_of([bare], Layout(tmp_path), assumptions), machines()["cpu"], 1, None)
+    found = bill_of(jobs_of([bare], ResultPaths(tmp_path), assumptions), machines()["cpu"], 1, None)
     (row,) = found.rows
     assert (row.cells, row.done, row.trainings, row.evaluations) == (11, 1, 10, 0)  # zero-shot asks for nothing
     assert found.total.evaluation == found.items == 0 < found.total.training

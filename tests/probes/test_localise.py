@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from qtuning.data.prepare import prepare
 from qtuning.data.samples import load
 from qtuning.errors import UserError
-from qtuning.experiment.layout import Layout
 from qtuning.experiment.methods import pruning
+from qtuning.experiment.names import ResultPaths
 from qtuning.experiment.schema import (
     Cell,
     FileSource,
@@ -77,9 +77,9 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sums with errors, prepared for the shipped model."""
     root = tmp_path_factory.mktemp("localisation")
     write_text(root / "rows.jsonl", "\n".join(map(json.dumps, ROWS)))
-    cell, layout = a_cell(root, "full"), Layout(root)
-    make_ready(cell.model, layout.model(cell))
-    prepare(cell, layout.model(cell), layout.samples(cell))
+    cell, paths = a_cell(root, "full"), ResultPaths(root)
+    make_ready(cell.model, paths.model(cell))
+    prepare(cell, paths.model(cell), paths.samples(cell))
     return root
 
 
@@ -96,18 +96,18 @@ def a_cell(root: Path, method: str, **options: Any) -> Cell:
 
 def answer_of(root: Path, cell: Cell, status: str = "done") -> dict[str, Any]:
     """The answer for a cell whose training changed nothing: its weights are the base model's."""
-    layout = Layout(root)
-    base, folder = resolve(layout.model(cell)), layout.cell(cell)
+    paths = ResultPaths(root)
+    base, folder = resolve(paths.model(cell)), paths.cell(cell)
     load_model(base, "float32").save_pretrained(folder / "weights")
     load_tokenizer(base).save_pretrained(folder / "weights")
     write_json(folder / "train.json", {"status": status})
-    return dict(read_json(localise(cell, layout)))
+    return dict(read_json(localise(cell, paths)))
 
 
 def test_places_of_the_tokens(ground: Path) -> None:
-    layout, cell = Layout(ground), a_cell(ground, "full")
-    stored = load(layout.samples(cell))
-    tokenizer = load_tokenizer(resolve(layout.model(cell)))
+    paths, cell = ResultPaths(ground), a_cell(ground, "full")
+    stored = load(paths.samples(cell))
+    tokenizer = load_tokenizer(resolve(paths.model(cell)))
     assert stored.errors is not None
     for row, sample, places in zip(ROWS, stored, stored.errors, strict=True):
         assert bool(places) == bool(row["errors"])
@@ -182,11 +182,11 @@ def test_a_diverged_cell_has_the_base_model_s_answer_alone(ground: Path) -> None
 
 def test_refusals(ground: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no trained cell; train it first"):
-        localise(a_cell(ground, "entropy+random"), Layout(ground))
+        localise(a_cell(ground, "entropy+random"), ResultPaths(ground))
     write_text(tmp_path / "rows.jsonl", json.dumps({"instruction": "a", "output": "b"}))
-    cell, layout = a_cell(tmp_path, "full"), Layout(tmp_path)
-    make_ready(cell.model, layout.model(cell))
-    prepare(cell, layout.model(cell), layout.samples(cell))
-    write_json(layout.cell(cell) / "train.json", {"status": "done"})
+    cell, paths = a_cell(tmp_path, "full"), ResultPaths(tmp_path)
+    make_ready(cell.model, paths.model(cell))
+    prepare(cell, paths.model(cell), paths.samples(cell))
+    write_json(paths.cell(cell) / "train.json", {"status": "done"})
     with pytest.raises(UserError, match="its train set states no errors"):
-        localise(cell, layout)
+        localise(cell, paths)

@@ -12,8 +12,7 @@ import psutil
 import pytest
 
 from qtuning.experiment.grid import Library
-from qtuning.experiment.layout import Layout
-from qtuning.experiment.names import cell_id, cell_json, pair_id
+from qtuning.experiment.names import ResultPaths, cell_id, cell_json, pair_id
 from qtuning.experiment.schema import Cell
 from qtuning.files import write_text
 from qtuning.model.load import make_ready
@@ -33,27 +32,27 @@ def owner() -> Iterator["subprocess.Popen[bytes]"]:
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, Cell]:
+def ground(tmp_path_factory: pytest.TempPathFactory) -> tuple[ResultPaths, Cell]:
     """The mini world and its model, and a short Q-Tuning cell whose train set is not prepared yet."""
     (grid,) = Library(REPOSITORY / "configs").experiments(["mini"])
     usual = next(cell for cell in grid.cells if cell.pruning is not None and cell.pruning.method == "q-tuning")
     assert usual.training is not None
     cell = usual.model_copy(update={"limit_train": 96, "training": usual.training.model_copy(update={"epochs": 6})})
-    layout = Layout(tmp_path_factory.mktemp("warm"))
-    make_ready(cell.model, layout.model(cell))
-    write_text(layout.configuration(cell_id(cell)), cell_json(cell) + "\n")
-    inputs = WorkflowInputs([type(grid)(grid.experiment, (cell,))], layout, None)
-    write_text(layout.configuration(pair_id(cell)), inputs.configuration(pair_id(cell)) + "\n")
-    return layout, cell
+    paths = ResultPaths(tmp_path_factory.mktemp("warm"))
+    make_ready(cell.model, paths.model(cell))
+    write_text(paths.configuration(cell_id(cell)), cell_json(cell) + "\n")
+    inputs = WorkflowInputs([type(grid)(grid.experiment, (cell,))], paths, None)
+    write_text(paths.configuration(pair_id(cell)), inputs.configuration(pair_id(cell)) + "\n")
+    return paths, cell
 
 
-def command(layout: Layout, name: str, identity: str, *more: str) -> list[str]:
-    arguments = [name, str(layout.configuration(identity)), "--results", str(layout.root), *more]
+def command(paths: ResultPaths, name: str, identity: str, *more: str) -> list[str]:
+    arguments = [name, str(paths.configuration(identity)), "--results", str(paths.root), *more]
     return [sys.executable, "-m", "qtuning", *arguments]
 
 
-def train(layout: Layout, cell: Cell, *more: str) -> list[str]:
-    return command(layout, "train", cell_id(cell), "--tracking", "disabled", *more)
+def train(paths: ResultPaths, cell: Cell, *more: str) -> list[str]:
+    return command(paths, "train", cell_id(cell), "--tracking", "disabled", *more)
 
 
 def environment(owner: "subprocess.Popen[bytes] | None") -> dict[str, str]:
@@ -82,17 +81,17 @@ def wait_until(true: object, what: str, seconds: float = 60.0) -> None:
 
 @pytest.mark.slow
 def test_a_warm_job_makes_the_same_bytes_and_its_deaths_lose_nothing(
-    owner: "subprocess.Popen[bytes]", ground: tuple[Layout, Cell], tmp_path: Path
+    owner: "subprocess.Popen[bytes]", ground: tuple[ResultPaths, Cell], tmp_path: Path
 ) -> None:
-    layout, cell = ground
+    paths, cell = ground
     warm, cold = environment(owner), environment(None)
-    done = subprocess.run(command(layout, "prepare", pair_id(cell)), env=warm, capture_output=True, text=True)
+    done = subprocess.run(command(paths, "prepare", pair_id(cell)), env=warm, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     server = server_of(owner)
-    metrics, digest = layout.state(cell) / "metrics.jsonl", layout.cell(cell) / "weights.sha256"
+    metrics, digest = paths.state(cell) / "metrics.jsonl", paths.cell(cell) / "weights.sha256"
 
     # asked to stop, the job stops after its update, with a checkpoint
-    with subprocess.Popen(train(layout, cell), env=warm, stderr=subprocess.PIPE, text=True) as job:
+    with subprocess.Popen(train(paths, cell), env=warm, stderr=subprocess.PIPE, text=True) as job:
         wait_until(lambda: metrics.exists() and metrics.stat().st_size > 0, "an update")
         job.send_signal(signal.SIGTERM)
         _, printed = job.communicate()
@@ -100,13 +99,13 @@ def test_a_warm_job_makes_the_same_bytes_and_its_deaths_lose_nothing(
     assert "as asked; the same command goes on from here" in printed
 
     # a client that dies without a word takes its job with it
-    with subprocess.Popen(train(layout, cell), env=warm, stderr=subprocess.DEVNULL) as job:
+    with subprocess.Popen(train(paths, cell), env=warm, stderr=subprocess.DEVNULL) as job:
         wait_until(lambda: server.children(), "a job")
         job.kill()
     wait_until(lambda: not server.children(), "the end of the job")
 
     # and so does a server; the next command starts another
-    with subprocess.Popen(train(layout, cell), env=warm, stderr=subprocess.PIPE, text=True) as job:
+    with subprocess.Popen(train(paths, cell), env=warm, stderr=subprocess.PIPE, text=True) as job:
         wait_until(lambda: server.children(), "a job")
         (child,) = server.children()
         server.kill()
@@ -115,22 +114,22 @@ def test_a_warm_job_makes_the_same_bytes_and_its_deaths_lose_nothing(
     assert "the warm server died" in printed
     wait_until(lambda: not child.is_running(), "the end of the job")
 
-    done = subprocess.run(train(layout, cell), env=warm, capture_output=True, text=True)
+    done = subprocess.run(train(paths, cell), env=warm, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert server_of(owner).pid != server.pid
     warm_digest = digest.read_text()
     digest.unlink()
-    done = subprocess.run(train(layout, cell), env=cold, capture_output=True, text=True)
+    done = subprocess.run(train(paths, cell), env=cold, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert digest.read_text() == warm_digest != ""
 
 
 def test_failures_read_as_without_a_server_and_the_server_ends_with_its_owner(tmp_path: Path) -> None:
-    layout = Layout(tmp_path)
+    paths = ResultPaths(tmp_path)
     with subprocess.Popen(["sleep", "600"]) as owner:
         try:
             results = [
-                subprocess.run(command(layout, "train", "nothing"), env=env, capture_output=True, text=True)
+                subprocess.run(command(paths, "train", "nothing"), env=env, capture_output=True, text=True)
                 for env in (environment(owner), environment(None))
             ]
             server = server_of(owner)

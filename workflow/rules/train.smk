@@ -6,7 +6,7 @@ rule train:
     input:
         configuration=ROOT / "configurations/{cell}.json",
         model=lambda wildcards: INPUTS.model(wildcards.cell),
-        helpers=lambda wildcards: INPUTS.helpers(wildcards.cell),
+        auxiliary=lambda wildcards: INPUTS.auxiliary_models(wildcards.cell),
         samples=lambda wildcards: INPUTS.samples(wildcards.cell),
     output:
         marker=ROOT / "cells/{cell}/train.json",
