@@ -11,7 +11,7 @@ from benchmarks.mini import mini_world
 from benchmarks.report import Checked, Table, Value
 from benchmarks.shapes import Setting, build, keep_share, ragged
 from qtuning.model.batch import Sample
-from qtuning.model.load import load_model, resolve
+from qtuning.model.load import load_model, model_path
 from qtuning.model.packed import PackedModel, half_weights
 from qtuning.pruners.base import Candidates
 from qtuning.pruners.method import Method
@@ -72,7 +72,7 @@ def _fidelity(setting: Setting) -> Table:
     device, sizes = setting.device, setting.sizes
     with mini_world() as mini:
         samples = mini.samples()
-        language_model = load_model(resolve(mini.paths.model(mini.cell)), "float32")
+        language_model = load_model(model_path(mini.paths.model(mini.cell)), "float32")
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()
     shuffled = [samples[index] for index in order]
     model = PackedModel(language_model).to(device).train()

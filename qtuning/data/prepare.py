@@ -76,7 +76,7 @@ def prepare(
     """
     from rich.console import Console
 
-    from qtuning.model.load import load_tokenizer, resolve
+    from qtuning.model.load import load_tokenizer, model_path
 
     if cell.train_set is None or cell.training is None:
         raise ValueError("a zero-shot cell has no train set")
@@ -84,7 +84,7 @@ def prepare(
     console = console or Console()
     out.mkdir(parents=True, exist_ok=True)
     (out / REPORT).unlink(missing_ok=True)
-    tokenizer = load_tokenizer(resolve(model_dir))
+    tokenizer = load_tokenizer(model_path(model_dir))
     fingerprint = tokenizer_fingerprint(tokenizer)
     candidates, bad = validate(read_rows(train_set, data_dir=data_dir), train_set)
     read = len(candidates) + len(bad)

@@ -14,10 +14,10 @@ def evaluate_cell(cell: Cell, evaluation: Evaluation, paths: ResultPaths, *, dat
     A cell that diverged has no weights to evaluate: its scores are recorded as skipped, with the reason, so that
     tables show a hole instead of the workflow stopping. Raises UserError where the cell is not trained.
     """
-    from qtuning.model.load import resolve
+    from qtuning.model.load import model_path
 
     folder, out = paths.cell(cell), paths.evaluation(cell, evaluation)
-    base, adapter = resolve(paths.model(cell)), None
+    base, adapter = model_path(paths.model(cell)), None
     if cell.zero_shot:
         write_text(folder / "cell.json", cell_json(cell) + "\n")
     else:

@@ -35,7 +35,7 @@ DECLARED = "__qtuning_pruner__"  # the attribute in which `pruners.plugin.pruner
 SCORES: tuple[Need, ...] = ("scores",)
 
 
-def resolve(name: str, kind: Kind) -> PrunerInfo:
+def find_pruner(name: str, kind: Kind) -> PrunerInfo:
     """What is known of the pruner `name` of that kind. UserError, one line, if there is none or it is unusable."""
     return BUILT_IN[kind].get(name) or _plugin(name, kind)
 

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from qtuning.errors import UserError
-from qtuning.experiment.lookup import resolve
+from qtuning.experiment.lookup import find_pruner
 from qtuning.experiment.registry import NAMED_METHODS, SAMPLE_PRUNERS, TOKEN_PRUNERS, Kind, PrunerInfo
 from qtuning.experiment.schema import MethodEntry, Model, Pruning, Ratios, Readings, Scoring
 from qtuning.experiment.yaml_files import explain, nearest
@@ -36,7 +36,7 @@ def pruning(
     kinds: tuple[Kind, Kind] = ("sample", "token")
     for name, kind in zip(names, kinds, strict=True):
         try:
-            found.append(resolve(name, kind))
+            found.append(find_pruner(name, kind))
         except UserError as error:
             problems.append(str(error))
     if problems:

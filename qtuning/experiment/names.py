@@ -6,7 +6,7 @@ Equal work has equal names, so that it is done once, whichever experiments ask f
 from dataclasses import dataclass
 from pathlib import Path
 
-from qtuning.experiment.lookup import resolve
+from qtuning.experiment.lookup import find_pruner
 from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS
 from qtuning.experiment.schema import Cell, Evaluation, Lora, Model, Pruning
 from qtuning.files import canonical_json, short_hash
@@ -49,12 +49,12 @@ def _canonical_pruning(pruning: Pruning) -> Pruning:
     A token pruner that sets its amount itself does so at every ratio below 1.
     """
     changes: dict[str, object] = {}
-    token = resolve(pruning.token_pruner, "token")
+    token = find_pruner(pruning.token_pruner, "token")
     if pruning.token_ratio == 1:
         changes |= {"token_pruner": "none", "token_options": {}, "token_version": TOKEN_PRUNERS["none"].version}
     elif token.budget == "own":
         changes["token_ratio"] = 0.5
-    if pruning.sample_ratio == 1 and resolve(pruning.sample_pruner, "sample").scope == "epoch":
+    if pruning.sample_ratio == 1 and find_pruner(pruning.sample_pruner, "sample").scope == "epoch":
         changes |= {"sample_pruner": "full", "sample_options": {}, "sample_version": SAMPLE_PRUNERS["full"].version}
     if (reference := pruning.reference) is not None:
         needed = pruning.token_ratio < 1 or "reference" not in token.needs

@@ -55,7 +55,7 @@ def make_ready(model: Model, out: Path) -> None:
     )
 
 
-def resolve(folder: Path) -> Path:
+def model_path(folder: Path) -> Path:
     """The folder with the weights of a model made ready in `folder`; UserError if it is not, or has vanished."""
     folder = Path(folder)
     try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qtuning.experiment.lookup import resolve
+from qtuning.experiment.lookup import find_pruner
 from qtuning.experiment.registry import Need
 from qtuning.experiment.schema import Cell, Pruning, Training
 from qtuning.model.flops import ModelShape, Positions
@@ -69,7 +69,7 @@ class Work:
 
 def needs_of(pruning: Pruning) -> Needs:
     """What a pruning configuration needs of the train set before an epoch, and of a batch before it is pruned."""
-    sample, token = resolve(pruning.sample_pruner, "sample"), resolve(pruning.token_pruner, "token")
+    sample, token = find_pruner(pruning.sample_pruner, "sample"), find_pruner(pruning.token_pruner, "token")
     by_epoch = sample.scope == "epoch" and pruning.updates == "as-defined"
     asked = pruning.sample_ratio < 1 or sample.scope == "batch"
     of_sample = sample.all_needs(sample.options.model_validate(pruning.sample_options)) if asked else frozenset()

@@ -73,7 +73,7 @@ def localise(cell: Cell, paths: ResultPaths) -> Path:
 
     from qtuning.data.samples import load
     from qtuning.model.batch import Sample
-    from qtuning.model.load import load_model, resolve
+    from qtuning.model.load import load_model, model_path
 
     folder = paths.cell(cell)
     if cell.pruning is None or cell.training is None or not (folder / "train.json").exists():
@@ -90,7 +90,7 @@ def localise(cell: Cell, paths: ResultPaths) -> Path:
         np.isin(np.arange(sample.prompt, len(sample.tokens)), places)
         for sample, places in zip(samples, stored.errors, strict=True)
     ]
-    base, device = resolve(paths.model(cell)), Accelerator().device
+    base, device = model_path(paths.model(cell)), Accelerator().device
     answer: dict[str, Any] = {"cell": cell_id(cell), "lambda": _smoothing(cell)[0]}
     answer["base"] = _measure(cell, load_model(base, cell.dtype), samples, wrong, device)
     status = read_json(folder / "train.json")["status"]

@@ -17,7 +17,7 @@ from qtuning.experiment.names import ResultPaths, model_id
 from qtuning.experiment.schema import Cell, Model, Pruning, Seeds, Training, TrainSet
 from qtuning.files import exclusive, read_json
 from qtuning.model.batch import Sample
-from qtuning.model.load import MARKER, load_model, make_ready, resolve
+from qtuning.model.load import MARKER, load_model, make_ready, model_path
 from qtuning.model.packed import PackedModel, check_packed_forward
 from qtuning.pruners.base import DROPPED, Budget, Candidates
 from qtuning.pruners.q_tuning import triage
@@ -82,7 +82,7 @@ def scan(
     samples = [
         Sample(row.sample, torch.as_tensor(row.input_ids, dtype=torch.int64), row.prompt_length) for row in stored
     ]
-    scores = _score(resolve(folder), model, samples, progress)
+    scores = _score(model_path(folder), model, samples, progress)
     columns, thresholds = _triage(scores, samples, sample_ratio)
     rows = table.select(pl.col("sample").alias("row"), "line", "id", "kind").with_columns(**columns)
     return Scan(rows, thresholds, report)

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from qtuning.errors import UserError
-from qtuning.experiment.lookup import BUILT_IN, bind, kinds_of, resolve
+from qtuning.experiment.lookup import BUILT_IN, bind, find_pruner, kinds_of
 from qtuning.experiment.registry import Kind
 from qtuning.pruners.conformance import Outcome, Subject, check
 
@@ -54,7 +54,7 @@ def _chosen_options(options: Sequence[str]) -> dict[str, Any]:
 
 def subjects_of(name: str, kinds: Sequence[Kind], chosen: dict[str, Any]) -> list[Subject]:
     """The pruners of that name. An option that only one of two knows is for that one."""
-    infos = [(resolve(name, kind), kind) for kind in kinds]
+    infos = [(find_pruner(name, kind), kind) for kind in kinds]
     known = [{field.alias or key for key, field in info.options.model_fields.items()} for info, _ in infos]
     subjects = []
     for (info, kind), mine in zip(infos, known, strict=True):

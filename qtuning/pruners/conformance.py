@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from qtuning.errors import UserError
-from qtuning.experiment.lookup import bind, reason, resolve
+from qtuning.experiment.lookup import bind, find_pruner, reason
 from qtuning.experiment.registry import Kind, PrunerInfo
 from qtuning.pruners.method import check_samples, check_tokens
 from qtuning.pruners.specimens import Specimen, degenerate, limited, ordinary, permuted, random_candidates, specimen
@@ -289,7 +289,7 @@ def main() -> None:
     results: list[list[Answer] | str] = []
     for name, kind, options in json.loads(sys.stdin.read()):
         try:
-            subject = Subject(resolve(name, kind), kind, options)
+            subject = Subject(find_pruner(name, kind), kind, options)
             results.append([subject.fresh(case) for case in reversed(ordinary())][::-1])
         except (Exception, SystemExit) as error:
             results.append(_finding(error))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from qtuning.errors import UserError
-from qtuning.experiment.lookup import bind, resolve
+from qtuning.experiment.lookup import bind, find_pruner
 from qtuning.experiment.registry import SAMPLE_PRUNERS, Need, PrunerInfo
 from qtuning.experiment.schema import Pruning
 from qtuning.pruners.base import (
@@ -182,7 +182,7 @@ def _again(
 
 def method_of(pruning: Pruning) -> Method:
     """Look the pruners up. UserError where one is unknown or its code has changed since the cell was made."""
-    sample, token = resolve(pruning.sample_pruner, "sample"), resolve(pruning.token_pruner, "token")
+    sample, token = find_pruner(pruning.sample_pruner, "sample"), find_pruner(pruning.token_pruner, "token")
     layers = [options["layer"] for options in (pruning.sample_options, pruning.token_options) if "layer" in options]
     if len(set(layers)) > 1:
         raise UserError(

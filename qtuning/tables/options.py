@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any, Literal
 
 from qtuning.errors import UserError
-from qtuning.experiment.lookup import resolve
+from qtuning.experiment.lookup import find_pruner
 from qtuning.experiment.schema import Readings
 
 Part = Literal["sample", "token", "method"]
@@ -75,7 +75,7 @@ def _defaults(name: str, kind: Literal["sample", "token"]) -> dict[str, Any]:
     """Default values by the names a configuration uses; none of a plug-in that is not at hand where a store is drawn:
     what is not known to be a default is shown."""
     try:
-        found: dict[str, Any] = resolve(name, kind).options().model_dump(mode="json", by_alias=True)
+        found: dict[str, Any] = find_pruner(name, kind).options().model_dump(mode="json", by_alias=True)
     except UserError:
         return {}
     return found

@@ -20,7 +20,7 @@ from qtuning.experiment.names import cell_id, cell_json
 from qtuning.experiment.schema import Cell, Training
 from qtuning.files import atomic_path, file_digest, read_json, write_json, write_text
 from qtuning.model.batch import Sample
-from qtuning.model.load import load_model, load_tokenizer, resolve
+from qtuning.model.load import load_model, load_tokenizer, model_path
 from qtuning.model.packed import PackedModel, causal_lm_of, check_packed_forward
 from qtuning.provenance import provenance
 from qtuning.pruners.base import Instructions
@@ -64,7 +64,7 @@ def train(
     helper_folders = helper_folders or {}
     started = time.perf_counter()
     _check_processes(accelerator, cell.training)
-    base = resolve(model_folder)
+    base = model_path(model_folder)
     dataset, instructions = _load_samples(samples_folder)
     method = method_of(cell.pruning)
 

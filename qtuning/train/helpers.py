@@ -12,7 +12,7 @@ from qtuning.errors import UserError
 from qtuning.experiment.schema import Cell, Scoring
 from qtuning.files import read_json
 from qtuning.model.batch import Sample
-from qtuning.model.load import load_model, load_tokenizer, resolve
+from qtuning.model.load import load_model, load_tokenizer, model_path
 from qtuning.model.packed import PackedModel, check_packed_forward
 from qtuning.scoring.scores import SCORES, BatchScores, NonFinite
 from qtuning.train.cost import Cost, shape_of
@@ -38,7 +38,7 @@ def scores_under(
     name = getattr(cell.pruning, role).name
     if folder is None:
         raise UserError(f"--{role}: required: the folder of the model {name} that the cell names")
-    path, report = resolve(folder), read_json(samples_folder / "report.json")
+    path, report = model_path(folder), read_json(samples_folder / "report.json")
     if tokenizer_fingerprint(load_tokenizer(path)) != report.get("tokenizer_fingerprint"):
         raise UserError(
             f"options.{role} = {name!r}: has another tokenizer than {cell.model.name}; choose one of its family"

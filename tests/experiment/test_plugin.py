@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from qtuning.errors import UserError
-from qtuning.experiment.lookup import bind, kinds_of, resolve
+from qtuning.experiment.lookup import bind, find_pruner, kinds_of
 from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS
 from qtuning.pruners.base import (
     Budget,
@@ -63,31 +63,29 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> File:
 
 def refusal(name: str, kind: Any = "sample") -> str:
     with pytest.raises(UserError) as error:
-        resolve(name, kind)
+        find_pruner(name, kind)
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
 def test_built_in_names_are_themselves() -> None:
-    assert resolve("q-tuning", "sample") is SAMPLE_PRUNERS["q-tuning"]
-    assert resolve("q-tuning", "token") is TOKEN_PRUNERS["q-tuning"]
+    assert find_pruner("q-tuning", "sample") is SAMPLE_PRUNERS["q-tuning"]
+    assert find_pruner("q-tuning", "token") is TOKEN_PRUNERS["q-tuning"]
     assert (kinds_of("random"), kinds_of("longest"), kinds_of("ppl")) == (["sample", "token"], ["sample"], ["token"])
 
 
 def test_built_in_names_need_no_torch() -> None:
-    code = (
-        "import sys; from qtuning.experiment.lookup import resolve; resolve('q-tuning', 'token'); print(*sys.modules)"
-    )
+    code = "import sys; from qtuning.experiment import lookup; lookup.find_pruner('ppl', 'token'); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "qtuning.experiment.registry" in loaded and "torch" not in loaded
 
 
 def test_file_beside_the_user(file: File) -> None:
     name = f"{file(PLAIN)}:plain"
-    info = resolve(name, "sample")
+    info = find_pruner(name, "sample")
     assert (info.name, info.function, info.label) == (name, name, "plain")
     assert (info.scope, info.needs, info.budget) == ("batch", {"scores"}, "asked")
-    assert resolve(name, "sample") is info and kinds_of(name) == ["sample"]
+    assert find_pruner(name, "sample") is info and kinds_of(name) == ["sample"]
     assert bind(info, {}, "sample")(BATCH, BUDGET, generator(0)).kept.tolist() == [False, True, False, True]
 
 
@@ -96,7 +94,7 @@ def test_file_beside_the_user_is_found_by_console_scripts(tmp_path: Path) -> Non
     (tmp_path / "beside.py").write_text("def f(candidates, selection, budget, rng): ...\n")
     code = (
         "import os, sys; sys.path = [p for p in sys.path if p not in ('', os.getcwd())]\n"
-        "from qtuning.experiment.lookup import resolve; print(resolve('beside:f', 'token').label)"
+        "from qtuning.experiment.lookup import find_pruner; print(find_pruner('beside:f', 'token').label)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("f\n", 0), done.stderr
@@ -111,7 +109,7 @@ def test_scope_needs_and_options(file: File) -> None:
             selection.log.update(share=share, lambda_=lambda_, side=float(side == "high"))
             return selection
     """)
-    info = resolve(f"{module}:keep", "sample")
+    info = find_pruner(f"{module}:keep", "sample")
     assert (info.scope, info.needs) == ("epoch", {"losses", "scores"})
     assert info.options().model_dump(by_alias=True) == {"share": 0.5, "lambda": 2, "side": "low"}
     log = bind(info, {"lambda": 3, "side": "high"}, "sample")(BATCH, BUDGET, generator(0)).log
@@ -145,21 +143,21 @@ def test_class_is_made_with_its_options_and_called_without(file: File, future: b
         def annotated(candidates: "Nowhere", budget: "Nowhere", rng: "Nowhere", *, share: "float" = 1) -> "Nowhere": ...
     """
     module = file(text, "from __future__ import annotations\n" + textwrap.dedent(PREAMBLE) if future else PREAMBLE)
-    info = resolve(f"{module}:Ends", "token")
+    info = find_pruner(f"{module}:Ends", "token")
     selection = keep_prunable(torch.tensor([True, False, True, False]))
     for options, expected in (
         ({}, [1, 1, 0, 0, 0, 0, 0, 0]),
         ({"first": False, "at_most": 3}, [0, 0, 1, 0, 1, 1, 0, 0]),
     ):
         assert bind(info, options, "token")(BATCH, selection, BUDGET, generator(0)).int().tolist() == expected
-    assert list(resolve(f"{module}:annotated", "sample").options.model_fields) == ["share"]
+    assert list(find_pruner(f"{module}:annotated", "sample").options.model_fields) == ["share"]
 
 
 def test_version_is_that_of_the_file(file: File) -> None:
     """Cells made with another version of the file are other cells; a re-export follows the file it comes from."""
     one, same, other = file(PLAIN), file(PLAIN), file(PLAIN + "\n# changed\n")
     again = file(f"from {one} import plain")
-    first, second, third, fourth = (resolve(f"{m}:plain", "sample").version for m in (one, same, other, again))
+    first, second, third, fourth = (find_pruner(f"{m}:plain", "sample").version for m in (one, same, other, again))
     assert first == second == fourth != third
     assert first.startswith("sha256:") and len(first) == len("sha256:") + 8
 
@@ -176,9 +174,9 @@ def test_entry_points_of_installed_packages(file: File, tmp_path: Path) -> None:
     sys.path.append(str(tmp_path))
     name = f"lowest-{module}"
     assert kinds_of(name) == ["sample", "token"]
-    info = resolve(name, "sample")
+    info = find_pruner(name, "sample")
     assert (info.name, info.function, info.label) == (name, f"{module}:plain", "plain")
-    assert resolve("random", "sample") is SAMPLE_PRUNERS["random"], "built-in names stay what they are"
+    assert find_pruner("random", "sample") is SAMPLE_PRUNERS["random"], "built-in names stay what they are"
     assert f"did you mean {name}?" in refusal(f"lowst-{module}")
 
 
@@ -249,7 +247,7 @@ def test_class_that_refuses_its_options(file: File) -> None:
             def __call__(self, candidates, budget, rng):
                 return keep_first(candidates.numbers, budget.samples)
     """)
-    info = resolve(f"{module}:Picky", "sample")
+    info = find_pruner(f"{module}:Picky", "sample")
     assert bind(info, {"high": 2}, "sample")
     with pytest.raises(UserError, match=r"cannot be made .*: ValueError: low is above high \(user_.*line"):
         bind(info, {"low": 2}, "sample")

@@ -53,17 +53,17 @@ def test_a_local_folder(tiny, tmp_path):
     assert marker["revision"] is None
     assert marker["sha256"] == models.weights_digest(tiny)
     assert marker["source"]["id"] == str(tiny)
-    assert models.resolve(tmp_path) == tiny
+    assert models.model_path(tmp_path) == tiny
 
 
 def test_a_vanished_model_and_none_at_all(tiny, tmp_path):
     with pytest.raises(UserError, match="no model made ready here"):
-        models.resolve(tmp_path)
+        models.model_path(tmp_path)
     copy = shutil.copytree(tiny, tmp_path / "copy")
     models.make_ready(model(HubSource(id=str(copy))), tmp_path / "ready")
     shutil.rmtree(copy)
     with pytest.raises(UserError, match="has vanished"):
-        models.resolve(tmp_path / "ready")
+        models.model_path(tmp_path / "ready")
 
 
 def hub_cache(tiny: Path, cache: Path, monkeypatch) -> Path:
@@ -84,7 +84,7 @@ def test_a_cached_hub_model_is_found_offline_and_pinned_to_its_commit(tiny, tmp_
     models.make_ready(model(HubSource(id="owner/tiny")), tmp_path / "ready")
     marker = read_json(tmp_path / "ready" / "model.json")
     assert marker["revision"] == COMMIT
-    assert models.resolve(tmp_path / "ready") == snapshot
+    assert models.model_path(tmp_path / "ready") == snapshot
 
 
 def test_a_hub_model_that_cannot_be_had(tiny, tmp_path, monkeypatch):
@@ -262,7 +262,7 @@ def test_gemma_from_gguf(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "weights"]
     assert read_json(tmp_path / "model.json")["path"] == "weights"
     assert not list(tmp_path.rglob("*.gguf"))
-    folder = models.resolve(tmp_path)
+    folder = models.model_path(tmp_path)
     loaded, tokenizer = models.load_model(folder, "float32"), models.load_tokenizer(folder)
     assert sum(parameter.numel() for parameter in loaded.parameters()) == 268_098_176
     assert "quantization_config" not in read_json(folder / "config.json")

@@ -26,7 +26,7 @@ from qtuning.experiment.schema import (
     TrainSet,
 )
 from qtuning.files import read_json, write_json, write_text
-from qtuning.model.load import load_model, load_tokenizer, make_ready, resolve
+from qtuning.model.load import load_model, load_tokenizer, make_ready, model_path
 from qtuning.probes.planted_errors import found_by_pruning, found_by_score, localise
 
 tokens = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=30)
@@ -97,7 +97,7 @@ def a_cell(root: Path, method: str, **options: Any) -> Cell:
 def answer_of(root: Path, cell: Cell, status: str = "done") -> dict[str, Any]:
     """The answer for a cell whose training changed nothing: its weights are the base model's."""
     paths = ResultPaths(root)
-    base, folder = resolve(paths.model(cell)), paths.cell(cell)
+    base, folder = model_path(paths.model(cell)), paths.cell(cell)
     load_model(base, "float32").save_pretrained(folder / "weights")
     load_tokenizer(base).save_pretrained(folder / "weights")
     write_json(folder / "train.json", {"status": status})
@@ -107,7 +107,7 @@ def answer_of(root: Path, cell: Cell, status: str = "done") -> dict[str, Any]:
 def test_places_of_the_tokens(ground: Path) -> None:
     paths, cell = ResultPaths(ground), a_cell(ground, "full")
     stored = load(paths.samples(cell))
-    tokenizer = load_tokenizer(resolve(paths.model(cell)))
+    tokenizer = load_tokenizer(model_path(paths.model(cell)))
     assert stored.errors is not None
     for row, sample, places in zip(ROWS, stored, stored.errors, strict=True):
         assert bool(places) == bool(row["errors"])

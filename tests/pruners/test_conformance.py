@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qtuning.cli import app as cli
-from qtuning.experiment.lookup import BUILT_IN, kinds_of, resolve
+from qtuning.experiment.lookup import BUILT_IN, find_pruner, kinds_of
 from qtuning.pruners.check import subjects_of
 from qtuning.pruners.conformance import Outcome, Subject, check
 
@@ -222,7 +222,7 @@ def outcomes(folder: Path) -> dict[str, list[Outcome]]:
         patch.syspath_prepend(str(folder))
         importlib.invalidate_caches()
         places = {name: f"{MODULE}:{name}" for name in [*KEPT, *BROKEN, "global_count"]}
-        subjects = [Subject(resolve(place, kind), kind) for place in places.values() for kind in kinds_of(place)]
+        subjects = [Subject(find_pruner(place, kind), kind) for place in places.values() for kind in kinds_of(place)]
         return dict(zip(places, check(subjects), strict=True))
 
 
