@@ -10,7 +10,7 @@ from benchmarks.clock import alternate
 from benchmarks.mini import mini_world
 from benchmarks.report import Checked, Table, Value
 from benchmarks.shapes import Setting, build, keep_share, ragged
-from qtuning.model.batch import Sample
+from qtuning.data.samples import Sample
 from qtuning.model.load import load_model, model_path
 from qtuning.model.packed import PackedModel, half_weights
 from qtuning.pruners.base import Candidates

@@ -8,7 +8,7 @@ from benchmarks import paths
 from benchmarks.fresh import in_fresh_process, peak_above
 from benchmarks.report import Checked, Table, Value
 from benchmarks.shapes import QUICK, Setting, Shape, build, keep_share, ragged
-from qtuning.model.batch import Sample
+from qtuning.data.samples import Sample
 from qtuning.model.packed import PackedModel
 
 TARGET = 0.22

@@ -6,17 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
 from rich.console import Console
 
 from qtuning.data.prepare import prepare
-from qtuning.data.samples import load
+from qtuning.data.samples import Sample, load_samples
 from qtuning.experiment.grid import Library
 from qtuning.experiment.names import ResultPaths, cell_id, cell_json, evaluation_id
 from qtuning.experiment.schema import Cell, Evaluation
 from qtuning.files import write_text
-from qtuning.model.batch import Sample
-from qtuning.model.load import make_ready
+from qtuning.model.load import make_ready, model_path
 
 REPOSITORY = Path(__file__).parent.parent
 EXPERIMENT = "mini"
@@ -37,8 +35,7 @@ class Mini:
 
     def samples(self) -> list[Sample]:
         """The tokenised train set."""
-        stored = load(self.paths.samples(self.cell))
-        return [Sample(row.sample, torch.as_tensor(row.input_ids).long(), row.prompt_length) for row in stored]
+        return load_samples(self.paths.samples(self.cell)).samples
 
 
 @contextmanager
@@ -55,5 +52,5 @@ def mini_world() -> Iterator[Mini]:
         model = ready.paths.model(cell)
         make_ready(cell.model, model)
         out = ready.paths.samples(cell)
-        prepare(cell, model, out, console=Console(quiet=True))
+        prepare(cell, model_path(model), out, console=Console(quiet=True))
         yield ready

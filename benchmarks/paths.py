@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.shapes import Kept
+from qtuning.data.samples import Sample
 from qtuning.experiment.schema import Pruning
 from qtuning.integrations.padded import IGNORED, cut, layout_of
-from qtuning.model.batch import Packed, Sample, pack
+from qtuning.model.batch import Packed, pack
 from qtuning.model.packed import PackedModel, half_weights
 from qtuning.pruners.base import Candidates
 from qtuning.pruners.method import Method, Selection, method_of

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
-from qtuning.model.batch import Sample
+from qtuning.data.samples import Sample
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qtuning.model.batch import Sample
+from qtuning.data.samples import Sample
 from qtuning.model.packed import PackedModel
 
 # (transformers' name, settings): everything about heads and attention that differs between families

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qtuning.model.batch import Sample
+from qtuning.data.samples import Sample
 
 Array = NDArray[np.float64]
 

@@ -107,12 +107,13 @@ def prepare(cell: CellFile, results: Results = RESULTS, data_dir: DataDir = None
     from qtuning.data.prepare import prepare as run
     from qtuning.experiment.names import ResultPaths
     from qtuning.files import exclusive
+    from qtuning.model.load import model_path
 
     loaded, paths = _read_cell(cell), ResultPaths(results)
     _needs_training(loaded, cell)
     folder = paths.samples(loaded)
     with exclusive(paths.lock(cell.stem), f"preparing {folder.name}"):
-        run(loaded, paths.model(loaded), folder, data_dir=data_dir)
+        run(loaded, model_path(paths.model(loaded)), folder, data_dir=data_dir)
 
 
 @app.command()

@@ -17,7 +17,7 @@ from qtuning.data.rows import Example, Reason, Refusal, parse
 from qtuning.data.samples import REPORT, SAMPLES
 from qtuning.data.sources import Row, read_rows
 from qtuning.data.templates import TemplateRefusal, render
-from qtuning.data.tokenise import Tokenised, tokenise
+from qtuning.data.tokenise import Tokenised, load_tokenizer, tokenise
 from qtuning.errors import UserError
 from qtuning.experiment.schema import Cell, Template, TrainSet
 from qtuning.files import atomic_path, write_json
@@ -58,25 +58,23 @@ class Usable:
     """A candidate with its tokens."""
 
     candidate: Candidate
-    tokens: Tokenised
+    tokenised: Tokenised
 
 
 def prepare(
     cell: Cell,
-    model_dir: Path,
+    model_folder: Path,
     out: Path,
     *,
     data_dir: Path | None = None,
     console: "Console | None" = None,
 ) -> None:
-    """Prepare the train set of `cell` for the base model made ready in `model_dir`; write it to the folder `out`.
+    """Prepare the train set of `cell` for the base model whose tokenizer lies in `model_folder`; write it to `out`.
 
-    Only what `grid.pair_id` covers is read from the cell. UserError if the source cannot be read, if more of its
+    Only what `names.pair_id` covers is read from the cell. UserError if the source cannot be read, if more of its
     rows are unusable than `train_set.bad_rows` allows, or if no row is usable.
     """
     from rich.console import Console
-
-    from qtuning.model.load import load_tokenizer, model_path
 
     if cell.train_set is None or cell.training is None:
         raise ValueError("a zero-shot cell has no train set")
@@ -84,7 +82,7 @@ def prepare(
     console = console or Console()
     out.mkdir(parents=True, exist_ok=True)
     (out / REPORT).unlink(missing_ok=True)
-    tokenizer = load_tokenizer(model_path(model_dir))
+    tokenizer = load_tokenizer(model_folder)
     fingerprint = tokenizer_fingerprint(tokenizer)
     candidates, bad = validate(read_rows(train_set, data_dir=data_dir), train_set)
     read = len(candidates) + len(bad)
@@ -106,7 +104,7 @@ def prepare(
         "bad_rows": [asdict(row) for row in bad[:LISTED]],
         "usable": len(usable),
         "limit": cell.limit_train,
-        **statistics([(row.candidate.example, row.tokens) for row in used]),
+        **statistics([(row.candidate.example, row.tokenised) for row in used]),
         "tokenizer_fingerprint": fingerprint,
     }
     write_samples(out / SAMPLES, used)
@@ -235,8 +233,8 @@ def write_samples(path: Path, used: Sequence[Usable]) -> None:
             "line": [row.candidate.line for row in used],
             "id": [row.candidate.example.id for row in used],
             "kind": [row.candidate.example.kind for row in used],
-            "input_ids": [row.tokens.ids for row in used],
-            "prompt_length": [row.tokens.prompt_length for row in used],
+            "input_ids": [row.tokenised.tokens for row in used],
+            "prompt_length": [row.tokenised.prompt for row in used],
             "instruction_characters": [len(text) for text in instructions],
             "instruction_entropy": [character_entropy(text) for text in instructions],
         },
@@ -252,7 +250,7 @@ def write_samples(path: Path, used: Sequence[Usable]) -> None:
         },
     )
     if any(row.candidate.example.errors is not None for row in used):
-        marked = polars.Series("errors", [list(row.tokens.marked) for row in used], polars.List(polars.Int32))
+        marked = polars.Series("errors", [list(row.tokenised.marked) for row in used], polars.List(polars.Int32))
         table = table.with_columns(marked)
     with atomic_path(path) as temporary:
         table.write_parquet(temporary)

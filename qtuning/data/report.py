@@ -24,12 +24,12 @@ def statistics(used: Sequence[tuple[Example, Tokenised]]) -> dict[str, Any]:
     digest = hashlib.sha256()
     for content in contents:
         digest.update(content.encode() + b"\n")
-    prompts = [tokens.prompt_length for _, tokens in used]
+    prompts = [tokenised.prompt for _, tokenised in used]
     return {
         "used": len(used),
         "prompt_tokens": distribution(prompts),
-        "response_tokens": distribution([len(tokens.ids) - tokens.prompt_length for _, tokens in used]),
-        "truncated_responses": sum(tokens.truncated for _, tokens in used),
+        "response_tokens": distribution([len(tokenised.tokens) - tokenised.prompt for _, tokenised in used]),
+        "truncated_responses": sum(tokenised.truncated for _, tokenised in used),
         "exact_duplicates": len(contents) - len(set(contents)),
         "data_fingerprint": digest.hexdigest(),
     }

@@ -1,8 +1,10 @@
-"""The tokenised train set as the trainer reads it: a few flat arrays."""
+"""A tokenised sample, and the stored train set: what `prepare` writes and everything else trains on and scores."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -10,67 +12,55 @@ import numpy.typing as npt
 from qtuning.errors import UserError
 from qtuning.files import read_json
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 SAMPLES, REPORT = "samples.parquet", "report.json"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One training sample. input_ids: int32 [length]; the first `prompt_length` of them are the prompt."""
+    """One tokenised sample.
 
-    sample: int
-    input_ids: npt.NDArray[np.int32]
-    prompt_length: int
-    kind: str | None
+    number: its row in the source of the train set, from 0. tokens: [L] int64. prompt: how many of them are prompt
+    (>= 1); the response is tokens[prompt:], and only it is scored and trained.
+    """
+
+    number: int
+    tokens: "Tensor"
+    prompt: int
+
+    @cached_property
+    def response_length(self) -> int:
+        """|T_i|, the number of response positions."""
+        return len(self.tokens) - self.prompt
 
 
 @dataclass(frozen=True, eq=False)
-class Samples:
-    """All samples of a tokenised train set, in the order of the source.
+class StoredSamples:
+    """All n samples of a prepared train set, in the order of the source.
 
-    ids: int64 [n], 0-based row number in the source. tokens: int32 [total], all token ids one after the other; sample i
-    is tokens[offsets[i] : offsets[i + 1]]. offsets: int64 [n + 1]. prompt_lengths: int32 [n]. kinds: [n], the kind of
-    each sample where the train set states one. instruction_characters: int64 [n], characters of each instruction.
-    instruction_entropy: float64 [n], their Shannon entropy in nats (prepare.py, `instruction`, `character_entropy`).
-    errors: [n], places in each sample's input_ids of tokens known to be wrong; None where the train set states none.
+    instruction_characters: int64 [n], characters of each instruction. instruction_entropy: float64 [n], their Shannon
+    entropy in nats (prepare.py, `instruction` and `character_entropy`). errors: [n], places in each sample's tokens
+    that are known to be wrong; None where the train set states none.
     """
 
-    ids: npt.NDArray[np.int64]
-    tokens: npt.NDArray[np.int32]
-    offsets: npt.NDArray[np.int64]
-    prompt_lengths: npt.NDArray[np.int32]
-    kinds: tuple[str | None, ...]
+    samples: list[Sample]
     instruction_characters: npt.NDArray[np.int64]
     instruction_entropy: npt.NDArray[np.float64]
     errors: tuple[tuple[int, ...], ...] | None = None
 
     def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Sample at a position (not: of an id); its input_ids are a view."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        index %= len(self)
-        start, stop = self.offsets[index], self.offsets[index + 1]
-        return Sample(int(self.ids[index]), self.tokens[start:stop], int(self.prompt_lengths[index]), self.kinds[index])
+        return len(self.samples)
 
     def __iter__(self) -> Iterator[Sample]:
-        return (self[index] for index in range(len(self)))
-
-    @property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """int64 [n]: tokens of each sample."""
-        return np.diff(self.offsets)
-
-    @property
-    def response_lengths(self) -> npt.NDArray[np.int64]:
-        """int64 [n]: response tokens of each sample, at least 1."""
-        return self.lengths - self.prompt_lengths
+        return iter(self.samples)
 
 
-def load(folder: Path) -> Samples:
+def load_samples(folder: Path) -> StoredSamples:
     """Read what `prepare` wrote to `folder`; UserError if that is missing or was not finished."""
     import polars
+    import torch
 
     folder = Path(folder)
     if not (folder / REPORT).exists():
@@ -92,14 +82,12 @@ def load(folder: Path) -> Samples:
             f"{folder}: {SAMPLES} has {table.height} samples, but {REPORT} says {expected}; delete the folder and "
             "prepare it again"
         )
-    offsets = np.zeros(table.height + 1, dtype=np.int64)
-    np.cumsum(table["input_ids"].list.len().to_numpy(), out=offsets[1:])
-    return Samples(
-        ids=table["sample"].to_numpy(writable=True),
-        tokens=table["input_ids"].explode().to_numpy(writable=True),
-        offsets=offsets,
-        prompt_lengths=table["prompt_length"].to_numpy(writable=True),
-        kinds=tuple(table["kind"].to_list()),
+    # one conversion for all samples; each one's tokens are a view of it
+    tokens = torch.from_numpy(table["input_ids"].explode().to_numpy().astype(np.int64))
+    parts = tokens.split(table["input_ids"].list.len().to_list())
+    rows = zip(table["sample"], parts, table["prompt_length"], strict=True)
+    return StoredSamples(
+        [Sample(number, part, prompt) for number, part, prompt in rows],
         instruction_characters=table["instruction_characters"].to_numpy(writable=True),
         instruction_entropy=table["instruction_entropy"].to_numpy(writable=True),
         errors=tuple(map(tuple, table["errors"].to_list())) if "errors" in table.columns else None,

@@ -6,11 +6,10 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import shorten
 from typing import BinaryIO, cast
 
 from qtuning.data.rows import Reason
-from qtuning.errors import UserError
+from qtuning.errors import UserError, one_line
 from qtuning.experiment.schema import FileSource, HubSource, TrainSet
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
@@ -161,7 +160,7 @@ def _parquet(path: Path) -> Iterator[Row]:
     try:
         table = polars.read_parquet(path)
     except (polars.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{path}: not a readable Parquet file: {_one_line(error)}") from None
+        raise UserError(f"{path}: not a readable Parquet file: {one_line(error)}") from None
     for number, value in enumerate(table.iter_rows(named=True), start=1):
         yield Row(str(path), number, value)
 
@@ -176,11 +175,7 @@ def _hub(source: HubSource, train_set: TrainSet) -> Iterator[Row]:
         local = f"{train_set.local} below DIR" if train_set.local else "`local` in its YAML, below DIR"
         raise UserError(
             f"train set {train_set.name}: {source.id} (split {source.split}, revision {source.revision}) cannot be had "
-            f"from the Hugging Face hub: {_one_line(error)}; or give a local copy with --config data_dir=DIR ({local})"
+            f"from the Hugging Face hub: {one_line(error)}; or give a local copy with --config data_dir=DIR ({local})"
         ) from None
     for number, value in enumerate(rows, start=1):
         yield Row(source.id, number, value)
-
-
-def _one_line(error: Exception) -> str:
-    return shorten(str(error) or type(error).__name__, 200, placeholder=" ...")

@@ -2,26 +2,49 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qtuning.data.rows import Reason, Refusal
 from qtuning.data.templates import end_of_sequence
+from qtuning.errors import UserError, one_line
 from qtuning.experiment.schema import Template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer in `path`, padding on the right. One without a pad token pads with its unknown token, else with its
+    end-of-sequence token, so that the vocabulary keeps its size. UserError if it cannot map tokens to characters."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            path, use_fast=True, trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no usable tokenizer: {one_line(error)}") from None
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"{path}: its tokenizer has no fast version (tokenizer.json), which is needed to find the response"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
 @dataclass(frozen=True)
 class Tokenised:
     """Token ids of a sample, cut at the cutoff.
 
-    prompt_length: ids[:prompt_length] are the prompt, the rest, at least one token, is the response. truncated: whether
-    the cutoff took a part of the response. marked: places in ids of the tokens that hold a marked character.
+    prompt: tokens[:prompt] are the prompt, the rest, at least one token, is the response. truncated: whether the cutoff
+    took a part of the response. marked: places in `tokens` of those that hold a marked character.
     """
 
-    ids: list[int]
-    prompt_length: int
+    tokens: list[int]
+    prompt: int
     truncated: bool
     marked: tuple[int, ...] = ()
 
@@ -72,10 +95,10 @@ def tokenise(
     return results
 
 
-def _cut(ids: list[int], prompt_length: int, cutoff: int, marked: Sequence[int]) -> Tokenised | Refusal:
-    if prompt_length >= min(len(ids), cutoff):
-        return Refusal(Reason.RESPONSE_CUT_AWAY, f"the prompt has {prompt_length} tokens, the cutoff is {cutoff}")
-    return Tokenised(ids[:cutoff], prompt_length, len(ids) > cutoff, tuple(place for place in marked if place < cutoff))
+def _cut(tokens: list[int], prompt: int, cutoff: int, marked: Sequence[int]) -> Tokenised | Refusal:
+    if prompt >= min(len(tokens), cutoff):
+        return Refusal(Reason.RESPONSE_CUT_AWAY, f"the prompt has {prompt} tokens, the cutoff is {cutoff}")
+    return Tokenised(tokens[:cutoff], prompt, len(tokens) > cutoff, tuple(place for place in marked if place < cutoff))
 
 
 def opening_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[int]:

@@ -6,7 +6,6 @@ attention works segment by segment (`attention.py`), so samples never see each o
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate
 from typing import Literal
 
@@ -14,25 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qtuning.data.samples import Sample
 from qtuning.model.flops import causal_pairs
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One tokenised sample.
-
-    number: its row in the train set. tokens: [L] int64. prompt: how many of them are prompt (>= 1); the response
-    is tokens[prompt:], and only it is scored and trained.
-    """
-
-    number: int
-    tokens: Tensor
-    prompt: int
-
-    @cached_property
-    def response_length(self) -> int:
-        """|T_i|, the number of response positions."""
-        return len(self.tokens) - self.prompt
 
 
 @dataclass(frozen=True)

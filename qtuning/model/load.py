@@ -7,15 +7,14 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
-from qtuning.errors import UserError
+from qtuning.errors import UserError, one_line
 from qtuning.experiment.schema import GgufSource, HubSource, Model, ShippedModelSource
 from qtuning.files import atomic_path, file_digest, read_json, write_json
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 MARKER = "model.json"
 WEIGHTS = "weights"
@@ -88,27 +87,6 @@ def load_model(path: Path, dtype: str) -> "PreTrainedModel":
     return model
 
 
-def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer in `path`, padding on the right. One without a pad token pads with its unknown token, else with its
-    end-of-sequence token, so that the vocabulary keeps its size. UserError if it cannot map tokens to characters."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            path, use_fast=True, trust_remote_code=False, local_files_only=True
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: no usable tokenizer: {_one_line(error)}") from None
-    if not tokenizer.is_fast:
-        raise UserError(
-            f"{path}: its tokenizer has no fast version (tokenizer.json), which is needed to find the response"
-        )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    tokenizer.padding_side = "right"
-    return tokenizer
-
-
 def check_folder(path: Path) -> None:
     """UserError unless `path` holds a configuration, all its safetensors and a tokenizer."""
     if not (path / "config.json").is_file():
@@ -168,7 +146,7 @@ def _snapshot(name: str, source: HubSource) -> tuple[Path, str | None]:
     except (OSError, ValueError, HTTPError, errors.RevisionResolutionError) as error:
         raise UserError(
             f"model {name}: {source.id} (revision {source.revision}) cannot be had from the Hugging Face hub: "
-            f"{_one_line(error)}; connect once to fetch it, or write a local folder as `id` in the model's YAML"
+            f"{one_line(error)}; connect once to fetch it, or write a local folder as `id` in the model's YAML"
         ) from None
     # the cache names a snapshot's folder after its commit
     return Path(path), Path(path).name
@@ -199,7 +177,3 @@ def _forget_quantisation(model: Any) -> None:
     model.quantization_method = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-
-
-def _one_line(error: Exception) -> str:
-    return shorten(str(error) or type(error).__name__, 200, placeholder=" ...")

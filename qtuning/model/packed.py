@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
+from qtuning.data.samples import Sample
 from qtuning.errors import UserError
 from qtuning.experiment.schema import Scorer
 from qtuning.model.attention import PACKED, Collected, Collector
-from qtuning.model.batch import Packed, Sample, pack
+from qtuning.model.batch import Packed, pack
 from qtuning.model.head import head_of, statistics, summed_loss
 
 

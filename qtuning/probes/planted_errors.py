@@ -21,7 +21,7 @@ from qtuning.files import read_json, write_json
 if TYPE_CHECKING:
     from torch import nn
 
-    from qtuning.model.batch import Sample
+    from qtuning.data.samples import Sample
 
 FILE = "localisation.json"
 Values = npt.NDArray[np.float64]
@@ -68,34 +68,31 @@ def localise(cell: Cell, paths: ResultPaths) -> Path:
 
     UserError if the cell is not trained, its train set states no errors, or its method needs a reference model.
     """
-    import torch
     from accelerate import Accelerator
 
-    from qtuning.data.samples import load
-    from qtuning.model.batch import Sample
+    from qtuning.data.samples import load_samples
     from qtuning.model.load import load_model, model_path
 
     folder = paths.cell(cell)
     if cell.pruning is None or cell.training is None or not (folder / "train.json").exists():
         raise UserError(f"{folder}: no trained cell; train it first (the base model alone is part of every answer)")
-    stored = load(paths.samples(cell))
+    stored = load_samples(paths.samples(cell))
     if stored.errors is None or cell.train_set is None:
         raise UserError(
             f"{folder}: its train set states no errors; its YAML needs `columns: {{errors: COLUMN}}` (docs/data.md)"
         )
-    samples = [
-        Sample(row.sample, torch.as_tensor(row.input_ids, dtype=torch.int64), row.prompt_length) for row in stored
-    ]
     wrong = [
         np.isin(np.arange(sample.prompt, len(sample.tokens)), places)
-        for sample, places in zip(samples, stored.errors, strict=True)
+        for sample, places in zip(stored, stored.errors, strict=True)
     ]
     base, device = model_path(paths.model(cell)), Accelerator().device
     answer: dict[str, Any] = {"cell": cell_id(cell), "lambda": _smoothing(cell)[0]}
-    answer["base"] = _measure(cell, load_model(base, cell.dtype), samples, wrong, device)
+    answer["base"] = _measure(cell, load_model(base, cell.dtype), stored.samples, wrong, device)
     status = read_json(folder / "train.json")["status"]
     answer["trained"] = (
-        _measure(cell, _trained(cell, base, folder / "weights"), samples, wrong, device) if status == "done" else None
+        _measure(cell, _trained(cell, base, folder / "weights"), stored.samples, wrong, device)
+        if status == "done"
+        else None
     )
     write_json(folder / FILE, answer)
     return folder / FILE

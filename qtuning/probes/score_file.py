@@ -11,12 +11,11 @@ import polars as pl
 import torch
 
 from qtuning.data.prepare import prepare
-from qtuning.data.samples import REPORT, SAMPLES, load
+from qtuning.data.samples import REPORT, SAMPLES, Sample, load_samples
 from qtuning.errors import UserError
 from qtuning.experiment.names import ResultPaths, model_id
 from qtuning.experiment.schema import Cell, Model, Pruning, Seeds, Training, TrainSet
 from qtuning.files import exclusive, read_json
-from qtuning.model.batch import Sample
 from qtuning.model.load import MARKER, load_model, make_ready, model_path
 from qtuning.model.packed import PackedModel, check_packed_forward
 from qtuning.pruners.base import DROPPED, Budget, Candidates
@@ -77,11 +76,9 @@ def scan(
             make_ready(model, folder)
     with tempfile.TemporaryDirectory(prefix="qtuning-plane-") as temporary:
         out = Path(temporary)
-        prepare(cell, folder, out, data_dir=data_dir, console=_quiet())
-        table, stored, report = pl.read_parquet(out / SAMPLES), load(out), read_json(out / REPORT)
-    samples = [
-        Sample(row.sample, torch.as_tensor(row.input_ids, dtype=torch.int64), row.prompt_length) for row in stored
-    ]
+        prepare(cell, model_path(folder), out, data_dir=data_dir, console=_quiet())
+        table, stored, report = pl.read_parquet(out / SAMPLES), load_samples(out), read_json(out / REPORT)
+    samples = stored.samples
     scores = _score(model_path(folder), model, samples, progress)
     columns, thresholds = _triage(scores, samples, sample_ratio)
     rows = table.select(pl.col("sample").alias("row"), "line", "id", "kind").with_columns(**columns)

@@ -5,7 +5,7 @@ from functools import cache
 
 import torch
 
-from qtuning.model.batch import Sample
+from qtuning.data.samples import Sample
 from qtuning.model.packed import PackedModel
 from qtuning.pruners.specimens import Specimen, random_candidates, specimen
 from qtuning.pruners.together import join

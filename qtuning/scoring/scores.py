@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from qtuning.data.samples import Sample
 from qtuning.errors import UserError
 from qtuning.experiment.schema import Scorer
-from qtuning.model.batch import Packed, Sample, pack, pack_whole
+from qtuning.model.batch import Packed, pack, pack_whole
 
 if TYPE_CHECKING:
     from qtuning.model.attention import Collector

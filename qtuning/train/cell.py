@@ -14,13 +14,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
-from qtuning.data.samples import load
+from qtuning.data.samples import Sample, load_samples
+from qtuning.data.tokenise import load_tokenizer
 from qtuning.errors import UserError
 from qtuning.experiment.names import cell_id, cell_json
 from qtuning.experiment.schema import Cell, Training
 from qtuning.files import atomic_path, file_digest, read_json, write_json, write_text
-from qtuning.model.batch import Sample
-from qtuning.model.load import load_model, load_tokenizer, model_path
+from qtuning.model.load import load_model, model_path
 from qtuning.model.packed import PackedModel, causal_lm_of, check_packed_forward
 from qtuning.provenance import provenance
 from qtuning.pruners.base import Instructions
@@ -203,12 +203,9 @@ def _check_processes(accelerator: Accelerator, training: Training) -> None:
 
 
 def _load_samples(folder: Path) -> tuple[list[Sample], Instructions]:
-    stored = load(folder)
-    samples = [
-        Sample(row.sample, torch.as_tensor(row.input_ids, dtype=torch.int64), row.prompt_length) for row in stored
-    ]
+    stored = load_samples(folder)
     texts = Instructions(torch.as_tensor(stored.instruction_characters), torch.as_tensor(stored.instruction_entropy))
-    return samples, texts
+    return stored.samples, texts
 
 
 def _inputs(model_folder: Path, samples_folder: Path, helper_folders: Mapping[str, Path]) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
+from qtuning.data.samples import Sample
 from qtuning.experiment.names import cell_id
 from qtuning.experiment.schema import Cell, Pruning, Readings
-from qtuning.model.batch import Sample
 from qtuning.train.loop import Loop
 from qtuning.train.schedule import Window
 

@@ -6,9 +6,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from qtuning.data.samples import Sample
 from qtuning.errors import UserError
 from qtuning.experiment.schema import Pruning, Seeds
-from qtuning.model.batch import Sample
 from qtuning.pruners.base import Candidates, SampleSelection
 from qtuning.pruners.method import Method, Selection
 from qtuning.pruners.together import select_together

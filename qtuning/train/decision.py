@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from qtuning.model.batch import Packed, Sample, pack, without
+from qtuning.data.samples import Sample
+from qtuning.model.batch import Packed, pack, without
 from qtuning.pruners.method import Selection
 from qtuning.train.pool import Pool
 from qtuning.train.reuse import Graphs

@@ -8,11 +8,12 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from qtuning.data.report import tokenizer_fingerprint
+from qtuning.data.samples import Sample
+from qtuning.data.tokenise import load_tokenizer
 from qtuning.errors import UserError
 from qtuning.experiment.schema import Cell, Scoring
 from qtuning.files import read_json
-from qtuning.model.batch import Sample
-from qtuning.model.load import load_model, load_tokenizer, model_path
+from qtuning.model.load import load_model, model_path
 from qtuning.model.packed import PackedModel, check_packed_forward
 from qtuning.scoring.scores import SCORES, BatchScores, NonFinite
 from qtuning.train.cost import Cost, shape_of

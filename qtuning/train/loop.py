@@ -24,8 +24,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from qtuning.data.samples import Sample
 from qtuning.experiment.schema import Cell
-from qtuning.model.batch import Packed, Sample, pack
+from qtuning.model.batch import Packed, pack
 from qtuning.model.flops import ModelShape, Positions
 from qtuning.model.packed import PackedModel
 from qtuning.pruners.base import sample_budget

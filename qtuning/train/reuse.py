@@ -12,9 +12,10 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
+from qtuning.data.samples import Sample
 from qtuning.errors import UserError
 from qtuning.experiment.schema import Scorer
-from qtuning.model.batch import Packed, Sample, pack_whole
+from qtuning.model.batch import Packed, pack_whole
 from qtuning.model.head import head_of, statistics, summed_loss
 from qtuning.model.packed import PackedModel
 from qtuning.scoring.scores import Observation, batch_scores, pack_responses

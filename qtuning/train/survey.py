@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from qtuning.data.samples import Sample
 from qtuning.errors import UserError
 from qtuning.experiment.schema import Scoring
-from qtuning.model.batch import Sample
 from qtuning.model.flops import ModelShape
 from qtuning.model.packed import PackedModel, half_weights
 from qtuning.pruners.base import Candidates, Instructions

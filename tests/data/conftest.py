@@ -81,24 +81,16 @@ def sentencepiece_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def bpe(bpe_folder):
-    from qtuning.model.load import load_tokenizer
+    from qtuning.data.tokenise import load_tokenizer
 
     return load_tokenizer(bpe_folder)
 
 
 @pytest.fixture(scope="session")
 def sentencepiece(sentencepiece_folder):
-    from qtuning.model.load import load_tokenizer
+    from qtuning.data.tokenise import load_tokenizer
 
     return load_tokenizer(sentencepiece_folder)
-
-
-@pytest.fixture(scope="session")
-def model_dir(tmp_path_factory, bpe_folder) -> Path:
-    """A model made ready, as far as preparation looks at it: its marker and its tokenizer."""
-    folder = tmp_path_factory.mktemp("ready")
-    (folder / "model.json").write_text(json.dumps({"path": str(bpe_folder)}))
-    return folder
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import polars
 import pytest
+import torch
 
 from qtuning.data.prepare import prepare
-from qtuning.data.samples import load
+from qtuning.data.samples import load_samples
 from qtuning.errors import UserError
 from qtuning.experiment.schema import Cell, FileSource, HubSource, Model, Pruning, Seeds, Training, TrainSet
 from qtuning.files import file_digest, read_json
@@ -35,10 +36,14 @@ def train_set(path: Path, **keys) -> TrainSet:
     return TrainSet(name="set", label="S", source=FileSource(kind="path", file=str(path)), **keys)
 
 
+def numbers(folder: Path) -> list[int]:
+    return [sample.number for sample in load_samples(folder)]
+
+
 @pytest.fixture
-def run(model_dir, tmp_path):
+def run(bpe_folder, tmp_path):
     def go(rows_of: TrainSet, out: str = "out", **keys) -> Path:
-        prepare(cell_for(rows_of, **keys), model_dir, tmp_path / out)
+        prepare(cell_for(rows_of, **keys), bpe_folder, tmp_path / out)
         return tmp_path / out
 
     return go
@@ -69,18 +74,18 @@ def test_what_is_stored(run, write, bpe):
 @pytest.mark.parametrize("template", ["plain", "alpaca", "chat"])
 def test_places_of_known_errors(run, write, bpe, template):
     rows = [row | {"errors": [[6, 6 + len(str(n))]] if n % 2 else []} for n, row in enumerate(ROWS)]
-    stored = load(run(train_set(write("a.jsonl", rows), columns={"errors": "errors"}), template=template))
+    stored = load_samples(run(train_set(write("a.jsonl", rows), columns={"errors": "errors"}), template=template))
     for n, (sample, places) in enumerate(zip(stored, stored.errors, strict=True)):
-        assert str(n) in bpe.decode(sample.input_ids[list(places)]) if n % 2 else not places
-        assert all(place >= sample.prompt_length for place in places)
-    assert load(run(train_set(write("a.jsonl", rows)), template=template)).errors is None, "unless asked for"
+        assert str(n) in bpe.decode(sample.tokens[list(places)]) if n % 2 else not places
+        assert all(place >= sample.prompt for place in places)
+    assert load_samples(run(train_set(write("a.jsonl", rows)), template=template)).errors is None, "unless asked for"
 
 
 def test_the_report(run, write):
     repeated = [*ROWS, ROWS[3] | {"kind": "other", "input": None}, ROWS[4] | {"output": "one, two, three " * 200}]
     path = write("a.jsonl", [*repeated, {"instruction": "a"}])
     out = run(train_set(path), cutoff=100)
-    report, samples = read_json(out / "report.json"), load(out)
+    report, samples = read_json(out / "report.json"), load_samples(out)
     assert (report["read"], report["bad"], report["usable"], report["used"]) == (103, 1, 102, 102)
     assert report["bad_by_reason"] == {"missing key": 1}
     (bad,) = report["bad_rows"]
@@ -88,8 +93,11 @@ def test_the_report(run, write):
     assert "'output'" in bad["detail"]
     assert report["exact_duplicates"] == 1, "kind and a null input do not make a difference"
     assert report["truncated_responses"] == 1
-    assert samples.lengths.max() == 100
-    for part, lengths in (("prompt", samples.prompt_lengths), ("response", samples.response_lengths)):
+    assert max(len(sample.tokens) for sample in samples) == 100
+    for part, lengths in (
+        ("prompt", np.array([sample.prompt for sample in samples])),
+        ("response", np.array([sample.response_length for sample in samples])),
+    ):
         told, ordered = report[f"{part}_tokens"], sorted(lengths.tolist())
         assert (told["min"], told["max"], told["total"]) == (ordered[0], ordered[-1], sum(ordered))
         assert told["median"] == (ordered[50] + ordered[51]) / 2
@@ -102,7 +110,7 @@ def test_the_report(run, write):
 
 def test_sample_numbers_count_bad_rows(run, write):
     out = run(train_set(write("a.jsonl", [ROWS[0], {"x": 1}, ROWS[2]]), bad_rows=0.5))
-    assert load(out).ids.tolist() == [0, 2]
+    assert numbers(out) == [0, 2]
 
 
 def test_same_bytes_twice_and_equal_content_equal_fingerprint(run, write):
@@ -122,12 +130,12 @@ def test_same_bytes_twice_and_equal_content_equal_fingerprint(run, write):
 
 def test_limit_is_a_fixed_random_subset_in_order_and_nested(run, write):
     path = write("a.jsonl", ROWS)
-    ids = {size: load(run(train_set(path), f"out{size}", limit=size)).ids.tolist() for size in (1, 10, 50, 100, 500)}
+    ids = {size: numbers(run(train_set(path), f"out{size}", limit=size)) for size in (1, 10, 50, 100, 500)}
     assert {size: len(kept) for size, kept in ids.items()} == {1: 1, 10: 10, 50: 50, 100: 100, 500: 100}
     assert all(kept == sorted(kept) for kept in ids.values())
     assert set(ids[1]) < set(ids[10]) < set(ids[50]) < set(ids[100])
     assert ids[10] != list(range(10))
-    assert ids[10] == load(run(train_set(path), "again", limit=10)).ids.tolist()
+    assert ids[10] == numbers(run(train_set(path), "again", limit=10))
 
 
 def test_the_share_of_bad_rows(run, write):
@@ -162,7 +170,7 @@ def test_a_refused_set_leaves_no_marker_of_an_earlier_one(run, write, tmp_path):
     with pytest.raises(UserError):
         run(train_set(path))
     with pytest.raises(UserError, match="no finished train set"):
-        load(out)
+        load_samples(out)
 
 
 def test_chat_rows_with_the_chat_template(run, write, bpe):
@@ -176,30 +184,30 @@ def test_chat_rows_with_the_chat_template(run, write, bpe):
     messages = [{"role": role, "content": content} for role, content in turns]
     path = write("a.jsonl", [{"messages": messages[1:]}, {"messages": messages}, {"messages": messages[1:3]}])
     out = run(train_set(path, format="chat", bad_rows=0.5), template="chat")
-    report, samples = read_json(out / "report.json"), load(out)
+    report, first = read_json(out / "report.json"), load_samples(out).samples[0]
     assert report["bad_by_reason"] == {"refused by the chat template": 1}
     assert report["bad_rows"][0]["line"] == 2
     assert "no such system message" in report["bad_rows"][0]["detail"]
     whole = "<|user|>\nHi.<eos>\n<|assistant|>\nHello.<eos>\n<|user|>\nBye.<eos>\n<|assistant|>\nGoodbye.<eos>\n"
-    assert bpe.decode(samples[0].input_ids) == whole
-    assert bpe.decode(samples[0].input_ids[samples[0].prompt_length :]) == "Goodbye.<eos>\n"
+    assert bpe.decode(first.tokens) == whole
+    assert bpe.decode(first.tokens[first.prompt :]) == "Goodbye.<eos>\n"
 
 
-def test_other_columns_and_the_data_folder(model_dir, tmp_path, write):
+def test_other_columns_and_the_data_folder(bpe_folder, tmp_path, write):
     rows = [{"question": row["instruction"], "answer": row["output"]} for row in ROWS]
     write("data/gsm8k/train.jsonl.gz", rows)
     source = FileSource(kind="data-dir", file="gsm8k/train.jsonl.gz")
     named = TrainSet(name="g", label="G", source=source, columns={"instruction": "question", "output": "answer"})
-    prepare(cell_for(named), model_dir, tmp_path / "out", data_dir=tmp_path / "data")
-    assert len(load(tmp_path / "out")) == 100
+    prepare(cell_for(named), bpe_folder, tmp_path / "out", data_dir=tmp_path / "data")
+    assert len(load_samples(tmp_path / "out")) == 100
 
 
-def test_the_summary_fits_one_screen(model_dir, tmp_path, write):
+def test_the_summary_fits_one_screen(bpe_folder, tmp_path, write):
     from rich.console import Console
 
     screen = Console(file=io.StringIO(), width=80)
     rows_of = train_set(write("a.jsonl", [*ROWS, {}]))
-    prepare(cell_for(rows_of), model_dir, tmp_path / "out", console=screen)
+    prepare(cell_for(rows_of), bpe_folder, tmp_path / "out", console=screen)
     text = screen.file.getvalue()
     assert len(text.splitlines()) <= 24
     assert "unusable: missing key" in text
@@ -208,26 +216,20 @@ def test_the_summary_fits_one_screen(model_dir, tmp_path, write):
 
 def test_load_gives_what_was_stored(run, write):
     out = run(train_set(write("a.jsonl", ROWS)))
-    samples, table = load(out), polars.read_parquet(out / "samples.parquet")
+    samples, table = load_samples(out), polars.read_parquet(out / "samples.parquet")
     assert len(samples) == len(list(samples)) == 100
-    assert (samples.ids.dtype, samples.tokens.dtype, samples.offsets.dtype) == (np.int64, np.int32, np.int64)
     for sample, stored in zip(samples, table.iter_rows(named=True), strict=True):
-        assert sample.sample == stored["sample"]
-        assert sample.kind == stored["kind"]
-        assert sample.prompt_length == stored["prompt_length"]
-        assert sample.input_ids.tolist() == stored["input_ids"]
-    assert samples[-1].sample == 99
-    assert samples.lengths.tolist() == table["input_ids"].list.len().to_list()
-    assert (samples.response_lengths >= 1).all()
-    with pytest.raises(IndexError):
-        samples[100]
+        assert sample.tokens.dtype == torch.int64
+        assert (sample.number, sample.prompt) == (stored["sample"], stored["prompt_length"])
+        assert sample.tokens.tolist() == stored["input_ids"]
+        assert sample.response_length == len(stored["input_ids"]) - stored["prompt_length"] >= 1
 
 
 def test_the_statistics_of_the_instructions(run, write):
     """Of the instruction alone: no input, no template, no earlier turn. Characters are code points."""
     texts = {"aaaa": 0.0, "abab": math.log(2), "aabc": 1.5 * math.log(2), "Où?": math.log(3), "𝒳\n": math.log(2)}
     rows = [{"instruction": text, "input": "something else", "output": "b"} for text in texts]
-    alpaca = load(run(train_set(write("a.jsonl", rows)), "alpaca", template="alpaca"))
+    alpaca = load_samples(run(train_set(write("a.jsonl", rows)), "alpaca", template="alpaca"))
     turns = [
         ("system", "Be brief."),
         ("user", "First of all?"),
@@ -239,7 +241,7 @@ def test_the_statistics_of_the_instructions(run, write):
         {"messages": [{"role": role, "content": text if content is ... else content} for role, content in turns]}
         for text in texts
     ]
-    chat = load(run(train_set(write("b.jsonl", rows), format="chat"), "chat", template="chat"))
+    chat = load_samples(run(train_set(write("b.jsonl", rows), format="chat"), "chat", template="chat"))
     for samples in (alpaca, chat):
         assert samples.instruction_characters.tolist() == [4, 4, 4, 3, 2]
         assert samples.instruction_entropy.tolist() == pytest.approx(list(texts.values()), abs=1e-12)
@@ -252,14 +254,14 @@ def test_equal_character_counts_have_equal_entropy(run, write):
     rows = [
         {"instruction": "".join(part), "output": "b"} for part in (letters, letters[::-1], letters[9:] + letters[:9])
     ]
-    assert len(set(load(run(train_set(write("a.jsonl", rows)))).instruction_entropy.tolist())) == 1
+    assert len(set(load_samples(run(train_set(write("a.jsonl", rows)))).instruction_entropy.tolist())) == 1
 
 
 def test_load_refuses_what_an_older_version_prepared(run, write):
     out = run(train_set(write("a.jsonl", ROWS)))
     polars.read_parquet(out / "samples.parquet").drop("instruction_entropy").write_parquet(out / "samples.parquet")
     with pytest.raises(UserError, match=r"prepared by an older version.*delete the folder and prepare it again"):
-        load(out)
+        load_samples(out)
 
 
 def test_load_refuses_what_does_not_belong_together(run, write):
@@ -267,10 +269,10 @@ def test_load_refuses_what_does_not_belong_together(run, write):
     report = read_json(out / "report.json")
     (out / "report.json").write_text(json.dumps(report | {"used": 99}))
     with pytest.raises(UserError, match=r"100 samples, but report\.json says 99"):
-        load(out)
+        load_samples(out)
     (out / "samples.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match="cannot be read"):
-        load(out)
+        load_samples(out)
 
 
 needs_data = pytest.mark.skipif("QTUNING_DATA_DIR" not in os.environ, reason="QTUNING_DATA_DIR names no data folder")
@@ -281,14 +283,14 @@ needs_data = pytest.mark.skipif("QTUNING_DATA_DIR" not in os.environ, reason="QT
     ("name", "columns"), [("alpaca", {}), ("gsm8k", {"instruction": "question", "output": "answer"})]
 )
 @pytest.mark.parametrize("template", ["plain", "alpaca", "chat"])
-def test_real_data(model_dir, tmp_path, bpe, name, columns, template):
+def test_real_data(bpe_folder, tmp_path, bpe, name, columns, template):
     import gzip
 
     data_dir = Path(os.environ["QTUNING_DATA_DIR"])
     source = FileSource(kind="data-dir", file=f"{name}/train.jsonl.gz")
     named = TrainSet(name=name, label=name, source=source, columns=columns)
-    prepare(cell_for(named, template=template, cutoff=100_000), model_dir, tmp_path, data_dir=data_dir)
-    samples, report = load(tmp_path), read_json(tmp_path / "report.json")
+    prepare(cell_for(named, template=template, cutoff=100_000), bpe_folder, tmp_path, data_dir=data_dir)
+    samples, report = load_samples(tmp_path), read_json(tmp_path / "report.json")
     with gzip.open(data_dir / f"{name}/train.jsonl.gz", "rt", encoding="utf-8") as handle:
         rows = [json.loads(line) for line in handle]
     assert report["read"] == report["used"] == len(rows)
@@ -296,6 +298,6 @@ def test_real_data(model_dir, tmp_path, bpe, name, columns, template):
     key = columns.get("output", "output")
     written = {"plain": " {}<eos>", "alpaca": "{}<eos>", "chat": "{}<eos>\n"}[template]
     for sample in samples:
-        response = bpe.decode(sample.input_ids[sample.prompt_length :])
-        expected = written.format(rows[sample.sample][key])
+        response = bpe.decode(sample.tokens[sample.prompt :])
+        expected = written.format(rows[sample.number][key])
         assert response.endswith(expected) if template == "alpaca" else response == expected

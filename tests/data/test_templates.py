@@ -59,7 +59,7 @@ def test_a_refusal_of_the_chat_template_is_told(bpe):
 
 @pytest.fixture
 def with_template(bpe_folder):
-    from qtuning.model.load import load_tokenizer
+    from qtuning.data.tokenise import load_tokenizer
 
     def load(template: str | None):
         tokenizer = load_tokenizer(bpe_folder)

@@ -30,7 +30,7 @@ def encode(instruction: str, response: str, template: str, tokenizer, cutoff: in
 @example(instruction="\x00", response="\x00", template="chat")
 def test_bpe_round_trip(bpe, instruction, response, template):
     (prompt, answer), result = encode(instruction, response, template, bpe)
-    before, after = bpe.decode(result.ids[: result.prompt_length]), bpe.decode(result.ids[result.prompt_length :])
+    before, after = bpe.decode(result.tokens[: result.prompt]), bpe.decode(result.tokens[result.prompt :])
     opening = "" if template == "chat" else "<bos>"
     assert before + after == opening + prompt + answer
     if template == "alpaca":  # a token may span ":" and the answer; it belongs to the response
@@ -46,8 +46,8 @@ def test_the_border_is_where_the_longest_common_prefix_ends(bpe, instruction, re
     """Oracle: tokenise the prompt alone; what it shares with the whole text is the prompt."""
     (prompt, _), result = encode(instruction, response, "plain", bpe)
     alone = bpe(prompt, split_special_tokens=True)["input_ids"]
-    shared = next((i for i, (a, b) in enumerate(zip(alone, result.ids, strict=False)) if a != b), len(alone))
-    assert result.prompt_length == shared
+    shared = next((i for i, (a, b) in enumerate(zip(alone, result.tokens, strict=False)) if a != b), len(alone))
+    assert result.prompt == shared
 
 
 @settings(max_examples=300, deadline=None)
@@ -60,56 +60,54 @@ def test_sentencepiece_border(sentencepiece, instruction, response, template):
 
     def decoded(count: int) -> str:
         # LLaMA's decoder drops the space that its normalizer puts before the text
-        return sentencepiece.decode(result.ids[:count]).replace("<bos> ", "<bos>", 1)
+        return sentencepiece.decode(result.tokens[:count]).replace("<bos> ", "<bos>", 1)
 
-    assert decoded(len(result.ids)) == whole
-    assert len(decoded(result.prompt_length)) <= len("<bos>" + prompt)
-    assert whole.startswith(decoded(result.prompt_length))
-    assert not ("<bos>" + prompt).startswith(decoded(result.prompt_length + 1)) or "\ufffd" in decoded(
-        result.prompt_length + 1
-    )
+    assert decoded(len(result.tokens)) == whole
+    assert len(decoded(result.prompt)) <= len("<bos>" + prompt)
+    assert whole.startswith(decoded(result.prompt))
+    assert not ("<bos>" + prompt).startswith(decoded(result.prompt + 1)) or "\ufffd" in decoded(result.prompt + 1)
 
 
 def test_a_token_over_the_border_belongs_to_the_response(bpe):
     (prompt, _), result = encode("a", "::", "alpaca", bpe)
-    assert bpe.decode(result.ids[result.prompt_length :]) == ":::<eos>", "the trained tokenizer merges colons"
-    assert bpe.decode(result.ids[: result.prompt_length]) == "<bos>" + prompt[:-1]
+    assert bpe.decode(result.tokens[result.prompt :]) == ":::<eos>", "the trained tokenizer merges colons"
+    assert bpe.decode(result.tokens[: result.prompt]) == "<bos>" + prompt[:-1]
 
 
 def test_opening_and_end_tokens(bpe, sentencepiece):
     for tokenizer in (bpe, sentencepiece):
         assert opening_tokens(tokenizer) == [tokenizer.bos_token_id]
         _, result = encode("a", "b", "plain", tokenizer)
-        assert result.ids[0] == tokenizer.bos_token_id
-        assert result.ids[-1] == tokenizer.eos_token_id
-        assert result.ids.count(tokenizer.bos_token_id) == result.ids.count(tokenizer.eos_token_id) == 1
+        assert result.tokens[0] == tokenizer.bos_token_id
+        assert result.tokens[-1] == tokenizer.eos_token_id
+        assert result.tokens.count(tokenizer.bos_token_id) == result.tokens.count(tokenizer.eos_token_id) == 1
 
 
 def test_special_tokens_spelled_in_data_stay_text(bpe):
     _, result = encode("<bos>", "stop <eos> go", "plain", bpe)
-    assert result.ids.count(bpe.eos_token_id) == 1
-    assert result.ids.count(bpe.bos_token_id) == 1
+    assert result.tokens.count(bpe.eos_token_id) == 1
+    assert result.tokens.count(bpe.bos_token_id) == 1
     assert bpe("<eos>")["input_ids"] == [bpe.bos_token_id, bpe.eos_token_id], "the tokenizer is left as it was"
 
 
 def test_chat_special_tokens_are_the_template_s(bpe):
     _, result = encode("a", "b", "chat", bpe)
-    assert result.ids.count(bpe.eos_token_id) == 2
-    assert result.ids.count(bpe.bos_token_id) == 0
+    assert result.tokens.count(bpe.eos_token_id) == 2
+    assert result.tokens.count(bpe.bos_token_id) == 0
 
 
 @pytest.mark.parametrize("template", ["plain", "alpaca", "chat"])
 def test_cutoff(bpe, template):
     _, whole = encode("What is it?", "one, two, three", template, bpe)
     assert not whole.truncated
-    for cutoff in range(2, len(whole.ids) + 2):
+    for cutoff in range(2, len(whole.tokens) + 2):
         _, cut = encode("What is it?", "one, two, three", template, bpe, cutoff)
-        if cutoff <= whole.prompt_length:
+        if cutoff <= whole.prompt:
             assert isinstance(cut, Refusal)
             assert cut.reason is Reason.RESPONSE_CUT_AWAY
-            assert str(whole.prompt_length) in cut.detail
+            assert str(whole.prompt) in cut.detail
         else:
-            assert cut == Tokenised(whole.ids[:cutoff], whole.prompt_length, cutoff < len(whole.ids))
+            assert cut == Tokenised(whole.tokens[:cutoff], whole.prompt, cutoff < len(whole.tokens))
 
 
 def test_batches_and_single_texts_agree_and_nothing_is_fine(bpe):
@@ -120,7 +118,7 @@ def test_batches_and_single_texts_agree_and_nothing_is_fine(bpe):
 
 def test_a_megabyte_of_text(bpe):
     _, result = encode("x" * 1_000_000, "y", "plain", bpe, cutoff=2_000_000)
-    assert bpe.decode(result.ids[result.prompt_length :]) == " y<eos>"
+    assert bpe.decode(result.tokens[result.prompt :]) == " y<eos>"
 
 
 @settings(max_examples=300, deadline=None)
@@ -138,7 +136,9 @@ def test_marked_tokens_cover_the_marked_characters(bpe, data, instruction, respo
     # bytes, since a token may be a part of a character
     before = len(b"<bos>" + (prompt + answer)[: len(prompt) + lead + start].encode())
     size = len(response[start:stop].encode())
-    widths = [len(bpe.backend_tokenizer.id_to_token(token)) for token in result.ids]  # byte-level: a letter is a byte
+    widths = [
+        len(bpe.backend_tokenizer.id_to_token(token)) for token in result.tokens
+    ]  # byte-level: a letter is a byte
     first, last = sum(widths[: marked[0]]), sum(widths[: marked[-1] + 1])
     assert first <= before
     assert before + size <= last

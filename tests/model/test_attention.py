@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from qtuning.data.samples import Sample
 from qtuning.errors import UserError
 from qtuning.model.attention import Collected, Collector, attended, packed_attention
-from qtuning.model.batch import Sample
 from qtuning.model.packed import PackedModel
 from qtuning.pruners.base import TokenAttention
 from qtuning.scoring.scores import NonFinite, observe

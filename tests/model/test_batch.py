@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from qtuning.data.samples import Sample
 from qtuning.errors import UserError
-from qtuning.model.batch import Packed, Sample, pack, pack_whole, without
+from qtuning.model.batch import Packed, pack, pack_whole, without
 from qtuning.model.packed import PackedModel, causal_lm_of, check_packed_forward
 
 CPU = torch.device("cpu")

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qtuning.data.samples import Sample
 from qtuning.experiment.methods import pruning
 from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS
 from qtuning.experiment.schema import (
@@ -25,7 +26,7 @@ from qtuning.experiment.schema import (
     Training,
     TrainSet,
 )
-from qtuning.model.batch import Sample, pack, pack_whole
+from qtuning.model.batch import pack, pack_whole
 from qtuning.plan.lengths import Lengths, assumed
 from qtuning.plan.shapes import Shape
 from qtuning.plan.work import needs_of, work_of

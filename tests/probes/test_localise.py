@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtuning.data.prepare import prepare
-from qtuning.data.samples import load
+from qtuning.data.samples import load_samples
+from qtuning.data.tokenise import load_tokenizer
 from qtuning.errors import UserError
 from qtuning.experiment.methods import pruning
 from qtuning.experiment.names import ResultPaths
@@ -26,7 +27,7 @@ from qtuning.experiment.schema import (
     TrainSet,
 )
 from qtuning.files import read_json, write_json, write_text
-from qtuning.model.load import load_model, load_tokenizer, make_ready, model_path
+from qtuning.model.load import load_model, make_ready, model_path
 from qtuning.probes.planted_errors import found_by_pruning, found_by_score, localise
 
 tokens = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=30)
@@ -79,7 +80,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_text(root / "rows.jsonl", "\n".join(map(json.dumps, ROWS)))
     cell, paths = a_cell(root, "full"), ResultPaths(root)
     make_ready(cell.model, paths.model(cell))
-    prepare(cell, paths.model(cell), paths.samples(cell))
+    prepare(cell, model_path(paths.model(cell)), paths.samples(cell))
     return root
 
 
@@ -106,12 +107,12 @@ def answer_of(root: Path, cell: Cell, status: str = "done") -> dict[str, Any]:
 
 def test_places_of_the_tokens(ground: Path) -> None:
     paths, cell = ResultPaths(ground), a_cell(ground, "full")
-    stored = load(paths.samples(cell))
+    stored = load_samples(paths.samples(cell))
     tokenizer = load_tokenizer(model_path(paths.model(cell)))
     assert stored.errors is not None
     for row, sample, places in zip(ROWS, stored, stored.errors, strict=True):
         assert bool(places) == bool(row["errors"])
-        assert tokenizer.decode(sample.input_ids[list(places)]).strip() == ("77" if places else "")
+        assert tokenizer.decode(sample.tokens[list(places)]).strip() == ("77" if places else "")
 
 
 def test_full_data_prunes_nothing_and_finds_errors_by_perplexity(ground: Path) -> None:
@@ -186,7 +187,7 @@ def test_refusals(ground: Path, tmp_path: Path) -> None:
     write_text(tmp_path / "rows.jsonl", json.dumps({"instruction": "a", "output": "b"}))
     cell, paths = a_cell(tmp_path, "full"), ResultPaths(tmp_path)
     make_ready(cell.model, paths.model(cell))
-    prepare(cell, paths.model(cell), paths.samples(cell))
+    prepare(cell, model_path(paths.model(cell)), paths.samples(cell))
     write_json(paths.cell(cell) / "train.json", {"status": "done"})
     with pytest.raises(UserError, match="its train set states no errors"):
         localise(cell, paths)

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from qtuning.model.batch import Sample, pack
+from qtuning.data.samples import Sample
+from qtuning.model.batch import pack
 from qtuning.model.packed import PackedModel, half_weights
 from qtuning.scoring.scores import BatchScores, NonFinite, observe, score, segment_mean
 

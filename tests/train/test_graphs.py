@@ -10,8 +10,9 @@ import pytest
 import torch
 from gradients import FAMILIES, assert_same_gradients, masks_of, naive_gradients
 
+from qtuning.data.samples import Sample
 from qtuning.errors import UserError
-from qtuning.model.batch import Sample, pack
+from qtuning.model.batch import pack
 from qtuning.model.packed import PackedModel
 from qtuning.scoring.scores import observe
 from qtuning.train.cost import shape_of

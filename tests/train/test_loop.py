@@ -20,10 +20,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from qtuning.data.samples import Sample
 from qtuning.errors import UserError
 from qtuning.experiment.methods import pruning
 from qtuning.experiment.schema import Cell, MethodEntry, Model, Ratios, Training
-from qtuning.model.batch import Sample, pack
+from qtuning.model.batch import pack
 from qtuning.model.packed import PackedModel
 from qtuning.pruners.base import Instructions
 from qtuning.pruners.method import method_of

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from qtuning.model.batch import Packed, Sample, pack
+from qtuning.data.samples import Sample
+from qtuning.model.batch import Packed, pack
 from qtuning.model.packed import PackedModel
 from qtuning.scoring.scores import observe
 from qtuning.train.__main__ import run_as_worker

@@ -69,7 +69,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_json(root / "reference" / "model.json", {"path": str(root / "other"), "revision": None, "source": {}})
     rows = [{"instruction": f"add {i} and {i % 7}", "output": f"the sum is {i + i % 7} and no more"} for i in range(60)]
     write_text(root / "rows.jsonl", "\n".join(canonical_json(row) for row in rows))
-    prepare(a_cell(root, "full"), root / "model", root / "samples", data_dir=None)
+    prepare(a_cell(root, "full"), root / "base", root / "samples")
     return root
 
 
