@@ -17,13 +17,6 @@ if TYPE_CHECKING:
 
 Entry = TypeVar("Entry", bound="BaseModel")
 
-QUADRANTS = {
-    1: "high error, high uncertainty: harmful noise, dropped",
-    2: "high error, low uncertainty: valuable misconception, kept, tokens pruned",
-    3: "low error, low uncertainty: redundant knowledge, dropped",
-    4: "low error, high uncertainty: calibration data, kept whole",
-}
-
 
 def plane(
     model: Annotated[
@@ -203,14 +196,17 @@ def report(found: "Scan", sample_ratio: float, console: Any) -> None:
     from rich import box
     from rich.table import Table
 
+    from qtuning.experiment.quadrants import QUADRANTS
+
     samples, lines = found.samples, found.thresholds
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("Quadrant")
     table.add_column("At the\nmedians", justify="right")
     table.add_column(f"At the thresholds\nfor {100 * sample_ratio:g}%", justify="right")
     table.add_column("Meaning, and what Q-Tuning does")
-    for quadrant, meaning in QUADRANTS.items():
-        table.add_row(f"Q{quadrant}", *_shares(samples, quadrant), meaning)
+    for quadrant in QUADRANTS["figure"]:
+        shares = _shares(samples, quadrant.number)
+        table.add_row(f"Q{quadrant.number}", *shares, f"{quadrant.sides}: {quadrant.meaning}")
     table.add_row("none", *_shares(samples, 0), "between the thresholds")
     console.print(table)
     bad = ", ".join(f"{count:,} {reason}" for reason, count in found.report["bad_by_reason"].items())

@@ -5,9 +5,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from qtuning.experiment.quadrants import CALIBRATION, MISCONCEPTION, Naming
 from qtuning.pruners.base import DROPPED, PRUNABLE, WHOLE, Budget, Candidates, SampleSelection, draw, ranking
 from qtuning.scoring import plane
-from qtuning.scoring.plane import CALIBRATION, MISCONCEPTION, Lines, Naming, Plane, Thresholds
+from qtuning.scoring.plane import Lines, Plane, Thresholds
 
 # of a quadrant: what is in Q2 may lose tokens, what is in Q4 stays whole, the rest goes (method.md, Stage 1)
 _ROLES = torch.full((5,), DROPPED, dtype=torch.int8)

@@ -11,22 +11,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qtuning.experiment.quadrants import BETWEEN, CALIBRATION, MISCONCEPTION, QUADRANTS, Naming
+
 MAX_LEVEL = 0.49  # quantile levels a and b are searched in [0, 0.49]
 MAX_ITERATIONS = 10
 TOLERANCE = 0.01  # on the kept fraction
 
-NOISE, MISCONCEPTION, REDUNDANT, CALIBRATION = 1, 2, 3, 4
-BETWEEN = 0  # neither tail: such a sample is in no quadrant of the two-tail reading
-
-Naming = Literal["figure", "text"]  # reading A1
 Lines = Literal["two-tails", "midpoint"]  # reading A5
 
 
-# [error, uncertainty], each 0 low, 1 between, 2 high -> the quadrant
-_NAMES = {
-    "figure": np.array([[REDUNDANT, BETWEEN, CALIBRATION], [BETWEEN] * 3, [MISCONCEPTION, BETWEEN, NOISE]], np.int8),
-    "text": np.array([[REDUNDANT, BETWEEN, CALIBRATION], [BETWEEN] * 3, [NOISE, BETWEEN, MISCONCEPTION]], np.int8),
-}
+def _numbers(naming: Naming) -> np.ndarray:
+    """[3, 3] int8: the quadrant at [error, uncertainty], each 0 low, 1 between, 2 high."""
+    numbers = np.full((3, 3), BETWEEN, np.int8)
+    for quadrant in QUADRANTS[naming]:
+        numbers[2 * quadrant.high_error, 2 * quadrant.high_uncertainty] = quadrant.number
+    return numbers
+
+
+_NUMBERS: dict[Naming, np.ndarray] = {naming: _numbers(naming) for naming in QUADRANTS}
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ class Plane:
         self.thresholds = thresholds
         self._axes = ppl.numpy(), ent.numpy()
         self._sorted = [np.sort(values).tolist() for values in self._axes]
-        self._names = _NAMES[naming]
-        self._held = (self._names == MISCONCEPTION) | (self._names == CALIBRATION)
+        self._numbers = _NUMBERS[naming]
+        self._held = (self._numbers == MISCONCEPTION) | (self._numbers == CALIBRATION)
 
     @property
     def spread(self) -> bool:
@@ -87,7 +89,7 @@ class Plane:
         Reading A1, `text`: of the two quadrants of high error, the one of high entropy is Q2 and the one of low
         entropy Q1.
         """
-        return torch.from_numpy(self._names[self._bands(level)])
+        return torch.from_numpy(self._numbers[self._bands(level)])
 
     def search(self, sample_ratio: float) -> Thresholds:
         """Bisect the common level a = b in [0, 0.49] until Q2 and Q4 hold the share `sample_ratio` of the batch.

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qtuning.experiment.quadrants import BETWEEN, CALIBRATION, MISCONCEPTION, NOISE, REDUNDANT, Naming
 from qtuning.scoring import plane
 
 # few distinct values make ties; perplexities reach exp(600)
@@ -18,7 +19,7 @@ PPL = st.sampled_from([1.0, 1.0 + 2**-20, 1.5, 2.0, 7.25, 1e3, 1e38, math.exp(60
 )
 ENT = st.sampled_from([0.0, 2**-30, 0.5, 1.0, 12.5]) | st.integers(0, 4000).map(lambda n: n / 256)
 PLANE = st.lists(st.tuples(PPL, ENT), min_size=1, max_size=40).map(lambda rows: tuple(zip(*rows, strict=True)))
-READINGS = [(q, t) for q in get_args(plane.Naming) for t in get_args(plane.Lines)]  # A1, A5
+READINGS = [(q, t) for q in get_args(Naming) for t in get_args(plane.Lines)]  # A1, A5
 RATIO = st.sampled_from([0.0078125, 0.0625, 0.125, 0.25, 0.5, 0.75, 1.0]) | st.floats(1e-6, 1.0)
 
 
@@ -30,13 +31,13 @@ def tensors(ppl: tuple[float, ...], ent: tuple[float, ...]) -> tuple[torch.Tenso
 @settings(max_examples=150, deadline=None)
 @given(points=PLANE, level=st.integers(0, 490).map(lambda n: n / 1000))
 def test_quadrants(
-    points: tuple[tuple[float, ...], tuple[float, ...]], level: float, readings: tuple[plane.Naming, plane.Lines]
+    points: tuple[tuple[float, ...], tuple[float, ...]], level: float, readings: tuple[Naming, plane.Lines]
 ) -> None:
     result = plane.quadrants(*tensors(*points), level, *readings)
     assert result.dtype == torch.int8
     assert result.tolist() == oracles_readings.places(*points, level, *readings)
     if readings[1] == "midpoint":
-        assert (result != plane.BETWEEN).all(), "one line an axis: the quadrants cover the batch"
+        assert (result != BETWEEN).all(), "one line an axis: the quadrants cover the batch"
 
 
 def test_quadrants_by_hand() -> None:
@@ -44,14 +45,14 @@ def test_quadrants_by_hand() -> None:
     ppl = (1.0, 1.0, 5.0, 5.0, 3.0)
     ent = (0.1, 0.9, 0.1, 0.9, 0.5)
     # the quantile 1/4 of (1, 1, 3, 5, 5) is 1 and 3/4 is 5, so nothing is above the line: high error is strict
-    assert plane.quadrants(*tensors(ppl, ent), 0.25).tolist() == [plane.REDUNDANT, 0, 0, 0, 0]
+    assert plane.quadrants(*tensors(ppl, ent), 0.25).tolist() == [REDUNDANT, 0, 0, 0, 0]
     # a level further out puts the line between 3 and 5
     assert plane.quadrants(*tensors(ppl, ent), 0.45).tolist() == [
-        plane.REDUNDANT,
-        plane.CALIBRATION,
-        plane.MISCONCEPTION,
-        plane.NOISE,
-        plane.BETWEEN,
+        REDUNDANT,
+        CALIBRATION,
+        MISCONCEPTION,
+        NOISE,
+        BETWEEN,
     ]
 
 
@@ -63,7 +64,7 @@ def test_text_swaps_the_names_of_the_quadrants_of_high_error(
     """Reading A1: the lines do not move."""
     figure = plane.quadrants(*tensors(*points), level, "figure", lines)
     text = plane.quadrants(*tensors(*points), level, "text", lines)
-    swapped = torch.tensor([plane.BETWEEN, plane.MISCONCEPTION, plane.NOISE, plane.REDUNDANT, plane.CALIBRATION])
+    swapped = torch.tensor([BETWEEN, MISCONCEPTION, NOISE, REDUNDANT, CALIBRATION])
     assert text.tolist() == swapped[figure.long()].tolist()
 
 
@@ -82,7 +83,7 @@ def test_readings_by_hand() -> None:
 @settings(max_examples=150, deadline=None)
 @given(points=PLANE, ratio=RATIO)
 def test_search(
-    points: tuple[tuple[float, ...], tuple[float, ...]], ratio: float, readings: tuple[plane.Naming, plane.Lines]
+    points: tuple[tuple[float, ...], tuple[float, ...]], ratio: float, readings: tuple[Naming, plane.Lines]
 ) -> None:
     ppl, ent = points
     found = plane.find_thresholds(*tensors(*points), ratio, *readings)
