@@ -16,21 +16,18 @@ from qtuning.errors import UserError
 from qtuning.experiment.yaml_files import nearest
 from qtuning.figures.write import Written, write_figures
 from qtuning.files import atomic_path, write_text
-from qtuning.paper.audit import Audit, audit
-from qtuning.paper.audit_report import audit_lists, audit_markdown, audit_page
-from qtuning.paper.beside import versus_paper
-from qtuning.paper.claims import read_claims
-from qtuning.paper.ours import read_store
-from qtuning.paper.page import paper_page
+from qtuning.paper.beside import compare_with_paper, paper_page
+from qtuning.paper.claims import check_claims, claims_page
 from qtuning.paper.published import read_published, table_number
-from qtuning.paper.reference import read_published as read_reference
+from qtuning.paper.recompute import read_ours
+from qtuning.paper.signs import compare_signs
 from qtuning.statistics.compare import compare
-from qtuning.statistics.interval import Intervals
 from qtuning.store.store import Store
-from qtuning.tables import html
+from qtuning.tables import html, markdown
 from qtuning.tables.bycost import cost_page
 from qtuning.tables.page import Page
 from qtuning.tables.planted_errors import localisation_page, write_localisation
+from qtuning.tables.summary import summarise
 from qtuning.tables.write import score_page, write_tables
 
 ASSETS = files("qtuning") / "assets" / "report"
@@ -72,11 +69,11 @@ def write_report(experiments: Sequence[str], store: Path, out: Path) -> Path:
         if name not in known:
             raise UserError(f"{store}: experiment = {name!r}: not collected{nearest(name, known)}")
     sections = [_section(name, store, out) for name in experiments]
-    published = read_reference()
-    found = audit(published, read_claims(published), read_store(store), Intervals(Store(store)))
-    write_text(out / "audit.md", audit_markdown(found))
+    published = read_published()
+    claims = claims_page(check_claims(published, read_ours(Store(store), published)), published)
+    write_text(out / "audit.md", markdown.render(claims))
     page = out / "report.html"
-    write_text(page, _render(sections, found))
+    write_text(page, _render(sections, claims))
     return page
 
 
@@ -111,7 +108,9 @@ def _pages(name: str, scores: pl.DataFrame, comparisons: pl.DataFrame, notes: Se
     yield cost_page(scores)
     number = table_number(name)
     if number is not None:
-        yield paper_page(scores, versus_paper(scores, read_published(None), number))
+        published, summary = read_published(), summarise(scores)
+        numbers = compare_with_paper(scores, summary, published, number)
+        yield paper_page(scores, summary, numbers, compare_signs(summary, published, number))
 
 
 def _summary(page: Page, name: str) -> str:
@@ -129,7 +128,7 @@ def _uri(path: Path) -> str:
     return f"data:{MEDIA[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def _render(sections: Sequence[Section], found: Audit) -> str:
+def _render(sections: Sequence[Section], claims: Page) -> str:
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -138,5 +137,4 @@ def _render(sections: Sequence[Section], found: Audit) -> str:
     styles = html.css() + (ASSETS / "report.css").read_text(encoding="utf-8")
     # fragments are escaped already, and the style sheets are ours
     parts = [(section, [(summary, Markup(fragment)) for summary, fragment in section.tables]) for section in sections]
-    verdicts = Markup(html.fragment(audit_page(found)))
-    return template.render(parts=parts, css=Markup(styles), verdicts=verdicts, lists=audit_lists(found)) + "\n"
+    return template.render(parts=parts, css=Markup(styles), claims=Markup(html.fragment(claims))) + "\n"

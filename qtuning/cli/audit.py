@@ -12,9 +12,9 @@ from qtuning.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from qtuning.paper.audit import Audit
+    from qtuning.tables.page import Page
 
-COLOURS = {"holds": "green", "partly": "yellow", "contradicted": "red", "not testable": "dim"}
+COLOURS = {"holds": "green", "holds in part": "yellow", "contradicted": "red", "cannot be judged": "dim"}
 UNBOUNDED = 160
 """Columns of a file or pipe, which has no width of its own."""
 
@@ -24,84 +24,50 @@ def audit(
         Path | None,
         typer.Option(help="folder with our scores.parquet; published scores alone without it", show_default="results"),
     ] = None,
-    claims: Annotated[
-        Path | None, typer.Option(help="claims and how to recompute them; default: those shipped (docs/audit.md)")
-    ] = None,
-    scores: Annotated[Path | None, typer.Option(help="published scores; default: those shipped")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
 ) -> None:
     """Recompute the paper's claims from its own tables, and from our cells where they exist.
 
-    Exit status 1 if a recomputed verdict is not the one that the claims' file states.
-
     `qtuning audit --store docs/example/store`
     """
-    from qtuning.paper.audit import audit as run
-    from qtuning.paper.audit_report import audit_json
-    from qtuning.paper.claims import read_claims
-    from qtuning.paper.ours import read_store
-    from qtuning.paper.reference import PAPER, read_published
-    from qtuning.statistics.interval import Intervals
+    from qtuning.paper.claims import check_claims, claims_json, claims_page
+    from qtuning.paper.published import read_published
+    from qtuning.paper.recompute import read_ours
     from qtuning.store.store import Store
 
     if store is not None and not store.is_dir():
         raise UserError(f"--store = {str(store)!r}: no such folder; leave it out for the published scores alone")
-    store = store or Path("results")
-    published = read_published(scores or PAPER / "reference_scores.csv")
-    ours = read_store(store)
-    result = run(published, read_claims(published, claims or PAPER / "claims.yaml"), ours, Intervals(Store(store)))
+    published, store = read_published(), store or Path("results")
+    found = (store / "scores.parquet").exists()
+    findings = check_claims(published, read_ours(Store(store), published) if found else None)
     if as_json:
-        print(json.dumps(audit_json(result), indent=2, ensure_ascii=False, allow_nan=False))
-    else:
-        from rich.console import Console
+        print(json.dumps(claims_json(findings, published), indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    from rich.console import Console
 
-        console = Console() if sys.stdout.isatty() else Console(width=UNBOUNDED)
-        print_audit(result, console)
-        if ours is None:
-            console.print(f"{store}/scores.parquet: no such file; published scores alone", style="dim", markup=False)
-    if result.differing:
-        sys.exit(1)
+    console = Console() if sys.stdout.isatty() else Console(width=UNBOUNDED)
+    print_page(claims_page(findings, published), console)
+    if not found:
+        console.print(f"{store}/scores.parquet: no such file; published scores alone", style="dim", markup=False)
 
 
-def print_audit(result: "Audit", console: "Console") -> None:
-    """The table of verdicts, the arithmetic of every claim, the checks beside them, and the sum of it all."""
+def print_page(page: "Page", console: "Console") -> None:
+    """The tables of the page, with verdicts in colour."""
     from rich import box
-    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
-    from qtuning.paper.audit_report import TOLERANCE, checks, details, our_verdict
-
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
-    for header in ("Claim", "Recomputed", "File says", "From our cells"):
-        table.add_column(header, no_wrap=header in ("Recomputed", "File says"))
-    for ruling in result.rulings:
-        verdict = ruling.published.verdict
-        table.add_row(
-            Text(ruling.claim.text),
-            Text(verdict, style=COLOURS[verdict]),
-            Text(ruling.claim.verdict, style="" if ruling.agrees else "bold red"),
-            Text(our_verdict(ruling), style=COLOURS[ruling.ours.verdict]),
-        )
-    console.print(table)
-    console.print(TOLERANCE, style="dim", markup=False)
-    for ruling in result.rulings:
+    for text in page.lead:
+        console.print(text, markup=False, highlight=False)
+    for table in page.tables:
+        drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", show_lines=True)
+        for column in table.columns:
+            drawn.add_column(column.name, no_wrap=column.name == "Verdict", justify="left" if column.words else "right")
+        for row in table.rows:
+            drawn.add_row(*(Text(str(field), style=COLOURS.get(str(field), "")) for field in row))
         console.print()
-        title = Text(f"{ruling.claim.id}: ", style="bold")
-        console.print(title.append(ruling.published.verdict, style=COLOURS[ruling.published.verdict]))
-        for line in details(ruling):
-            console.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
-    for heading, found in checks(result):
-        console.print()
-        console.print(Text(heading, style="bold"))
-        for line in found:
-            console.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
-    console.print()
-    for ruling in result.differing:
-        console.print(
-            Text(f"{ruling.claim.id}: the file says {ruling.claim.verdict}, the numbers say ", style="bold red").append(
-                ruling.published.verdict
-            )
-        )
-    agreeing = len(result.rulings) - len(result.differing)
-    console.print(f"{agreeing} of {len(result.rulings)} verdicts are as the file states them", markup=False)
+        if table.title:
+            console.print(table.title, style="bold", markup=False, highlight=False)
+        console.print(drawn)
+        for note in table.notes:
+            console.print(note, style="dim", markup=False, highlight=False)

@@ -1,226 +1,280 @@
-"""Published claims (`qtuning/assets/paper/claims.yaml`): what they say, and how to recompute it. docs/audit.md."""
+"""Ten claims about Q-Tuning, recomputed from the paper's own tables, and from our runs where they can judge them.
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+Each claim is a function of (published scores, ours or None) that returns a Finding. `check_claims` asks them all and
+`claims_page` draws the answers. docs/audit.md says how a verdict comes about.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from decimal import Decimal
-from fractions import Fraction
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from qtuning.paper.published import MODEL_LABEL, PaperRow, Published
+from qtuning.paper.recompute import Figure, OurScores, PaperScores, Scores, recompute
+from qtuning.tables.page import Block, Column, Page, Table, check
+from qtuning.tables.summary import AVERAGE
 
-from qtuning.errors import UserError
-from qtuning.experiment.yaml_files import explain, load_yaml, nearest
-from qtuning.paper.measured import Budget
-from qtuning.paper.reference import PAPER, Published
+Verdict = Literal["holds", "holds in part", "contradicted", "cannot be judged"]
 
-Verdict = Literal["holds", "partly", "contradicted", "not testable"]
-Versus = Literal["full", "best-baseline"]
-NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?")
-"""A number in a claim's text; not the digits of a name (LLaMA2-7B, SmolLM2-1.7B)."""
-
-
-def _listed(value: Any) -> Any:
-    return value if isinstance(value, list | tuple) else [value]
-
-
-def _budget(value: Any) -> Budget:
-    """`[12.5, 50]` as YAML reads it; through text, so that 12.5 stays exact."""
-    numbers = isinstance(value, list | tuple) and all(type(part) in (int, float) and 0 < part <= 100 for part in value)
-    if not numbers or len(value) != 2:
-        raise ValueError("must be a budget, [per cent of samples, per cent of tokens]")
-    return Budget(*(Decimal(str(part)) for part in value))
-
-
-Pair = Annotated[Any, BeforeValidator(_budget)]
-Models = Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)]
-Tables = Annotated[tuple[int, ...], BeforeValidator(_listed), Field(min_length=1)]
-Figures = Annotated[tuple[float, ...], BeforeValidator(_listed), Field(min_length=1)]
-
-
-class Recipe(BaseModel):
-    """Base of `from`: how a claim is recomputed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Value(Recipe):
-    """A score of Q-Tuning."""
-
-    how: Literal["value"]
-    table: int
-    model: Models
-    budget: Pair
-    benchmark: str
-
-
-class Change(Recipe):
-    """How far Q-Tuning is above full data, or above the best of the baselines at its budget."""
-
-    how: Literal["difference", "relative"]
-    table: int
-    model: Models
-    budget: Pair
-    benchmark: str
-    versus: Versus
-
-
-class Sign(Recipe):
-    """Whether Q-Tuning is above full data, or above the best baseline, at every budget of every model."""
-
-    how: Literal["sign-of-difference"]
-    table: Tables
-    benchmark: str
-    versus: Versus
-
-
-class Averages(Recipe):
-    """Whether every average of a model's rows is the mean of the row's benchmarks."""
-
-    how: Literal["recompute-averages"]
-    table: int
-    model: Models
-
-
-class Compare(Recipe):
-    """Whether rows of a pruner differ between two budgets; a pruner may be `any`."""
-
-    how: Literal["compare-rows"]
-    table: int
-    sample_pruner: str
-    token_pruner: str
-    budgets: tuple[Pair, Pair]
-
-
-AnyRecipe = Value | Change | Sign | Averages | Compare
-RECIPES: dict[str, type[AnyRecipe]] = {
-    how: recipe for recipe in get_args(AnyRecipe) for how in get_args(recipe.model_fields["how"].annotation)
-}
-
-
-class _Entry(BaseModel):
-    """A claim as written; `from` is validated by its own `how`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    claim: str = Field(min_length=1)
-    expected: Figures | None = None
-    unit: str | None = None
-    recipe: dict[str, Any] = Field(alias="from")
-    verdict: Verdict
+TOLERANCE = (
+    "A printed figure stands for every value that rounds to it. A claimed and a recomputed figure agree where these "
+    "ranges touch."
+)
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure of a claim, as its text prints it: `36.5`, which stands for 36.45 to 36.55."""
+class Judgement:
+    """A verdict and the numbers behind it, in words."""
 
-    text: str
-
-    @property
-    def value(self) -> Fraction:
-        """The printed number."""
-        return Fraction(self.text)
-
-    @property
-    def rounding(self) -> Fraction:
-        """Half a unit of its last digit."""
-        return Fraction(1, 2 * 10 ** len(self.text.partition(".")[2]))
+    verdict: Verdict
+    numbers: str
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A published claim. figures: one for each of `recipe.model`, empty for claims without a number. verdict: what the
-    file says of it, which the audit compares with what it computes."""
+class Finding:
+    """A claim, what the paper's numbers say of it, and what ours say (None where we have none)."""
 
-    id: str
-    text: str
-    figures: tuple[Figure, ...]
-    recipe: AnyRecipe
-    verdict: Verdict
+    statement: str
+    paper: Judgement
+    ours: Judgement | None
 
 
-def read_claims(published: Published, path: Path = PAPER / "claims.yaml") -> list[Claim]:
-    """Read a file of claims about `published`. UserError lists every problem with file, claim and key."""
-    entries = load_yaml(Path(path))
-    if not isinstance(entries, list) or not entries:
-        raise UserError(f"{path}: expected a list of claims, found {type(entries).__name__}")
-    problems: list[str] = []
-    claims: list[Claim] = []
-    for number, entry in enumerate(entries, start=1):
-        where = f"{path}: claim {entry['id'] if isinstance(entry, dict) and 'id' in entry else number}"
-        try:
-            claim = _claim(entry, where)
-            _check_names(claim.recipe, published, where)
-            if claim.id in {other.id for other in claims}:
-                raise UserError(f"{where}: id = {claim.id!r}: is there twice")
-            claims.append(claim)
-        except UserError as error:
-            problems += str(error).splitlines()
-    if problems:
-        raise UserError("\n".join(problems))
-    return claims
+# The claims. Each function is named after what is claimed.
 
 
-def _claim(value: Any, where: str) -> Claim:
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: expected keys and values, found {type(value).__name__}")
-    try:
-        entry = _Entry.model_validate(value)
-    except ValidationError as error:
-        raise UserError("\n".join(explain(error, where, _Entry))) from None
-    how = entry.recipe.get("how")
-    if how not in RECIPES:
-        raise UserError(f"{where}: from.how = {how!r}: unknown{nearest(str(how), RECIPES)}")
-    schema = RECIPES[how]
-    try:
-        recipe = schema.model_validate(entry.recipe)
-    except ValidationError as error:
-        raise UserError("\n".join(explain(error, f"{where}: from", schema))) from None
-    return Claim(entry.id, entry.claim, _figures(entry, recipe, where), recipe, entry.verdict)
+def smollm2_gains_38_percent(published: Published, ours: OurScores | None) -> Finding:
+    """12.5% of the training data are 25% of the samples and 50% of their tokens."""
+    statement = "+38% average improvement over full-data SFT on SmolLM2-1.7B with 12.5% of the training data"
+    figure = Figure(_q_tuning(published, 2, "smollm2-1.7b", 0.25, 0.5), rival="full", relative=True)
+    return _find(statement, published, ours, ("38", figure))
 
 
-def _figures(entry: _Entry, recipe: AnyRecipe, where: str) -> tuple[Figure, ...]:
-    """The expected figures as the claim's text prints them: their digits set the tolerance."""
-    if not isinstance(recipe, Value | Change):
-        if entry.expected is not None:
-            raise UserError(f"{where}: expected: a claim of {recipe.how} has no figure of its own")
-        return ()
-    if entry.expected is None:
-        raise UserError(f"{where}: expected: required, but not given")
-    if len(entry.expected) != len(recipe.model):
-        raise UserError(f"{where}: expected: {len(entry.expected)} figures for {len(recipe.model)} models")
-    figures = []
-    for expected in entry.expected:
-        value = Fraction(str(expected))
-        written = [text for text in NUMBER.findall(entry.claim) if Fraction(text) == abs(value)]
-        if not written:
-            raise UserError(
-                f"{where}: expected = {expected:g}: the claim's text has no such figure, so how exactly it was stated "
-                "is not known; quote the claim with its figure"
-            )
-        figures.append(Figure(f"{'-' if value < 0 else ''}{max(written, key=len)}"))
-    return tuple(figures)
+def llama3_reaches_48_on_gsm8k(published: Published, ours: OurScores | None) -> Finding:
+    """35% of the data are 50% of the samples and 70% of their tokens."""
+    statement = (
+        "LLaMA3-8B reaches 48.07 on GSM8K with 35% of the data, 6.0 above full data and 9.9 above the best baseline"
+    )
+    row = _q_tuning(published, 2, "llama3-8b", 0.5, 0.7)
+    # the figure is in the table, but in the row of another model
+    notes = []
+    for other in published.rows(2):
+        if other.q_tuning and other != row and published.scores[other]["gsm8k"] == Decimal("48.07"):
+            changes = [recompute(Figure(other, "gsm8k", rival), PaperScores(published)) for rival in ("full", "best")]
+            notes.append(f"48.07 is that of {', '.join(change.text for change in changes)}")
+    return _find(statement, published, ours, ("48.07", Figure(row, "gsm8k")), notes=notes)
 
 
-def _check_names(recipe: AnyRecipe, published: Published, where: str) -> None:
-    """A name that the scores do not have is a slip of the pen; a budget that they do not have was not published."""
-    tables = sorted(published.train_sets)
-    for table in recipe.table if isinstance(recipe, Sign) else (recipe.table,):
-        if table not in tables:
-            raise UserError(f"{where}: from.table = {table}: not among the published tables {tables}")
-        rows = [row for row in published.rows() if row.table == table]
-        _known(getattr(recipe, "model", ()), [row.model for row in rows], f"{where}: from.model")
-        benchmarks = [benchmark for row in rows for benchmark in published.scores[row]]
-        if (benchmark := getattr(recipe, "benchmark", None)) is not None:
-            _known((benchmark,), benchmarks, f"{where}: from.benchmark")
-        for key in ("sample_pruner", "token_pruner"):
-            if (pruner := getattr(recipe, key, "any")) != "any":
-                _known((pruner,), [getattr(row, key) for row in rows], f"{where}: from.{key}")
+def llama2_reaches_36_5(published: Published, ours: OurScores | None) -> Finding:
+    """Table 1, average."""
+    figure = Figure(_q_tuning(published, 1, "llama2-7b", 0.25, 0.5))
+    return _find("25% samples, 50% tokens: LLaMA2-7B 36.5", published, ours, ("36.5", figure))
 
 
-def _known(names: Sequence[str], valid: Sequence[str], where: str) -> None:
-    for name in names:
-        if name not in valid:
-            raise UserError(f"{where} = {name!r}: unknown{nearest(name, dict.fromkeys(valid))}")
+def mistral_leads_by_1_63(published: Published, ours: OurScores | None) -> Finding:
+    """Table 1, average."""
+    statement = "25% samples, 50% tokens: Mistral-7B 1.63 above the strongest baseline"
+    figure = Figure(_q_tuning(published, 1, "mistral-7b", 0.25, 0.5), rival="best")
+    return _find(statement, published, ours, ("1.63", figure))
+
+
+def llama2_leads_by_3_3(published: Published, ours: OurScores | None) -> Finding:
+    """Table 1, average."""
+    statement = "12.5% samples, 50% tokens: LLaMA2-7B 3.3 above the best baseline"
+    figure = Figure(_q_tuning(published, 1, "llama2-7b", 0.125, 0.5), rival="best")
+    return _find(statement, published, ours, ("3.3", figure))
+
+
+def mistral_leads_by_2_7(published: Published, ours: OurScores | None) -> Finding:
+    """Table 1, average."""
+    statement = "12.5% samples, 50% tokens: Mistral-7B 2.7 above the best baseline"
+    figure = Figure(_q_tuning(published, 1, "mistral-7b", 0.125, 0.5), rival="best")
+    return _find(statement, published, ours, ("2.7", figure))
+
+
+def table2_averages_at_35_percent(published: Published, ours: OurScores | None) -> Finding:
+    """Three figures of table 2, at 50% of the samples and 70% of their tokens."""
+    statement = "Averaged over GSM8K and MATH: 21.5 LLaMA3-8B, 26.6 Mistral-7B, 11.8 SmolLM2-1.7B"
+    claimed = {"llama3-8b": "21.5", "mistral-7b": "26.6", "smollm2-1.7b": "11.8"}
+    figures = [(value, Figure(_q_tuning(published, 2, model, 0.5, 0.7))) for model, value in claimed.items()]
+    return _find(statement, published, ours, *figures)
+
+
+def mistral_averages_are_means(published: Published, ours: OurScores | None) -> Finding:
+    """Table 2: every printed average of Mistral-7B against the mean of its benchmarks."""
+    rows = published.rows(2, "mistral-7b")
+    wrong = [row for row in published.wrong_averages() if row in rows]
+    numbers = "; ".join([f"{len(rows) - len(wrong)} of {len(rows)} are", *_tell_averages(published, wrong)])
+    ruling = Judgement("contradicted" if wrong else "holds", numbers)
+    computed = Judgement("cannot be judged", "our averages are computed, not typed")
+    return Finding("Mistral-7B: each average is the mean of its two benchmarks", ruling, computed if ours else None)
+
+
+def sparsevlm_rows_differ(published: Published, ours: OurScores | None) -> Finding:
+    """Table 2: the rows of each sample pruner with SparseVLM, at 25% of the samples, for each model."""
+    starts = [row for row in published.rows(2) if row.token_pruner == "sparsevlm" and row.budget == "25x50"]
+    pairs = [(row, published.row(2, row.model, 0.25, 0.7, *row.place[2:])) for row in starts]
+
+    def judge(scores: Scores) -> Judgement:
+        same = [scores.same(*pair) for pair in pairs]
+        numbers = f"{same.count(True)} of {len(pairs)} pairs of rows have the same score on every benchmark"
+        if missing := same.count(None):
+            return Judgement("cannot be judged", f"{numbers}, {missing} pairs are missing")
+        return Judgement(_verdict_of_several(["contradicted" if each else "holds" for each in same]), numbers)
+
+    return _ask("SparseVLM rows differ between 50% and 70% tokens", published, ours, judge)
+
+
+def q_tuning_beats_full_data(published: Published, ours: OurScores | None) -> Finding:
+    """Tables 1 and 2: every average of Q-Tuning against that of the full data."""
+    rows = [row for table in (1, 2) for row in published.rows(table) if row.q_tuning]
+
+    def judge(scores: Scores) -> Judgement:
+        found = [recompute(Figure(row, rival="full"), scores) for row in rows]
+        above = [each for each in found if not isinstance(each.range, str) and each.range[0] > 0]
+        below = [each for each in found if not isinstance(each.range, str) and each.range[1] < 0]
+        values = [each.value for each in above if each.value is not None]
+        span = f", by {min(values):.2f} to {max(values):.2f} points" if values else ""
+        others = dict.fromkeys(each.text for each in found if each not in above)
+        numbers = "; ".join([f"{len(above)} of {len(rows)} averages are above those of the full data{span}", *others])
+        verdict: Verdict = "holds" if len(above) == len(rows) else "cannot be judged"
+        return Judgement("contradicted" if below else verdict, numbers)
+
+    return _ask("first dynamic pruning to consistently outperform full-data training", published, ours, judge, rows)
+
+
+CLAIMS = (
+    smollm2_gains_38_percent,
+    llama3_reaches_48_on_gsm8k,
+    llama2_reaches_36_5,
+    mistral_leads_by_1_63,
+    llama2_leads_by_3_3,
+    mistral_leads_by_2_7,
+    table2_averages_at_35_percent,
+    mistral_averages_are_means,
+    sparsevlm_rows_differ,
+    q_tuning_beats_full_data,
+)
+
+
+def check_claims(published: Published, ours: OurScores | None = None) -> list[Finding]:
+    """All claims, recomputed."""
+    return [claim(published, ours) for claim in CLAIMS]
+
+
+def _q_tuning(published: Published, table: int, model: str, samples: float, tokens: float) -> PaperRow:
+    return published.row(table, model, samples, tokens, "q-tuning", "q-tuning")
+
+
+def _find(
+    statement: str,
+    published: Published,
+    ours: OurScores | None,
+    *figures: tuple[str, Figure],
+    notes: Sequence[str] = (),
+) -> Finding:
+    """Judge a claim that names figures, each as (what is claimed, what it is about)."""
+
+    def judge(scores: Scores) -> Judgement:
+        found = [_compare(claimed, figure, scores) for claimed, figure in figures]
+        texts = dict.fromkeys(each.numbers for each in found)
+        return Judgement(_verdict_of_several([each.verdict for each in found]), "; ".join(texts))
+
+    rows = [figure.row for _, figure in figures if figure.benchmark == AVERAGE]
+    return _ask(statement, published, ours, judge, rows, notes)
+
+
+def _ask(
+    statement: str,
+    published: Published,
+    ours: OurScores | None,
+    judge: Callable[[Scores], Judgement],
+    rows: Sequence[PaperRow] = (),
+    notes: Sequence[str] = (),
+) -> Finding:
+    """Put a claim to the paper's scores and to ours. rows: whose averages it rests on. notes: on the paper's."""
+    found = judge(PaperScores(published))
+    wrong = [row for row in published.wrong_averages() if row in rows]
+    numbers = "; ".join([found.numbers, *notes, *_tell_averages(published, wrong)])
+    return Finding(statement, Judgement(found.verdict, numbers), judge(ours) if ours else None)
+
+
+def _tell_averages(published: Published, wrong: Iterable[PaperRow]) -> list[str]:
+    return [
+        f"the printed average {published.scores[row][AVERAGE]} of {MODEL_LABEL[row.model]} {row.budget} should be "
+        f"{published.exact_average(row):.3f}"
+        for row in wrong
+    ]
+
+
+def _compare(claimed: str, figure: Figure, scores: Scores) -> Judgement:
+    """A claimed figure beside the recomputed one; the last digit of what is claimed sets how exact it is."""
+    found = recompute(figure, scores)
+    if found.value is None or isinstance(found.range, str):
+        return Judgement("cannot be judged", found.text)
+    half = Decimal(5).scaleb(-len(claimed.partition(".")[2]) - 1)
+    (low, high), least, most = found.range, Decimal(claimed) - half, Decimal(claimed) + half
+    if high < least or low > most:
+        gap = float(claimed) - found.value
+        side = "too high" if gap > 0 else "too low"
+        return Judgement("contradicted", f"{found.text}; claimed {claimed}, {abs(gap):.2f} {side}")
+    # a range that holds zero as well would agree with no effect at all
+    if low <= 0 <= high:
+        return Judgement("cannot be judged", f"{found.text}, which cannot be told from zero")
+    return Judgement("holds", found.text)
+
+
+def _verdict_of_several(verdicts: Sequence[Verdict]) -> Verdict:
+    """A claim that names several things holds in part where some of them hold."""
+    if "cannot be judged" in verdicts:
+        return "cannot be judged"
+    return verdicts[0] if len(set(verdicts)) == 1 else "holds in part"
+
+
+def claims_page(findings: Sequence[Finding], published: Published) -> Page:
+    """A table of the claims, and one of the printed averages that are wrong."""
+    verdicts = [finding.paper.verdict for finding in findings]
+    counts = [f"{verdict} {verdicts.count(verdict)}" for verdict in get_args(Verdict) if verdict in verdicts]
+    lead = [f"{len(findings)} claims, recomputed from the numbers that the paper prints: {', '.join(counts)}."]
+    columns = [Column(name, words=True) for name in ("Claim", "Verdict", "The paper's numbers")]
+    rows = [[finding.statement, finding.paper.verdict, finding.paper.numbers] for finding in findings]
+    if all(finding.ours for finding in findings):
+        columns.append(Column("Our runs", words=True))
+        rows = [
+            [*row, f"{finding.ours.verdict}: {finding.ours.numbers}"]
+            for row, finding in zip(rows, findings, strict=True)
+            if finding.ours
+        ]
+    else:
+        lead.append("We have no runs of the paper's models on its train sets, so ours judge none of them.")
+    blocks = (Block("", tuple(map(tuple, rows))),)
+    tables = (Table("claims", "", tuple(columns), blocks, notes=(TOLERANCE,)), _averages_table(published))
+    return check(Page("audit", "Published claims, recomputed", tuple(lead), tables))
+
+
+def _averages_table(published: Published) -> Table:
+    wrong = published.wrong_averages()
+    rows = []
+    for row in wrong:
+        printed, exact = published.scores[row][AVERAGE], published.exact_average(row)
+        rows.append((f"{row}", f"{printed:.2f}", f"{exact:.3f}", f"{printed - exact:+.3f}"))
+    columns = (Column("Row", words=True), *(Column(name) for name in ("Printed", "Mean", "Off by")))
+    title = f"{len(wrong)} of {len(published.scores)} printed averages are not the mean of their benchmarks"
+    return Table("averages", title, columns, (Block("", tuple(rows)),), notes=("By more than rounding explains.",))
+
+
+def claims_json(findings: Sequence[Finding], published: Published) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "claims": [asdict(finding) for finding in findings],
+        "averages": {
+            "recomputed": len(published.scores),
+            "wrong": [
+                {
+                    "row": str(row),
+                    "printed": float(published.scores[row][AVERAGE]),
+                    "mean": float(published.exact_average(row)),
+                }
+                for row in published.wrong_averages()
+            ],
+        },
+    }

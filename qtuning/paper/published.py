@@ -1,32 +1,28 @@
-"""The paper's tables 1 and 2 (arXiv 2509.23873), as far as we have their numbers, and how these were measured."""
+"""What the paper (arXiv 2509.23873) prints: the scores of its tables 1 and 2, and how they were measured.
 
+`read_published` is the only reader of `assets/paper/reference_scores.csv`. Scores stay decimal, as printed, so that
+the arithmetic on them is exact.
+"""
+
+import csv
+import importlib.resources
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import polars as pl
-
-from qtuning.errors import UserError
-from qtuning.paper import reference
-from qtuning.paper.measured import Row
 from qtuning.tables.labels import pruner_labels
-from qtuning.tables.summary import Line
+from qtuning.tables.summary import AVERAGE, Line
 
-SCHEMA: dict[str, pl.DataType] = {
-    "table": pl.Int64(),
-    "train_set": pl.String(),
-    "setting": pl.String(),
-    "sample_ratio": pl.Float64(),
-    "token_ratio": pl.Float64(),
-    "model": pl.String(),
-    "sample_pruner": pl.String(),
-    "token_pruner": pl.String(),
-    "benchmark": pl.String(),
-    "score": pl.Float64(),
-}
-"""Columns of the published scores. setting: pruned, full or zero_shot; ratios and scores in per cent."""
+SCORES = Path(str(importlib.resources.files("qtuning"))) / "assets" / "paper" / "reference_scores.csv"
 
-LABEL = {
+ROUNDING = Decimal("0.005")
+"""A printed 36.47 stands for every value from 36.465 to 36.475."""
+
+MODEL_LABEL = {
     "llama2-7b": "LLaMA2-7B",
     "llama3-8b": "LLaMA3-8B",
     "mistral-7b": "Mistral-7B",
@@ -38,52 +34,136 @@ TRAIN_SAMPLES = {"wizardlm": 70_000, "mathinstruct": 262_039}
 """Rows of the train sets, as their pages on the hub give them."""
 
 EPOCHS = 3
-"""method.md, Hyper-parameters."""
+"""docs/method.md, Hyper-parameters."""
 
 NOT_PUBLISHED = (
     "LoRA rank, alpha and dropout, learning-rate schedule, warm-up, cutoff length, prompts, shots, generation lengths, "
     "number of seeds"
 )
-"""What the paper does not say, so that ours can only be a choice (method.md, Hyper-parameters)."""
+"""What the paper does not say, so that ours can only be a choice (docs/method.md, Hyper-parameters)."""
+
+Place = tuple[Any, ...]
+"""What identifies a method among the rows of one model: (`full`,), (`zero-shot`,) or (share of samples, share of
+tokens, sample pruner, token pruner)."""
 
 
-def read_published(source: Path | pl.DataFrame | None = None) -> pl.DataFrame:
-    """The published scores; by default those that the package ships. One row per number, columns as in SCHEMA.
+@dataclass(frozen=True)
+class PaperRow:
+    """One row of a table for one model: a method at a budget. Ratios in per cent."""
 
-    A file is read by reference.py, as strictly as for the audit. Raises UserError for what that refuses, and for a
-    frame in which a column is missing or holds what is no number.
-    """
-    if isinstance(source, pl.DataFrame):
-        return _checked(source)
-    found = reference.read_published(reference.PAPER / "reference_scores.csv" if source is None else Path(source))
-    rows = [
-        published_row(row, found.train_sets[int(row.table)], benchmark, float(score))
-        for row, scores in found.scores.items()
-        for benchmark, score in scores.items()
-    ]
-    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    table: int
+    train_set: str
+    model: str
+    setting: Literal["pruned", "full", "zero_shot"]
+    sample_ratio: Decimal
+    token_ratio: Decimal
+    sample_pruner: str
+    token_pruner: str
+
+    @property
+    def q_tuning(self) -> bool:
+        """Whether this is the method that the paper proposes."""
+        return self.sample_pruner == "q-tuning"
+
+    @property
+    def place(self) -> Place:
+        """See `Place`."""
+        if self.setting != "pruned":
+            return (self.setting.replace("_", "-"),)
+        ratios = (round(float(ratio) / 100, 12) for ratio in (self.sample_ratio, self.token_ratio))
+        return (*ratios, self.sample_pruner, self.token_pruner)
+
+    @property
+    def budget(self) -> str:
+        """`12.5x50`: per cent of the samples and of their tokens."""
+        return f"{float(self.sample_ratio):g}x{float(self.token_ratio):g}"
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """How tables call the sample pruner and the token pruner; the second is empty for a named method."""
+        method = "q-tuning" if self.q_tuning else "" if self.setting == "pruned" else self.place[0]
+        return pruner_labels(Line("", method, self.sample_pruner, self.token_pruner, None, None, "", ""))
+
+    @property
+    def method(self) -> str:
+        """`Q-Tuning`, `Longest + PPL`, `Full data`."""
+        return " + ".join(filter(None, self.labels))
+
+    def __str__(self) -> str:
+        budget = f", {self.budget}" if self.setting == "pruned" else ""
+        return f"table {self.table}, {MODEL_LABEL[self.model]}{budget}, {self.method}"
 
 
-def published_row(row: Row, train_set: str, benchmark: str, score: float | None) -> dict[str, Any]:
-    """A published number as a row of the frame. row: of a table of the paper."""
-    return {
-        "table": row.table,
-        "train_set": train_set,
-        "setting": row.setting,
-        "sample_ratio": float(row.budget.samples),
-        "token_ratio": float(row.budget.tokens),
-        "model": row.model,
-        "sample_pruner": row.sample_pruner,
-        "token_pruner": row.token_pruner,
-        "benchmark": benchmark,
-        "score": score,
-    }
+@dataclass(frozen=True)
+class Published:
+    """All printed scores, in per cent: row -> benchmark (`avg` is one) -> score, in the order of the file."""
+
+    scores: dict[PaperRow, dict[str, Decimal]]
+
+    def rows(self, table: int, model: str | None = None) -> list[PaperRow]:
+        """The rows of a table, of one model or of all."""
+        return [row for row in self.scores if row.table == table and model in (None, row.model)]
+
+    def row(self, table: int, model: str, *place: float | str) -> PaperRow:
+        """One row, by its `Place`. KeyError if the paper does not have it."""
+        return self._by_place[table, model, place]
+
+    def benchmarks(self, table: int) -> list[str]:
+        """The benchmarks that the averages of a table are taken over."""
+        found = dict.fromkeys(benchmark for row in self.rows(table) for benchmark in self.scores[row])
+        return [benchmark for benchmark in found if benchmark != AVERAGE]
+
+    def baselines(self, row: PaperRow) -> list[PaperRow]:
+        """What Q-Tuning competes with at the budget of a row."""
+        return [
+            other
+            for other in self.rows(row.table, row.model)
+            if (other.setting, other.budget) == ("pruned", row.budget) and not other.q_tuning
+        ]
+
+    def exact_average(self, row: PaperRow) -> Decimal:
+        """The mean of the printed scores of a row's benchmarks."""
+        parts = [score for benchmark, score in self.scores[row].items() if benchmark != AVERAGE]
+        return sum(parts, Decimal(0)) / len(parts)
+
+    def wrong_averages(self) -> list[PaperRow]:
+        """Rows whose printed average is not the mean of their benchmarks.
+
+        The mean of scores that are each rounded is off by at most ROUNDING, the printed average by another ROUNDING.
+        """
+        return [
+            row for row, scores in self.scores.items() if abs(scores[AVERAGE] - self.exact_average(row)) > 2 * ROUNDING
+        ]
+
+    @cached_property
+    def _by_place(self) -> dict[tuple[int, str, Place], PaperRow]:
+        return {(row.table, row.model, row.place): row for row in self.scores}
+
+
+def read_published(path: Path = SCORES) -> Published:
+    """Read published scores: a line per row and benchmark. ValueError for a row that has two scores on one."""
+    scores: dict[PaperRow, dict[str, Decimal]] = {}
+    with open(path, encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            benchmark, score = line.pop("benchmark"), Decimal(line.pop("score"))
+            ratios = {name: Decimal(line.pop(name)) for name in ("sample_ratio", "token_ratio")}
+            row = PaperRow(table=int(line.pop("table")), **ratios, **line)  # type: ignore[arg-type]
+            if scores.setdefault(row, {}).setdefault(benchmark, score) is not score:
+                raise ValueError(f"{path}: {row}: two scores on {benchmark}")
+    return Published(scores)
 
 
 def table_number(experiment: str) -> int | None:
     """1 or 2 for an edition of the paper's table (`table1`, `table1-mini`), else None."""
     match = re.fullmatch(r"table([12])(-.+)?", experiment)
     return int(match[1]) if match else None
+
+
+def place_of(line: Line) -> Place:
+    """The place among the paper's rows that a row of ours has (`Place`)."""
+    if line.reference:
+        return (line.method,)
+    return (line.sample_ratio, line.token_ratio, line.sample_pruner, line.token_pruner)
 
 
 def possible(score: float, items: int) -> bool:
@@ -95,39 +175,6 @@ def possible(score: float, items: int) -> bool:
     return any(abs(100 * count / items - score) <= 0.005 + 1e-9 for count in (nearest - 1, nearest, nearest + 1))
 
 
-def impossible(scores: list[float], items: int) -> int:
+def count_impossible(scores: Sequence[float], items: int) -> int:
     """How many of these scores no count of right answers among so many items gives."""
     return sum(not possible(score, items) for score in scores)
-
-
-def place(line: Line) -> tuple[Any, ...]:
-    """What identifies one of our rows among the published ones."""
-    if line.reference:
-        return (line.method,)
-    return (line.sample_ratio, line.token_ratio, line.sample_pruner, line.token_pruner)
-
-
-def published_place(row: dict[str, Any]) -> tuple[Any, ...]:
-    """The same of a published row."""
-    if row["setting"] != "pruned":
-        return ({"full": "full", "zero_shot": "zero-shot"}[row["setting"]],)
-    ratios = (round(row["sample_ratio"] / 100, 12), round(row["token_ratio"] / 100, 12))
-    return (*ratios, row["sample_pruner"], row["token_pruner"])
-
-
-def published_labels(row: dict[str, Any]) -> tuple[str, str]:
-    """How tables call a published row: sample pruner and token pruner."""
-    method = {"full": "full", "zero_shot": "zero-shot"}.get(row["setting"], "")
-    if row["sample_pruner"] == "q-tuning":
-        method = "q-tuning"
-    return pruner_labels(Line("", method, row["sample_pruner"], row["token_pruner"], None, None, "", ""))
-
-
-def _checked(frame: pl.DataFrame) -> pl.DataFrame:
-    missing = [name for name in SCHEMA if name not in frame.columns]
-    if missing:
-        raise UserError(f"published scores: column(s) {', '.join(missing)} missing")
-    try:
-        return frame.select(pl.col(name).cast(dtype) for name, dtype in SCHEMA.items())
-    except pl.exceptions.InvalidOperationError as error:
-        raise UserError(f"published scores: {str(error).splitlines()[0]}") from None

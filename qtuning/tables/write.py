@@ -7,10 +7,9 @@ from pathlib import Path
 import polars as pl
 
 from qtuning.files import atomic_path, write_text
-from qtuning.paper.beside import tidy_paper, versus_paper
-from qtuning.paper.page import paper_page
+from qtuning.paper.beside import compare_with_paper, paper_page, tidy_numbers
 from qtuning.paper.published import read_published, table_number
-from qtuning.paper.signs import tidy_signs
+from qtuning.paper.signs import compare_signs, tidy_signs
 from qtuning.store.comparable import training_warnings
 from qtuning.store.store import read_scores
 from qtuning.tables import html, latex, markdown
@@ -41,13 +40,11 @@ def write_tables(
     out: Path | None = None,
     comparisons: pl.DataFrame | None = None,
     notes: Sequence[str] = (),
-    published: Path | pl.DataFrame | None = None,
 ) -> tuple[Path, ...]:
     """Write the tables of an experiment and return their paths. The same scores give the same bytes.
 
     results: folder of `scores.parquet`. out: folder to write, by default `results/tables`. comparisons: differences
     with their significance, which mark the scores (marks.py). notes: sentences to stand under the scores, too.
-    published: the paper's scores (published.py), by default those that the package ships.
 
     Written are `<experiment>.md`, `.csv`, `.tex`, `.html`; the edition by cost, `<experiment>.cost.md`, `.csv`; and for
     an edition of table 1 or 2 `<experiment>.paper.md`, `.csv`, `.html` and `<experiment>.signs.csv`. While cells are
@@ -68,11 +65,12 @@ def write_tables(
     frames = {"csv": tidy(scores), "cost.csv": tidy_costs(scores)}
     number = table_number(experiment)
     if number is not None:
-        compared = versus_paper(scores, read_published(published), number)
-        beside = paper_page(scores, compared)
+        published, summary = read_published(), summarise(scores)
+        numbers = compare_with_paper(scores, summary, published, number)
+        signs = compare_signs(summary, published, number)
+        beside = paper_page(scores, summary, numbers, signs)
         texts |= {"paper.md": markdown.render(beside), "paper.html": html.render(beside)}
-        frames["paper.csv"] = tidy_paper(compared)
-        frames["signs.csv"] = tidy_signs(scores, [verdict.row for verdict in compared])
+        frames |= {"paper.csv": tidy_numbers(numbers), "signs.csv": tidy_signs(signs, experiment)}
     finished = scores["status"].is_in(["done", "diverged"]).all()
     name, other = experiment, f"{experiment}.partial"
     if not finished:

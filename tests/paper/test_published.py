@@ -1,22 +1,46 @@
 """The published numbers, and which numbers of items can have given them."""
 
-import polars as pl
+from decimal import Decimal
+
 import pytest
+from claim_oracle import lines, write
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtuning.errors import UserError
-from qtuning.paper.published import SCHEMA, impossible, possible, read_published, table_number
+from qtuning.paper.published import count_impossible, possible, read_published, table_number
+
+PUBLISHED = read_published()
 
 
-def test_shipped() -> None:
-    published = read_published()
-    assert dict(published.schema) == SCHEMA
-    assert published["table"].value_counts(sort=True).rows() == [(1, 636), (2, 477)]
-    best = published.filter(
-        (pl.col("model") == "mistral-7b") & (pl.col("sample_ratio") == 50) & (pl.col("sample_pruner") == "q-tuning")
-    )
-    assert best.select("benchmark", "score").rows() == [("gsm8k", 48.07), ("math", 6.14), ("avg", 26.57)]
+def test_every_line_is_read() -> None:
+    assert [sum(len(PUBLISHED.scores[row]) for row in PUBLISHED.rows(table)) for table in (1, 2)] == [636, 477]
+    flat = [
+        (str(row.table), row.train_set, row.setting, row.model, row.sample_pruner, row.token_pruner, name, score)
+        for row, scores in PUBLISHED.scores.items()
+        for name, score in scores.items()
+    ]
+    names = ("table", "train_set", "setting", "model", "sample_pruner", "token_pruner", "benchmark")
+    assert flat == [(*(line[name] for name in names), Decimal(line["score"])) for line in lines()]
+    best = PUBLISHED.row(2, "mistral-7b", 0.5, 0.7, "q-tuning", "q-tuning")
+    assert PUBLISHED.scores[best] == {"gsm8k": Decimal("48.07"), "math": Decimal("6.14"), "avg": Decimal("26.57")}
+    assert str(best) == "table 2, Mistral-7B, 50x70, Q-Tuning"
+
+
+def test_rows_are_found_by_what_they_are() -> None:
+    row = PUBLISHED.row(1, "llama2-7b", 0.125, 0.5, "q-tuning", "q-tuning")
+    baselines = PUBLISHED.baselines(row)
+    assert len(baselines) == 16 and row not in baselines
+    assert {other.budget for other in baselines} == {"12.5x50"}
+    assert PUBLISHED.row(1, "llama2-7b", "full").method == "Full data"
+    assert PUBLISHED.benchmarks(1) == ["arc_easy", "arc_challenge", "gsm8k", "squad", "triviaqa"]
+    with pytest.raises(KeyError):
+        PUBLISHED.row(1, "llama3-8b", "full")  # it is in table 2 only
+
+
+def test_two_scores_in_one_place_are_refused(tmp_path) -> None:
+    path = write(tmp_path / "scores.csv", [lines()[0], lines()[0]])
+    with pytest.raises(ValueError, match="table 2, LLaMA3-8B, 25x50, random \\+ random: two scores on gsm8k"):
+        read_published(path)
 
 
 @pytest.mark.parametrize(
@@ -38,23 +62,13 @@ def test_possible_scores_are_those_of_some_count(items: int, data: st.DataObject
 
 def test_what_the_published_scores_say_of_their_items() -> None:
     """ARC was measured on the 567 and 295 validation questions with four choices, not on the test split of 1,172."""
-    published = read_published()
 
-    def scores(benchmark: str) -> list[float]:
-        return published.filter(pl.col("benchmark") == benchmark)["score"].to_list()
+    def count(benchmark: str, items: int) -> int:
+        scores = [float(scores[benchmark]) for scores in PUBLISHED.scores.values() if benchmark in scores]
+        return count_impossible(scores, items)
 
-    assert impossible(scores("arc_challenge"), 295) == 0
-    assert impossible(scores("arc_challenge"), 1172) == 90
-    assert impossible(scores("arc_easy"), 567) == 8
-    assert impossible(scores("arc_easy"), 2376) == 80
-    assert impossible(scores("gsm8k"), 1319) == 1
-    assert impossible(scores("math"), 5000) == 0
-    assert impossible(scores("math"), 500) == 140
-    assert impossible(scores("triviaqa"), 8837) == 0
-
-
-def test_malformed() -> None:
-    with pytest.raises(UserError, match=r"column.* score missing"):
-        read_published(pl.DataFrame({name: [] for name in SCHEMA if name != "score"}))
-    with pytest.raises(UserError, match=r"published scores: .*conversion"):
-        read_published(pl.DataFrame({name: ["x"] for name in SCHEMA}))
+    assert (count("arc_challenge", 295), count("arc_challenge", 1172)) == (0, 90)
+    assert (count("arc_easy", 567), count("arc_easy", 2376)) == (8, 80)
+    assert count("gsm8k", 1319) == 1
+    assert (count("math", 5000), count("math", 500)) == (0, 140)
+    assert count("triviaqa", 8837) == 0

@@ -1,16 +1,16 @@
 """Published and ours, number by number: verdicts on a table worked out by hand."""
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import polars as pl
 import pytest
 from cell_folders import Folders
 
-from qtuning.paper.beside import Number, interval, tidy_paper, versus_paper
-from qtuning.paper.page import paper_page
-from qtuning.paper.published import SCHEMA, read_published
-from qtuning.paper.signs import compare_signs, count, tidy_signs
+from qtuning.paper.beside import Number, compare_with_paper, interval, paper_page, tidy_numbers
+from qtuning.paper.published import PaperRow, Published, read_published
+from qtuning.paper.signs import compare_signs, count_signs, tidy_signs
 from qtuning.store.store import read_scores, write_store
 from qtuning.tables.markdown import render
 from qtuning.tables.summary import AVERAGE, summarise
@@ -19,28 +19,22 @@ Make = Callable[..., Folders]
 TWO: dict[str, Any] = {"benchmarks": ["gsm8k", "math"], "source": "hub"}
 
 
-def published(*rows: tuple[str, str, str, float], budget: tuple[float, float] = (25, 50), **more: Any) -> pl.DataFrame:
-    """(sample pruner, model, benchmark, score); `full` and `zero_shot` are settings."""
-    frame = []
+def published(*rows: tuple[str, str, str, float]) -> Published:
+    """Rows of table 2 at 25x50: (sample pruner, model, benchmark, score); `full` and `zero_shot` are settings."""
+    scores: dict[PaperRow, dict[str, Decimal]] = {}
     for pruner, model, benchmark, score in rows:
-        pruned = pruner not in ("full", "zero_shot")
-        token = {"q-tuning": "q-tuning"}.get(pruner, "random")
-        frame.append(
-            {
-                "table": 2,
-                "train_set": "mathinstruct",
-                "setting": "pruned" if pruned else pruner,
-                "sample_ratio": budget[0] if pruned else 100 * (pruner == "full"),
-                "token_ratio": budget[1] if pruned else 100 * (pruner == "full"),
-                "model": model,
-                "sample_pruner": pruner if pruned else "none",
-                "token_pruner": token if pruned else "none",
-                "benchmark": benchmark,
-                "score": score,
-            }
-            | more
-        )
-    return read_published(pl.DataFrame(frame, schema=SCHEMA))
+        if pruner in ("full", "zero_shot"):
+            share = Decimal(100 * (pruner == "full"))
+            row = PaperRow(2, "mathinstruct", model, pruner, share, share, "none", "none")  # type: ignore[arg-type]
+        else:
+            token = "q-tuning" if pruner == "q-tuning" else "random"
+            row = PaperRow(2, "mathinstruct", model, "pruned", Decimal(25), Decimal(50), pruner, token)
+        scores.setdefault(row, {})[benchmark] = Decimal(str(score))
+    return Published(scores)
+
+
+def beside(scores: pl.DataFrame, theirs: Published) -> list[Number]:
+    return compare_with_paper(scores, summarise(scores), theirs, 2)
 
 
 @pytest.fixture
@@ -83,7 +77,7 @@ def verdicts(numbers: list[Number]) -> list[tuple[str, str]]:
 
 def test_matched_and_off(make_scores: Callable[..., pl.DataFrame]) -> None:
     scores = make_scores()
-    numbers = versus_paper(
+    numbers = beside(
         scores,
         published(
             ("q-tuning", "llama3-8b", "gsm8k", 47.92),
@@ -93,12 +87,11 @@ def test_matched_and_off(make_scores: Callable[..., pl.DataFrame]) -> None:
             ("zero_shot", "llama3-8b", "gsm8k", 27.82),
             ("zero_shot", "llama3-8b", "math", 28.5),
         ),
-        2,
     )
     assert verdicts(numbers) == [(status, "") for status in ("matched", "off", "matched", "matched", "matched", "off")]
     first = numbers[0]
     # sd of 40, 41 = 0.7071; t(0.975; 1) = 12.706; half-width 12.706 * 0.7071 * sqrt(1.5) = 11.004
-    assert (first.ours, first.seeds) == (40.5, 2)
+    assert (first.ours, first.values) == (40.5, (40.0, 41.0))
     assert (first.low, first.high) == (pytest.approx(29.496, abs=0.001), pytest.approx(51.504, abs=0.001))
     assert numbers[1].difference == pytest.approx(-11.5)
     # no seeds: 1.96 sqrt(0.3 * 0.7 / 1319) = 2.473 points
@@ -116,8 +109,8 @@ def test_interval_of_an_average_with_one_seed(make_scores: Callable[..., pl.Data
 
 def test_holes_and_absent_rows_are_not_run(make_scores: Callable[..., pl.DataFrame]) -> None:
     scores = make_scores().filter(~((pl.col("method") == "q-tuning") & (pl.col("seed") == "1")))
-    numbers = versus_paper(
-        scores, published(("q-tuning", "llama3-8b", "gsm8k", 36.32), ("longest", "llama3-8b", "gsm8k", 30.02)), 2
+    numbers = beside(
+        scores, published(("q-tuning", "llama3-8b", "gsm8k", 36.32), ("longest", "llama3-8b", "gsm8k", 30.02))
     )
     assert verdicts(numbers) == [
         ("not run", "seed 1 not run: no row of this cell in the score store; collect the scores again"),
@@ -135,7 +128,7 @@ def test_holes_and_absent_rows_are_not_run(make_scores: Callable[..., pl.DataFra
     ],
 )
 def test_not_comparable(make_scores: Callable[..., pl.DataFrame], change: dict[str, Any], reason: str) -> None:
-    numbers = versus_paper(make_scores(**change), published(("q-tuning", "llama3-8b", "gsm8k", 40.49)), 2)
+    numbers = beside(make_scores(**change), published(("q-tuning", "llama3-8b", "gsm8k", 40.49)))
     ((status, found),) = verdicts(numbers)
     assert status == "not comparable"
     assert reason in found
@@ -144,9 +137,9 @@ def test_not_comparable(make_scores: Callable[..., pl.DataFrame], change: dict[s
 
 def test_other_items_are_seen_from_the_published_numbers(make_scores: Callable[..., pl.DataFrame]) -> None:
     scores = make_scores().with_columns(items=pl.when(pl.col("benchmark") == "math").then(500).otherwise(1319))
-    whole = read_published().filter((pl.col("table") == 2) & (pl.col("model") == "llama3-8b"))
-    numbers = versus_paper(scores, whole.filter(pl.col("setting") == "full"), 2)
-    found = {number.row["benchmark"]: (number.status, number.reason) for number in numbers}
+    row = read_published().row(2, "llama3-8b", "full")
+    numbers = beside(scores, Published({row: read_published().scores[row]}))
+    found = {number.benchmark: (number.status, number.reason) for number in numbers}
     assert found["gsm8k"] == ("matched", "")
     assert found["math"] == (
         "not comparable",
@@ -158,29 +151,29 @@ def test_other_items_are_seen_from_the_published_numbers(make_scores: Callable[.
 def test_scale_and_unknown_settings(make_scores: Callable[..., pl.DataFrame]) -> None:
     rows = published(("q-tuning", "llama3-8b", "gsm8k", 40.49))
     small = make_scores().with_columns(samples_available=pl.lit(3000.0))
-    ((status, reason),) = verdicts(versus_paper(small, rows, 2))
+    ((status, reason),) = verdicts(beside(small, rows))
     assert (status, reason) == (
         "not comparable",
         "scale: 3,000 samples in all epochs, where 3 epochs of the whole set have 786,117",
     )
     unknown = make_scores().with_columns(samples_available=pl.lit(None, pl.Float64))
-    assert verdicts(versus_paper(unknown, rows, 2)) == [
+    assert verdicts(beside(unknown, rows)) == [
         ("not comparable", "setting unknown: how many samples it was trained on")
     ]
 
 
 def test_other_readings_are_not_the_published_method(make_scores: Callable[..., pl.DataFrame]) -> None:
     scores = make_scores(methods=["full", "random+random", {"method": "q-tuning", "options": {"lambda": 0.3}}])
-    numbers = versus_paper(scores, published(("q-tuning", "llama3-8b", "gsm8k", 40.49)), 2)
+    numbers = beside(scores, published(("q-tuning", "llama3-8b", "gsm8k", 40.49)))
     assert verdicts(numbers) == [("not comparable", "run only with other options or readings: lambda=0.3")]
 
 
 def test_a_mini_edition_is_one_line(make_scores: Callable[..., pl.DataFrame]) -> None:
     mini = {"source": "mini-world", "batch_size": 64, "max_length": 256, "benchmarks": ["gsm8k", "math"]}
     scores = make_scores(name="table2-mini", models=["mini"], train_sets=["mini"], evaluation=mini)
-    numbers = versus_paper(scores, read_published(), 2)
+    numbers = beside(scores, read_published())
     assert len(numbers) == 477
-    frame = tidy_paper(numbers)
+    frame = tidy_numbers(numbers)
     assert frame.select("model", "numbers", "status", "reason").rows() == [
         (
             "llama3-8b mistral-7b smollm2-1.7b",
@@ -189,19 +182,18 @@ def test_a_mini_edition_is_one_line(make_scores: Callable[..., pl.DataFrame]) ->
             "the model is Mini; the train set is Mini SFT; the questions are those of the mini world",
         )
     ]
-    page = render(paper_page(scores, numbers))
+    page = render(paper_page(scores, summarise(scores), numbers, []))
     assert page.count("not comparable because the model is Mini;") == 1
     assert "477 published numbers: 0 matched, 0 off, 0 not run, 477 not comparable." in page
     assert "published and ours" not in page
 
 
 def test_csv_has_a_row_per_number_of_our_models(make_scores: Callable[..., pl.DataFrame]) -> None:
-    numbers = versus_paper(
+    numbers = beside(
         make_scores(),
         published(("q-tuning", "llama3-8b", "gsm8k", 36.32), ("q-tuning", "mistral-7b", "gsm8k", 41.47)),
-        2,
     )
-    rows = tidy_paper(numbers).to_dicts()
+    rows = tidy_numbers(numbers).to_dicts()
     assert [(row["model"], row["published"], row["status"]) for row in rows] == [
         ("llama3-8b", 36.32, "matched"),
         ("mistral-7b", None, "not comparable"),
@@ -213,7 +205,7 @@ def test_csv_has_a_row_per_number_of_our_models(make_scores: Callable[..., pl.Da
 def test_page_shows_published_ours_interval_and_verdict(make_scores: Callable[..., pl.DataFrame]) -> None:
     rows = published(("q-tuning", "llama3-8b", "gsm8k", 47.92), ("q-tuning", "llama3-8b", "math", 52.0))
     scores = make_scores()
-    page = render(paper_page(scores, versus_paper(scores, rows, 2)))
+    page = render(paper_page(scores, summarise(scores), beside(scores, rows), []))
     assert "47.92 / 40.50 [29.5, 51.5] ✓" in page
     assert "52.00 / 40.50 [29.5, 51.5] ↓11.5" in page
     assert "2 published numbers: 1 matched, 1 off, 0 not run, 0 not comparable." in page
@@ -234,9 +226,9 @@ def test_signs(make_scores: Callable[..., pl.DataFrame]) -> None:
         ("zero_shot", "mistral-7b", AVERAGE, 11.0),
         ("longest", "llama3-8b", AVERAGE, 15.0),
         ("random", "llama3-8b", "gsm8k", 99.0),
-    ).to_dicts()
-    signs = compare_signs(summarise(scores), rows)
-    found = [(sign.row["setting"], sign.row["sample_pruner"], sign.verdict) for sign in signs]
+    )
+    signs = compare_signs(summarise(scores), rows, 2)
+    found = [(sign.rival.setting, sign.rival.sample_pruner, sign.verdict) for sign in signs]
     assert found == [
         ("zero_shot", "none", "paper divided"),
         ("full", "none", "no"),
@@ -245,11 +237,11 @@ def test_signs(make_scores: Callable[..., pl.DataFrame]) -> None:
     ]
     assert signs[2].paper == {"llama3-8b": 7.0, "mistral-7b": 8.0}
     assert signs[2].ours == pytest.approx((10, 8))
-    assert count(signs) == (
+    assert count_signs(signs) == (
         "Same sign in 1 of 2 comparisons that can be decided; besides: 1 where the paper's models do, "
         "1 with a score missing."
     )
-    table = tidy_signs(scores, rows)
+    table = tidy_signs(signs, "table2-mini")
     assert len(table) == 7
     assert table.filter(pl.col("method") == "full")["difference"].to_list() == [-11.5, -11.5]
 
@@ -262,8 +254,8 @@ def test_signs_of_a_model_the_paper_has_are_compared_with_that_model(
         ("q-tuning", "mistral-7b", AVERAGE, 22.0),
         ("zero_shot", "llama3-8b", AVERAGE, 25.0),
         ("zero_shot", "mistral-7b", AVERAGE, 11.0),
-    ).to_dicts()
-    (sign,) = compare_signs(summarise(make_scores()), rows)
+    )
+    (sign,) = compare_signs(summarise(make_scores()), rows, 2)
     assert (sign.paper, sign.verdict) == ({"llama3-8b": -5.0}, "no")
 
 
@@ -272,6 +264,6 @@ def test_seeds_that_disagree_decide_nothing(make_scores: Callable[..., pl.DataFr
     # random + random at seed 1: 45, above q-tuning's 41
     crossed = (pl.col("method") == "random+random") & (pl.col("seed") == "1") & pl.col("headline")
     scores = scores.with_columns(score=pl.when(crossed).then(45.0).otherwise(pl.col("score")))
-    rows = published(("q-tuning", "llama3-8b", AVERAGE, 20.0), ("random", "llama3-8b", AVERAGE, 13.0)).to_dicts()
-    (sign,) = compare_signs(summarise(scores), rows)
+    rows = published(("q-tuning", "llama3-8b", AVERAGE, 20.0), ("random", "llama3-8b", AVERAGE, 13.0))
+    (sign,) = compare_signs(summarise(scores), rows, 2)
     assert sign.verdict == "seeds disagree"

@@ -1,0 +1,178 @@
+"""The figures that claims are about, recomputed from the paper's scores and from ours, each with its range.
+
+`PaperScores` and `OurScores` answer the same questions, so that a claim is put to both in the same way.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Literal
+
+from qtuning.errors import UserError
+from qtuning.paper.beside import Number, compare_with_paper
+from qtuning.paper.published import MODEL_LABEL, ROUNDING, PaperRow, Published, table_number
+from qtuning.statistics.answers import World, worlds
+from qtuning.statistics.interval import bounds
+from qtuning.store.store import Store
+from qtuning.tables.labels import benchmark_label
+from qtuning.tables.summary import AVERAGE, summarise
+
+Range = tuple[Decimal | float, Decimal | float]
+"""The lowest and the highest value that a figure may have."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a claim is about: Q-Tuning's score in a row, or its change from a rival.
+
+    rival: training on the full data, or the best baseline at the same budget. relative: in per cent of the rival.
+    """
+
+    row: PaperRow
+    benchmark: str = AVERAGE
+    rival: Literal["full", "best"] | None = None
+    relative: bool = False
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """A figure in words, and its value and range; a str says why there is no range."""
+
+    text: str
+    value: float | None
+    range: Range | str
+
+
+class PaperScores:
+    """The printed scores; the range of a figure is what their rounding allows."""
+
+    def __init__(self, published: Published) -> None:
+        self.published = published
+
+    def score(self, row: PaperRow, benchmark: str) -> float | str:
+        """The printed score, per cent."""
+        return float(self.published.scores[row][benchmark])
+
+    def same(self, row: PaperRow, other: PaperRow) -> bool | None:
+        """Whether two rows have the same score on every benchmark."""
+        mine, theirs = self.published.scores[row], self.published.scores[other]
+        return all(mine[name] == theirs[name] for name in self.published.benchmarks(row.table))
+
+    def range_of(self, figure: Figure, rival: PaperRow | None) -> Range | str:
+        """The range of Q-Tuning's score, or of its change from that of `rival`."""
+        score = self.published.scores[figure.row][figure.benchmark]
+        if rival is None:
+            return score - ROUNDING, score + ROUNDING
+        other = self.published.scores[rival][figure.benchmark]
+        low, high = score - other - 2 * ROUNDING, score - other + 2 * ROUNDING
+        return (100 * low / (other + ROUNDING), 100 * high / (other - ROUNDING)) if figure.relative else (low, high)
+
+
+class OurScores:
+    """Our scores of the paper's models; the range of a figure is its 95% interval over seeds and items.
+
+    numbers: the published numbers of these models beside ours. worlds: our answers, by table and model.
+    """
+
+    def __init__(self, published: Published, numbers: Iterable[Number], worlds: dict[tuple[int, str], World]) -> None:
+        self.published = published
+        self._numbers = {(number.row, number.benchmark): number for number in numbers}
+        self._worlds = worlds
+
+    def score(self, row: PaperRow, benchmark: str) -> float | str:
+        """Our mean over the seeds, per cent; or why there is none that can be held against the paper's."""
+        number = self._numbers.get((row, benchmark))
+        if number is None:
+            return f"no runs of {MODEL_LABEL[row.model]} for table {row.table}"
+        if number.ours is None or number.reason:
+            return f"{row}, {benchmark_label(benchmark)}: {number.reason}"
+        return number.ours
+
+    def same(self, row: PaperRow, other: PaperRow) -> bool | None:
+        """Whether two rows have the same score on every benchmark at every seed; None where one is missing."""
+        benchmarks = self.published.benchmarks(row.table)
+        if any(isinstance(self.score(each, name), str) for each in (row, other) for name in benchmarks):
+            return None
+        return all(self._numbers[row, name].values == self._numbers[other, name].values for name in benchmarks)
+
+    def range_of(self, figure: Figure, rival: PaperRow | None) -> Range | str:
+        """The interval that `qtuning.statistics` gives for the score, or for the paired difference."""
+        number = self._numbers[figure.row, figure.benchmark]
+        if len(number.values) < 2:
+            return "one seed"
+        world = self._worlds.get((figure.row.table, figure.row.model))
+        line, other = number.line, self._numbers[rival, figure.benchmark].line if rival else None
+        if world is None or line is None:
+            return "the store has no answers item by item"
+        return bounds("relative" if figure.relative else "difference", world, line, figure.benchmark, other)
+
+
+Scores = PaperScores | OurScores
+
+
+def read_ours(store: Store, published: Published) -> OurScores | None:
+    """The scores of a store that stand beside the paper's; None if it has none of the paper's models.
+
+    They are of editions of the paper's tables (`table1`, `table2-...`): for each table and model of the edition with
+    the most scores that are comparable with the paper's. Raises UserError where `store` cannot be read.
+    """
+    chosen: dict[tuple[int, str], tuple[str, list[Number]]] = {}
+    for experiment in store.scores["experiment"].unique(maintain_order=True):
+        table = table_number(experiment)
+        if table is None:
+            continue
+        scores = store.experiment(experiment)
+        numbers = compare_with_paper(scores, summarise(scores), published, table)
+        for model in dict.fromkeys(number.row.model for number in numbers if number.has_model):
+            mine = [number for number in numbers if number.row.model == model]
+            _, others = chosen.get((table, model), ("", []))
+            if not others or _count_comparable(mine) > _count_comparable(others):
+                chosen[table, model] = experiment, mine
+    found: dict[tuple[int, str], World] = {}
+    for (table, model), (experiment, numbers) in chosen.items():
+        if _count_comparable(numbers):
+            try:
+                of_experiment = {(world.model, world.train_set): world for world in worlds(store, experiment)}
+            except UserError:
+                continue  # a store without answers item by item still has scores, though no intervals
+            found[table, model] = of_experiment[model, numbers[0].row.train_set]
+    everything = [number for _, numbers in chosen.values() for number in numbers]
+    return OurScores(published, everything, found) if everything else None
+
+
+def _count_comparable(numbers: Sequence[Number]) -> int:
+    return sum(number.status in ("matched", "off") for number in numbers)
+
+
+def recompute(figure: Figure, scores: Scores) -> Recomputed:
+    """Value and range of a figure; its text shows the numbers and the operation."""
+    row, published = figure.row, scores.published
+    rivals: list[PaperRow] = []
+    if figure.rival is not None:
+        full = [published.row(row.table, row.model, "full")]
+        rivals = full if figure.rival == "full" else published.baselines(row)
+    found: dict[PaperRow, float] = {}
+    for each in (row, *rivals):
+        score = scores.score(each, figure.benchmark)
+        # without one baseline it is not known which is the best
+        if isinstance(score, str):
+            return Recomputed(score, None, score)
+        found[each] = score
+    value, rival = found[row], None
+    subject = f"{MODEL_LABEL[row.model]} {row.budget}"
+    text = f"{subject}: {value:.2f}"
+    if rivals:
+        rival = max(rivals, key=lambda each: found[each])
+        other = found[rival]
+        label = rival.method if figure.rival == "full" else f"{rival.method}, best of {len(rivals)} baselines"
+        value -= other
+        if figure.relative:
+            value *= 100 / other if other else float("inf")
+            text = f"{subject}: ({found[row]:.2f} - {other:.2f}) / {other:.2f} ({label}) = {value:+.2f}%"
+        else:
+            text += f" - {other:.2f} ({label}) = {value:+.2f}"
+    spread = scores.range_of(figure, rival)
+    if isinstance(scores, OurScores):
+        told = f"no interval: {spread}" if isinstance(spread, str) else "95% interval {:.2f} to {:.2f}".format(*spread)
+        text += f", {told}"
+    return Recomputed(text, value, spread)
