@@ -46,16 +46,16 @@ def _train(note: Note, paths: list[str]) -> None:
     import qtuning.train.__main__
 
     note("import qtuning.train: transformers, accelerate")
-    from qtuning.train.loop import Loop
+    from qtuning.train.step import TrainingLoop
 
-    step = Loop.step
+    step = TrainingLoop.step
 
     def first(self: Any, window: Any) -> NoReturn:
         note("set-up: samples, model, check against its own forward, optimizer")
         step(self, window)
         raise _Reached("first update")
 
-    Loop.step = first  # type: ignore[method-assign]
+    TrainingLoop.step = first  # type: ignore[method-assign]
     keys = ("cell", "model", "samples", "out", "state")
     options = [text for key, path in zip(keys, paths, strict=True) for text in (f"--{key}", path)]
     qtuning.train.__main__.main([*options, "--tracking", "disabled"])

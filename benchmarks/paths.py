@@ -21,8 +21,8 @@ from qtuning.model.packed import PackedModel, half_weights
 from qtuning.pruners.base import Candidates
 from qtuning.pruners.method import Method, Selection, method_of
 from qtuning.scoring.scores import BatchScores, observe
-from qtuning.train.pool import balanced
 from qtuning.train.reuse import observe_with_graphs
+from qtuning.train.windows import balance
 
 TOKEN_RATIO = 0.7
 
@@ -152,7 +152,7 @@ def rebatched(model: PackedModel, samples: Sequence[Sample], kept: Kept, device:
     """The kept samples in two forwards of about equal token counts (schedule `pool`)."""
     whole = pack(samples, kept.masks)
     assert whole is not None
-    parts = [[whole.rows[place] for place in part] for part in balanced(range(len(whole.rows)), whole.lengths, 2)]
+    parts = [[whole.rows[place] for place in part] for part in balance(range(len(whole.rows)), whole.lengths, 2)]
     packed = [pack([samples[row] for row in part], [kept.masks[row] for row in part]) for part in parts]
     _train_all(model, [part for part in packed if part is not None], whole.targets, device)
 

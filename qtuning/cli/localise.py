@@ -26,10 +26,10 @@ def localise(
     from qtuning.experiment.names import ResultPaths
     from qtuning.experiment.schema import Cell
     from qtuning.files import exclusive, read_json
-    from qtuning.probes.planted_errors import localise as run
+    from qtuning.probes.planted_errors import find_planted_errors
 
     if not cell.exists():
         raise UserError(f"{cell}: no such file; `qtuning cells EXPERIMENT --write` writes the configurations")
     paths = ResultPaths(results)
     with exclusive(paths.lock(f"{cell.stem}-localisation"), f"localising errors of {cell.stem}"):
-        print(run(Cell.model_validate(read_json(cell)), paths))
+        print(find_planted_errors(Cell.model_validate(read_json(cell)), paths))

@@ -22,7 +22,7 @@ from qtuning.figures.style import (
 )
 
 FLOOR = 0.05
-"""Share that each quadrant should hold (qtuning/train/diagnosis.py)."""
+"""Share that each quadrant should hold (qtuning/train/journal.py)."""
 
 
 def over_seeds(steps: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:

@@ -16,7 +16,7 @@ from qtuning.experiment.schema import Cell, Pruning, Training
 from qtuning.model.flops import ModelShape, Positions
 from qtuning.plan.lengths import Array, Lengths
 from qtuning.plan.shapes import Shape
-from qtuning.train.pooling import Pooling
+from qtuning.train.windows import Pooling
 
 ONLY_SCORES: frozenset[Need] = frozenset({"scores"})
 SCORES: frozenset[Need] = frozenset({"scores", "sequence-entropy"})

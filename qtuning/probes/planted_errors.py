@@ -15,10 +15,11 @@ import numpy.typing as npt
 
 from qtuning.errors import UserError
 from qtuning.experiment.names import ResultPaths, cell_id
-from qtuning.experiment.schema import Cell
+from qtuning.experiment.schema import Cell, Scoring
 from qtuning.files import read_json, write_json
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from torch import nn
 
     from qtuning.data.samples import Sample
@@ -59,7 +60,7 @@ def found_by_pruning(pruned: Mask, wrong: Mask) -> dict[str, float | int | None]
     }
 
 
-def localise(cell: Cell, paths: ResultPaths) -> Path:
+def find_planted_errors(cell: Cell, paths: ResultPaths) -> Path:
     """Write localisation.json into a trained cell's folder and return its path.
 
     Keys `base` and `trained` (null where training diverged): `ppl` and `s` as `found_by_score`; `pruned` as
@@ -85,12 +86,12 @@ def localise(cell: Cell, paths: ResultPaths) -> Path:
         np.isin(np.arange(sample.prompt, len(sample.tokens)), places)
         for sample, places in zip(stored, stored.errors, strict=True)
     ]
-    base, device = model_path(paths.model(cell)), Accelerator().device
+    base, accelerator = model_path(paths.model(cell)), Accelerator()
     answer: dict[str, Any] = {"cell": cell_id(cell), "lambda": _smoothing(cell)[0]}
-    answer["base"] = _measure(cell, load_model(base, cell.dtype), stored.samples, wrong, device)
+    answer["base"] = _measure(cell, load_model(base, cell.dtype), stored.samples, wrong, accelerator)
     status = read_json(folder / "train.json")["status"]
     answer["trained"] = (
-        _measure(cell, _trained(cell, base, folder / "weights"), stored.samples, wrong, device)
+        _measure(cell, _trained(cell, base, folder / "weights"), stored.samples, wrong, accelerator)
         if status == "done"
         else None
     )
@@ -118,63 +119,39 @@ def _smoothing(cell: Cell) -> tuple[float, Any]:
 
 
 def _measure(
-    cell: Cell, model: "nn.Module", samples: Sequence["Sample"], wrong: Sequence[Mask], device: Any
+    cell: Cell, model: "nn.Module", samples: Sequence["Sample"], wrong: Sequence[Mask], accelerator: "Accelerator"
 ) -> dict[str, Any]:
     """What the scores of `model` find, and what the cell's method prunes in its first epoch under them."""
-    from accelerate import Accelerator
-
     from qtuning.model.packed import PackedModel
     from qtuning.pruners.method import method_of
     from qtuning.pruners.q_tuning import smooth
-    from qtuning.pruners.together import select_together
-    from qtuning.train.cost import Cost, shape_of
-    from qtuning.train.schedule import windows_of_epoch
-    from qtuning.train.seeding import generator
-    from qtuning.train.survey import Surveyor, TrainSet
+    from qtuning.train.candidates import TrainSet, raise_first, score_all
+    from qtuning.train.step import TrainingLoop
 
-    assert cell.pruning is not None and cell.training is not None and cell.seeds is not None
+    assert cell.pruning is not None and cell.training is not None
     method = method_of(cell.pruning)
     if "reference" in method.batch_needs | method.epoch_needs:
         raise UserError(f"{cell.pruning.method}: needs a reference model, which localisation does not load")
-    model.eval()
-    surveyor = Surveyor(
-        TrainSet(samples),
-        Accelerator(),
-        PackedModel(model).to(device),
-        shape_of(model, frozen=True, checkpointing=False),  # type: ignore[arg-type]
-        Cost(),
-        cell.training.batch_size,
-        cell.training.epochs,
-        method.layer,
-    )
-    everything = surveyor.whole_train_set({"scores"}, 0)
-    assert everything.scores is not None
-    s = smooth(everything.scores.token_ppl, everything.lengths, *_smoothing(cell))
+    packed = PackedModel(model.eval()).to(accelerator.device)
+    scores, _ = score_all(packed, samples, accelerator, cell.training.batch_size)
+    s = smooth(scores.token_ppl, scores.lengths, *_smoothing(cell))
 
     kept = [np.zeros(len(mask), dtype=bool) for mask in wrong]
     chosen = np.zeros(len(samples), dtype=bool)
-    seed = cell.seeds.pruner
-    drawn = method.select_epoch(surveyor.whole_train_set(method.epoch_needs, 0), generator(seed, "epoch", 0)).kept
-    together = cell.pruning.selection == "global"
-    epoch = windows_of_epoch(0, drawn.nonzero().flatten(), len(samples), cell.training, cell.seeds.data, 0)
-    for window in epoch:
-        parts = [surveyor.candidates(batch, method.batch_needs, 0) for batch in window.batches]
-        if together:  # reading A9, with the random numbers that training draws
-            selections = select_together(method, parts, generator(seed, "batch", window.first, 0))
-        else:
-            rngs = [generator(seed, "batch", window.first, place) for place in range(len(parts))]
-            selections = [method.select(part, rng) for part, rng in zip(parts, rngs, strict=True)]
-        for batch, candidates, selection in zip(window.batches, parts, selections, strict=True):
-            for position, tokens, whole in zip(
-                batch, selection.tokens.split(candidates.lengths.tolist()), selection.samples.kept.tolist(), strict=True
-            ):
+    loop = TrainingLoop(_scored_afresh(cell), method, TrainSet(samples), accelerator, packed, optimizer=None)
+    for window in loop.windows_of_epoch():
+        decisions, failures = loop.decide(window)
+        raise_first(failures)
+        for batch, decision in zip(window.batches, decisions, strict=True):
+            masks = decision.verdicts.tokens.split([sample.response_length for sample in decision.samples])
+            for position, tokens, whole in zip(batch, masks, decision.verdicts.kept.tolist(), strict=True):
                 kept[position], chosen[position] = tokens.numpy(), whole
 
     flat, pruned = np.concatenate(wrong), ~np.concatenate(kept)
     inside = np.repeat(chosen, [len(mask) for mask in wrong])
     faulty = np.array([bool(mask.any()) for mask in wrong])
     return {
-        "ppl": found_by_score(everything.scores.token_ppl.numpy(), flat),
+        "ppl": found_by_score(scores.token_ppl.numpy(), flat),
         "s": found_by_score(s.numpy(), flat),
         "pruned": found_by_pruning(pruned, flat),
         "pruned_in_kept": found_by_pruning(pruned[inside], flat[inside]),
@@ -183,3 +160,12 @@ def _measure(
             "without": float(chosen[~faulty].mean()) if (~faulty).any() else None,
         },
     }
+
+
+def _scored_afresh(cell: Cell) -> Cell:
+    """The cell with a schedule that scores each batch by the model in question, whatever its schedule.
+
+    A stale table, a proxy or a pool would mix in scores of other weights.
+    """
+    assert cell.pruning is not None
+    return cell.model_copy(update={"pruning": cell.pruning.model_copy(update={"scoring": Scoring()})})

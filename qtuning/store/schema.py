@@ -35,7 +35,7 @@ SELECTION_COLUMNS: dict[str, pl.DataType] = {
     "supplemented": pl.Float64(),
     "trimmed": pl.Float64(),
 }
-"""What there was to choose from, and how Q-Tuning's triage decided (`selection` of train.json; train/diagnosis.py)."""
+"""What there was to choose from, and how Q-Tuning's triage decided (`selection` of train.json; train/journal.py)."""
 
 SCHEMA: dict[str, pl.DataType] = {
     "experiment": pl.String(),

@@ -22,7 +22,7 @@ from qtuning.experiment.names import AUXILIARY
 from qtuning.experiment.schema import Cell
 from qtuning.files import exclusive, read_json, remove_leftovers, write_json
 from qtuning.train import checkpoint
-from qtuning.train.cell import is_finished, train
+from qtuning.train.cell import CellFolders, is_finished, train
 
 WAIT = timedelta(days=7)  # other processes may wait that long for the first one to get the cell's lock
 
@@ -83,11 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     accelerator = Accelerator(
         mixed_precision=cell.training.mixed_precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)]
     )
-    helpers = {role: getattr(args, role) for role in AUXILIARY if getattr(args, role) is not None}
+    auxiliary = {role: getattr(args, role) for role in AUXILIARY if getattr(args, role) is not None}
+    folders = CellFolders(args.model, args.samples, args.out, args.state, auxiliary)
     failure = args.out / "failed.json"
     try:
         with _sole_writer(accelerator, args.state):
-            finished = [accelerator.is_main_process and is_finished(cell, args.model, args.samples, args.out, helpers)]
+            finished = [accelerator.is_main_process and is_finished(cell, folders)]
             if broadcast_object_list(finished)[0]:
                 if accelerator.is_main_process:
                     checkpoint.clear(args.state)  # killed between its marker and the end
@@ -100,11 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             train(
                 cell,
                 accelerator,
-                args.model,
-                args.samples,
-                args.out,
-                args.state,
-                helper_folders=helpers,
+                folders,
                 tracking=args.tracking,
                 groups=args.group,
                 checkpoint_seconds=args.checkpoint_seconds,

@@ -1,18 +1,19 @@
-"""Train one cell.
+"""Train one cell: `train` is the outline, the functions below it are its steps, in order.
 
-Kill it at any moment; the same command goes on from the last checkpoint to the same final weights (float32 on the
-same CPU and thread count: bit for bit). Outputs, below --out, appear whole, the marker train.json last.
+Kill a training at any moment; the same command goes on from the last checkpoint to the same final weights (float32 on
+the same CPU and thread count: bit for bit). Outputs appear whole, the marker train.json last.
 """
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import nn
+from torch import Tensor, nn
 
 from qtuning.data.samples import Sample, load_samples
 from qtuning.data.tokenise import load_tokenizer
@@ -24,147 +25,146 @@ from qtuning.model.load import load_model, model_path
 from qtuning.model.packed import PackedModel, causal_lm_of, check_packed_forward
 from qtuning.provenance import provenance
 from qtuning.pruners.base import Instructions
-from qtuning.pruners.method import method_of
+from qtuning.pruners.method import Method, method_of
 from qtuning.scoring.scores import SCORES, NonFinite
 from qtuning.train import checkpoint
-from qtuning.train.console import print_derived, progress, warn
-from qtuning.train.cost import Cost, peak_memory, shape_of
-from qtuning.train.diagnosis import Diagnosis
-from qtuning.train.helpers import scores_under
-from qtuning.train.journal import Journal
-from qtuning.train.keeper import Keeper
-from qtuning.train.loop import Loop
+from qtuning.train.candidates import TrainSet, score_with_auxiliary
+from qtuning.train.checkpoint import Checkpointer
+from qtuning.train.cost import peak_memory
+from qtuning.train.journal import Diagnosis, RunLog, print_derived, progress_bar, warn
 from qtuning.train.seeding import derived_seed
-from qtuning.train.survey import TrainSet
+from qtuning.train.step import TrainingLoop
 from qtuning.train.tracking import Mirror
 
 MARKER = "train.json"
 OUTPUTS = ("weights", "weights.sha256", "metrics.jsonl", "trace.parquet", MARKER)
 
 
+@dataclass(frozen=True)
+class CellFolders:
+    """Where the inputs of a cell lie, and where its outputs and its resume state go.
+
+    model: holds model.json. samples: holds samples.parquet and report.json. auxiliary: role (`reference`, `proxy`) ->
+    folder with the model.json of that model, for the roles that the cell has.
+    """
+
+    model: Path
+    samples: Path
+    out: Path
+    state: Path
+    auxiliary: Mapping[str, Path] = field(default_factory=dict)
+
+    def inputs(self) -> dict[str, Any]:
+        """What the configuration cannot say of the inputs: digests of data and tokenizer, commits of models."""
+        report = read_json(self.samples / "report.json")
+        inputs = {key: report.get(key) for key in ("data_fingerprint", "tokenizer_fingerprint")}
+        for name, folder in {"model": self.model, **self.auxiliary}.items():
+            marker = read_json(folder / "model.json")
+            inputs |= {f"{name}_{key}": marker.get(key) for key in ("revision", "sha256")}
+        return inputs
+
+
 def train(
     cell: Cell,
     accelerator: Accelerator,
-    model_folder: Path,
-    samples_folder: Path,
-    out: Path,
-    state: Path,
+    folders: CellFolders,
     *,
-    helper_folders: Mapping[str, Path] | None = None,
     tracking: str = "auto",
     groups: Sequence[str] = (),
     checkpoint_seconds: float = 60.0,
 ) -> None:
-    """Train `cell` on the prepared model and samples (and reference or proxy model); write OUTPUTS below `out`.
+    """Train `cell` on its prepared inputs, or go on from its last checkpoint; write OUTPUTS below `folders.out`.
 
     A diverged cell (non-finite scores, loss or gradient) is a result: it is recorded as such in train.json, without
     weights. UserError for what the user can mend.
     """
     assert cell.training is not None and cell.seeds is not None and cell.pruning is not None
-    helper_folders = helper_folders or {}
     started = time.perf_counter()
     _check_processes(accelerator, cell.training)
-    base = model_path(model_folder)
-    dataset, instructions = _load_samples(samples_folder)
+    base = model_path(folders.model)
+    samples, instructions = _load_samples(folders.samples)
     method = method_of(cell.pruning)
 
     torch.manual_seed(derived_seed(cell.seeds.init, "adapter"))
-    language_model = _build(base, cell)
-    wrapped = PackedModel(language_model).to(accelerator.device)
-    difference = check_packed_forward(wrapped, dataset[:64], accelerator.device)
+    language_model = _build_model(base, cell)
+    model = PackedModel(language_model).to(accelerator.device)
+    difference = check_packed_forward(model, samples[:64], accelerator.device)
     if "attention" in method.batch_needs | method.epoch_needs:
-        wrapped.collector(method.layer, (), stop=True)  # a layer that the model does not have is refused here
-    trainable = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
+        model.collector(method.layer, (), stop=True)  # a layer that the model does not have is refused here
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         trainable, lr=cell.training.learning_rate, weight_decay=cell.training.weight_decay, fused=True
     )
-    identity = {"cell": cell_json(cell), "inputs": _inputs(model_folder, samples_folder, helper_folders)}
-    resumed = checkpoint.latest(state, identity)
+    identity = {"cell": cell_json(cell), "inputs": folders.inputs()}
+    resumed = checkpoint.latest(folders.state, identity)
     if resumed is not None:
-        checkpoint.restore(resumed[0], wrapped, optimizer)
+        checkpoint.restore(resumed[0], model, optimizer)
 
-    shape = shape_of(language_model, cell.training.tuning == "lora", cell.training.gradient_checkpointing)
-    model, optimizer = accelerator.prepare(wrapped, optimizer)
-    needs = method.batch_needs | method.epoch_needs
-    reference, table, spent = None, None, Cost()
-    if "reference" in needs:
-        scores, cost = scores_under(
-            "reference", helper_folders.get("reference"), samples_folder, dataset, {"scores"}, accelerator, cell
-        )
-        reference = scores.nll.split(scores.lengths.tolist())
-        spent.add(cost)
-    if cell.pruning.scoring.schedule == "proxy" and SCORES & needs:  # at 100% nothing is asked for
-        table, cost = scores_under(
-            "proxy", helper_folders.get("proxy"), samples_folder, dataset, needs, accelerator, cell
-        )
-        spent.add(cost)
-    train_set = TrainSet(dataset, instructions, reference)
-    loop = Loop(cell, method, train_set, accelerator, model, optimizer, shape)
-    loop.cost.add(spent)
-    loop.surveyor.table = table
+    loop = _build_loop(cell, method, samples, instructions, accelerator, folders, model, optimizer)
     if resumed is not None:
         loop.restore(*resumed)
-    start = loop.place.update
-
-    main = accelerator.is_main_process
+    main, start = accelerator.is_main_process, loop.progress.update
     if main:
-        print_derived(cell, accelerator, dataset, loop.expected_updates, trainable, start, difference)
-    journal = Journal(state, start) if main else None
-    keeper = Keeper(accelerator, identity, state, wrapped, optimizer, loop, checkpoint_seconds, started)
+        print_derived(cell, accelerator, samples, loop.expected_updates, trainable, start, difference)
+
+    log = RunLog(folders.state, start) if main else None
+    diagnosis = Diagnosis(cell.pruning, len(samples), sum(sample.response_length for sample in samples))
+    for earlier in log.records() if log is not None else []:
+        diagnosis.feed(earlier)
+    checkpointer = Checkpointer(loop, folders.state, identity, checkpoint_seconds, started)
     mirror = Mirror.open(
         tracking if main else "disabled",
         cell=cell,
         cell_id=cell_id(cell),
         groups=groups,
-        folder=state.parent.parent / "wandb",
+        folder=folders.state.parent.parent / "wandb",
     )
-    diagnosis = Diagnosis(cell.pruning, len(dataset), sum(sample.response_length for sample in dataset))
-    for earlier in journal.records() if journal is not None else []:
-        diagnosis.feed(earlier)
-    record: dict[str, Any] = {"loss": None}
-    reason = None
-    try:
-        for window in progress(loop, main):
-            record, trace = loop.step(window)
-            loop.cost.peak_memory_bytes = max(loop.cost.peak_memory_bytes, peak_memory(accelerator.device))
-            if journal is not None:
-                journal.log(record)
-                journal.trace(trace)
-                mirror.log(record)
-                diagnosis.feed(record)
-                if window.index + 1 == window.count:
-                    warn(diagnosis.news())
-            keeper.after(window.update + 1, journal, last=loop.place.epoch == cell.training.epochs)
-    except NonFinite as error:
-        reason = str(error)
+    loss, reason = _run(loop, log, mirror, diagnosis, checkpointer)
 
     costs = gather_object([loop.cost.summary()])
-    if journal is None:
+    if log is None:
         return
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "cell.json", cell_json(cell) + "\n")
-    journal.publish(out / "metrics.jsonl", out / "trace.parquet")
-    _write_weights(out, base, None if reason else language_model)
+    folders.out.mkdir(parents=True, exist_ok=True)
+    write_text(folders.out / "cell.json", cell_json(cell) + "\n")
+    log.publish(folders.out / "metrics.jsonl", folders.out / "trace.parquet")
+    _write_weights(folders.out, base, None if reason else language_model)
     marker = {
         "cell": cell_id(cell),
         "status": "done" if reason is None else "diverged",
         "reason": reason,
         "updates": loop.cost.updates,
-        "loss": record["loss"],
+        "loss": loss,
         "selection": diagnosis.summary(),
         "warnings": list(diagnosis.warnings().values()),
-        "cost": _sum_costs(costs) | {"seconds_total": keeper.elapsed()},
+        "cost": _sum_costs(costs) | {"seconds_total": checkpointer.elapsed()},
         "inputs": identity["inputs"],
         "provenance": provenance() | {"device": str(accelerator.device), "processes": accelerator.num_processes},
     }
-    write_json(out / MARKER, marker)
+    write_json(folders.out / MARKER, marker)
     mirror.summary({key: marker[key] for key in ("status", "updates", "loss", "cost")})
     mirror.finish()
-    checkpoint.clear(state)
+    checkpoint.clear(folders.state)
     print(f"{cell_id(cell)}: {marker['status']} after {marker['updates']} updates" + (f": {reason}" if reason else ""))
 
 
-def _build(base: Path, cell: Cell) -> nn.Module:
+def _check_processes(accelerator: Accelerator, training: Training) -> None:
+    """Two processes that each believe they are alone would both train and both write."""
+    if accelerator.num_processes != training.processes:
+        raise UserError(
+            f"training.processes = {training.processes}, but accelerate started {accelerator.num_processes}; "
+            "make the accelerate config and the experiment agree (the number of processes is part of the cell)"
+        )
+    if str(accelerator.distributed_type).endswith(("FSDP", "DEEPSPEED")):
+        raise UserError(f"{accelerator.distributed_type} is not supported: use one process, or DDP (MULTI_GPU)")
+
+
+def _load_samples(folder: Path) -> tuple[list[Sample], Instructions]:
+    stored = load_samples(folder)
+    texts = Instructions(torch.as_tensor(stored.instruction_characters), torch.as_tensor(stored.instruction_entropy))
+    return stored.samples, texts
+
+
+def _build_model(base: Path, cell: Cell) -> nn.Module:
     """The base model, wrapped in LoRA if the cell asks for it."""
     assert cell.training is not None and cell.dtype is not None
     model = load_model(base, cell.dtype)
@@ -191,31 +191,66 @@ def _build(base: Path, cell: Cell) -> nn.Module:
     return adapted  # type: ignore[return-value]
 
 
-def _check_processes(accelerator: Accelerator, training: Training) -> None:
-    """Two processes that each believe they are alone would both train and both write."""
-    if accelerator.num_processes != training.processes:
-        raise UserError(
-            f"training.processes = {training.processes}, but accelerate started {accelerator.num_processes}; "
-            "make the accelerate config and the experiment agree (the number of processes is part of the cell)"
+def _build_loop(
+    cell: Cell,
+    method: Method,
+    samples: Sequence[Sample],
+    instructions: Instructions,
+    accelerator: Accelerator,
+    folders: CellFolders,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> TrainingLoop:
+    """The loop over the prepared model, after the cell's reference and proxy models have scored the train set."""
+    assert cell.pruning is not None
+    prepared, optimizer = accelerator.prepare(model, optimizer)
+    needs = method.batch_needs | method.epoch_needs
+    reference: Sequence[Tensor] | None = None
+    table, costs = None, []
+    if "reference" in needs:
+        folder = folders.auxiliary.get("reference")
+        scores, cost = score_with_auxiliary(
+            "reference", folder, folders.samples, samples, {"scores"}, accelerator, cell
         )
-    if str(accelerator.distributed_type).endswith(("FSDP", "DEEPSPEED")):
-        raise UserError(f"{accelerator.distributed_type} is not supported: use one process, or DDP (MULTI_GPU)")
+        reference = scores.nll.split(scores.lengths.tolist())
+        costs.append(cost)
+    if cell.pruning.scoring.schedule == "proxy" and SCORES & needs:  # at 100% a method needs no scores
+        folder = folders.auxiliary.get("proxy")
+        table, cost = score_with_auxiliary("proxy", folder, folders.samples, samples, needs, accelerator, cell)
+        costs.append(cost)
+    loop = TrainingLoop(cell, method, TrainSet(samples, instructions, reference), accelerator, prepared, optimizer)
+    loop.source.table = table
+    for cost in costs:
+        loop.cost.add(cost)
+    return loop
 
 
-def _load_samples(folder: Path) -> tuple[list[Sample], Instructions]:
-    stored = load_samples(folder)
-    texts = Instructions(torch.as_tensor(stored.instruction_characters), torch.as_tensor(stored.instruction_entropy))
-    return stored.samples, texts
+def _run(
+    loop: TrainingLoop, log: RunLog | None, mirror: Mirror, diagnosis: Diagnosis, checkpointer: Checkpointer
+) -> tuple[float | None, str | None]:
+    """Make all updates that are left. Returns the last loss, and why training diverged, if it did.
 
-
-def _inputs(model_folder: Path, samples_folder: Path, helper_folders: Mapping[str, Path]) -> dict[str, Any]:
-    """What a configuration cannot say of its inputs: content of the data, tokenizer, commits or digests of models."""
-    report = read_json(samples_folder / "report.json")
-    inputs = {key: report.get(key) for key in ("data_fingerprint", "tokenizer_fingerprint")}
-    for name, folder in {"model": model_folder, **helper_folders}.items():
-        marker = read_json(folder / "model.json")
-        inputs |= {f"{name}_{key}": marker.get(key) for key in ("revision", "sha256")}
-    return inputs
+    log: None in processes other than the main one.
+    """
+    loss, epochs = None, loop.training.epochs
+    try:
+        for window in progress_bar(
+            loop.windows(), loop.progress.update, loop.expected_updates, epochs, shown=log is not None
+        ):
+            record, trace = loop.step(window)
+            loss = record["loss"]
+            loop.cost.peak_memory_bytes = max(loop.cost.peak_memory_bytes, peak_memory(loop.accelerator.device))
+            if log is not None:
+                log.log(record)
+                log.trace(trace)
+                mirror.log(record)
+                diagnosis.feed(record)
+                if window.index + 1 == window.count:
+                    warn(diagnosis.news())
+            checkpointer.after_update(log, last=loop.progress.epoch == epochs)
+    except NonFinite as error:
+        return loss, str(error)
+    return loss, None
 
 
 def _write_weights(out: Path, base: Path, model: nn.Module | None) -> None:
@@ -238,12 +273,9 @@ def _sum_costs(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def is_finished(
-    cell: Cell, model_folder: Path, samples_folder: Path, out: Path, helper_folders: Mapping[str, Path]
-) -> bool:
-    """Whether `out` holds the whole result of this very cell, trained on these very inputs."""
-    if not all((out / name).exists() for name in OUTPUTS):
+def is_finished(cell: Cell, folders: CellFolders) -> bool:
+    """Whether `folders.out` holds the whole result of this very cell, trained on these very inputs."""
+    if not all((folders.out / name).exists() for name in OUTPUTS):
         return False
-    marker = read_json(out / MARKER)
-    inputs = _inputs(model_folder, samples_folder, helper_folders)
-    return bool(marker["cell"] == cell_id(cell) and marker["inputs"] == inputs)
+    marker = read_json(folders.out / MARKER)
+    return bool(marker["cell"] == cell_id(cell) and marker["inputs"] == folders.inputs())

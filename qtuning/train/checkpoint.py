@@ -1,4 +1,6 @@
-"""Resume state of a cell in training: whole or not at all, checked when read, gone when the cell is done.
+"""Resume state of a cell in training: when it is written, and how it stays whole.
+
+A checkpoint is written whole or not at all, checked when it is read, and gone when the cell is done:
 
     state/<cell>/checkpoint-0000123/{tensors.safetensors, state.json}     the last two
     state/<cell>/metrics.jsonl                                            one line an update
@@ -8,20 +10,79 @@ It lies outside what Snakemake declares as output, because Snakemake deletes the
 """
 
 import shutil
+import signal
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from qtuning.errors import UserError
 from qtuning.files import atomic_path, file_digest, read_json, short_hash, write_json
+from qtuning.train.journal import RunLog
+from qtuning.train.step import TrainingLoop
 
-KEPT = 2
+KEPT = 2  # checkpoints; the older one is there in case the newer one is damaged
+SHARE = 20  # writing may take about a twentieth of the time, so that large models checkpoint less often
+
+
+class Checkpointer:
+    """Checkpoints the loop of one cell every so many seconds. SIGTERM and Ctrl-C end it after the current update.
+
+    identity: the cell and its inputs, which a checkpoint must share to be resumed from. seconds: between checkpoints.
+    started: when this attempt began (time.perf_counter).
+    """
+
+    def __init__(
+        self, loop: TrainingLoop, folder: Path, identity: Mapping[str, Any], seconds: float, started: float
+    ) -> None:
+        self._loop, self._folder, self._identity = loop, folder, identity
+        self._seconds, self._started, self._saved = seconds, started, time.perf_counter()
+        self._before = loop.cost.seconds_total
+        self._asked = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._asked = number
+        signal.signal(number, signal.SIG_DFL)  # asked twice: end at once, and resume from the last checkpoint
+
+    def elapsed(self) -> float:
+        """Seconds spent on the cell, over all attempts."""
+        return self._before + time.perf_counter() - self._started
+
+    def after_update(self, log: RunLog | None, last: bool) -> None:
+        """Save the state if it is time; if asked to stop, save it and exit. Every process calls this after each update.
+
+        log: that of the main process, which alone writes. last: no update follows, so that nothing needs saving.
+        """
+        accelerator, due = self._loop.accelerator, time.perf_counter() - self._saved >= self._seconds
+        wanted = torch.tensor([float(due), float(self._asked)], device=accelerator.device)
+        if accelerator.num_processes > 1:  # clocks and signals differ, and all must do the same
+            wanted = accelerator.reduce(wanted, reduction="sum")  # type: ignore[assignment]
+        if last or not bool(wanted.any()):
+            return
+        begun = time.perf_counter()
+        self._loop.cost.seconds_total = self.elapsed()
+        costs, update = gather_object([vars(self._loop.cost)]), self._loop.progress.update
+        if log is not None:
+            log.checkpoint(update)
+            assert self._loop.optimizer is not None
+            numbers, pruner = self._loop.state()
+            tensors = training_tensors(self._loop.bare, self._loop.optimizer) | pruner
+            save(self._folder, update, tensors, {**self._identity, **numbers, "cost": costs})
+        self._saved = time.perf_counter()
+        self._seconds = max(self._seconds, SHARE * (self._saved - begun)) if self._seconds > 0 else 0.0
+        if bool(wanted[1]):
+            print(f"stopped after update {update} as asked; the same command goes on from here", file=sys.stderr)
+            raise SystemExit(128 + (self._asked or signal.SIGTERM))
 
 
 def save(folder: Path, update: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:

@@ -1,132 +1,170 @@
-"""What passes through one update: where training is, and what was decided of each batch."""
+"""What pruning decided of a batch, and how far two decisions on the same batch agree."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from qtuning.data.samples import Sample
 from qtuning.model.batch import Packed, pack, without
-from qtuning.pruners.method import Selection
-from qtuning.train.pool import Pool
+from qtuning.pruners.base import DROPPED
+from qtuning.scoring import plane
 from qtuning.train.reuse import Graphs
-from qtuning.train.schedule import Window
+from qtuning.train.windows import UpdateWindow
 
-TENSORS = ("drawn", "weights", "ppl", "ent")
+PREFIX = "pool."
+"""Of the names under which the verdicts on a pool lie in a checkpoint."""
 
 
-@dataclass
-class Place:
-    """Where training is: the next update, and what the current epoch holds.
+@dataclass(frozen=True)
+class Verdicts:
+    """What was decided of n samples with N response tokens, a tensor a column. Tokens lie end to end.
 
-    drawn: positions of the samples of the epoch, ascending; None before an epoch is drawn. weights: [n] factors of
-    all samples' losses in this epoch, or None for 1. ppl, ent: [n] scores that they were drawn by, or None. log: what
-    the sample pruner said of the draw. pool: what was decided of the batches that the next update is made of, where an
-    earlier one is made of them, too (schedule `pool`).
+    role, quadrant: [n] int8; supplement: [n] bool (pruners/base.py, SampleSelection). tokens: [N] bool, the tokens with
+    a loss. sizes: [n] int64, tokens that each sample puts through the model in training, 0 if it is not trained.
+    ppl, ent: [n] float64, the scores they were decided by, or None. weights: [n] float64, factors of the samples'
+    losses, or None for 1.
     """
 
-    update: int = 0
-    epoch: int = 0
-    index: int = 0
-    drawn: Tensor | None = None
-    weights: Tensor | None = None
-    ppl: Tensor | None = None
-    ent: Tensor | None = None
-    log: Mapping[str, float] = field(default_factory=dict)
-    pool: Pool | None = None
+    role: Tensor
+    quadrant: Tensor
+    supplement: Tensor
+    tokens: Tensor
+    sizes: Tensor
+    ppl: Tensor | None
+    ent: Tensor | None
+    weights: Tensor | None
 
-    def advance(self, window: Window) -> None:
-        """The update of `window` is made."""
-        self.update, self.index = window.update + 1, window.index + 1
-        if window.last:
-            self.pool = None
-        if self.index == window.count:
-            self.epoch, self.index, self.log = self.epoch + 1, 0, {}
-            self.drawn = self.weights = self.ppl = self.ent = None
+    @cached_property
+    def kept(self) -> Tensor:
+        """[n] bool: the samples that stay."""
+        return self.role != DROPPED
+
+    def of(self, rows: Sequence[int], lengths: Sequence[int]) -> "Verdicts":
+        """Those on some of the samples. lengths: the response tokens of all n."""
+        chosen, masks = torch.tensor(rows, dtype=torch.int64), self.tokens.split(list(lengths))
+        columns: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        part: dict[str, Any] = {
+            name: None if column is None else column[chosen] for name, column in columns.items() if name != "tokens"
+        }
+        # the empty end gives the tensor its type where there are no rows
+        return Verdicts(tokens=torch.cat([*(masks[row] for row in rows), self.tokens[:0]]), **part)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Verdicts"]) -> "Verdicts":
+        """The verdicts on several batches as one."""
+        columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(cls)}
+        return cls(**{name: None if of[0] is None else torch.cat(of) for name, of in columns.items()})  # type: ignore[arg-type]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Those that there are, for a checkpoint."""
-        found = {f"pruner.{name}": getattr(self, name) for name in TENSORS}
-        found |= {} if self.pool is None else self.pool.tensors()
+        """The columns that are not None, for a checkpoint."""
+        found = {f"{PREFIX}{f.name}": getattr(self, f.name) for f in fields(self)}
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     @classmethod
-    def restored(cls, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Place":
-        """From a checkpoint."""
-        place = cls(int(numbers["update"]), int(numbers["epoch"]), int(numbers["index"]), log=numbers["draw"])
-        for name in TENSORS:
-            setattr(place, name, tensors.get(f"pruner.{name}"))
-        place.pool = Pool.restored(tensors)
-        return place
-
-    def dropped(self, samples: Sequence[Sample]) -> Iterator[tuple[Any, ...]]:
-        """Trace rows of the samples that were scored before this epoch and not drawn (journal.TRACE_SCHEMA)."""
-        if self.drawn is None or self.ppl is None or self.ent is None:
-            return
-        drawn, ppl, ent = set(self.drawn.tolist()), self.ppl.tolist(), self.ent.tolist()
-        for position, sample in enumerate(samples):
-            if position not in drawn:
-                scores = (ppl[position], ent[position])
-                decision = (0, False, False, sample.response_length, 0, None, None)
-                yield (self.update, self.epoch, sample.number, *scores, *decision)
+    def restored(cls, tensors: Mapping[str, Tensor]) -> "Verdicts | None":
+        """The verdicts that `tensors` were made of; None if the checkpoint holds none."""
+        if f"{PREFIX}role" not in tensors:
+            return None
+        return cls(**{f.name: tensors.get(f"{PREFIX}{f.name}") for f in fields(cls)})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class Decision:
-    """One pruned batch: its samples, what was known of them, what was selected, what is trained.
+    """One pruned batch, ready to be trained.
 
-    weights: factors of the samples' losses, None for 1. ppl, ent: scores, where the batch or its epoch was scored.
-    losses: filled in training, mean NLL of the trained tokens by sample. graphs: of the forward that scored the kept
-    samples, where they are trained through it.
+    kept: the tokens to train, packed; None if there are none. graphs: of the forward that scored the kept samples, if
+    they are trained through it (reuse.py). asked_samples, asked_tokens: what the budget asked for. log: numbers of the
+    sample pruner for the metrics. losses: row -> mean NLL of the sample's trained tokens, filled in by training.
     """
 
     samples: Sequence[Sample]
-    selection: Selection
-    weights: Sequence[float] | None
-    ppl: Sequence[float] | None
-    ent: Sequence[float] | None
+    verdicts: Verdicts
     kept: Packed | None
-    losses: dict[int, float] = field(default_factory=dict)
     graphs: Graphs | None = None
+    asked_samples: int = 0
+    asked_tokens: int = 0
+    log: Mapping[str, float] = field(default_factory=dict)
+    losses: dict[int, float] = field(default_factory=dict)
 
-    def trace(self, window: Window) -> Iterator[tuple[Any, ...]]:
+    def trace(self, window: UpdateWindow) -> Iterator[tuple[Any, ...]]:
         """One row a sample, in the order of journal.TRACE_SCHEMA."""
-        chosen, nothing = self.selection.samples, [None] * len(self.samples)
+        verdicts, nothing = self.verdicts, [None] * len(self.samples)
         lengths = [sample.response_length for sample in self.samples]
-        kept_tokens = [int(part.sum()) for part in self.selection.tokens.split(lengths)]
         columns = (
-            self.ppl or nothing,
-            self.ent or nothing,
-            chosen.quadrant.tolist(),
-            chosen.kept.tolist(),
-            chosen.supplement.tolist(),
+            nothing if verdicts.ppl is None else verdicts.ppl.tolist(),
+            nothing if verdicts.ent is None else verdicts.ent.tolist(),
+            verdicts.quadrant.tolist(),
+            verdicts.kept.tolist(),
+            verdicts.supplement.tolist(),
+            lengths,
+            [int(part.sum()) for part in verdicts.tokens.split(lengths)],
+            [1.0] * len(self.samples) if verdicts.weights is None else verdicts.weights.tolist(),
         )
-        for index, (sample, *decision, length, kept) in enumerate(
-            zip(self.samples, *columns, lengths, kept_tokens, strict=True)
-        ):
-            weight = 1.0 if self.weights is None else self.weights[index]
-            last = (weight if decision[3] else None, self.losses.get(index))
-            yield (window.update, window.epoch, sample.number, *decision, length, kept, *last)
+        for row, (sample, *decided, weight) in enumerate(zip(self.samples, *columns, strict=True)):
+            yield (
+                *(window.update, window.epoch, sample.number, *decided),
+                *(weight if decided[3] else None, self.losses.get(row)),
+            )
 
 
-def pack_kept(
-    samples: Sequence[Sample], keep: Sequence[Tensor], weights: Sequence[float] | None, removed: bool
-) -> Packed | None:
-    """What is trained of the samples, which may be none; keep: [|T_i|] bool a sample. removed: pruned tokens leave the
-    sequence (A8)."""
+def pack_kept(samples: Sequence[Sample], tokens: Tensor, weights: Tensor | None, removed: bool) -> Packed | None:
+    """The kept tokens of the samples, ready for the model; None if there are none.
+
+    tokens: [N] bool. weights: [n] factors of the samples' losses, or None for 1. removed: pruned tokens leave the
+    sequence instead of staying as context (reading A8, `remove`).
+    """
     if not samples:
         return None
+    keep = tokens.split([sample.response_length for sample in samples])
     if removed:
         samples = [without(*pair) for pair in zip(samples, keep, strict=True)]
-        keep = [mask[mask] for mask in keep]
-    return pack(samples, keep, weights)
+        keep = tuple(mask[mask] for mask in keep)
+    return pack(samples, keep, None if weights is None else weights.tolist())
 
 
-def mean_logs(logs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """What the sample pruners logged, each number as its mean over the selections that have it."""
-    found: dict[str, list[float]] = {}
-    for log in logs:
-        for key, value in log.items():
-            found.setdefault(key, []).append(float(value))
-    return {key: sum(values) / len(values) for key, values in found.items()}
+def forward_sizes(count: int, kept: Packed | None) -> Tensor:
+    """[count] int64: tokens that each of the packed samples puts through the model; 0 for those left out."""
+    sizes = torch.zeros(count, dtype=torch.int64)
+    if kept is not None:
+        sizes[torch.tensor(kept.rows)] = torch.tensor(kept.lengths)
+    return sizes
+
+
+def agreement(approximate: Verdicts, exact: Verdicts) -> dict[str, float]:
+    """How far approximate scores decide as exact ones do, on one batch.
+
+    spearman_ppl, spearman_ent: rank correlations of the samples' scores. quadrants: share of the samples in the same
+    quadrant at a median split. samples_kept, tokens_kept: |A and B| / |B|, where A is kept by the approximate scores
+    and B by the exact ones. A number that is not defined (scores without variance, nothing kept) is left out.
+    """
+    medians = []
+    for verdicts in (approximate, exact):
+        assert verdicts.ppl is not None and verdicts.ent is not None
+        medians.append(plane.quadrants(verdicts.ppl, verdicts.ent, 0.5))
+    found = {
+        "spearman_ppl": _spearman(approximate.ppl, exact.ppl),
+        "spearman_ent": _spearman(approximate.ent, exact.ent),
+        "quadrants": float((medians[0] == medians[1]).double().mean()),
+        "samples_kept": _overlap(approximate.kept, exact.kept),
+        "tokens_kept": _overlap(approximate.tokens, exact.tokens),
+    }
+    return {key: value for key, value in found.items() if math.isfinite(value)}
+
+
+def _spearman(ours: Tensor | None, theirs: Tensor | None) -> float:
+    assert ours is not None and theirs is not None
+    if len(ours) < 2 or bool((ours == ours[0]).all()) or bool((theirs == theirs[0]).all()):
+        return math.nan
+    from scipy.stats import spearmanr  # takes a second to import, which other trainings need not spend
+
+    return float(spearmanr(ours.numpy(), theirs.numpy()).statistic)
+
+
+def _overlap(ours: Tensor, theirs: Tensor) -> float:
+    count = int(theirs.sum())
+    return float((ours & theirs).sum()) / count if count else math.nan

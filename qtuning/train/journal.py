@@ -1,15 +1,29 @@
-"""What a cell writes while it trains: metrics (JSONL) and the pruning trace (Parquet), both safe to resume."""
+"""What a training writes and prints: metrics (JSONL) and pruning trace (Parquet), progress bar, warnings.
+
+Metrics and trace survive a kill at any moment: `RunLog` drops what is later than the checkpoint that training goes on
+from. `Diagnosis` looks at the metrics and says what a user should be warned of.
+"""
 
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import torch
+from accelerate import Accelerator
+from torch import nn
+from tqdm import tqdm
 
+from qtuning.data.samples import Sample
+from qtuning.experiment.names import cell_id
+from qtuning.experiment.schema import Cell, Pruning, Readings
 from qtuning.files import atomic_path, write_text
+from qtuning.train.windows import UpdateWindow
 
 TRACE_SCHEMA: dict[str, Any] = {
     "update": pl.Int32,
@@ -26,8 +40,12 @@ TRACE_SCHEMA: dict[str, Any] = {
     "loss": pl.Float64,
 }
 
+CONVERGED = 0.5  # share of the decisions whose threshold search should converge
+QUADRANT = 0.05  # share of the samples each quadrant should hold
+SPENT = 0.1  # relative difference between the tokens kept and asked
 
-class Journal:
+
+class RunLog:
     """Metrics and trace of one cell below its state folder.
 
     One metrics line per optimizer update; one trace row per sample decision (`quadrant` 0: none, see plane.py;
@@ -95,3 +113,142 @@ def _update_of(line: str) -> float:
         return float(json.loads(line)["update"])
     except (ValueError, KeyError, TypeError):
         return math.inf
+
+
+class Diagnosis:
+    """Means over the updates of a run, and the warnings that follow from them.
+
+    pruning: what was asked for. samples, tokens: of the train set, samples and response tokens.
+    """
+
+    def __init__(self, pruning: Pruning, samples: int, tokens: int) -> None:
+        self._pruning, self._samples, self._tokens = pruning, samples, tokens
+        self._sums: dict[str, float] = defaultdict(float)
+        self._counts: dict[str, int] = defaultdict(int)
+        self._epochs = 0
+        self._told: set[str] = set()
+
+    def feed(self, record: Mapping[str, Any]) -> None:
+        """Take in the metrics of one update."""
+        self._epochs = int(record["epoch"]) + 1
+        for key, value in record.items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                self._sums[key] += value
+                self._counts[key] += 1
+
+    def warnings(self) -> dict[str, str]:
+        """Everything there is to warn of, by subject; asked at the end of an epoch."""
+        found = {}
+        converged = self._mean("selection/converged")
+        # at a ratio of 1 the tails cannot hold everything, and need not
+        if converged is not None and converged < CONVERGED and self._pruning.sample_ratio < 1:
+            found["convergence"] = (
+                f"the threshold search converged in {converged:.0%} of the decisions only; the supplement or the "
+                "trimming decides the rest (larger selection batches help)"
+            )
+        for quadrant in (1, 2, 3, 4):
+            share = self._mean(f"selection/median_q{quadrant}")
+            if share is not None and share < QUADRANT:
+                found[f"q{quadrant}"] = (
+                    f"quadrant Q{quadrant} holds {share:.1%} of the samples at a median split (under {QUADRANT:.0%}): "
+                    "error and uncertainty leave it nearly empty"
+                )
+        spread = self._mean("selection/spread")
+        if spread is not None and spread < 1:
+            found["variance"] = (
+                f"the scores had no variance in {1 - spread:.0%} of the decisions (batches of one, or equal samples): "
+                "ties, not scores, decided there"
+            )
+        pruning = self._pruning
+        for what, of, ratio in (
+            ("samples", self._samples, pruning.sample_ratio),
+            ("response tokens", self._tokens, pruning.sample_ratio * pruning.token_ratio),
+        ):
+            asked, kept = ratio * of * self._epochs, self._sums[f"{what.split()[-1]}_kept"]
+            if asked and abs(kept - asked) > SPENT * asked:
+                found[f"budget of {what}"] = (
+                    f"{kept:,.0f} {what} were kept; {asked:,.0f} are {ratio:.4g} of the train set's "
+                    f"({kept / asked - 1:+.0%}): compare by cost, not by budget"
+                )
+        return found
+
+    def news(self) -> list[str]:
+        """The warnings that were not told yet."""
+        fresh = {subject: text for subject, text in self.warnings().items() if subject not in self._told}
+        self._told |= set(fresh)
+        return list(fresh.values())
+
+    def summary(self) -> dict[str, float]:
+        """What there was to choose from in all epochs, and the means of what the sample pruner logged."""
+        available = {"samples_available": self._samples * self._epochs, "tokens_available": self._tokens * self._epochs}
+        logged = (key for key in self._sums if key.startswith(("selection/", "agreement/")))
+        return available | {key.removeprefix("selection/"): self._sums[key] / self._counts[key] for key in logged}
+
+    def _mean(self, key: str) -> float | None:
+        return self._sums[key] / self._counts[key] if self._counts[key] else None
+
+
+def print_derived(
+    cell: Cell,
+    accelerator: Accelerator,
+    dataset: Sequence[Sample],
+    updates: int,
+    trainable: Sequence[nn.Parameter],
+    start: int,
+    difference: float,
+) -> None:
+    """Print every derived quantity once, at the start."""
+    assert cell.training is not None and cell.pruning is not None
+    t = cell.training
+    print(
+        f"cell                {cell_id(cell)}\n"
+        f"method              {cell.pruning.method} at {cell.pruning.budget} (samples x tokens, per cent)"
+        f"{f', {options}' if (options := _options(cell.pruning)) else ''}\n"
+        f"samples             {len(dataset)}, {sum(s.response_length for s in dataset)} response tokens an epoch\n"
+        f"updates             {updates} expected in {t.epochs} epochs; selection batch {t.batch_size}, window "
+        f"{t.processes} process(es) x {t.accumulation} x {t.batch_size} samples\n"
+        f"learning rate       {t.learning_rate:g}, {t.schedule}, warm-up {round(t.warmup * updates)} updates\n"
+        f"trainable           {sum(p.numel() for p in trainable):,} parameters ({t.tuning}), weights {cell.dtype}, "
+        f"autocast {t.mixed_precision}, on {accelerator.device}, {torch.get_num_threads()} thread(s)\n"
+        f"packed = own model  within {difference:.1e} nats\n"
+        + (f"resumed             at update {start}\n" if start else ""),
+        flush=True,
+    )
+
+
+def _options(pruning: Pruning) -> dict[str, Any]:
+    """Options and readings of a method; those of every method only where they are not the default."""
+    readings = {
+        name: getattr(pruning, name)
+        for name, field in Readings.model_fields.items()
+        if getattr(pruning, name) != field.default
+    }
+    return pruning.sample_options | pruning.token_options | readings
+
+
+def progress_bar(
+    windows: Iterable[UpdateWindow], start: int, expected: int, epochs: int, shown: bool
+) -> Iterator[UpdateWindow]:
+    """The windows, with a bar on a terminal, or a line every few seconds in a log file.
+
+    start: updates made before. expected: updates of the whole cell by its budget; each epoch corrects it.
+    """
+    to_file = not sys.stderr.isatty()
+    with tqdm(
+        initial=start,
+        total=expected,
+        unit="update",
+        disable=not shown,
+        mininterval=5.0 if to_file else 0.2,
+        ascii=True if to_file else None,
+    ) as bar:
+        for window in windows:
+            bar.total = window.update - window.index + window.count * (epochs - window.epoch)
+            yield window
+            bar.update()
+
+
+def warn(news: Sequence[str]) -> None:
+    """Print warnings without tearing the progress bar."""
+    for text in news:
+        tqdm.write(f"warning: {text}", file=sys.stderr)

@@ -23,9 +23,8 @@ from qtuning.plan.machines import machines
 from qtuning.plan.shapes import from_config
 from qtuning.plan.work import work_of
 from qtuning.pruners.method import method_of
-from qtuning.train.cost import shape_of
-from qtuning.train.loop import Loop
-from qtuning.train.survey import TrainSet
+from qtuning.train.candidates import TrainSet
+from qtuning.train.step import TrainingLoop
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MINI = Path(__file__).parents[2] / "qtuning" / "assets" / "mini"
@@ -50,10 +49,8 @@ def test_flops_are_those_that_training_measures(method: str) -> None:
     wrapped, accelerator = PackedModel(model), Accelerator(cpu=True)
     optimizer = torch.optim.AdamW(wrapped.parameters(), lr=1e-3)
     assert cell.pruning is not None
-    real = shape_of(model, frozen=False, checkpointing=False)
-    loop = Loop(
-        cell, method_of(cell.pruning), TrainSet(samples), accelerator, *accelerator.prepare(wrapped, optimizer), real
-    )
+    prepared = accelerator.prepare(wrapped, optimizer)
+    loop = TrainingLoop(cell, method_of(cell.pruning), TrainSet(samples), accelerator, *prepared)
     for window in loop.windows():
         loop.step(window)
     cost = loop.cost.summary()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from qtuning.experiment.schema import Pruning
-from qtuning.train.diagnosis import Diagnosis
+from qtuning.train.journal import Diagnosis
 
 
 def diagnosis(sample_ratio: float = 0.25, token_ratio: float = 0.5) -> Diagnosis:

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from qtuning.train.journal import TRACE_SCHEMA, Journal
+from qtuning.train.journal import TRACE_SCHEMA, RunLog
 
 
 def rows_of(update: int) -> list[tuple[Any, ...]]:
@@ -16,17 +16,17 @@ def rows_of(update: int) -> list[tuple[Any, ...]]:
     return [scored, (update, 0, 200 + update, None, None, 0, False, False, 4, 0, None, None)]
 
 
-def run(journal: Journal, start: int, stop: int, every: int) -> None:
+def run(log: RunLog, start: int, stop: int, every: int) -> None:
     """Updates start..stop-1 with a checkpoint after each `every`."""
     for update in range(start, stop):
-        journal.log({"update": update, "loss": update / 7})
-        journal.trace(rows_of(update))
+        log.log({"update": update, "loss": update / 7})
+        log.trace(rows_of(update))
         if (update + 1) % every == 0:
-            journal.checkpoint(update + 1)
+            log.checkpoint(update + 1)
 
 
-def published(journal: Journal, folder: Path) -> tuple[list[dict[str, Any]], pl.DataFrame]:
-    journal.publish(folder / "metrics.jsonl", folder / "trace.parquet")
+def published(log: RunLog, folder: Path) -> tuple[list[dict[str, Any]], pl.DataFrame]:
+    log.publish(folder / "metrics.jsonl", folder / "trace.parquet")
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines], pl.read_parquet(folder / "trace.parquet")
 
@@ -41,9 +41,9 @@ def complete(count: int) -> tuple[list[dict[str, Any]], pl.DataFrame]:
 
 @pytest.mark.parametrize("every", [1, 3, 100])
 def test_without_interruption(tmp_path: Path, every: int) -> None:
-    journal = Journal(tmp_path / "state", 0)
-    run(journal, 0, 8, every)
-    metrics, trace = published(journal, tmp_path / "out")
+    log = RunLog(tmp_path / "state", 0)
+    run(log, 0, 8, every)
+    metrics, trace = published(log, tmp_path / "out")
     wanted, rows = complete(8)
     assert metrics == wanted and trace.equals(rows)
     assert dict(trace.schema) == TRACE_SCHEMA
@@ -54,15 +54,15 @@ def test_without_interruption(tmp_path: Path, every: int) -> None:
 @pytest.mark.parametrize("torn", [b"", b'{"update": 7, "lo', b"{}\n", b"\n", b"[1]\n"])
 def test_resumed(tmp_path: Path, killed_after: int, resume: str, torn: bytes) -> None:
     """Killed after any update, with any last line, and resumed from any checkpoint: as if nothing had happened."""
-    journal = Journal(tmp_path / "state", 0)
-    run(journal, 0, killed_after, every=3)
-    journal._handle.close()
+    log = RunLog(tmp_path / "state", 0)
+    run(log, 0, killed_after, every=3)
+    log._handle.close()
     with (tmp_path / "state" / "metrics.jsonl").open("ab") as handle:
         handle.write(torn)
     checkpoints = [0, *range(3, killed_after + 1, 3)]
     start = {"newest": checkpoints[-1], "previous": checkpoints[max(0, len(checkpoints) - 2)], "start": 0}[resume]
 
-    again = Journal(tmp_path / "state", start)
+    again = RunLog(tmp_path / "state", start)
     run(again, start, 8, every=2)
     metrics, trace = published(again, tmp_path / "out")
     wanted, rows = complete(8)
@@ -71,23 +71,23 @@ def test_resumed(tmp_path: Path, killed_after: int, resume: str, torn: bytes) ->
 
 def test_a_line_torn_inside_a_character(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(b'{"update": 0}\n{"update": 1, "note": "\xc3')
-    Journal(tmp_path, 1)._handle.close()
+    RunLog(tmp_path, 1)._handle.close()
     assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"update": 0}\n'
 
 
 def test_lines_are_on_disk_at_once(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, 0)
-    journal.log({"update": 0, "loss": 1.0})
+    log = RunLog(tmp_path, 0)
+    log.log({"update": 0, "loss": 1.0})
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"update": 0, "loss": 1.0}
 
 
 def test_infinity_is_written_as_null(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, 0)
-    journal.log({"update": 0, "a": math.inf, "b": math.nan, "c": 1.5})
+    log = RunLog(tmp_path, 0)
+    log.log({"update": 0, "a": math.inf, "b": math.nan, "c": 1.5})
     line = (tmp_path / "metrics.jsonl").read_text()
     assert json.loads(line, parse_constant=pytest.fail) == {"update": 0, "a": None, "b": None, "c": 1.5}
 
 
 def test_nothing_at_all(tmp_path: Path) -> None:
-    metrics, trace = published(Journal(tmp_path / "state", 0), tmp_path / "out")
+    metrics, trace = published(RunLog(tmp_path / "state", 0), tmp_path / "out")
     assert metrics == [] and trace.height == 0 and dict(trace.schema) == TRACE_SCHEMA

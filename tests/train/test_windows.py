@@ -1,26 +1,23 @@
-"""Kept samples shared out among the updates of a pool, and how many updates these are."""
+"""How an epoch is cut into updates, how a pool is shared out among them, and their learning rates."""
 
 import itertools
 import math
 from fractions import Fraction
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from loops import described_rate
 
 from qtuning.experiment.schema import Training
-from qtuning.train.pool import Pool, balanced
-from qtuning.train.pooling import Pooling
-from qtuning.train.schedule import windows_of_epoch
+from qtuning.train.windows import Pooling, balance, cut_epoch, learning_rate
 
 SIZES = st.lists(st.integers(1, 1000), min_size=0, max_size=40)
 
 
 @given(SIZES, st.integers(1, 9))
 def test_groups_are_about_equal(sizes: list[int], count: int) -> None:
-    groups = balanced(range(len(sizes)), sizes, count)
+    groups = balance(range(len(sizes)), sizes, count)
     assert len(groups) == count
     assert sorted(itertools.chain.from_iterable(groups)) == list(range(len(sizes)))
     totals = [sum(sizes[row] for row in group) for group in groups]
@@ -36,9 +33,9 @@ def test_groups_are_about_equal(sizes: list[int], count: int) -> None:
 
 
 def test_by_hand() -> None:
-    assert balanced([0, 1, 3, 4, 6], [7, 2, 99, 5, 4, 99, 3], 2) == [[0, 6], [1, 3, 4]]
-    assert balanced([2], [9, 9, 1], 3) == [[2], [], []]
-    assert balanced([], [], 2) == [[], []]
+    assert balance([0, 1, 3, 4, 6], [7, 2, 99, 5, 4, 99, 3], 2) == [[0, 6], [1, 3, 4]]
+    assert balance([2], [9, 9, 1], 3) == [[2], [], []]
+    assert balance([], [], 2) == [[], []]
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 100))
@@ -51,8 +48,9 @@ def test_so_many_updates_as_the_kept_samples_fill(plain: int, batches: int, per_
 @pytest.mark.parametrize("pooling", [Pooling(), Pooling(3, 0.5), Pooling(100, 0.1)])
 def test_every_batch_is_in_one_pool_in_order(pooling: Pooling) -> None:
     training = Training(batch_size=2, accumulation=2)
-    plain = list(windows_of_epoch(1, torch.arange(19), 19, training, 5, 10))
-    windows = list(windows_of_epoch(1, torch.arange(19), 19, training, 5, 10, pooling))
+    plain = list(cut_epoch(range(19), 1, training, 10))
+    windows = list(cut_epoch(range(19), 1, training, 10, pooling))
+    assert [position for window in plain for batch in window.batches for position in batch] == list(range(19))
     pools = [window.batches for window in windows if window.offset == 0]
     assert [b for pool in pools for b in pool] == [b for window in plain for b in window.batches]
     assert [window.update for window in windows] == list(range(10, 10 + len(windows)))
@@ -65,17 +63,16 @@ def test_every_batch_is_in_one_pool_in_order(pooling: Pooling) -> None:
         assert {window.batches for window in same} == {first.batches}
 
 
-def test_a_pool_comes_back_from_its_tensors() -> None:
-    def pool(weights: Tensor | None) -> Pool:
-        small = torch.tensor([0, 2, 4], dtype=torch.int8)
-        scores = torch.rand(3, dtype=torch.float64)
-        sizes = torch.tensor([0, 5, 7])
-        return Pool(small, small, small > 2, torch.rand(9) > 0.5, sizes, scores, scores + 1, weights)
-
-    for weights in (None, torch.ones(3, dtype=torch.float64)):
-        original = pool(weights)
-        restored = Pool.restored(original.tensors() | {"pruner.losses": torch.zeros(1)})
-        assert restored is not None and restored.tensors().keys() == original.tensors().keys()
-        assert all(torch.equal(tensor, restored.tensors()[name]) for name, tensor in original.tensors().items())
-        assert (restored.weights is None) == (weights is None)
-    assert Pool.restored({"pruner.losses": torch.zeros(1)}) is None
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize(("warmup", "updates"), [(0.0, 7), (0.1, 40), (0.5, 5), (0.9, 1), (0.99, 10)])
+def test_learning_rate(schedule: str, warmup: float, updates: int) -> None:
+    training = Training.model_validate({"schedule": schedule, "warmup": warmup, "learning_rate": 3e-4})
+    rates = [learning_rate(update, updates, training) for update in range(updates)]
+    warm = round(warmup * updates)
+    assert all(0 < rate <= 3e-4 * (1 + 1e-12) for rate in rates)
+    assert rates[:warm] == sorted(rates[:warm]) and rates[warm:] == sorted(rates[warm:], reverse=True)
+    if 0 < warm < updates:
+        assert rates[warm - 1] == pytest.approx(3e-4) and rates[warm] == pytest.approx(3e-4)
+        assert rates == pytest.approx([described_rate(update, updates, training) for update in range(updates)])
+    if schedule != "constant" and warm < updates:
+        assert learning_rate(updates, updates, training) == pytest.approx(0.0, abs=1e-12)

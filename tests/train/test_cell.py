@@ -259,8 +259,8 @@ def test_a_proxy_scores_as_scoring_says(ground: Path) -> None:
     from accelerate import Accelerator
 
     from qtuning.errors import UserError
+    from qtuning.train.candidates import score_with_auxiliary
     from qtuning.train.cell import _load_samples
-    from qtuning.train.helpers import scores_under
 
     samples, _ = _load_samples(ground / "samples")
     samples = samples[:12]
@@ -274,7 +274,7 @@ def test_a_proxy_scores_as_scoring_says(ground: Path) -> None:
         # attention is had from the model that is trained
         needs = {"scores", "attention"}
         folders = ground / "reference", ground / "samples"
-        scores, cost = scores_under(role, *folders, samples, needs, Accelerator(cpu=True), cell)
+        scores, cost = score_with_auxiliary(role, *folders, samples, needs, Accelerator(cpu=True), cell)
         assert cost.samples_scored == 12 and len(scores.nll) == sum(sample.response_length for sample in samples)
         return scores.nll
 

@@ -28,7 +28,7 @@ from qtuning.experiment.schema import (
 )
 from qtuning.files import read_json, write_json, write_text
 from qtuning.model.load import load_model, make_ready, model_path
-from qtuning.probes.planted_errors import found_by_pruning, found_by_score, localise
+from qtuning.probes.planted_errors import find_planted_errors, found_by_pruning, found_by_score
 
 tokens = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=30)
 
@@ -102,7 +102,7 @@ def answer_of(root: Path, cell: Cell, status: str = "done") -> dict[str, Any]:
     load_model(base, "float32").save_pretrained(folder / "weights")
     load_tokenizer(base).save_pretrained(folder / "weights")
     write_json(folder / "train.json", {"status": status})
-    return dict(read_json(localise(cell, paths)))
+    return dict(read_json(find_planted_errors(cell, paths)))
 
 
 def test_places_of_the_tokens(ground: Path) -> None:
@@ -183,11 +183,11 @@ def test_a_diverged_cell_has_the_base_model_s_answer_alone(ground: Path) -> None
 
 def test_refusals(ground: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no trained cell; train it first"):
-        localise(a_cell(ground, "entropy+random"), ResultPaths(ground))
+        find_planted_errors(a_cell(ground, "entropy+random"), ResultPaths(ground))
     write_text(tmp_path / "rows.jsonl", json.dumps({"instruction": "a", "output": "b"}))
     cell, paths = a_cell(tmp_path, "full"), ResultPaths(tmp_path)
     make_ready(cell.model, paths.model(cell))
     prepare(cell, model_path(paths.model(cell)), paths.samples(cell))
     write_json(paths.cell(cell) / "train.json", {"status": "done"})
     with pytest.raises(UserError, match="its train set states no errors"):
-        localise(cell, paths)
+        find_planted_errors(cell, paths)

@@ -1,0 +1,285 @@
+"""What a pruner may know of samples: scores and attention from forwards without gradient, losses of earlier updates."""
+
+import copy
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from qtuning.data.report import tokenizer_fingerprint
+from qtuning.data.samples import Sample
+from qtuning.data.tokenise import load_tokenizer
+from qtuning.errors import UserError
+from qtuning.experiment.schema import Cell, Scoring
+from qtuning.files import read_json
+from qtuning.model.load import load_model, model_path
+from qtuning.model.packed import PackedModel, check_packed_forward, half_weights
+from qtuning.pruners.base import Candidates, Instructions
+from qtuning.pruners.together import concatenate
+from qtuning.scoring.scores import SCORES, BatchScores, NonFinite, Observation, observe
+from qtuning.train.cost import Cost, shape_of
+from qtuning.train.reuse import Graphs, observe_with_graphs
+
+FORWARD = SCORES | {"attention"}
+"""Needs that take a forward of the model."""
+
+Batch = TypeVar("Batch")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class TrainSet:
+    """The samples of a cell, and what is known of each beyond its tokens.
+
+    instructions: of all samples, or None. reference: per sample, [|T_i|] token NLL under the reference model, or None.
+    """
+
+    samples: Sequence[Sample]
+    instructions: Instructions | None = None
+    reference: Sequence[Tensor] | None = None
+
+
+@dataclass
+class CandidateSource:
+    """Makes the candidates that a pruner chooses from, and accounts for what that costs.
+
+    scoring: when and how precisely batches are scored. table: scores of the whole train set, under the schedules that
+    do not score each batch (`stale`, `proxy`). losses: [n] float64, mean token NLL of each sample in the update it was
+    last part of, under the weights of that update; NaN before. Table and losses are part of the resume state.
+    """
+
+    train_set: TrainSet
+    accelerator: Accelerator
+    model: PackedModel
+    cost: Cost
+    batch_size: int
+    epochs: int = 1
+    layer: int | None = None
+    scoring: Scoring = field(default_factory=Scoring)
+    table: BatchScores | None = None
+    losses: Tensor = field(init=False)
+    _at_rest: bool = field(default=False, init=False)
+    _half: Mapping[str, Tensor] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.losses = torch.full((len(self.train_set.samples),), torch.nan, dtype=torch.float64)
+        self._position = {sample.number: index for index, sample in enumerate(self.train_set.samples)}
+        self._shape = shape_of(self.model.model, frozen=True, checkpointing=False)
+
+    def candidates(self, positions: Sequence[int], needs: Collection[str], epoch: int) -> Candidates:
+        """The samples at `positions`, with what `needs` asks for. Raises NonFinite."""
+        return self.candidates_and_graphs(positions, needs, epoch, with_graphs=False)[0]
+
+    def candidates_and_graphs(
+        self, positions: Sequence[int], needs: Collection[str], epoch: int, with_graphs: bool
+    ) -> tuple[Candidates, Graphs | None]:
+        """The same, and if wanted the graphs of the forward that scored them (reuse.py)."""
+        samples = [self.train_set.samples[position] for position in positions]
+        chosen = torch.tensor(positions)
+        tabled = None if self.table is None else self.table.of(positions)
+        observed, graphs = self._observe(samples, set(needs) - (SCORES if tabled else set()), with_graphs)
+        texts, reference = self.train_set.instructions, self.train_set.reference
+        if "instructions" in needs:
+            assert texts is not None
+            texts = Instructions(texts.characters[chosen], texts.entropy[chosen])
+        candidates = Candidates(
+            numbers=torch.tensor([sample.number for sample in samples]),
+            lengths=torch.tensor([sample.response_length for sample in samples]),
+            prompts=torch.tensor([sample.prompt for sample in samples]),
+            scores=tabled or (None if observed is None else observed.scores),
+            attention=None if observed is None else observed.attention,
+            reference=torch.cat([reference[position] for position in positions]) if reference is not None else None,
+            losses=self.losses[chosen] if "losses" in needs else None,
+            instructions=texts if "instructions" in needs else None,
+            epoch=epoch,
+            epochs=self.epochs,
+        )
+        return candidates, graphs
+
+    def whole_train_set(
+        self, needs: Collection[str], epoch: int, progress: Callable[[int, int], None] | None = None
+    ) -> Candidates:
+        """All samples as candidates; the processes share the forwards that this takes.
+
+        progress: called after each forward with (samples done, samples in all).
+        """
+        count = len(self.train_set.samples)
+        if not FORWARD & set(needs):
+            return self.candidates(range(count), needs, epoch)
+
+        def look(batch: range) -> Candidates:
+            found = self.candidates(batch, needs, epoch)
+            if progress is not None:
+                progress(batch.stop, count)
+            return found
+
+        starts = range(0, count, self.batch_size)
+        with self.weights_at_rest():
+            batches = [range(start, min(start + self.batch_size, count)) for start in starts]
+            return concatenate(share_out(self.accelerator, batches, look))
+
+    def start_epoch(self, needs: Collection[str], epoch: int) -> None:
+        """Score the train set anew, if the schedule asks for it before this epoch (`stale`)."""
+        if self.scoring.schedule == "stale" and epoch % self.scoring.epochs == 0:
+            self.table = None
+            self.table = self.whole_train_set(set(needs) & SCORES, epoch).scores
+
+    def exact(self) -> "CandidateSource":
+        """A source of exact scores under the current weights, at no cost: to see what an approximation changes."""
+        source = copy.copy(self)
+        source.cost, source.scoring, source.table = Cost(), Scoring(), None
+        return source
+
+    @contextmanager
+    def weights_at_rest(self) -> Iterator[None]:
+        """While the model does not learn: scoring in bfloat16 copies its weights once and frees the copies afterwards.
+
+        The copies take 2 bytes a weight of the linear layers, at a time when no gradients are held.
+        """
+        self._at_rest = True
+        try:
+            yield
+        finally:
+            self._at_rest, self._half = False, None
+
+    def remember(self, number: int, loss: float) -> None:
+        """Note the mean token NLL of sample `number` in the update just made."""
+        self.losses[self._position[number]] = loss
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The resume state."""
+        found = {"pruner.losses": self.losses}
+        if self.table is not None and self.scoring.schedule == "stale":
+            # scores come from float32 statistics, so float32 holds them exactly
+            found |= {"pruner.table_nll": self.table.nll.float(), "pruner.table_entropy": self.table.entropy.float()}
+            if self.table.sequence_ent is not None:
+                found["pruner.table_sequence_ent"] = self.table.sequence_ent
+        return found
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from the resume state that `tensors()` gave."""
+        self.losses = tensors["pruner.losses"]
+        if "pruner.table_nll" in tensors:
+            lengths = torch.tensor([sample.response_length for sample in self.train_set.samples])
+            nll, entropy = tensors["pruner.table_nll"].double(), tensors["pruner.table_entropy"].double()
+            self.table = BatchScores(nll, entropy, lengths, tensors.get("pruner.table_sequence_ent"))
+
+    def _observe(
+        self, samples: Sequence[Sample], needs: Collection[str], with_graphs: bool
+    ) -> tuple[Observation | None, Graphs | None]:
+        """One forward of the samples, accounted for; None where `needs` takes none."""
+        if not FORWARD & set(needs):
+            return None, None
+        device, impl, graphs = self.accelerator.device, self.scoring.impl, None
+        with self._precision():
+            if with_graphs:
+                observed, graphs = observe_with_graphs(self.model, samples, needs, device, impl)
+            else:
+                observed = observe(self.model, samples, needs, self.layer, device, self._half_weights(), impl)
+        self.cost.samples_scored += len(samples)
+        self.cost.tokens_scored += observed.packed.tokens
+        self.cost.flops_scoring += self._shape.forward_flops(observed.packed, observed.depth)
+        return observed, graphs
+
+    def _half_weights(self) -> Mapping[str, Tensor] | None:
+        """bfloat16 copies of the weights, where autocast would make them anew in every forward."""
+        kind = self.accelerator.device.type
+        half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
+        if not half:
+            return None
+        weights = self._half or half_weights(self.model)
+        if self._at_rest:
+            self._half = weights
+        return weights
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self.scoring.precision == "bfloat16":
+            return torch.autocast(self.accelerator.device.type, torch.bfloat16)
+        return self.accelerator.autocast()
+
+
+def score_all(
+    model: PackedModel,
+    samples: Sequence[Sample],
+    accelerator: Accelerator,
+    batch_size: int,
+    *,
+    needs: Collection[str] = ("scores",),
+    scoring: Scoring | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[BatchScores, Cost]:
+    """(scores of all samples, cost of this process) under a model that does not learn.
+
+    needs: only its scores are made. progress: see `CandidateSource.whole_train_set`. Raises NonFinite.
+    """
+    source = CandidateSource(TrainSet(samples), accelerator, model, Cost(), batch_size, scoring=scoring or Scoring())
+    scores = source.whole_train_set(SCORES & set(needs), 0, progress).scores
+    assert scores is not None
+    return scores, source.cost
+
+
+def score_with_auxiliary(
+    role: str,
+    folder: Path | None,
+    samples_folder: Path,
+    samples: Sequence[Sample],
+    needs: Collection[str],
+    accelerator: Accelerator,
+    cell: Cell,
+) -> tuple[BatchScores, Cost]:
+    """`score_all` under the cell's `reference` (Rho-1) or `proxy` model, which lies ready in `folder`.
+
+    A proxy scores in the precision and by the head that `scoring` names. UserError if the folder is not given, or if
+    the model's tokenizer is not the one that the samples were tokenised with.
+    """
+    assert cell.training is not None and cell.pruning is not None
+    name = getattr(cell.pruning, role).name
+    if folder is None:
+        raise UserError(f"--{role}: required: the folder of the model {name} that the cell names")
+    path, report = model_path(folder), read_json(samples_folder / "report.json")
+    if tokenizer_fingerprint(load_tokenizer(path)) != report.get("tokenizer_fingerprint"):
+        raise UserError(
+            f"options.{role} = {name!r}: has another tokenizer than {cell.model.name}; choose one of its family"
+        )
+    started = time.perf_counter()
+    model = PackedModel(load_model(path, cell.dtype)).to(accelerator.device)
+    check_packed_forward(model, samples[:64], accelerator.device)
+    # `scoring` says how the batches of the method are scored, which does not concern a reference
+    scoring = cell.pruning.scoring if role == "proxy" else None
+    try:
+        scores, cost = score_all(model, samples, accelerator, cell.training.batch_size, needs=needs, scoring=scoring)
+    except NonFinite as error:
+        raise UserError(f"options.{role} = {name!r}: {error}") from None
+    cost.seconds_scoring = time.perf_counter() - started
+    return scores, cost
+
+
+def share_out(accelerator: Accelerator, batches: Sequence[Batch], work: Callable[[Batch], Result]) -> list[Result]:
+    """`work` on every batch, shared by the processes; all results, in order, on each of them.
+
+    A UserError of one process is raised on all, because the others would wait for that one for ever.
+    """
+    mine = range(accelerator.process_index, len(batches), accelerator.num_processes)
+    done: list[tuple[int, Any]] = []
+    try:
+        done = [(index, work(batches[index])) for index in mine]
+    except UserError as error:
+        done = [(-1, error)]
+    everyone = sorted(gather_object(done), key=lambda pair: pair[0])
+    raise_first([result for _, result in everyone if isinstance(result, UserError)])
+    return [result for _, result in everyone]
+
+
+def raise_first(failures: Sequence[UserError]) -> None:
+    """Raise what the processes met, if anything. A mistake of the user's goes before a training that diverged."""
+    if not failures:
+        return
+    mistakes = [failure for failure in failures if not isinstance(failure, NonFinite)]
+    raise (mistakes or [NonFinite("; ".join(map(str, failures)))])[0]

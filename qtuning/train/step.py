@@ -1,0 +1,473 @@
+"""The training loop: score, select, train. One optimizer update at a time.
+
+Before an epoch, sample pruners that draw by epoch draw what it holds. An update then works on a window of `processes x
+accumulation` selection batches, consecutive in the order of the epoch. `TrainingLoop.step` goes through it:
+
+    1. score every batch of the window without gradient, if the method needs scores      (method.md, Scores)
+    2. select: prune every batch, or all batches together (reading A9, `global`)         (method.md, Stages 1 and 2)
+    3. count the kept tokens of the window over all processes: the one denominator of the loss   (method.md, Loss)
+    4. forward and backward of the kept tokens; loss = sum of NLL / that count
+    5. clip, update
+
+Weights do not change inside a window, so scoring before training is exact. If nothing is pruned, this is plain
+supervised fine-tuning, bit for bit. The other schedules of scoring (docs/scoring.md) change step 1; `pool` also changes
+which samples an update trains.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from qtuning.data.samples import Sample
+from qtuning.errors import UserError
+from qtuning.experiment.schema import Cell
+from qtuning.model.batch import Packed, pack
+from qtuning.model.flops import Positions
+from qtuning.model.packed import PackedModel
+from qtuning.pruners.base import Candidates, sample_budget
+from qtuning.pruners.method import Method, Selection
+from qtuning.pruners.together import select_together
+from qtuning.scoring.scores import SCORES, NonFinite
+from qtuning.train.candidates import CandidateSource, TrainSet, raise_first
+from qtuning.train.cost import Cost, shape_of
+from qtuning.train.decision import Decision, Verdicts, agreement, forward_sizes, pack_kept
+from qtuning.train.journal import TRACE_SCHEMA
+from qtuning.train.reuse import Graphs, require_reusable
+from qtuning.train.seeding import derived_seed, epoch_order, generator
+from qtuning.train.windows import Pooling, UpdateWindow, cut_epoch, rate_of, share_out_rows
+
+TENSORS = ("drawn", "weights", "ppl", "ent")
+
+
+@dataclass
+class Progress:
+    """Where training is: the next update, and what the current epoch holds.
+
+    drawn: positions of the epoch's samples in the train set, ascending; None before the epoch is drawn. weights: [n]
+    factors of all samples' losses in this epoch, or None for 1. ppl, ent: [n] scores that the epoch was drawn by, or
+    None. log: what the sample pruner said of the draw. pool: the verdicts on the pool that the next update belongs to,
+    if an earlier update began it (schedule `pool`).
+    """
+
+    update: int = 0
+    epoch: int = 0
+    index: int = 0
+    drawn: Tensor | None = None
+    weights: Tensor | None = None
+    ppl: Tensor | None = None
+    ent: Tensor | None = None
+    log: Mapping[str, float] = field(default_factory=dict)
+    pool: Verdicts | None = None
+
+    def advance(self, window: UpdateWindow) -> None:
+        """The update of `window` is made."""
+        self.update, self.index = window.update + 1, window.index + 1
+        if window.last:
+            self.pool = None
+        if self.index == window.count:
+            self.epoch, self.index, self.log = self.epoch + 1, 0, {}
+            self.drawn = self.weights = self.ppl = self.ent = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Those that are not None, for a checkpoint."""
+        found = {f"pruner.{name}": getattr(self, name) for name in TENSORS}
+        found |= {} if self.pool is None else self.pool.tensors()
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    @classmethod
+    def restored(cls, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Progress":
+        """From a checkpoint."""
+        columns = {name: tensors.get(f"pruner.{name}") for name in TENSORS}
+        update, epoch, index = (int(numbers[name]) for name in ("update", "epoch", "index"))
+        return cls(update, epoch, index, **columns, log=numbers["draw"], pool=Verdicts.restored(tensors))
+
+
+class TrainingLoop:
+    """The updates of one cell on one process. `model` is what accelerate prepared (DDP or plain).
+
+    optimizer: None where decisions are asked for and nothing is trained (probes/planted_errors.py).
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        method: Method,
+        train_set: TrainSet,
+        accelerator: Accelerator,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+    ) -> None:
+        assert cell.training is not None and cell.seeds is not None and cell.pruning is not None
+        self.training, self.seeds, self.pruning = cell.training, cell.seeds, cell.pruning
+        self.method, self.samples = method, train_set.samples
+        self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
+        self.bare: PackedModel = accelerator.unwrap_model(model)
+        self.cost, self.progress = Cost(), Progress()
+        self.shape = shape_of(self.bare.model, self.training.tuning == "lora", self.training.gradient_checkpointing)
+        size, epochs, scoring = self.training.batch_size, self.training.epochs, self.pruning.scoring
+        self.source = CandidateSource(train_set, accelerator, self.bare, self.cost, size, epochs, method.layer, scoring)
+        # a schedule says how batches are scored; it has nothing to say of a method that scores none
+        schedule = scoring.schedule if SCORES & method.batch_needs else "fresh"
+        self._reuses, self._pools = schedule == "reuse-graph", schedule == "pool"
+        self.pooling = Pooling.of(self.pruning, method.by_epoch) if self._pools else Pooling()
+        if self._reuses:
+            require_reusable(self.bare, method.batch_needs, self.pruning.pruned_tokens, accelerator.num_processes)
+
+    def windows(self) -> Iterator[UpdateWindow]:
+        """Every update that is still to be made, in order; call `step` with each before asking for the next."""
+        while self.progress.epoch < self.training.epochs:
+            yield from self.windows_of_epoch()
+
+    def windows_of_epoch(self) -> list[UpdateWindow]:
+        """The updates still to be made in this epoch, which is drawn first if it is new."""
+        progress = self.progress
+        if progress.drawn is None:
+            self._draw_epoch()
+        assert progress.drawn is not None
+        # one order for every pruner at one data seed: each meets the samples it keeps in the same order
+        order = epoch_order(self.seeds.data, progress.epoch, len(self.samples))
+        order = order[torch.isin(order, progress.drawn)]
+        first = progress.update - progress.index
+        epoch = list(cut_epoch(order.tolist(), progress.epoch, self.training, first, self.pooling))
+        return epoch[progress.index :]
+
+    @property
+    def expected_updates(self) -> int:
+        """How many updates the cell will make, if every epoch holds what the budget says."""
+        count = len(self.samples)
+        if self.method.by_epoch:
+            count = sample_budget(self.pruning.sample_ratio, count)
+        batches = math.ceil(count / self.training.batch_size)
+        plain = math.ceil(batches / (self.training.processes * self.training.accumulation))
+        return self.training.epochs * sum(self.pooling.updates(plain))
+
+    def _draw_epoch(self) -> None:
+        progress, started = self.progress, time.perf_counter()
+        self.source.start_epoch(self.method.epoch_needs | self.method.batch_needs, progress.epoch)
+        candidates = self.source.whole_train_set(self.method.epoch_needs, progress.epoch)
+        selection = self.method.select_epoch(candidates, generator(self.seeds.pruner, "epoch", progress.epoch))
+        progress.drawn, progress.weights = selection.kept.nonzero().flatten(), selection.weights
+        progress.log = selection.log
+        if candidates.scores is not None:
+            progress.ppl, progress.ent = candidates.scores.ppl, candidates.scores.ent
+        self.cost.seconds_scoring += time.perf_counter() - started
+
+    def step(self, window: UpdateWindow) -> tuple[dict[str, Any], list[tuple[Any, ...]]]:
+        """One update. Returns its metrics (the same on every process) and the trace rows of all processes.
+
+        A window of which nothing is kept (reading A10, `none`) makes no update. Raises NonFinite, before the update, if
+        scores, loss or gradient norm are not finite.
+        """
+        assert self.optimizer is not None
+        rate = rate_of(window, self.training)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        # dropout draws from a stream of its own in every update and process, so that a resumed run repeats it
+        torch.manual_seed(derived_seed(self.seeds.init, "dropout", window.update, self.accelerator.process_index))
+
+        started = time.perf_counter()
+        decided, failures = self.decide(window) if window.offset == 0 else ([], [])
+        decisions = self._take_from_pool(window, decided, failures) if self._pools else decided
+        # a failure here reaches the others as NaN in the sum; they would wait for this process for ever
+        kept = math.nan if failures else float(sum(int(decision.verdicts.tokens.sum()) for decision in decisions))
+        scored = time.perf_counter()
+        everywhere = float(self._sum(torch.tensor(kept, dtype=torch.float64)))
+        if math.isnan(everywhere):
+            raise_first(gather_object(failures))
+        total = int(everywhere)
+        agreed = self._agreement(window, decisions)
+        began = time.perf_counter()
+        loss = self._train(decisions, total) if total else dict.fromkeys(("loss", "objective", "grad_norm"))
+        trained = time.perf_counter()
+
+        self._account(decisions, total, scored - started, trained - began)
+        trace = gather_object([row for decision in decisions for row in decision.trace(window)])
+        columns = dict(zip(TRACE_SCHEMA, zip(*trace, strict=True), strict=True))
+        self._remember(columns)
+        logs = [*gather_object([decision.log for decision in decided]), self.progress.log]
+        left_out = self._left_out() if window.index == 0 else []
+        self.progress.advance(window)
+        record = {
+            "update": window.update,
+            "epoch": window.epoch,
+            "loss": loss["loss"],
+            "objective": loss["objective"],
+            "learning_rate": rate,
+            "grad_norm": loss["grad_norm"],
+            "samples": len(trace),
+            "samples_kept": sum(columns["kept"]),
+            "samples_asked": self._total(decision.asked_samples for decision in decided),
+            "response_tokens": sum(columns["response_tokens"]),
+            "tokens_kept": total,
+            "tokens_asked": self._total(decision.asked_tokens for decision in decided),
+            **{f"selection/{key}": value for key, value in _mean_by_key(logs).items()},
+            **{f"agreement/{key}": value for key, value in agreed.items()},
+            "seconds_scoring": scored - started,
+            "seconds_training": trained - began,
+        }
+        return record, trace + left_out
+
+    def decide(self, window: UpdateWindow, exact: bool = False) -> tuple[list[Decision], list[UserError]]:
+        """Score and prune the batches of this process: one decision a batch, or what went wrong.
+
+        A failure is returned and not raised, because the other processes must learn of it first. exact: by exact scores
+        under the current weights, at no cost, whatever `scoring` says.
+        """
+        source = self.source.exact() if exact else self.source
+        together, needs = self.pruning.selection == "global", self.method.batch_needs
+        looked: list[tuple[Candidates, Graphs | None]] = []
+        decisions: list[Decision] = []
+        failures: list[UserError] = []
+        try:
+            with source.weights_at_rest():
+                for index, batch in self._own(window):
+                    found = source.candidates_and_graphs(batch, needs, window.epoch, self._reuses and not exact)
+                    looked.append(found)
+                    if not together:  # decide at once: graphs of dropped samples are freed before the next batch
+                        selection = self.method.select(found[0], self._rng(window, index))
+                        decisions.append(self._decision(batch, selection, *found))
+        except UserError as error:
+            failures = [error]
+        if together:  # every process takes part in the exchange, also after a failure
+            try:
+                selections = self._select_together(window, [candidates for candidates, _ in looked], failures)
+                for (_, batch), found, selection in zip(self._own(window), looked, selections, strict=True):
+                    decisions.append(self._decision(batch, selection, *found))
+            except UserError as error:
+                failures = failures or [error]
+        return decisions, failures
+
+    def _select_together(
+        self, window: UpdateWindow, own: Sequence[Candidates], failures: Sequence[UserError]
+    ) -> list[Selection]:
+        """One selection on the batches of all processes (reading A9, `global`); returns those of this process."""
+        indices = [index for index, _ in self._own(window)]
+        parts = gather_object([*zip(indices, own, strict=False)] + [(-1, failure) for failure in failures])
+        parts.sort(key=lambda part: part[0])
+        raise_first([failure for index, failure in parts if index < 0])
+        # every process makes the same selection from the same random numbers, and takes its own part
+        whole = select_together(self.method, [part for _, part in parts], self._rng(window, 0))
+        return whole[self.accelerator.process_index :: self.accelerator.num_processes]
+
+    def _decision(
+        self, batch: Sequence[int], selection: Selection, candidates: Candidates, graphs: Graphs | None
+    ) -> Decision:
+        """The selection on a batch with the scores behind it, packed for training."""
+        samples, chosen, progress = [self.samples[position] for position in batch], selection.samples, self.progress
+        scores, weights = candidates.scores, chosen.weights
+        ppl, ent = (None, None) if scores is None else (scores.ppl, scores.ent)
+        if self.method.by_epoch:  # the draw before the epoch decided on the samples, the batch only on tokens
+            drawn = torch.tensor(batch)
+            weights = None if progress.weights is None else progress.weights[drawn]
+            if scores is None and progress.ppl is not None and progress.ent is not None:
+                ppl, ent = progress.ppl[drawn], progress.ent[drawn]
+        weights = None if weights is None else weights.double()
+        kept = pack_kept(samples, selection.tokens, weights, self.pruning.pruned_tokens == "remove")
+        if graphs is not None:
+            graphs.keep_only(() if kept is None else kept.rows)
+        sizes = forward_sizes(len(samples), kept)
+        verdicts = Verdicts(
+            *(chosen.role, chosen.quadrant, chosen.supplement, selection.tokens, sizes, ppl, ent, weights)
+        )
+        asked = selection.asked_samples, selection.asked_tokens
+        return Decision(samples, verdicts, kept, graphs, *asked, log=chosen.log)
+
+    def _take_from_pool(
+        self, window: UpdateWindow, decided: Sequence[Decision], failures: Sequence[UserError]
+    ) -> list[Decision]:
+        """What this process trains in this update of a pool.
+
+        With the pool's first update, also what of its own batches is not trained, so that the trace tells of each
+        sample once. decided, failures: of the first update.
+        """
+        pool = self.progress.pool
+        if pool is None:
+            raise_first(gather_object(list(failures)))
+            own = [(index, part.verdicts) for (index, _), part in zip(self._own(window), decided, strict=True)]
+            parts = sorted(gather_object(own), key=lambda part: part[0])
+            pool = self.progress.pool = Verdicts.joined([part for _, part in parts])
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        groups = share_out_rows(pool.sizes.tolist(), window, world * self.training.accumulation)[rank::world]
+        if window.offset == 0:
+            groups.append([row for rows in self._own_rows(window) for row in rows if pool.sizes[row] == 0])
+        return [self._from_pool(window, pool, rows) for rows in groups]
+
+    def _from_pool(self, window: UpdateWindow, pool: Verdicts, rows: Sequence[int]) -> Decision:
+        """Some samples of a pool as one batch. (The first update's decisions say what was asked for.)"""
+        everyone = [self.samples[position] for batch in window.batches for position in batch]
+        samples, verdicts = [everyone[row] for row in rows], pool.of(rows, [s.response_length for s in everyone])
+        removed = self.pruning.pruned_tokens == "remove"
+        return Decision(samples, verdicts, pack_kept(samples, verdicts.tokens, verdicts.weights, removed))
+
+    def _agreement(self, window: UpdateWindow, decisions: Sequence[Decision]) -> dict[str, float]:
+        """How far approximate scores decide as exact ones, in updates where `scoring.compare_every` asks.
+
+        A pool is compared before its last update, when its scores are oldest.
+        """
+        every = self.pruning.scoring.compare_every
+        if every is None or not SCORES & self.method.batch_needs or not window.last:
+            return {}
+        if not any(update % every == 0 for update in range(window.first, window.update + 1)):
+            return {}
+        pool = self.progress.pool
+        if pool is not None:
+            decisions = [self._from_pool(window, pool, rows) for rows in self._own_rows(window)]
+        exact, failures = self.decide(window, exact=True)
+        raise_first(gather_object(failures))
+        pairs = zip(decisions, exact, strict=True)
+        return _mean_by_key(gather_object([agreement(ours.verdicts, truth.verdicts) for ours, truth in pairs]))
+
+    def _train(self, decisions: Sequence[Decision], total: int) -> dict[str, Any]:
+        """Forward, backward and update on the kept tokens, `total` over all processes.
+
+        Returns the mean NLL of the kept tokens, the objective (the same with the samples' weights), the gradient norm.
+        """
+        assert self.optimizer is not None
+        world = self.accelerator.num_processes
+        batches = [(decision, decision.kept) for decision in decisions if decision.kept is not None]
+        summed = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)  # with weights, and without
+        for index, (decision, kept) in enumerate(batches):
+            last = index == len(batches) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss, nll = self._loss(kept.to(self.accelerator.device), decision.graphs)
+                plain = loss.detach() if decision.verdicts.weights is None else nll.sum()
+                summed += torch.stack([loss.detach(), plain]).double()
+                # the one division by the number of kept tokens; DDP averages over processes, `world` undoes that
+                self.accelerator.backward(loss * (world / total))
+            for row, part in zip(kept.rows, nll.cpu().split(kept.counts), strict=True):
+                decision.losses[row] = float(part.double().mean())
+        if not batches:
+            # a process without tokens must still take part in the synchronisation, with a gradient of exactly zero
+            self.accelerator.backward(self.model(self._idle().to(self.accelerator.device))[0] * 0.0)
+        objective, mean = (self._sum(summed) / total).tolist()
+        limit = self.training.max_grad_norm
+        # also without a limit, for the norm
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit)
+        norm = float(norm)
+        if not (math.isfinite(objective) and math.isfinite(norm)):
+            self.optimizer.zero_grad(set_to_none=True)
+            numbers = [sample.number for decision in decisions for sample in decision.samples]
+            raise NonFinite(f"loss {objective}, gradient norm {norm}; samples of the update: {gather_object(numbers)}")
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {"loss": mean, "objective": objective, "grad_norm": norm}
+
+    def _loss(self, packed: Packed, graphs: Graphs | None) -> tuple[Tensor, Tensor]:
+        if graphs is None:
+            return self.model(packed)  # type: ignore[no-any-return]
+        with self.accelerator.autocast():
+            return graphs.loss(self.bare, packed)
+
+    def _idle(self) -> Packed:
+        """One token of any sample, with weight zero."""
+        sample = self.samples[0]
+        packed = pack([Sample(sample.number, sample.tokens[: sample.prompt + 1], sample.prompt)], weights=[0.0])
+        assert packed is not None
+        return packed
+
+    def _account(self, decisions: Sequence[Decision], total: int, scoring: float, training: float) -> None:
+        cost = self.cost
+        cost.updates += total > 0
+        cost.updates_skipped += total == 0
+        for decision in decisions:
+            cost.response_tokens += sum(sample.response_length for sample in decision.samples)
+            cost.samples_kept += int(decision.verdicts.kept.sum())
+            cost.tokens_kept += int(decision.verdicts.tokens.sum())
+            kept, graphs = decision.kept, decision.graphs
+            if kept is not None and graphs is None:
+                cost.tokens_forwarded += kept.tokens
+                cost.flops_training += self.shape.training_flops(kept)
+            elif kept is not None and graphs is not None:  # its forward is accounted for as scoring
+                cost.flops_training += self.shape.backward_flops(Positions.of(graphs.lengths, kept.targets))
+        cost.seconds_scoring += scoring
+        cost.seconds_training += training
+
+    def _remember(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Note each sample's loss in this update, for pruners that ask for losses (InfoBatch).
+
+        Over its whole response if the weights that learn scored it in this update (or with its pool), else over its
+        trained tokens. Scores of a table come from other weights, those of an epoch's draw from an earlier time.
+        """
+        current = bool(SCORES & self.method.batch_needs) and not self.pruning.scoring.tabled
+        for number, ppl, loss in zip(columns["sample"], columns["ppl"], columns["loss"], strict=True):
+            if ppl is not None and current:
+                self.source.remember(number, math.log(ppl))
+            elif loss is not None:
+                self.source.remember(number, loss)
+
+    def _left_out(self) -> list[tuple[Any, ...]]:
+        """Trace rows of the samples that were scored before this epoch and not drawn (journal.TRACE_SCHEMA)."""
+        progress = self.progress
+        if progress.drawn is None or progress.ppl is None or progress.ent is None:
+            return []
+        drawn, scores = set(progress.drawn.tolist()), zip(progress.ppl.tolist(), progress.ent.tolist(), strict=True)
+        return [
+            (
+                progress.update,
+                progress.epoch,
+                sample.number,
+                *pair,
+                0,
+                False,
+                False,
+                sample.response_length,
+                0,
+                None,
+                None,
+            )
+            for position, (sample, pair) in enumerate(zip(self.samples, scores, strict=True))
+            if position not in drawn
+        ]
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """(numbers, tensors) of the resume state, beside weights, optimizer and cost; the same on every process."""
+        progress = self.progress
+        numbers = {"epoch": progress.epoch, "index": progress.index, "draw": dict(progress.log)}
+        return numbers, progress.tensors() | self.source.tensors()
+
+    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint: what `state` gave, the update, and the costs of all processes."""
+        self.progress = Progress.restored(state, tensors)
+        self.source.restore(tensors)
+        for key, value in state["cost"][self.accelerator.process_index].items():
+            setattr(self.cost, key, value)
+
+    def _own(self, window: UpdateWindow) -> list[tuple[int, tuple[int, ...]]]:
+        """(index in the window, positions of the samples) of the batches of this process."""
+        return list(enumerate(window.batches))[self.accelerator.process_index :: self.accelerator.num_processes]
+
+    def _own_rows(self, window: UpdateWindow) -> list[range]:
+        """Where the samples of these batches lie among all samples of the window."""
+        ends = list(accumulate(map(len, window.batches)))
+        return [range(ends[index] - len(batch), ends[index]) for index, batch in self._own(window)]
+
+    def _rng(self, window: UpdateWindow, index: int) -> torch.Generator:
+        return generator(self.seeds.pruner, "batch", window.first, index)
+
+    def _sum(self, value: Tensor) -> Tensor:
+        """Sum over processes."""
+        if self.accelerator.num_processes == 1:
+            return value
+        return self.accelerator.reduce(value.to(self.accelerator.device), reduction="sum")  # type: ignore[return-value]
+
+    def _total(self, values: Iterator[int]) -> int:
+        return int(self._sum(torch.tensor(float(sum(values)), dtype=torch.float64)))
+
+
+def _mean_by_key(logs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Each number as its mean over the logs that have it."""
+    found: dict[str, list[float]] = {}
+    for log in logs:
+        for key, value in log.items():
+            found.setdefault(key, []).append(float(value))
+    return {key: sum(values) / len(values) for key, values in found.items()}

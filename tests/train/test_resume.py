@@ -1,0 +1,50 @@
+"""A training that stopped goes on as if it had not: whatever a pruner, a schedule or an epoch needs from before."""
+
+from typing import Any
+
+import pytest
+import torch
+from loops import POOLED, REUSE, cell_of, pooling, run, started, timeless
+
+from qtuning.data.samples import Sample
+
+SINGLE = {"batch_size": 2, "accumulation": 1, "epochs": 3}  # 9 updates an epoch of the full data
+STALE = {"scoring": {"schedule": "stale", "epochs": 2, "compare_every": 2}}
+POOL = pooling(5, compare_every=2)  # 3 and 2 updates an epoch
+CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], tuple[int, ...]]] = {
+    # in the middle of an epoch and between two
+    **{
+        method: (method, {}, SINGLE, (3, 4))
+        for method in ("infobatch+ppl", "entropy+random", "random+fastv", "q-tuning", "longest+rho-1")
+    },
+    "stale": ("q-tuning", STALE, SINGLE | {"batch_size": 4}, (3, 5, 11)),
+    "reuse-graph": ("q-tuning", REUSE, SINGLE, (3, 4)),
+    # between pools and inside them, before and after agreement is looked at
+    "pool": ("q-tuning", POOL, POOLED, (1, 2, 3, 6)),
+    "pool by losses": ("infobatch+ppl", POOL, POOLED, (1, 2, 3, 6)),
+    "pool without pruned tokens": ("random+ppl", POOL | {"pruned_tokens": "remove"}, POOLED, (1, 2, 3, 6)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_going_on_from_a_checkpoint(tiny_llama: Any, samples: list[Sample], case: str) -> None:
+    method, options, training, stops = CASES[case]
+    cell = cell_of(method, (0.5, 0.7 if "pool" in case or case == "reuse-graph" else 0.5), options=options, **training)
+    straight = run(cell, tiny_llama, samples)
+    assert ("compare_every" in str(options)) == any("agreement/tokens_kept" in record for record in straight.records)
+    for stop in stops:
+        first, _ = started(cell, tiny_llama, samples)
+        for window in first.windows():
+            first.step(window)
+            if window.update + 1 == stop:
+                break
+        second, _ = started(cell, tiny_llama, samples)  # a new process in its place
+        assert first.optimizer is not None and second.optimizer is not None
+        second.bare.load_state_dict(first.bare.state_dict())
+        second.optimizer.load_state_dict(first.optimizer.state_dict())
+        numbers, tensors = first.state()
+        second.restore(tensors, {**numbers, "update": first.progress.update, "cost": [vars(first.cost)]})
+        rest = [record for record, _ in map(second.step, second.windows())]
+        assert timeless(straight.records[stop:]) == timeless(rest)
+        weights = dict(second.bare.model.named_parameters())
+        assert all(torch.equal(weight, weights[name]) for name, weight in straight.weights.items())
