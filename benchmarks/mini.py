@@ -10,7 +10,7 @@ from rich.console import Console
 
 from qtuning.data.prepare import prepare
 from qtuning.data.samples import Sample, load_samples
-from qtuning.experiment.grid import Library
+from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.names import ResultPaths, cell_id, cell_json, evaluation_id
 from qtuning.experiment.schema import Cell, Evaluation
 from qtuning.files import write_text
@@ -41,7 +41,7 @@ class Mini:
 @contextmanager
 def mini_world() -> Iterator[Mini]:
     """Make ready the configurations, the base model's marker and the train set, in a temporary folder."""
-    (grid,) = Library(REPOSITORY / "configs").experiments([EXPERIMENT])
+    (grid,) = ConfigFolder(REPOSITORY / "configs").expand([EXPERIMENT])
     zero_shot = next(cell for cell in grid.cells if cell.zero_shot)
     cell = next(c for c in grid.cells if c.pruning is not None and c.pruning.method == "q-tuning")
     with TemporaryDirectory(prefix="qtuning-bench-") as folder:

@@ -14,7 +14,7 @@ from qtuning.data.contamination import checks
 from qtuning.data.items import items_file
 from qtuning.data.sources import locate
 from qtuning.errors import UserError
-from qtuning.experiment.grid import Grid, Library
+from qtuning.experiment.grid import ConfigFolder, Grid
 from qtuning.experiment.names import (
     AUXILIARY,
     ResultPaths,
@@ -300,11 +300,11 @@ def load_inputs(config: Mapping[str, Any], configs: Path = Path("configs")) -> W
     data_dir = None if config["data_dir"] is None else Path(config["data_dir"]).resolve()
     if data_dir is not None and not data_dir.is_dir():
         raise UserError(f"data_dir = {config['data_dir']!r}: no such folder")
-    library = Library(configs, data_dir)
-    names = library.names("experiments")
-    grids, problems = library.attempt(name for name in names if name not in RULES)
+    folder = ConfigFolder(configs, data_dir)
+    names = folder.names("experiments")
+    grids, problems = folder.expand_valid(name for name in names if name not in RULES)
     for name in RULES.intersection(names):
-        problems[name] = f"{library.files.path(name)}: name = {name!r}: is the name of a rule; rename the file"
+        problems[name] = f"{folder.files.path(name)}: name = {name!r}: is the name of a rule; rename the file"
     return WorkflowInputs(grids, ResultPaths(Path(config["results"])), data_dir, problems)
 
 
@@ -332,7 +332,7 @@ def snakemake_targets(arguments: Sequence[str] | None = None) -> list[str] | Non
     """
     program = Path(sys.argv[0])
     if arguments is None and "snakemake" not in (program.stem, program.parent.name):
-        return None  # another program uses Snakemake as a library, with a command line of its own
+        return None  # another program uses Snakemake as a folder, with a command line of its own
     from snakemake.cli import get_argument_parser
 
     asked = get_argument_parser().parse_args(arguments)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qtuning.experiment.grid import Grid, Library
+from qtuning.experiment.grid import ConfigFolder, Grid
 from qtuning.experiment.names import cell_id, cell_json, evaluation_id
 from qtuning.experiment.schema import Cell
 from qtuning.files import write_json, write_text
@@ -151,7 +151,7 @@ class Folders:
         return cell
 
 
-def library(folder: Path, **changes: Any) -> Library:
+def config_folder(folder: Path, **changes: Any) -> ConfigFolder:
     """The project's configurations with the experiment `mini` changed and saved as JSON (which is YAML)."""
     import yaml
 
@@ -162,4 +162,4 @@ def library(folder: Path, **changes: Any) -> Library:
     experiment = yaml.safe_load((CONFIGS / "experiments" / "mini.yaml").read_text()) | changes
     name = changes.get("name", "mini")
     (folder / "experiments" / f"{name}.yaml").write_text(json.dumps(experiment))
-    return Library(folder)
+    return ConfigFolder(folder)

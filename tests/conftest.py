@@ -71,20 +71,20 @@ def folders(tmp_path: Path) -> Any:
     """The mini experiment as it is shipped, nothing run yet."""
     from cell_folders import CONFIGS, Folders
 
-    from qtuning.experiment.grid import Library
+    from qtuning.experiment.grid import ConfigFolder
 
-    (grid,) = Library(CONFIGS).experiments(["mini"])
+    (grid,) = ConfigFolder(CONFIGS).expand(["mini"])
     return Folders(tmp_path / "results", grid)
 
 
 @pytest.fixture
 def make_folders(tmp_path: Path) -> Callable[..., Any]:
     """The mini experiment with changed keys, nothing run yet."""
-    from cell_folders import Folders, library
+    from cell_folders import Folders, config_folder
 
     def make(**changes: Any) -> Folders:
         name = changes.get("name", "mini")
-        (grid,) = library(tmp_path / "configs", **changes).experiments([name])
+        (grid,) = config_folder(tmp_path / "configs", **changes).expand([name])
         return Folders(tmp_path / "results", grid)
 
     return make

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from qtuning.cli.app import main
-from qtuning.experiment.grid import Library
+from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.methods import pruning
 from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, Need, TokenPruningOptions, TriageOptions
 from qtuning.experiment.schema import MethodEntry, Ratios, Readings, Scoring
@@ -89,7 +89,7 @@ def test_reference_model_of_the_document(beside: Path) -> None:
     experiment = yaml.safe_load((beside / "configs/experiments/mini.yaml").read_text())
     experiment |= {"methods": [yaml.safe_load(method)], "zero_shot": False, "budgets": ["25x50"], "seeds": [0]}
     (beside / "configs/experiments/mine.yaml").write_text(yaml.safe_dump(experiment))
-    (grid,) = Library(beside / "configs").experiments(["mine"])
+    (grid,) = ConfigFolder(beside / "configs").expand(["mine"])
     assert [cell.pruning.reference.label for cell in grid.cells if cell.pruning and cell.pruning.reference] == [
         "Mini, tuned"
     ]
@@ -101,7 +101,7 @@ def test_methods_of_the_document_are_methods(beside: Path) -> None:
     for block in found:
         experiment = mini | block | {"zero_shot": False, "budgets": ["25x50"], "seeds": [0]}
         (beside / "configs/experiments/mine.yaml").write_text(yaml.safe_dump(experiment))
-        (grid,) = Library(beside / "configs").experiments(["mine"])
+        (grid,) = ConfigFolder(beside / "configs").expand(["mine"])
         assert len(grid.cells) == len(block["methods"])
     assert [cell.pruning.sample_options for cell in grid.cells if cell.pruning] == [{"share": 0.5}, {"share": 0.8}]
 
@@ -157,7 +157,7 @@ def test_experiment_of_the_readme_is_valid(tmp_path: Path) -> None:
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
     (block,) = blocks("README.md", "yaml")
     (tmp_path / "configs/experiments/my-table.yaml").write_text(block)
-    (grid,) = Library(tmp_path / "configs").experiments(["my-table"])
+    (grid,) = ConfigFolder(tmp_path / "configs").expand(["my-table"])
     # zero-shot, and 3 seeds of full data, and of random+random and two q-tunings at two budgets
     assert len(grid.cells) == 1 + 3 * (1 + 2 * 3)
 

@@ -12,7 +12,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from qtuning.cli.app import app
-from qtuning.experiment.grid import Library
+from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.names import cell_id, evaluation_id, model_id, pair_id
 
 PINS = Path(__file__).parent / "pins"
@@ -21,8 +21,8 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 
 def identities() -> str:
     """Of every experiment its evaluation and its cells; then the folders of all models and tokenised train sets."""
-    library, lines, shared = Library(CONFIGS), [], set()
-    for grid in library.experiments(library.names("experiments")):
+    library, lines, shared = ConfigFolder(CONFIGS), [], set()
+    for grid in library.expand(library.names("experiments")):
         lines.append(
             f"{grid.experiment.name}: {evaluation_id(grid.evaluation) if grid.evaluation else 'no evaluation'}"
         )

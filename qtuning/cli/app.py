@@ -75,12 +75,12 @@ def cells(
     write: Annotated[bool, typer.Option("--write", help="also write their configurations")] = False,
 ) -> None:
     """List the cells of experiments; equal cells of different experiments are listed once."""
-    from qtuning.experiment.grid import Library
+    from qtuning.experiment.grid import ConfigFolder
     from qtuning.experiment.names import ResultPaths
     from qtuning.files import write_text
     from qtuning.workflow import WorkflowInputs
 
-    inputs = WorkflowInputs(Library(configs, data_dir).experiments(experiments), ResultPaths(results), data_dir)
+    inputs = WorkflowInputs(ConfigFolder(configs, data_dir).expand(experiments), ResultPaths(results), data_dir)
     for identity in inputs.cells:
         print(identity)
     if write:
@@ -181,10 +181,10 @@ def collect(
     data_dir: DataDir = None,
 ) -> None:
     """Collect the cells of experiments into the score store, results/*.parquet, which everything is drawn from."""
-    from qtuning.experiment.grid import Library
+    from qtuning.experiment.grid import ConfigFolder
     from qtuning.store.store import write_store
 
-    write_store(Library(configs, data_dir).experiments(experiments), results)
+    write_store(ConfigFolder(configs, data_dir).expand(experiments), results)
 
 
 @app.command()
@@ -197,14 +197,14 @@ def tables(
     """Collect scores and write the tables of experiments; cells that are missing are visible holes with a reason."""
     from qtuning.data.contamination import checks
     from qtuning.data.contamination_notes import notes_of_checks
-    from qtuning.experiment.grid import Library
+    from qtuning.experiment.grid import ConfigFolder
     from qtuning.statistics.compare import compare
     from qtuning.store.store import Store, write_store
     from qtuning.tables.planted_errors import write_localisation
     from qtuning.tables.terminal import print_table
     from qtuning.tables.write import write_tables
 
-    grids = Library(configs, data_dir).experiments(experiments)
+    grids = ConfigFolder(configs, data_dir).expand(experiments)
     write_store(grids, results)
     written: list[Path] = []
     for grid in grids:

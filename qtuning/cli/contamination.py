@@ -57,25 +57,16 @@ def contamination(
 
 def read_train_set(configs: Path, name: str, data_dir: Path | None) -> "TrainSet":
     """configs/train_sets/NAME.yaml; with a data_dir its local copy replaces the hub, as in experiments."""
-    from pydantic import ValidationError
-
     from qtuning.errors import UserError
-    from qtuning.experiment.scales import expect
-    from qtuning.experiment.schema import FileSource, TrainSet
-    from qtuning.experiment.yaml_files import explain, nearest, read_yaml
+    from qtuning.experiment.grid import ConfigFolder
+    from qtuning.experiment.scales import section_folder
+    from qtuning.experiment.yaml_files import nearest
 
-    folder = expect(Path(configs), "train_sets")
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
-    if name not in known:
+    section_folder(configs, "train_sets")
+    folder = ConfigFolder(configs, data_dir)
+    if name not in (known := folder.names("train_sets")):
         raise UserError(f"train set = {name!r}: unknown{nearest(name, known)}")
-    path = folder / f"{name}.yaml"
-    try:
-        train_set = TrainSet.model_validate({"name": name} | read_yaml(path))
-    except ValidationError as error:
-        raise UserError("\n".join(explain(error, str(path), TrainSet))) from None
-    if data_dir is None or train_set.local is None:
-        return train_set
-    return train_set.model_copy(update={"source": FileSource(kind="data-dir", file=train_set.local)})
+    return folder.train_set(name)
 
 
 def _origin(train_set: "TrainSet", data_dir: Path | None) -> str:

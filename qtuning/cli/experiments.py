@@ -19,13 +19,13 @@ def experiments(
     from rich.console import Console
     from rich.table import Table
 
-    from qtuning.experiment.grid import Library
+    from qtuning.experiment.grid import ConfigFolder
 
-    library = Library(configs)
+    folder = ConfigFolder(configs)
     table = Table("name", "cells", "scales (cells)", "title", header_style="bold", box=None)
-    for name in library.files.stems("experiments"):
-        scales = library.files.scales_of(name)
-        grids, problems = library.attempt([name, *(f"{name}-{scale}" for scale in scales)])
+    for name in folder.files.stems("experiments"):
+        scales = folder.files.scales_of(name)
+        grids, problems = folder.expand_valid([name, *(f"{name}-{scale}" for scale in scales)])
         counts = {grid.experiment.name: len(grid.cells) for grid in grids}
         editions = [f"{scale} ({counts.get(f'{name}-{scale}', 'invalid')})" for scale in scales]
         first = next(iter(problems.values()), "").partition("\n")[0]

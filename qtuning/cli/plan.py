@@ -35,7 +35,7 @@ def plan(
 
     `qtuning plan table1 table2 --gpu h100 --devices 8 --usd-per-gpu-hour 2.5`
     """
-    from qtuning.experiment.grid import Library
+    from qtuning.experiment.grid import ConfigFolder
     from qtuning.experiment.names import ResultPaths
     from qtuning.plan.assumptions import read_assumptions
     from qtuning.plan.bill import bill_of
@@ -45,7 +45,7 @@ def plan(
     from qtuning.plan.jobs import jobs_of
 
     machine = _machine(gpu)
-    grids = Library(configs, data_dir).experiments(experiments)
+    grids = ConfigFolder(configs, data_dir).expand(experiments)
     assumptions = read_assumptions(configs)
     jobs = jobs_of(grids, ResultPaths(results), assumptions, data_dir)
     bill = bill_of(jobs, machine, devices, usd_per_gpu_hour)

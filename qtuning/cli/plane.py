@@ -2,20 +2,16 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qtuning.errors import UserError
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-    from qtuning.experiment.grid import Library
+    from qtuning.experiment.grid import ConfigFolder
     from qtuning.experiment.schema import Model, TrainSet
     from qtuning.probes.score_file import Scan
-
-Entry = TypeVar("Entry", bound="BaseModel")
 
 
 def plane(
@@ -56,10 +52,10 @@ def plane(
     os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from qtuning.experiment.grid import Library
+    from qtuning.experiment.grid import ConfigFolder
 
-    library = Library(configs, data_dir)
-    chosen, train_set = find_model(model, template, library), find_train_set(data, library)
+    configured = ConfigFolder(configs, data_dir)
+    chosen, train_set = find_model(model, template, configured), find_train_set(data, configured)
 
     from rich.console import Console
     from tqdm import tqdm
@@ -94,7 +90,7 @@ def plane(
         print(path)
 
 
-def find_model(name: str, template: str | None, library: "Library") -> "Model":
+def find_model(name: str, template: str | None, configured: "ConfigFolder") -> "Model":
     """The model that `name` means: a file of configs/models, the shipped one, a folder, or one on the hub.
 
     Raises UserError where it can be none of these, or for an unknown template.
@@ -106,10 +102,10 @@ def find_model(name: str, template: str | None, library: "Library") -> "Model":
 
     if template is not None and template not in get_args(Template):
         raise UserError(f"--template = {template!r}: unknown{nearest(template, get_args(Template))}")
-    known = library.names("models")
+    known = configured.names("models")
     folder = Path(name).expanduser()
     if name in known:
-        model = _entry(library.configs / "models" / f"{name}.yaml", Model)
+        model = configured.model(name)
     elif name == "mini":
         model = Model(name="mini", source=ShippedModelSource(kind="shipped", asset="mini"), template="plain")
     elif folder.is_dir():
@@ -118,13 +114,13 @@ def find_model(name: str, template: str | None, library: "Library") -> "Model":
         model = Model(name=_slug(name.rpartition("/")[2]), source=HubSource(id=name))
     else:
         raise UserError(
-            f"model {name!r}: no folder, no owner/name of the hub, and not in {library.configs}/models"
+            f"model {name!r}: no folder, no owner/name of the hub, and not in {configured.configs}/models"
             f"{nearest(name, dict.fromkeys([*known, 'mini']))}"
         )
     return model if template is None else model.model_copy(update={"template": template})
 
 
-def find_train_set(name: str, library: "Library") -> "TrainSet":
+def find_train_set(name: str, configured: "ConfigFolder") -> "TrainSet":
     """The train set that `name` means: a file of configs/train_sets, the mini world's, or an SFT file.
 
     The form of an SFT file follows from its first row. Rows of it that cannot be used are counted, not refused. Raises
@@ -133,18 +129,14 @@ def find_train_set(name: str, library: "Library") -> "TrainSet":
     from qtuning.experiment.schema import FileSource, TrainSet
     from qtuning.experiment.yaml_files import nearest
 
-    known, path = library.names("train_sets"), Path(name).expanduser()
+    known, path = configured.names("train_sets"), Path(name).expanduser()
     if name in known:
-        train_set = _entry(library.configs / "train_sets" / f"{name}.yaml", TrainSet)
-        if library.data_dir is not None and train_set.local is not None:
-            local = FileSource(kind="data-dir", file=train_set.local)
-            train_set = train_set.model_copy(update={"source": local})
-        return train_set
+        return configured.train_set(name)
     if name == "mini":
         return TrainSet(name="mini", source=FileSource(kind="mini-world", file="sft/train.jsonl.gz"))
     if not path.exists():
         raise UserError(
-            f"data {name!r}: no such file, and not in {library.configs}/train_sets"
+            f"data {name!r}: no such file, and not in {configured.configs}/train_sets"
             f"{nearest(name, dict.fromkeys([*known, 'mini']))}"
         )
     source = FileSource(kind="path", file=str(path.resolve()))
@@ -170,18 +162,6 @@ def _form(path: Path) -> Any:
         f"{path}:{first.line}: has columns {', '.join(map(str, first.value))}; expected instruction and output (input "
         "is optional), or messages; name other columns in a file of configs/train_sets (`columns`)"
     )
-
-
-def _entry(path: Path, schema: type[Entry]) -> Entry:
-    """A named entry of the configuration."""
-    from pydantic import ValidationError
-
-    from qtuning.experiment.yaml_files import explain, read_yaml
-
-    try:
-        return schema.model_validate({"name": path.stem} | read_yaml(path))
-    except ValidationError as error:
-        raise UserError("\n".join(explain(error, str(path), schema))) from None
 
 
 def _slug(text: str) -> str:

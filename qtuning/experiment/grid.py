@@ -1,6 +1,6 @@
 """Experiments (YAML) -> cells and evaluations. All errors of all files are reported at once."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -13,8 +13,7 @@ from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.methods import pruning
 from qtuning.experiment.names import cell_json
-from qtuning.experiment.repeats import repeats
-from qtuning.experiment.scales import Edition, Files, check, merge
+from qtuning.experiment.scales import Edition, ExperimentFiles, merge, type_problems
 from qtuning.experiment.schema import (
     Cell,
     Evaluation,
@@ -28,7 +27,7 @@ from qtuning.experiment.schema import (
     Training,
     TrainSet,
 )
-from qtuning.experiment.yaml_files import explain, nearest
+from qtuning.experiment.yaml_files import nearest, read_named, validate
 
 Entry = TypeVar("Entry", Model, TrainSet)
 Section = Literal["models", "train_sets", "experiments"]
@@ -68,14 +67,14 @@ class Grid:
         return {key: training[key] for key in self._varied if training}
 
 
-class Library:
+class ConfigFolder:
     """The YAML files below a `configs` folder: models, train sets, experiments, scales.
 
     `data_dir` switches train sets and benchmarks to local copies.
     """
 
     def __init__(self, configs: Path, data_dir: Path | None = None) -> None:
-        self.files = Files(configs)
+        self.files = ExperimentFiles(configs)
         self.configs = self.files.configs
         self.data_dir = data_dir
         self._entries: dict[tuple[str, str], Any] = {}
@@ -84,15 +83,15 @@ class Library:
         """Names of the entries in a section; of experiments with their editions, valid or not."""
         return self.files.names() if section == "experiments" else self.files.stems(section)
 
-    def experiments(self, names: Iterable[str]) -> list[Grid]:
+    def expand(self, names: Iterable[str]) -> list[Grid]:
         """Read and expand experiments; UserError lists every problem of every file involved."""
-        grids, problems = self.attempt(names)
+        grids, problems = self.expand_valid(names)
         if problems:
             lines = [line for message in problems.values() for line in message.splitlines()]
             raise UserError("\n".join(dict.fromkeys(lines)))
         return grids
 
-    def attempt(self, names: Iterable[str]) -> tuple[list[Grid], dict[str, str]]:
+    def expand_valid(self, names: Iterable[str]) -> tuple[list[Grid], dict[str, str]]:
         """The experiments that can be expanded, and for each of the others what is wrong with it."""
         grids, problems = [], {}
         for name in names:
@@ -102,28 +101,33 @@ class Library:
                 problems[name] = str(error)
         return grids, problems
 
+    def model(self, name: str) -> Model:
+        """configs/models/NAME.yaml."""
+        return self._entry("models", name, Model)
+
+    def train_set(self, name: str) -> TrainSet:
+        """configs/train_sets/NAME.yaml; with a `data_dir`, its local copy replaces the hub."""
+        train_set = self._entry("train_sets", name, TrainSet)
+        if self.data_dir is None or train_set.local is None:
+            return train_set
+        return train_set.model_copy(update={"source": FileSource(kind="data-dir", file=train_set.local)})
+
     def _entry(self, section: Section, name: str, schema: type[Entry]) -> Entry:
         if (section, name) not in self._entries:
-            path = self.configs / section / f"{name}.yaml"
-            try:
-                entry = schema.model_validate({"name": name} | self.files.read(path))
-            except ValidationError as error:
-                raise UserError("\n".join(explain(error, str(path), schema))) from None
-            if entry.name != name:
-                raise UserError(f"{path}: name = {entry.name!r}: must equal the file's name, {name!r}")
-            self._entries[section, name] = entry
+            self._entries[section, name] = read_named(schema, self.configs / section / f"{name}.yaml")
         found: Entry = self._entries[section, name]
         return found
 
     def _expand(self, name: str, within: tuple[str, ...] = ()) -> Grid:
-        edition = self.files.find(name)
+        edition = self.files.edition(name)
         if "parts" in edition.layers[0].values:
             return self._composite(edition, (*within, name))
         # names are looked up in the raw file, so that a wrong type elsewhere does not hide an unknown name
         values = edition.values
         problems: list[str] = []
-        models = self._resolve("models", _strings(values, "models"), Model, edition, problems)
-        train_sets = self._resolve("train_sets", _strings(values, "train_sets"), TrainSet, edition, problems)
+        models = self._look_up("models", _strings(values, "models"), self.model, edition.origin("models"), problems)
+        origin = edition.origin("train_sets")
+        train_sets = self._look_up("train_sets", _strings(values, "train_sets"), self.train_set, origin, problems)
         for benchmark in _strings(values, "evaluation", "benchmarks"):
             if benchmark not in BENCHMARKS:
                 origin = edition.origin("evaluation", "benchmarks")
@@ -131,10 +135,10 @@ class Library:
                     f"{origin}evaluation.benchmarks = {benchmark!r}: unknown{nearest(benchmark, BENCHMARKS)}"
                 )
         problems += _method_problems(values.get("methods"), edition.origin("methods"))
-        problems = [*check(values, edition.where, name), *problems, *self._unknown_scales(edition)]
+        problems = [*type_problems(values, edition.where, name), *problems, *self._unknown_scales(edition)]
         if problems:
             raise UserError("\n".join(problems))
-        experiment = self._measured(edition, Experiment.model_validate(values), models)
+        experiment = self._with_evaluation(edition, Experiment.model_validate(values), models)
         return self._cells(edition, experiment, models, train_sets)
 
     def _unknown_scales(self, edition: Edition) -> list[str]:
@@ -143,7 +147,7 @@ class Library:
         stray = [scale for scale in raw if scale not in known] if isinstance(raw, Mapping) else []
         return [f"{edition.file}: scales.{scale}: unknown scale{nearest(str(scale), known)}" for scale in stray]
 
-    def _measured(self, edition: Edition, experiment: Experiment, models: Iterable[Model]) -> Experiment:
+    def _with_evaluation(self, edition: Edition, experiment: Experiment, models: Iterable[Model]) -> Experiment:
         """The experiment with its evaluation checked, and pointed to `data_dir` where there is one."""
         evaluation = experiment.evaluation
         if evaluation is None:
@@ -169,9 +173,8 @@ class Library:
         axes |= {"methods": [prunings[place::methods] for place in range(methods)], "trainings": trainings}
         if experiment.evaluation is not None:
             axes["evaluation.benchmarks"] = experiment.evaluation.benchmarks
-        if problems := repeats(edition, axes):
+        if problems := _repeats(edition, axes):
             raise UserError("\n".join(problems))
-        train_sets = [self._localise(train_set) for train_set in train_sets]
         cells: dict[str, Cell] = {}
         for model in models:
             if experiment.zero_shot:
@@ -194,7 +197,8 @@ class Library:
         asked = (entry.options.get(key) for entry in experiment.methods for key in ("reference", "proxy"))
         references = sorted({name for name in asked if isinstance(name, str)})
         problems: list[str] = []
-        found = self._resolve("models", references, Model, edition, problems, "methods")
+        origin = f"{edition.origin('methods')}methods: "
+        found = self._look_up("models", references, self.model, origin, problems)
         if problems:
             raise UserError("\n".join(problems))
         known = {model.name: model for model in found}
@@ -207,7 +211,7 @@ class Library:
     def _composite(self, edition: Edition, within: tuple[str, ...]) -> Grid:
         """The union of several experiments, in their order."""
         raw = edition.layers[0].values
-        if problems := check(raw, edition.file, edition.base):
+        if problems := type_problems(raw, edition.file, edition.base):
             raise UserError("\n".join(problems))
         names = [part if edition.scale is None else f"{part}-{edition.scale.name}" for part in raw["parts"]]
         parts: list[Grid] = []
@@ -231,45 +235,46 @@ class Library:
             cells.setdefault(cell_json(cell), cell)
         return Grid(_union(edition, [part.experiment for part in parts]), tuple(cells.values()), tuple(names))
 
-    def _resolve(
-        self,
-        section: Section,
-        names: Iterable[str],
-        schema: type[Entry],
-        edition: Edition,
-        problems: list[str],
-        key: str = "",
+    def _look_up(
+        self, section: Section, names: Iterable[str], read: Callable[[str], Entry], origin: str, problems: list[str]
     ) -> list[Entry]:
-        entries = []
+        """The entries of these names; what is wrong with the others goes into `problems`, after `origin`."""
+        known, entries = self.names(section), []
         for name in names:
-            if name not in self.names(section):
-                origin = f"{edition.origin('methods')}methods: " if key else edition.origin(section)
-                problems.append(f"{origin}{section} = {name!r}: unknown{nearest(name, self.names(section))}")
-                continue
             try:
-                entries.append(self._entry(section, name, schema))
+                if name not in known:
+                    raise UserError(f"{origin}{section} = {name!r}: unknown{nearest(name, known)}")
+                entries.append(read(name))
             except UserError as error:
                 problems += str(error).splitlines()
         return entries
 
-    def _localise(self, train_set: TrainSet) -> TrainSet:
-        """With a data_dir, the local copy replaces the hub."""
-        if self.data_dir is None or train_set.local is None:
-            return train_set
-        source = FileSource(kind="data-dir", file=train_set.local)
-        return train_set.model_copy(update={"source": source})
+
+def _repeats(edition: Edition, axes: Mapping[str, Sequence[Any]]) -> list[str]:
+    """A line for each entry of an axis that equals an earlier one: most likely, something else was meant.
+
+    axes: by dotted key, the entries as they are understood, so that two spellings of one thing are equal.
+    """
+    problems = []
+    for key, entries in axes.items():
+        written: Any = edition.values
+        for part in key.split("."):
+            written = written.get(part) if isinstance(written, Mapping) else None
+        origin = edition.origin(*key.split("."))
+        for place, entry in enumerate(entries):
+            if (first := entries.index(entry)) < place:
+                what = f"{key}.{place} = {written[place]!r}"
+                problems.append(f"{origin}{what}: is the same as {key}.{first}; leave it out")
+    return problems
 
 
 def _trainings(edition: Edition, experiment: Experiment) -> list[Training]:
     """The axis `trainings`: each entry laid over `training`."""
     common = experiment.training.model_dump(exclude_unset=True)
-    found = []
-    for entry in experiment.trainings:
-        try:
-            found.append(Training.model_validate(merge(common, entry.model_dump(exclude_unset=True))))
-        except ValidationError as error:
-            raise UserError("\n".join(explain(error, f"{edition.where}: trainings", Training))) from None
-    return found
+    return [
+        validate(Training, merge(common, entry.model_dump(exclude_unset=True)), f"{edition.where}: trainings")
+        for entry in experiment.trainings
+    ]
 
 
 def _in_window(chosen: Pruning, training: Training) -> Pruning:

@@ -23,7 +23,7 @@ from pydantic.errors import PydanticUserError
 from qtuning.errors import UserError
 from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, Kind, Need, NoOptions, PrunerInfo, Scope
 from qtuning.experiment.schema import PrunerName, Readings
-from qtuning.experiment.yaml_files import explain, nearest
+from qtuning.experiment.yaml_files import explain, nearest, validate
 
 BUILT_IN: dict[Kind, dict[str, PrunerInfo]] = {"sample": SAMPLE_PRUNERS, "token": TOKEN_PRUNERS}
 PARAMETERS: dict[Kind, tuple[str, ...]] = {
@@ -57,10 +57,7 @@ def bind(info: PrunerInfo, options: Mapping[str, object], kind: Kind) -> Callabl
     A function gets the options as keyword arguments, a class at construction; both by the names of the fields of
     `info.options` (`lambda_`). UserError for wrong options.
     """
-    try:
-        chosen = info.options.model_validate(options)
-    except ValidationError as error:
-        raise UserError("\n".join(explain(error, f"{kind} pruner {info.name}: options", info.options))) from None
+    chosen = validate(info.options, options, f"{kind} pruner {info.name}: options")
     values = {name: getattr(chosen, name) for name in info.options.model_fields}
     found = _load(info.function)
     if not inspect.isclass(found):

@@ -3,13 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
 from qtuning.errors import UserError
 from qtuning.experiment.lookup import find_pruner
 from qtuning.experiment.registry import NAMED_METHODS, SAMPLE_PRUNERS, TOKEN_PRUNERS, Kind, PrunerInfo
 from qtuning.experiment.schema import MethodEntry, Model, Pruning, Ratios, Readings, Scoring
-from qtuning.experiment.yaml_files import explain, nearest
+from qtuning.experiment.yaml_files import nearest, validate
 
 
 def pruning(
@@ -72,10 +70,7 @@ def _readings(
     """The readings of a method, each at its default where it changes nothing (A8: no token is pruned; A9: nothing is
     selected in a batch; A11, A12: the sample pruner is no baseline that draws by epoch)."""
     own = {key: value for key, value in entry.options.items() if key in Readings.model_fields}
-    try:
-        asked = Readings.model_validate(common.model_dump() | own)
-    except ValidationError as error:
-        raise UserError("\n".join(explain(error, f"{entry.method}: options", Readings))) from None
+    asked = validate(Readings, common.model_dump() | own, f"{entry.method}: options")
     effective = set()
     drawn = sample.scope == "epoch" and sample_ratio < 1
     if drawn:
@@ -114,10 +109,7 @@ def _scoring(
     models: Mapping[str, Model] | None,
 ) -> dict[str, Any]:
     """`scoring` and `proxy`; the default for methods that score nothing."""
-    try:
-        scoring = Scoring.model_validate(entry.options.get("scoring", {}))
-    except ValidationError as error:
-        raise UserError("\n".join(explain(error, f"{entry.method}: options.scoring", Scoring))) from None
+    scoring = validate(Scoring, entry.options.get("scoring", {}), f"{entry.method}: options.scoring")
     name = entry.options.get("proxy")
     if (scoring.schedule == "proxy") != isinstance(name, str):
         raise UserError(
@@ -138,7 +130,4 @@ def _option_names(info: PrunerInfo) -> list[str]:
 def _options(info: PrunerInfo, entry: MethodEntry) -> dict[str, Any]:
     """The options this pruner knows, validated, defaults filled in."""
     mine = {key: value for key, value in entry.options.items() if key in _option_names(info)}
-    try:
-        return info.options.model_validate(mine).model_dump(mode="json", by_alias=True)
-    except ValidationError as error:
-        raise UserError("\n".join(explain(error, f"{entry.method}: options", info.options))) from None
+    return validate(info.options, mine, f"{entry.method}: options").model_dump(mode="json", by_alias=True)

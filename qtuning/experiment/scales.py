@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from qtuning.errors import UserError
 from qtuning.experiment.schema import Composite, Experiment, Scale
-from qtuning.experiment.yaml_files import explain, nearest, read_yaml
+from qtuning.experiment.yaml_files import nearest, read_named, read_yaml, validate_named
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def _has(values: Any, keys: Iterable[str]) -> bool:
     return True
 
 
-class Files:
+class ExperimentFiles:
     """The experiments and scales below a `configs` folder, by name. Files are read once."""
 
     def __init__(self, configs: Path) -> None:
@@ -87,7 +85,7 @@ class Files:
     def stems(self, section: str) -> list[str]:
         """Names of the files in a section. UserError without experiments: every name would then be an unknown one."""
         if section == "experiments":
-            expect(self.configs, section)
+            section_folder(self.configs, section)
         return sorted(path.stem for path in (self.configs / section).glob("*.yaml"))
 
     def path(self, name: str) -> Path:
@@ -117,7 +115,7 @@ class Files:
         ]
         return [scale for scale in known if all(scale in scales for scales in of_parts)] if of_parts else []
 
-    def find(self, name: str) -> Edition:
+    def edition(self, name: str) -> Edition:
         """The experiment of that name, or the edition: EXPERIMENT-SCALE. UserError where there is none."""
         experiments, scales = self.stems("experiments"), self.stems("scales")
         splits = [(name.removesuffix(f"-{scale}"), scale) for scale in scales if name.endswith(f"-{scale}")]
@@ -139,7 +137,7 @@ class Files:
         path, scale_path = self.path(base), self.configs / "scales" / f"{scale}.yaml"
         raw = self.read(path)
         composite = "parts" in raw
-        problems = check(raw, str(path), base)
+        problems = type_problems(raw, str(path), base)
         if not problems and scale not in self.scales_of(base):
             named = self.scales_of(base)
             key = "parts" if composite else "scales"
@@ -157,18 +155,11 @@ class Files:
     def scale(self, name: str) -> Scale:
         """A scale, validated."""
         if name not in self._scales:
-            path = self.configs / "scales" / f"{name}.yaml"
-            try:
-                scale = Scale.model_validate({"name": name} | self.read(path))
-            except ValidationError as error:
-                raise UserError("\n".join(explain(error, str(path), Scale))) from None
-            if scale.name != name:
-                raise UserError(f"{path}: name = {scale.name!r}: must equal the file's name, {name!r}")
-            self._scales[name] = scale
+            self._scales[name] = read_named(Scale, self.configs / "scales" / f"{name}.yaml")
         return self._scales[name]
 
 
-def expect(configs: Path, section: str) -> Path:
+def section_folder(configs: Path, section: str) -> Path:
     """The folder of a section; UserError where it does not exist, which outside a clone is the usual mistake."""
     folder = configs / section
     if not folder.is_dir():
@@ -177,11 +168,10 @@ def expect(configs: Path, section: str) -> Path:
     return folder
 
 
-def check(values: Mapping[str, Any], where: str, name: str) -> list[str]:
-    """What is wrong with the types of an experiment or composite."""
-    schema = Composite if "parts" in values else Experiment
+def type_problems(values: Mapping[str, Any], where: str, name: str) -> list[str]:
+    """What is wrong with the types of an experiment or composite, a line each."""
     try:
-        entry = schema.model_validate({"name": name} | dict(values))
-    except ValidationError as error:
-        return explain(error, where, schema)
-    return [] if entry.name == name else [f"{where}: name = {entry.name!r}: must equal the file's name, {name!r}"]
+        validate_named(Composite if "parts" in values else Experiment, values, name, where)
+    except UserError as error:
+        return str(error).splitlines()
+    return []

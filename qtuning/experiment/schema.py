@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from qtuning.experiment.registry import NAMED_METHODS
+
 Dtype = Literal["float32", "bfloat16"]
 Template = Literal["plain", "alpaca", "chat"]
 Scorer = Literal["chunked", "reference", "liger"]
@@ -222,8 +224,6 @@ class Pruning(Readings):
     @property
     def method(self) -> str:
         """`full`, `q-tuning` or `sample+token`."""
-        from qtuning.experiment.registry import NAMED_METHODS
-
         pair = (self.sample_pruner, self.token_pruner)
         return next((name for name, named in NAMED_METHODS.items() if named == pair), "+".join(pair))
 

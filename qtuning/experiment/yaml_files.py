@@ -1,14 +1,16 @@
 """YAML files read strictly; what is wrong is said in the user's own keys: file, key, value, what is allowed."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from qtuning.errors import UserError
+
+Entry = TypeVar("Entry", bound=BaseModel)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -47,6 +49,27 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected keys and values at the top level, found {type(value).__name__}")
     return value
+
+
+def validate(schema: type[Entry], values: Any, where: str) -> Entry:
+    """`values` in the form of `schema`; bytes are JSON text. UserError with a line for each problem, after `where`."""
+    try:
+        return schema.model_validate_json(values) if isinstance(values, bytes) else schema.model_validate(values)
+    except ValidationError as error:
+        raise UserError("\n".join(explain(error, where, schema))) from None
+
+
+def validate_named(schema: type[Entry], values: Mapping[str, Any], name: str, where: str) -> Entry:
+    """The same of an entry that has the name of its file, and need not repeat it."""
+    entry = validate(schema, {"name": name} | dict(values), where)
+    if (found := vars(entry)["name"]) != name:
+        raise UserError(f"{where}: name = {found!r}: must equal the file's name, {name!r}")
+    return entry
+
+
+def read_named(schema: type[Entry], path: Path) -> Entry:
+    """The entry in a YAML file, such as a model in configs/models."""
+    return validate_named(schema, read_yaml(path), path.stem, str(path))
 
 
 def explain(error: ValidationError, where: str, schema: type[BaseModel]) -> list[str]:

@@ -136,7 +136,7 @@ def test_a_traceback_begins_with_the_command(capsys: pytest.CaptureFixture[str],
     from qtuning.cli import experiments
 
     monkeypatch.setattr(sys, "argv", ["qtuning", "experiments"])
-    monkeypatch.setattr("qtuning.experiment.grid.Library", lambda configs: 1 // 0)
+    monkeypatch.setattr("qtuning.experiment.grid.ConfigFolder", lambda configs: 1 // 0)
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 1

@@ -15,7 +15,7 @@ from qtuning.cli.contamination import read_train_set
 from qtuning.data.contamination import Check, check, checks
 from qtuning.data.overlap import Index, words
 from qtuning.errors import UserError
-from qtuning.experiment.grid import Library
+from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.schema import FileSource, TrainSet
 from qtuning.files import canonical_json
 
@@ -169,7 +169,7 @@ def test_experiments_and_the_command_give_reports_the_same_name(experiments, tmp
     """So that the workflow knows what the command will write."""
     configs = Path(__file__).parents[2] / "configs"
     data_dir = tmp_path if experiments == ["gemma-local"] else None
-    (job,) = checks(Library(configs, data_dir).experiments(experiments)).values()
+    (job,) = checks(ConfigFolder(configs, data_dir).expand(experiments)).values()
     by_hand = Check(read_train_set(configs, job.train_set.name, data_dir), job.source, tuple(reversed(job.benchmarks)))
     assert by_hand.name == job.name
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtuning.errors import UserError
-from qtuning.experiment.grid import Grid, Library
+from qtuning.experiment.grid import ConfigFolder, Grid
 from qtuning.experiment.names import cell_id
 from qtuning.experiment.scales import merge
 
@@ -52,11 +52,11 @@ class Configs:
         return path
 
     def expand(self, name: str) -> Grid:
-        return Library(self.folder).experiments([name])[0]
+        return ConfigFolder(self.folder).expand([name])[0]
 
     def complaints(self, *names: str) -> list[str]:
         with pytest.raises(UserError) as caught:
-            Library(self.folder).experiments(names)
+            ConfigFolder(self.folder).expand(names)
         return str(caught.value).splitlines()
 
 
@@ -112,8 +112,8 @@ def test_names(configs: Configs) -> None:
     configs.write("experiments/broken", "title: [")
     configs.write("experiments/plain", {key: value for key, value in EXPERIMENT.items() if key != "scales"})
     names = ["both", "both-small", "broken", "d", "d-small", "d-tiny", "e", "e-small", "plain"]
-    assert Library(configs.folder).names("experiments") == names
-    grids, problems = Library(configs.folder).attempt(names)
+    assert ConfigFolder(configs.folder).names("experiments") == names
+    grids, problems = ConfigFolder(configs.folder).expand_valid(names)
     assert [grid.experiment.name for grid in grids] == [name for name in names if name != "broken"]
     assert problems.keys() == {"broken"} and "not valid YAML" in problems["broken"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qtuning.experiment.grid import Grid, Library
+from qtuning.experiment.grid import ConfigFolder, Grid
 from qtuning.experiment.names import cell_id, evaluation_id, pair_id
 from qtuning.experiment.schema import Cell
 
@@ -20,8 +20,8 @@ WITHOUT_BENCHMARKS = {"stability", "localisation"}
 
 @pytest.fixture(scope="module")
 def grid() -> Callable[[str], Grid]:
-    library = Library(CONFIGS)
-    grids, problems = library.attempt(library.names("experiments"))
+    library = ConfigFolder(CONFIGS)
+    grids, problems = library.expand_valid(library.names("experiments"))
     assert not problems
     found = {grid.experiment.name: grid for grid in grids}
     return found.__getitem__

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from qtuning.errors import UserError
-from qtuning.experiment.grid import Grid, Library
+from qtuning.experiment.grid import ConfigFolder, Grid
 from qtuning.experiment.methods import pruning
 from qtuning.experiment.names import cell_id, cell_json, evaluation_id, evaluation_json, model_id, pair_id
 from qtuning.experiment.schema import Cell, Evaluation, MethodEntry, Ratios
@@ -49,11 +49,11 @@ class Configs:
 
     def expand(self, name: str = "e", data_dir: Path | None = None, **changes: Any) -> Grid:
         self.write(f"experiments/{name}", EXPERIMENT | changes)
-        return Library(self.folder, data_dir).experiments([name])[0]
+        return ConfigFolder(self.folder, data_dir).expand([name])[0]
 
     def complaints(self, *names: str) -> list[str]:
         with pytest.raises(UserError) as caught:
-            Library(self.folder).experiments(names or ["e"])
+            ConfigFolder(self.folder).expand(names or ["e"])
         return str(caught.value).splitlines()
 
 
@@ -239,7 +239,7 @@ def test_equal_cells_of_two_experiments_are_one(configs: Configs) -> None:
         evaluation={"benchmarks": ["math"]},
         keep_weights=True,
     )
-    first, second = ({cell_id(c): c for c in g.cells} for g in Library(configs.folder).experiments(["e", "f"]))
+    first, second = ({cell_id(c): c for c in g.cells} for g in ConfigFolder(configs.folder).expand(["e", "f"]))
     shared = first.keys() & second.keys()
     # zero-shot, full at seed 1, and Q-Tuning at 50x70 and seed 1, whose lambda is the default in one of them
     assert len(shared) == 3

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from test_work import a_cell
 
-from qtuning.experiment.grid import Library
+from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.names import ResultPaths
 from qtuning.files import write_json
 from qtuning.model.load import load_model
@@ -69,7 +69,7 @@ def test_flops_are_those_that_training_measures(method: str) -> None:
 
 def planned(results: Path) -> Jobs:
     """Jobs of the mini experiment."""
-    return jobs_of(Library(CONFIGS).experiments(["mini"]), ResultPaths(results), read_assumptions(CONFIGS))
+    return jobs_of(ConfigFolder(CONFIGS).expand(["mini"]), ResultPaths(results), read_assumptions(CONFIGS))
 
 
 def test_finished_cells_are_compared_where_they_ran(tmp_path: Path) -> None:

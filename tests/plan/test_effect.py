@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from qtuning.cli.plan import plan
-from qtuning.experiment.grid import Library
+from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.names import cell_id, evaluation_id
 from qtuning.files import write_json
 from qtuning.plan.assumptions import read_assumptions
@@ -23,7 +23,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def effect(configs: Path, results: Path, name: str) -> Effect:
-    (found,) = effects_of(Library(configs).experiments([name]), results, read_assumptions(configs))
+    (found,) = effects_of(ConfigFolder(configs).expand([name]), results, read_assumptions(configs))
     return found
 
 
@@ -54,7 +54,7 @@ def test_families_are_those_of_compare(
 ) -> None:
     """The rows that the statistics make of the grid's store, nothing being run."""
     experiment("big", **changes)
-    (grid,) = Library(configs).experiments(["big"])
+    (grid,) = ConfigFolder(configs).expand(["big"])
     write_store([grid], tmp_path / "results")
     table = compare(Store(tmp_path / "results"), "big").filter(pl.col("benchmark") == "avg")
     for against, (comparisons, _) in families_of(grid).items():
@@ -83,7 +83,7 @@ def test_where_nothing_can_be_marked_it_says_why(
 
 
 def test_the_spread_of_finished_seeds_is_pooled(tmp_path: Path) -> None:
-    (grid,) = Library(CONFIGS).experiments(["mini"])
+    (grid,) = ConfigFolder(CONFIGS).expand(["mini"])
     assert grid.evaluation is not None and seed_spread(grid, tmp_path) is None
     averages = {"full": (50.0, 52.0), "random+random-25x50": (40.0, 44.0), "q-tuning-25x50": (30.0,)}
     for method, values in averages.items():

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from qtuning.cli.plan import plan
 from qtuning.errors import UserError
 from qtuning.evaluation.tasks import DEFAULT_NEW_TOKENS, TASKS
-from qtuning.experiment.grid import Library
+from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.names import ResultPaths, cell_id, evaluation_id
 from qtuning.files import write_json
 from qtuning.plan.assumptions import read_assumptions
@@ -30,7 +30,7 @@ ITEMS = 2376 + 1172 + 1319 + 10_570 + 17_944
 
 
 def jobs(configs: Path, results: Path, *names: str) -> Jobs:
-    return jobs_of(Library(configs).experiments(names), ResultPaths(results), read_assumptions(configs))
+    return jobs_of(ConfigFolder(configs).expand(names), ResultPaths(results), read_assumptions(configs))
 
 
 def bill(configs: Path, results: Path, *names: str, gpu: str = "h100") -> Bill:
@@ -66,7 +66,7 @@ def test_a_different_evaluation_of_a_shared_cell_is_paid(
 
 def test_what_is_done_is_not_paid(configs: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
-    (grid,) = Library(configs).experiments(["mini"])
+    (grid,) = ConfigFolder(configs).expand(["mini"])
     assert grid.evaluation is not None
     before = bill(configs, results, "mini", gpu="cpu")
     trained = [cell for cell in grid.cells if not cell.zero_shot]
@@ -87,7 +87,7 @@ def test_what_is_done_is_not_paid(configs: Path, tmp_path: Path) -> None:
 
 
 def test_an_experiment_without_evaluation_is_trained_only(configs: Path, tmp_path: Path) -> None:
-    (grid,) = Library(configs).experiments(["mini"])
+    (grid,) = ConfigFolder(configs).expand(["mini"])
     bare = replace(grid, experiment=grid.experiment.model_copy(update={"evaluation": None}))
     assumptions = read_assumptions(configs)
     found = bill_of(jobs_of([bare], ResultPaths(tmp_path), assumptions), machines()["cpu"], 1, None)

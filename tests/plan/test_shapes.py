@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from qtuning.errors import UserError
-from qtuning.experiment.grid import Library
+from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.schema import HubSource, Model, ShippedModelSource
 from qtuning.files import write_json
 from qtuning.plan.shapes import PUBLISHED, Shape, from_config, shape_of_model
@@ -15,9 +15,9 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def test_published_shapes_have_the_parameters_their_models_declare(tmp_path: Path) -> None:
-    library, checked = Library(CONFIGS), 0
+    library, checked = ConfigFolder(CONFIGS), 0
     for name in library.names("models"):
-        model = library._entry("models", name, Model)
+        model = library.model(name)
         shape = shape_of_model(model, tmp_path / "nowhere")
         norms = 0 if name != "gemma-270m" else shape.layers * (2 * shape.hidden + 2 * shape.head_size)  # Gemma has more
         assert shape.parameters + norms == model.parameters, name

@@ -10,7 +10,7 @@ import pytest
 from cell_folders import CONFIGS, ITEMS, METRICS, Folders
 
 from qtuning.errors import UserError
-from qtuning.experiment.grid import Library
+from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.names import cell_id, evaluation_id
 from qtuning.files import read_json, write_text
 from qtuning.store.collect import collect
@@ -217,8 +217,8 @@ def test_reading_an_experiment_that_was_not_collected(folders: Folders) -> None:
 
 def test_cells_of_the_shipped_experiments_are_all_accounted_for(folders: Folders) -> None:
     """No experiment of the project makes collecting stumble before anything has run."""
-    library = Library(CONFIGS)
-    grids = library.experiments(library.names("experiments"))
+    library = ConfigFolder(CONFIGS)
+    grids = library.expand(library.names("experiments"))
     table = collect(grids, folders.results)
     evaluated = [grid for grid in grids if grid.evaluation is not None]
     assert len(table) == sum(len(grid.cells) * len(grid.evaluation.benchmarks) for grid in evaluated)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from qtuning.cli.app import app
 from qtuning.errors import UserError
-from qtuning.experiment.grid import Library
+from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.names import cell_id
 from qtuning.experiment.schema import Cell
 from qtuning.figures.write import write_figures
@@ -41,7 +41,7 @@ class Collected:
 
 def collected(name: str, root: Path) -> Collected:
     """The experiment on its first train set, and the report of it, which has every figure and table."""
-    (grid,) = Library(CONFIGS).experiments([name])
+    (grid,) = ConfigFolder(CONFIGS).expand([name])
     cells = tuple(cell for cell in grid.cells if cell.train_set == grid.cells[0].train_set)
     folders = Folders(root / "results", replace(grid, cells=cells))
     for cell in cells:

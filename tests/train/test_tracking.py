@@ -14,7 +14,7 @@ import pytest
 import wandb
 
 from qtuning.errors import UserError
-from qtuning.experiment.grid import Library
+from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.names import cell_id, cell_json
 from qtuning.experiment.schema import Cell
 from qtuning.files import write_json, write_text
@@ -35,7 +35,7 @@ def nobody_logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def cell() -> Cell:
-    (grid,) = Library(CONFIGS).experiments(["mini"])
+    (grid,) = ConfigFolder(CONFIGS).expand(["mini"])
     return next(cell for cell in grid.cells if "q-tuning-25x50-s0" in cell_id(cell))
 
 

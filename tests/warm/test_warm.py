@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from qtuning.experiment.grid import Library
+from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.names import ResultPaths, cell_id, cell_json, pair_id
 from qtuning.experiment.schema import Cell
 from qtuning.files import write_text
@@ -34,7 +34,7 @@ def owner() -> Iterator["subprocess.Popen[bytes]"]:
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> tuple[ResultPaths, Cell]:
     """The mini world and its model, and a short Q-Tuning cell whose train set is not prepared yet."""
-    (grid,) = Library(REPOSITORY / "configs").experiments(["mini"])
+    (grid,) = ConfigFolder(REPOSITORY / "configs").expand(["mini"])
     usual = next(cell for cell in grid.cells if cell.pruning is not None and cell.pruning.method == "q-tuning")
     assert usual.training is not None
     cell = usual.model_copy(update={"limit_train": 96, "training": usual.training.model_copy(update={"epochs": 6})})
