@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 from accelerate.utils import DistributedType, gather_object
-from pydantic import Field, ValidationError
+from pydantic import Field
 from torch import Tensor
 from transformers import Trainer
 
 from qtuning.errors import UserError
 from qtuning.experiment.methods import pruning as pruning_of
 from qtuning.experiment.schema import Budget, MethodEntry, Pruning, Readings, Scoring
-from qtuning.experiment.yaml_files import explain
+from qtuning.experiment.yaml_files import validate
 from qtuning.integrations.padded import Batch, Layout, cut, layout_of, numbers_of
 from qtuning.integrations.scoring import check_padded_forward, score_padded
 from qtuning.model.packed import evaluating
@@ -161,10 +161,7 @@ def _method(asked: Mapping[str, Any] | Pruning) -> tuple[Method, int | None]:
     """The method that `pruning=` names, and its seed if it says one; UserError with every problem of it."""
     seed = None
     if not isinstance(asked, Pruning):
-        try:
-            entry = PrunedEntry.model_validate(asked)
-        except ValidationError as error:
-            raise UserError("\n".join(explain(error, "pruning", PrunedEntry))) from None
+        entry = validate(PrunedEntry, asked, "pruning")
         if entry.options.get("updates", "matched-updates") != "matched-updates":
             raise UserError(
                 f"pruning: options.updates = {entry.options['updates']!r}: this trainer selects inside each batch; "

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from qtuning.errors import UserError
 from qtuning.experiment.schema import Config, Evaluation
-from qtuning.experiment.yaml_files import explain, read_yaml
+from qtuning.experiment.yaml_files import read_yaml, validate
 
 FILE = "planning.yaml"
 Source = Literal["public", "mini-world"]
@@ -79,7 +79,4 @@ def _section(evaluation: Evaluation) -> Source:
 def read_assumptions(configs: Path) -> Assumptions:
     """Read `configs/planning.yaml`; UserError with every problem."""
     path = Path(configs) / FILE
-    try:
-        return Assumptions.model_validate(read_yaml(path))
-    except ValidationError as error:
-        raise UserError("\n".join(explain(error, str(path), Assumptions))) from None
+    return validate(Assumptions, read_yaml(path), str(path))

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.grid import Grid
 from qtuning.experiment.names import AUXILIARY, cell_id, evaluation_id
 from qtuning.experiment.schema import Cell, Pruning, Readings, Seeds
-from qtuning.experiment.yaml_files import explain
+from qtuning.experiment.yaml_files import validate
 from qtuning.files import canonical_json
 from qtuning.store.comparable import check_comparable
 from qtuning.store.schema import CELL_SCHEMA, COST_COLUMNS, SCHEMA, SELECTION_COLUMNS
@@ -232,8 +232,6 @@ def _why_missing(cell: Cell, folder: Path, train: _Train | None, scores: _Scores
 def _read(path: Path, schema: type[FileModel]) -> FileModel | None:
     """A file of a cell, validated; None if it does not exist."""
     try:
-        return schema.model_validate_json(path.read_bytes())
+        return validate(schema, path.read_bytes(), str(path))
     except FileNotFoundError:
         return None
-    except ValidationError as error:
-        raise UserError("\n".join(explain(error, str(path), schema))) from None
