@@ -6,6 +6,7 @@ from pathlib import Path
 
 from qtuning.experiment.grid import Grid
 from qtuning.experiment.names import AUXILIARY, ResultPaths, cell_id, evaluation_id, pair_id
+from qtuning.experiment.needs import schedule_of
 from qtuning.experiment.schema import Cell, Evaluation, Model
 from qtuning.plan.answers import Answers, answers_of
 from qtuning.plan.assumptions import Assumptions
@@ -13,7 +14,7 @@ from qtuning.plan.lengths import Lengths, lengths_of
 from qtuning.plan.machines import Machine
 from qtuning.plan.memory import Memory, evaluation_memory, training_memory
 from qtuning.plan.shapes import BYTES, Shape, shape_of_model
-from qtuning.plan.work import Work, needs_of, schedule_of, trained_shape, work_of
+from qtuning.plan.work import Work, trained_shape, work_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Training:
         assert training is not None
         passes, flops = work.training_passes / self.processes, work.training_flops / self.processes
         assert self.cell.pruning is not None
-        reused = schedule_of(self.cell.pruning, needs_of(self.cell.pruning)) == "reuse-graph"
+        reused = schedule_of(self.cell.pruning) == "reuse-graph"
         factor = trained_shape(self.shape, training).passes - reused
         total = machine.seconds(flops, passes, self.shape, self._arithmetic, adapters=self._lora, factor=factor)
         trained = self.shape.lora_parameters(training.lora.r) if self._lora else self.shape.parameters

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qtuning.experiment.needs import FORWARDS, needs_of, schedule_of
 from qtuning.experiment.schema import Cell, Evaluation, Training
 from qtuning.plan.answers import Answers
 from qtuning.plan.lengths import Lengths
 from qtuning.plan.shapes import BYTES, Shape
-from qtuning.plan.work import FORWARDS, needs_of, schedule_of
 
 CHUNK = 256  # head.CHUNK, which torch comes with; a test compares them
 
@@ -92,7 +92,7 @@ def largest_batches(cell: Cell, lengths: Lengths) -> tuple[float, float]:
     kept = size if needs.by_epoch else max(1, round(pruning.sample_ratio * size))
     if pruning.selection == "global" and not needs.by_epoch:
         kept = size  # the kept of all windows may fall into one batch
-    schedule, whole = schedule_of(pruning, needs), lengths.tokens
+    schedule, whole = schedule_of(pruning), lengths.tokens
     if schedule == "pool":
         kept = size
     elif schedule == "reuse-graph":

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qtuning.experiment.lookup import find_pruner
+from qtuning.experiment.needs import FORWARDS, SCORES, Needs, needs_of, schedule_of
 from qtuning.experiment.registry import Need
 from qtuning.experiment.schema import Cell, Pruning, Training
 from qtuning.model.flops import ModelShape, Positions
@@ -19,21 +19,6 @@ from qtuning.plan.shapes import Shape
 from qtuning.train.windows import Pooling
 
 ONLY_SCORES: frozenset[Need] = frozenset({"scores"})
-SCORES: frozenset[Need] = frozenset({"scores", "sequence-entropy"})
-FORWARDS: frozenset[Need] = SCORES | frozenset[Need]({"attention"})
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What a method must know, and when (select.Method, without torch).
-
-    by_epoch: a smaller data set is drawn before each epoch. layer: whose attention counts.
-    """
-
-    epoch: frozenset[Need]
-    batch: frozenset[Need]
-    by_epoch: bool
-    layer: int | None
 
 
 @dataclass(frozen=True)
@@ -67,28 +52,6 @@ class Work:
         return self.scoring_flops + self.training_flops
 
 
-def needs_of(pruning: Pruning) -> Needs:
-    """What a pruning configuration needs of the train set before an epoch, and of a batch before it is pruned."""
-    sample, token = find_pruner(pruning.sample_pruner, "sample"), find_pruner(pruning.token_pruner, "token")
-    by_epoch = sample.scope == "epoch" and pruning.updates == "as-defined"
-    asked = pruning.sample_ratio < 1 or sample.scope == "batch"
-    of_sample = sample.all_needs(sample.options.model_validate(pruning.sample_options)) if asked else frozenset()
-    of_token = token.all_needs(token.options.model_validate(pruning.token_options))
-    of_token = of_token if pruning.token_ratio < 1 else frozenset()
-    layer = (pruning.sample_options | pruning.token_options).get("layer")
-    return Needs(
-        of_sample if by_epoch else frozenset(),
-        of_token | (frozenset() if by_epoch else of_sample),
-        by_epoch,
-        None if layer is None else int(layer),
-    )
-
-
-def schedule_of(pruning: Pruning, needs: Needs) -> str:
-    """The schedule that batches are scored by: `fresh` where none is scored (decider.py)."""
-    return pruning.scoring.schedule if needs.batch & SCORES else "fresh"
-
-
 def trained_shape(shape: Shape, training: Training) -> ModelShape:
     """The shape of a model as this training trains it."""
     return shape.model_shape(training.tuning == "lora", training.gradient_checkpointing)
@@ -101,12 +64,12 @@ def work_of(cell: Cell, shape: Shape, lengths: Lengths, helpers: Mapping[str, Sh
     everyone = np.full(len(lengths.prompts), lengths.weight)
     total = Work()
     for role, other in (helpers or {}).items():
-        asked = needs.epoch | needs.batch if role == "proxy" else ONLY_SCORES
+        asked = needs.all if role == "proxy" else ONLY_SCORES
         total += _scoring(other, lengths, everyone, asked, None, training.batch_size)
     tabled = pruning.scoring.tabled
     for epoch in range(training.epochs):
         if pruning.scoring.schedule == "stale" and epoch % pruning.scoring.epochs == 0:
-            asked = (needs.epoch | needs.batch) & SCORES
+            asked = needs.all & SCORES
             total += _scoring(shape, lengths, everyone, asked, None, training.batch_size)
         drawn = everyone
         if needs.by_epoch:
@@ -114,7 +77,7 @@ def work_of(cell: Cell, shape: Shape, lengths: Lengths, helpers: Mapping[str, Sh
             total += _scoring(shape, lengths, everyone, asked, needs.layer, training.batch_size)
             drawn = _drawn(pruning, training, lengths, epoch)
         asked = needs.batch - SCORES if tabled else needs.batch
-        one = 1 if schedule_of(pruning, needs) == "reuse-graph" else training.batch_size  # each has a graph of its own
+        one = 1 if schedule_of(pruning) == "reuse-graph" else training.batch_size  # each has a graph of its own
         total += _scoring(shape, lengths, drawn, asked, needs.layer, one)
         kept = drawn * _share_in_batch(pruning, training, needs.by_epoch, float(drawn.sum()))
         if not needs.by_epoch and pruning.sample_ratio < 1:
@@ -158,7 +121,7 @@ def _training(
     kept: Array,
 ) -> Work:
     """Forward and backward of `kept` samples, of `drawn` that batches are made of, one epoch."""
-    responses, ratio, schedule = lengths.responses, pruning.token_ratio, schedule_of(pruning, needs)
+    responses, ratio, schedule = lengths.responses, pruning.token_ratio, schedule_of(pruning)
     reused = schedule == "reuse-graph"
     tokens = np.maximum(1.0, ratio * responses)
     if reused:  # all that was scored

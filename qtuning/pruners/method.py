@@ -8,6 +8,7 @@ from torch import Tensor
 
 from qtuning.errors import UserError
 from qtuning.experiment.lookup import bind, find_pruner
+from qtuning.experiment.needs import Needs, needs_of
 from qtuning.experiment.registry import SAMPLE_PRUNERS, Need, PrunerInfo
 from qtuning.experiment.schema import Pruning
 from qtuning.pruners.base import (
@@ -40,6 +41,7 @@ class Method:
     """A pruning configuration with its pruners looked up."""
 
     pruning: Pruning
+    needs: Needs
     sample: PrunerInfo
     token: PrunerInfo
     prune_samples: SamplePruner
@@ -48,40 +50,22 @@ class Method:
     @property
     def by_epoch(self) -> bool:
         """The sample pruner draws a smaller data set before each epoch, and batches hold only drawn samples."""
-        return self.sample.scope == "epoch" and self.pruning.updates == "as-defined"
+        return self.needs.by_epoch
 
     @property
     def epoch_needs(self) -> frozenset[Need]:
         """What must be known of the whole train set before each epoch."""
-        return self._sample_needs if self.by_epoch else frozenset()
+        return self.needs.epoch
 
     @property
     def batch_needs(self) -> frozenset[Need]:
         """What must be known of each batch before it is pruned."""
-        return self._token_needs | (frozenset() if self.by_epoch else self._sample_needs)
+        return self.needs.batch
 
     @property
     def layer(self) -> int | None:
         """The layer whose attention counts, for pruners that look at attention."""
-        layer = (self.pruning.sample_options | self.pruning.token_options).get("layer")
-        return None if layer is None else int(layer)
-
-    @property
-    def _all_samples(self) -> bool:
-        """At 100% there is nothing to decide; a pruner by batch still gives the samples their roles."""
-        return self.pruning.sample_ratio == 1 and self.sample.scope != "batch"
-
-    @property
-    def _sample_needs(self) -> frozenset[Need]:
-        if self._all_samples:
-            return frozenset()
-        return self.sample.all_needs(self.sample.options.model_validate(self.pruning.sample_options))
-
-    @property
-    def _token_needs(self) -> frozenset[Need]:
-        if self.pruning.token_ratio == 1:
-            return frozenset()  # all tokens stay, unasked
-        return self.token.all_needs(self.token.options.model_validate(self.pruning.token_options))
+        return self.needs.layer
 
     def select_epoch(self, candidates: Candidates, rng: torch.Generator) -> SampleSelection:
         """What the coming epoch holds of the whole train set."""
@@ -110,7 +94,8 @@ class Method:
         return Selection(samples, mask, asked, budget.tokens)
 
     def _samples(self, candidates: Candidates, rng: torch.Generator) -> SampleSelection:
-        if self._all_samples:
+        # at 100% there is nothing to decide; a pruner by batch still gives the samples their roles
+        if self.pruning.sample_ratio == 1 and self.sample.scope != "batch":
             return _everything(candidates)
         ratios = self.pruning.sample_ratio, self.pruning.token_ratio
         budget = Budget.of(*ratios, len(candidates), candidates.tokens)
@@ -197,6 +182,7 @@ def method_of(pruning: Pruning) -> Method:
             )
     return Method(
         pruning,
+        needs_of(pruning),
         sample,
         token,
         cast(SamplePruner, bind(sample, pruning.sample_options, "sample")),

@@ -1,6 +1,5 @@
 """Predicted work against packed batches that are really made, and needs against the method that really runs."""
 
-import itertools
 import math
 from fractions import Fraction
 from typing import Any
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 
 from qtuning.data.samples import Sample
 from qtuning.experiment.methods import pruning
-from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS
 from qtuning.experiment.schema import (
     Cell,
     FileSource,
@@ -29,8 +27,7 @@ from qtuning.experiment.schema import (
 from qtuning.model.batch import pack, pack_whole
 from qtuning.plan.lengths import Lengths, assumed
 from qtuning.plan.shapes import Shape
-from qtuning.plan.work import needs_of, work_of
-from qtuning.pruners.method import method_of
+from qtuning.plan.work import work_of
 
 SHAPE = Shape(32, 48, 4, 4, 2, 8, 97, True)
 SIZES = [(5, 20), (3, 7), (8, 1), (2, 33), (6, 12), (4, 18), (7, 9), (3, 25), (5, 14), (2, 6)]
@@ -60,24 +57,6 @@ def cost_of(samples: list[Sample], keep: Any = None, factor: float = 1.0) -> flo
     packed = pack(samples, keep)
     assert packed is not None
     return factor * SHAPE.model_shape().forward_flops(packed)
-
-
-METHODS = [f"{s}+{t}" for s, t in itertools.product(SAMPLE_PRUNERS, TOKEN_PRUNERS)]
-
-
-@pytest.mark.parametrize("method", ["full", "q-tuning", *METHODS])
-def test_needs_are_those_of_the_method(method: str) -> None:
-    for ratios, own in itertools.product([(0.25, 0.5), (1.0, 0.5), (0.25, 1.0)], ({}, {"updates": "matched-updates"})):
-        options = own | ({"reference": "tiny"} if method.endswith("rho-1") else {})
-        chosen = a_cell(method, *ratios, options=options).pruning
-        assert chosen is not None
-        try:
-            theirs = method_of(chosen)
-        except Exception:  # two layers named: no method
-            continue
-        ours = needs_of(chosen)
-        assert (ours.epoch, ours.batch, ours.by_epoch) == (theirs.epoch_needs, theirs.batch_needs, theirs.by_epoch)
-        assert ours.layer == theirs.layer
 
 
 WAYS = [("full", False, 3), ("lora", True, 3), ("lora", False, 2)]

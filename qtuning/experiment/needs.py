@@ -1,0 +1,58 @@
+"""What a method must know before it decides, and when. Without torch: `qtuning plan` asks it, too."""
+
+from dataclasses import dataclass
+
+from qtuning.experiment.lookup import find_pruner
+from qtuning.experiment.registry import Need
+from qtuning.experiment.schema import Pruning
+
+SCORES: frozenset[Need] = frozenset({"scores", "sequence-entropy"})
+FORWARDS: frozenset[Need] = SCORES | frozenset[Need]({"attention"})  # these take a forward of the model
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method must know.
+
+    epoch: of the whole train set, before each epoch. batch: of each batch, before it is pruned. by_epoch: the sample
+    pruner draws a smaller data set before each epoch, and batches hold only drawn samples. layer: whose attention
+    counts, for pruners that look at attention.
+    """
+
+    epoch: frozenset[Need]
+    batch: frozenset[Need]
+    by_epoch: bool
+    layer: int | None
+
+    @property
+    def all(self) -> frozenset[Need]:
+        """At one time or another."""
+        return self.epoch | self.batch
+
+
+def needs_of(pruning: Pruning) -> Needs:
+    """The needs of a method at its budget.
+
+    At 100% of the tokens no token pruner is asked. At 100% of the samples no sample pruner is, except one by batch,
+    which still gives the samples their roles.
+    """
+    sample, token = find_pruner(pruning.sample_pruner, "sample"), find_pruner(pruning.token_pruner, "token")
+    by_epoch = sample.scope == "epoch" and pruning.updates == "as-defined"
+    of_sample: frozenset[Need] = frozenset()
+    of_token: frozenset[Need] = frozenset()
+    if pruning.sample_ratio < 1 or sample.scope == "batch":
+        of_sample = sample.all_needs(sample.options.model_validate(pruning.sample_options))
+    if pruning.token_ratio < 1:
+        of_token = token.all_needs(token.options.model_validate(pruning.token_options))
+    layer = (pruning.sample_options | pruning.token_options).get("layer")
+    return Needs(
+        of_sample if by_epoch else frozenset(),
+        of_token if by_epoch else of_token | of_sample,
+        by_epoch,
+        None if layer is None else int(layer),
+    )
+
+
+def schedule_of(pruning: Pruning) -> str:
+    """The schedule that batches are scored by: `fresh` where no batch is scored."""
+    return pruning.scoring.schedule if needs_of(pruning).batch & SCORES else "fresh"
