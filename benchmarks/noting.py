@@ -66,7 +66,7 @@ def _evaluate(note: Note, paths: list[str]) -> None:
     import qtuning.evaluation.run
 
     note("import lm-eval and transformers")
-    from qtuning.evaluation.cell import evaluate_cell
+    from qtuning.evaluation.run import evaluate_cell
     from qtuning.experiment.names import ResultPaths
     from qtuning.experiment.schema import Cell, Evaluation
     from qtuning.files import read_json

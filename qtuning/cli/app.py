@@ -164,7 +164,7 @@ def evaluate(
     """Evaluate one cell on its benchmarks with lm-eval, in one process."""
     _use_threads(threads)
     _use_gpus(1)
-    from qtuning.evaluation.cell import evaluate_cell
+    from qtuning.evaluation.run import evaluate_cell
     from qtuning.experiment.names import ResultPaths
     from qtuning.files import exclusive
 

@@ -1,6 +1,6 @@
-"""Evaluate a model on all benchmarks in one process; every item's score is kept.
+"""Evaluate a cell: all its benchmarks in one process. Every item's score is kept, for statistics over items.
 
-Writes `items.parquet` and, last, `scores.json` into a folder that appears whole or not at all.
+Writes `items.parquet` and, last, `scores.json` into a folder that appears whole or not at all (docs/results.md).
 """
 
 import hashlib
@@ -12,43 +12,67 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars
+
 from qtuning.data.sources import local_folder
 from qtuning.errors import UserError
-from qtuning.evaluation.tasks import fewshot, load_tasks, new_tokens
+from qtuning.evaluation.tasks import load_tasks, max_new_tokens, shots_of
 from qtuning.experiment.benchmarks import BENCHMARKS
-from qtuning.experiment.names import evaluation_id
-from qtuning.experiment.schema import Evaluation
-from qtuning.files import atomic_path, write_json
+from qtuning.experiment.names import ResultPaths, cell_id, cell_json, evaluation_id
+from qtuning.experiment.schema import Cell, Evaluation
+from qtuning.files import atomic_path, read_json, write_json, write_text
+from qtuning.model.load import model_path
 
 if TYPE_CHECKING:
-    import polars
     from lm_eval.api.model import LM
     from lm_eval.api.task import Task
 
-Sample = dict[str, Any]
+LoggedSample = dict[str, Any]
+"""What lm-eval logs of one item under one filter."""
 
 
-def evaluate(
-    *,
-    cell_id: str,
-    base: Path,
-    adapter: Path | None,
-    evaluation: Evaluation,
-    out: Path,
-    data_dir: Path | None,
+def evaluate_cell(cell: Cell, evaluation: Evaluation, paths: ResultPaths, *, data_dir: Path | None) -> None:
+    """Evaluate the trained weights of a cell, its adapter, or the base model itself (zero-shot).
+
+    A cell that diverged has no weights to evaluate: its scores are recorded as skipped, with the reason, so that
+    tables show a hole instead of the workflow stopping. Raises UserError where the cell is not trained.
+    """
+    folder, out = paths.cell(cell), paths.evaluation(cell, evaluation)
+    base, adapter = model_path(paths.model(cell)), None
+    if cell.training is None:
+        write_text(folder / "cell.json", cell_json(cell) + "\n")
+    else:
+        if not (folder / "train.json").exists() or not (folder / "weights").is_dir():
+            raise UserError(f"{folder}: no trained weights; train the cell first")
+        training = read_json(folder / "train.json")
+        if training["status"] == "diverged":
+            reason = f"training diverged: {training['reason']}"
+            skipped = _identity(cell_id(cell), evaluation) | {"status": "skipped", "reason": reason, "benchmarks": {}}
+            write_scores(out, items_table({}), skipped)
+            return
+        if cell.training.tuning == "lora":
+            adapter = folder / "weights"
+        else:
+            base = folder / "weights"
+    evaluate_model(cell_id=cell_id(cell), base=base, adapter=adapter, evaluation=evaluation, out=out, data_dir=data_dir)
+
+
+def evaluate_model(
+    *, cell_id: str, base: Path, adapter: Path | None, evaluation: Evaluation, out: Path, data_dir: Path | None
 ) -> dict[str, Any]:
     """Score one model and write `out` (results/cells/CELL/EVALUATION).
 
-    base: folder of a model; adapter: folder of a LoRA adapter for it, or None. data_dir: where local
-    benchmark files lie, for `evaluation.source` "data-dir". Returns what `scores.json` holds.
+    base: folder of a model; adapter: folder of a LoRA adapter for it, or None. data_dir: where local benchmark files
+    lie, for `evaluation.source` "data-dir". Returns what `scores.json` holds.
     """
     started = time.monotonic()
     folder = _source_folder(evaluation, data_dir)
     if folder is not None:
-        # Nothing is wanted from the hub: libraries shall not wait for it on a machine without network.
+        # nothing is wanted from the hub: libraries shall not wait for it on a machine without network
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
     _quiet()
+    # before the model, which takes longer to load: bad files are reported at once
     tasks = load_tasks(evaluation, folder)
 
     from qtuning.evaluation.model import load_model
@@ -58,27 +82,33 @@ def evaluate(
     items = items_table(samples)
     benchmarks = {
         benchmark: {
-            "fewshot": fewshot(benchmark, evaluation),
-            "max_new_tokens": new_tokens(task),
+            "fewshot": shots_of(benchmark, evaluation),
+            "max_new_tokens": max_new_tokens(task),
             "truncated_prompts": _truncated(model, task, samples[benchmark]),
-            **summary(benchmark, items),
+            **summarise_items(benchmark, items),
         }
         for benchmark, task in tasks.items()
     }
     _warn_truncated(benchmarks, evaluation)
     scores = {
-        "cell": cell_id,
-        "evaluation": evaluation.model_dump(mode="json"),
-        "evaluation_id": evaluation_id(evaluation),
+        **_identity(cell_id, evaluation),
         "backend": _backend(model.device.type, evaluation),
         "benchmarks": benchmarks,
         "seconds": round(time.monotonic() - started, 3),
     }
-    write(out, items, scores)
+    write_scores(out, items, scores)
     return scores
 
 
-def write(out: Path, items: "polars.DataFrame", scores: dict[str, Any]) -> None:
+def _identity(cell_id: str, evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "cell": cell_id,
+        "evaluation": evaluation.model_dump(mode="json"),
+        "evaluation_id": evaluation_id(evaluation),
+    }
+
+
+def write_scores(out: Path, items: polars.DataFrame, scores: dict[str, Any]) -> None:
     """Make the folder `out`, whole or not at all, the marker `scores.json` last."""
     with atomic_path(out) as temporary:
         temporary.mkdir()
@@ -86,7 +116,7 @@ def write(out: Path, items: "polars.DataFrame", scores: dict[str, Any]) -> None:
         write_json(temporary / "scores.json", scores)
 
 
-def run_tasks(model: "LM", tasks: dict[str, "Task"], evaluation: Evaluation) -> dict[str, list[Sample]]:
+def run_tasks(model: "LM", tasks: dict[str, "Task"], evaluation: Evaluation) -> dict[str, list[LoggedSample]]:
     """lm-eval's loop: its logged samples of each task, one for each item and filter, in item order."""
     from lm_eval.evaluator import evaluate as lm_evaluate
 
@@ -103,10 +133,8 @@ def run_tasks(model: "LM", tasks: dict[str, "Task"], evaluation: Evaluation) -> 
     return {benchmark: results["samples"][benchmark] for benchmark in tasks}
 
 
-def items_table(samples: dict[str, list[Sample]]) -> "polars.DataFrame":
+def items_table(samples: dict[str, list[LoggedSample]]) -> polars.DataFrame:
     """One row for each benchmark, item and metric (contract: items.parquet)."""
-    import polars
-
     schema = {
         "benchmark": polars.String,
         "item": polars.Int64,
@@ -124,10 +152,8 @@ def items_table(samples: dict[str, list[Sample]]) -> "polars.DataFrame":
     return polars.DataFrame(list(rows), schema=schema, orient="row")
 
 
-def summary(benchmark: str, items: "polars.DataFrame") -> dict[str, Any]:
+def summarise_items(benchmark: str, items: polars.DataFrame) -> dict[str, Any]:
     """Number of items, mean of every metric, and a digest of which items these were."""
-    import polars
-
     mine = items.filter(polars.col("benchmark") == benchmark)
     hashes = mine.unique("item").sort("item")["item_hash"]
     means = mine.group_by("metric", maintain_order=True).agg(polars.col("score").mean())
@@ -139,13 +165,13 @@ def summary(benchmark: str, items: "polars.DataFrame") -> dict[str, Any]:
     }
 
 
-def _metrics(sample: Sample) -> Iterator[tuple[str, str]]:
+def _metrics(sample: LoggedSample) -> Iterator[tuple[str, str]]:
     """(key in the sample, our name): the filter is part of the name where a task has several."""
     for metric in sample["metrics"]:
         yield metric, metric if sample["filter"] == "none" else f"{metric},{sample['filter']}"
 
 
-def _response(sample: Sample, metric: str) -> str:
+def _response(sample: LoggedSample, metric: str) -> str:
     """The generated text; for multiple choice, the choice that `metric` takes to be the model's."""
     if not isinstance(sample["resps"][0][0], tuple):
         return str(sample["resps"][0][0])
@@ -166,9 +192,9 @@ def _source_folder(evaluation: Evaluation, data_dir: Path | None) -> Path | None
     return Path(folder)
 
 
-def _truncated(model: Any, task: "Task", samples: list[Sample]) -> int:
+def _truncated(model: Any, task: "Task", samples: list[LoggedSample]) -> int:
     """How many items had a prompt too long for the model, which lm-eval cuts at its beginning."""
-    longest = new_tokens(task)
+    longest = max_new_tokens(task)
     # lm-eval does not feed the last token of a choice: nothing comes after it
     room = model.max_length + 1 if longest is None else model.max_length - longest
     items = {}

@@ -23,7 +23,7 @@ DEFAULT_NEW_TOKENS = 256
 FEWSHOT_SEED = 1234
 
 
-def fewshot(benchmark: str, evaluation: Evaluation) -> int:
+def shots_of(benchmark: str, evaluation: Evaluation) -> int:
     """How many examples the prompts of this benchmark show."""
     return BENCHMARKS[benchmark].fewshot if evaluation.fewshot is None else evaluation.fewshot
 
@@ -42,7 +42,7 @@ def load_tasks(evaluation: Evaluation, folder: Path | None) -> dict[str, "Task"]
     manager = TaskManager(include_path=[own / "arc", own / "gsm8k", TASKS], include_defaults=False)
     tasks = {}
     for benchmark in evaluation.benchmarks:
-        shots = fewshot(benchmark, evaluation)
+        shots = shots_of(benchmark, evaluation)
         task = _from_hub(manager, benchmark) if folder is None else _from_files(manager, benchmark, folder, shots)
         task.set_config("num_fewshot", shots)
         task.set_fewshot_seed(FEWSHOT_SEED)
@@ -52,7 +52,7 @@ def load_tasks(evaluation: Evaluation, folder: Path | None) -> dict[str, "Task"]
     return tasks
 
 
-def new_tokens(task: "Task") -> int | None:
+def max_new_tokens(task: "Task") -> int | None:
     """Longest generation of a loaded task, in tokens; None for multiple choice."""
     return task.config.generation_kwargs["max_gen_toks"] if task.OUTPUT_TYPE == "generate_until" else None
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from qtuning.evaluation.tasks import fewshot
+from qtuning.evaluation.tasks import shots_of
 from qtuning.experiment.schema import Evaluation
 from qtuning.plan.assumptions import Assumptions
 from qtuning.plan.machines import Machine
@@ -70,7 +70,7 @@ def answers_of(evaluation: Evaluation, assumptions: Assumptions) -> list[Answers
         guess = assumptions.benchmark(name, evaluation)
         items = guess.items if evaluation.limit is None else min(guess.items, evaluation.limit)
         requests = items * (guess.choices or 1)
-        prompt = guess.prompt_tokens + fewshot(name, evaluation) * guess.example_tokens + guess.answer_tokens
+        prompt = guess.prompt_tokens + shots_of(name, evaluation) * guess.example_tokens + guess.answer_tokens
         own = min(guess.new_tokens, evaluation.max_length // 2)
         most = 0 if guess.choices else evaluation.max_new_tokens or own
         found.append(

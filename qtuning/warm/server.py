@@ -27,7 +27,6 @@ MODULES = (
     "qtuning.cli.app",
     "qtuning.train.__main__",
     "qtuning.evaluation.run",
-    "qtuning.evaluation.cell",
     "qtuning.evaluation.model",
     "qtuning.data.prepare",
     "transformers.models.llama.modeling_llama",

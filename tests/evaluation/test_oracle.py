@@ -12,7 +12,7 @@ import pytest
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from qtuning.evaluation.run import items_table, run_tasks, summary
+from qtuning.evaluation.run import items_table, run_tasks, summarise_items
 from qtuning.evaluation.tasks import load_tasks
 from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.schema import Evaluation
@@ -61,7 +61,7 @@ def scores(folder: Path, right: bool, **options: Any) -> dict[str, dict[str, Any
     evaluation = Evaluation(benchmarks=options.pop("benchmarks", tuple(BENCHMARKS)), source="data-dir", **options)
     samples = run_tasks(Oracle(right), load_tasks(evaluation, folder), evaluation)
     items = items_table(samples)
-    return {benchmark: summary(benchmark, items) for benchmark in evaluation.benchmarks}
+    return {benchmark: summarise_items(benchmark, items) for benchmark in evaluation.benchmarks}
 
 
 def test_gold_answers_score_one(data_dir: Path) -> None:

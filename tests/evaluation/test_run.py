@@ -30,7 +30,7 @@ def run_tiny(model: Path, data: Path | None, out: Path, adapter: Path | None = N
         "batch_size": 4,
     }
     evaluation = Evaluation(**settings | options)
-    return run.evaluate(
+    return run.evaluate_model(
         cell_id="tiny-zero-shot",
         base=model,
         adapter=adapter,
@@ -217,13 +217,13 @@ def test_death_while_writing_leaves_no_marker(tmp_path: Path) -> None:
         "import os, pathlib, polars\n"
         "from qtuning.evaluation import run\n"
         "run.write_json = lambda *_: os.kill(os.getpid(), 9)\n"
-        f"run.write(pathlib.Path({str(out)!r}), polars.DataFrame({{'x': [1]}}), {{}})\n"
+        f"run.write_scores(pathlib.Path({str(out)!r}), polars.DataFrame({{'x': [1]}}), {{}})\n"
     )
     result = subprocess.run([sys.executable, "-c", script], check=False)
     assert result.returncode == -signal.SIGKILL
     assert not out.exists()
     assert [path.name for path in tmp_path.rglob("items.parquet")] == ["items.parquet"]  # it had got that far
-    run.write(out, polars.DataFrame({"x": [1]}), {"cell": "x"})
+    run.write_scores(out, polars.DataFrame({"x": [1]}), {"cell": "x"})
     assert json.loads((out / "scores.json").read_text()) == {"cell": "x"}
 
 

@@ -77,7 +77,7 @@ def test_definitions_of_arc_and_gsm8k_are_those_of_lm_eval(data_dir: Path) -> No
 def test_lengths_of_generations(data_dir: Path) -> None:
     def lengths(**options: Any) -> list[int | None]:
         tasks = suite.load_tasks(local("arc_easy", "gsm8k", "squad", "triviaqa", "math", **options), data_dir)
-        return [suite.new_tokens(task) for task in tasks.values()]
+        return [suite.max_new_tokens(task) for task in tasks.values()]
 
     assert lengths() == [None, 256, 64, 32, 512]
     assert lengths(max_length=200) == [None, 100, 64, 32, 100]
