@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any, Literal, get_args
 
 from qtuning.paper.published import MODEL_LABEL, PaperRow, Published
-from qtuning.paper.recompute import Figure, OurScores, PaperScores, Scores, recompute
+from qtuning.paper.recompute import Figure, OurScores, Recomputed, Scores, recompute
 from qtuning.tables.page import Block, Column, Page, Table, check
 from qtuning.tables.summary import AVERAGE
 
@@ -28,6 +28,9 @@ class Judgement:
 
     verdict: Verdict
     numbers: str
+
+    def __str__(self) -> str:
+        return f"{self.verdict}: {self.numbers}"
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def llama3_reaches_48_on_gsm8k(published: Published, ours: OurScores | None) -> 
     notes = []
     for other in published.rows(2):
         if other.q_tuning and other != row and published.scores[other]["gsm8k"] == Decimal("48.07"):
-            changes = [recompute(Figure(other, "gsm8k", rival), PaperScores(published)) for rival in ("full", "best")]
+            changes = [recompute(Figure(other, "gsm8k", rival), published, published) for rival in ("full", "best")]
             notes.append(f"48.07 is that of {', '.join(change.text for change in changes)}")
     return _find(statement, published, ours, ("48.07", Figure(row, "gsm8k")), notes=notes)
 
@@ -129,7 +132,7 @@ def q_tuning_beats_full_data(published: Published, ours: OurScores | None) -> Fi
     rows = [row for table in (1, 2) for row in published.rows(table) if row.q_tuning]
 
     def judge(scores: Scores) -> Judgement:
-        found = [recompute(Figure(row, rival="full"), scores) for row in rows]
+        found = [recompute(Figure(row, rival="full"), scores, published) for row in rows]
         above = [each for each in found if not isinstance(each.range, str) and each.range[0] > 0]
         below = [each for each in found if not isinstance(each.range, str) and each.range[1] < 0]
         values = [each.value for each in above if each.value is not None]
@@ -175,7 +178,7 @@ def _find(
     """Judge a claim that names figures, each as (what is claimed, what it is about)."""
 
     def judge(scores: Scores) -> Judgement:
-        found = [_compare(claimed, figure, scores) for claimed, figure in figures]
+        found = [_compare(claimed, recompute(figure, scores, published)) for claimed, figure in figures]
         texts = dict.fromkeys(each.numbers for each in found)
         return Judgement(_verdict_of_several([each.verdict for each in found]), "; ".join(texts))
 
@@ -192,7 +195,7 @@ def _ask(
     notes: Sequence[str] = (),
 ) -> Finding:
     """Put a claim to the paper's scores and to ours. rows: whose averages it rests on. notes: on the paper's."""
-    found = judge(PaperScores(published))
+    found = judge(published)
     wrong = [row for row in published.wrong_averages() if row in rows]
     numbers = "; ".join([found.numbers, *notes, *_tell_averages(published, wrong)])
     return Finding(statement, Judgement(found.verdict, numbers), judge(ours) if ours else None)
@@ -206,9 +209,8 @@ def _tell_averages(published: Published, wrong: Iterable[PaperRow]) -> list[str]
     ]
 
 
-def _compare(claimed: str, figure: Figure, scores: Scores) -> Judgement:
-    """A claimed figure beside the recomputed one; the last digit of what is claimed sets how exact it is."""
-    found = recompute(figure, scores)
+def _compare(claimed: str, found: Recomputed) -> Judgement:
+    """A claimed figure beside the recomputed one; the digits of the claim say how exact it is."""
     if found.value is None or isinstance(found.range, str):
         return Judgement("cannot be judged", found.text)
     half = Decimal(5).scaleb(-len(claimed.partition(".")[2]) - 1)
@@ -235,46 +237,31 @@ def claims_page(findings: Sequence[Finding], published: Published) -> Page:
     verdicts = [finding.paper.verdict for finding in findings]
     counts = [f"{verdict} {verdicts.count(verdict)}" for verdict in get_args(Verdict) if verdict in verdicts]
     lead = [f"{len(findings)} claims, recomputed from the numbers that the paper prints: {', '.join(counts)}."]
-    columns = [Column(name, words=True) for name in ("Claim", "Verdict", "The paper's numbers")]
-    rows = [[finding.statement, finding.paper.verdict, finding.paper.numbers] for finding in findings]
-    if all(finding.ours for finding in findings):
-        columns.append(Column("Our runs", words=True))
-        rows = [
-            [*row, f"{finding.ours.verdict}: {finding.ours.numbers}"]
-            for row, finding in zip(rows, findings, strict=True)
-            if finding.ours
-        ]
-    else:
+    headers = ["Claim", "Verdict", "The paper's numbers", "Our runs"]
+    rows: list[tuple[str, ...]] = [
+        (each.statement, each.paper.verdict, each.paper.numbers, str(each.ours or "")) for each in findings
+    ]
+    if not any(each.ours for each in findings):
         lead.append("We have no runs of the paper's models on its train sets, so ours judge none of them.")
-    blocks = (Block("", tuple(map(tuple, rows))),)
-    tables = (Table("claims", "", tuple(columns), blocks, notes=(TOLERANCE,)), _averages_table(published))
+        headers, rows = headers[:3], [row[:3] for row in rows]
+    columns = tuple(Column(name, words=True) for name in headers)
+    tables = (Table("claims", "", columns, (Block("", tuple(rows)),), notes=(TOLERANCE,)), _averages_table(published))
     return check(Page("audit", "Published claims, recomputed", tuple(lead), tables))
 
 
 def _averages_table(published: Published) -> Table:
-    wrong = published.wrong_averages()
     rows = []
-    for row in wrong:
+    for row in published.wrong_averages():
         printed, exact = published.scores[row][AVERAGE], published.exact_average(row)
-        rows.append((f"{row}", f"{printed:.2f}", f"{exact:.3f}", f"{printed - exact:+.3f}"))
+        rows.append((str(row), f"{printed:.2f}", f"{exact:.3f}", f"{printed - exact:+.3f}"))
     columns = (Column("Row", words=True), *(Column(name) for name in ("Printed", "Mean", "Off by")))
-    title = f"{len(wrong)} of {len(published.scores)} printed averages are not the mean of their benchmarks"
+    title = f"{len(rows)} of {len(published.scores)} printed averages are not the mean of their benchmarks"
     return Table("averages", title, columns, (Block("", tuple(rows)),), notes=("By more than rounding explains.",))
 
 
 def claims_json(findings: Sequence[Finding], published: Published) -> dict[str, Any]:
-    """The same for programs."""
+    """The findings, and which printed averages are wrong."""
     return {
         "claims": [asdict(finding) for finding in findings],
-        "averages": {
-            "recomputed": len(published.scores),
-            "wrong": [
-                {
-                    "row": str(row),
-                    "printed": float(published.scores[row][AVERAGE]),
-                    "mean": float(published.exact_average(row)),
-                }
-                for row in published.wrong_averages()
-            ],
-        },
+        "averages": {"recomputed": len(published.scores), "wrong": list(map(str, published.wrong_averages()))},
     }

@@ -42,6 +42,9 @@ NOT_PUBLISHED = (
 )
 """What the paper does not say, so that ours can only be a choice (docs/method.md, Hyper-parameters)."""
 
+Range = tuple[Decimal | float, Decimal | float]
+"""The lowest and the highest value that a figure may have."""
+
 Place = tuple[Any, ...]
 """What identifies a method among the rows of one model: (`full`,), (`zero-shot`,) or (share of samples, share of
 tokens, sample pruner, token pruner)."""
@@ -120,6 +123,27 @@ class Published:
             for other in self.rows(row.table, row.model)
             if (other.setting, other.budget) == ("pruned", row.budget) and not other.q_tuning
         ]
+
+    def score(self, row: PaperRow, benchmark: str) -> float:
+        """A printed score."""
+        return float(self.scores[row][benchmark])
+
+    def range_of(self, row: PaperRow, benchmark: str, rival: PaperRow | None = None, relative: bool = False) -> Range:
+        """What the rounding leaves open of a score, or of its change from that of `rival`.
+
+        The change is in points; relative: in per cent of the rival's score.
+        """
+        score = self.scores[row][benchmark]
+        if rival is None:
+            return score - ROUNDING, score + ROUNDING
+        other = self.scores[rival][benchmark]
+        low, high = score - other - 2 * ROUNDING, score - other + 2 * ROUNDING
+        return (100 * low / (other + ROUNDING), 100 * high / (other - ROUNDING)) if relative else (low, high)
+
+    def same(self, row: PaperRow, other: PaperRow) -> bool:
+        """Whether two rows have the same score on every benchmark."""
+        mine, theirs = self.scores[row], self.scores[other]
+        return all(mine[benchmark] == theirs[benchmark] for benchmark in self.benchmarks(row.table))
 
     def exact_average(self, row: PaperRow) -> Decimal:
         """The mean of the printed scores of a row's benchmarks."""

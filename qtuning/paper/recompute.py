@@ -1,24 +1,20 @@
 """The figures that claims are about, recomputed from the paper's scores and from ours, each with its range.
 
-`PaperScores` and `OurScores` answer the same questions, so that a claim is put to both in the same way.
+`Published` and `OurScores` answer the same questions, so that a claim is put to both in the same way.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Literal
 
 from qtuning.errors import UserError
 from qtuning.paper.beside import Number, compare_with_paper
-from qtuning.paper.published import MODEL_LABEL, ROUNDING, PaperRow, Published, table_number
+from qtuning.paper.published import MODEL_LABEL, PaperRow, Published, Range, table_number
 from qtuning.statistics.answers import World, worlds
 from qtuning.statistics.interval import bounds
 from qtuning.store.store import Store
 from qtuning.tables.labels import benchmark_label
 from qtuning.tables.summary import AVERAGE, summarise
-
-Range = tuple[Decimal | float, Decimal | float]
-"""The lowest and the highest value that a figure may have."""
 
 
 @dataclass(frozen=True)
@@ -43,31 +39,6 @@ class Recomputed:
     range: Range | str
 
 
-class PaperScores:
-    """The printed scores; the range of a figure is what their rounding allows."""
-
-    def __init__(self, published: Published) -> None:
-        self.published = published
-
-    def score(self, row: PaperRow, benchmark: str) -> float | str:
-        """The printed score, per cent."""
-        return float(self.published.scores[row][benchmark])
-
-    def same(self, row: PaperRow, other: PaperRow) -> bool | None:
-        """Whether two rows have the same score on every benchmark."""
-        mine, theirs = self.published.scores[row], self.published.scores[other]
-        return all(mine[name] == theirs[name] for name in self.published.benchmarks(row.table))
-
-    def range_of(self, figure: Figure, rival: PaperRow | None) -> Range | str:
-        """The range of Q-Tuning's score, or of its change from that of `rival`."""
-        score = self.published.scores[figure.row][figure.benchmark]
-        if rival is None:
-            return score - ROUNDING, score + ROUNDING
-        other = self.published.scores[rival][figure.benchmark]
-        low, high = score - other - 2 * ROUNDING, score - other + 2 * ROUNDING
-        return (100 * low / (other + ROUNDING), 100 * high / (other - ROUNDING)) if figure.relative else (low, high)
-
-
 class OurScores:
     """Our scores of the paper's models; the range of a figure is its 95% interval over seeds and items.
 
@@ -75,7 +46,7 @@ class OurScores:
     """
 
     def __init__(self, published: Published, numbers: Iterable[Number], worlds: dict[tuple[int, str], World]) -> None:
-        self.published = published
+        self._published = published
         self._numbers = {(number.row, number.benchmark): number for number in numbers}
         self._worlds = worlds
 
@@ -90,24 +61,26 @@ class OurScores:
 
     def same(self, row: PaperRow, other: PaperRow) -> bool | None:
         """Whether two rows have the same score on every benchmark at every seed; None where one is missing."""
-        benchmarks = self.published.benchmarks(row.table)
+        benchmarks = self._published.benchmarks(row.table)
         if any(isinstance(self.score(each, name), str) for each in (row, other) for name in benchmarks):
             return None
         return all(self._numbers[row, name].values == self._numbers[other, name].values for name in benchmarks)
 
-    def range_of(self, figure: Figure, rival: PaperRow | None) -> Range | str:
-        """The interval that `qtuning.statistics` gives for the score, or for the paired difference."""
-        number = self._numbers[figure.row, figure.benchmark]
+    def range_of(
+        self, row: PaperRow, benchmark: str, rival: PaperRow | None = None, relative: bool = False
+    ) -> Range | str:
+        """The interval that `qtuning.statistics` gives for a score or a paired difference; or why there is none."""
+        number = self._numbers[row, benchmark]
         if len(number.values) < 2:
             return "one seed"
-        world = self._worlds.get((figure.row.table, figure.row.model))
-        line, other = number.line, self._numbers[rival, figure.benchmark].line if rival else None
+        world = self._worlds.get((row.table, row.model))
+        line, other = number.line, self._numbers[rival, benchmark].line if rival else None
         if world is None or line is None:
             return "the store has no answers item by item"
-        return bounds("relative" if figure.relative else "difference", world, line, figure.benchmark, other)
+        return bounds("relative" if relative else "difference", world, line, benchmark, other)
 
 
-Scores = PaperScores | OurScores
+Scores = Published | OurScores
 
 
 def read_ours(store: Store, published: Published) -> OurScores | None:
@@ -144,9 +117,9 @@ def _count_comparable(numbers: Sequence[Number]) -> int:
     return sum(number.status in ("matched", "off") for number in numbers)
 
 
-def recompute(figure: Figure, scores: Scores) -> Recomputed:
-    """Value and range of a figure; its text shows the numbers and the operation."""
-    row, published = figure.row, scores.published
+def recompute(figure: Figure, scores: Scores, published: Published) -> Recomputed:
+    """A figure by `scores`, which are the published ones or ours; its text shows the numbers and the operation."""
+    row = figure.row
     rivals: list[PaperRow] = []
     if figure.rival is not None:
         full = [published.row(row.table, row.model, "full")]
@@ -171,7 +144,7 @@ def recompute(figure: Figure, scores: Scores) -> Recomputed:
             text = f"{subject}: ({found[row]:.2f} - {other:.2f}) / {other:.2f} ({label}) = {value:+.2f}%"
         else:
             text += f" - {other:.2f} ({label}) = {value:+.2f}"
-    spread = scores.range_of(figure, rival)
+    spread = scores.range_of(row, figure.benchmark, rival, figure.relative)
     if isinstance(scores, OurScores):
         told = f"no interval: {spread}" if isinstance(spread, str) else "95% interval {:.2f} to {:.2f}".format(*spread)
         text += f", {told}"

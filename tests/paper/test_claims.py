@@ -141,8 +141,7 @@ def test_json_holds_what_the_page_holds():
     found = json.loads(json.dumps(claims_json(FINDINGS, PUBLISHED), allow_nan=False))
     rows = [(claim["statement"], claim["paper"]["verdict"], claim["paper"]["numbers"]) for claim in found["claims"]]
     assert rows == list(PAGE.tables[0].rows)
-    assert found["averages"]["recomputed"] == 265
-    assert found["averages"]["wrong"][0]["mean"] == 24.035
+    assert found["averages"] == {"recomputed": 265, "wrong": [row[0] for row in PAGE.tables[1].rows]}
 
 
 def test_the_report_has_the_page(tmp_path):
