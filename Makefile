@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 EXAMPLE := table1-mini table2-mini fig4-mini table4-mini table5-mini fig5-mini
 
-.PHONY: env run test test-slow example bench lint format clean
+.PHONY: env run test test-slow example bench docs lint format clean
 
 env: $(VENV)/.installed  ## create the environment with the pinned versions
 
@@ -37,6 +37,9 @@ example: env  ## docs/example anew from its committed score store
 bench: env  ## speed and memory against the limit, some ten minutes; writes docs/benchmarks/
 	$(BIN)/python -m benchmarks
 
+docs: env  ## the documentation as a site, offline; `mkdocs serve` shows it while you write
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 lint: env  ## what CI checks without running anything
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,4 +54,4 @@ format: env
 
 clean:  ## everything generated (results/ is safe to delete)
 	find results -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
-	rm -rf .snakemake
+	rm -rf .snakemake site
