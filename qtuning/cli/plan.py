@@ -1,17 +1,11 @@
 """`qtuning plan`: what experiments will cost, before anything is launched."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from qtuning.errors import UserError
-
-if TYPE_CHECKING:
-    from qtuning.plan.assumptions import Assumptions
-    from qtuning.plan.jobs import Jobs
-    from qtuning.plan.machines import Machine
 
 GPUS = ("h100", "a100", "4090", "cpu")
 
@@ -43,69 +37,19 @@ def plan(
     from qtuning.plan.effect import effects_of
     from qtuning.plan.fits import refusals
     from qtuning.plan.jobs import jobs_of
+    from qtuning.plan.machines import find_machine
+    from qtuning.plan.print import list_assumptions, plan_json, print_plan
 
-    machine = _machine(gpu)
+    machine = find_machine(gpu)
     grids = ConfigFolder(configs, data_dir).expand(experiments)
     assumptions = read_assumptions(configs)
     jobs = jobs_of(grids, ResultPaths(results), assumptions, data_dir)
     bill = bill_of(jobs, machine, devices, usd_per_gpu_hour)
     effects, checked = effects_of(grids, results, assumptions), check(jobs, results, machine)
-    too_large = refusals(jobs, machine)
-    notes = _notes(jobs, machine, assumptions)
+    too_large, assumed = refusals(jobs, machine), list_assumptions(jobs, machine, assumptions)
     if as_json:
-        _print_json(bill, effects, checked, notes, too_large)
+        print(plan_json(bill, effects, checked, assumed, too_large))
     else:
-        from qtuning.plan.print import print_bill
-
-        print_bill(bill, effects, checked, notes)
+        print_plan(bill, effects, checked, assumed)
     if too_large:
         raise UserError("\n".join(too_large))
-
-
-def _machine(name: str) -> "Machine":
-    from qtuning.experiment.yaml_files import nearest
-    from qtuning.plan.machines import machines
-
-    if name not in GPUS:
-        raise UserError(f"--gpu = {name!r}: unknown{nearest(name, GPUS)}")
-    return machines()[name]
-
-
-def _notes(jobs: "Jobs", machine: "Machine", assumptions: "Assumptions") -> list[str]:
-    """What the bill rests on that was not measured."""
-    from qtuning.plan.lengths import CHARACTERS
-
-    notes = []
-    read = {name: lengths.rows for name, lengths in jobs.train_sets.values() if lengths.basis == "characters"}
-    for name, rows in sorted(read.items()):
-        notes.append(
-            f"{name}: {rows:,} rows of its file, {CHARACTERS:g} characters a token, until it has been prepared"
-        )
-    guessed = sorted({name for name, lengths in jobs.train_sets.values() if lengths.basis == "assumed"})
-    for name in guessed:
-        guess, own = assumptions.train_set(name)
-        size = f"{guess.rows:,} rows, {guess.prompt_tokens:g} + {guess.response_tokens:g} tokens"
-        whose = "" if own else " (default: no entry of its own)"
-        notes.append(f"{name}: {size}, from planning.yaml{whose}, until it has been prepared")
-    unit, name = (1e12, "TFLOP/s") if machine.device == "cuda" else (1e9, "GFLOP/s")
-    rates = ", ".join(f"{dtype} {machine.rate(dtype) / unit:.3g} {name}" for dtype in ("bfloat16", "float32"))
-    shares = " and ".join(f"{100 * machine.reached[dtype]:.0f}%" for dtype in ("bfloat16", "float32"))
-    notes.append(f"speed: {rates} ({shares} of the peaks), {1e3 * machine.layer_seconds:g} ms a layer")
-    return notes
-
-
-def _print_json(
-    bill: Any, effects: Sequence[Any], checked: Any, notes: Sequence[str], too_large: Sequence[str]
-) -> None:
-    from dataclasses import asdict
-
-    from qtuning.files import canonical_json
-
-    content = asdict(bill) | {
-        "wall_hours": bill.wall_hours,
-        "effects": [asdict(effect) for effect in effects],
-        "check": asdict(checked),
-        "assumed": list(notes),
-        "too_large": list(too_large),
-    }
-    print(canonical_json(content))

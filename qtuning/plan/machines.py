@@ -13,6 +13,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from qtuning.errors import UserError
+from qtuning.experiment.yaml_files import nearest
 from qtuning.plan.shapes import BYTES, Shape
 
 GIB = 2**30
@@ -85,3 +87,11 @@ def machines() -> dict[str, Machine]:
                        peak={"bfloat16": 200e9, "float32": 70e9}, reached={"bfloat16": 0.9, "float32": 0.9},
                        layer_seconds=0.4e-3, update_seconds=0.008, start_seconds=6.0, margin=0.1, reserve=0.5 * GIB),
     }  # fmt: skip
+
+
+def find_machine(name: str) -> Machine:
+    """The machine that `--gpu` names; UserError for an unknown one."""
+    known = machines()
+    if name not in known:
+        raise UserError(f"--gpu = {name!r}: unknown{nearest(name, known)}")
+    return known[name]

@@ -1,95 +1,118 @@
-"""The bill on a terminal: what it costs, whether it fits, what dominates, what it can show, how sure it is."""
+"""The answer of `qtuning plan`, on a terminal or as JSON: the bill, what the tables will show, and how sure that is."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from qtuning.files import canonical_json
+from qtuning.plan.assumptions import Assumptions
 from qtuning.plan.bill import Bill, Hours
 from qtuning.plan.check import Check, Ratio
 from qtuning.plan.effect import Effect
-from qtuning.plan.machines import GIB
+from qtuning.plan.jobs import Jobs
+from qtuning.plan.lengths import CHARACTERS
+from qtuning.plan.machines import GIB, Machine
 
 WIDTH = 100
+LABEL_WIDTH = 12
+REFERENCE = {"random+random": "random + random", "full": "full data", "zero-shot": "zero-shot"}
+Line = tuple[str, str]  # label and text
 
 
-def print_bill(
-    bill: Bill, effects: Sequence[Effect], check: Check, notes: Sequence[str], console: Console | None = None
-) -> None:
+def plan_json(
+    bill: Bill, effects: Sequence[Effect], check: Check, assumed: Sequence[str], too_large: Sequence[str]
+) -> str:
+    """Everything, for machines."""
+    content = asdict(bill) | {
+        "wall_hours": bill.wall_hours,
+        "effects": [asdict(effect) for effect in effects],
+        "check": asdict(check),
+        "assumed": list(assumed),
+        "too_large": list(too_large),
+    }
+    return canonical_json(content)
+
+
+def print_plan(bill: Bill, effects: Sequence[Effect], check: Check, assumed: Sequence[str]) -> None:
     """Print all of it, 100 columns wide."""
-    console = console or Console(width=WIDTH)
+    console = Console(width=WIDTH)
 
     def say(text: str, style: str = "") -> None:
         console.print(text, style=style, markup=False, highlight=False)
 
     left = bill.cells - bill.done
-    say(f"{bill.cells:,} cells, {bill.done:,} done, {left:,} to do, on {bill.machine.label}", "bold")
-    console.print()
+    say(f"{bill.cells:,} cells, {bill.done:,} done, {left:,} to do, on {bill.machine.label}\n", "bold")
     console.print(_experiments(bill, console))
-    console.print()
-    say("\n".join(textwrap.wrap(bill.dominates, WIDTH)), "bold")
-    console.print()
+    say("\n" + "\n".join(textwrap.wrap(bill.dominates, WIDTH)) + "\n", "bold")
     console.print(_models(bill))
     console.print()
-    facts = _facts(bill) if left else []
-    for label, text in [*facts, *_detectable(effects), *_checked(check)]:
-        say(f"{label:<12}{_wrapped(text)}")
-    for note in notes:
-        say(f"{'assumed':<12}{_wrapped(note)}", "dim")
+    for label, text in [*(_facts(bill) if left else []), *_detectable(effects), *_checked(check)]:
+        say(_labelled(label, text))
+    for text in assumed:
+        say(_labelled("assumed", text), "dim")
+
+
+def list_assumptions(jobs: Jobs, machine: Machine, assumptions: Assumptions) -> list[str]:
+    """What the bill rests on that was not measured."""
+    by_basis: dict[str, dict[str, int]] = {}
+    for name, lengths in jobs.train_sets.values():
+        by_basis.setdefault(lengths.basis, {})[name] = lengths.rows
+    notes = [
+        f"{name}: {rows:,} rows of its file, {CHARACTERS:g} characters a token, until it has been prepared"
+        for name, rows in sorted(by_basis.get("characters", {}).items())
+    ]
+    for name in sorted(by_basis.get("assumed", {})):
+        guess, own = assumptions.train_set(name)
+        size = f"{guess.rows:,} rows, {guess.prompt_tokens:g} + {guess.response_tokens:g} tokens"
+        whose = "" if own else " (default: no entry of its own)"
+        notes.append(f"{name}: {size}, from planning.yaml{whose}, until it has been prepared")
+    unit, name = (1e12, "TFLOP/s") if machine.device == "cuda" else (1e9, "GFLOP/s")
+    rates = ", ".join(f"{dtype} {machine.rate(dtype) / unit:.3g} {name}" for dtype in ("bfloat16", "float32"))
+    shares = " and ".join(f"{100 * machine.reached[dtype]:.0f}%" for dtype in ("bfloat16", "float32"))
+    return [*notes, f"speed: {rates} ({shares} of the peaks), {1e3 * machine.layer_seconds:g} ms a layer"]
 
 
 def _experiments(bill: Bill, console: Console) -> Table:
-    """The widest spacing that fits."""
+    """The table of experiments, with the widest spacing that fits."""
     unlimited = console.options.update(max_width=10_000)
-    tables = [_spaced(bill, gap) for gap in (3, 2, 1)]
+    tables = [_spaced_experiments(bill, gap) for gap in (3, 2, 1)]
     return next((t for t in tables if console.measure(t, options=unlimited).maximum <= console.width), tables[-1])
 
 
-def _spaced(bill: Bill, gap: int) -> Table:
-    short = bill.total.total < 2
-    unit = "GPU" if bill.machine.device == "cuda" else "CPU"
-    unit += "-minutes" if short else "-hours"
-    table = _table(gap)
-    table.add_column("\nExperiment", no_wrap=True)
-    for header in ("\ncells", "\ndone", "\nshared", "to do:\ntrain", "\nevaluate"):
-        table.add_column(header, justify="right", no_wrap=True)
-    for header in (f"{unit}\nscoring", "\ntraining", "\nevaluation", "\ntotal"):
-        table.add_column(header, justify="right", no_wrap=True)
-    if bill.price is not None:
-        table.add_column("\nUSD", justify="right", no_wrap=True)
+def _spaced_experiments(bill: Bill, gap: int) -> Table:
+    in_minutes = bill.total.total < 2
+    unit = ("GPU" if bill.machine.device == "cuda" else "CPU") + ("-minutes" if in_minutes else "-hours")
+    headers = ["\nExperiment", "\ncells", "\ndone", "\nshared", "to do:\ntrain", "\nevaluate"]
+    headers += [f"{unit}\nscoring", "\ntraining", "\nevaluation", "\ntotal"]
+    table = _table(headers if bill.price is None else [*headers, "\nUSD"], gap)
 
     def numbers(hours: Hours) -> list[str]:
         stages = (hours.scoring, hours.training, hours.evaluation, hours.total)
-        texts = [amount(60 * value if short else value) for value in stages]
-        return texts if bill.price is None else [*texts, amount(hours.total * bill.price)]
+        texts = [_amount(60 * value if in_minutes else value) for value in stages]
+        return texts if bill.price is None else [*texts, _amount(hours.total * bill.price)]
+
+    def add(name: str, counts: Iterable[int], hours: Hours, style: str = "") -> None:
+        table.add_row(name, *(f"{count:,}" for count in counts), *numbers(hours), style=style)
 
     for row in bill.rows:
-        counts = (row.cells, row.done, row.shared, row.trainings, row.evaluations)
-        table.add_row(row.experiment, *(f"{count:,}" for count in counts), *numbers(row.hours))
+        add(row.experiment, (row.cells, row.done, row.shared, row.trainings, row.evaluations), row.hours)
     if len(bill.rows) > 1:
         table.add_section()
-        jobs = sum(row.trainings for row in bill.rows), sum(row.evaluations for row in bill.rows)
-        counts = (bill.cells, bill.done, sum(row.shared for row in bill.rows), *jobs)
-        table.add_row("All", *(f"{count:,}" for count in counts), *numbers(bill.total), style="bold")
+        sums = (sum(getattr(row, count) for row in bill.rows) for count in ("shared", "trainings", "evaluations"))
+        add("All", (bill.cells, bill.done, *sums), bill.total, "bold")
     return table
 
 
 def _models(bill: Bill) -> Table:
-    table = _table()
-    for header in (
-        "Model",
-        "parameters",
-        "train",
-        "GiB to train",
-        "GiB to evaluate",
-        f"of {_gib(bill.machine.usable)}",
-    ):
-        table.add_column(header, justify="left" if header == "Model" else "right", no_wrap=True)
+    room = bill.machine.usable
+    table = _table(["Model", "parameters", "train", "GiB to train", "GiB to evaluate", f"of {_gib(room)}"])
     for row in bill.models:
         largest = max(row.training_bytes, row.evaluation_bytes)
-        verdict = "–" if largest == 0 else "fits" if largest <= bill.machine.usable else "TOO LARGE"
+        verdict = "–" if largest == 0 else "fits" if largest <= room else "TOO LARGE"
         table.add_row(
             row.model, _count(row.parameters), f"{row.trainings:,}",
             _gib(row.training_bytes), _gib(row.evaluation_bytes), verdict,
@@ -98,35 +121,25 @@ def _models(bill: Bill) -> Table:
     return table
 
 
-def _facts(bill: Bill) -> list[tuple[str, str]]:
-    disk, flops = bill.disk, bill.flops
-    hours = bill.wall_hours
-    time = (
-        f"{60 * hours:,.0f} minutes"
-        if hours < 2
-        else f"{hours:,.1f} hours"
-        if hours < 72
-        else f"{hours / 24:,.1f} days"
-    )
+def _facts(bill: Bill) -> list[Line]:
+    """Time, FLOPs, questions and disk of what is to do."""
     devices = "one at a time" if bill.parallel == 1 else f"{bill.parallel} at a time"
-    likelihoods = f"{bill.likelihoods:,} likelihoods of choices and " if bill.likelihoods else ""
+    price = "" if bill.price is None else f", at {bill.price:g} USD an hour"
     lines = [
-        ("wall clock", f"{time} with {devices}" + ("" if bill.price is None else f", at {bill.price:g} USD an hour")),
-        ("FLOPs", ", ".join(f"{name} {value:.2e}" for name, value in flops.items())),
+        ("wall clock", f"{_duration(bill.wall_hours)} with {devices}{price}"),
+        ("FLOPs", ", ".join(f"{name} {value:.2e}" for name, value in bill.flops.items())),
     ]
     if bill.items:
+        likelihoods = f"{bill.likelihoods:,} likelihoods of choices and " if bill.likelihoods else ""
         generated = f" of {_count(bill.generated[0])} tokens (at most {_count(bill.generated[1])})"
         lines.append(("questions", f"{bill.items:,} items: {likelihoods}{bill.generations:,} generations{generated}"))
+    disk = bill.disk
     parts = f"models to fetch {_size(disk.base_models)}, weights that stay {_size(disk.kept_weights)}, records "
     parts += f"{_size(disk.records)}, and {_size(disk.passing)} of weights and checkpoints that go again"
-    lines.append(("disk", f"{_size(disk.peak)} at most: {parts}"))
-    return lines
+    return [*lines, ("disk", f"{_size(disk.peak)} at most: {parts}")]
 
 
-REFERENCE = {"random+random": "random + random", "full": "full data", "zero-shot": "zero-shot"}
-
-
-def _detectable(effects: Sequence[Effect]) -> list[tuple[str, str]]:
+def _detectable(effects: Sequence[Effect]) -> list[Line]:
     """What the tables will be able to mark of each experiment, or why they will mark nothing."""
     lines = []
     for effect in effects:
@@ -144,44 +157,50 @@ def _detectable(effects: Sequence[Effect]) -> list[tuple[str, str]]:
     return lines
 
 
-def _points(points: float) -> str:
-    """`6.1 points`; scores differ by 100 at most."""
-    return f"{points:.1f} points" if points < 100 else "none (over 100 points)"
-
-
-def _checked(check: Check) -> list[tuple[str, str]]:
-    named = [
-        ("FLOPs", check.flops),
-        ("seconds of training", check.training_seconds),
-        ("seconds of evaluation", check.evaluation_seconds),
-        ("peak memory", check.memory),
-    ]
-    lines = [
-        (
-            "checked",
-            f"{what}: predicted / measured {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f}), {_of(ratio)}",
-        )
-        for what, ratio in named
-        if ratio is not None
-    ]
+def _checked(check: Check) -> list[Line]:
+    """Predictions beside what finished cells took."""
+    ratios = {
+        "FLOPs": check.flops,
+        "seconds of training": check.training_seconds,
+        "seconds of evaluation": check.evaluation_seconds,
+        "peak memory": check.memory,
+    }
+    lines = [("checked", f"{what}: predicted / measured {_ratio(ratio)}") for what, ratio in ratios.items() if ratio]
     if check.elsewhere:
         lines.append(("checked", f"{check.elsewhere} finished cells ran on a GPU: their seconds are not compared"))
     return lines or [("checked", "no finished cell to compare predictions with yet")]
 
 
-def _of(ratio: Ratio) -> str:
-    return f"{ratio.cells} finished cells" + (f", furthest {ratio.worst}" if ratio.cells > 1 else "")
+def _ratio(ratio: Ratio) -> str:
+    furthest = f", furthest {ratio.worst}" if ratio.cells > 1 else ""
+    return f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f}), {ratio.cells} finished cells{furthest}"
 
 
-def _table(gap: int = 2) -> Table:
-    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+def _table(headers: Sequence[str], gap: int = 2) -> Table:
+    """A table whose first column is text, and whose others are numbers."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    for index, header in enumerate(headers):
+        table.add_column(header, justify="right" if index else "left", no_wrap=True)
+    return table
 
 
-def _wrapped(text: str) -> str:
-    return ("\n" + 12 * " ").join(textwrap.wrap(text, WIDTH - 12, break_on_hyphens=False, break_long_words=False))
+def _labelled(label: str, text: str) -> str:
+    lines = textwrap.wrap(text, WIDTH - LABEL_WIDTH, break_on_hyphens=False, break_long_words=False)
+    return f"{label:<{LABEL_WIDTH}}" + ("\n" + LABEL_WIDTH * " ").join(lines)
 
 
-def amount(value: float) -> str:
+def _points(points: float) -> str:
+    """`6.1 points`; two scores differ by 100 at most."""
+    return f"{points:.1f} points" if points < 100 else "none (over 100 points)"
+
+
+def _duration(hours: float) -> str:
+    if hours < 2:
+        return f"{60 * hours:,.0f} minutes"
+    return f"{hours:,.1f} hours" if hours < 72 else f"{hours / 24:,.1f} days"
+
+
+def _amount(value: float) -> str:
     """Three digits, thousands apart."""
     if value == 0:
         return "0"
