@@ -61,7 +61,7 @@ def plane(
     from tqdm import tqdm
 
     from qtuning.experiment.names import ResultPaths
-    from qtuning.figures import plane as figure
+    from qtuning.figures.plane import draw_plane
     from qtuning.figures.style import save
     from qtuning.probes.score_file import scan
 
@@ -83,7 +83,7 @@ def plane(
         )
     lines = found.thresholds
     tails = (lines.ppl_low, lines.ppl_high, lines.ent_low, lines.ent_high)
-    drawing = figure.plane(found.samples, tails=tails, kept=f"kept at {100 * sample_ratio:g}%")
+    drawing = draw_plane(found.samples, tails=tails, kept=f"kept at {100 * sample_ratio:g}%")
     paths = save(drawing, out, f"{chosen.name}-{train_set.name}")
     report(found, sample_ratio, Console())
     for path in paths:

@@ -6,6 +6,8 @@ import polars as pl
 
 from qtuning.tables.labels import benchmark_label
 
+SPREAD = "Points are means over the seeds, bars ± 1 sample standard deviation"
+
 SHOWN = 4
 """How many cells a caption names before it counts the rest."""
 

@@ -1,19 +1,19 @@
-"""Where methods differ from random pruning: methods x benchmarks."""
+"""Heat maps of the difference from random pruning, methods x benchmarks, a block per budget."""
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from qtuning.figures.points import budget_name
-from qtuning.figures.style import BLACK, BLUE, COLUMN, PAGE, VERMILLION, Drawing, styled
+from qtuning.figures.style import BLACK, BLUE, COLUMN, PAGE, VERMILLION, Drawing, colour_bar, panels, styled
 from qtuning.tables.labels import benchmark_label, hole_text, method_label
-from qtuning.tables.summary import Entry, Summary, random_at_budget, summarise
+from qtuning.tables.summary import Entry, Hole, Summary, random_at_budget
 
 ROW, HEAD = 0.165, 0.26
 """Inches of a row, and of what stands above a block."""
@@ -37,28 +37,23 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-def differences(scores: pl.DataFrame) -> pl.DataFrame:
+def differences(summary: Summary) -> pl.DataFrame:
     """One row per pruned method, budget, model and benchmark: score, and difference from random pruning (points).
 
-    scores: the rows of one experiment. Only budgets that have a random row to compare with. reference: that row itself,
-    which has no difference.
+    Only budgets that have a random row to compare with. reference: whether the row is that one, which has no
+    difference.
     """
-    summary = summarise(scores)
-    return pl.DataFrame(list(_rows(summary)), schema=SCHEMA, orient="row")
-
-
-def _rows(summary: Summary) -> Iterator[dict[str, Any]]:
+    rows = []
     for line in summary.lines:
         rival = random_at_budget(line, summary.lines)
         if rival is None or line.sample_ratio is None or line.token_ratio is None:
             continue
-        for model in summary.models:
-            for benchmark in summary.benchmarks:
-                entry = summary.entries.get((line, model, benchmark))
-                if entry is None:
-                    continue
-                score = isinstance(entry, Entry)
-                yield {
+        for model, benchmark in product(summary.models, summary.benchmarks):
+            entry = summary.entries.get((line, model, benchmark))
+            if entry is None:
+                continue
+            rows.append(
+                {
                     "train_set": line.train_set,
                     "model": model,
                     "budget": budget_name(line.sample_ratio, line.token_ratio),
@@ -67,8 +62,23 @@ def _rows(summary: Summary) -> Iterator[dict[str, Any]]:
                     "benchmark": benchmark,
                     "mean": entry.mean if isinstance(entry, Entry) else None,
                     "difference": entry.difference if isinstance(entry, Entry) else None,
-                    "hole": None if score else hole_text(entry),  # type: ignore[arg-type]
+                    "hole": hole_text(entry) if isinstance(entry, Hole) else None,
                 }
+            )
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+def heatmaps(summary: Summary) -> Iterator[tuple[str, Drawing]]:
+    """(name, drawing) of the heat maps of an experiment: of each train set and model, cut between budgets."""
+    frame = differences(summary)
+    parts = frame.partition_by("train_set", "model", maintain_order=True)
+    for part in parts:
+        train_set, model = part.row(0)[:2]
+        cut = pages(part)
+        for number, page in enumerate(cut, start=1):
+            if page["difference"].drop_nulls().len():
+                names = [train_set, model] if len(parts) > 1 else []
+                yield "-".join(["heatmap", *names, *([str(number)] * (len(cut) > 1))]), draw_heatmap(page)
 
 
 def pages(frame: pl.DataFrame) -> list[pl.DataFrame]:
@@ -82,7 +92,7 @@ def pages(frame: pl.DataFrame) -> list[pl.DataFrame]:
     return [pl.concat(blocks) for blocks in found]
 
 
-def heatmap(frame: pl.DataFrame) -> Drawing:
+def draw_heatmap(frame: pl.DataFrame) -> Drawing:
     """Difference from random + random in every cell, a block per budget, white at 0; the reference shows its score.
 
     frame: `differences` of one train set and model. Vermillion is below the reference, blue above, and every cell has
@@ -98,25 +108,26 @@ def heatmap(frame: pl.DataFrame) -> Drawing:
     width = min(PAGE, max(COLUMN, 0.065 * longest + 0.5 * len(benchmarks) + 0.2))
     with styled():
         height = sum(counts) * ROW + len(blocks) * HEAD + 0.75
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(len(blocks), 1, squeeze=False, gridspec_kw={"height_ratios": counts})[:, 0]
+        figure, axes = panels(len(blocks), 1, width, height, gridspec_kw={"height_ratios": counts})
         for number, (panel, block) in enumerate(zip(axes, blocks, strict=True)):
-            _block(panel, block, benchmarks, norm)
+            _draw_block(panel, block, benchmarks, norm)
             panel.set_title(f"Samples × tokens {block['budget'][0]}%", loc="left", fontsize=7.5)
             if number == len(blocks) - 1:
                 panel.set_xticks(range(len(benchmarks)), [benchmark_label(name) for name in benchmarks])
             else:
                 panel.set_xticks([])
-        bar = figure.colorbar(
-            ScalarMappable(norm, DIVERGING), ax=list(axes), location="bottom", aspect=45, pad=0.01, fraction=0.04
-        )
-        bar.set_label("Difference from random + random (points)", fontsize=7)
-        bar.ax.tick_params(labelsize=7, length=2)
-        bar.outline.set_linewidth(0.4)  # type: ignore[operator]
-    return Drawing(figure, frame)
+        options = {"location": "bottom", "aspect": 45, "pad": 0.01, "fraction": 0.04}
+        colours = ScalarMappable(norm, DIVERGING)
+        colour_bar(figure, axes, colours, "Difference from random + random (points)", **options)
+    text = (
+        f"Difference from random + random at the same budget in percentage points, {frame['model'][0]} on "
+        f"{frame['train_set'][0]}: mean over seeds of the paired differences. Blue: above it; orange: below. "
+        "Grey, italic: the score of random + random itself. Hatched: missing."
+    )
+    return Drawing(figure, frame, text)
 
 
-def _block(panel: Axes, block: pl.DataFrame, benchmarks: list[str], norm: TwoSlopeNorm) -> None:
+def _draw_block(panel: Axes, block: pl.DataFrame, benchmarks: list[str], norm: TwoSlopeNorm) -> None:
     labels = list(block["label"].unique(maintain_order=True))
     for row in block.iter_rows(named=True):
         x, y = benchmarks.index(row["benchmark"]), labels.index(row["label"])

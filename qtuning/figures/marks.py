@@ -1,4 +1,4 @@
-"""How methods are told apart: the sample pruner by colour, the token pruner by marker and line style."""
+"""How the lines and markers of methods look: the sample pruner by colour, the token pruner by marker and line style."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ SAMPLE_COLOUR = {
     "full": GREY,
 }
 TOKEN_COLOUR = {"random": BLACK, "ppl": BLUE, "fastv": ORANGE, "sparsevlm": GREEN}
-"""Where all samples are kept, the colour is free for the token pruner."""
+"""The colour tells the token pruner where all samples are kept."""
 
-Own = TypeVar("Own")
+Property = TypeVar("Property")
 
-Look = tuple[str, Any]
+Shape = tuple[str, Any]
 """Marker and line style."""
 
-TOKEN_LOOK: dict[str, Look] = {
+TOKEN_SHAPE: dict[str, Shape] = {
     "q-tuning": ("o", "-"),
     "none": ("P", (0, (9, 2))),
     "random": ("s", (0, (4, 1.5))),
@@ -35,9 +35,9 @@ TOKEN_LOOK: dict[str, Look] = {
 }
 
 SPARE_COLOURS = (PURPLE, SKY, WINE, INDIGO, OLIVE)
-"""Of no pruner that has a name above: those of plug-ins and of variants."""
+"""For plug-ins and for variants of a method."""
 
-SPARE_LOOKS: tuple[Look, ...] = (
+SPARE_SHAPES: tuple[Shape, ...] = (
     ("p", (0, (8, 1, 2, 1))),
     ("h", (0, (1, 3))),
     ("X", (0, (2, 1))),
@@ -46,15 +46,15 @@ SPARE_LOOKS: tuple[Look, ...] = (
     ("*", (0, (2, 1, 6, 1))),
     ("d", (0, (6, 2.5))),
 )
-"""Of no token pruner above: plug-ins take them from the front, variants from the back."""
+"""Plug-ins take these from the front, variants of a method from the back."""
 
 SIZE = {"*": 6.5, **dict.fromkeys("PX<>dp", 4.8)}
-"""Points, of markers that look smaller than the others at the same size."""
+"""Size in points of the markers that look smaller than the others at the same size."""
 
 
 @dataclass(frozen=True)
-class Mark:
-    """Colour, marker and line style of a method."""
+class Look:
+    """Colour, marker, line style and line width (points) of a curve."""
 
     colour: str
     marker: str
@@ -75,34 +75,35 @@ class Mark:
         }
 
 
-def marks(frame: pl.DataFrame) -> dict[str, Mark]:
-    """A mark per `label` of the points, no two alike (of some forty).
+def assign_looks(frame: pl.DataFrame) -> dict[str, Look]:
+    """A look for each `label` of the points; up to some forty labels, no two have the same colour and marker.
 
-    A plain method, with no options but the defaults, has the colour of its sample pruner and the look of its token
-    pruner; trained in several ways, the first of them. All others are variants: they take what no plain method has, so
-    that none is mistaken for another method. Plug-ins take spare colours and looks in the order of their rows.
+    A method with default options has the colour of its sample pruner and the shape of its token pruner. If it is
+    trained in several ways, only the first has them. All other rows are variants: they take colours and markers that no
+    method with default options has, so that no variant looks like another method. Plug-ins take spare colours and
+    shapes in the order of their rows.
     """
     rows = frame.unique("label", keep="first", maintain_order=True)
     plain = rows.filter(_plain())
-    colours = _assigned(_names(rows["sample_pruner"], "full"), SAMPLE_COLOUR, SPARE_COLOURS)
-    looks = _assigned(_names(rows["token_pruner"], "none"), TOKEN_LOOK, SPARE_LOOKS)
-    found: dict[str, Mark] = {}
+    colours = _assign(_names(rows["sample_pruner"], "full"), SAMPLE_COLOUR, SPARE_COLOURS)
+    shapes = _assign(_names(rows["token_pruner"], "none"), TOKEN_SHAPE, SPARE_SHAPES)
+    looks: dict[str, Look] = {}
+    # methods with default options choose first, so that the variants know what is taken
     for row in rows.sort(_varied(), ~_plain(), maintain_order=True).iter_rows(named=True):
         sample, token = row["sample_pruner"] or "full", row["token_pruner"] or "none"
         colour = TOKEN_COLOUR.get(token, colours[sample]) if sample == "full" else colours[sample]
-        own = Mark(colour, *looks[token], 1.8 if row["method"] == "q-tuning" else 0.9)
-        taken = {(mark.colour, mark.marker) for mark in found.values()}
-        if row["label"] in plain["label"] and (own.colour, own.marker) not in taken:
-            found[row["label"]] = own
-            continue
-        used = {*colours.values(), *(mark.colour for mark in found.values())}
-        spare = [Mark(*choice, 0.9) for choice in _spare(colour, used, {marker for _, marker in taken})]
-        found[row["label"]] = next((mark for mark in spare if (mark.colour, mark.marker) not in taken), spare[-1])
-    return {label: found[label] for label in rows["label"]}
+        look = Look(colour, *shapes[token], 1.8 if row["method"] == "q-tuning" else 0.9)
+        taken = {(other.colour, other.marker) for other in looks.values()}
+        if row["label"] not in plain["label"] or (look.colour, look.marker) in taken:
+            used = {*colours.values(), *(other.colour for other in looks.values())}
+            spare = [Look(*choice, 0.9) for choice in _spare(colour, used, {marker for _, marker in taken})]
+            look = next((other for other in spare if (other.colour, other.marker) not in taken), spare[-1])
+        looks[row["label"]] = look
+    return {label: looks[label] for label in rows["label"]}
 
 
-def key(frame: pl.DataFrame) -> str:
-    """What a caption says of the marks of these points."""
+def describe_looks(frame: pl.DataFrame) -> str:
+    """What a caption says of the looks of these points."""
     kept = frame.filter((pl.col("sample_pruner") == "full") & pl.col("token_pruner").is_in(list(TOKEN_COLOUR)))
     text = f"Colour: sample pruner{' (token pruner, where all samples are kept)' if len(kept) else ''}; marker"
     text += " and line style: token pruner"
@@ -114,14 +115,14 @@ def key(frame: pl.DataFrame) -> str:
 
 
 def _varied() -> pl.Expr:
-    """Whether options are not at their defaults; `variant` begins with how the cell is trained."""
+    """Whether options differ from their defaults: `variant` is how the cell is trained, then such options."""
     return pl.col("variant").fill_null("") != pl.col("training").fill_null("")
 
 
 def _plain() -> pl.Expr:
-    """Whether a row may have the look of its method. Options of plug-ins have no known defaults: all of them count."""
+    """Whether a row may have the look of its method. The defaults of a plug-in are not known: it always may."""
     known = pl.col("sample_pruner").fill_null("").is_in(["", *SAMPLE_COLOUR])
-    known &= pl.col("token_pruner").fill_null("").is_in(["", *TOKEN_LOOK])
+    known &= pl.col("token_pruner").fill_null("").is_in(["", *TOKEN_SHAPE])
     return ~_varied() | ~known
 
 
@@ -130,19 +131,23 @@ def _names(column: pl.Series, empty: str) -> list[str]:
     return [name or empty for name in column.unique(maintain_order=True)]
 
 
-def _assigned(names: Sequence[str], known: dict[str, Own], spare: Sequence[Own]) -> dict[str, Own]:
-    """What each pruner has: its own, or the next spare one."""
-    found = {name: known[name] for name in names if name in known}
+def _assign(names: Sequence[str], known: dict[str, Property], spare: Sequence[Property]) -> dict[str, Property]:
+    """The property of each pruner: its own if it is known, else the next spare one."""
     others = [name for name in names if name not in known]
-    return found | {name: spare[number % len(spare)] for number, name in enumerate(others)}
+    return {name: known[name] for name in names if name in known} | {
+        name: spare[number % len(spare)] for number, name in enumerate(others)
+    }
 
 
-def _spare(colour: str, colours: set[str], markers: set[str]) -> Iterator[tuple[str, str, Any]]:
-    """Colour, marker and line style for a variant: of a free colour, with a free marker, if there is one. Else of the
-    method's own colour, with markers as they come: those left over in SPARE_LOOKS look like a circle when small.
-    colours, markers: those that are not free."""
-    backwards = SPARE_LOOKS[::-1]
-    looks = sorted(backwards, key=lambda look: look[0] in markers)
-    yield from ((free, *looks[0]) for free in SPARE_COLOURS if free not in colours)
-    for one, look in product((colour, *SPARE_COLOURS), backwards):
-        yield one, *look
+def _spare(colour: str, used: set[str], markers: set[str]) -> Iterator[tuple[str, str, Any]]:
+    """Colours, markers and line styles that a variant may take, the best first.
+
+    The best is a colour that is not `used`, with a marker that is not in `markers` if there is one; then the method's
+    own colour with any marker. Markers come from the back of SPARE_SHAPES, since the first
+    ones look like a circle when small.
+    """
+    backwards = SPARE_SHAPES[::-1]
+    shape = min(backwards, key=lambda shape: shape[0] in markers)
+    yield from ((free, *shape) for free in SPARE_COLOURS if free not in used)
+    for one, other in product((colour, *SPARE_COLOURS), backwards):
+        yield one, *other

@@ -1,68 +1,75 @@
-"""Average score against what it cost, scoring included, with the Pareto front."""
+"""Average score against what the training cost, scoring included, with the Pareto front."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
 from matplotlib.axes import Axes
+from matplotlib.text import OffsetFrom
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from qtuning.figures import curves
-from qtuning.figures.labels import Label, beside
-from qtuning.figures.marks import marks
+from qtuning.figures.captions import SPREAD
+from qtuning.figures.marks import Look, assign_looks, describe_looks
+from qtuning.figures.points import facets, pruned, score_label
+from qtuning.figures.score_curves import describe_references, draw_references
 from qtuning.figures.style import PAGE, Drawing, legend_below, letter, panels, styled
 from qtuning.tables.pareto import front_of
 
-MARGIN = (1.9, 1.3)
-"""Room for labels left of the cheapest point and right of the dearest, as factors."""
-
-FEW = 12
-"""Up to so many points of a panel all have their budgets beside them, where there is room."""
+NAMED = 16
+"""Most points of a front that are named: so many names have room above one another."""
 
 COSTS = (("flops", "FLOPs"), ("seconds", "Seconds"))
 
 
-def pareto(frame: pl.DataFrame) -> Drawing:
+def draw_pareto(frame: pl.DataFrame) -> Drawing:
     """Score against FLOPs and against seconds, a row per train set and model.
 
     frame: `points` of an experiment. The axes are in per cent of what training on the full data costs in the mean over
-    the seeds; absolute where that is not known. The front is that of the means (results/pareto.py). In the data,
-    `flops_drawn`, `seconds_drawn` say where a point stands, and `flops_front`, `seconds_front` whether on the front.
+    the seeds; absolute where that is not known. The front is that of the means (tables/pareto.py). In the data,
+    `flops_drawn` and `seconds_drawn` say where a point stands, `flops_front` and `seconds_front` whether it is on the
+    front.
     """
     trained = frame.drop_nulls(["mean", "flops", "seconds"]).filter(pl.col("method") != "zero-shot")
-    look = marks(trained)
-    facets = curves.facets(trained)
-    data = []
-    named: list[tuple[Axes, list[Label], list[tuple[float, float]]]] = []
+    zero_shot = frame.filter(pl.col("method") == "zero-shot")
+    looks, places, data = assign_looks(trained), facets(trained), []
     with styled():
-        figure, axes = panels(len(facets), 2, PAGE, 2.7 * len(facets) + 0.4 + 0.14 * -(-len(look) // 4), sharey="row")
-        for row, place in enumerate(facets):
-            part = curves.facet(trained, *place)
-            for column, (cost, unit) in enumerate(COSTS):
-                panel = axes[2 * row + column]
-                whole = full_cost(part, cost)
+        height = 2.7 * len(places) + 0.4 + 0.14 * -(-len(looks) // 4)
+        figure, axes = panels(len(places), 2, PAGE, height, sharey="row")
+        for row, facet in enumerate(places):
+            part = facet.of(trained)
+            for index, (cost, unit) in enumerate(COSTS, start=2 * row):
+                panel, whole = axes[index], _full_cost(part, cost)
                 x = [value if whole is None else 100 * value / whole for value in part[cost]]
                 front = front_of(part[cost].to_list(), part["mean"].to_list())
                 part = part.with_columns(pl.Series(f"{cost}_drawn", x), pl.Series(f"{cost}_front", front))
-                best = sorted((index for index, on in enumerate(front) if on), key=x.__getitem__)
-                _axis(panel, x, unit if whole is None else f"{unit}, % of full data")
-                _scatter(panel, x, part, look)
-                _front(panel, x, part, best)
-                named.append((panel, _names(part, x, look, cost), list(zip(x, part["mean"].to_list(), strict=True))))
-                zero = curves.facet(frame, *place).filter(pl.col("method") == "zero-shot")
-                curves.references(panel, zero)
-                letter(panel, 2 * row + column, curves.facet_title(frame, *place) if len(facets) > 1 else "")
-            axes[2 * row].set_ylabel(curves.score_label(frame))
+                drawn = part.with_columns(x=pl.col(f"{cost}_drawn"))
+                _dress(panel, drawn["x"], unit if whole is None else f"{unit}, % of full data")
+                _draw_points(panel, drawn, looks)
+                _draw_front(panel, drawn.filter(front).sort("x", maintain_order=True), looks)
+                draw_references(panel, facet.of(zero_shot))
+                letter(panel, index, facet.title)
+            axes[2 * row].set_ylabel(score_label(frame))
             data.append(part)
-        handles, labels = curves.once(axes)
-        legend_below(figure, handles, labels, 4)
-        for panel, names, places in named:
-            beside(panel, names, places)
-    return Drawing(figure, pl.concat(data))
+        legend_below(figure, axes, 4)
+    return Drawing(figure, pl.concat(data), _text(frame))
 
 
-def full_cost(part: pl.DataFrame, cost: str) -> float | None:
-    """What the full data cost in the mean over the seeds; of several ways to train, the first. None if not known.
+def _text(frame: pl.DataFrame) -> str:
+    """What the caption says."""
+    scored = frame.filter(pl.col("mean").is_not_null() & pl.col("flops").is_not_null())
+    unit = " in per cent of what training on the full data cost (absolute where that is not known)"
+    return (
+        "Average score against what training cost, scoring included: FLOPs and seconds"
+        f"{unit if 'full' in scored['method'] else ''}. FLOPs are computed from shapes and tokens, the same on any "
+        "machine; seconds are wall seconds of the machine that each cell ran on, beside whatever else ran there: a "
+        "difference of less than a factor of two means little. The stairs join the trainings that no other beats "
+        f"in both score and cost, by their means, with their budgets. {describe_looks(pruned(scored))} "
+        f"{describe_references(frame.filter(pl.col('method') == 'zero-shot'))}{SPREAD}."
+    )
+
+
+def _full_cost(part: pl.DataFrame, cost: str) -> float | None:
+    """The mean cost of the full data over the seeds; of several ways to train, that of the first. None if not known.
 
     part: points of one train set and model. One number for all of them, so that shares are in the order of the costs.
     """
@@ -70,51 +77,44 @@ def full_cost(part: pl.DataFrame, cost: str) -> float | None:
     return known[0] if len(known) and known[0] else None
 
 
-def _scatter(panel: Axes, x: Sequence[float], part: pl.DataFrame, look: dict[str, Any]) -> None:
-    for index, row in enumerate(part.iter_rows(named=True)):
-        mark = look[row["label"]]
-        options = mark.options | {"linestyle": "none", "zorder": 4, "clip_on": False}
+def _draw_points(panel: Axes, part: pl.DataFrame, looks: Mapping[str, Look]) -> None:
+    for row in part.iter_rows(named=True):
+        options = looks[row["label"]].options | {"label": row["label"], "linestyle": "none", "zorder": 4}
         if row["sd"]:
-            panel.errorbar(x[index], row["mean"], yerr=row["sd"], elinewidth=0.5, label=row["label"], **options)
+            panel.errorbar(row["x"], row["mean"], yerr=row["sd"], elinewidth=0.5, clip_on=False, **options)
         else:
-            panel.plot(x[index], row["mean"], label=row["label"], **options)
+            panel.plot(row["x"], row["mean"], clip_on=False, **options)
 
 
-def _front(panel: Axes, x: Sequence[float], part: pl.DataFrame, best: Sequence[int]) -> None:
-    """The front as a staircase."""
-    score = part["mean"].to_list()
-    panel.plot(
-        [x[index] for index in best],
-        [score[index] for index in best],
-        drawstyle="steps-post",
-        color="#444444",
-        linewidth=0.8,
-        zorder=2,
-        label="Pareto front",
-    )
+def _draw_front(panel: Axes, front: pl.DataFrame, looks: Mapping[str, Look]) -> None:
+    """The front as stairs, and the budgets of its points from the top left corner down, each with a line to its point.
 
-
-def _names(part: pl.DataFrame, x: Sequence[float], look: dict[str, Any], cost: str) -> list[Label]:
-    """Budgets (or `full`) of the front, the dearest first; where points are few, then those of the others."""
-    labels = [
-        Label(
-            x[index],
-            row["mean"],
-            row["budget"] if row["method"] != "full" else "full",
-            look[row["label"]].colour,
+    front: its points by rising cost, and so by rising score. The corner is free, since no point is cheaper and better
+    than the front; and the names are in the order of the points, so that the lines hardly cross.
+    """
+    # neither clipped nor shrunk, which would make the ends depend on how a processor rounds
+    line = {"arrowstyle": "-", "linewidth": 0.4, "relpos": (1.05, 0.5), "patchA": None, "shrinkA": 0, "shrinkB": 0}
+    options: dict[str, Any] = {"color": "#444444", "linewidth": 0.8, "zorder": 2}
+    panel.plot(front["x"], front["mean"], drawstyle="steps-post", label="Pareto front", **options)
+    for number, row in enumerate(front.reverse().head(NAMED).iter_rows(named=True)):
+        colour = looks[row["label"]].colour
+        panel.annotate(
+            "full" if row["method"] == "full" else row["budget"],
+            (row["x"], row["mean"]),
+            (3, -2 - 9 * number),
+            textcoords=OffsetFrom(panel, (0, 1)),
+            va="top",
+            fontsize=7,
+            color=colour,
+            arrowprops=line | {"color": colour},
         )
-        for index, row in enumerate(part.iter_rows(named=True))
-    ]
-    front = part[f"{cost}_front"].to_list()
-    order = sorted(range(len(x)), key=lambda index: (not front[index], -x[index]))
-    return [labels[index] for index in order if front[index] or len(part) <= FEW]
 
 
-def _axis(panel: Axes, x: Sequence[float], label: str) -> None:
-    """Logarithmic, from below the cheapest point to above the dearest, with its ticks written out."""
+def _dress(panel: Axes, x: pl.Series, label: str) -> None:
+    """A logarithmic axis with its ticks written out, and with room for names left of the cheapest point."""
     panel.set_xscale("log")
-    low, high = min(x), max(x)
-    panel.set_xlim(low / MARGIN[0], high * MARGIN[1])
+    low, high = float(x.min()), float(x.max())  # type: ignore[arg-type]
+    panel.set_xlim(low / max(1.9, (high / low) ** 0.35), high * 1.3)
     panel.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     panel.minorticks_off()

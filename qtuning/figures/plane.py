@@ -1,8 +1,9 @@
-"""The Error-Uncertainty plane of a set of samples: how dense it is where, its four quadrants, and what was kept."""
+"""The Error-Uncertainty plane of samples: their density, their four quadrants, which of them were kept, and how all
+this moves in training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +15,21 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from qtuning.figures.style import BLACK, COLUMN, QUADRANT, Drawing, legend_below, panels, styled
+from qtuning.figures.style import (
+    BLACK,
+    COLUMN,
+    PAGE,
+    QUADRANT,
+    Drawing,
+    colour_bar,
+    legend_below,
+    letter,
+    panels,
+    styled,
+)
 
 Array = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
 Naming = Literal["figure", "text"]
 
 BINS = 36
@@ -31,41 +44,15 @@ CORNERS: dict[Naming, dict[str, int]] = {
 }
 """Reading A1: which quadrant lies where, with uncertainty to the right and error upwards."""
 
+STAGES = ("start", "middle", "end")
+PARTS = 10
+"""A stage is one in so many of the updates: the first, the middle and the last of them."""
 
-@dataclass(frozen=True)
-class Lines:
-    """Where the plane is cut: above `ppl` the error is high, above `ent` the uncertainty. tails: (low, high) thresholds
-    of both, (ppl_low, ppl_high, ent_low, ent_high), drawn as well where they are given."""
-
-    ppl: float
-    ent: float
-    tails: tuple[float, float, float, float] | None = None
+FEWEST = 2 * PARTS
+"""Fewest updates that have stages."""
 
 
-def median_lines(frame: pl.DataFrame, tails: tuple[float, float, float, float] | None = None) -> Lines:
-    """The medians of `ppl` and `entropy`."""
-    return Lines(float(frame["ppl"].median()), float(frame["entropy"].median()), tails)  # type: ignore[arg-type]
-
-
-def with_corner(frame: pl.DataFrame, lines: Lines, naming: Naming = "figure") -> pl.DataFrame:
-    """Add `median_quadrant`, 1 to 4: the quadrant of each sample with respect to the lines."""
-    corner = CORNERS[naming]
-    high = pl.col("ppl") > lines.ppl
-    right = pl.col("entropy") > lines.ent
-    return frame.with_columns(
-        pl.when(high & right)
-        .then(corner["top right"])
-        .when(high)
-        .then(corner["top left"])
-        .when(right)
-        .then(corner["bottom right"])
-        .otherwise(corner["bottom left"])
-        .cast(pl.Int8)
-        .alias("median_quadrant")
-    )
-
-
-def plane(
+def draw_plane(
     frame: pl.DataFrame,
     naming: Naming = "figure",
     tails: tuple[float, float, float, float] | None = None,
@@ -73,29 +60,193 @@ def plane(
 ) -> Drawing:
     """Density of samples over uncertainty and error, in the colours of the quadrants of the median split.
 
-    frame: ppl (log axis), entropy (nats), kept (bool). tails: thresholds of the triage, drawn dashed. kept: how the
-    legend calls the samples that are kept; of each kind at most MOST_MARKS are marked, evenly spaced.
+    frame: ppl (log axis), entropy (nats), kept (bool). tails: thresholds of the triage (ppl_low, ppl_high, ent_low,
+    ent_high), drawn dashed. kept: how the legend calls the samples that are kept; of each kind at most MOST_MARKS are
+    marked, evenly spaced.
     """
-    lines = median_lines(frame, tails)
-    data = with_corner(frame, lines, naming)
+    medians = Medians.of(frame)
+    data = add_quadrant(frame, medians, naming)
     with styled():
         figure, axes = panels(1, 1, COLUMN, 3.2)
         panel = axes[0]
-        grid = Bins.of(data, lines)
-        most = draw_density(panel, grid.of_frame(data), naming)
-        draw_lines(panel, grid)
-        draw_kept(panel, data, kept)
-        corner_shares(panel, data, naming)
-        dress(panel, grid)
+        grid = Grid.of(data, medians)
+        counts = grid.count(data)
+        most = max(2, int(counts.max()))
+        _draw_density(panel, grid, counts, naming, most)
+        _draw_lines(panel, grid, tails)
+        _draw_kept(panel, data, kept)
+        _draw_shares(panel, data, naming)
+        _dress(panel, grid)
         panel.set_xlabel("Uncertainty: mean token entropy (nats)")
         panel.set_ylabel("Error: perplexity (log scale)")
-        density_bar(figure, axes, most)
-        handles, labels = panel.get_legend_handles_labels()
-        legend_below(figure, handles, labels, 1 if len(labels) > 2 else 2)
+        _draw_density_bar(figure, axes, most)
+        labels = panel.get_legend_handles_labels()[1]
+        legend_below(figure, axes, 1 if len(labels) > 2 else 2)
     return Drawing(figure, data)
 
 
-def draw_kept(panel: Axes, data: pl.DataFrame, name: str) -> None:
+def draw_flow(frame: pl.DataFrame, naming: Naming = "figure") -> Drawing:
+    """Density, medians and quadrant shares at three stages on common axes; the arrow is where the medians went.
+
+    frame: rows of planes.parquet of one cell.
+    """
+    staged = stages(frame.sort("update", maintain_order=True))
+    parts = [staged.filter(pl.col("stage") == name) for name in STAGES]
+    grids = [Grid.of(part, Medians.of(part), staged) for part in parts]
+    parts = [add_quadrant(part, grid.medians, naming) for part, grid in zip(parts, grids, strict=True)]
+    counts = [grid.count(part) for part, grid in zip(parts, grids, strict=True)]
+    most = max(2, *(int(count.max()) for count in counts))
+    before = grids[0].medians
+    with styled():
+        figure, axes = panels(1, 3, PAGE, 2.45, sharex=True, sharey=True)
+        for index, (panel, part, grid, count) in enumerate(zip(axes, parts, grids, counts, strict=True)):
+            _draw_density(panel, grid, count, naming, most)
+            _draw_lines(panel, grid)
+            _draw_shares(panel, part, naming, size=7)
+            now = grid.medians
+            if index:
+                panel.annotate(
+                    "",
+                    (now.ent, now.ppl),
+                    (before.ent, before.ppl),
+                    arrowprops={"arrowstyle": "-|>", "color": BLACK, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0},
+                    zorder=6,
+                )
+                panel.plot(before.ent, before.ppl, "o", markersize=3.5, color="white", markeredgecolor=BLACK, zorder=6)
+            letter(panel, index, f"updates {part['update'][0]}–{part['update'][-1]} (n = {len(part)})")
+            before = now
+        for panel in axes:
+            _dress(panel, *grids)
+        _draw_density_bar(figure, axes, most)
+        axes[1].set_xlabel("Uncertainty: mean token entropy (nats)")
+        axes[0].set_ylabel("Error: perplexity (log scale)")
+    return Drawing(figure, pl.concat(parts))
+
+
+def stages(frame: pl.DataFrame) -> pl.DataFrame:
+    """The samples scored in the first, the middle and the last tenth of the updates, with their `stage`.
+
+    The middle tenth begins at 45% of the updates.
+    """
+    first, last = int(frame["update"].min()), int(frame["update"].max())  # type: ignore[arg-type]
+    place = (pl.col("update") - first) / max(1, last - first)
+    begins = (0.0, 0.5 - 0.5 / PARTS, 1 - 1 / PARTS)
+    return pl.concat(
+        frame.filter((place >= begin) & (place <= begin + 1 / PARTS)).with_columns(pl.lit(name).alias("stage"))
+        for name, begin in zip(STAGES, begins, strict=True)
+    )
+
+
+class Medians(NamedTuple):
+    """Where the plane is cut: error is high above `ppl`, uncertainty above `ent`."""
+
+    ppl: float
+    ent: float
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame) -> "Medians":
+        """The medians of `ppl` and `entropy`."""
+        return cls(float(frame["ppl"].median()), float(frame["entropy"].median()))  # type: ignore[arg-type]
+
+
+def add_quadrant(frame: pl.DataFrame, medians: Medians, naming: Naming = "figure") -> pl.DataFrame:
+    """Add `median_quadrant`, 1 to 4: the quadrant of each sample with respect to the medians."""
+    corner = CORNERS[naming]
+    high, right = pl.col("ppl") > medians.ppl, pl.col("entropy") > medians.ent
+    top = pl.when(right).then(corner["top right"]).otherwise(corner["top left"])
+    bottom = pl.when(right).then(corner["bottom right"]).otherwise(corner["bottom left"])
+    return frame.with_columns(median_quadrant=pl.when(high).then(top).otherwise(bottom).cast(pl.Int8))
+
+
+def quadrant_shares(data: pl.DataFrame) -> dict[int, float]:
+    """Share of the samples in each quadrant of the median split."""
+    return {quadrant: float((data["median_quadrant"] == quadrant).mean()) for quadrant in (1, 2, 3, 4)}  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Edges of the bins: along the entropy, and along log10 of the perplexity.
+
+    The medians are edges, so that every bin lies in one quadrant.
+    """
+
+    ent: Array
+    log_ppl: Array
+    medians: Medians
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame, medians: Medians, scale: pl.DataFrame | None = None) -> "Grid":
+        """Bins that cover every sample of `frame`, so large that BINS an axis cover `scale` (default: `frame`)."""
+        whole = frame if scale is None else scale
+        steps = np.ptp(whole["entropy"].to_numpy()) / BINS, np.ptp(np.log10(whole["ppl"].to_numpy())) / BINS
+        return cls(
+            _edges(frame["entropy"].to_numpy(), medians.ent, steps[0]),
+            _edges(np.log10(frame["ppl"].to_numpy()), float(np.log10(medians.ppl)), steps[1]),
+            medians,
+        )
+
+    def count(self, frame: pl.DataFrame) -> Counts:
+        """[rows of perplexity, columns of entropy]: how many samples lie in each bin.
+
+        A value on an edge is in the bin below it, as it is in the quadrant below.
+        """
+        x = np.searchsorted(self.ent, frame["entropy"].to_numpy(), side="left") - 1
+        y = np.searchsorted(self.log_ppl, np.log10(frame["ppl"].to_numpy()), side="left") - 1
+        counts = np.zeros((len(self.log_ppl) - 1, len(self.ent) - 1), dtype=np.int64)
+        np.add.at(counts, (y, x), 1)
+        return counts
+
+
+def _edges(values: Array, line: float, step: float) -> Array:
+    """Evenly spaced edges around all values (below the lowest, above or at the highest), one of them at `line`."""
+    step = float(step) if step > 0 else max(abs(line), 1.0) / BINS
+    below = int(np.floor((line - values.min()) / step)) + 1
+    above = max(1, int(np.ceil((values.max() - line) / step)))
+    # by whole steps from the line, which is itself exact: a sample at the median must fall below it
+    edges: Array = line + step * np.arange(-below, above + 1, dtype=np.float64)
+    edges[below] = line
+    edges[-1] = max(edges[-1], float(values.max()))
+    return edges
+
+
+def _draw_density(panel: Axes, grid: Grid, counts: Counts, naming: Naming, most: int) -> None:
+    """Fill the bins that hold samples in the colour of their quadrant, the fuller the more; `most` has full colour."""
+    norm = LogNorm(1, most)
+    corner = CORNERS[naming]
+    middle_ent = np.searchsorted(grid.ent, grid.medians.ent)
+    middle_ppl = np.searchsorted(grid.log_ppl, np.log10(grid.medians.ppl) - 1e-12)
+    squares, colours = [], []
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        name = f"{'top' if row >= middle_ppl else 'bottom'} {'right' if column >= middle_ent else 'left'}"
+        low, high = 10 ** grid.log_ppl[row], 10 ** grid.log_ppl[row + 1]
+        left, right = grid.ent[column], grid.ent[column + 1]
+        squares.append([(left, low), (right, low), (right, high), (left, high)])
+        colours.append(_tint(QUADRANT[corner[name]], 0.25 + 0.75 * float(norm(counts[row, column]))))
+    panel.add_collection(PolyCollection(squares, facecolors=colours, edgecolors=colours, linewidths=0.15, zorder=2))
+
+
+def _tint(colour: str, strength: float) -> tuple[float, float, float]:
+    """`colour` mixed with white."""
+    red, green, blue = (1 - strength * (1 - part) for part in to_rgb(colour))
+    return red, green, blue
+
+
+def _draw_lines(panel: Axes, grid: Grid, tails: tuple[float, float, float, float] | None = None) -> None:
+    """The medians as solid lines, the thresholds of the tails, if given, as dashed ones; they end where the bins do."""
+    across, up = (grid.ent[0], grid.ent[-1]), (10 ** grid.log_ppl[0], 10 ** grid.log_ppl[-1])
+    cuts: list[tuple[str, tuple[float, ...], Any]] = [("median", grid.medians, "-")]
+    if tails is not None:
+        cuts.append(("thresholds", tails, (0, (3, 2))))
+    for name, values, dashes in cuts:
+        ppl, ent = values[: len(values) // 2], values[len(values) // 2 :]
+        options: dict[str, Any] = {"color": BLACK, "linewidth": 0.7, "linestyle": dashes, "zorder": 3}
+        for number, value in enumerate(ppl):
+            panel.plot(across, (value, value), label=None if number else name, **options)
+        for value in ent:
+            panel.plot((value, value), up, **options)
+
+
+def _draw_kept(panel: Axes, data: pl.DataFrame, name: str) -> None:
     """Marks of the samples that are kept, by the thresholds (filled) and by the supplement (open)."""
     added = pl.col("supplement") if "supplement" in data.columns else pl.lit(False)
     for chosen, by, face, edge, width in (
@@ -121,107 +272,13 @@ def draw_kept(panel: Axes, data: pl.DataFrame, name: str) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Bins:
-    """Edges of the bins: along the entropy, and along log10 of the perplexity. A line is always an edge, so that every
-    bin lies in one quadrant."""
-
-    ent: Array
-    log_ppl: Array
-    lines: Lines
-
-    @classmethod
-    def of(cls, frame: pl.DataFrame, lines: Lines, scale: pl.DataFrame | None = None) -> "Bins":
-        """Bins that cover every sample of `frame`, so large that BINS an axis cover `scale` (default: `frame`)."""
-        ent, log_ppl = frame["entropy"].to_numpy(), np.log10(frame["ppl"].to_numpy())
-        whole = frame if scale is None else scale
-        return cls(
-            _edges(ent, lines.ent, np.ptp(whole["entropy"].to_numpy()) / BINS),
-            _edges(log_ppl, float(np.log10(lines.ppl)), np.ptp(np.log10(whole["ppl"].to_numpy())) / BINS),
-            lines,
-        )
-
-    def of_frame(self, frame: pl.DataFrame) -> "Counts":
-        """How many samples lie in each bin. A value on an edge is in the bin below it, as the quadrants have it."""
-        x = np.searchsorted(self.ent, frame["entropy"].to_numpy(), side="left") - 1
-        y = np.searchsorted(self.log_ppl, np.log10(frame["ppl"].to_numpy()), side="left") - 1
-        counts = np.zeros((len(self.log_ppl) - 1, len(self.ent) - 1), dtype=np.int64)
-        np.add.at(counts, (y, x), 1)
-        return Counts(self, counts)
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Samples by bin: [rows of perplexity, columns of entropy]."""
-
-    bins: Bins
-    counts: npt.NDArray[np.int64]
-
-
-def _edges(values: Array, line: float, step: float) -> Array:
-    """Evenly spaced edges around all values (below the lowest, above or at the highest), one of them at `line`."""
-    step = float(step) if step > 0 else max(abs(line), 1.0) / BINS
-    below = int(np.floor((line - values.min()) / step)) + 1
-    above = max(1, int(np.ceil((values.max() - line) / step)))
-    # by whole steps from the line, which is itself exact: a sample at the median must fall below it
-    edges: Array = line + step * np.arange(-below, above + 1, dtype=np.float64)
-    edges[below] = line
-    edges[-1] = max(edges[-1], float(values.max()))
-    return edges
-
-
-def draw_density(panel: Axes, grid: Counts, naming: Naming, most: int | None = None) -> int:
-    """Fill the bins that hold samples: the quadrant's colour, the fuller the more. Returns the count of full colour."""
-    bins, counts = grid.bins, grid.counts
-    top = max(int(counts.max()), 2) if most is None else most
-    norm = LogNorm(1, top)
-    corner = CORNERS[naming]
-    middle_ent = np.searchsorted(bins.ent, bins.lines.ent)
-    middle_ppl = np.searchsorted(bins.log_ppl, np.log10(bins.lines.ppl) - 1e-12)
-    squares, colours = [], []
-    for row, column in zip(*np.nonzero(counts), strict=True):
-        name = f"{'top' if row >= middle_ppl else 'bottom'} {'right' if column >= middle_ent else 'left'}"
-        low, high = 10 ** bins.log_ppl[row], 10 ** bins.log_ppl[row + 1]
-        left, right = bins.ent[column], bins.ent[column + 1]
-        squares.append([(left, low), (right, low), (right, high), (left, high)])
-        colours.append(_tint(QUADRANT[corner[name]], 0.25 + 0.75 * float(norm(counts[row, column]))))
-    panel.add_collection(PolyCollection(squares, facecolors=colours, edgecolors=colours, linewidths=0.15, zorder=2))
-    return top
-
-
-def _tint(colour: str, strength: float) -> tuple[float, float, float]:
-    """`colour` mixed with white."""
-    red, green, blue = (1 - strength * (1 - part) for part in to_rgb(colour))
-    return red, green, blue
-
-
-def draw_lines(panel: Axes, grid: Bins, label: bool = True) -> None:
-    """The medians as solid lines; the thresholds of the tails, where there are any, dashed. Not into the corners."""
-    lines = grid.lines
-    across, up = (grid.ent[0], grid.ent[-1]), (10 ** grid.log_ppl[0], 10 ** grid.log_ppl[-1])
-    for name, (ppl, ent), dashes in (
-        ("median", ((lines.ppl,), (lines.ent,)), "-"),
-        ("thresholds", (lines.tails[:2], lines.tails[2:]) if lines.tails else ((), ()), (0, (3, 2))),
-    ):
-        options: dict[str, Any] = {"color": BLACK, "linewidth": 0.7, "linestyle": dashes, "zorder": 3}
-        for number, value in enumerate(ppl):
-            panel.plot(across, (value, value), label=name if label and number == 0 else None, **options)
-        for value in ent:
-            panel.plot((value, value), up, **options)
-
-
-def shares(data: pl.DataFrame) -> dict[int, float]:
-    """Share of the samples in each quadrant of the median split."""
-    return {quadrant: float((data["median_quadrant"] == quadrant).mean()) for quadrant in (1, 2, 3, 4)}  # type: ignore[arg-type]
-
-
-def corner_shares(panel: Axes, data: pl.DataFrame, naming: Naming, size: float = 8) -> None:
+def _draw_shares(panel: Axes, data: pl.DataFrame, naming: Naming, size: float = 8) -> None:
     """`Q1 31%` in each corner, outside the data, in the colour of the quadrant."""
-    found = shares(data)
+    shares = quadrant_shares(data)
     for place, quadrant in CORNERS[naming].items():
         vertical, horizontal = place.split()
         panel.annotate(
-            f"Q{quadrant} {100 * found[quadrant]:.0f}%",
+            f"Q{quadrant} {100 * shares[quadrant]:.0f}%",
             (0.0 if horizontal == "left" else 1.0, 1.0 if vertical == "top" else 0.0),
             (3 if horizontal == "left" else -3, -3 if vertical == "top" else 3),
             xycoords="axes fraction",
@@ -236,39 +293,29 @@ def corner_shares(panel: Axes, data: pl.DataFrame, naming: Naming, size: float =
         )
 
 
-def dress(panel: Axes, grid: Bins) -> None:
+def _dress(panel: Axes, *grids: Grid) -> None:
     """Axes that hold all the bins and room for the corners; perplexity on a log axis with its ticks written out."""
+    left, right = min(grid.ent[0] for grid in grids), max(grid.ent[-1] for grid in grids)
+    low, high = min(grid.log_ppl[0] for grid in grids), max(grid.log_ppl[-1] for grid in grids)
+    height, width = high - low, right - left
     panel.set_yscale("log")
-    height = grid.log_ppl[-1] - grid.log_ppl[0]
-    width = grid.ent[-1] - grid.ent[0]
-    panel.set_ylim(10 ** (grid.log_ppl[0] - 0.11 * height), 10 ** (grid.log_ppl[-1] + 0.11 * height))
-    panel.set_xlim(grid.ent[0] - 0.03 * width, grid.ent[-1] + 0.03 * width)
-    narrow = height < 2.5
-    panel.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
-    far = grid.log_ppl[-1] >= 4
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(value) if far else f"{value:g}"))
+    panel.set_ylim(10 ** (low - 0.11 * height), 10 ** (high + 0.11 * height))
+    panel.set_xlim(left - 0.03 * width, right + 0.03 * width)
+    panel.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0) if height < 2.5 else (1.0,)))
+    panel.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"$10^{{{round(np.log10(value))}}}$" if high >= 4 else f"{value:g}")
+    )
     panel.minorticks_off()
     panel.grid(visible=False)
 
 
-def _power(value: float) -> str:
-    """1000 -> 10 to the 3, as mathematical text."""
-    return f"$10^{{{round(np.log10(value))}}}$"
-
-
-def density_bar(figure: Figure, axes: Sequence[Axes], most: int) -> None:
-    """What the strength of the colours means, in grey for all four."""
+def _draw_density_bar(figure: Figure, axes: Sequence[Axes], most: int) -> None:
+    """What the strength of the colours means, in grey for all four; ticks at 1, 3, 10, 30, ... samples."""
     greys = LinearSegmentedColormap.from_list("strength", [_tint("#404040", 0.25), _tint("#404040", 1.0)])
-    bar = figure.colorbar(ScalarMappable(LogNorm(1, most), greys), ax=list(axes), aspect=30, pad=0.02, fraction=0.05)
-    bar.set_label("Samples per bin (log scale)", fontsize=7)
-    bar.set_ticks(_counts(most))
-    bar.set_ticklabels([str(value) for value in _counts(most)])
-    bar.minorticks_off()
-    bar.ax.tick_params(labelsize=7, length=2)
-    bar.outline.set_linewidth(0.4)  # type: ignore[operator]
-
-
-def _counts(most: int) -> Sequence[int]:
-    """Ticks 1, 3, 10, 30, ... up to `most`."""
+    colours, options = ScalarMappable(LogNorm(1, most), greys), {"aspect": 30, "pad": 0.02, "fraction": 0.05}
+    bar = colour_bar(figure, axes, colours, "Samples per bin (log scale)", **options)
     ticks = [factor * 10**power for power in range(7) for factor in (1, 3) if factor * 10**power <= most]
-    return ticks if len(ticks) > 1 else [1, most]
+    ticks = ticks if len(ticks) > 1 else [1, most]
+    bar.set_ticks(ticks)
+    bar.set_ticklabels([str(value) for value in ticks])
+    bar.minorticks_off()

@@ -5,6 +5,7 @@ from typing import Any
 import polars as pl
 from matplotlib.axes import Axes
 
+from qtuning.figures.captions import SPREAD
 from qtuning.figures.style import BLUE, GREEN, PAGE, VERMILLION, Drawing, legend_below, letter, panels, styled
 from qtuning.tables.planted_errors import PRUNED
 
@@ -27,47 +28,49 @@ OFFSET = {("base", 0): -0.27, ("trained", 0): -0.09, ("base", 1): 0.09, ("traine
 """Of a point from the middle of its row, by the weights and the number of the measure."""
 
 
-def localisation(frame: pl.DataFrame) -> Drawing:
+def draw_planted_errors(frame: pl.DataFrame) -> Drawing:
     """Points from 0 to 1: a row per method and budget, a panel per score; open: base model, filled: trained.
 
-    frame: `results.localised.localised`, all of which is in the data. Methods that prune no tokens have no points in
-    the panels of pruned tokens; a value that is missing is a dash.
+    frame: that of `localised` (tables/planted_errors.py), all of which is in the data. Methods that prune no tokens
+    have no points in the panels of pruned tokens; a value that is missing is a dash.
     """
-    keys = ["train_set", "model", "label", "budget"]
     groups = frame.partition_by("train_set", "model", maintain_order=True)
-    several = {name: frame[name].n_unique() > 1 for name in ("train_set", "model")}
-    height = sum(0.30 * part.select(keys).n_unique() + 0.55 for part in groups) + 0.35
+    several = [name for name in ("train_set", "model") if frame[name].n_unique() > 1]
+    lines = [part.unique(["label", "budget"], keep="first", maintain_order=True) for part in groups]
+    ratios = [len(rows) for rows in lines]
+    height = sum(0.30 * count + 0.55 for count in ratios) + 0.35
+    options: dict[str, Any] = {"sharex": True, "sharey": "row", "gridspec_kw": {"height_ratios": ratios}}
     with styled():
-        ratios = [part.select(keys).n_unique() for part in groups]
-        figure, axes = panels(
-            len(groups), len(PANELS), PAGE, height, sharex=True, sharey="row", gridspec_kw={"height_ratios": ratios}
-        )
-        for number, part in enumerate(groups):
-            lines = part.unique(keys, keep="first", maintain_order=True)
-            for column, (score, title, measures) in enumerate(PANELS):
-                panel, index = axes[number * len(PANELS) + column], number * len(PANELS) + column
-                _panel(panel, lines, part.filter(pl.col("score") == score), measures)
-                letter(panel, index, title)
+        figure, axes = panels(len(groups), len(PANELS), PAGE, height, **options)
+        for number, (part, rows) in enumerate(zip(groups, lines, strict=True)):
+            for index, (score, title, measures) in enumerate(PANELS, start=number * len(PANELS)):
+                _draw_score(axes[index], rows, part.filter(pl.col("score") == score), measures)
+                letter(axes[index], index, title)
             first = axes[number * len(PANELS)]
-            first.set_yticks(
-                range(len(lines)),
-                [f"{row['label']}{_budget(row)}" for row in lines.iter_rows(named=True)],
-            )
-            first.set_ylim(len(lines) - 0.45, -0.55)
-            name = ", ".join(part[name][0] for name, more in several.items() if more)
-            if name:
-                first.set_ylabel(name)
-        handles, labels = _legend(axes)
-        legend_below(figure, handles, labels, len(labels), handlelength=1.2)
-    return Drawing(figure, frame)
+            first.set_yticks(range(len(rows)), [_row_label(row) for row in rows.iter_rows(named=True)])
+            first.set_ylim(len(rows) - 0.45, -0.55)
+            if several:
+                first.set_ylabel(", ".join(part[name][0] for name in several))
+        order = [f"{label}, {weights}" for label, *_ in LOOKS.values() for weights in ("base", "trained")]
+        legend_below(figure, axes, len(order), order, handlelength=1.2)
+    text = (
+        "Planted errors: how well scores rank wrong tokens above right ones (precision among as many highest-scored"
+        " tokens as are wrong, which is also the recall; area under the ROC curve, dotted: of guessing), and which "
+        "tokens each method prunes in its first epoch (precision, recall), by the scores of the base model (open) "
+        "and of the trained one (filled). λ: of the smoothed score. Methods that prune no tokens have no points "
+        f"there. {SPREAD}; a dash is a value that is missing."
+    )
+    return Drawing(figure, frame, text)
 
 
-def _budget(row: dict[str, Any]) -> str:
-    """` 50×70`, below the method; nothing for the full data."""
-    return "" if row["method"] == "full" else f", {row['budget'].replace('% x ', '×').removesuffix('%')}"
+def _row_label(row: dict[str, Any]) -> str:
+    """`Q-Tuning, 50×70`; `Full data`."""
+    if row["method"] == "full":
+        return str(row["label"])
+    return f"{row['label']}, {row['budget'].replace('% x ', '×').removesuffix('%')}"
 
 
-def _panel(panel: Axes, lines: pl.DataFrame, rows: pl.DataFrame, measures: tuple[str, ...]) -> None:
+def _draw_score(panel: Axes, lines: pl.DataFrame, rows: pl.DataFrame, measures: tuple[str, ...]) -> None:
     """One score: a row per line, its measures by colour and marker; the λ of the smoothed score in its row."""
     places = {(row["label"], row["budget"]): place for place, row in enumerate(lines.iter_rows(named=True))}
     for row in rows.iter_rows(named=True):
@@ -100,14 +103,3 @@ def _panel(panel: Axes, lines: pl.DataFrame, rows: pl.DataFrame, measures: tuple
     panel.set_xlim(0, 1)
     panel.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     panel.tick_params(axis="y", length=0)
-
-
-def _legend(axes: list[Axes]) -> tuple[list[Any], list[str]]:
-    """Each measure and weights once, in the order of LOOKS."""
-    found: dict[str, Any] = {}
-    for panel in axes:
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    names = [f"{label}, {weights}" for label, *_ in LOOKS.values() for weights in ("base", "trained")]
-    shown = [name for name in names if name in found]
-    return [found[name] for name in shown], shown

@@ -2,13 +2,14 @@
 
 import json
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
-from qtuning.tables.labels import hole_text, method_label, percent
+from qtuning.tables.labels import benchmark_label, hole_text, method_label, percent
 from qtuning.tables.lines import Seeds, cells_by_line, cost_share, full_data, mean_cost
-from qtuning.tables.summary import AVERAGE, Entry, Hole, Line, Summary, summarise
+from qtuning.tables.summary import AVERAGE, Entry, Hole, Line, Summary
 
 SCHEMA: dict[str, Any] = {
     "train_set": pl.String,
@@ -43,38 +44,67 @@ of the full data.
 """
 
 
-def points(scores: pl.DataFrame) -> pl.DataFrame:
+def points(summary: Summary, scores: pl.DataFrame) -> pl.DataFrame:
     """One row per line of the experiment's table and model: its average score over the benchmarks, and its costs.
 
+    scores: the rows that were summarised, which have the costs.
     mean, sd: over the seeds (sd null with one). A hole has a null mean, and `hole` says why. flops, seconds: mean over
     the seeds, scoring included; null where a seed is not trained to its end. *_share: mean over the seeds of the
     quotient with the full-data cell of the same seed; null without one.
     """
-    summary = summarise(scores)
     cells = cells_by_line(scores)
     rows = []
     for line in summary.lines:
         for model in summary.models:
-            entry = summary.entries.get((line, model, headline(summary)))
+            entry = summary.entries.get((line, model, summary.overall))
             if entry is None:
                 continue
             rows.append(
                 _identity(line, model)
-                | {"benchmark": headline(summary)}
+                | {"benchmark": summary.overall}
                 | _score(entry)
                 | _costs(cells.get((line, model), {}), full_data(cells, line, model))
             )
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
-def headline(summary: Summary) -> str:
-    """What figures show of a cell's benchmarks: their average, or the only one."""
-    return AVERAGE if AVERAGE in summary.benchmarks else summary.benchmarks[0]
+UNPRUNED = ("full", "zero-shot")
+"""Methods that prune nothing: training on the full data, and the model without training."""
 
 
 def pruned(frame: pl.DataFrame) -> pl.DataFrame:
-    """The points that prune something: neither the full data nor the untrained model."""
-    return frame.filter(~pl.col("method").is_in(["full", "zero-shot"]))
+    """The points that prune something."""
+    return frame.filter(~pl.col("method").is_in(UNPRUNED))
+
+
+@dataclass(frozen=True)
+class Facet:
+    """A train set and a model, which have a panel of their own. title: empty for the only facet of a figure."""
+
+    train_set: str
+    model: str
+    title: str
+
+    def of(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The points of this train set and model."""
+        return frame.filter((pl.col("train_set") == self.train_set) & (pl.col("model") == self.model))
+
+
+def facets(frame: pl.DataFrame) -> list[Facet]:
+    """The train sets and models of some points, in table order."""
+    places = list(dict.fromkeys(frame.select("train_set", "model").iter_rows()))
+    several = frame["train_set"].n_unique() > 1
+    titles = [f"{model}, {train_set}" if several else model for train_set, model in places]
+    return [
+        Facet(train_set, model, title if len(places) > 1 else "")
+        for (train_set, model), title in zip(places, titles, strict=True)
+    ]
+
+
+def score_label(frame: pl.DataFrame) -> str:
+    """The label of the score axis."""
+    benchmark = frame["benchmark"][0]
+    return "Average score (%)" if benchmark == AVERAGE else f"{benchmark_label(benchmark)} (%)"
 
 
 def budget_name(sample_ratio: float, token_ratio: float) -> str:

@@ -1,7 +1,7 @@
 """What all figures share: size, colours, type, and how they are written. No pyplot, so no state between figures."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,8 @@ from typing import Any
 import polars as pl
 from matplotlib import style
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 
 from qtuning.files import atomic_path
@@ -61,10 +63,11 @@ RC = {
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """A figure and the data it shows: what stands in its CSV is what is drawn."""
+    """A figure, the data it shows (its CSV holds exactly what is drawn), and what its caption says of it."""
 
     figure: Figure
     data: pl.DataFrame
+    text: str = ""
 
 
 @contextmanager
@@ -85,14 +88,34 @@ def letter(axes: Axes, index: int, title: str = "") -> None:
     axes.set_title(f"({'abcdefghijklmnopqrstuvwxyz'[index]}) {title}".rstrip(), loc="left")
 
 
-def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str], most: int, **options: Any) -> None:
-    """A legend under the panels, in as many columns as the sheet has room for, `most` at most."""
+def legend_below(
+    figure: Figure, axes: Iterable[Axes], most: int, order: Sequence[str] | None = None, **options: Any
+) -> None:
+    """A legend of the panels under them, each label once, in as many columns as there is room for, `most` at most.
+
+    order: all labels that there can be, in the order of the legend; by default they come as the panels have them.
+    """
+    found: dict[str, Any] = {}
+    for panel in axes:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    labels = list(found) if order is None else sorted(found, key=order.index)
     for columns in range(min(most, len(labels)), 0, -1):
+        handles = [found[label] for label in labels]
         legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns, **options)
         figure.draw_without_rendering()
         if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
             return
         legend.remove()
+
+
+def colour_bar(figure: Figure, axes: Sequence[Axes], colours: ScalarMappable, label: str, **options: Any) -> Colorbar:
+    """What the colours of the panels mean."""
+    bar = figure.colorbar(colours, ax=list(axes), **options)
+    bar.set_label(label, fontsize=7)
+    bar.ax.tick_params(labelsize=7, length=2)
+    bar.outline.set_linewidth(0.4)  # type: ignore[operator]
+    return bar
 
 
 def save(drawing: Drawing, folder: Path, name: str) -> list[Path]:

@@ -8,30 +8,23 @@ from typing import Any
 
 import polars as pl
 
-from qtuning.figures import batch, lambda_, marks, ratios
-from qtuning.figures.budgets import budgets
 from qtuning.figures.captions import cells_caption, scores_caption
-from qtuning.figures.convergence import convergence
-from qtuning.figures.flow import flow
-from qtuning.figures.heatmap import differences, heatmap, pages
-from qtuning.figures.pareto import pareto
-from qtuning.figures.plane import Naming, plane
-from qtuning.figures.planted_errors import localisation
+from qtuning.figures.heatmap import heatmaps
+from qtuning.figures.pareto import draw_pareto
+from qtuning.figures.plane import FEWEST, Naming, draw_flow, draw_plane
+from qtuning.figures.planted_errors import draw_planted_errors
 from qtuning.figures.points import budget_name, points, pruned
-from qtuning.figures.shares import FLOOR, shares
+from qtuning.figures.score_curves import score_curves
 from qtuning.figures.style import Drawing, save
+from qtuning.figures.training import FLOOR, draw_convergence, draw_shares
 from qtuning.files import atomic_path, write_json
 from qtuning.store.store import Store
 from qtuning.tables.labels import method_label
 from qtuning.tables.lines import cells_by_line
 from qtuning.tables.planted_errors import localised
+from qtuning.tables.summary import summarise
 
 CAPTIONS = "captions.json"
-
-STAGED = 20
-"""Fewest updates that have a start, a middle and an end."""
-
-SPREAD = "Points are means over the seeds, bars ± 1 sample standard deviation; a cross is a score that is missing."
 
 
 @dataclass(frozen=True)
@@ -71,86 +64,22 @@ def drawings(store: Store, experiment: str) -> Iterator[tuple[str, Drawing, str]
     yield from _of_trainings(store, cells)
     found = localised(store.localisation, cells)
     if len(found):
-        text = (
-            "Planted errors: how well scores rank wrong tokens above right ones (precision among as many highest-scored"
-            " tokens as are wrong, which is also the recall; area under the ROC curve, dotted: of guessing), and which "
-            "tokens each method prunes in its first epoch (precision, recall), by the scores of the base model (open) "
-            "and of the trained one (filled). λ: of the smoothed score. Methods that prune no tokens have no points "
-            "there. "
-            "Points are means over the seeds, bars ± 1 sample standard deviation; a dash is a value that is missing."
-        )
-        yield "localisation", localisation(found), cells_caption(text, cells.filter(pl.col("seed").is_not_null()))
-
-
-def _lines(*frames: pl.DataFrame) -> str:
-    """What the lines across a panel are, of those that are drawn. frames: points that such lines are taken from."""
-    drawn = {name for frame in frames for name in frame.filter(pl.col("mean").is_not_null())["method"]}
-    texts = [
-        text
-        for method, text in (
-            ("full", "dashed: full data"),
-            ("zero-shot", "dotted: zero-shot, the model without fine-tuning"),
-        )
-        if method in drawn
-    ]
-    return f"{'; '.join(texts).capitalize()}. " if texts else ""
+        drawing = draw_planted_errors(found)
+        yield "localisation", drawing, cells_caption(drawing.text, cells.filter(pl.col("seed").is_not_null()))
 
 
 def _of_scores(scores: pl.DataFrame) -> Iterator[tuple[str, Drawing, str]]:
-    frame = points(scores)
-    lines = _lines(frame)
-    scored = frame.filter(pl.col("mean").is_not_null())
-    if any(len(ratios.alone(frame, *side[:2])) for side in ratios.SIDES):
-        text = "Average score when only samples (all tokens), or only tokens (all samples) are pruned. "
-        text += f"{marks.key(pruned(frame))} {lines}{SPREAD}"
-        yield "ratios", ratios.ratios(frame), scores_caption(text, scores)
-    if len(batch.varied(frame)):
-        text = "Q-Tuning's average score against its batch size, by budget (samples × tokens, %). "
-        text += f"{batch.changes(batch.varied(frame))}{lines}{SPREAD}"
-        yield "batch-size", batch.batch_size(frame), scores_caption(text, scores)
-    if len(lambda_.varied(frame)):
-        text = f"Q-Tuning's average score against λ, by budget (samples × tokens, %). {lines}{SPREAD}"
-        yield "lambda", lambda_.neighbour_weight(frame), scores_caption(text, scores)
-    if pruned(frame)["nominal"].n_unique() > 1:
-        text = (
-            f"Average score against the nominal budget, r_sample × r_token. {marks.key(pruned(frame))} {lines}{SPREAD}"
-        )
-        yield "budgets", budgets(frame), scores_caption(text, scores)
-    if pruned(scored)["flops"].drop_nulls().len() > 1:
-        trained = pruned(scored).drop_nulls("flops")
-        whole = len(scored.filter((pl.col("method") == "full") & pl.col("flops").is_not_null()))
-        unit = " in per cent of what training on the full data cost (absolute where that is not known)" if whole else ""
-        untrained = _lines(frame.filter(pl.col("method") == "zero-shot"))
-        text = (
-            f"Average score against what training cost, scoring included: FLOPs and seconds{unit}. FLOPs are "
-            "computed from shapes and tokens, the same on any machine; "
-            "seconds are wall seconds of the machine that each cell ran on, beside whatever else ran there: a "
-            "difference of less than a factor of two means little. The stairs join the trainings that no other beats "
-            f"in both score and cost, by their means, with their budgets. {marks.key(trained)} "
-            f"{untrained}{SPREAD.partition(';')[0]}."
-        )
-        yield "pareto", pareto(frame), scores_caption(text, scores)
-    table = differences(scores)
-    several = len(table.partition_by("train_set", "model")) > 1
-    for part in table.partition_by("train_set", "model", maintain_order=True):
-        cut = pages(part)
-        for number, page in enumerate(cut, start=1):
-            if page["difference"].drop_nulls().len() == 0:
-                continue
-            name = "-".join(
-                [
-                    "heatmap",
-                    *([part["train_set"][0], part["model"][0]] if several else []),
-                    *([str(number)] * (len(cut) > 1)),
-                ]
-            )
-            text = (
-                f"Difference from random + random at the same budget in percentage points, {part['model'][0]} on "
-                f"{part['train_set'][0]}: mean over seeds of the paired differences. Blue: above it; orange: "
-                "below. Grey, italic: the score of random + random itself. Hatched: missing."
-            )
-            rows = scores.filter((pl.col("model") == part["model"][0]) & pl.col("headline"))
-            yield name, heatmap(page), scores_caption(text, rows)
+    """The figures of scores; scores: the rows of one experiment."""
+    summary = summarise(scores)
+    frame = points(summary, scores)
+    for name, drawing in score_curves(frame):
+        yield name, drawing, scores_caption(drawing.text, scores)
+    if pruned(frame).drop_nulls(["mean", "flops"]).height > 1:
+        drawing = draw_pareto(frame)
+        yield "pareto", drawing, scores_caption(drawing.text, scores)
+    for name, drawing in heatmaps(summary):
+        rows = scores.filter((pl.col("model") == drawing.data["model"][0]) & pl.col("headline"))
+        yield name, drawing, scores_caption(drawing.text, rows)
 
 
 def _of_trainings(store: Store, collected: pl.DataFrame) -> Iterator[tuple[str, Drawing, str]]:
@@ -174,7 +103,7 @@ def _of_trainings(store: Store, collected: pl.DataFrame) -> Iterator[tuple[str, 
             )
             yield (
                 f"convergence{suffix}",
-                convergence(store.steps, drawn),
+                draw_convergence(store.steps, drawn),
                 cells_caption(text, _rows(collected, drawn["cell"])),
             )
 
@@ -192,13 +121,13 @@ def _of_triage(
             "in training, each under the model of its update. Lines: medians of what is shown; corners: shares of the "
             "median split. Dots: samples that were kept, by the thresholds (filled) or by the supplement (open)."
         )
-        yield f"plane{suffix}", plane(rows, naming), cells_caption(text, _rows(collected, [cell]))
-    if rows["update"].n_unique() >= STAGED:
+        yield f"plane{suffix}", draw_plane(rows, naming), cells_caption(text, _rows(collected, [cell]))
+    if rows["update"].n_unique() >= FEWEST:
         text = (
             f"The plane of {about} in the first, the middle and the last tenth of the updates; the arrow leads from "
             "the medians of the stage before to its own."
         )
-        yield f"flow{suffix}", flow(rows, naming), cells_caption(text, _rows(collected, [cell]))
+        yield f"flow{suffix}", draw_flow(rows, naming), cells_caption(text, _rows(collected, [cell]))
     steps = store.steps.filter(pl.col("cell").is_in(cells["cell"].implode()))
     if steps["median_q1"].drop_nulls().len():
         text = (
@@ -207,7 +136,7 @@ def _of_triage(
             f"dotted: {FLOOR:.0%}, the least that a quadrant should hold (a training warns of one that holds less in "
             "the mean). (b): what lies between the thresholds is in no quadrant. Grey: an epoch begins."
         )
-        yield f"shares{suffix}", shares(steps), cells_caption(text, _rows(collected, cells["cell"]))
+        yield f"shares{suffix}", draw_shares(steps), cells_caption(text, _rows(collected, cells["cell"]))
 
 
 def _cells(collected: pl.DataFrame) -> pl.DataFrame:

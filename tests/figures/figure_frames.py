@@ -9,10 +9,12 @@ import numpy as np
 import polars as pl
 
 from qtuning.experiment.registry import NAMED_METHODS, SAMPLE_PRUNERS, TOKEN_PRUNERS
+from qtuning.figures.points import points
 from qtuning.files import canonical_json
 from qtuning.store.schema import CELL_SCHEMA, LOCALISATION_SCHEMA, SCHEMA
 from qtuning.store.store import SCHEMAS
 from qtuning.tables.planted_errors import SCORES
+from qtuning.tables.summary import summarise
 
 BENCHMARKS = {"arc_easy": ("acc", 200), "gsm8k": ("exact_match,flexible-extract", 150), "squad": ("f1", 180)}
 EVALUATION = {
@@ -88,6 +90,11 @@ def cell_rows(
         }
         for benchmark, (metric, items) in BENCHMARKS.items()
     ]
+
+
+def points_of(scores: pl.DataFrame) -> pl.DataFrame:
+    """The points of an experiment's rows."""
+    return points(summarise(scores), scores)
 
 
 def table(*cells: Sequence[dict[str, Any]]) -> pl.DataFrame:

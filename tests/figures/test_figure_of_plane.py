@@ -9,8 +9,17 @@ from figure_frames import planes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qtuning.figures.flow import NAMES, flow, stages
-from qtuning.figures.plane import CORNERS, Bins, median_lines, plane, shares, with_corner
+from qtuning.figures.plane import (
+    CORNERS,
+    STAGES,
+    Grid,
+    Medians,
+    add_quadrant,
+    draw_flow,
+    draw_plane,
+    quadrant_shares,
+    stages,
+)
 
 values = st.floats(0.0, 8.0, allow_nan=False)
 clouds = st.lists(st.tuples(values, values), min_size=2, max_size=60)
@@ -33,25 +42,25 @@ def expected(ppl: float, ent: float, ppl_line: float, ent_line: float, text: boo
 @settings(max_examples=60, deadline=None)
 def test_quadrants_are_those_of_the_medians(cloud: list[tuple[float, float]], text: bool) -> None:
     frame = frame_of(cloud)
-    found = with_corner(frame, median_lines(frame), "text" if text else "figure")
+    found = add_quadrant(frame, Medians.of(frame), "text" if text else "figure")
     middle = median(frame["ppl"]), median(frame["entropy"])
     wanted = [expected(ppl, ent, *middle, text) for ppl, ent in zip(frame["ppl"], frame["entropy"], strict=True)]
     assert found["median_quadrant"].to_list() == wanted
-    assert sum(shares(found).values()) == pytest.approx(1)
+    assert sum(quadrant_shares(found).values()) == pytest.approx(1)
 
 
 @given(clouds)
 @settings(max_examples=60, deadline=None)
 def test_every_sample_lies_in_one_bin_and_no_bin_in_two_quadrants(cloud: list[tuple[float, float]]) -> None:
     frame = frame_of(cloud)
-    lines = median_lines(frame)
-    bins = Bins.of(frame, lines)
-    assert bins.of_frame(frame).counts.sum() == len(frame)
-    assert lines.ent in bins.ent and np.log10(lines.ppl) in bins.log_ppl
-    assert bins.ent[0] < frame["entropy"].min() and bins.ent[-1] >= frame["entropy"].max()  # type: ignore[operator]
-    right = int((frame["entropy"] > lines.ent).sum())
-    column = int(np.flatnonzero(bins.ent == lines.ent)[0])
-    assert bins.of_frame(frame).counts[:, column:].sum() == right
+    medians = Medians.of(frame)
+    grid = Grid.of(frame, medians)
+    assert grid.count(frame).sum() == len(frame)
+    assert medians.ent in grid.ent and np.log10(medians.ppl) in grid.log_ppl
+    assert grid.ent[0] < frame["entropy"].min() and grid.ent[-1] >= frame["entropy"].max()  # type: ignore[operator]
+    right = int((frame["entropy"] > medians.ent).sum())
+    column = int(np.flatnonzero(grid.ent == medians.ent)[0])
+    assert grid.count(frame)[:, column:].sum() == right
 
 
 def test_the_corners_are_those_of_the_paper() -> None:
@@ -61,9 +70,9 @@ def test_the_corners_are_those_of_the_paper() -> None:
 
 def test_the_plane_shows_every_share_and_all_its_data() -> None:
     frame = planes("cell")
-    drawing = plane(frame, tails=(2.0, 4.0, 0.6, 1.2))
+    drawing = draw_plane(frame, tails=(2.0, 4.0, 0.6, 1.2))
     texts = {text.get_text() for text in drawing.figure.axes[0].texts}
-    found = shares(drawing.data)
+    found = quadrant_shares(drawing.data)
     assert texts == {f"Q{quadrant} {100 * found[quadrant]:.0f}%" for quadrant in (1, 2, 3, 4)}
     assert drawing.data.select(frame.columns).equals(frame)
     _, labels = drawing.figure.axes[0].get_legend_handles_labels()
@@ -74,13 +83,13 @@ def test_the_plane_shows_every_share_and_all_its_data() -> None:
 
 def test_a_constant_axis_is_no_error() -> None:
     frame = pl.DataFrame({"ppl": [2.0, 2.0, 2.0], "entropy": [1.0, 1.0, 1.0], "kept": [True, False, False]})
-    assert shares(plane(frame).data) == {1: 0.0, 2: 0.0, 3: 1.0, 4: 0.0}
+    assert quadrant_shares(draw_plane(frame).data) == {1: 0.0, 2: 0.0, 3: 1.0, 4: 0.0}
 
 
 def test_stages_are_the_first_middle_and_last_tenth() -> None:
     frame = planes("cell", rows=2000, updates=1001)
     staged = stages(frame)
-    ranges = {name: staged.filter(pl.col("stage") == name)["update"] for name in NAMES}
+    ranges = {name: staged.filter(pl.col("stage") == name)["update"] for name in STAGES}
     last = int(frame["update"].max())  # type: ignore[arg-type]
     for name, low, high in (("start", 0.0, 0.1), ("middle", 0.45, 0.55), ("end", 0.9, 1.0)):
         wanted = [u for u in frame["update"] if low * last - 1e-9 <= u <= high * last + 1e-9]
@@ -88,8 +97,8 @@ def test_stages_are_the_first_middle_and_last_tenth() -> None:
 
 
 def test_the_flow_splits_each_stage_at_its_own_medians() -> None:
-    drawing = flow(planes("cell"))
-    for name in NAMES:
+    drawing = draw_flow(planes("cell"))
+    for name in STAGES:
         part = drawing.data.filter(pl.col("stage") == name)
         middle = median(part["ppl"]), median(part["entropy"])
         wanted = [expected(ppl, ent, *middle) for ppl, ent in zip(part["ppl"], part["entropy"], strict=True)]

@@ -4,24 +4,28 @@ from itertools import pairwise
 
 import polars as pl
 import pytest
-from figure_frames import cell_rows, grid, planted, table
+from figure_frames import cell_rows, grid, planted, points_of, table
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from qtuning.figures import batch, lambda_
-from qtuning.figures.budgets import budgets
-from qtuning.figures.heatmap import differences, heatmap
-from qtuning.figures.lambda_ import neighbour_weight
-from qtuning.figures.pareto import pareto
-from qtuning.figures.planted_errors import localisation
-from qtuning.figures.points import points
-from qtuning.figures.ratios import ratios
+from qtuning.figures.heatmap import differences, draw_heatmap
+from qtuning.figures.pareto import draw_pareto
+from qtuning.figures.planted_errors import draw_planted_errors
+from qtuning.figures.score_curves import (
+    draw_batch_sizes,
+    draw_budgets,
+    draw_lambdas,
+    draw_ratios,
+    varied_batch_size,
+    varied_lambda,
+)
 from qtuning.figures.style import COLUMN, PAGE, Drawing, styled
 from qtuning.figures.write import drawings
 from qtuning.store.store import Store
 from qtuning.tables.planted_errors import localised
+from qtuning.tables.summary import summarise
 
 SAMPLE = ("random", "longest", "infobatch", "entropy")
 TOKEN = ("random", "ppl", "fastv", "sparsevlm")
@@ -44,7 +48,8 @@ def check(drawing: Drawing) -> None:
             for axis in (axes.xaxis, axes.yaxis):
                 labels = [t for t in axis.get_ticklabels() if t.get_text() and t.get_visible()]
                 apart([t for t in labels if within(axes, t, renderer)], renderer)
-            boxes = [text.get_window_extent(renderer) for text in axes.texts if text.get_text().strip()]
+            # of an annotation its text only: the lines of `pareto` may cross other texts
+            boxes = [Text.get_window_extent(text, renderer) for text in axes.texts if text.get_text().strip()]
             for number, box in enumerate(boxes):
                 assert not box.shrunk(0.98, 0.98).count_overlaps(boxes[:number]), "texts of a panel overlap"
         for legend in figure.legends:
@@ -63,7 +68,7 @@ def inside(figure: Figure, axes: Axes, renderer: object) -> None:
     texts = [axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label, *axes.texts]  # type: ignore[attr-defined]
     for text in texts:
         if text.get_text().strip():
-            box = text.get_window_extent(renderer)
+            box = Text.get_window_extent(text, renderer)
             assert box.x0 >= -1 and box.y0 >= -1, f"{text.get_text()!r} leaves the sheet"
             assert box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1, (
                 f"{text.get_text()!r} leaves the sheet"
@@ -88,11 +93,24 @@ def test_figures_of_the_whole_table_1() -> None:
     methods = [f"{sample}+{token}" for sample in SAMPLE for token in TOKEN] + ["q-tuning"]
     all_budgets = [(s, t) for s in (0.125, 0.25, 0.5) for t in (0.5, 0.7)]
     scores = pl.concat([grid(methods, all_budgets, model=model) for model in ("llama2-7b", "mistral-7b")])
-    frame = points(scores)
-    check(budgets(frame))
-    check(pareto(frame))
-    table = differences(scores).filter((pl.col("model") == "llama2-7b") & (pl.col("budget") == "12.5×50"))
-    check(heatmap(table))
+    frame = points_of(scores)
+    check(draw_budgets(frame))
+    check(draw_pareto(frame))
+    table = differences(summarise(scores)).filter((pl.col("model") == "llama2-7b") & (pl.col("budget") == "12.5×50"))
+    check(draw_heatmap(table))
+
+
+def test_the_names_of_a_front_stand_left_of_all_points() -> None:
+    frame = points_of(grid(["random+random", "q-tuning"], [(0.0078125 * 2**number, 0.5) for number in range(8)]))
+    figure = draw_pareto(frame).figure
+    with styled():
+        figure.draw_without_rendering()
+    for panel in figure.axes:
+        names = [Text.get_window_extent(text) for text in panel.texts]
+        lines = [line for line in panel.get_lines() if line.get_marker() in ("o", "s", "P")]
+        places = [panel.transData.transform(point) for line in lines for point in line.get_xydata()]  # type: ignore[union-attr]
+        assert len(names) > 1 and len(places) == 17
+        assert max(name.x1 for name in names) < min(x for x, _ in places)
 
 
 def test_names_that_are_long_and_points_that_meet() -> None:
@@ -103,16 +121,16 @@ def test_names_that_are_long_and_points_that_meet() -> None:
         for number in range(4)
         for seed in (0, 1)
     ]
-    frame = points(table(*cells))
-    check(budgets(frame))
-    check(pareto(frame))
+    frame = points_of(table(*cells))
+    check(draw_budgets(frame))
+    check(draw_pareto(frame))
 
 
 def test_figure_4() -> None:
     samples = grid([f"{sample}+none" for sample in SAMPLE] + ["q-tuning"], [(0.125, 1), (0.25, 1), (0.5, 1)])
     tokens = grid([f"full+{token}" for token in TOKEN] + ["q-tuning"], [(1, 0.5), (1, 0.7)])
     tokens = tokens.filter(~pl.col("method").is_in(["full", "zero-shot"]))
-    check(ratios(points(pl.concat([samples, tokens]))))
+    check(draw_ratios(points_of(pl.concat([samples, tokens]))))
 
 
 def test_figure_5() -> None:
@@ -122,13 +140,13 @@ def test_figure_5() -> None:
         for number, budget in enumerate([(0.25, 0.5), (0.25, 0.7), (0.5, 0.7)])
         for value in (0.0, 0.3, 0.5, 0.7, 1.0)
     ]
-    frame = points(table(*cells, cell_rows("full", score=60.0)))
-    assert len(lambda_.varied(frame)) == 15
-    check(neighbour_weight(frame))
+    frame = points_of(table(*cells, cell_rows("full", score=60.0)))
+    assert len(varied_lambda(frame)) == 15
+    check(draw_lambdas(frame))
     sizes = frame.filter((pl.col("lambda") == 0.5) & (pl.col("method") == "q-tuning"))
     sizes = pl.concat([sizes.with_columns(pl.lit(size, pl.Int64).alias("batch_size")) for size in (8, 16, 32)])
-    assert len(batch.varied(sizes)) == 9
-    check(batch.batch_size(sizes))
+    assert len(varied_batch_size(sizes)) == 9
+    check(draw_batch_sizes(sizes))
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -142,4 +160,4 @@ def test_localisation(seeds: int) -> None:
             for method, options in (("full+random", {}), ("q-tuning", {"lambda": 0.0}), ("q-tuning", {}))
         ),
     )
-    check(localisation(localised(planted(cells), cells)))
+    check(draw_planted_errors(localised(planted(cells), cells)))
