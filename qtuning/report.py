@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from qtuning.data.contamination_notes import contamination_notes
+from qtuning.data.contamination import notes_from_store
 from qtuning.errors import UserError
 from qtuning.experiment.yaml_files import nearest
 from qtuning.figures.write import Written, write_figures
@@ -85,7 +85,7 @@ def _section(name: str, store: Path, out: Path) -> Section:
     compared = None
     if len(scores):
         frame = compare(read, name)
-        notes = contamination_notes(store, scores)
+        notes = notes_from_store(store, scores)
         write_tables(name, store, out / "tables", frame, notes)
         compared = out / "statistics" / f"{name}.csv"
         with atomic_path(compared) as temporary:

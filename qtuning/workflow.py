@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qtuning.data.contamination import checks
+from qtuning.data.contamination import checks_of
 from qtuning.data.items import items_file
 from qtuning.data.sources import locate
 from qtuning.errors import UserError
@@ -63,7 +63,7 @@ class WorkflowInputs:
         self.paths, self.data_dir = paths, data_dir
         self.grids = {grid.experiment.name: grid for grid in grids}
         self.problems = dict(problems or {})
-        self.checks = checks(self.grids.values())
+        self.checks = checks_of(self.grids.values())
         self.cells: dict[str, Cell] = {}
         self.evaluations: dict[str, Evaluation] = {}
         self._shared: dict[str, Cell] = {}  # models and pairs: the cell that stands for all that share them
@@ -231,7 +231,7 @@ class WorkflowInputs:
 
     def overlaps(self, experiment: str) -> list[Path]:
         """Reports of the overlap of an experiment's train sets with its benchmarks."""
-        return [check.path(self.paths.root) for check in checks([self.grid(experiment)]).values()]
+        return [check.path(self.paths.root) for check in checks_of([self.grid(experiment)]).values()]
 
     def check_targets(self, targets: Iterable[str]) -> None:
         """UserError with all that is wrong with the targets: misspelt names, bad files, missing data.
@@ -266,7 +266,7 @@ class WorkflowInputs:
         asked: list[tuple[Callable[[str], list[Path]], str]] = [(self.sources_of_pair, pair) for pair in pairs]
         if grid.evaluation is not None:
             asked.append((self.sources_of_evaluation, evaluation_id(grid.evaluation)))
-            asked += [(self.sources_of_check, name) for name in checks([grid])]
+            asked += [(self.sources_of_check, name) for name in checks_of([grid])]
         problems: list[str] = []
         for sources, name in asked:
             try:

@@ -195,8 +195,7 @@ def tables(
     data_dir: DataDir = None,
 ) -> None:
     """Collect scores and write the tables of experiments; cells that are missing are visible holes with a reason."""
-    from qtuning.data.contamination import checks
-    from qtuning.data.contamination_notes import notes_of_checks
+    from qtuning.data.contamination import checks_of, notes_of_checks
     from qtuning.experiment.grid import ConfigFolder
     from qtuning.statistics.compare import compare
     from qtuning.store.store import Store, write_store
@@ -215,7 +214,7 @@ def tables(
             print(f"{name}: no benchmarks, so no table of scores; its figures: qtuning figures {name}")
             continue
         comparisons = compare(Store(results), name)
-        notes = notes_of_checks(results, checks([grid]).values())
+        notes = notes_of_checks(results, checks_of([grid]).values())
         written += write_tables(name, results, comparisons=comparisons, notes=notes)
         print_table(name, results, comparisons=comparisons)
     for path in written:

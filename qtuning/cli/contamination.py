@@ -3,7 +3,7 @@
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -31,7 +31,7 @@ def contamination(
 
     `qtuning contamination gsm8k alpaca --benchmarks gsm8k,squad --data-dir DIR`
     """
-    from qtuning.data.contamination import Check, check
+    from qtuning.data.contamination import Check, print_report, run_check
     from qtuning.errors import UserError
     from qtuning.experiment.benchmarks import BENCHMARKS
     from qtuning.experiment.yaml_files import nearest
@@ -43,16 +43,16 @@ def contamination(
             raise UserError(f"--benchmarks = {name!r}: unknown{nearest(name, BENCHMARKS)}")
     if source and source not in SOURCES:
         raise UserError(f"--source = {source!r}: unknown{nearest(source, SOURCES)}")
-    jobs = []
+    checks = []
     for name in train_sets:
         train_set = read_train_set(configs, name, data_dir)
         chosen = cast("BenchmarkSource", source or _origin(train_set, data_dir))
-        jobs.append(Check(train_set, chosen, names, ngram))
-    for job in jobs:
+        checks.append(Check(train_set, chosen, names, ngram))
+    for check in checks:
         started = time.monotonic()
-        report = check(job, data_dir=data_dir, progress=sys.stderr.isatty())
-        write_json(job.path(results), report)
-        print_report(report, time.monotonic() - started, job.path(results))
+        report = run_check(check, data_dir=data_dir, progress=sys.stderr.isatty())
+        write_json(check.path(results), report)
+        print_report(report, time.monotonic() - started, check.path(results))
 
 
 def read_train_set(configs: Path, name: str, data_dir: Path | None) -> "TrainSet":
@@ -73,40 +73,3 @@ def _origin(train_set: "TrainSet", data_dir: Path | None) -> str:
     if train_set.source.kind == "mini-world":
         return "mini-world"
     return "hub" if data_dir is None else "data-dir"
-
-
-def print_report(report: dict[str, Any], seconds: float, path: Path) -> None:
-    """The counts of one train set, an example of each benchmark, and where the report is."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from qtuning.experiment.benchmarks import BENCHMARKS
-
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    title = f"{report['label']}: {report['read']:,} rows, {report['ngram']}-grams, {seconds:.1f} s"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("Benchmark")
-    for header in ("Items", "Contaminated", "Share", "Half in one sample", "Coverage", "Short", "Short, found"):
-        table.add_column(header, justify="right")
-    table.add_column("Overlap in")
-    for name, result in report["benchmarks"].items():
-        coverage = result["coverage_of_contaminated"]
-        table.add_row(
-            BENCHMARKS[name].label,
-            f"{result['items']:,}",
-            f"{result['contaminated']:,}",
-            f"{100 * result['share']:.2f}%",
-            f"{result['copied']:,}",
-            "" if coverage is None else f"{100 * coverage:.0f}%",
-            f"{result['short']:,}",
-            f"{result['short_found']:,}",
-            ", ".join(f"{part} {count:,}" for part, count in result["by_part"].items() if count),
-        )
-    console.print(table)
-    for name, result in report["benchmarks"].items():
-        if (example := result["example"]) is not None:
-            text = f"{BENCHMARKS[name].label} item {example['item']} ({example['part']}), line {example['line']}: "
-            console.print(Text(text, style="bold").append(example["shared"], style="not bold"))
-    console.print(f"{path}\n", markup=False, highlight=False, style="dim")

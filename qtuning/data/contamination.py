@@ -1,34 +1,41 @@
-"""Contamination: which items of a benchmark have an n-gram in common with a train set (docs/contamination.md).
+"""Contamination: which items of a benchmark share an n-gram with a train set (docs/contamination.md).
 
-The method of Brown et al. 2020 (arXiv 2005.14165, appendix C): lower case, no punctuation, n = 13 words.
+The method of Brown et al. 2020 (arXiv 2005.14165, appendix C): lower case, no punctuation, n = 13 words. A check writes
+a report; the tables of an experiment quote the reports of its checks in a note.
 """
 
 import hashlib
+import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappush, heapreplace
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from qtuning.data.items import fetch_items, read_items, reading_from_hub
 from qtuning.data.overlap import Index, Shared, words
-from qtuning.data.report import describe_source
 from qtuning.data.rows import Example, parse
-from qtuning.data.sources import local_folder, read_rows
+from qtuning.data.sources import describe_source, local_folder, read_rows
 from qtuning.errors import UserError
-from qtuning.experiment.benchmarks import BENCHMARKS
+from qtuning.experiment.benchmarks import BENCHMARKS, label_of
 from qtuning.experiment.schema import TrainSet
+from qtuning.experiment.yaml_files import validate
 from qtuning.files import canonical_json, short_hash
 
 if TYPE_CHECKING:
+    import polars
+
     from qtuning.experiment.grid import Grid
 
 BenchmarkSource = Literal["hub", "data-dir", "mini-world"]
 NGRAM = 13
-TOP = 5
-"""How many training samples a report names of each benchmark."""
+TOP_SOURCES = 5
 EXCERPT = 160
+"""Characters of a training sample that a report quotes."""
 
 
 @dataclass(frozen=True)
@@ -56,172 +63,284 @@ class Check:
         return Path(results) / "contamination" / f"{self.name}.json"
 
 
-def checks(grids: Iterable["Grid"]) -> dict[str, Check]:
+def checks_of(grids: Iterable["Grid"]) -> dict[str, Check]:
     """Every check that the tables of these experiments quote, by name; equal ones of different experiments are one."""
     found: dict[str, Check] = {}
     for grid in grids:
         for cell in grid.cells:
             if cell.train_set is not None and grid.evaluation is not None:
-                job = Check(cell.train_set, grid.evaluation.source, grid.evaluation.benchmarks)
-                found.setdefault(job.name, job)
+                check = Check(cell.train_set, grid.evaluation.source, grid.evaluation.benchmarks)
+                found.setdefault(check.name, check)
     return found
 
 
 @dataclass
-class _Benchmark:
-    """What is gathered of one benchmark. texts: of each item, by part, the number of the text in the index."""
+class _Tally:
+    """What is gathered of one benchmark.
+
+    texts: of each item, by part, the number of the text in the index. example: the closest pair of item and training
+    sample so far, which share `example_shared` n-grams. top: a heap of the training samples that touch most items.
+    """
 
     name: str
-    texts: list[dict[str, int]]
     digest: str
+    texts: list[dict[str, int]] = field(default_factory=list)
     example: dict[str, Any] | None = None
     example_shared: int = 0
     top: list[tuple[int, int, dict[str, Any]]] = field(default_factory=list)
 
 
-def check(job: Check, *, data_dir: Path | None, progress: bool = False) -> dict[str, Any]:
+Owners = dict[int, list[tuple[int, int]]]
+"""Number of a text -> (place of the benchmark, item) of all that have it; equal texts (a SQuAD context) are one."""
+
+
+def run_check(check: Check, *, data_dir: Path | None, progress: bool = False) -> dict[str, Any]:
     """The report of one check: one pass over the train set. UserError where either side cannot be read.
 
     Rows that are no sample (rows.Refusal) are counted, not compared: no model is trained on them.
     """
-    index, benchmarks, owner = _indexed(job, data_dir)
+    index, tallies, owners = _index_benchmarks(check, data_dir)
     read, unusable = 0, 0
-    for row in _watched(read_rows(job.train_set, data_dir=data_dir), progress, job.name):
+    rows: Iterable[Any] = read_rows(check.train_set, data_dir=data_dir)
+    if progress:
+        from tqdm import tqdm
+
+        rows = tqdm(rows, desc=check.name, unit=" samples", mininterval=0.2)
+    for row in rows:
         read += 1
-        example = None if row.problem is not None else parse(row.value, job.train_set)
+        example = None if row.problem is not None else parse(row.value, check.train_set)
         if not isinstance(example, Example):
             unusable += 1
             continue
         texts = [message.content for message in example.prompt] + [example.input, example.response]
         shared = index.scan([words(text) for text in texts if text])
         if shared.texts:
-            _record(shared, benchmarks, owner, row.line, shorten(example.prompt[-1].content, EXCERPT))
+            _record(shared, tallies, owners, row.line, shorten(example.prompt[-1].content, EXCERPT))
     if read == 0:
-        raise UserError(f"train set {job.train_set.name}: its source has no rows")
-    source = describe_source(job.train_set, data_dir)
+        raise UserError(f"train set {check.train_set.name}: its source has no rows")
+    source = describe_source(check.train_set, data_dir)
     source.pop("path", None)  # the same data on another machine is the same report
     covered = index.covered()
     return {
-        "train_set": job.train_set.name,
-        "label": job.train_set.label,
+        "train_set": check.train_set.name,
+        "label": check.train_set.label,
         "train_source": source,
-        "benchmark_source": job.source,
-        "ngram": job.ngram,
+        "benchmark_source": check.source,
+        "ngram": check.ngram,
         "read": read,
         "unusable": unusable,
-        "benchmarks": {benchmark.name: _result(benchmark, index, covered) for benchmark in benchmarks},
+        "benchmarks": {tally.name: _result(tally, index, covered) for tally in tallies},
     }
 
 
-def _indexed(job: Check, data_dir: Path | None) -> tuple[Index, list[_Benchmark], dict[int, list[tuple[int, int]]]]:
-    """The index of all benchmarks, and (benchmark, item) of every text; equal texts (a SQuAD context) are one."""
-    index = Index(job.ngram)
-    owner: dict[int, list[tuple[int, int]]] = {}
+def _index_benchmarks(check: Check, data_dir: Path | None) -> tuple[Index, list[_Tally], Owners]:
+    """The index of the texts of all benchmarks, a tally for each benchmark, and whose each text is."""
+    index, tallies, owners = Index(check.ngram), list[_Tally](), Owners()
     known: dict[tuple[int, str, str], int] = {}
-    benchmarks = []
-    for place, (name, records) in enumerate(_records(job, data_dir)):
-        benchmark = _Benchmark(name, [], hashlib.sha256(canonical_json(records).encode()).hexdigest())
-        for item, record in enumerate(records):
-            numbers = {}
+    for place, (name, items) in enumerate(_items_of(check, data_dir)):
+        tally = _Tally(name, hashlib.sha256(canonical_json(items).encode()).hexdigest())
+        tallies.append(tally)
+        for number, item in enumerate(items):
+            tally.texts.append({})
             for part, key in BENCHMARKS[name].texts:
-                text = words(record[key])
-                joined = (place, part, " ".join(text))
-                if joined not in known:
-                    known[joined] = index.add(text, short=part == "question")
-                    owner[known[joined]] = []
-                numbers[part] = known[joined]
-                owner[known[joined]].append((place, item))
-            benchmark.texts.append(numbers)
-        benchmarks.append(benchmark)
-    return index, benchmarks, owner
+                text = words(item[key])
+                identity = (place, part, " ".join(text))
+                if identity not in known:
+                    # only questions are looked for whole where they are short: a short answer stands anywhere
+                    known[identity] = index.add(text, short=part == "question")
+                tally.texts[-1][part] = known[identity]
+                owners.setdefault(known[identity], []).append((place, number))
+    return index, tallies, owners
 
 
-def _records(job: Check, data_dir: Path | None) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Every benchmark with its evaluation items, in the order in which they are evaluated."""
-    if job.source == "hub":
-        for name in job.benchmarks:
-            benchmark = BENCHMARKS[name]
+def _items_of(check: Check, data_dir: Path | None) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Every benchmark with its items, in the order in which they are evaluated."""
+    folder = local_folder(check.source, data_dir)
+    for name in check.benchmarks:
+        benchmark = BENCHMARKS[name]
+        if check.source == "hub":
             with reading_from_hub(benchmark):
                 items = fetch_items(benchmark)[benchmark.split]
             yield name, items.select_columns([key for _, key in benchmark.texts]).to_list()
-        return
-    folder = local_folder(job.source, data_dir)
-    if folder is None:
-        raise UserError("benchmarks from local files: no folder given; add --data-dir DIR")
-    for name in job.benchmarks:
-        yield name, read_items(folder, name)
+        elif folder is None:
+            raise UserError("benchmarks from local files: no folder given; add --data-dir DIR")
+        else:
+            yield name, read_items(folder, name)
 
 
-def _watched(rows: Iterable[Any], shown: bool, name: str) -> Iterable[Any]:
-    """A progress bar; a stream does not tell its length."""
-    if not shown:
-        return rows
-    from tqdm import tqdm
-
-    return tqdm(rows, desc=name, unit=" samples", mininterval=0.2)
-
-
-def _record(
-    shared: Shared,
-    benchmarks: Sequence[_Benchmark],
-    owner: dict[int, list[tuple[int, int]]],
-    line: int,
-    excerpt: str,
-) -> None:
+def _record(shared: Shared, tallies: Sequence[_Tally], owners: Owners, line: int, excerpt: str) -> None:
     """Keep a training sample if it is among those that touch the most items, or the closest to one item so far."""
     touched: dict[int, set[int]] = {}
-    for number in sorted(shared.texts):
-        for place, item in owner[number]:
+    for text in sorted(shared.texts):
+        for place, item in owners[text]:
             touched.setdefault(place, set()).add(item)
-        place, item = owner[number][0]
-        benchmark, count = benchmarks[place], shared.counts.get(number, 1)
-        if count > benchmark.example_shared:
-            part = next(part for part, text in benchmark.texts[item].items() if text == number)
-            benchmark.example_shared = count
-            benchmark.example = {
+        place, item = owners[text][0]
+        tally, count = tallies[place], shared.counts.get(text, 1)
+        if count > tally.example_shared:
+            tally.example_shared = count
+            tally.example = {
                 "item": item,
-                "part": part,
+                "part": next(part for part, number in tally.texts[item].items() if number == text),
                 "line": line,
                 "sample": excerpt,
-                "shared": " ".join(shared.grams[number]),
-                "ngrams_shared": shared.counts.get(number, 0),
+                "shared": " ".join(shared.grams[text]),
+                "ngrams_shared": shared.counts.get(text, 0),
             }
     for place, items in touched.items():
-        top, entry = benchmarks[place].top, {"line": line, "items": len(items), "sample": excerpt}
+        top, entry = tallies[place].top, {"line": line, "items": len(items), "sample": excerpt}
         # at equal counts the earlier line stays: the heap drops the smallest (count, -line)
         candidate = (len(items), -line, entry)
-        if len(top) < TOP:
+        if len(top) < TOP_SOURCES:
             heappush(top, candidate)
         elif candidate[:2] > top[0][:2]:
             heapreplace(top, candidate)
 
 
-def _result(benchmark: _Benchmark, index: Index, covered: Sequence[int]) -> dict[str, Any]:
-    """Counts of one benchmark."""
-    by_part = dict.fromkeys((part for part, _ in BENCHMARKS[benchmark.name].texts), 0)
+def _result(tally: _Tally, index: Index, covered: Sequence[int]) -> dict[str, Any]:
+    """What the report says of one benchmark. covered: by text, how many of its n-grams stand in the train set."""
+    by_part = dict.fromkeys((part for part, _ in BENCHMARKS[tally.name].texts), 0)
     counts = dict.fromkeys(("contaminated", "copied", "short", "short_found"), 0)
     coverage = []
-    for texts in benchmark.texts:
-        sizes = [index.sizes[number] for number in texts.values()]
+    for texts in tally.texts:
+        size = sum(index.sizes[number] for number in texts.values())
         hit = [part for part, number in texts.items() if covered[number] or number in index.found]
-        counts["short"] += not any(sizes)
-        counts["short_found"] += bool(hit) and not any(sizes)
+        counts["short"] += not size
+        counts["short_found"] += bool(hit) and not size
         counts["contaminated"] += bool(hit)
         counts["copied"] += any(
             number in index.found or 0 < index.sizes[number] <= 2 * index.single[number] for number in texts.values()
         )
         for part in hit:
             by_part[part] += 1
-        if hit and any(sizes):
-            coverage.append(sum(covered[number] for number in texts.values()) / sum(sizes))
-    items = len(benchmark.texts)
+        if hit and size:
+            coverage.append(sum(covered[number] for number in texts.values()) / size)
+    items = len(tally.texts)
     return {
         "items": items,
-        "digest": benchmark.digest,
+        "digest": tally.digest,
         **counts,
         "share": round(counts["contaminated"] / items, 6),
         "by_part": by_part,
         "coverage_of_contaminated": round(sum(coverage) / len(coverage), 4) if coverage else None,
-        "example": benchmark.example,
-        "top_sources": [entry for _, _, entry in sorted(benchmark.top, key=lambda kept: (-kept[0], -kept[1]))],
+        "example": tally.example,
+        "top_sources": [entry for _, _, entry in sorted(tally.top, key=lambda kept: (-kept[0], -kept[1]))],
     }
+
+
+def print_report(report: dict[str, Any], seconds: float, path: Path) -> None:
+    """The counts of one train set, an example of each benchmark, and where the report is."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    title = f"{report['label']}: {report['read']:,} rows, {report['ngram']}-grams, {seconds:.1f} s"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("Benchmark")
+    for header in ("Items", "Contaminated", "Share", "Half in one sample", "Coverage", "Short", "Short, found"):
+        table.add_column(header, justify="right")
+    table.add_column("Overlap in")
+    for name, result in report["benchmarks"].items():
+        coverage = result["coverage_of_contaminated"]
+        table.add_row(
+            label_of(name),
+            f"{result['items']:,}",
+            f"{result['contaminated']:,}",
+            f"{100 * result['share']:.2f}%",
+            f"{result['copied']:,}",
+            "" if coverage is None else f"{100 * coverage:.0f}%",
+            f"{result['short']:,}",
+            f"{result['short_found']:,}",
+            ", ".join(f"{part} {count:,}" for part, count in result["by_part"].items() if count),
+        )
+    console.print(table)
+    for name, result in report["benchmarks"].items():
+        if (example := result["example"]) is not None:
+            text = f"{label_of(name)} item {example['item']} ({example['part']}), line {example['line']}: "
+            console.print(Text(text, style="bold").append(example["shared"], style="not bold"))
+    console.print(f"{path}\n", markup=False, highlight=False, style="dim")
+
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Overlap(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    items: Annotated[int, Field(gt=0)]
+    contaminated: Count
+    short: Count
+
+    def __str__(self) -> str:
+        """`12 of 791 (1.5%; 8 shorter, compared whole)`."""
+        remarks = [f"{100 * self.contaminated / self.items:.1f}%"] if self.contaminated else []
+        remarks += [f"{self.short:,} shorter, compared whole"] if self.short else []
+        return f"{self.contaminated:,} of {self.items:,}" + (f" ({'; '.join(remarks)})" if remarks else "")
+
+
+class _Report(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    train_set: str
+    label: str
+    benchmark_source: str
+    ngram: Annotated[int, Field(gt=0)]
+    benchmarks: dict[str, _Overlap]
+
+    def overlaps(self, benchmarks: Sequence[str]) -> str:
+        """`GSM8K 0 of 791, MATH not checked`."""
+        return ", ".join(f"{label_of(name)} {self.benchmarks.get(name, 'not checked')}" for name in benchmarks)
+
+
+def notes_of_checks(store: Path, checks: Iterable[Check]) -> list[str]:
+    """One line for each check that an experiment asks for (`checks_of`), of its own report.
+
+    store: folder that has `contamination/`. `Contamination: items that share a 13-gram with MathInstruct: GSM8K 0 of
+    791, MATH 50 of 5,000 (1.0%).`, or that it was not checked.
+    """
+    notes = []
+    for check in checks:
+        path = check.path(store)
+        report = _read_report(path) if path.is_file() else None
+        notes.append(_note(report, check.train_set.name, check.train_set.label, check.benchmarks))
+    return notes
+
+
+def notes_from_store(store: Path, scores: "polars.DataFrame") -> list[str]:
+    """One line for each train set of an experiment, where its configuration is not at hand. scores: its rows.
+
+    The store does not say which check the experiment asks for: it is taken to be that of this train set with 13-grams
+    which covers most of the experiment's benchmarks. Several such that differ (another copy of the data, another
+    configuration of the train set) are named, not quoted.
+    """
+    config = json.loads(scores["evaluation_config"][0])
+    asked = config["benchmarks"]
+    known = {path.stem: _read_report(path) for path in sorted((Path(store) / "contamination").glob("*.json"))}
+    notes = []
+    for name, label in scores.select("train_set", "train_set_label").drop_nulls().unique(maintain_order=True).rows():
+        covered = {
+            stem: len(report.benchmarks.keys() & set(asked))
+            for stem, report in known.items()
+            if (report.train_set, report.benchmark_source, report.ngram) == (name, config["source"], NGRAM)
+        }
+        best = [stem for stem, count in covered.items() if count == max(covered.values())]
+        if len({known[stem].overlaps(asked) for stem in best}) > 1:
+            notes.append(
+                f"Contamination: several reports on {label} that differ ({', '.join(best)}); `qtuning tables` knows "
+                "which."
+            )
+        else:
+            notes.append(_note(known[best[0]] if best else None, name, label, asked))
+    return notes
+
+
+def _note(report: _Report | None, train_set: str, label: str, benchmarks: Sequence[str]) -> str:
+    if report is not None:
+        return f"Contamination: items that share a {report.ngram}-gram with {label}: {report.overlaps(benchmarks)}."
+    names = ", ".join(map(label_of, benchmarks))
+    return f"Contamination: not checked ({label} against {names}); run `qtuning contamination {train_set}`."
+
+
+def _read_report(path: Path) -> _Report:
+    return validate(_Report, path.read_bytes(), str(path))

@@ -3,6 +3,7 @@
 Writes `samples.parquet` (one row a sample) and, last, `report.json`.
 """
 
+import hashlib
 import math
 import random
 from collections import Counter
@@ -10,17 +11,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from qtuning.data.report import describe_source, statistics, summarise, tokenizer_fingerprint
+import numpy as np
+
 from qtuning.data.rows import Example, Reason, Refusal, parse
 from qtuning.data.samples import REPORT, SAMPLES
-from qtuning.data.sources import Row, read_rows
+from qtuning.data.sources import Row, describe_source, read_rows
 from qtuning.data.templates import TemplateRefusal, render
-from qtuning.data.tokenise import Tokenised, load_tokenizer, tokenise
+from qtuning.data.tokenise import Tokenised, load_tokenizer, tokenise, tokenizer_fingerprint
 from qtuning.errors import UserError
 from qtuning.experiment.schema import Cell, Template, TrainSet
-from qtuning.files import atomic_path, write_json
+from qtuning.files import atomic_path, canonical_json, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,12 +55,7 @@ class Candidate:
     example: Example
 
 
-@dataclass(frozen=True)
-class Usable:
-    """A candidate with its tokens."""
-
-    candidate: Candidate
-    tokenised: Tokenised
+Usable = tuple[Candidate, Tokenised]
 
 
 def prepare(
@@ -84,14 +81,14 @@ def prepare(
     (out / REPORT).unlink(missing_ok=True)
     tokenizer = load_tokenizer(model_folder)
     fingerprint = tokenizer_fingerprint(tokenizer)
-    candidates, bad = validate(read_rows(train_set, data_dir=data_dir), train_set)
+    candidates, bad = parse_rows(read_rows(train_set, data_dir=data_dir), train_set)
     read = len(candidates) + len(bad)
-    refuse(train_set, read, bad)
+    check_bad_rows(train_set, read, bad)
     with _progress(console) as progress:
-        usable, unusable = encode(candidates, tokenizer, template, cell.training.cutoff, progress)
+        usable, unusable = tokenise_rows(candidates, tokenizer, template, cell.training.cutoff, progress)
     bad = sorted(bad + unusable, key=lambda row: row.sample)
-    refuse(train_set, read, bad)
-    used = limit(usable, cell.limit_train)
+    check_bad_rows(train_set, read, bad)
+    used = draw_subset(usable, cell.limit_train)
     report = {
         "train_set": train_set.name,
         "model": cell.model.name,
@@ -104,15 +101,15 @@ def prepare(
         "bad_rows": [asdict(row) for row in bad[:LISTED]],
         "usable": len(usable),
         "limit": cell.limit_train,
-        **statistics([(row.candidate.example, row.tokenised) for row in used]),
+        **_statistics(used),
         "tokenizer_fingerprint": fingerprint,
     }
     write_samples(out / SAMPLES, used)
     write_json(out / REPORT, report)
-    summarise(report, console)
+    print_summary(report, console)
 
 
-def validate(rows: Iterable[Row], train_set: TrainSet) -> tuple[list[Candidate], list[BadRow]]:
+def parse_rows(rows: Iterable[Row], train_set: TrainSet) -> tuple[list[Candidate], list[BadRow]]:
     """Sort rows into valid and bad ones. `sample` counts every row of the source, bad ones too."""
     candidates, bad = [], []
     for sample, row in enumerate(rows):
@@ -124,7 +121,7 @@ def validate(rows: Iterable[Row], train_set: TrainSet) -> tuple[list[Candidate],
     return candidates, bad
 
 
-def encode(
+def tokenise_rows(
     candidates: Sequence[Candidate],
     tokenizer: "PreTrainedTokenizerBase",
     template: Template,
@@ -141,12 +138,12 @@ def encode(
             try:
                 texts.append(render(candidate.example, template, tokenizer))
                 rendered.append(candidate)
-                marks.append(_marks(candidate.example, texts[-1][1]))
+                marks.append(_error_spans(candidate.example, texts[-1][1]))
             except TemplateRefusal as refusal:
                 bad.append(_bad(candidate, Refusal(Reason.REFUSED_BY_TEMPLATE, str(refusal))))
         for candidate, result in zip(rendered, tokenise(texts, tokenizer, template, cutoff, marks), strict=True):
             if isinstance(result, Tokenised):
-                usable.append(Usable(candidate, result))
+                usable.append((candidate, result))
             else:
                 bad.append(_bad(candidate, result))
         if progress is not None and task is not None:
@@ -154,7 +151,7 @@ def encode(
     return usable, bad
 
 
-def _marks(example: Example, response: str) -> list[tuple[int, int]]:
+def _error_spans(example: Example, response: str) -> list[tuple[int, int]]:
     """The known errors in characters of the response as rendered; a chat template may have stripped it."""
     if not example.errors:
         return []
@@ -169,7 +166,7 @@ def _bad(candidate: Candidate, refusal: Refusal) -> BadRow:
     return BadRow(candidate.sample, candidate.file, candidate.line, refusal.reason, refusal.detail)
 
 
-def refuse(train_set: TrainSet, read: int, bad: Sequence[BadRow]) -> None:
+def check_bad_rows(train_set: TrainSet, read: int, bad: Sequence[BadRow]) -> None:
     """UserError if there are no rows, none that is usable, or too large a share that is not."""
     if read == 0:
         raise UserError(f"train set {train_set.name}: its source has no rows")
@@ -192,7 +189,7 @@ def refuse(train_set: TrainSet, read: int, bad: Sequence[BadRow]) -> None:
     raise UserError(f"train set {train_set.name}: {what}: {counts}; first: {first}; {remedy}")
 
 
-def limit(usable: list[Usable], size: int | None) -> list[Usable]:
+def draw_subset(usable: list[Usable], size: int | None) -> list[Usable]:
     """A random subset of `size` in the order of the source; all if there are fewer.
 
     Smaller subsets lie within larger ones. The draw does not depend on the cell's seeds: all train on the same samples.
@@ -226,15 +223,16 @@ def write_samples(path: Path, used: Sequence[Usable]) -> None:
     """
     import polars
 
-    instructions = [instruction(row.candidate.example) for row in used]
+    candidates, tokenised = [candidate for candidate, _ in used], [tokens for _, tokens in used]
+    instructions = [instruction(candidate.example) for candidate in candidates]
     table = polars.DataFrame(
         {
-            "sample": [row.candidate.sample for row in used],
-            "line": [row.candidate.line for row in used],
-            "id": [row.candidate.example.id for row in used],
-            "kind": [row.candidate.example.kind for row in used],
-            "input_ids": [row.tokenised.tokens for row in used],
-            "prompt_length": [row.tokenised.prompt for row in used],
+            "sample": [candidate.sample for candidate in candidates],
+            "line": [candidate.line for candidate in candidates],
+            "id": [candidate.example.id for candidate in candidates],
+            "kind": [candidate.example.kind for candidate in candidates],
+            "input_ids": [sample.tokens for sample in tokenised],
+            "prompt_length": [sample.prompt for sample in tokenised],
             "instruction_characters": [len(text) for text in instructions],
             "instruction_entropy": [character_entropy(text) for text in instructions],
         },
@@ -249,11 +247,69 @@ def write_samples(path: Path, used: Sequence[Usable]) -> None:
             "instruction_entropy": polars.Float64,
         },
     )
-    if any(row.candidate.example.errors is not None for row in used):
-        marked = polars.Series("errors", [list(row.tokenised.marked) for row in used], polars.List(polars.Int32))
+    if any(candidate.example.errors is not None for candidate in candidates):
+        marked = polars.Series("errors", [list(sample.marked) for sample in tokenised], polars.List(polars.Int32))
         table = table.with_columns(marked)
     with atomic_path(path) as temporary:
         table.write_parquet(temporary)
+
+
+def _statistics(used: Sequence[Usable]) -> dict[str, Any]:
+    """Counts, token statistics and the content digest of the rows that will be trained on."""
+    contents = [_content(candidate.example) for candidate, _ in used]
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(content.encode() + b"\n")
+    prompts = [tokenised.prompt for _, tokenised in used]
+    return {
+        "used": len(used),
+        "prompt_tokens": _distribution(prompts),
+        "response_tokens": _distribution([len(tokenised.tokens) - tokenised.prompt for _, tokenised in used]),
+        "truncated_responses": sum(tokenised.truncated for _, tokenised in used),
+        "exact_duplicates": len(contents) - len(set(contents)),
+        "data_fingerprint": digest.hexdigest(),
+    }
+
+
+def _content(example: Example) -> str:
+    """Prompt and response alone: neither id nor kind, nor how the file spelled them."""
+    turns = [[message.role, message.content] for message in example.prompt]
+    return canonical_json({"prompt": turns, "input": example.input, "response": example.response})
+
+
+def _distribution(values: Sequence[int]) -> dict[str, float]:
+    """min, median, 95th percentile (both interpolated), max and total."""
+    array = np.asarray(values, dtype=np.int64)
+    return {
+        "min": int(array.min()),
+        "median": float(np.median(array)),
+        "p95": float(np.percentile(array, 95)),
+        "max": int(array.max()),
+        "total": int(array.sum()),
+    }
+
+
+def print_summary(report: dict[str, Any], console: "Console") -> None:
+    """The report on one screen."""
+    from rich.table import Table
+
+    table = Table(
+        title=f"{report['train_set']} for {report['model']} ({report['template']} template)", show_header=False
+    )
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row("rows read", f"{report['read']:,}")
+    for reason, count in report["bad_by_reason"].items():
+        table.add_row(f"  unusable: {reason}", f"{count:,}")
+    table.add_row("samples used", f"{report['used']:,}")
+    table.add_row("  of them exact duplicates", f"{report['exact_duplicates']:,}")
+    table.add_row(f"  of them cut at {report['cutoff']:,} tokens", f"{report['truncated_responses']:,}")
+    for part in ("prompt", "response"):
+        numbers = report[f"{part}_tokens"]
+        spread = " / ".join(f"{numbers[key]:,.0f}" for key in ("min", "median", "p95", "max"))
+        table.add_row(f"{part} tokens (min / median / p95 / max)", spread)
+        table.add_row(f"{part} tokens in all", f"{numbers['total']:,}")
+    console.print(table)
 
 
 @contextmanager

@@ -6,11 +6,12 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from qtuning.data.rows import Reason
 from qtuning.errors import UserError, one_line
 from qtuning.experiment.schema import FileSource, HubSource, TrainSet
+from qtuning.files import file_digest
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 
@@ -51,6 +52,15 @@ def locate(source: FileSource, *, data_dir: Path | None) -> Path:
     if not path.exists():
         raise UserError(f"{path}: no such file (train set source: kind {source.kind}, file {source.file})")
     return path
+
+
+def describe_source(train_set: TrainSet, data_dir: Path | None) -> dict[str, Any]:
+    """The source as configured, and the SHA-256 of the file (a hub data set is pinned by its revision)."""
+    source = train_set.source.model_dump(mode="json")
+    if isinstance(train_set.source, HubSource):
+        return source
+    path = locate(train_set.source, data_dir=data_dir)
+    return source | {"path": str(path), "sha256": file_digest(path)}
 
 
 def read_rows(train_set: TrainSet, *, data_dir: Path | None) -> Iterator[Row]:

@@ -1,5 +1,6 @@
 """Text -> token ids, and where the response begins in them."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from qtuning.data.rows import Reason, Refusal
 from qtuning.data.templates import end_of_sequence
 from qtuning.errors import UserError, one_line
 from qtuning.experiment.schema import Template
+from qtuning.files import canonical_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,6 +35,12 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """SHA-256 over what decides how a text becomes tokens: the tokenizer itself, its end token and chat template."""
+    parts = [tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token, tokenizer.chat_template]
+    return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

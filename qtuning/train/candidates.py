@@ -13,9 +13,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from qtuning.data.report import tokenizer_fingerprint
 from qtuning.data.samples import Sample
-from qtuning.data.tokenise import load_tokenizer
+from qtuning.data.tokenise import load_tokenizer, tokenizer_fingerprint
 from qtuning.errors import UserError
 from qtuning.experiment.schema import Cell, Scoring
 from qtuning.files import read_json

@@ -8,8 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 from qtuning.cli.contamination import contamination, read_train_set
-from qtuning.data.contamination import Check
-from qtuning.data.contamination_notes import notes_of_checks
+from qtuning.data.contamination import Check, notes_of_checks
 from qtuning.errors import UserError
 
 QUESTION = "a farmer has three fields and each of them has four rows of twelve trees how many trees"

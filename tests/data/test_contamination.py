@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtuning.cli.contamination import read_train_set
-from qtuning.data.contamination import Check, check, checks
+from qtuning.data.contamination import Check, checks_of, run_check
 from qtuning.data.overlap import Index, words
 from qtuning.errors import UserError
 from qtuning.experiment.grid import ConfigFolder
@@ -125,7 +125,7 @@ def folder(tmp_path):
 
 def run(folder: Path, **changes):
     job = Check(TRAIN_SET, "data-dir", ("gsm8k",), **changes)
-    return check(job, data_dir=folder)
+    return run_check(job, data_dir=folder)
 
 
 def test_planted_overlap_is_found_and_nothing_else(folder):
@@ -169,7 +169,7 @@ def test_experiments_and_the_command_give_reports_the_same_name(experiments, tmp
     """So that the workflow knows what the command will write."""
     configs = Path(__file__).parents[2] / "configs"
     data_dir = tmp_path if experiments == ["gemma-local"] else None
-    (job,) = checks(ConfigFolder(configs, data_dir).expand(experiments)).values()
+    (job,) = checks_of(ConfigFolder(configs, data_dir).expand(experiments)).values()
     by_hand = Check(read_train_set(configs, job.train_set.name, data_dir), job.source, tuple(reversed(job.benchmarks)))
     assert by_hand.name == job.name
 
@@ -182,7 +182,7 @@ def test_equal_contexts_are_one_text_and_all_their_items_are_contaminated(tmp_pa
     ]
     gz(tmp_path / "squad" / "validation.jsonl.gz", records)
     gz(tmp_path / "train.jsonl.gz", [{"instruction": context, "output": "what is number 3"}])
-    report = check(Check(TRAIN_SET, "data-dir", ("squad",)), data_dir=tmp_path)
+    report = run_check(Check(TRAIN_SET, "data-dir", ("squad",)), data_dir=tmp_path)
     result = report["benchmarks"]["squad"]
     # the short question is looked for whole, though its item is not short: it has a context
     assert (result["contaminated"], result["short"], result["by_part"]) == (5, 0, {"question": 1, "context": 5})
@@ -194,15 +194,15 @@ def test_items_from_the_hub_are_those_of_local_files(folder, monkeypatch):
         items = datasets.Dataset.from_list([json.loads(line) for line in lines])
     hub = {("openai/gsm8k", "main"): datasets.DatasetDict({"train": items.select([0]), "test": items})}
     monkeypatch.setattr(datasets, "load_dataset", lambda *name: hub[name])
-    report = check(Check(TRAIN_SET, "hub", ("gsm8k",)), data_dir=folder)
+    report = run_check(Check(TRAIN_SET, "hub", ("gsm8k",)), data_dir=folder)
     assert report == run(folder) | {"benchmark_source": "hub"}
 
 
 def test_what_cannot_be_read_is_told(folder, tmp_path):
     with pytest.raises(UserError, match="no folder given"):
-        check(Check(TRAIN_SET, "data-dir", ("gsm8k",)), data_dir=None)
+        run_check(Check(TRAIN_SET, "data-dir", ("gsm8k",)), data_dir=None)
     with pytest.raises(UserError, match=r"math/test\.jsonl\.gz: no such file"):
-        check(Check(TRAIN_SET, "data-dir", ("math",)), data_dir=folder)
+        run_check(Check(TRAIN_SET, "data-dir", ("math",)), data_dir=folder)
     gz(folder / "train.jsonl.gz", [])
     with pytest.raises(UserError, match="its source has no rows"):
         run(folder)

@@ -5,9 +5,7 @@ import json
 import polars as pl
 import pytest
 
-from qtuning.data import contamination
-from qtuning.data.contamination import checks
-from qtuning.data.contamination_notes import NGRAM, contamination_notes, notes_of_checks
+from qtuning.data.contamination import checks_of, notes_from_store, notes_of_checks
 from qtuning.errors import UserError
 from qtuning.files import write_json
 from qtuning.store.collect import collect
@@ -27,7 +25,7 @@ def note(store, *benchmarks, train_set="mathinstruct", source="hub"):
         "train_set_label": ["MathInstruct", None],
         "evaluation_config": [config] * 2,
     }
-    (line,) = contamination_notes(store, pl.DataFrame(rows))
+    (line,) = notes_from_store(store, pl.DataFrame(rows))
     return line
 
 
@@ -67,7 +65,7 @@ def test_the_report_that_covers_the_benchmarks_is_taken(tmp_path):
 
 
 def test_a_grid_reads_the_report_of_its_own_check(folders):
-    (check,) = checks([folders.grid]).values()
+    (check,) = checks_of([folders.grid]).values()
     assert notes_of_checks(folders.results, [check])[0].startswith("Contamination: not checked (Mini SFT against ARC-E")
     report(folders.results, "mini-mini-world-0", gsm8k=(240, 9, 0))  # of another check
     assert "not checked (Mini SFT" in notes_of_checks(folders.results, [check])[0]
@@ -75,7 +73,6 @@ def test_a_grid_reads_the_report_of_its_own_check(folders):
     (line,) = notes_of_checks(folders.results, [check])
     assert line.startswith("Contamination: items that share a 13-gram with Mini SFT: ARC-E not checked, ")
     assert "GSM8K 6 of 240 (2.5%), SQuAD 0 of 200" in line
-    assert NGRAM == contamination.NGRAM
 
 
 def test_a_damaged_report_is_refused_with_its_key(tmp_path):
@@ -87,7 +84,7 @@ def test_a_damaged_report_is_refused_with_its_key(tmp_path):
 def test_an_experiment_has_a_line_for_each_train_set(folders):
     """From the score table as collecting makes it."""
     scores = collect([folders.grid], folders.results)
-    (line,) = contamination_notes(folders.results, scores)
+    (line,) = notes_from_store(folders.results, scores)
     assert line == (
         "Contamination: not checked (Mini SFT against ARC-E, ARC-C, GSM8K, SQuAD, TriviaQA, MATH); "
         "run `qtuning contamination mini`."
@@ -95,6 +92,6 @@ def test_an_experiment_has_a_line_for_each_train_set(folders):
     report(folders.results, "mini-mini-world-1", gsm8k=(240, 6, 0))
     other = scores.with_columns(train_set=pl.lit("mathinstruct"), train_set_label=pl.lit("MathInstruct"))
     hub = other.with_columns(evaluation_config=pl.lit('{"source": "hub", "benchmarks": ["gsm8k"]}'))
-    assert contamination_notes(folders.results, hub) == [
+    assert notes_from_store(folders.results, hub) == [
         "Contamination: items that share a 13-gram with MathInstruct: GSM8K 6 of 240 (2.5%)."
     ]
