@@ -44,6 +44,7 @@ def mini_world() -> Iterator[Mini]:
     (grid,) = ConfigFolder(REPOSITORY / "configs").expand([EXPERIMENT])
     zero_shot = next(cell for cell in grid.cells if cell.zero_shot)
     cell = next(c for c in grid.cells if c.pruning is not None and c.pruning.method == "q-tuning")
+    assert grid.evaluation is not None
     with TemporaryDirectory(prefix="qtuning-bench-") as folder:
         ready = Mini(ResultPaths(Path(folder)), cell, zero_shot, grid.evaluation)
         for one in (cell, zero_shot):

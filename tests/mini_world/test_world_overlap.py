@@ -1,6 +1,7 @@
 """The overlap of the generated SFT set with the generated benchmarks, counted a second way."""
 
 import re
+from typing import Any
 
 from qtuning.data.contamination import Check, run_check
 from qtuning.experiment.schema import FileSource, TrainSet
@@ -12,7 +13,7 @@ def runs(text: str) -> set[str]:
     return {" ".join(found[start : start + 13]) for start in range(len(found) - 12)}
 
 
-def test_the_shipped_world_is_checked_as_generated(rows):
+def test_the_shipped_world_is_checked_as_generated(rows: Any) -> None:
     mini = TrainSet(name="mini", source=FileSource(kind="mini-world", file="sft/train.jsonl.gz"))
     report = run_check(Check(mini, "mini-world", ("gsm8k", "triviaqa")), data_dir=None)
     trained: set[str] = set()
