@@ -112,13 +112,7 @@ def train(
     for earlier in log.records() if log is not None else []:
         diagnosis.feed(earlier)
     checkpointer = Checkpointer(loop, folders.state, identity, checkpoint_seconds, started)
-    mirror = Mirror.open(
-        tracking if main else "disabled",
-        cell=cell,
-        cell_id=cell_id(cell),
-        groups=groups,
-        folder=folders.state.parent.parent / "wandb",
-    )
+    mirror = Mirror.open(tracking if main else "disabled", cell, groups, folders.state.parent.parent / "wandb")
     loss, reason = _run(loop, log, mirror, diagnosis, checkpointer)
 
     costs = gather_object([loop.cost.summary()])

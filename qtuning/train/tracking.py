@@ -1,24 +1,20 @@
-"""A mirror of a cell on Weights & Biases: the only module that knows wandb.
+"""A copy of a cell's metrics on Weights & Biases. The only module that imports wandb.
 
-The truth is in the cell's own files (metrics.jsonl, train.json, scores.json). What is sent here is a copy, and losing
-it loses nothing: `replay` sends it again. So a mirror never raises and never waits: all calls of wandb happen on a
-thread of their own, and the first failure ends the mirror with one line on stderr while training goes on.
+The truth is in the cell's own files (metrics.jsonl, train.json, scores.json); `replay` sends them again at any time. So
+a mirror never fails a training: the first failure ends the mirror with one line on stderr. Nor does it hold one up:
+wandb sends from a process of its own, and connecting and finishing have time limits.
 """
 
 import json
-import netrc
 import os
-import queue
 import sys
-import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Literal
 
 from qtuning.errors import UserError
-from qtuning.experiment.names import cell_id as identify
+from qtuning.experiment.names import cell_id
 from qtuning.experiment.schema import Cell
 from qtuning.files import canonical_json, read_json, short_hash, write_text
 
@@ -32,105 +28,62 @@ PROJECT = "qtuning"
 CONNECT_SECONDS = 10.0
 """How long wandb may try to reach its server before the mirror gives up."""
 FINISH_SECONDS = 30.0
-"""How long the end of a run may wait for an upload; the rest stays on disk for `wandb sync`."""
+"""How long the end of a training may wait for an upload; the rest stays on disk for `wandb sync`."""
 
 
 class Mirror:
-    """One wandb run for one cell. Make it with `Mirror.open`; every method returns at once and none raises."""
+    """One wandb run for one cell. Make it with `Mirror.open`; no method raises."""
 
-    def __init__(self, settings: Mapping[str, Any] | None) -> None:
-        """`settings`: arguments of wandb.init; None for a mirror that does nothing."""
-        self._queue: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        self._settings = settings
-        self._thread: threading.Thread | None = None
+    def __init__(self) -> None:
+        self._run: wandb.Run | None = None
+        self._known = 0  # updates that the server has from an earlier attempt
         self.failure: str | None = None
         """Why nothing is sent any more; None while all is well."""
-        if settings is not None:
-            self._thread = threading.Thread(target=self._work, name="wandb mirror", daemon=True)
-            self._thread.start()
 
     @classmethod
-    def open(
-        cls,
-        mode: str,
-        *,
-        cell: Cell,
-        cell_id: str,
-        groups: Iterable[str],
-        folder: Path,
-        job_type: str = "train",
-        wait: bool = False,
-    ) -> Self:
+    def open(cls, mode: str, cell: Cell, groups: Iterable[str], folder: Path, *, wait: bool = False) -> "Mirror":
         """Start mirroring a cell below `folder`. Call it in the main process only.
 
         mode: see `resolve_mode`. groups: the experiments that the cell belongs to; the first becomes the run's group,
-        and all become tags. The run's id is the cell's, so a resumed cell continues its run. wait: leave an upload all
+        and all become tags. The run's id is the cell's, so a resumed cell continues its run. wait: give an upload all
         the time it needs (for `replay`, where nothing else is waiting).
         """
-        try:
+        mirror = cls()
+        with mirror._ending_on_failure():
             chosen = resolve_mode(mode)
-            if chosen == "disabled":
-                return cls(None)
-            if chosen == "online" and not logged_in():
+            if chosen == "online" and not _logged_in():
                 raise UserError("online needs `wandb login` or WANDB_API_KEY; use offline and replay the cell later")
-            return cls(_init_arguments(chosen, cell, cell_id, tuple(groups), Path(folder), job_type, wait))
-        except Exception as error:
-            mirror = cls(None)
-            mirror._fail(error)
-            return mirror
+            if chosen in ("online", "offline"):
+                mirror._run = _start(chosen, cell, tuple(groups), folder, wait)
+                mirror._known = mirror._run.step
+        return mirror
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Send the metrics of one optimizer update; record["update"] is the step."""
-        self._put("log", dict(record))
+        with self._ending_on_failure():
+            if self._run is not None and record["update"] >= self._known:
+                self._run.log(dict(record), step=record["update"])
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Set summary values; nested keys are joined with a slash."""
-        self._put("summary", flatten(values))
+        with self._ending_on_failure():
+            if self._run is not None:
+                self._run.summary.update(flatten(values))
 
-    def finish(self, exit_code: int = 0, timeout: float | None = FINISH_SECONDS) -> None:
-        """End the run, waiting at most `timeout` seconds for what is still to be written."""
-        if self._thread is None:
-            return
-        self._put("finish", exit_code)
-        self._thread.join(timeout)
-        if self._thread.is_alive():
-            self._fail(TimeoutError(f"not finished after {timeout:g} seconds"))
-        self._thread = None
+    def finish(self) -> None:
+        """End the run, after what is still to be written."""
+        with self._ending_on_failure():
+            if self._run is not None:
+                self._run.finish(exit_code=0)
+        self._run = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.finish(exit_code=0 if error is None else 1)
-
-    def _put(self, what: str, value: Any) -> None:
-        if self._thread is not None and self.failure is None:
-            self._queue.put((what, value))
-
-    def _work(self) -> None:
-        """The thread: whatever wandb raises, SystemExit included, ends here."""
+    @contextmanager
+    def _ending_on_failure(self) -> Iterator[None]:
+        """Whatever wandb raises, SystemExit included, is told in one line and ends the mirror."""
         try:
-            run = _start(self._settings or {})
-            known = run.step  # of a resumed run: the server has all earlier steps
-            while True:
-                what, value = self._queue.get()
-                if what == "finish":
-                    run.finish(exit_code=value)
-                    return
-                if self.failure is not None:
-                    continue
-                if what == "summary":
-                    run.summary.update(value)
-                elif value["update"] >= known:
-                    run.log(value, step=value["update"])
-        except BaseException as error:
-            self._fail(error)
-
-    def _fail(self, error: BaseException) -> None:
-        """Say so once, and send nothing more."""
-        if self.failure is None:
+            yield
+        except (Exception, SystemExit) as error:
+            self._run = None
             text = " ".join(str(error).split()) or "no message"
             self.failure = f"{type(error).__name__}: {text[:200]}"
             print(f"wandb: not mirroring this run ({self.failure}); its own files are complete", file=sys.stderr)
@@ -146,26 +99,18 @@ def resolve_mode(mode: str) -> Mode:
     if mode != "auto":
         return mode  # type: ignore[return-value]  # mypy does not narrow a str by membership
     environment = os.environ.get("WANDB_MODE", "").lower()
-    if environment in ("disabled", "offline", "online"):
-        return environment  # type: ignore[return-value]
-    if environment:  # older spellings: dryrun, run
-        return "offline" if environment == "dryrun" else "online"
-    return "online" if logged_in() else "offline"
+    environment = {"dryrun": "offline", "run": "online"}.get(environment, environment)  # older spellings
+    if environment:
+        return environment if environment in ("disabled", "offline") else "online"  # type: ignore[return-value]
+    return "online" if _logged_in() else "offline"
 
 
-def logged_in() -> bool:
-    """Whether wandb finds credentials by itself. They are not read here, and never stored or printed."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
-    named = os.environ.get("NETRC")
-    for path in [Path(named)] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]:
-        try:
-            if host in netrc.netrc(path).hosts:
-                return True
-        except (OSError, netrc.NetrcParseError):
-            continue
-    return False
+def _logged_in() -> bool:
+    """Whether wandb finds credentials (environment, settings, .netrc). Asks nobody: no prompt, no network."""
+    import wandb
+
+    wandb.setup(settings=wandb.Settings(silent=True))  # a login does not heed the settings of a run
+    return wandb.login(prompt=False, verify=False)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -198,19 +143,19 @@ def replay(cell_folder: Path, mode: str = "auto", groups: Iterable[str] = ()) ->
         for benchmark, result in scores["benchmarks"].items():
             summary[f"{scores['evaluation_id']}/{benchmark}"] = result["metrics"]
     chosen = resolve_mode(mode)
+    if chosen == "disabled":
+        return False
     target = folder.parent.parent / "wandb"
     # an offline run cannot be asked what it holds, so what was written is remembered
     marker = target / "replayed" / f"{folder.name}.txt"
     contents = short_hash(json.loads(canonical_json({"records": records, "summary": summary, "groups": list(groups)})))
     if chosen == "offline" and marker.exists() and marker.read_text(encoding="utf-8") == contents:
         return False
-    if chosen == "disabled":
-        return False
-    mirror = Mirror.open(chosen, cell=cell, cell_id=identify(cell), groups=groups, folder=target, wait=True)
+    mirror = Mirror.open(chosen, cell, groups, target, wait=True)
     for record in records:
         mirror.log(record)
     mirror.summary(summary)
-    mirror.finish(timeout=None)
+    mirror.finish()
     if mirror.failure is not None:
         raise UserError(f"{folder.name}: not sent to wandb: {mirror.failure}")
     if chosen == "offline":
@@ -218,50 +163,43 @@ def replay(cell_folder: Path, mode: str = "auto", groups: Iterable[str] = ()) ->
     return True
 
 
-def _init_arguments(
-    mode: Mode, cell: Cell, cell_id: str, groups: tuple[str, ...], folder: Path, job_type: str, wait: bool
-) -> dict[str, Any]:
-    """Arguments of wandb.init: nothing but the cell's own configuration and metrics leaves this machine.
+def _start(
+    mode: Literal["online", "offline"], cell: Cell, groups: tuple[str, ...], folder: Path, wait: bool
+) -> "wandb.Run":
+    """Start the run. Nothing but the cell's configuration and metrics leaves this machine.
 
     No console output, no source code, no git state, no command line and machine (its metadata), no list of packages.
     """
-    settings: dict[str, Any] = {
-        "silent": True,
-        "console": "off",
-        "save_code": False,
-        "disable_code": True,
-        "disable_git": True,
-        "host": "",
-        "x_disable_meta": True,
-        "x_disable_machine_info": True,
-        "x_save_requirements": False,
-        "init_timeout": CONNECT_SECONDS,
-        "login_timeout": CONNECT_SECONDS,
-        "finish_timeout": 0.0 if wait else FINISH_SECONDS,
-    }
-    return {
-        "project": os.environ.get("WANDB_PROJECT", PROJECT),
-        "dir": str(folder),
-        "mode": mode,
-        "id": cell_id,
-        "name": cell_id,
-        "resume": "allow" if mode == "online" else None,  # an offline run has no server to ask
-        "group": groups[0] if groups else None,
-        "tags": list(groups),
-        "job_type": job_type,
-        "config": {"cell": cell_id} | cell.model_dump(mode="json", by_alias=True),
-        "settings": settings,
-    }
-
-
-def _start(arguments: Mapping[str, Any]) -> "wandb.Run":
-    """Import wandb, make its folder and start the run."""
-    folder = Path(arguments["dir"])
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):  # wandb itself would write to /tmp instead
         raise PermissionError(f"{folder}: not writable")
     import wandb
 
-    settings = wandb.Settings(**arguments["settings"])
-    wandb.setup(settings=wandb.Settings(silent=True))  # the login of an online run does not heed the run's settings
-    return wandb.init(**{**arguments, "settings": settings})
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        save_code=False,
+        disable_code=True,
+        disable_git=True,
+        host="",
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+        init_timeout=CONNECT_SECONDS,
+        login_timeout=CONNECT_SECONDS,
+        finish_timeout=0.0 if wait else FINISH_SECONDS,  # 0: as long as it takes
+        finish_timeout_raises=True,
+    )
+    return wandb.init(
+        project=os.environ.get("WANDB_PROJECT", PROJECT),
+        dir=str(folder),
+        mode=mode,
+        id=cell_id(cell),
+        name=cell_id(cell),
+        resume="allow" if mode == "online" else None,  # an offline run has no server to ask
+        group=groups[0] if groups else None,
+        tags=list(groups),
+        job_type="train",
+        config={"cell": cell_id(cell)} | cell.model_dump(mode="json", by_alias=True),
+        settings=settings,
+    )
