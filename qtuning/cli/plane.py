@@ -11,7 +11,6 @@ from qtuning.errors import UserError
 if TYPE_CHECKING:
     from qtuning.experiment.grid import ConfigFolder
     from qtuning.experiment.schema import Model, TrainSet
-    from qtuning.probes.score_file import Scan
 
 
 def plane(
@@ -63,7 +62,7 @@ def plane(
     from qtuning.experiment.names import ResultPaths
     from qtuning.figures.plane import draw_plane
     from qtuning.figures.style import save
-    from qtuning.probes.score_file import scan
+    from qtuning.probes.score_file import print_plane, score_file
 
     with tqdm(unit="sample", desc="scoring", disable=None, leave=False) as bar:
 
@@ -71,7 +70,7 @@ def plane(
             bar.total = total
             bar.update(done - bar.n)
 
-        found = scan(
+        found = score_file(
             chosen,
             train_set,
             ResultPaths(results),
@@ -85,7 +84,7 @@ def plane(
     tails = (lines.ppl_low, lines.ppl_high, lines.ent_low, lines.ent_high)
     drawing = draw_plane(found.samples, tails=tails, kept=f"kept at {100 * sample_ratio:g}%")
     paths = save(drawing, out, f"{chosen.name}-{train_set.name}")
-    report(found, sample_ratio, Console())
+    print_plane(found, sample_ratio, Console())
     for path in paths:
         print(path)
 
@@ -169,68 +168,3 @@ def _slug(text: str) -> str:
     import re
 
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-._")[:64] or "unnamed"
-
-
-def report(found: "Scan", sample_ratio: float, console: Any) -> None:
-    """Print what was scored, the shares of the quadrants, the thresholds, and how the two axes correlate."""
-    from rich import box
-    from rich.table import Table
-
-    from qtuning.experiment.quadrants import QUADRANTS
-
-    samples, lines = found.samples, found.thresholds
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("Quadrant")
-    table.add_column("At the\nmedians", justify="right")
-    table.add_column(f"At the thresholds\nfor {100 * sample_ratio:g}%", justify="right")
-    table.add_column("Meaning, and what Q-Tuning does")
-    for quadrant in QUADRANTS["figure"]:
-        shares = _shares(samples, quadrant.number)
-        table.add_row(f"Q{quadrant.number}", *shares, f"{quadrant.sides}: {quadrant.meaning}")
-    table.add_row("none", *_shares(samples, 0), "between the thresholds")
-    console.print(table)
-    bad = ", ".join(f"{count:,} {reason}" for reason, count in found.report["bad_by_reason"].items())
-    kept, added = int(samples["kept"].sum()), int(samples["supplement"].sum())
-    search = "converged" if lines.converged else "did not converge"
-    console.print(
-        f"\nsamples      {len(samples):,} scored of {found.report['read']:,} rows{f' (unusable: {bad})' if bad else ''}"
-        f"; {found.report['truncated_responses']:,} responses cut at {found.report['cutoff']:,} tokens\n"
-        f"thresholds   level {lines.level:.3f} after {lines.iterations} iterations ({search}): PPL {lines.ppl_low:.4g} "
-        f"and {lines.ppl_high:.4g}, entropy {lines.ent_low:.4g} and {lines.ent_high:.4g} nats\n"
-        f"kept         {kept:,} samples: {kept - added:,} by the thresholds, {added:,} by the supplement\n"
-        f"Spearman     {spearman(found)} between perplexity and entropy\n",
-        highlight=False,
-        soft_wrap=True,
-    )
-    if added > kept / 2:
-        console.print(
-            f"warning: most of what is kept is the supplement's, from {_supplemented(samples)}, whatever "
-            "the table says of these: the lines hold too little in Q2 and Q4, as where error and uncertainty agree\n",
-            highlight=False,
-            soft_wrap=True,
-        )
-
-
-def _supplemented(samples: Any) -> str:
-    """Where the supplement took its samples: `30 of Q1 and 2 between the lines`."""
-    taken = samples.filter(samples["supplement"])["quadrant_thresholds"].value_counts(sort=True, name="count")
-    names = (
-        f"{count} {f'of Q{quadrant}' if quadrant else 'between the lines'}" for quadrant, count in taken.iter_rows()
-    )
-    return " and ".join(names)
-
-
-def spearman(found: "Scan") -> str:
-    """Rank correlation of perplexity and entropy, to two decimals; `not defined` where one of them is constant."""
-    from scipy.stats import spearmanr
-
-    ppl, entropy = found.samples["ppl"], found.samples["entropy"]
-    if ppl.n_unique() < 2 or entropy.n_unique() < 2:
-        return "not defined"
-    return f"{float(spearmanr(ppl.to_numpy(), entropy.to_numpy()).statistic):.2f}"
-
-
-def _shares(samples: Any, quadrant: int) -> tuple[str, str]:
-    return tuple(  # type: ignore[return-value]
-        f"{100 * float((samples[column] == quadrant).mean()):.1f}%" for column in ("quadrant", "quadrant_thresholds")
-    )

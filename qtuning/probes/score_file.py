@@ -1,4 +1,4 @@
-"""Where the samples of an SFT file lie on the Error-Uncertainty plane of a model: no training, one forward each."""
+"""`qtuning plane`: where the samples of an SFT file lie on the Error-Uncertainty plane of a model, without training."""
 
 import sys
 import tempfile
@@ -9,40 +9,46 @@ from typing import Any
 
 import polars as pl
 import torch
+from accelerate import Accelerator
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from transformers.utils import logging
 
 from qtuning.data.prepare import prepare
 from qtuning.data.samples import REPORT, SAMPLES, Sample, load_samples
 from qtuning.errors import UserError
 from qtuning.experiment.names import ResultPaths, model_id
+from qtuning.experiment.quadrants import QUADRANTS
 from qtuning.experiment.schema import Cell, Model, Pruning, Seeds, Training, TrainSet
 from qtuning.files import exclusive, read_json
-from qtuning.model.load import MARKER, load_model, make_ready, model_path
-from qtuning.model.packed import PackedModel, check_packed_forward
+from qtuning.model.load import MARKER, make_ready, model_path
 from qtuning.pruners.base import DROPPED, Budget, Candidates
 from qtuning.pruners.q_tuning import triage
 from qtuning.scoring import plane
 from qtuning.scoring.plane import Thresholds
-from qtuning.scoring.scores import BatchScores, NonFinite, observe
+from qtuning.scoring.scores import BatchScores, NonFinite
+from qtuning.train.candidates import load_for_scoring, score_all
 from qtuning.train.seeding import generator
 
 BATCH = 8
 """Samples of one forward."""
 
-PROBED = 64
-"""Samples among which the shortest and the longest check that the packed forward is the model's own."""
-
 
 @dataclass(frozen=True)
-class Scan:
-    """samples: one row each, in the order of the file (`scan`). thresholds: of the triage. report: of the preparation
-    (data/prepare.py: read, bad rows by reason, truncated, ...)."""
+class ScoredFile:
+    """The samples of a file under a model.
+
+    samples: one row each, in the order of the file (columns: see `score_file`). thresholds: of the triage. report: of
+    the preparation (data/prepare.py: rows read, bad rows by reason, truncated responses, ...).
+    """
 
     samples: pl.DataFrame
     thresholds: Thresholds
     report: dict[str, Any]
 
 
-def scan(
+def score_file(
     model: Model,
     train_set: TrainSet,
     paths: ResultPaths,
@@ -52,7 +58,7 @@ def scan(
     cutoff: int = 1024,
     data_dir: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Scan:
+) -> ScoredFile:
     """Score every sample (or a random `limit` of them) under `model`, and triage them all as one selection batch.
 
     samples: row (0-based, in the file), line, id, kind, response_tokens, ppl, entropy (nats, mean over the response),
@@ -76,43 +82,18 @@ def scan(
             make_ready(model, folder)
     with tempfile.TemporaryDirectory(prefix="qtuning-plane-") as temporary:
         out = Path(temporary)
-        prepare(cell, model_path(folder), out, data_dir=data_dir, console=_quiet())
+        prepare(cell, model_path(folder), out, data_dir=data_dir, console=Console(file=sys.stderr, quiet=True))
         table, stored, report = pl.read_parquet(out / SAMPLES), load_samples(out), read_json(out / REPORT)
-    samples = stored.samples
-    scores = _score(model_path(folder), model, samples, progress)
+    samples, accelerator = stored.samples, Accelerator()
+    logging.disable_progress_bar()  # of transformers' loading of weights; ours counts samples
+    packed = load_for_scoring(model_path(folder), model.dtype, samples, accelerator.device)
+    try:
+        scores, _ = score_all(packed, samples, accelerator, BATCH, progress=progress)
+    except NonFinite as error:
+        raise UserError(f"model {model.name}: {error}") from None
     columns, thresholds = _triage(scores, samples, sample_ratio)
     rows = table.select(pl.col("sample").alias("row"), "line", "id", "kind").with_columns(**columns)
-    return Scan(rows, thresholds, report)
-
-
-def _quiet() -> Any:
-    from rich.console import Console
-
-    return Console(file=sys.stderr, quiet=True)
-
-
-def _score(path: Path, model: Model, samples: list[Sample], progress: Callable[[int, int], None]) -> BatchScores:
-    """Scores of all samples, BATCH a forward."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # of the loading of weights; ours is of the samples
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    wrapped = PackedModel(load_model(path, model.dtype)).to(device)
-    check_packed_forward(wrapped, samples[:PROBED], device)
-    parts = []
-    for start in range(0, len(samples), BATCH):
-        try:
-            observed = observe(wrapped, samples[start : start + BATCH], {"scores"}, None, device)
-        except NonFinite as error:
-            raise UserError(f"model {model.name}: {error}") from None
-        assert observed.scores is not None
-        parts.append(observed.scores)
-        progress(min(start + BATCH, len(samples)), len(samples))
-    return BatchScores(
-        torch.cat([part.nll for part in parts]),
-        torch.cat([part.entropy for part in parts]),
-        torch.cat([part.lengths for part in parts]),
-    )
+    return ScoredFile(rows, thresholds, report)
 
 
 def _triage(scores: BatchScores, samples: list[Sample], sample_ratio: float) -> tuple[dict[str, pl.Series], Thresholds]:
@@ -136,3 +117,63 @@ def _triage(scores: BatchScores, samples: list[Sample], sample_ratio: float) -> 
     }
     found = plane.find_thresholds(scores.ppl, scores.ent, sample_ratio)
     return {name: pl.Series(name, values.numpy()) for name, values in columns.items()}, found
+
+
+def print_plane(found: ScoredFile, sample_ratio: float, console: Console) -> None:
+    """Print what was scored, the shares of the quadrants, the thresholds, and how the two axes correlate."""
+    samples, lines = found.samples, found.thresholds
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("Quadrant")
+    table.add_column("At the\nmedians", justify="right")
+    table.add_column(f"At the thresholds\nfor {100 * sample_ratio:g}%", justify="right")
+    table.add_column("Meaning, and what Q-Tuning does")
+    for quadrant in QUADRANTS["figure"]:
+        shares = _shares(samples, quadrant.number)
+        table.add_row(f"Q{quadrant.number}", *shares, f"{quadrant.sides}: {quadrant.meaning}")
+    table.add_row("none", *_shares(samples, 0), "between the thresholds")
+    console.print(table)
+    bad = ", ".join(f"{count:,} {reason}" for reason, count in found.report["bad_by_reason"].items())
+    kept, added = int(samples["kept"].sum()), int(samples["supplement"].sum())
+    search = "converged" if lines.converged else "did not converge"
+    console.print(
+        f"\nsamples      {len(samples):,} scored of {found.report['read']:,} rows{f' (unusable: {bad})' if bad else ''}"
+        f"; {found.report['truncated_responses']:,} responses cut at {found.report['cutoff']:,} tokens\n"
+        f"thresholds   level {lines.level:.3f} after {lines.iterations} iterations ({search}): PPL {lines.ppl_low:.4g} "
+        f"and {lines.ppl_high:.4g}, entropy {lines.ent_low:.4g} and {lines.ent_high:.4g} nats\n"
+        f"kept         {kept:,} samples: {kept - added:,} by the thresholds, {added:,} by the supplement\n"
+        f"Spearman     {_spearman(samples)} between perplexity and entropy\n",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if added > kept / 2:
+        console.print(
+            f"warning: most of what is kept is the supplement's, from {_supplemented(samples)}, whatever "
+            "the table says of these: the lines hold too little in Q2 and Q4, as where error and uncertainty agree\n",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _supplemented(samples: pl.DataFrame) -> str:
+    """Where the supplement took its samples: `30 of Q1 and 2 between the lines`."""
+    taken = samples.filter(samples["supplement"])["quadrant_thresholds"].value_counts(sort=True, name="count")
+    names = (
+        f"{count} {f'of Q{quadrant}' if quadrant else 'between the lines'}" for quadrant, count in taken.iter_rows()
+    )
+    return " and ".join(names)
+
+
+def _spearman(samples: pl.DataFrame) -> str:
+    """Rank correlation of perplexity and entropy, to two decimals; `not defined` where one of them is constant."""
+    from scipy.stats import spearmanr
+
+    ppl, entropy = samples["ppl"], samples["entropy"]
+    if ppl.n_unique() < 2 or entropy.n_unique() < 2:
+        return "not defined"
+    return f"{float(spearmanr(ppl.to_numpy(), entropy.to_numpy()).statistic):.2f}"
+
+
+def _shares(samples: Any, quadrant: int) -> tuple[str, str]:
+    return tuple(  # type: ignore[return-value]
+        f"{100 * float((samples[column] == quadrant).mean()):.1f}%" for column in ("quadrant", "quadrant_thresholds")
+    )

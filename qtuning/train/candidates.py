@@ -29,6 +29,9 @@ from qtuning.train.reuse import Graphs, observe_with_graphs
 FORWARD = SCORES | {"attention"}
 """Needs that take a forward of the model."""
 
+CHECKED = 64
+"""Samples among which the shortest and the longest check that the packed forward is the model's own."""
+
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
 
@@ -204,6 +207,13 @@ class CandidateSource:
         return self.accelerator.autocast()
 
 
+def load_for_scoring(path: Path, dtype: str, samples: Sequence[Sample], device: torch.device) -> PackedModel:
+    """The model in folder `path`, checked on a few of the samples; it is not meant to be trained."""
+    model = PackedModel(load_model(path, dtype)).to(device)
+    check_packed_forward(model, samples[:CHECKED], device)
+    return model
+
+
 def score_all(
     model: PackedModel,
     samples: Sequence[Sample],
@@ -248,8 +258,7 @@ def score_with_auxiliary(
             f"options.{role} = {name!r}: has another tokenizer than {cell.model.name}; choose one of its family"
         )
     started = time.perf_counter()
-    model = PackedModel(load_model(path, cell.dtype)).to(accelerator.device)
-    check_packed_forward(model, samples[:64], accelerator.device)
+    model = load_for_scoring(path, cell.dtype, samples, accelerator.device)
     # `scoring` says how the batches of the method are scored, which does not concern a reference
     scoring = cell.pruning.scoring if role == "proxy" else None
     try:

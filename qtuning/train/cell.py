@@ -28,7 +28,7 @@ from qtuning.pruners.base import Instructions
 from qtuning.pruners.method import Method, method_of
 from qtuning.scoring.scores import SCORES, NonFinite
 from qtuning.train import checkpoint
-from qtuning.train.candidates import TrainSet, score_with_auxiliary
+from qtuning.train.candidates import CHECKED, TrainSet, score_with_auxiliary
 from qtuning.train.checkpoint import Checkpointer
 from qtuning.train.cost import peak_memory
 from qtuning.train.journal import Diagnosis, RunLog, print_derived, progress_bar, warn
@@ -88,7 +88,7 @@ def train(
     torch.manual_seed(derived_seed(cell.seeds.init, "adapter"))
     language_model = _build_model(base, cell)
     model = PackedModel(language_model).to(accelerator.device)
-    difference = check_packed_forward(model, samples[:64], accelerator.device)
+    difference = check_packed_forward(model, samples[:CHECKED], accelerator.device)
     if "attention" in method.batch_needs | method.epoch_needs:
         model.collector(method.layer, (), stop=True)  # a layer that the model does not have is refused here
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
