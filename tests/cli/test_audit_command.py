@@ -6,7 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from qtuning.cli.audit import audit
+from qtuning.cli.draw import audit
 from qtuning.errors import UserError
 
 

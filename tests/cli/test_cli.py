@@ -133,7 +133,7 @@ def test_tables_say_where_they_are(tmp_path: Path) -> None:
 def test_a_traceback_begins_with_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     """Not with what called it: the warm server, typer."""
     from qtuning.cli import app as cli
-    from qtuning.cli import experiments
+    from qtuning.cli import look
 
     monkeypatch.setattr(sys, "argv", ["qtuning", "experiments"])
     monkeypatch.setattr("qtuning.experiment.grid.ConfigFolder", lambda configs: 1 // 0)
@@ -145,7 +145,7 @@ def test_a_traceback_begins_with_the_command(capsys: pytest.CaptureFixture[str],
         "Traceback (most recent call last):",
         "ZeroDivisionError: integer division or modulo by zero",
     )
-    assert experiments.__file__ in first
+    assert look.__file__ in first
 
 
 def test_unknown_experiment_names_the_nearest() -> None:

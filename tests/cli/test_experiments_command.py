@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 from typer.testing import CliRunner
 
-from qtuning.cli.experiments import experiments
+from qtuning.cli.look import experiments
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 

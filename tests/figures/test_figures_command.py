@@ -6,7 +6,7 @@ import typer
 from figure_frames import cell_rows, table, write_store
 from typer.testing import CliRunner
 
-from qtuning.cli.figures import figures
+from qtuning.cli.draw import figures
 from qtuning.errors import UserError
 
 

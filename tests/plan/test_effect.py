@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from qtuning.cli.plan import plan
+from qtuning.cli.look import plan
 from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.names import cell_id, evaluation_id
 from qtuning.files import write_json

@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from qtuning.cli.plan import plan
+from qtuning.cli.look import plan
 from qtuning.errors import UserError
 from qtuning.evaluation.tasks import DEFAULT_NEW_TOKENS, TASKS
 from qtuning.experiment.grid import ConfigFolder
@@ -227,7 +227,7 @@ def test_limits_of_generations_are_those_of_the_tasks(configs: Path) -> None:
 
 def test_the_command_does_without_torch(configs: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from qtuning.cli.plan import plan; from pathlib import Path; "
+        "import sys; from qtuning.cli.look import plan; from pathlib import Path; "
         f"plan(['mini'], 'h100', 1, None, True, Path({str(configs)!r}), Path({str(tmp_path)!r}), None); "
         "print(sorted({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
     )

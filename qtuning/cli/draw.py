@@ -1,0 +1,159 @@
+"""Commands that draw what the score store holds: tables, figures, reports, and the audit of the paper's claims."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qtuning.cli.options import CONFIGS, RESULTS, Configs, DataDir, Experiments, Results, StoredExperiments
+from qtuning.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from qtuning.tables.page import Page
+
+COLOURS = {"holds": "green", "holds in part": "yellow", "contradicted": "red", "cannot be judged": "dim"}
+UNBOUNDED = 160  # columns of a file or pipe, which has no width of its own
+
+
+def tables(
+    experiments: Experiments,
+    configs: Configs = CONFIGS,
+    results: Results = RESULTS,
+    data_dir: DataDir = None,
+) -> None:
+    """Collect scores and write the tables of experiments; cells that are missing are visible holes with a reason."""
+    from qtuning.data.contamination import checks_of, notes_of_checks
+    from qtuning.experiment.grid import ConfigFolder
+    from qtuning.statistics.compare import compare
+    from qtuning.store.store import Store, write_store
+    from qtuning.tables.planted_errors import write_localisation
+    from qtuning.tables.terminal import print_table
+    from qtuning.tables.write import write_tables
+
+    grids = ConfigFolder(configs, data_dir).expand(experiments)
+    write_store(grids, results)
+    written: list[Path] = []
+    for grid in grids:
+        name = grid.experiment.name
+        for path in write_localisation(name, Store(results), results / "tables"):
+            print(path)
+        if grid.evaluation is None:
+            print(f"{name}: no benchmarks, so no table of scores; its figures: qtuning figures {name}")
+            continue
+        comparisons = compare(Store(results), name)
+        notes = notes_of_checks(results, checks_of([grid]).values())
+        written += write_tables(name, results, comparisons=comparisons, notes=notes)
+        print_table(name, results, comparisons=comparisons)
+    for path in written:
+        if path.suffix == ".md":  # the other formats have the same name
+            print(path)
+
+
+def figures(
+    experiments: StoredExperiments,
+    store: Annotated[Path, typer.Option(help="folder with scores.parquet, steps.parquet, planes.parquet")] = RESULTS,
+    out: Annotated[
+        Path, typer.Option(help="folder to write EXPERIMENT/*.svg, .png, .csv and captions.json to")
+    ] = RESULTS / "figures",
+) -> None:
+    """Draw the figures that the rows of each experiment allow: SVG, PNG, the data behind each as CSV, and captions."""
+    from qtuning.figures.write import write_figures
+
+    for experiment in experiments:
+        for figure in write_figures(experiment, store, out):
+            print(figure.paths[0])
+
+
+def report(
+    experiments: StoredExperiments,
+    store: Annotated[Path, typer.Option(help="folder of the score store (`qtuning tables` fills it)")] = RESULTS,
+    out: Annotated[
+        Path, typer.Option(help="folder to write report.html, audit.md, tables/, figures/ and statistics/ to")
+    ] = RESULTS / "report",
+) -> None:
+    """Draw all tables, comparisons and figures of experiments, the audit, and one self-contained page of them.
+
+    The page needs no network and no other file; the same store gives the same bytes.
+    """
+    from qtuning.report import write_report
+
+    print(write_report(experiments, store, out))
+
+
+def export(
+    experiments: StoredExperiments,
+    out: Annotated[Path, typer.Option(help="folder of the new store")],
+    store: Annotated[Path, typer.Option(help="score store, which `qtuning tables` fills")] = RESULTS,
+    plane_rows: Annotated[
+        int | None, typer.Option(min=1, help="keep so many points of the plane of each cell; default: all")
+    ] = None,
+) -> None:
+    """Copy what the store holds of experiments into a store of their own, with the overlaps that were counted.
+
+    A few megabytes hold a whole grid: tables, statistics, figures and reports can be drawn from it anywhere.
+    """
+    from qtuning.files import write_text
+    from qtuning.store.store import export_store
+
+    export_store(experiments, store, out, plane_rows)
+    for report in sorted((store / "contamination").glob("*.json")):
+        write_text(out / "contamination" / report.name, report.read_text(encoding="utf-8"))
+    print(out)
+
+
+def audit(
+    store: Annotated[
+        Path | None,
+        typer.Option(help="folder with our scores.parquet; published scores alone without it", show_default="results"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
+) -> None:
+    """Recompute the paper's claims from its own tables, and from our cells where they exist.
+
+    `qtuning audit --store docs/example/store`
+    """
+    from qtuning.paper.claims import check_claims, claims_json, claims_page
+    from qtuning.paper.published import read_published
+    from qtuning.paper.recompute import read_ours
+    from qtuning.store.store import Store
+
+    if store is not None and not store.is_dir():
+        raise UserError(f"--store = {str(store)!r}: no such folder; leave it out for the published scores alone")
+    published, store = read_published(), store or Path("results")
+    found = (store / "scores.parquet").exists()
+    findings = check_claims(published, read_ours(Store(store), published) if found else None)
+    if as_json:
+        print(json.dumps(claims_json(findings, published), indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    from rich.console import Console
+
+    console = Console() if sys.stdout.isatty() else Console(width=UNBOUNDED)
+    print_page(claims_page(findings, published), console)
+    if not found:
+        console.print(f"{store}/scores.parquet: no such file; published scores alone", style="dim", markup=False)
+
+
+def print_page(page: "Page", console: "Console") -> None:
+    """The tables of the page, with verdicts in colour."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    for text in page.lead:
+        console.print(text, markup=False, highlight=False)
+    for table in page.tables:
+        drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", show_lines=True)
+        for column in table.columns:
+            drawn.add_column(column.name, no_wrap=column.name == "Verdict", justify="left" if column.words else "right")
+        for row in table.rows:
+            drawn.add_row(*(Text(str(field), style=COLOURS.get(str(field), "")) for field in row))
+        console.print()
+        if table.title:
+            console.print(table.title, style="bold", markup=False, highlight=False)
+        console.print(drawn)
+        for note in table.notes:
+            console.print(note, style="dim", markup=False, highlight=False)

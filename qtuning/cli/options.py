@@ -1,0 +1,74 @@
+"""What commands share: their options, the configurations that they read, and the threads and GPUs that they hold."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qtuning.errors import UserError
+
+if TYPE_CHECKING:
+    from qtuning.experiment.schema import Cell, Evaluation
+
+CellFile = Annotated[
+    Path,
+    typer.Argument(
+        help="configuration of a cell, results/configurations/CELL.json (`qtuning cells EXPERIMENT --write` writes it)"
+    ),
+]
+Experiments = Annotated[list[str], typer.Argument(help="names of files in configs/experiments, without .yaml")]
+StoredExperiments = Annotated[list[str], typer.Argument(help="experiments that are in the store")]
+Results = Annotated[Path, typer.Option(help="folder of everything generated")]
+Configs = Annotated[Path, typer.Option(help="folder with experiments/, models/, train_sets/, accelerate/")]
+DataDir = Annotated[Path | None, typer.Option(help="local copies of train sets and benchmarks, instead of the hub")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads of this job")]
+RESULTS = Path("results")
+CONFIGS = Path("configs")
+
+
+def set_threads(threads: int) -> None:
+    """Set the CPU threads of this process; to be called before torch is imported.
+
+    PASSIVE: threads of OpenMP that wait spin otherwise, which makes other jobs on the machine 4 to 10 times slower.
+    """
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if "torch" in sys.modules:  # in a process of the warm server, where torch has read the environment already
+        sys.modules["torch"].set_num_threads(threads)
+
+
+def hold_gpus(count: int) -> None:
+    """Hold GPUs of this machine for this job alone; nothing to do where there are none."""
+    from qtuning.gpus import lease, visible
+
+    devices = visible()
+    if devices and len(devices) < count:
+        raise UserError(f"training.processes = {count}: this machine has {len(devices)} GPU(s) for us")
+    if devices:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(lease(count))
+
+
+def read_cell(path: Path, *, trained: bool = False) -> "Cell":
+    """The configuration of a cell. UserError where there is none, or if it is zero-shot but shall be `trained`."""
+    from qtuning.experiment.schema import Cell
+
+    cell = Cell.model_validate_json(_read(path))
+    if trained and cell.zero_shot:
+        raise UserError(f"{path}: a zero-shot cell is the base model itself; there is nothing to train")
+    return cell
+
+
+def read_evaluation(path: Path) -> "Evaluation":
+    """The configuration of an evaluation."""
+    from qtuning.experiment.schema import Evaluation
+
+    return Evaluation.model_validate_json(_read(path))
+
+
+def _read(path: Path) -> str:
+    if not path.exists():
+        raise UserError(f"{path}: no such file; `qtuning cells EXPERIMENT --write` writes the configurations")
+    return path.read_text(encoding="utf-8")

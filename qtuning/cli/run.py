@@ -1,0 +1,167 @@
+"""Commands that make results: the stages of the workflow, each for one cell, and the store that they end in."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qtuning.cli.options import (
+    CONFIGS,
+    RESULTS,
+    CellFile,
+    Configs,
+    DataDir,
+    Experiments,
+    Results,
+    Threads,
+    hold_gpus,
+    read_cell,
+    read_evaluation,
+    set_threads,
+)
+from qtuning.errors import UserError
+
+
+def cells(
+    experiments: Experiments,
+    configs: Configs = CONFIGS,
+    results: Results = RESULTS,
+    data_dir: DataDir = None,
+    write: Annotated[bool, typer.Option("--write", help="also write their configurations")] = False,
+) -> None:
+    """List the cells of experiments; equal cells of different experiments are listed once."""
+    from qtuning.experiment.grid import ConfigFolder
+    from qtuning.experiment.names import ResultPaths
+    from qtuning.files import write_text
+    from qtuning.workflow import WorkflowInputs
+
+    inputs = WorkflowInputs(ConfigFolder(configs, data_dir).expand(experiments), ResultPaths(results), data_dir)
+    for identity in inputs.cells:
+        print(identity)
+    if write:
+        for identity in [*inputs.cells, *inputs.evaluations]:
+            write_text(inputs.paths.configuration(identity), inputs.configuration(identity) + "\n")
+
+
+def base_model(cell: CellFile, results: Results = RESULTS) -> None:
+    """Make a cell's base model ready: fetch it from the hub, convert it, or find it in the package."""
+    from qtuning.experiment.names import ResultPaths
+    from qtuning.files import exclusive
+    from qtuning.model.load import make_ready
+
+    loaded, paths = read_cell(cell), ResultPaths(results)
+    with exclusive(paths.lock(cell.stem), f"base model {loaded.model.name}"):
+        make_ready(loaded.model, paths.model(loaded))
+
+
+def prepare(cell: CellFile, results: Results = RESULTS, data_dir: DataDir = None, threads: Threads = 1) -> None:
+    """Validate and tokenise a cell's train set; bad rows are counted by reason and listed with file and line."""
+    set_threads(threads)
+    from qtuning.data.prepare import prepare as run
+    from qtuning.experiment.names import ResultPaths
+    from qtuning.files import exclusive
+    from qtuning.model.load import model_path
+
+    loaded, paths = read_cell(cell, trained=True), ResultPaths(results)
+    folder = paths.samples(loaded)
+    with exclusive(paths.lock(cell.stem), f"preparing {folder.name}"):
+        run(loaded, model_path(paths.model(loaded)), folder, data_dir=data_dir)
+
+
+def train(
+    cell: CellFile,
+    results: Results = RESULTS,
+    accelerate: Annotated[Path, typer.Option(help="accelerate configuration")] = CONFIGS / "accelerate/single.yaml",
+    tracking: Annotated[str, typer.Option(help="W&B: auto, online, offline or disabled")] = "auto",
+    group: Annotated[list[str] | None, typer.Option(help="experiment the cell belongs to; repeatable")] = None,
+    checkpoint_seconds: Annotated[float, typer.Option(help="seconds between checkpoints")] = 60.0,
+    threads: Threads = 1,
+) -> None:
+    """Train one cell (`accelerate launch -m qtuning.train`). Kill it and type it again: it goes on where it was."""
+    from qtuning.experiment.names import AUXILIARY, ResultPaths
+    from qtuning.train.tracking import MODES
+
+    loaded, paths = read_cell(cell, trained=True), ResultPaths(results)
+    if tracking not in MODES:
+        raise UserError(f"--tracking = {tracking!r}: must be one of {', '.join(MODES)}")
+    if not accelerate.exists():
+        raise UserError(f"--accelerate = {accelerate}: no such file")
+    options = ["--cell", str(cell), "--model", str(paths.model(loaded)), "--samples", str(paths.samples(loaded))]
+    options += ["--out", str(paths.cell(loaded)), "--state", str(paths.state(loaded)), "--tracking", tracking]
+    options += ["--checkpoint-seconds", str(checkpoint_seconds)]
+    for role in AUXILIARY:
+        if (folder := paths.auxiliary(loaded, role)) is not None:
+            options += [f"--{role}", str(folder)]
+    for name in group or []:
+        options += ["--group", name]
+    set_threads(threads)
+    assert loaded.training is not None
+    hold_gpus(loaded.training.processes)
+    from qtuning.train.__main__ import launch
+
+    launch(accelerate, threads, options)
+
+
+def evaluate(
+    cell: CellFile,
+    evaluation: Annotated[
+        Path, typer.Argument(help="configuration of the evaluation (results/configurations/evaluation-*.json)")
+    ],
+    results: Results = RESULTS,
+    data_dir: DataDir = None,
+    threads: Threads = 1,
+) -> None:
+    """Evaluate one cell on its benchmarks with lm-eval, in one process."""
+    set_threads(threads)
+    hold_gpus(1)
+    from qtuning.evaluation.run import evaluate_cell
+    from qtuning.experiment.names import ResultPaths
+    from qtuning.files import exclusive
+
+    paths = ResultPaths(results)
+    with exclusive(paths.lock(f"{cell.stem}-{evaluation.stem}"), f"evaluating {cell.stem}"):
+        evaluate_cell(read_cell(cell), read_evaluation(evaluation), paths, data_dir=data_dir)
+
+
+def localise(
+    cell: Annotated[Path, typer.Argument(help="configuration of a trained cell, results/configurations/CELL.json")],
+    results: Results = RESULTS,
+    threads: Threads = 1,
+) -> None:
+    """Compare what a cell's scores and pruning find with the planted errors of its train set.
+
+    Writes localisation.json into the cell's folder: AUC of token perplexity and of the smoothed score, precision and
+    recall of the pruned tokens, for the base model and for the trained one (docs/experiments.md).
+
+    `qtuning localise results/configurations/CELL.json`
+    """
+    set_threads(threads)
+    from qtuning.experiment.names import ResultPaths
+    from qtuning.files import exclusive
+    from qtuning.probes.planted_errors import find_planted_errors
+
+    loaded, paths = read_cell(cell), ResultPaths(results)
+    with exclusive(paths.lock(f"{cell.stem}-localisation"), f"localising errors of {cell.stem}"):
+        print(find_planted_errors(loaded, paths))
+
+
+def collect(
+    experiments: Experiments, configs: Configs = CONFIGS, results: Results = RESULTS, data_dir: DataDir = None
+) -> None:
+    """Collect the cells of experiments into the score store, results/*.parquet, which everything is drawn from."""
+    from qtuning.experiment.grid import ConfigFolder
+    from qtuning.store.store import write_store
+
+    write_store(ConfigFolder(configs, data_dir).expand(experiments), results)
+
+
+def replay(
+    cells: Annotated[list[Path], typer.Argument(help="folders of finished cells, results/cells/CELL")],
+    tracking: Annotated[str, typer.Option(help="W&B: auto, online or offline")] = "auto",
+    group: Annotated[list[str] | None, typer.Option(help="experiment the cells belong to; repeatable")] = None,
+) -> None:
+    """Send finished cells to W&B, from their own files: for cells trained offline or with tracking disabled."""
+    from qtuning.train.tracking import replay as send
+
+    for folder in cells:
+        print(f"{folder.name}: {'sent' if send(folder, tracking, group or []) else 'unchanged since it was sent'}")
