@@ -1,4 +1,7 @@
-"""What pruning decided of a batch, and how far two decisions on the same batch agree."""
+"""What pruning decided: which samples an epoch holds (`Progress`), what is trained of a batch (`Verdicts`, `Decision`).
+
+`agreement` says how far two decisions on one batch are the same.
+"""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +18,9 @@ from qtuning.pruners.base import DROPPED
 from qtuning.scoring import plane
 from qtuning.train.reuse import Graphs
 from qtuning.train.windows import UpdateWindow
+
+EPOCH_TENSORS = ("drawn", "weights", "ppl", "ent")
+"""Fields of Progress that lie in a checkpoint, as `pruner.NAME`."""
 
 PREFIX = "pool."
 """Of the names under which the verdicts on a pool lie in a checkpoint."""
@@ -110,6 +116,60 @@ class Decision:
                 *(window.update, window.epoch, sample.number, *decided),
                 *(weight if decided[3] else None, self.losses.get(row)),
             )
+
+
+@dataclass
+class Progress:
+    """Where training is: the next update, and what the current epoch holds.
+
+    drawn: positions of the epoch's samples in the train set, ascending; None before the epoch is drawn. weights: [n]
+    factors of all samples' losses in this epoch, or None for 1. ppl, ent: [n] scores that the epoch was drawn by, or
+    None. log: what the sample pruner said of the draw. pool: the verdicts on the pool that the next update belongs to,
+    if an earlier update began it (schedule `pool`).
+    """
+
+    update: int = 0
+    epoch: int = 0
+    index: int = 0
+    drawn: Tensor | None = None
+    weights: Tensor | None = None
+    ppl: Tensor | None = None
+    ent: Tensor | None = None
+    log: Mapping[str, float] = field(default_factory=dict)
+    pool: Verdicts | None = None
+
+    def advance(self, window: UpdateWindow) -> None:
+        """The update of `window` is made."""
+        self.update, self.index = window.update + 1, window.index + 1
+        if window.last:
+            self.pool = None
+        if self.index == window.count:
+            self.epoch, self.index, self.log = self.epoch + 1, 0, {}
+            self.drawn = self.weights = self.ppl = self.ent = None
+
+    def left_out(self, samples: Sequence[Sample]) -> list[tuple[Any, ...]]:
+        """Trace rows of the samples that were scored before this epoch and not drawn (journal.TRACE_SCHEMA)."""
+        if self.drawn is None or self.ppl is None or self.ent is None:
+            return []
+        drawn, scores = set(self.drawn.tolist()), zip(self.ppl.tolist(), self.ent.tolist(), strict=True)
+        return [
+            (self.update, self.epoch, sample.number, *pair, 0, False, False, sample.response_length, 0, None, None)
+            for position, (sample, pair) in enumerate(zip(samples, scores, strict=True))
+            if position not in drawn
+        ]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Those that are not None, for a checkpoint."""
+        found = {f"pruner.{name}": getattr(self, name) for name in EPOCH_TENSORS}
+        found |= {} if self.pool is None else self.pool.tensors()
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    @classmethod
+    def restored(cls, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Progress":
+        """From a checkpoint."""
+        columns = {name: tensors.get(f"pruner.{name}") for name in EPOCH_TENSORS}
+        update, epoch, index = (int(numbers[name]) for name in ("update", "epoch", "index"))
+        return cls(update, epoch, index, **columns, log=numbers["draw"], pool=Verdicts.restored(tensors))
 
 
 def pack_kept(samples: Sequence[Sample], tokens: Tensor, weights: Tensor | None, removed: bool) -> Packed | None:

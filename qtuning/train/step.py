@@ -18,7 +18,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -39,56 +38,11 @@ from qtuning.pruners.together import select_together
 from qtuning.scoring.scores import SCORES, NonFinite
 from qtuning.train.candidates import CandidateSource, TrainSet, raise_first
 from qtuning.train.cost import Cost, shape_of
-from qtuning.train.decision import Decision, Verdicts, agreement, forward_sizes, pack_kept
+from qtuning.train.decision import Decision, Progress, Verdicts, agreement, forward_sizes, pack_kept
 from qtuning.train.journal import TRACE_SCHEMA
 from qtuning.train.reuse import Graphs, require_reusable
 from qtuning.train.seeding import derived_seed, epoch_order, generator
 from qtuning.train.windows import Pooling, UpdateWindow, cut_epoch, rate_of, share_out_rows
-
-TENSORS = ("drawn", "weights", "ppl", "ent")
-
-
-@dataclass
-class Progress:
-    """Where training is: the next update, and what the current epoch holds.
-
-    drawn: positions of the epoch's samples in the train set, ascending; None before the epoch is drawn. weights: [n]
-    factors of all samples' losses in this epoch, or None for 1. ppl, ent: [n] scores that the epoch was drawn by, or
-    None. log: what the sample pruner said of the draw. pool: the verdicts on the pool that the next update belongs to,
-    if an earlier update began it (schedule `pool`).
-    """
-
-    update: int = 0
-    epoch: int = 0
-    index: int = 0
-    drawn: Tensor | None = None
-    weights: Tensor | None = None
-    ppl: Tensor | None = None
-    ent: Tensor | None = None
-    log: Mapping[str, float] = field(default_factory=dict)
-    pool: Verdicts | None = None
-
-    def advance(self, window: UpdateWindow) -> None:
-        """The update of `window` is made."""
-        self.update, self.index = window.update + 1, window.index + 1
-        if window.last:
-            self.pool = None
-        if self.index == window.count:
-            self.epoch, self.index, self.log = self.epoch + 1, 0, {}
-            self.drawn = self.weights = self.ppl = self.ent = None
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Those that are not None, for a checkpoint."""
-        found = {f"pruner.{name}": getattr(self, name) for name in TENSORS}
-        found |= {} if self.pool is None else self.pool.tensors()
-        return {name: tensor for name, tensor in found.items() if tensor is not None}
-
-    @classmethod
-    def restored(cls, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Progress":
-        """From a checkpoint."""
-        columns = {name: tensors.get(f"pruner.{name}") for name in TENSORS}
-        update, epoch, index = (int(numbers[name]) for name in ("update", "epoch", "index"))
-        return cls(update, epoch, index, **columns, log=numbers["draw"], pool=Verdicts.restored(tensors))
 
 
 class TrainingLoop:
@@ -195,7 +149,7 @@ class TrainingLoop:
         columns = dict(zip(TRACE_SCHEMA, zip(*trace, strict=True), strict=True))
         self._remember(columns)
         logs = [*gather_object([decision.log for decision in decided]), self.progress.log]
-        left_out = self._left_out() if window.index == 0 else []
+        left_out = self.progress.left_out(self.samples) if window.index == 0 else []
         self.progress.advance(window)
         record = {
             "update": window.update,
@@ -404,30 +358,6 @@ class TrainingLoop:
                 self.source.remember(number, math.log(ppl))
             elif loss is not None:
                 self.source.remember(number, loss)
-
-    def _left_out(self) -> list[tuple[Any, ...]]:
-        """Trace rows of the samples that were scored before this epoch and not drawn (journal.TRACE_SCHEMA)."""
-        progress = self.progress
-        if progress.drawn is None or progress.ppl is None or progress.ent is None:
-            return []
-        drawn, scores = set(progress.drawn.tolist()), zip(progress.ppl.tolist(), progress.ent.tolist(), strict=True)
-        return [
-            (
-                progress.update,
-                progress.epoch,
-                sample.number,
-                *pair,
-                0,
-                False,
-                False,
-                sample.response_length,
-                0,
-                None,
-                None,
-            )
-            for position, (sample, pair) in enumerate(zip(self.samples, scores, strict=True))
-            if position not in drawn
-        ]
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """(numbers, tensors) of the resume state, beside weights, optimizer and cost; the same on every process."""
