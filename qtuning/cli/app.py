@@ -6,10 +6,8 @@ from pathlib import Path
 
 import typer
 
-from qtuning.cli.contamination import contamination
 from qtuning.cli.draw import audit, export, figures, report, tables
-from qtuning.cli.look import check_pruner, experiments, plan
-from qtuning.cli.plane import plane
+from qtuning.cli.look import check_pruner, contamination, experiments, plan, plane
 from qtuning.cli.run import base_model, cells, collect, evaluate, localise, prepare, replay, train
 from qtuning.errors import UserError
 

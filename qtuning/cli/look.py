@@ -1,15 +1,20 @@
 """Commands that look: what experiments there are and cost, what a train set holds, whether a pruner keeps the rules."""
 
 import sys
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from qtuning.cli.options import CONFIGS, RESULTS
+from qtuning.cli.options import CONFIGS, RESULTS, DataDir, Results, Threads, set_threads
 from qtuning.errors import UserError
 
+if TYPE_CHECKING:
+    from qtuning.data.contamination import BenchmarkSource
+
 GPUS = ("h100", "a100", "4090", "cpu")
+SOURCES = ("hub", "data-dir", "mini-world")
 
 
 def experiments(
@@ -82,6 +87,123 @@ def plan(
         print_plan(bill, effects, checked, assumed)
     if too_large:
         raise UserError("\n".join(too_large))
+
+
+def plane(
+    model: Annotated[
+        str, typer.Argument(help="name in configs/models, a folder with a model, or owner/name on the Hugging Face hub")
+    ],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="name in configs/train_sets, or a .json, .jsonl (.gz) or .parquet file of instruction, input, output "
+            "columns or of chats (messages)"
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="folder to write MODEL-DATA.svg, .png and .csv to")] = RESULTS / "planes",
+    limit: Annotated[int | None, typer.Option(min=2, help="score a fixed random draw of so many samples")] = None,
+    sample_ratio: Annotated[
+        float, typer.Option(min=0.001, max=1.0, help="share of the samples that the triage should keep")
+    ] = 0.25,
+    template: Annotated[
+        str | None, typer.Option(help="plain, alpaca or chat; default: the model's in configs/models, else alpaca")
+    ] = None,
+    cutoff: Annotated[int, typer.Option(min=2, help="tokens per sample; a longer response is cut")] = 1024,
+    configs: Annotated[Path, typer.Option(help="folder with models/ and train_sets/")] = CONFIGS,
+    results: Annotated[Path, typer.Option(help="folder of everything generated: models made ready")] = RESULTS,
+    data_dir: Annotated[Path | None, typer.Option(help="local copies of train sets, instead of the hub")] = None,
+    threads: Threads = 1,
+) -> None:
+    """Score every sample of an SFT file under a model, and draw its Error-Uncertainty plane.
+
+    Prints the shares of the quadrants at a median split and at the thresholds that keep `--sample-ratio`, and how error
+    and uncertainty correlate. Nothing is trained.
+
+    `qtuning plane mini mini` or `qtuning plane HuggingFaceTB/SmolLM2-135M my_data.jsonl --limit 500`
+    """
+    set_threads(threads)
+    from qtuning.experiment.grid import ConfigFolder
+    from qtuning.probes.inputs import find_model, find_train_set
+
+    # before torch is imported, which takes seconds: a misspelt name is told at once
+    folder = ConfigFolder(configs, data_dir)
+    chosen, train_set = find_model(model, template, folder), find_train_set(data, folder)
+
+    from rich.console import Console
+    from tqdm import tqdm
+
+    from qtuning.experiment.names import ResultPaths
+    from qtuning.figures.plane import draw_plane
+    from qtuning.figures.style import save
+    from qtuning.probes.score_file import print_plane, score_file
+
+    with tqdm(unit="sample", desc="scoring", disable=None, leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        found = score_file(
+            chosen,
+            train_set,
+            ResultPaths(results),
+            sample_ratio=sample_ratio,
+            limit=limit,
+            cutoff=cutoff,
+            data_dir=data_dir,
+            progress=progress,
+        )
+    lines = found.thresholds
+    tails = (lines.ppl_low, lines.ppl_high, lines.ent_low, lines.ent_high)
+    drawing = draw_plane(found.samples, tails=tails, kept=f"kept at {100 * sample_ratio:g}%")
+    paths = save(drawing, out, f"{chosen.name}-{train_set.name}")
+    print_plane(found, sample_ratio, Console())
+    for path in paths:
+        print(path)
+
+
+def contamination(
+    train_sets: Annotated[list[str], typer.Argument(help="names of files in configs/train_sets, without .yaml")],
+    benchmarks: Annotated[str, typer.Option(help="names, separated by commas; default: all")] = "",
+    source: Annotated[
+        str, typer.Option(help="questions from hub, data-dir or mini-world; default: where the train set comes from")
+    ] = "",
+    ngram: Annotated[int, typer.Option(min=1, help="words in a row that count as overlap; 13, or 8 to see more")] = 13,
+    configs: Annotated[Path, typer.Option(help="folder with train_sets/")] = CONFIGS,
+    results: Results = RESULTS,
+    data_dir: DataDir = None,
+) -> None:
+    """Count the benchmark items that share an n-gram with a train set, and write results/contamination/*.json.
+
+    `qtuning contamination gsm8k alpaca --benchmarks gsm8k,squad --data-dir DIR`
+    """
+    from qtuning.data.contamination import Check, print_report, run_check
+    from qtuning.experiment.benchmarks import BENCHMARKS
+    from qtuning.experiment.grid import ConfigFolder
+    from qtuning.experiment.scales import section_folder
+    from qtuning.experiment.yaml_files import nearest
+    from qtuning.files import write_json
+
+    names = tuple(dict.fromkeys(name.strip() for name in benchmarks.split(","))) if benchmarks else tuple(BENCHMARKS)
+    for name in names:
+        if name not in BENCHMARKS:
+            raise UserError(f"--benchmarks = {name!r}: unknown{nearest(name, BENCHMARKS)}")
+    if source and source not in SOURCES:
+        raise UserError(f"--source = {source!r}: unknown{nearest(source, SOURCES)}")
+    section_folder(configs, "train_sets")
+    folder = ConfigFolder(configs, data_dir)
+    known, checks = folder.names("train_sets"), []
+    for name in train_sets:
+        if name not in known:
+            raise UserError(f"train set = {name!r}: unknown{nearest(name, known)}")
+        train_set = folder.train_set(name)
+        origin = "mini-world" if train_set.source.kind == "mini-world" else "hub" if data_dir is None else "data-dir"
+        checks.append(Check(train_set, cast("BenchmarkSource", source or origin), names, ngram))
+    for check in checks:
+        started = time.monotonic()
+        report = run_check(check, data_dir=data_dir, progress=sys.stderr.isatty())
+        write_json(check.path(results), report)
+        print_report(report, time.monotonic() - started, check.path(results))
 
 
 def check_pruner(

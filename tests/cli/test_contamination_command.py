@@ -7,9 +7,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from qtuning.cli.contamination import contamination, read_train_set
+from qtuning.cli.look import contamination
 from qtuning.data.contamination import Check, notes_of_checks
 from qtuning.errors import UserError
+from qtuning.experiment.grid import ConfigFolder
 
 QUESTION = "a farmer has three fields and each of them has four rows of twelve trees how many trees"
 
@@ -37,7 +38,7 @@ def test_it_writes_a_report_that_tables_can_quote(run, tmp_path):
     assert path.name.startswith("sums-data-dir-")
     assert json.loads(path.read_text())["benchmarks"]["gsm8k"]["contaminated"] == 1
     assert "a farmer has three fields and each of them has four rows of" in result.output
-    check = Check(read_train_set(tmp_path / "configs", "sums", tmp_path / "data"), "data-dir", ("gsm8k",))
+    check = Check(ConfigFolder(tmp_path / "configs", tmp_path / "data").train_set("sums"), "data-dir", ("gsm8k",))
     assert notes_of_checks(tmp_path / "results", [check]) == [
         "Contamination: items that share a 13-gram with Sums: GSM8K 1 of 2 (50.0%; 1 shorter, compared whole)."
     ]

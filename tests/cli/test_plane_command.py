@@ -11,7 +11,7 @@ import typer
 from scipy.stats import spearmanr
 from typer.testing import CliRunner, Result
 
-from qtuning.cli.plane import plane
+from qtuning.cli.look import plane
 from qtuning.errors import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtuning.cli.contamination import read_train_set
 from qtuning.data.contamination import Check, checks_of, run_check
 from qtuning.data.overlap import Index, words
 from qtuning.errors import UserError
@@ -169,8 +168,9 @@ def test_experiments_and_the_command_give_reports_the_same_name(experiments, tmp
     """So that the workflow knows what the command will write."""
     configs = Path(__file__).parents[2] / "configs"
     data_dir = tmp_path if experiments == ["gemma-local"] else None
-    (job,) = checks_of(ConfigFolder(configs, data_dir).expand(experiments)).values()
-    by_hand = Check(read_train_set(configs, job.train_set.name, data_dir), job.source, tuple(reversed(job.benchmarks)))
+    folder = ConfigFolder(configs, data_dir)
+    (job,) = checks_of(folder.expand(experiments)).values()
+    by_hand = Check(folder.train_set(job.train_set.name), job.source, tuple(reversed(job.benchmarks)))
     assert by_hand.name == job.name
 
 
