@@ -1,24 +1,26 @@
 """`qtuning audit` as it is typed: exit status and what it prints."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import typer
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from qtuning.cli.draw import audit
 from qtuning.errors import UserError
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     monkeypatch.chdir(tmp_path)
     app = typer.Typer()
     app.command()(audit)
     return lambda *arguments: CliRunner().invoke(app, [*map(str, arguments)])
 
 
-def test_claims_and_averages_are_printed(run):
+def test_claims_and_averages_are_printed(run: Callable[..., Result]) -> None:
     result = run()
     assert result.exit_code == 0, result.output
     assert ": holds 4, holds in part 1, contradicted 5." in result.output
@@ -26,7 +28,7 @@ def test_claims_and_averages_are_printed(run):
     assert "results/scores.parquet: no such file; published scores alone" in result.output
 
 
-def test_json_holds_the_same(run, tmp_path):
+def test_json_holds_the_same(run: Callable[..., Result], tmp_path: Path) -> None:
     result = run("--store", tmp_path, "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
@@ -34,7 +36,7 @@ def test_json_holds_the_same(run, tmp_path):
     assert all(claim["ours"] is None for claim in found["claims"])
 
 
-def test_a_folder_that_was_named_must_exist(run, tmp_path):
+def test_a_folder_that_was_named_must_exist(run: Callable[..., Result], tmp_path: Path) -> None:
     result = run("--store", tmp_path / "nowhere")
     assert isinstance(result.exception, UserError)
     assert str(result.exception).endswith("nowhere': no such folder; leave it out for the published scores alone")

@@ -2,10 +2,13 @@
 
 import gzip
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from qtuning.cli.look import contamination
 from qtuning.data.contamination import Check, notes_of_checks
@@ -16,7 +19,7 @@ QUESTION = "a farmer has three fields and each of them has four rows of twelve t
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path: Path) -> Callable[..., Result]:
     """A folder of train sets with a local copy, and one GSM8K item that stands in it."""
     configs, data = tmp_path / "configs" / "train_sets", tmp_path / "data"
     configs.mkdir(parents=True)
@@ -31,7 +34,7 @@ def run(tmp_path):
     return lambda *arguments: CliRunner().invoke(app, [*arguments, *folders])
 
 
-def test_it_writes_a_report_that_tables_can_quote(run, tmp_path):
+def test_it_writes_a_report_that_tables_can_quote(run: Callable[..., Result], tmp_path: Path) -> None:
     result = run("sums", "--benchmarks", "gsm8k", "--data-dir", str(tmp_path / "data"))
     assert result.exit_code == 0, result.output
     (path,) = (tmp_path / "results" / "contamination").glob("*.json")
@@ -55,7 +58,7 @@ def test_it_writes_a_report_that_tables_can_quote(run, tmp_path):
         (["sums", "--source", "hubb"], "--source = 'hubb': unknown; did you mean hub?"),
     ],
 )
-def test_what_is_asked_wrongly_is_told(arguments, message, run):
+def test_what_is_asked_wrongly_is_told(arguments: Any, message: str, run: Callable[..., Result]) -> None:
     result = run(*arguments)
     assert isinstance(result.exception, UserError)
     assert message in str(result.exception)

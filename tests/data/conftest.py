@@ -2,13 +2,17 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+Save = Callable[[Path, list[Any]], None]
 
 TEXTS = [
     "Question: What is the capital of France?\nAnswer: Paris is the capital of France.",
@@ -27,7 +31,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def _save(backend, folder: Path, chat_template: str | None) -> Path:
+def _save(backend: Any, folder: Path, chat_template: str | None) -> Path:
     from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
 
@@ -42,7 +46,7 @@ def _save(backend, folder: Path, chat_template: str | None) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bpe_folder(tmp_path_factory) -> Path:
+def bpe_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """GPT-2 style: byte-level BPE, with a chat template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -60,7 +64,7 @@ def bpe_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sentencepiece_folder(tmp_path_factory) -> Path:
+def sentencepiece_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """LLaMA style: spaces become a letter, tokens may span words, unknown letters fall back to bytes."""
     from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 
@@ -80,24 +84,24 @@ def sentencepiece_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bpe(bpe_folder):
+def bpe(bpe_folder: Path) -> Any:
     from qtuning.data.tokenise import load_tokenizer
 
     return load_tokenizer(bpe_folder)
 
 
 @pytest.fixture(scope="session")
-def sentencepiece(sentencepiece_folder):
+def sentencepiece(sentencepiece_folder: Path) -> Any:
     from qtuning.data.tokenise import load_tokenizer
 
     return load_tokenizer(sentencepiece_folder)
 
 
 @pytest.fixture
-def write(tmp_path, save):
+def write(tmp_path: Path, save: Save) -> Callable[[str, list[Any]], Path]:
     """write(NAME, rows): a file below tmp_path in the format of its name."""
 
-    def write_file(name: str, rows: list) -> Path:
+    def write_file(name: str, rows: list[Any]) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         save(path, rows)
@@ -107,13 +111,13 @@ def write(tmp_path, save):
 
 
 @pytest.fixture(scope="session")
-def save():
+def save() -> Save:
     """save(path, rows): a file in the format that its suffix tells."""
     import gzip
 
     import polars
 
-    def save_file(path: Path, rows: list) -> None:
+    def save_file(path: Path, rows: list[Any]) -> None:
         if path.suffix == ".parquet":
             polars.DataFrame(rows).write_parquet(path)
             return

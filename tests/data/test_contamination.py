@@ -5,6 +5,7 @@ import json
 import random
 import string
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
@@ -37,7 +38,7 @@ def pieces(text: list[str], n: int) -> list[list[str]]:
 
 
 @given(items=st.lists(TEXT, max_size=5), samples=st.lists(st.lists(TEXT, max_size=3), max_size=5), n=st.integers(1, 4))
-def test_the_index_counts_what_brute_force_counts(items, samples, n):
+def test_the_index_counts_what_brute_force_counts(items: Any, samples: Any, n: Any) -> None:
     index = Index(n)
     for item in items:
         index.add(item, short=True)
@@ -64,7 +65,7 @@ def test_the_index_counts_what_brute_force_counts(items, samples, n):
     st.randoms(use_true_random=False),
     st.lists(st.sampled_from(list(string.punctuation + " \n\t“”–…")), min_size=1, max_size=4),
 )
-def test_case_and_punctuation_between_words_make_no_difference(tokens, chance, marks):
+def test_case_and_punctuation_between_words_make_no_difference(tokens: Any, chance: Any, marks: Any) -> None:
     def disguise(token: str) -> str:
         cased = "".join(chance.choice((letter.lower(), letter.upper())) for letter in token)
         return "".join(chance.choices(marks, k=2)) + cased + " "
@@ -72,7 +73,7 @@ def test_case_and_punctuation_between_words_make_no_difference(tokens, chance, m
     assert words("".join(map(disguise, tokens))) == words(" ".join(tokens)) == tokens
 
 
-def test_words_of_other_scripts_and_forms():
+def test_words_of_other_scripts_and_forms() -> None:
     assert words("Ça, c’est l'ﬁn: x_1 = ½·10³!") == ["ça", "c", "est", "l", "fin", "x", "1", "1", "2", "103"]
     assert words("e\u0301t\u00e9") == ["été"]  # composed and decomposed accents are one
     assert words("...") == words("") == []
@@ -98,7 +99,7 @@ TRAIN_SET = TrainSet(name="train", label="Train", source=FileSource(kind="data-d
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     """Six GSM8K items, of which a train set of four rows holds: a solution, five words of a question, a short one."""
     items = [
         gsm8k(sentence(1, 30), sentence(2, 30)),  # its solution is copied, in capitals and with other marks
@@ -122,12 +123,12 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run(folder: Path, **changes):
+def run(folder: Path, **changes: Any) -> dict[str, Any]:
     job = Check(TRAIN_SET, "data-dir", ("gsm8k",), **changes)
     return run_check(job, data_dir=folder)
 
 
-def test_planted_overlap_is_found_and_nothing_else(folder):
+def test_planted_overlap_is_found_and_nothing_else(folder: Path) -> None:
     report = run(folder)
     result = report["benchmarks"]["gsm8k"]
     assert (report["read"], report["unusable"], report["ngram"]) == (6, 1, 13)
@@ -141,11 +142,11 @@ def test_planted_overlap_is_found_and_nothing_else(folder):
     assert [entry["line"] for entry in result["top_sources"]] == [1, 3, 4]
 
 
-def test_twelve_words_are_found_with_a_smaller_n(folder):
+def test_twelve_words_are_found_with_a_smaller_n(folder: Path) -> None:
     assert run(folder, ngram=12)["benchmarks"]["gsm8k"]["by_part"]["question"] == 3
 
 
-def test_the_report_is_the_same_wherever_the_data_lie(folder, tmp_path_factory):
+def test_the_report_is_the_same_wherever_the_data_lie(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     copy = tmp_path_factory.mktemp("copy")
     for name in ("train.jsonl.gz", "gsm8k/test.jsonl.gz"):
         (copy / name).parent.mkdir(exist_ok=True)
@@ -153,7 +154,7 @@ def test_the_report_is_the_same_wherever_the_data_lie(folder, tmp_path_factory):
     assert canonical_json(run(copy)) == canonical_json(run(folder))
 
 
-def test_the_name_of_a_report_tells_what_was_compared():
+def test_the_name_of_a_report_tells_what_was_compared() -> None:
     job = Check(TRAIN_SET, "data-dir", ("gsm8k", "math"))
     same = Check(TRAIN_SET.model_copy(update={"label": "Another"}), "data-dir", ("math", "gsm8k"))
     assert job.name == same.name
@@ -164,7 +165,7 @@ def test_the_name_of_a_report_tells_what_was_compared():
 
 
 @pytest.mark.parametrize("experiments", [["mini", "mini-methods"], ["gemma-local"]])
-def test_experiments_and_the_command_give_reports_the_same_name(experiments, tmp_path):
+def test_experiments_and_the_command_give_reports_the_same_name(experiments: Any, tmp_path: Path) -> None:
     """So that the workflow knows what the command will write."""
     configs = Path(__file__).parents[2] / "configs"
     data_dir = tmp_path if experiments == ["gemma-local"] else None
@@ -174,7 +175,7 @@ def test_experiments_and_the_command_give_reports_the_same_name(experiments, tmp
     assert by_hand.name == job.name
 
 
-def test_equal_contexts_are_one_text_and_all_their_items_are_contaminated(tmp_path):
+def test_equal_contexts_are_one_text_and_all_their_items_are_contaminated(tmp_path: Path) -> None:
     context = sentence(1, 40)
     records = [
         {"context": context, "question": f"what is number {number}", "answers": {"text": ["one"]}}
@@ -189,7 +190,7 @@ def test_equal_contexts_are_one_text_and_all_their_items_are_contaminated(tmp_pa
     assert result["top_sources"][0]["items"] == 5
 
 
-def test_items_from_the_hub_are_those_of_local_files(folder, monkeypatch):
+def test_items_from_the_hub_are_those_of_local_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with gzip.open(folder / "gsm8k" / "test.jsonl.gz") as lines:
         items = datasets.Dataset.from_list([json.loads(line) for line in lines])
     hub = {("openai/gsm8k", "main"): datasets.DatasetDict({"train": items.select([0]), "test": items})}
@@ -198,7 +199,7 @@ def test_items_from_the_hub_are_those_of_local_files(folder, monkeypatch):
     assert report == run(folder) | {"benchmark_source": "hub"}
 
 
-def test_what_cannot_be_read_is_told(folder, tmp_path):
+def test_what_cannot_be_read_is_told(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no folder given"):
         run_check(Check(TRAIN_SET, "data-dir", ("gsm8k",)), data_dir=None)
     with pytest.raises(UserError, match=r"math/test\.jsonl\.gz: no such file"):

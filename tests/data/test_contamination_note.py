@@ -1,6 +1,8 @@
 """The line under a table, from reports in the store."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -11,13 +13,13 @@ from qtuning.files import write_json
 from qtuning.store.collect import collect
 
 
-def report(store, name, ngram=13, **benchmarks):
+def report(store: Path, name: str, ngram: int = 13, **benchmarks: tuple[int, int, int]) -> None:
     counts = {key: dict(zip(("items", "contaminated", "short"), values)) for key, values in benchmarks.items()}  # noqa: B905
     values = {"train_set": "mathinstruct", "label": "MathInstruct", "benchmark_source": "hub", "ngram": ngram}
     write_json(store / "contamination" / f"{name}.json", values | {"benchmarks": counts, "read": 5})
 
 
-def note(store, *benchmarks, train_set="mathinstruct", source="hub"):
+def note(store: Path, *benchmarks: str, train_set: str = "mathinstruct", source: Any = "hub") -> str:
     """From the store alone, of an experiment with one train set."""
     config = json.dumps({"source": source, "benchmarks": benchmarks})
     rows = {
@@ -29,7 +31,7 @@ def note(store, *benchmarks, train_set="mathinstruct", source="hub"):
     return line
 
 
-def test_counts_shares_and_what_was_not_checked(tmp_path):
+def test_counts_shares_and_what_was_not_checked(tmp_path: Path) -> None:
     report(tmp_path, "mathinstruct-hub-1", gsm8k=(791, 0, 0), triviaqa=(6788, 68, 3439))
     assert note(tmp_path, "gsm8k", "triviaqa", "math") == (
         "Contamination: items that share a 13-gram with MathInstruct: GSM8K 0 of 791, "
@@ -37,7 +39,7 @@ def test_counts_shares_and_what_was_not_checked(tmp_path):
     )
 
 
-def test_nothing_checked_is_said_with_what_to_type(tmp_path):
+def test_nothing_checked_is_said_with_what_to_type(tmp_path: Path) -> None:
     report(tmp_path, "mathinstruct-hub-1", gsm8k=(791, 0, 0))
     expected = (
         "Contamination: not checked (MathInstruct against GSM8K, MATH); run `qtuning contamination mathinstruct`."
@@ -47,7 +49,7 @@ def test_nothing_checked_is_said_with_what_to_type(tmp_path):
     assert "run `qtuning contamination other`" in note(tmp_path, "gsm8k", train_set="other")
 
 
-def test_the_report_that_covers_the_benchmarks_is_taken(tmp_path):
+def test_the_report_that_covers_the_benchmarks_is_taken(tmp_path: Path) -> None:
     report(tmp_path, "mathinstruct-hub-1", gsm8k=(791, 1, 0))
     report(tmp_path, "mathinstruct-hub-2", gsm8k=(791, 2, 0), math=(5000, 50, 0))
     report(tmp_path, "mathinstruct-hub-3", ngram=8, gsm8k=(791, 3, 0), math=(5000, 100, 0))
@@ -64,7 +66,7 @@ def test_the_report_that_covers_the_benchmarks_is_taken(tmp_path):
     assert note(tmp_path, "gsm8k", "math") == both
 
 
-def test_a_grid_reads_the_report_of_its_own_check(folders):
+def test_a_grid_reads_the_report_of_its_own_check(folders: Any) -> None:
     (check,) = checks_of([folders.grid]).values()
     assert notes_of_checks(folders.results, [check])[0].startswith("Contamination: not checked (Mini SFT against ARC-E")
     report(folders.results, "mini-mini-world-0", gsm8k=(240, 9, 0))  # of another check
@@ -75,13 +77,13 @@ def test_a_grid_reads_the_report_of_its_own_check(folders):
     assert "GSM8K 6 of 240 (2.5%), SQuAD 0 of 200" in line
 
 
-def test_a_damaged_report_is_refused_with_its_key(tmp_path):
+def test_a_damaged_report_is_refused_with_its_key(tmp_path: Path) -> None:
     report(tmp_path, "mathinstruct-hub-1", gsm8k=(0, 0, 0))
     with pytest.raises(UserError, match=r"mathinstruct-hub-1\.json: benchmarks\.gsm8k\.items = 0"):
         note(tmp_path, "gsm8k")
 
 
-def test_an_experiment_has_a_line_for_each_train_set(folders):
+def test_an_experiment_has_a_line_for_each_train_set(folders: Any) -> None:
     """From the score table as collecting makes it."""
     scores = collect([folders.grid], folders.results)
     (line,) = notes_from_store(folders.results, scores)

@@ -5,7 +5,9 @@ import json
 import math
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars
@@ -21,7 +23,7 @@ from qtuning.files import file_digest, read_json
 ROWS = [{"instruction": f"What is {n}?", "input": "", "output": f"It is {n}.", "kind": "ab"[n % 2]} for n in range(100)]
 
 
-def cell_for(train_set: TrainSet, *, template="plain", cutoff=512, limit=None) -> Cell:
+def cell_for(train_set: TrainSet, *, template: Any = "plain", cutoff: int = 512, limit: int | None = None) -> Cell:
     return Cell(
         model=Model(name="m", label="M", source=HubSource(id="x"), parameters=1, template=template),
         train_set=train_set,
@@ -32,7 +34,7 @@ def cell_for(train_set: TrainSet, *, template="plain", cutoff=512, limit=None) -
     )
 
 
-def train_set(path: Path, **keys) -> TrainSet:
+def train_set(path: Path, **keys: Any) -> TrainSet:
     return TrainSet(name="set", label="S", source=FileSource(kind="path", file=str(path)), **keys)
 
 
@@ -41,15 +43,15 @@ def numbers(folder: Path) -> list[int]:
 
 
 @pytest.fixture
-def run(bpe_folder, tmp_path):
-    def go(rows_of: TrainSet, out: str = "out", **keys) -> Path:
+def run(bpe_folder: Path, tmp_path: Path) -> Callable[..., Path]:
+    def go(rows_of: TrainSet, out: str = "out", **keys: Any) -> Path:
         prepare(cell_for(rows_of, **keys), bpe_folder, tmp_path / out)
         return tmp_path / out
 
     return go
 
 
-def test_what_is_stored(run, write, bpe):
+def test_what_is_stored(run: Callable[..., Path], write: Any, bpe: Any) -> None:
     path = write("a.jsonl", ROWS)
     out = run(train_set(path))
     table = polars.read_parquet(out / "samples.parquet")
@@ -72,7 +74,7 @@ def test_what_is_stored(run, write, bpe):
 
 
 @pytest.mark.parametrize("template", ["plain", "alpaca", "chat"])
-def test_places_of_known_errors(run, write, bpe, template):
+def test_places_of_known_errors(run: Callable[..., Path], write: Any, bpe: Any, template: str) -> None:
     rows = [row | {"errors": [[6, 6 + len(str(n))]] if n % 2 else []} for n, row in enumerate(ROWS)]
     stored = load_samples(run(train_set(write("a.jsonl", rows), columns={"errors": "errors"}), template=template))
     for n, (sample, places) in enumerate(zip(stored, stored.errors, strict=True)):
@@ -81,7 +83,7 @@ def test_places_of_known_errors(run, write, bpe, template):
     assert load_samples(run(train_set(write("a.jsonl", rows)), template=template)).errors is None, "unless asked for"
 
 
-def test_the_report(run, write):
+def test_the_report(run: Callable[..., Path], write: Any) -> None:
     repeated = [*ROWS, ROWS[3] | {"kind": "other", "input": None}, ROWS[4] | {"output": "one, two, three " * 200}]
     path = write("a.jsonl", [*repeated, {"instruction": "a"}])
     out = run(train_set(path), cutoff=100)
@@ -108,12 +110,12 @@ def test_the_report(run, write):
     assert re.fullmatch("[0-9a-f]{64}", report["tokenizer_fingerprint"])
 
 
-def test_sample_numbers_count_bad_rows(run, write):
+def test_sample_numbers_count_bad_rows(run: Callable[..., Path], write: Any) -> None:
     out = run(train_set(write("a.jsonl", [ROWS[0], {"x": 1}, ROWS[2]]), bad_rows=0.5))
     assert numbers(out) == [0, 2]
 
 
-def test_same_bytes_twice_and_equal_content_equal_fingerprint(run, write):
+def test_same_bytes_twice_and_equal_content_equal_fingerprint(run: Callable[..., Path], write: Any) -> None:
     path = write("a.jsonl", ROWS)
     first, second = run(train_set(path), "one"), run(train_set(path), "two")
     for name in ("samples.parquet", "report.json"):
@@ -128,7 +130,7 @@ def test_same_bytes_twice_and_equal_content_equal_fingerprint(run, write):
     assert other["tokenizer_fingerprint"] == reports[0]["tokenizer_fingerprint"]
 
 
-def test_limit_is_a_fixed_random_subset_in_order_and_nested(run, write):
+def test_limit_is_a_fixed_random_subset_in_order_and_nested(run: Callable[..., Path], write: Any) -> None:
     path = write("a.jsonl", ROWS)
     ids = {size: numbers(run(train_set(path), f"out{size}", limit=size)) for size in (1, 10, 50, 100, 500)}
     assert {size: len(kept) for size, kept in ids.items()} == {1: 1, 10: 10, 50: 50, 100: 100, 500: 100}
@@ -138,7 +140,7 @@ def test_limit_is_a_fixed_random_subset_in_order_and_nested(run, write):
     assert ids[10] == numbers(run(train_set(path), "again", limit=10))
 
 
-def test_the_share_of_bad_rows(run, write):
+def test_the_share_of_bad_rows(run: Callable[..., Path], write: Any) -> None:
     bad = {"instruction": "a", "output": None}
     run(train_set(write("a.jsonl", [*ROWS[:99], bad]), bad_rows=0.01))
     path = write("b.jsonl", [*ROWS[:97], bad, bad, {"output": "b"}])
@@ -151,7 +153,7 @@ def test_the_share_of_bad_rows(run, write):
     assert f"{path}:100 missing key ('instruction')" in message
 
 
-def test_no_usable_row(run, write):
+def test_no_usable_row(run: Callable[..., Path], write: Any) -> None:
     path = write("a.jsonl", [{"question": "a", "answer": "b"}] * 3)
     with pytest.raises(UserError, match=r"none of its 3 rows is usable: 3 missing key.*`columns`"):
         run(train_set(path, bad_rows=1.0))
@@ -163,7 +165,7 @@ def test_no_usable_row(run, write):
         run(train_set(path))
 
 
-def test_a_refused_set_leaves_no_marker_of_an_earlier_one(run, write, tmp_path):
+def test_a_refused_set_leaves_no_marker_of_an_earlier_one(run: Callable[..., Path], write: Any, tmp_path: Path) -> None:
     path = write("a.jsonl", ROWS)
     out = run(train_set(path))
     write("a.jsonl", [{}])
@@ -173,7 +175,7 @@ def test_a_refused_set_leaves_no_marker_of_an_earlier_one(run, write, tmp_path):
         load_samples(out)
 
 
-def test_chat_rows_with_the_chat_template(run, write, bpe):
+def test_chat_rows_with_the_chat_template(run: Callable[..., Path], write: Any, bpe: Any) -> None:
     turns = [
         ("system", "refuse me"),
         ("user", "Hi."),
@@ -193,7 +195,7 @@ def test_chat_rows_with_the_chat_template(run, write, bpe):
     assert bpe.decode(first.tokens[first.prompt :]) == "Goodbye.<eos>\n"
 
 
-def test_other_columns_and_the_data_folder(bpe_folder, tmp_path, write):
+def test_other_columns_and_the_data_folder(bpe_folder: Path, tmp_path: Path, write: Any) -> None:
     rows = [{"question": row["instruction"], "answer": row["output"]} for row in ROWS]
     write("data/gsm8k/train.jsonl.gz", rows)
     source = FileSource(kind="data-dir", file="gsm8k/train.jsonl.gz")
@@ -202,19 +204,20 @@ def test_other_columns_and_the_data_folder(bpe_folder, tmp_path, write):
     assert len(load_samples(tmp_path / "out")) == 100
 
 
-def test_the_summary_fits_one_screen(bpe_folder, tmp_path, write):
+def test_the_summary_fits_one_screen(bpe_folder: Path, tmp_path: Path, write: Any) -> None:
     from rich.console import Console
 
-    screen = Console(file=io.StringIO(), width=80)
+    written = io.StringIO()
+    screen = Console(file=written, width=80)
     rows_of = train_set(write("a.jsonl", [*ROWS, {}]))
     prepare(cell_for(rows_of), bpe_folder, tmp_path / "out", console=screen)
-    text = screen.file.getvalue()
+    text = written.getvalue()
     assert len(text.splitlines()) <= 24
     assert "unusable: missing key" in text
     assert "tokenising" not in text, "no progress bar where there is no terminal"
 
 
-def test_load_gives_what_was_stored(run, write):
+def test_load_gives_what_was_stored(run: Callable[..., Path], write: Any) -> None:
     out = run(train_set(write("a.jsonl", ROWS)))
     samples, table = load_samples(out), polars.read_parquet(out / "samples.parquet")
     assert len(samples) == len(list(samples)) == 100
@@ -225,7 +228,7 @@ def test_load_gives_what_was_stored(run, write):
         assert sample.response_length == len(stored["input_ids"]) - stored["prompt_length"] >= 1
 
 
-def test_the_statistics_of_the_instructions(run, write):
+def test_the_statistics_of_the_instructions(run: Callable[..., Path], write: Any) -> None:
     """Of the instruction alone: no input, no template, no earlier turn. Characters are code points."""
     texts = {"aaaa": 0.0, "abab": math.log(2), "aabc": 1.5 * math.log(2), "Où?": math.log(3), "𝒳\n": math.log(2)}
     rows = [{"instruction": text, "input": "something else", "output": "b"} for text in texts]
@@ -237,18 +240,18 @@ def test_the_statistics_of_the_instructions(run, write):
         ("user", ...),
         ("assistant", "b"),
     ]
-    rows = [
+    chats = [
         {"messages": [{"role": role, "content": text if content is ... else content} for role, content in turns]}
         for text in texts
     ]
-    chat = load_samples(run(train_set(write("b.jsonl", rows), format="chat"), "chat", template="chat"))
+    chat = load_samples(run(train_set(write("b.jsonl", chats), format="chat"), "chat", template="chat"))
     for samples in (alpaca, chat):
         assert samples.instruction_characters.tolist() == [4, 4, 4, 3, 2]
         assert samples.instruction_entropy.tolist() == pytest.approx(list(texts.values()), abs=1e-12)
         assert (samples.instruction_characters.dtype, samples.instruction_entropy.dtype) == (np.int64, np.float64)
 
 
-def test_equal_character_counts_have_equal_entropy(run, write):
+def test_equal_character_counts_have_equal_entropy(run: Callable[..., Path], write: Any) -> None:
     """To the last bit, whatever the order of the characters: ties must stay ties."""
     letters = "a" * 3 + "b" * 5 + "c" * 7 + "d" * 11 + "e" * 2
     rows = [
@@ -257,14 +260,14 @@ def test_equal_character_counts_have_equal_entropy(run, write):
     assert len(set(load_samples(run(train_set(write("a.jsonl", rows)))).instruction_entropy.tolist())) == 1
 
 
-def test_load_refuses_what_an_older_version_prepared(run, write):
+def test_load_refuses_what_an_older_version_prepared(run: Callable[..., Path], write: Any) -> None:
     out = run(train_set(write("a.jsonl", ROWS)))
     polars.read_parquet(out / "samples.parquet").drop("instruction_entropy").write_parquet(out / "samples.parquet")
     with pytest.raises(UserError, match=r"prepared by an older version.*delete the folder and prepare it again"):
         load_samples(out)
 
 
-def test_load_refuses_what_does_not_belong_together(run, write):
+def test_load_refuses_what_does_not_belong_together(run: Callable[..., Path], write: Any) -> None:
     out = run(train_set(write("a.jsonl", ROWS)))
     report = read_json(out / "report.json")
     (out / "report.json").write_text(json.dumps(report | {"used": 99}))
@@ -283,7 +286,7 @@ needs_data = pytest.mark.skipif("QTUNING_DATA_DIR" not in os.environ, reason="QT
     ("name", "columns"), [("alpaca", {}), ("gsm8k", {"instruction": "question", "output": "answer"})]
 )
 @pytest.mark.parametrize("template", ["plain", "alpaca", "chat"])
-def test_real_data(bpe_folder, tmp_path, bpe, name, columns, template):
+def test_real_data(bpe_folder: Path, tmp_path: Path, bpe: Any, name: str, columns: Any, template: str) -> None:
     import gzip
 
     data_dir = Path(os.environ["QTUNING_DATA_DIR"])

@@ -1,6 +1,7 @@
 """Rows: every value is an example or a refusal with one of the fixed reasons."""
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -37,7 +38,7 @@ def is_text(value: object) -> bool:
 
 @settings(max_examples=300, deadline=None)
 @given(garbage | nearly_alpaca)
-def test_an_alpaca_row_is_an_example_exactly_if_its_texts_are_there(row):
+def test_an_alpaca_row_is_an_example_exactly_if_its_texts_are_there(row: Any) -> None:
     result = parse(row, ALPACA)
     given_input = row.get("input") if isinstance(row, dict) else None
     usable = (
@@ -57,7 +58,7 @@ def test_an_alpaca_row_is_an_example_exactly_if_its_texts_are_there(row):
 
 @settings(max_examples=300, deadline=None)
 @given(garbage | nearly_chat)
-def test_a_chat_row_is_an_example_or_a_reason(row):
+def test_a_chat_row_is_an_example_or_a_reason(row: Any) -> None:
     result = parse(row, CHAT)
     if isinstance(result, Refusal):
         assert result.reason in Reason
@@ -88,7 +89,7 @@ def test_a_chat_row_is_an_example_or_a_reason(row):
         ({"instruction": "a", "output": "b\udc80"}, Reason.INVALID_UTF8),
     ],
 )
-def test_reasons_of_alpaca_rows(row, reason):
+def test_reasons_of_alpaca_rows(row: Any, reason: str) -> None:
     result = parse(row, ALPACA)
     assert isinstance(result, Refusal)
     assert result.reason is reason
@@ -118,13 +119,13 @@ def conversation(*turns: tuple[str, object]) -> dict:
         (conversation(("user", "a"), ("tool", "t"), ("assistant", "b")), Reason.WRONG_ROLE_ORDER),
     ],
 )
-def test_reasons_of_chat_rows(row, reason):
+def test_reasons_of_chat_rows(row: Any, reason: str) -> None:
     result = parse(row, CHAT)
     assert isinstance(result, Refusal)
     assert result.reason is reason
 
 
-def test_the_last_assistant_message_is_the_response_and_what_follows_is_left_out():
+def test_the_last_assistant_message_is_the_response_and_what_follows_is_left_out() -> None:
     row = conversation(
         ("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"), ("user", "e")
     )
@@ -134,7 +135,7 @@ def test_the_last_assistant_message_is_the_response_and_what_follows_is_left_out
     assert [message.content for message in result.prompt] == ["s", "a", "b", "c"]
 
 
-def test_columns_id_and_kind():
+def test_columns_id_and_kind() -> None:
     train_set = ALPACA.model_copy(
         update={"columns": {"instruction": "question", "output": "answer", "input": "context"}}
     )
@@ -144,7 +145,7 @@ def test_columns_id_and_kind():
     assert parse(unusable_labels, train_set) == Example((Message("user", "q"),), "a")
 
 
-def test_details_name_the_key_and_stay_short():
+def test_details_name_the_key_and_stay_short() -> None:
     result = parse({"messages": [{"role": "x" * 10_000, "content": "a"}]}, CHAT)
     assert isinstance(result, Refusal)
     assert "messages[0]" in result.detail
@@ -165,7 +166,7 @@ def test_details_name_the_key_and_stay_short():
         ({"instruction": "a", "output": "bcd", "errors": [[-1, 1]]}, Reason.NO_SPANS),
     ],
 )
-def test_reasons_of_known_errors(row, reason):
+def test_reasons_of_known_errors(row: Any, reason: str) -> None:
     result = parse(row, ALPACA.model_copy(update={"columns": {"errors": "errors"}}))
     assert isinstance(result, Refusal)
     assert result.reason is reason

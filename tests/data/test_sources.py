@@ -2,13 +2,15 @@
 
 import gzip
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtuning.data.rows import Reason
-from qtuning.data.sources import MINI_WORLD, SUFFIXES, locate, read_file, read_rows
+from qtuning.data.sources import MINI_WORLD, SUFFIXES, Row, locate, read_file, read_rows
 from qtuning.errors import UserError
 from qtuning.experiment.schema import FileSource, HubSource, TrainSet
 
@@ -19,12 +21,12 @@ ROWS = [
 ]
 
 
-def values(path):
+def values(path: Path) -> list[object]:
     return [row.value for row in read_file(path)]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "a.json.gz", "a.parquet"])
-def test_all_formats_give_equal_rows(write, name):
+def test_all_formats_give_equal_rows(write: Any, name: str) -> None:
     path = write(name, ROWS)
     rows = list(read_file(path))
     assert [row.value for row in rows] == ROWS
@@ -36,12 +38,12 @@ def test_all_formats_give_equal_rows(write, name):
         assert [row.line for row in rows] == [1, 2, 3]
 
 
-def test_parquet_lists_of_messages(write):
+def test_parquet_lists_of_messages(write: Any) -> None:
     rows = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]
     assert values(write("chat.parquet", rows)) == rows
 
 
-def test_byte_order_mark_windows_line_ends_and_blank_lines(tmp_path):
+def test_byte_order_mark_windows_line_ends_and_blank_lines(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\r\n  \n{"a": 2}')
     assert [(row.line, row.value) for row in read_file(path)] == [(1, {"a": 1}), (4, {"a": 2})]
@@ -50,7 +52,7 @@ def test_byte_order_mark_windows_line_ends_and_blank_lines(tmp_path):
     assert [(row.line, row.value) for row in read_file(path)] == [(1, {"a": 1}), (3, {"a": 2})]
 
 
-def test_undecodable_lines_are_row_problems(tmp_path):
+def test_undecodable_lines_are_row_problems(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     nested = b"[" * 100_000 + b"]" * 100_000
     path.write_bytes(b'{"a": "\xff"}\n{"a": \n{"a": 1}\n' + nested + b"\n" + b"9" * 10_000 + b"\n")
@@ -63,7 +65,7 @@ def test_undecodable_lines_are_row_problems(tmp_path):
     ]
 
 
-def test_invalid_bytes_in_a_json_list_spoil_only_their_row(tmp_path):
+def test_invalid_bytes_in_a_json_list_spoil_only_their_row(tmp_path: Path) -> None:
     from qtuning.data.rows import Refusal, parse
 
     path = tmp_path / "a.json"
@@ -77,7 +79,7 @@ def test_invalid_bytes_in_a_json_list_spoil_only_their_row(tmp_path):
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.binary(max_size=200), name=st.sampled_from(SUFFIXES))
-def test_any_bytes_are_rows_or_a_user_error(tmp_path_factory, data, name):
+def test_any_bytes_are_rows_or_a_user_error(tmp_path_factory: pytest.TempPathFactory, data: Any, name: str) -> None:
     path = tmp_path_factory.mktemp("fuzz") / f"a{name}"
     path.write_bytes(gzip.compress(data) if name.endswith(".gz") and len(data) % 2 else data)
     check_rows_or_user_error(path)
@@ -85,7 +87,9 @@ def test_any_bytes_are_rows_or_a_user_error(tmp_path_factory, data, name):
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.data(), name=st.sampled_from(SUFFIXES))
-def test_damaged_files_are_rows_or_a_user_error(tmp_path_factory, save, data, name):
+def test_damaged_files_are_rows_or_a_user_error(
+    tmp_path_factory: pytest.TempPathFactory, save: Any, data: Any, name: str
+) -> None:
     path = tmp_path_factory.mktemp("fuzz") / f"a{name}"
     save(path, ROWS)
     content = bytearray(path.read_bytes())
@@ -95,7 +99,7 @@ def test_damaged_files_are_rows_or_a_user_error(tmp_path_factory, save, data, na
     check_rows_or_user_error(path)
 
 
-def check_rows_or_user_error(path):
+def check_rows_or_user_error(path: Path) -> None:
     problem = ""
     try:
         for row in read_file(path):
@@ -106,14 +110,14 @@ def check_rows_or_user_error(path):
     assert not problem or problem.startswith(str(path))
 
 
-def test_a_truncated_gzip_file_says_how_far_it_was_read(tmp_path):
+def test_a_truncated_gzip_file_says_how_far_it_was_read(tmp_path: Path) -> None:
     import random
 
     lines = [json.dumps({"instruction": str(random.Random(i).random()), "output": "b"}) for i in range(5000)]
     data = gzip.compress("\n".join(lines).encode())
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(data[: len(data) // 2])
-    rows = []
+    rows: list[Row] = []
     with pytest.raises(UserError, match=r"a\.jsonl\.gz: damaged or cut short") as error:
         rows.extend(read_file(path))
     assert 0 < len(rows) < 5000
@@ -132,14 +136,14 @@ def test_a_truncated_gzip_file_says_how_far_it_was_read(tmp_path):
         ("[" * 100_000, "a.json:1: JSON that cannot be read"),
     ],
 )
-def test_a_broken_json_list_is_refused_with_its_line(tmp_path, text, message):
+def test_a_broken_json_list_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         list(read_file(path))
 
 
-def test_locate(tmp_path, write):
+def test_locate(tmp_path: Path, write: Any) -> None:
     path = write("data/alpaca/train.jsonl", ROWS)
     named = FileSource(kind="data-dir", file="alpaca/train.jsonl")
     assert locate(named, data_dir=tmp_path / "data") == path
@@ -160,7 +164,7 @@ def hub_set(id_: str, local: str | None = None) -> TrainSet:
     return TrainSet(name="h", label="H", source=HubSource(id=id_), local=local)
 
 
-def test_a_hub_set_that_cannot_be_had_names_what_could_replace_it():
+def test_a_hub_set_that_cannot_be_had_names_what_could_replace_it() -> None:
     with pytest.raises(UserError) as error:
         list(read_rows(hub_set("no-such-owner/no-such-set", "h/train.jsonl.gz"), data_dir=None))
     message = str(error.value)
@@ -169,7 +173,7 @@ def test_a_hub_set_that_cannot_be_had_names_what_could_replace_it():
     assert "\n" not in message
 
 
-def test_the_hub_loader_yields_rows(tmp_path, write, monkeypatch):
+def test_the_hub_loader_yields_rows(tmp_path: Path, write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The `datasets` library really loads here; a folder stands for the repository."""
     import datasets
 

@@ -1,5 +1,9 @@
 """Templates: the exact wording, and where the response begins."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from qtuning.data.rows import Example, Message
@@ -14,13 +18,13 @@ MULTI = Example(
 )
 
 
-def test_plain(bpe):
+def test_plain(bpe: Any) -> None:
     assert render(BARE, "plain", bpe) == ("Question: Say hi.\nAnswer:", " hi\n<eos>")
     prompt = "Background: 2 {x}\nQuestion: Add {input} to 2.\nAnswer:"
     assert render(SINGLE, "plain", bpe) == (prompt, " {output} 4<eos>")
 
 
-def test_alpaca_is_the_stanford_wording(bpe):
+def test_alpaca_is_the_stanford_wording(bpe: Any) -> None:
     assert render(BARE, "alpaca", bpe) == (
         "Below is an instruction that describes a task. Write a response that appropriately completes the request."
         "\n\n### Instruction:\nSay hi.\n\n### Response:",
@@ -34,14 +38,14 @@ def test_alpaca_is_the_stanford_wording(bpe):
     )
 
 
-def test_several_turns_are_flattened_into_the_instruction(bpe):
+def test_several_turns_are_flattened_into_the_instruction(bpe: Any) -> None:
     flat = "Be brief.\n\nUser: Hi.\n\nAssistant: Hello.\n\nUser: Bye."
     assert render(MULTI, "plain", bpe) == (f"Question: {flat}\nAnswer:", " Goodbye.<eos>")
     one_turn = Example((Message("system", "Be brief."), Message("user", "Hi.")), "Hello.")
     assert render(one_turn, "plain", bpe)[0] == "Question: Be brief.\n\nHi.\nAnswer:"
 
 
-def test_chat_is_written_by_the_chat_template(bpe):
+def test_chat_is_written_by_the_chat_template(bpe: Any) -> None:
     prompt, response = render(MULTI, "chat", bpe)
     assert prompt == (
         "<|system|>\nBe brief.<eos>\n<|user|>\nHi.<eos>\n<|assistant|>\nHello.<eos>\n"
@@ -51,17 +55,17 @@ def test_chat_is_written_by_the_chat_template(bpe):
     assert render(SINGLE, "chat", bpe)[0] == "<|user|>\nAdd {input} to 2.\n\n2 {x}<eos>\n<|assistant|>\n"
 
 
-def test_a_refusal_of_the_chat_template_is_told(bpe):
+def test_a_refusal_of_the_chat_template_is_told(bpe: Any) -> None:
     refused = Example((Message("system", "refuse me"), Message("user", "a")), "b")
     with pytest.raises(TemplateRefusal, match="no such system message"):
         render(refused, "chat", bpe)
 
 
 @pytest.fixture
-def with_template(bpe_folder):
+def with_template(bpe_folder: Path) -> Callable[[str | None], Any]:
     from qtuning.data.tokenise import load_tokenizer
 
-    def load(template: str | None):
+    def load(template: str | None) -> Any:
         tokenizer = load_tokenizer(bpe_folder)
         tokenizer.chat_template = template
         return tokenizer
@@ -69,7 +73,7 @@ def with_template(bpe_folder):
     return load
 
 
-def test_a_template_that_opens_a_generated_answer_differently(with_template):
+def test_a_template_that_opens_a_generated_answer_differently(with_template: Any) -> None:
     template = (
         "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] | trim }}{% endfor %}"
         "{% if add_generation_prompt %}[assistant]<think>{% endif %}"
@@ -77,7 +81,7 @@ def test_a_template_that_opens_a_generated_answer_differently(with_template):
     assert render(BARE, "chat", with_template(template)) == ("[user]Say hi.[assistant]", "hi")
 
 
-def test_a_template_that_leaves_the_response_out(with_template):
+def test_a_template_that_leaves_the_response_out(with_template: Any) -> None:
     template = "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}{% endfor %}"
     with pytest.raises(TemplateRefusal, match="told apart"):
         render(BARE, "chat", with_template(template + "{% if add_generation_prompt %}[assistant]{% endif %}"))
@@ -85,7 +89,7 @@ def test_a_template_that_leaves_the_response_out(with_template):
         render(BARE, "chat", with_template(template))
 
 
-def test_what_the_tokenizer_lacks_is_said(with_template):
+def test_what_the_tokenizer_lacks_is_said(with_template: Any) -> None:
     tokenizer = with_template(None)
     with pytest.raises(UserError, match="no chat template; set template: alpaca or plain"):
         render(BARE, "chat", tokenizer)

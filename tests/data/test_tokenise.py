@@ -1,5 +1,7 @@
 """Tokenising: nothing of a text is lost, and prompt and response part where a slow oracle parts them."""
 
+from typing import Any
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ any_text = text | words.map("".join).filter(str.strip)
 templates = st.sampled_from(["plain", "alpaca", "chat"])
 
 
-def encode(instruction: str, response: str, template: str, tokenizer, cutoff: int = 10_000):
+def encode(instruction: str, response: str, template: Any, tokenizer: Any, cutoff: int = 10_000) -> Any:
     made = Example((Message("user", instruction),), response)
     rendered = render(made, template, tokenizer)
     (result,) = tokenise([rendered], tokenizer, template, cutoff)
@@ -28,7 +30,7 @@ def encode(instruction: str, response: str, template: str, tokenizer, cutoff: in
 @example(instruction="a", response="::", template="alpaca")
 @example(instruction="a", response="</s><eos><bos>", template="plain")
 @example(instruction="\x00", response="\x00", template="chat")
-def test_bpe_round_trip(bpe, instruction, response, template):
+def test_bpe_round_trip(bpe: Any, instruction: str, response: str, template: str) -> None:
     (prompt, answer), result = encode(instruction, response, template, bpe)
     before, after = bpe.decode(result.tokens[: result.prompt]), bpe.decode(result.tokens[result.prompt :])
     opening = "" if template == "chat" else "<bos>"
@@ -42,7 +44,7 @@ def test_bpe_round_trip(bpe, instruction, response, template):
 
 @settings(max_examples=300, deadline=None)
 @given(instruction=any_text, response=any_text)
-def test_the_border_is_where_the_longest_common_prefix_ends(bpe, instruction, response):
+def test_the_border_is_where_the_longest_common_prefix_ends(bpe: Any, instruction: str, response: str) -> None:
     """Oracle: tokenise the prompt alone; what it shares with the whole text is the prompt."""
     (prompt, _), result = encode(instruction, response, "plain", bpe)
     alone = bpe(prompt, split_special_tokens=True)["input_ids"]
@@ -52,7 +54,7 @@ def test_the_border_is_where_the_longest_common_prefix_ends(bpe, instruction, re
 
 @settings(max_examples=300, deadline=None)
 @given(instruction=any_text, response=any_text, template=st.sampled_from(["plain", "alpaca"]))
-def test_sentencepiece_border(sentencepiece, instruction, response, template):
+def test_sentencepiece_border(sentencepiece: Any, instruction: str, response: str, template: str) -> None:
     """Oracle: decode ever longer prefixes; the prompt is the longest one that does not reach into the response."""
     instruction, response = instruction.replace("▁", "_"), response.replace("▁", "_")
     (prompt, answer), result = encode(instruction, response, template, sentencepiece)
@@ -68,13 +70,13 @@ def test_sentencepiece_border(sentencepiece, instruction, response, template):
     assert not ("<bos>" + prompt).startswith(decoded(result.prompt + 1)) or "\ufffd" in decoded(result.prompt + 1)
 
 
-def test_a_token_over_the_border_belongs_to_the_response(bpe):
+def test_a_token_over_the_border_belongs_to_the_response(bpe: Any) -> None:
     (prompt, _), result = encode("a", "::", "alpaca", bpe)
     assert bpe.decode(result.tokens[result.prompt :]) == ":::<eos>", "the trained tokenizer merges colons"
     assert bpe.decode(result.tokens[: result.prompt]) == "<bos>" + prompt[:-1]
 
 
-def test_opening_and_end_tokens(bpe, sentencepiece):
+def test_opening_and_end_tokens(bpe: Any, sentencepiece: Any) -> None:
     for tokenizer in (bpe, sentencepiece):
         assert opening_tokens(tokenizer) == [tokenizer.bos_token_id]
         _, result = encode("a", "b", "plain", tokenizer)
@@ -83,21 +85,21 @@ def test_opening_and_end_tokens(bpe, sentencepiece):
         assert result.tokens.count(tokenizer.bos_token_id) == result.tokens.count(tokenizer.eos_token_id) == 1
 
 
-def test_special_tokens_spelled_in_data_stay_text(bpe):
+def test_special_tokens_spelled_in_data_stay_text(bpe: Any) -> None:
     _, result = encode("<bos>", "stop <eos> go", "plain", bpe)
     assert result.tokens.count(bpe.eos_token_id) == 1
     assert result.tokens.count(bpe.bos_token_id) == 1
     assert bpe("<eos>")["input_ids"] == [bpe.bos_token_id, bpe.eos_token_id], "the tokenizer is left as it was"
 
 
-def test_chat_special_tokens_are_the_template_s(bpe):
+def test_chat_special_tokens_are_the_template_s(bpe: Any) -> None:
     _, result = encode("a", "b", "chat", bpe)
     assert result.tokens.count(bpe.eos_token_id) == 2
     assert result.tokens.count(bpe.bos_token_id) == 0
 
 
 @pytest.mark.parametrize("template", ["plain", "alpaca", "chat"])
-def test_cutoff(bpe, template):
+def test_cutoff(bpe: Any, template: str) -> None:
     _, whole = encode("What is it?", "one, two, three", template, bpe)
     assert not whole.truncated
     for cutoff in range(2, len(whole.tokens) + 2):
@@ -110,20 +112,22 @@ def test_cutoff(bpe, template):
             assert cut == Tokenised(whole.tokens[:cutoff], whole.prompt, cutoff < len(whole.tokens))
 
 
-def test_batches_and_single_texts_agree_and_nothing_is_fine(bpe):
+def test_batches_and_single_texts_agree_and_nothing_is_fine(bpe: Any) -> None:
     texts = [render(Example((Message("user", "q" * n),), "a" * n), "plain", bpe) for n in range(1, 9)]
     assert tokenise(texts, bpe, "plain", 99) == [tokenise([pair], bpe, "plain", 99)[0] for pair in texts]
     assert tokenise([], bpe, "plain", 99) == []
 
 
-def test_a_megabyte_of_text(bpe):
+def test_a_megabyte_of_text(bpe: Any) -> None:
     _, result = encode("x" * 1_000_000, "y", "plain", bpe, cutoff=2_000_000)
     assert bpe.decode(result.tokens[result.prompt :]) == " y<eos>"
 
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data(), instruction=any_text, response=any_text, template=st.sampled_from(["plain", "alpaca"]))
-def test_marked_tokens_cover_the_marked_characters(bpe, data, instruction, response, template):
+def test_marked_tokens_cover_the_marked_characters(
+    bpe: Any, data: Any, instruction: str, response: str, template: Any
+) -> None:
     """Oracle: decode before, at and after the marked tokens, and look for the span in that."""
     start = data.draw(st.integers(0, len(response) - 1))
     stop = data.draw(st.integers(start + 1, len(response)))
@@ -147,7 +151,7 @@ def test_marked_tokens_cover_the_marked_characters(bpe, data, instruction, respo
     assert last - widths[marked[-1]] < before + size + one_character
 
 
-def test_marks_behind_the_cutoff_are_gone(bpe):
+def test_marks_behind_the_cutoff_are_gone(bpe: Any) -> None:
     made = Example((Message("user", "a"),), "one two three four five six")
     rendered = render(made, "plain", bpe)
     (whole,) = tokenise([rendered], bpe, "plain", 10_000, [[(0, 4), (20, 24)]])

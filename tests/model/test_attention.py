@@ -20,8 +20,7 @@ from qtuning.data.samples import Sample
 from qtuning.errors import UserError
 from qtuning.model.attention import Collected, Collector, attended, packed_attention
 from qtuning.model.packed import PackedModel
-from qtuning.pruners.base import TokenAttention
-from qtuning.scoring.scores import NonFinite, observe
+from qtuning.scoring.scores import NonFinite, TokenAttention, observe
 
 CPU = torch.device("cpu")
 SHAPES = [(3, 9), (1, 1), (4, 14), (2, 6), (7, 1)]  # prompt, response

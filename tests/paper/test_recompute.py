@@ -1,8 +1,12 @@
 """Claims asked of our own runs: paired by seed and item, never over fewer seeds, only of comparable runs."""
 
 import json
+import operator
 import re
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -25,14 +29,25 @@ SAMPLES, TOKENS = ("random", "longest", "infobatch", "entropy"), ("random", "ppl
 ANSWERED = 40
 """Items of each benchmark that the stores below hold answers to."""
 
+Row = dict[str, Any]
 
-def row(experiment, model, train_set, method, seed, score, benchmark, **changes):
+
+def row(
+    experiment: str,
+    model: str,
+    train_set: str,
+    method: str,
+    seed: int,
+    score: float | None,
+    benchmark: str,
+    **changes: Any,
+) -> Row:
     """One headline row, as collecting leaves it."""
     sample, token = {"q-tuning": ("q-tuning", "q-tuning"), "full": ("full", "none")}.get(
         method, tuple(method.split("+")) if "+" in method else (None, None)
     )
     ratios = {"full": (1.0, 1.0)}.get(method, (0.125, 0.5))
-    options = {"sample": {}, "token": {}, "method": {}}
+    options: dict[str, Any] = {"sample": {}, "token": {}, "method": {}}
     values = {
         "experiment": experiment,
         "cell": f"{model}-{train_set}-{method}-{seed}",
@@ -61,7 +76,14 @@ def row(experiment, model, train_set, method, seed, score, benchmark, **changes)
     return dict.fromkeys(SCHEMA) | values | changes
 
 
-def table1(gain, seeds=(0, 1, 2), experiment="table1", model="llama2-7b", train_set="wizardlm", best="longest+ppl"):
+def table1(
+    gain: Callable[[int], float],
+    seeds: Sequence[int] = (0, 1, 2),
+    experiment: str = "table1",
+    model: str = "llama2-7b",
+    train_set: str = "wizardlm",
+    best: str = "longest+ppl",
+) -> list[Row]:
     """Q-Tuning, 16 baselines and full data; `gain(seed)` is Q-Tuning's over the best baseline (40)."""
     rng = np.random.default_rng(1)
     rows = []
@@ -74,7 +96,7 @@ def table1(gain, seeds=(0, 1, 2), experiment="table1", model="llama2-7b", train_
     return rows
 
 
-def store_of(rows):
+def store_of(rows: list[Row]) -> Store:
     """A store in memory: answers whose means are the scores, an item as hard for all methods but for a little."""
     store = Store(Path("nowhere"))
     frame = pl.DataFrame(rows, schema=SCHEMA, orient="row")
@@ -97,11 +119,13 @@ def store_of(rows):
             )
         )
     # what the store reads from its files on first use
-    vars(store).update(scores=frame, items=pl.concat(parts).select(list(ITEM_SCHEMA)).cast(ITEM_SCHEMA))
+    vars(store).update(scores=frame, items=pl.concat(parts).select(list(ITEM_SCHEMA)).cast(pl.Schema(ITEM_SCHEMA)))
     return store
 
 
-def judged(rows, claim=claims.llama2_leads_by_3_3, answers=True):
+def judged(
+    rows: list[Row], claim: Callable[..., Any] = claims.llama2_leads_by_3_3, answers: bool = True
+) -> tuple[str, str]:
     """What our runs say of a claim: (verdict, numbers)."""
     store = store_of(rows)
     if not answers:
@@ -110,13 +134,13 @@ def judged(rows, claim=claims.llama2_leads_by_3_3, answers=True):
     return ours.verdict, ours.numbers
 
 
-def interval(text):
+def interval(text: str) -> Any:
     """The interval of a printed figure: low, high."""
     (found,) = re.findall(r"95% interval (\S+) to (\S+?)(?:;|,|$)", text)
     return pytest.approx(tuple(map(float, found)), abs=0.00501)
 
 
-def compared(rows, against, experiment="table1"):
+def compared(rows: list[Row], against: str, experiment: str = "table1") -> tuple[float, float]:
     """Q-Tuning's row of `compare`, on the average: low, high."""
     of_row = (pl.col("method") == "q-tuning") & (pl.col("against") == against) & (pl.col("benchmark") == "avg")
     (row,) = compare(store_of(rows), experiment).filter(of_row).to_dicts()
@@ -132,7 +156,7 @@ def compared(rows, against, experiment="table1"):
     ],
 )
 @pytest.mark.parametrize("best", ["longest+ppl", "random+random"])
-def test_a_margin_is_judged_by_its_interval_over_seeds_and_items(gain, verdict, best):
+def test_a_margin_is_judged_by_its_interval_over_seeds_and_items(gain: Any, verdict: Any, best: Any) -> None:
     rows = table1(lambda seed: gain[seed], best=best)
     found, numbers = judged(rows)
     assert found == verdict
@@ -142,7 +166,7 @@ def test_a_margin_is_judged_by_its_interval_over_seeds_and_items(gain, verdict, 
         assert compared(rows, best) == interval(numbers)
 
 
-def test_the_difference_from_full_data_is_that_of_the_comparisons():
+def test_the_difference_from_full_data_is_that_of_the_comparisons() -> None:
     rows = table1(lambda seed: -9.0 + 0.1 * seed, seeds=(0, 1))
     verdict, numbers = judged(rows, claims.q_tuning_beats_full_data)
     (mine,) = [text for text in numbers.split("; ") if text.startswith("LLaMA2-7B 12.5x50: ")]
@@ -152,16 +176,16 @@ def test_the_difference_from_full_data_is_that_of_the_comparisons():
     assert "0 of 15 averages are above" in numbers and "no runs of LLaMA3-8B for table 2" in numbers
 
 
-def test_every_row_is_needed_for_a_claim_about_all_of_them():
+def test_every_row_is_needed_for_a_claim_about_all_of_them() -> None:
     verdict, numbers = judged(table1(lambda seed: 3.3), claims.q_tuning_beats_full_data)
     assert verdict == "cannot be judged"
     assert numbers.startswith("1 of 15 averages are above those of the full data, by ")
     assert "table 1, LLaMA2-7B, 25x50, Q-Tuning, Avg: not part of this experiment" in numbers
 
 
-def test_a_score_has_the_interval_of_score_intervals_and_stays_within_what_a_score_can_be():
+def test_a_score_has_the_interval_of_score_intervals_and_stays_within_what_a_score_can_be() -> None:
     for level, ending in ((3.0, None), (-39.0, "95% interval 0.00 to ")):
-        rows = table1(lambda seed, level=level: level + seed, (0, 1))
+        rows = table1(partial(operator.add, level), (0, 1))
         rows = [r | {"sample_ratio": 0.25} if r["sample_ratio"] < 1 else r for r in rows]  # the budget of the claim
         _, numbers = judged(rows, claims.llama2_reaches_36_5)
         of_line = (pl.col("method") == "q-tuning") & (pl.col("benchmark") == "avg")
@@ -170,7 +194,7 @@ def test_a_score_has_the_interval_of_score_intervals_and_stays_within_what_a_sco
         assert ending is None or ending in numbers
 
 
-def test_an_interval_of_everything_is_none():
+def test_an_interval_of_everything_is_none() -> None:
     rows = table1(lambda seed: 30.0 * seed - 10, (0, 1))
     rows = [r | {"sample_ratio": 0.25} for r in rows if r["method"] == "q-tuning"]  # nobody to borrow from
     verdict, numbers = judged(rows, claims.llama2_reaches_36_5)
@@ -178,7 +202,7 @@ def test_an_interval_of_everything_is_none():
     assert numbers.endswith("no interval: it would be all of 0 to 100")
 
 
-def table2(method_scores, seeds=(0, 1, 2, 3)):
+def table2(method_scores: dict[str, Callable[[int], float]], seeds: Sequence[int] = (0, 1, 2, 3)) -> list[Row]:
     """SmolLM2-1.7B at 25x50: benchmarks alike, scores by method as a function of the seed."""
     rows = [
         row(
@@ -198,8 +222,8 @@ def table2(method_scores, seeds=(0, 1, 2, 3)):
     return [r | {"sample_ratio": 0.25} if r["sample_ratio"] < 1 else r for r in rows]
 
 
-def test_a_relative_change_is_that_of_the_means_and_its_range_that_of_both_intervals():
-    def rows(full):
+def test_a_relative_change_is_that_of_the_means_and_its_range_that_of_both_intervals() -> None:
+    def rows(full: float) -> list[Row]:
         return table2(
             {
                 "q-tuning": lambda seed: 24.0 + 0.2 * (seed % 2),
@@ -217,8 +241,8 @@ def test_a_relative_change_is_that_of_the_means_and_its_range_that_of_both_inter
     assert "no interval: the score that it is relative to, full, cannot be told from zero" in numbers
 
 
-def test_rows_that_are_the_same_at_two_budgets():
-    def rows(other):
+def test_rows_that_are_the_same_at_two_budgets() -> None:
+    def rows(other: Any) -> list[Row]:
         start = table2({f"{sample}+sparsevlm": lambda seed: 20.0 + seed for sample in SAMPLES})
         more = [r | {"token_ratio": 0.7, "cell": f"{r['cell']}-70", "score": r["score"] + other} for r in start]
         return start + more
@@ -229,20 +253,20 @@ def test_rows_that_are_the_same_at_two_budgets():
         assert numbers == f"{same} of 12 pairs of rows have the same score on every benchmark, 8 pairs are missing"
 
 
-def test_one_seed_says_nothing_and_its_figure_is_shown():
+def test_one_seed_says_nothing_and_its_figure_is_shown() -> None:
     verdict, numbers = judged(table1(lambda seed: 3.3, seeds=(0,)))
     assert verdict == "cannot be judged"
     assert numbers.endswith("= +3.30, no interval: one seed")
 
 
-def test_without_answers_item_by_item_there_is_no_interval():
+def test_without_answers_item_by_item_there_is_no_interval() -> None:
     rows = table1(lambda seed: 3.3)
     verdict, numbers = judged(rows, answers=False)
     assert verdict == "cannot be judged"
     assert "no interval: the store has no items of arc_easy" in numbers
 
 
-def test_an_average_over_other_benchmarks_is_refused():
+def test_an_average_over_other_benchmarks_is_refused() -> None:
     rows = table1(lambda seed: 3.3)
     more = [r | {"benchmark": "math", "items": ITEMS["math"], "score": 1.0} for r in rows if r["benchmark"] == "gsm8k"]
     assert judged(rows + more) == (
@@ -251,7 +275,7 @@ def test_an_average_over_other_benchmarks_is_refused():
     )
 
 
-def test_a_hole_a_missing_baseline_and_a_variant_are_no_evidence():
+def test_a_hole_a_missing_baseline_and_a_variant_are_no_evidence() -> None:
     rows = table1(lambda seed: 3.3)
     (hole,) = [r for r in rows if (r["method"], r["seed"], r["benchmark"]) == ("random+fastv", "1", "squad")]
     hole.update(score=None, status="failed", reason="out of memory")
@@ -271,15 +295,19 @@ def test_a_hole_a_missing_baseline_and_a_variant_are_no_evidence():
         judged(twice)
 
 
-def test_other_models_and_other_experiments_are_no_evidence():
-    for change in ({"experiment": "table1-mini", "model": "mini", "train_set": "mini"}, {"experiment": "another"}):
+def test_other_models_and_other_experiments_are_no_evidence() -> None:
+    changes: tuple[dict[str, Any], ...] = (
+        {"experiment": "table1-mini", "model": "mini", "train_set": "mini"},
+        {"experiment": "another"},
+    )
+    for change in changes:
         ours = read_ours(store_of(table1(lambda seed: 3.3, **change)), PUBLISHED)
         assert ours is None
     (table, _) = claims_page(check_claims(PUBLISHED, ours), PUBLISHED).tables
     assert [column.name for column in table.columns] == ["Claim", "Verdict", "The paper's numbers"]
 
 
-def test_the_page_tells_what_our_runs_show():
+def test_the_page_tells_what_our_runs_show() -> None:
     ours = read_ours(store_of(table1(lambda seed: 3.3)), PUBLISHED)
     (table, _) = claims_page(check_claims(PUBLISHED, ours), PUBLISHED).tables
     assert table.columns[-1].name == "Our runs"
@@ -289,7 +317,7 @@ def test_the_page_tells_what_our_runs_show():
     assert texts[7] == "cannot be judged: our averages are computed, not typed"
 
 
-def test_a_limited_experiment_is_no_evidence():
+def test_a_limited_experiment_is_no_evidence() -> None:
     """500 samples and 20 items of each benchmark: a clear margin, and nothing that the paper's claim is about."""
     limited = {
         "evaluation_config": json.dumps({"source": "hub", "limit": 20, "fewshot": None}),
@@ -314,7 +342,7 @@ def test_a_limited_experiment_is_no_evidence():
         assert verdict == "cannot be judged" and reason in numbers
 
 
-def test_the_edition_with_the_most_comparable_scores_is_taken():
+def test_the_edition_with_the_most_comparable_scores_is_taken() -> None:
     limit = json.dumps({"source": "hub", "limit": 20, "fewshot": None})
     refused = [r | {"evaluation_config": limit} for r in table1(lambda seed: 9.0, experiment="table1-a")]
     varied = [r | {"training": "batch_size=16"} for r in table1(lambda seed: 8.0, experiment="table1-b")]

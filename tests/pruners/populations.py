@@ -8,8 +8,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qtuning.pruners.base import Candidates, Instructions, SampleSelection, TokenAttention, keep_prunable
-from qtuning.scoring.scores import BatchScores
+from qtuning.pruners.base import Candidates, Instructions, SampleSelection, keep_prunable
+from qtuning.scoring.scores import BatchScores, TokenAttention
 
 # nats in multiples of 1/64 have exact sums in any order; the second line is made of ties, the third of extremes
 NATS = (

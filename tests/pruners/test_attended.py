@@ -10,7 +10,8 @@ from populations import RATIOS, orders, populations_selected, reordered
 from torch import Tensor
 
 from qtuning.pruners.attention import fastv, sparsevlm
-from qtuning.pruners.base import Budget, Candidates, SampleSelection, TokenAttention, keep_prunable
+from qtuning.pruners.base import Budget, Candidates, SampleSelection, keep_prunable
+from qtuning.scoring.scores import TokenAttention
 from qtuning.train.seeding import generator
 
 RNG = generator(0)

@@ -10,10 +10,10 @@ import torch
 from qtuning.errors import UserError
 from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, TokenPruningOptions, TriageOptions
 from qtuning.experiment.schema import Pruning
-from qtuning.pruners.base import PRUNABLE, Budget, Candidates, Instructions, SampleSelection, TokenAttention, keep_first
+from qtuning.pruners.base import PRUNABLE, Budget, Candidates, Instructions, SampleSelection, keep_first
 from qtuning.pruners.method import Method, check_samples, check_tokens, method_of
 from qtuning.pruners.q_tuning import prune_tokens, triage
-from qtuning.scoring.scores import BatchScores
+from qtuning.scoring.scores import BatchScores, TokenAttention
 from qtuning.train.seeding import generator
 
 LENGTHS = [4, 1, 9, 6, 3, 3, 12, 2]
