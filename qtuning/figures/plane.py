@@ -3,7 +3,7 @@ this moves in training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,12 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
+from qtuning.experiment.quadrants import QUADRANTS, Naming
 from qtuning.figures.style import (
     BLACK,
     COLUMN,
     PAGE,
-    QUADRANT,
+    QUADRANT_COLOUR,
     Drawing,
     colour_bar,
     legend_below,
@@ -30,19 +31,12 @@ from qtuning.figures.style import (
 
 Array = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
-Naming = Literal["figure", "text"]
 
 BINS = 36
 """Bins along each axis."""
 
 MOST_MARKS = 250
 """Most marks of each kind of kept samples that a plane shows: more would hide the density."""
-
-CORNERS: dict[Naming, dict[str, int]] = {
-    "figure": {"top right": 1, "top left": 2, "bottom left": 3, "bottom right": 4},
-    "text": {"top left": 1, "top right": 2, "bottom left": 3, "bottom right": 4},
-}
-"""Reading A1: which quadrant lies where, with uncertainty to the right and error upwards."""
 
 STAGES = ("start", "middle", "end")
 PARTS = 10
@@ -151,11 +145,12 @@ class Medians(NamedTuple):
 
 def add_quadrant(frame: pl.DataFrame, medians: Medians, naming: Naming = "figure") -> pl.DataFrame:
     """Add `median_quadrant`, 1 to 4: the quadrant of each sample with respect to the medians."""
-    corner = CORNERS[naming]
-    high, right = pl.col("ppl") > medians.ppl, pl.col("entropy") > medians.ent
-    top = pl.when(right).then(corner["top right"]).otherwise(corner["top left"])
-    bottom = pl.when(right).then(corner["bottom right"]).otherwise(corner["bottom left"])
-    return frame.with_columns(median_quadrant=pl.when(high).then(top).otherwise(bottom).cast(pl.Int8))
+    error, uncertainty = pl.col("ppl") > medians.ppl, pl.col("entropy") > medians.ent
+    inside = [
+        pl.when((error == quadrant.high_error) & (uncertainty == quadrant.high_uncertainty)).then(quadrant.number)
+        for quadrant in QUADRANTS[naming]
+    ]
+    return frame.with_columns(median_quadrant=pl.coalesce(inside).cast(pl.Int8))
 
 
 def quadrant_shares(data: pl.DataFrame) -> dict[int, float]:
@@ -212,16 +207,16 @@ def _edges(values: Array, line: float, step: float) -> Array:
 def _draw_density(panel: Axes, grid: Grid, counts: Counts, naming: Naming, most: int) -> None:
     """Fill the bins that hold samples in the colour of their quadrant, the fuller the more; `most` has full colour."""
     norm = LogNorm(1, most)
-    corner = CORNERS[naming]
+    numbers = {(quadrant.high_error, quadrant.high_uncertainty): quadrant.number for quadrant in QUADRANTS[naming]}
     middle_ent = np.searchsorted(grid.ent, grid.medians.ent)
     middle_ppl = np.searchsorted(grid.log_ppl, np.log10(grid.medians.ppl) - 1e-12)
     squares, colours = [], []
     for row, column in zip(*np.nonzero(counts), strict=True):
-        name = f"{'top' if row >= middle_ppl else 'bottom'} {'right' if column >= middle_ent else 'left'}"
+        quadrant = numbers[bool(row >= middle_ppl), bool(column >= middle_ent)]
         low, high = 10 ** grid.log_ppl[row], 10 ** grid.log_ppl[row + 1]
         left, right = grid.ent[column], grid.ent[column + 1]
         squares.append([(left, low), (right, low), (right, high), (left, high)])
-        colours.append(_tint(QUADRANT[corner[name]], 0.25 + 0.75 * float(norm(counts[row, column]))))
+        colours.append(_tint(QUADRANT_COLOUR[quadrant], 0.25 + 0.75 * float(norm(counts[row, column]))))
     panel.add_collection(PolyCollection(squares, facecolors=colours, edgecolors=colours, linewidths=0.15, zorder=2))
 
 
@@ -275,17 +270,17 @@ def _draw_kept(panel: Axes, data: pl.DataFrame, name: str) -> None:
 def _draw_shares(panel: Axes, data: pl.DataFrame, naming: Naming, size: float = 8) -> None:
     """`Q1 31%` in each corner, outside the data, in the colour of the quadrant."""
     shares = quadrant_shares(data)
-    for place, quadrant in CORNERS[naming].items():
-        vertical, horizontal = place.split()
+    for quadrant in QUADRANTS[naming]:
+        top, right, number = quadrant.high_error, quadrant.high_uncertainty, quadrant.number
         panel.annotate(
-            f"Q{quadrant} {100 * shares[quadrant]:.0f}%",
-            (0.0 if horizontal == "left" else 1.0, 1.0 if vertical == "top" else 0.0),
-            (3 if horizontal == "left" else -3, -3 if vertical == "top" else 3),
+            f"Q{number} {100 * shares[number]:.0f}%",
+            (float(right), float(top)),
+            (-3 if right else 3, -3 if top else 3),
             xycoords="axes fraction",
             textcoords="offset points",
-            ha=horizontal,
-            va=vertical,
-            color=QUADRANT[quadrant],
+            ha="right" if right else "left",
+            va="top" if top else "bottom",
+            color=QUADRANT_COLOUR[number],
             fontsize=size,
             fontweight="bold",
             zorder=5,

@@ -27,10 +27,10 @@ BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F"
 # where those do not suffice: Tol (2021), "Colour schemes", the muted one, as far as it is unlike the others
 WINE, INDIGO, OLIVE = "#882255", "#332288", "#999933"
 
-QUADRANT = {1: VERMILLION, 2: BLUE, 3: GREY, 4: GREEN}
+QUADRANT_COLOUR = {1: VERMILLION, 2: BLUE, 3: GREY, 4: GREEN}
 """Colour of a quadrant of the Error-Uncertainty plane."""
 
-DASHES: dict[int, Any] = {1: "-", 2: (0, (5, 1.5)), 3: (0, (1, 1.2)), 4: (0, (5, 1.2, 1, 1.2))}
+QUADRANT_DASHES: dict[int, Any] = {1: "-", 2: (0, (5, 1.5)), 3: (0, (1, 1.2)), 4: (0, (5, 1.2, 1, 1.2))}
 """Line style of a quadrant, so that its line is known without its colour."""
 
 RC = {

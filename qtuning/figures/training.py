@@ -7,13 +7,14 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
+from qtuning.experiment.quadrants import LEAST_SHARE
 from qtuning.figures.marks import assign_looks
 from qtuning.figures.style import (
     BLACK,
     BLUE,
-    DASHES,
     PAGE,
-    QUADRANT,
+    QUADRANT_COLOUR,
+    QUADRANT_DASHES,
     VERMILLION,
     Drawing,
     legend_below,
@@ -21,9 +22,6 @@ from qtuning.figures.style import (
     panels,
     styled,
 )
-
-FLOOR = 0.05
-"""Share that each quadrant should hold (qtuning/train/journal.py)."""
 
 
 def over_seeds(steps: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
@@ -62,11 +60,12 @@ def draw_shares(steps: pl.DataFrame) -> Drawing:
             for quadrant, column in zip((1, 2, 3, 4), columns, strict=True):
                 # at the medians Q1 = Q3 and Q2 = Q4, but for ties: the thin line runs on top of the thick one
                 width = 2.2 if columns is medians and quadrant < 3 else 1.1
-                _draw_band(panel, data, column, f"Q{quadrant}", QUADRANT[quadrant], DASHES[quadrant], 100, width)
+                colour, dashes = QUADRANT_COLOUR[quadrant], QUADRANT_DASHES[quadrant]
+                _draw_band(panel, data, column, f"Q{quadrant}", colour, dashes, 100, width)
             panel.set_ylim(0, None)
             panel.set_ylabel("Share of the samples (%)")
-        floor = f"{FLOOR:.0%}, the least a quadrant should hold"
-        axes[0].axhline(100 * FLOOR, color=BLACK, linewidth=0.7, linestyle=(0, (1, 2)), label=floor)
+        floor = f"{LEAST_SHARE:.0%}, the least a quadrant should hold"
+        axes[0].axhline(100 * LEAST_SHARE, color=BLACK, linewidth=0.7, linestyle=(0, (1, 2)), label=floor)
         for panel, name in ((axes[2], "ppl"), (axes[3], "ent")):
             _draw_band(panel, data, f"{name}_high", "high above", VERMILLION, "-")
             _draw_band(panel, data, f"{name}_low", "low up to", BLUE, (0, (5, 1.5)))

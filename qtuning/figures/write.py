@@ -8,15 +8,16 @@ from typing import Any
 
 import polars as pl
 
+from qtuning.experiment.quadrants import LEAST_SHARE, Naming
 from qtuning.figures.captions import cells_caption, scores_caption
 from qtuning.figures.heatmap import heatmaps
 from qtuning.figures.pareto import draw_pareto
-from qtuning.figures.plane import FEWEST, Naming, draw_flow, draw_plane
+from qtuning.figures.plane import FEWEST, draw_flow, draw_plane
 from qtuning.figures.planted_errors import draw_planted_errors
 from qtuning.figures.points import budget_name, points, pruned
 from qtuning.figures.score_curves import score_curves
 from qtuning.figures.style import Drawing, save
-from qtuning.figures.training import FLOOR, draw_convergence, draw_shares
+from qtuning.figures.training import draw_convergence, draw_shares
 from qtuning.files import atomic_path, write_json
 from qtuning.store.store import Store
 from qtuning.tables.labels import method_label
@@ -133,8 +134,8 @@ def _of_triage(
         text = (
             f"Quadrant shares and thresholds of {about}, over the updates: means of consecutive updates; lines are "
             "means over the seeds, bands their range. (a): at the medians Q1 = Q3 and Q2 = Q4, but for ties; "
-            f"dotted: {FLOOR:.0%}, the least that a quadrant should hold (a training warns of one that holds less in "
-            "the mean). (b): what lies between the thresholds is in no quadrant. Grey: an epoch begins."
+            f"dotted: {LEAST_SHARE:.0%}, the least that a quadrant should hold (a training warns of one that holds "
+            "less in the mean). (b): what lies between the thresholds is in no quadrant. Grey: an epoch begins."
         )
         yield f"shares{suffix}", draw_shares(steps), cells_caption(text, _rows(collected, cells["cell"]))
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from qtuning.data.samples import Sample
 from qtuning.experiment.names import cell_id
+from qtuning.experiment.quadrants import LEAST_SHARE
 from qtuning.experiment.schema import Cell, Pruning, Readings
 from qtuning.files import atomic_path, write_text
 from qtuning.train.windows import UpdateWindow
@@ -41,7 +42,6 @@ TRACE_SCHEMA: dict[str, Any] = {
 }
 
 CONVERGED = 0.5  # share of the decisions whose threshold search should converge
-QUADRANT = 0.05  # share of the samples each quadrant should hold
 SPENT = 0.1  # relative difference between the tokens kept and asked
 
 
@@ -148,10 +148,10 @@ class Diagnosis:
             )
         for quadrant in (1, 2, 3, 4):
             share = self._mean(f"selection/median_q{quadrant}")
-            if share is not None and share < QUADRANT:
+            if share is not None and share < LEAST_SHARE:
                 found[f"q{quadrant}"] = (
-                    f"quadrant Q{quadrant} holds {share:.1%} of the samples at a median split (under {QUADRANT:.0%}): "
-                    "error and uncertainty leave it nearly empty"
+                    f"quadrant Q{quadrant} holds {share:.1%} of the samples at a median split "
+                    f"(under {LEAST_SHARE:.0%}): error and uncertainty leave it nearly empty"
                 )
         spread = self._mean("selection/spread")
         if spread is not None and spread < 1:

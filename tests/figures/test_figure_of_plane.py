@@ -8,9 +8,9 @@ import pytest
 from figure_frames import planes
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.text import Annotation
 
 from qtuning.figures.plane import (
-    CORNERS,
     STAGES,
     Grid,
     Medians,
@@ -63,17 +63,13 @@ def test_every_sample_lies_in_one_bin_and_no_bin_in_two_quadrants(cloud: list[tu
     assert grid.count(frame)[:, column:].sum() == right
 
 
-def test_the_corners_are_those_of_the_paper() -> None:
-    """Uncertainty to the right, error upwards: Q1 top right, then counter-clockwise."""
-    assert CORNERS["figure"] == {"top right": 1, "top left": 2, "bottom left": 3, "bottom right": 4}
-
-
 def test_the_plane_shows_every_share_and_all_its_data() -> None:
     frame = planes("cell")
     drawing = draw_plane(frame, tails=(2.0, 4.0, 0.6, 1.2))
-    texts = {text.get_text() for text in drawing.figure.axes[0].texts}
     found = quadrant_shares(drawing.data)
-    assert texts == {f"Q{quadrant} {100 * found[quadrant]:.0f}%" for quadrant in (1, 2, 3, 4)}
+    texts = {(text.xy, text.get_text()) for text in drawing.figure.axes[0].texts if isinstance(text, Annotation)}
+    corners = {1: (1, 1), 2: (0, 1), 3: (0, 0), 4: (1, 0)}  # uncertainty to the right, error upwards
+    assert texts == {(corner, f"Q{quadrant} {100 * found[quadrant]:.0f}%") for quadrant, corner in corners.items()}
     assert drawing.data.select(frame.columns).equals(frame)
     _, labels = drawing.figure.axes[0].get_legend_handles_labels()
     kept = frame.filter(pl.col("kept") & ~pl.col("supplement"))
