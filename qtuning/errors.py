@@ -1,5 +1,6 @@
 """The one exception a user is meant to read."""
 
+from collections.abc import Sequence
 from textwrap import shorten
 
 
@@ -9,6 +10,12 @@ class UserError(Exception):
     The command line prints the message without a traceback and exits with status 2. Anything else that is raised is
     a defect of ours and keeps its traceback (status 1).
     """
+
+
+def raise_problems(problems: Sequence[str]) -> None:
+    """UserError with a line for each problem, if there is any."""
+    if problems:
+        raise UserError("\n".join(problems))
 
 
 def one_line(error: Exception) -> str:

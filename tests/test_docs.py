@@ -12,7 +12,7 @@ import yaml
 
 from qtuning.cli.app import main
 from qtuning.experiment.grid import ConfigFolder
-from qtuning.experiment.methods import pruning
+from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, Need, TokenPruningOptions, TriageOptions
 from qtuning.experiment.schema import MethodEntry, Ratios, Readings, Scoring
 from qtuning.pruners.base import Candidates
@@ -72,7 +72,7 @@ def test_pruner_of_the_document_prunes_as_it_says(beside: Path) -> None:
     kept = []
     for share in (0, 0.5, 1):
         entry = MethodEntry(method="my_pruners:keep_hard+random", options={"share": share})
-        method = method_of(pruning(entry, Ratios(sample_ratio=0.7, token_ratio=1.0)))
+        method = method_of(make_pruning(entry, Ratios(sample_ratio=0.7, token_ratio=1.0)))
         draws = [method.select(candidates, torch.Generator().manual_seed(seed)).samples.kept for seed in range(20)]
         assert all(int(drawn.sum()) == 4 for drawn in draws)
         kept.append(torch.stack(draws).sum(dim=0).tolist())
@@ -146,7 +146,7 @@ def test_document_lists_every_way_of_scoring_with_its_values() -> None:
             assert len(listed[key]) == 1 and listed[key][0].startswith(f"{field.default} (default)")
     (block,) = blocks("docs/scoring.md", "yaml")
     schedules = [
-        pruning(MethodEntry.model_validate(entry), Ratios(sample_ratio=0.5, token_ratio=0.5)).scoring.schedule
+        make_pruning(MethodEntry.model_validate(entry), Ratios(sample_ratio=0.5, token_ratio=0.5)).scoring.schedule
         for entry in yaml.safe_load(block)["methods"]
         if isinstance(entry, dict)
     ]

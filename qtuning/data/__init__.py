@@ -1,1 +1,1 @@
-"""Train sets: sources, validation, templates, tokenising."""
+"""Train sets from their rows to tokenised samples, the items of benchmarks, and the overlap of the two."""

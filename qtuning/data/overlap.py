@@ -1,6 +1,6 @@
-"""N-gram overlap of texts: an index of the benchmarks' n-grams, and one pass over the training samples through it.
+"""N-gram overlap of texts: an index of the n-grams of some texts, in which other texts are looked up.
 
-A text is a list of words: lower case, no punctuation. Texts that are shorter than n words are looked for whole.
+A text is a list of words, without case and punctuation. Texts of fewer than n words are looked for as a whole.
 """
 
 import re
@@ -14,7 +14,7 @@ WORD = re.compile(r"[^\W_]+")
 
 
 def words(text: str) -> list[str]:
-    """Normalised words: compatibility forms unified (NFKC), lower case; whatever is no letter or digit separates."""
+    """The words of a text in NFKC and lower case. Whatever is no letter or digit separates words."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     return WORD.findall(text.lower())
@@ -22,8 +22,11 @@ def words(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Shared:
-    """What a training sample shares with indexed texts. counts: distinct n-grams by text; whole: short texts in it;
-    grams: one shared n-gram (or short text) of each text."""
+    """What a training sample shares with indexed texts.
+
+    counts: by text, how many distinct n-grams. whole: the short texts that stand in it. grams: by text, one shared
+    n-gram, or the short text.
+    """
 
     counts: dict[int, int]
     whole: frozenset[int]
@@ -31,17 +34,17 @@ class Shared:
 
     @property
     def texts(self) -> set[int]:
-        """Numbers of all texts that are touched."""
+        """Numbers of all texts that share something with the sample."""
         return self.counts.keys() | self.whole
 
 
 @dataclass
 class Index:
-    """Distinct n-grams of texts, and which of them have been seen.
+    """The distinct n-grams of texts, and which of them have been seen in a sample.
 
-    Memory is that of the indexed texts, some 300 bytes a distinct n-gram, whatever the number of samples scanned.
-    sizes: distinct n-grams by text, 0 for one that is shorter than n. single: the most n-grams of a text that a single
-    sample had. found: short texts that were seen whole.
+    sizes: by text, its distinct n-grams; 0 if it is shorter than n. single: by text, the most of its n-grams that one
+    sample had. found: short texts that were seen as a whole. Takes some 300 bytes for each distinct n-gram, however
+    many samples are scanned.
     """
 
     n: int
@@ -54,9 +57,9 @@ class Index:
     _vocabulary: dict[str, str] = field(default_factory=dict)
 
     def add(self, text: Sequence[str], short: bool) -> int:
-        """Index a text and return its number. short: whether it is looked for whole if it has fewer than n words."""
+        """Index a text and return its number. short: look for it as a whole if it has fewer than n words."""
         number = len(self.sizes)
-        text = [self._vocabulary.setdefault(word, word) for word in text]  # equal words of all n-grams are one object
+        text = [self._vocabulary.setdefault(word, word) for word in text]  # n-grams share their words: less memory
         grams = set(_grams(text, self.n))
         self.sizes.append(len(grams))
         self.single.append(0)
@@ -72,7 +75,7 @@ class Index:
         return number
 
     def scan(self, sample: Iterable[Sequence[str]]) -> Shared:
-        """Look up the texts of one training sample (its messages: n-grams do not reach across)."""
+        """Look up one training sample. Its texts (messages) stay apart: no n-gram reaches from one into the next."""
         hits: set[Gram] = set()
         whole: dict[int, Gram] = {}
         for text in sample:
@@ -92,7 +95,7 @@ class Index:
         return Shared(dict(counts), frozenset(whole), grams)
 
     def covered(self) -> list[int]:
-        """By text: how many of its distinct n-grams have been seen in any sample."""
+        """By text, how many of its distinct n-grams have been seen in any sample."""
         covered = [0] * len(self.sizes)
         for gram in self._seen:
             owners = self._grams[gram]
@@ -101,7 +104,7 @@ class Index:
         return covered
 
     def _whole(self, text: Sequence[str]) -> dict[int, Gram]:
-        """Short texts that stand in `text`, word for word."""
+        """The short texts that stand in `text`, word for word."""
         found: dict[int, Gram] = {}
         if not self._short:
             return found

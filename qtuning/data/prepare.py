@@ -1,6 +1,6 @@
-"""A train set made ready for one model: read, validated, rendered, tokenised, cut, counted, stored.
+"""Prepares a train set for one model: reads, checks, renders, tokenises and cuts its rows, and stores the samples.
 
-Writes `samples.parquet` (one row a sample) and, last, `report.json`.
+Writes `samples.parquet` (a row for each sample) and, last, `report.json` (docs/data.md).
 """
 
 import hashlib
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from transformers import PreTrainedTokenizerBase
 
-BATCH = 1000  # texts handed to the tokenizer at once
-LISTED = 1000  # bad rows that the report lists one by one
+BATCH = 1000  # texts that the tokenizer gets at once
+LISTED = 1000  # bad rows that the report lists
 LIMIT_SEED = 0
 
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be used: where it is, and why. sample: 0-based row number in the source."""
+    """A row that cannot be used, and why. sample: number of the row in the source, from 0."""
 
     sample: int
     file: str
@@ -47,7 +47,7 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A valid row, and its place in the source."""
+    """A row that is an example, and its place in the source."""
 
     sample: int
     file: str
@@ -110,7 +110,7 @@ def prepare(
 
 
 def parse_rows(rows: Iterable[Row], train_set: TrainSet) -> tuple[list[Candidate], list[BadRow]]:
-    """Sort rows into valid and bad ones. `sample` counts every row of the source, bad ones too."""
+    """The rows that are examples, and those that are not. `sample` counts both."""
     candidates, bad = [], []
     for sample, row in enumerate(rows):
         result = Refusal(Reason(row.problem)) if row.problem is not None else parse(row.value, train_set)
@@ -128,7 +128,7 @@ def tokenise_rows(
     cutoff: int,
     progress: "Progress | None" = None,
 ) -> tuple[list[Usable], list[BadRow]]:
-    """Render and tokenise all candidates; those that the template or the cutoff leave no response are bad."""
+    """Render and tokenise the candidates. Those that the template refuses, or left without a response, are bad."""
     usable, bad = [], []
     task = None if progress is None else progress.add_task("tokenising", total=len(candidates))
     for start in range(0, len(candidates), BATCH):
@@ -152,7 +152,7 @@ def tokenise_rows(
 
 
 def _error_spans(example: Example, response: str) -> list[tuple[int, int]]:
-    """The known errors in characters of the response as rendered; a chat template may have stripped it."""
+    """The known errors, in characters of the rendered response; a chat template may have stripped white space."""
     if not example.errors:
         return []
     start = response.find(example.response)
@@ -167,7 +167,7 @@ def _bad(candidate: Candidate, refusal: Refusal) -> BadRow:
 
 
 def check_bad_rows(train_set: TrainSet, read: int, bad: Sequence[BadRow]) -> None:
-    """UserError if there are no rows, none that is usable, or too large a share that is not."""
+    """UserError if there are no rows, if none is usable, or if too large a share is not."""
     if read == 0:
         raise UserError(f"train set {train_set.name}: its source has no rows")
     share = len(bad) / read
@@ -190,9 +190,9 @@ def check_bad_rows(train_set: TrainSet, read: int, bad: Sequence[BadRow]) -> Non
 
 
 def draw_subset(usable: list[Usable], size: int | None) -> list[Usable]:
-    """A random subset of `size` in the order of the source; all if there are fewer.
+    """A random subset of `size` samples in the order of the source; all if there are fewer.
 
-    Smaller subsets lie within larger ones. The draw does not depend on the cell's seeds: all train on the same samples.
+    A smaller subset lies within a larger one. The draw ignores the seeds of the cell: all cells get the same samples.
     """
     if size is None or size >= len(usable):
         return usable
@@ -202,24 +202,25 @@ def draw_subset(usable: list[Usable], size: int | None) -> list[Usable]:
 
 
 def instruction(example: Example) -> str:
-    """The text that the -history baselines look at: the last user turn, as the row has it, without template.
+    """The text that the `-history` baselines look at: the last user turn, as the row has it.
 
-    Of alpaca rows the instruction column alone, without `input`.
+    For alpaca rows that is the instruction column alone, without `input`.
     """
     return example.prompt[-1].content
 
 
 def character_entropy(text: str) -> float:
-    """Shannon entropy of the frequencies of the characters (code points), in nats: -sum_c f_c log f_c."""
+    """Shannon entropy of the characters (code points) in nats: -sum_c f_c log f_c, with frequencies f_c."""
+    # fsum is exact, so the order of the characters does not matter, and equal frequencies have equal entropies
     shares = [count / len(text) for count in Counter(text).values()]
     return math.fsum(share * math.log(1 / share) for share in shares)
 
 
 def write_samples(path: Path, used: Sequence[Usable]) -> None:
-    """One row a sample: sample, line, id, kind, input_ids, prompt_length, instruction_characters, instruction_entropy.
+    """Store a row for each sample.
 
-    The last two are the number of characters of its `instruction` and their entropy. Where rows state `errors`, a last
-    column of that name holds the places in input_ids of the tokens that are wrong.
+    instruction_characters, instruction_entropy: length and character entropy of its `instruction`. errors: only if the
+    train set states errors, the places in input_ids of the tokens that are wrong.
     """
     import polars
 
@@ -255,7 +256,7 @@ def write_samples(path: Path, used: Sequence[Usable]) -> None:
 
 
 def _statistics(used: Sequence[Usable]) -> dict[str, Any]:
-    """Counts, token statistics and the content digest of the rows that will be trained on."""
+    """Counts, token statistics and a digest of the texts of the samples that are used."""
     contents = [_content(candidate.example) for candidate, _ in used]
     digest = hashlib.sha256()
     for content in contents:
@@ -272,13 +273,13 @@ def _statistics(used: Sequence[Usable]) -> dict[str, Any]:
 
 
 def _content(example: Example) -> str:
-    """Prompt and response alone: neither id nor kind, nor how the file spelled them."""
+    """The texts of an example: not its id or kind, and not how the file spelled it."""
     turns = [[message.role, message.content] for message in example.prompt]
     return canonical_json({"prompt": turns, "input": example.input, "response": example.response})
 
 
 def _distribution(values: Sequence[int]) -> dict[str, float]:
-    """min, median, 95th percentile (both interpolated), max and total."""
+    """min, median and 95th percentile (both interpolated), max, total."""
     array = np.asarray(values, dtype=np.int64)
     return {
         "min": int(array.min()),

@@ -1,4 +1,4 @@
-"""One row of a train set -> an `Example`, or the reason why it is none. Never an exception, whatever the row holds."""
+"""Parses a row of a train set into an `Example`, or says why it is none. Raises nothing, whatever the row holds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Role = Literal["system", "user", "assistant"]
 
 
 class Reason(StrEnum):
-    """Why a row cannot be used: the fixed words that reports count by."""
+    """Why a row cannot be used, in the fixed words by which reports count."""
 
     INVALID_UTF8 = "invalid UTF-8"
     INVALID_JSON = "invalid JSON"
@@ -38,12 +38,12 @@ class Message:
 
 @dataclass(frozen=True)
 class Example:
-    """What a sample is made of, before a template writes it down.
+    """The texts of a sample, before a template joins them.
 
-    prompt: [system], user, (assistant, user)*: never empty, always ending with the user's turn.
-    response: what is learned. input: the optional input column of the alpaca form ("" where there is none); it belongs
-    to the last turn of the prompt. id, kind, errors: carried through from the row where they are given, for analyses;
-    errors are spans of the response, (start, end) in characters, that are known to be wrong; None: nothing is known.
+    prompt: [system], user, (assistant, user)*; it ends with the user's turn. response: what the model learns to write.
+    input: the `input` column of the alpaca form, "" if there is none; it belongs to the last turn of the prompt. id,
+    kind: as the row gives them, for analyses. errors: spans of the response, (start, end) in characters, that are known
+    to be wrong; None if nothing is known.
     """
 
     prompt: tuple[Message, ...]
@@ -56,7 +56,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a row is no example. detail: which key or turn, for the report; may be empty."""
+    """Why a row is no example. detail: which key or turn; may be empty."""
 
     reason: Reason
     detail: str = ""
@@ -69,7 +69,7 @@ class _Refused(Exception):
 
 
 def parse(value: object, train_set: TrainSet) -> Example | Refusal:
-    """Read one decoded row in the form and with the column names of `train_set`."""
+    """Read a decoded row, in the form and with the column names of `train_set`."""
     try:
         if not isinstance(value, Mapping):
             raise _Refused(Reason.NOT_AN_OBJECT, f"found {_kind(value)}")
@@ -80,7 +80,7 @@ def parse(value: object, train_set: TrainSet) -> Example | Refusal:
 
 
 def _alpaca(row: Mapping[object, object], train_set: TrainSet) -> Example:
-    """{"instruction", "input" (optional), "output"}; an `input` of null, absent or blank is none."""
+    """{"instruction", "input" (optional), "output"}. A blank or null `input` is none."""
     names = train_set.columns
     instruction = _text(row, names.get("instruction", "instruction"))
     response = _text(row, names.get("output", "output"))
@@ -101,9 +101,9 @@ def _alpaca(row: Mapping[object, object], train_set: TrainSet) -> Example:
 
 
 def _chat(row: Mapping[object, object], train_set: TrainSet) -> Example:
-    """{"messages": [{"role", "content"}, ...]}: the last assistant message is the response, the prompt all before it.
+    """{"messages": [{"role", "content"}, ...]}: the last assistant message is the response, all before it the prompt.
 
-    Messages after the last assistant message have no response to learn and are left out.
+    Messages after it have no response to learn and are left out.
     """
     name = train_set.columns.get("messages", "messages")
     if name not in row:
@@ -135,7 +135,7 @@ def _chat(row: Mapping[object, object], train_set: TrainSet) -> Example:
 
 
 def _spans(row: Mapping[object, object], response: str, train_set: TrainSet) -> tuple[tuple[int, int], ...] | None:
-    """The known errors, [start, end] in characters of the response each; None if the train set has no such column."""
+    """The known errors, each [start, end] in characters of the response. None if the train set has no such column."""
     name = train_set.columns.get("errors")
     if name is None:
         return None
@@ -180,13 +180,13 @@ def _string(value: object, key: str) -> str:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        # JSON can spell half a surrogate pair ("\ud800"), which is no text and which no tokenizer takes
+        # JSON can spell half a surrogate pair ("\ud800"): no text, and no tokenizer takes it
         raise _Refused(Reason.INVALID_UTF8, f"{key!r} holds half a surrogate pair or undecodable bytes") from None
     return value
 
 
 def _label(value: object) -> str | None:
-    """An `id` or `kind` as text; other types, and text that cannot be stored, are no label."""
+    """An `id` or `kind` as text. None for other types and for text that cannot be stored."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
     try:
@@ -198,7 +198,7 @@ def _label(value: object) -> str | None:
 
 
 def _kind(value: object) -> str:
-    """How a value's type is called in JSON, for messages."""
+    """What JSON calls the type of a value, for messages."""
     names: dict[type, str] = {bool: "a boolean", str: "a string", int: "a number", float: "a number"}
     if value is None:
         return "null"

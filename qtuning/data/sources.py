@@ -1,4 +1,7 @@
-"""Where rows come from: JSON, JSONL, gzip and Parquet files, or a data set on the hub. Bad rows are yielded too."""
+"""Reads the rows of a train set, from a JSON, JSONL (.gz) or Parquet file or from the hub.
+
+Rows that cannot be decoded are yielded, too, with their place and the problem, so that a report can list them.
+"""
 
 import gzip
 import json
@@ -23,8 +26,8 @@ MINI_WORLD = Path(__file__).parents[1] / "assets" / "mini_world"
 class Row:
     """One row as read.
 
-    file: path, or id of a hub data set. line: 1-based line where the row begins (Parquet, hub: 1-based row number).
-    value: the decoded row; None where `problem`, a word of `rows.Reason`, says that it could not be decoded.
+    file: path, or id of a hub data set. line: line where the row begins, from 1 (Parquet, hub: number of the row).
+    value: the decoded row; None if it could not be decoded, and `problem` then says why, in a word of `rows.Reason`.
     """
 
     file: str
@@ -39,7 +42,7 @@ def local_folder(kind: str, data_dir: Path | None) -> Path | None:
 
 
 def locate(source: FileSource, *, data_dir: Path | None) -> Path:
-    """The file that `source` names; UserError if its folder is not given or it is not there."""
+    """The file that `source` names. UserError if it does not exist, or lies in a data folder that is not given."""
     if source.kind == "path":
         path = Path(source.file).expanduser()
     else:
@@ -55,7 +58,7 @@ def locate(source: FileSource, *, data_dir: Path | None) -> Path:
 
 
 def describe_source(train_set: TrainSet, data_dir: Path | None) -> dict[str, Any]:
-    """The source as configured, and the SHA-256 of the file (a hub data set is pinned by its revision)."""
+    """The source as configured, and the SHA-256 of its file. (The revision identifies a data set of the hub.)"""
     source = train_set.source.model_dump(mode="json")
     if isinstance(train_set.source, HubSource):
         return source
@@ -66,8 +69,7 @@ def describe_source(train_set: TrainSet, data_dir: Path | None) -> dict[str, Any
 def read_rows(train_set: TrainSet, *, data_dir: Path | None) -> Iterator[Row]:
     """Every row of a train set in the order of its source.
 
-    Undecodable rows are yielded with a `problem`; a source that cannot be read at all, or not to its end, is a
-    UserError.
+    UserError if the source cannot be read, or not to its end.
     """
     if isinstance(train_set.source, HubSource):
         return _hub(train_set.source, train_set)
@@ -95,7 +97,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
-    """One JSON value a line. Blank lines are no rows; lines end with a line feed only, as JSON text may hold others."""
+    """One JSON value a line. Blank lines are no rows. Only line feeds end a line: JSON texts may hold other breaks."""
     line = 0
     with _open(path) as handle:
         try:
@@ -121,7 +123,7 @@ def _decode(file: str, line: int, raw: bytes) -> Row:
 
 
 def _json(path: Path) -> Iterator[Row]:
-    """A JSON list of rows, decoded element by element, so that every row knows its line.
+    """A JSON list of rows, decoded one by one, so that every row knows its line.
 
     Bytes that are no UTF-8 become lone surrogates, which `rows.parse` refuses in the row that holds them.
     """

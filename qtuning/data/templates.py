@@ -1,4 +1,4 @@
-"""How an example becomes text: what the model reads (prompt) and what it learns to write (response)."""
+"""Writes an example as two texts: the prompt, which the model reads, and the response, which it learns to write."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -25,14 +25,14 @@ ALPACA_WITHOUT_INPUT = (
 
 
 class TemplateRefusal(Exception):
-    """The tokenizer's chat template refuses a conversation, for instance one with a system message."""
+    """The chat template of a tokenizer refuses a conversation, for instance one with a system message."""
 
 
 def render(example: Example, template: Template, tokenizer: "PreTrainedTokenizerBase") -> tuple[str, str]:
     """(prompt, response), to be tokenised as one text.
 
-    plain and alpaca responses end with the tokenizer's end-of-sequence token; chat ends as the chat template says.
-    UserError if the tokenizer lacks what the template needs; TemplateRefusal if a chat template refuses this example.
+    The response ends with the tokenizer's end-of-sequence token (plain, alpaca) or as the chat template says (chat).
+    UserError if the tokenizer lacks what the template needs, TemplateRefusal if its chat template refuses the example.
     """
     if template == "chat":
         return _chat(example, tokenizer)
@@ -41,16 +41,16 @@ def render(example: Example, template: Template, tokenizer: "PreTrainedTokenizer
         background = f"Background: {example.input}\n" if example.input else ""
         return f"{background}Question: {instruction}\nAnswer:", f" {example.response}{end}"
     prompt = ALPACA_WITH_INPUT if example.input else ALPACA_WITHOUT_INPUT
-    # replaced piece by piece: the texts may themselves hold braces
+    # not str.format: the texts may hold braces themselves
     before, after = prompt.split("{instruction}")
     return before + instruction + after.replace("{input}", example.input), example.response + end
 
 
 def flatten(prompt: Sequence[Message]) -> str:
-    """A prompt of several turns as one instruction, for templates that know only one.
+    """A prompt of several turns as one instruction, for templates that have room for only one.
 
-    The system message comes first, by itself. A single user turn stands as it is; several turns are written
-    `User: ...` and `Assistant: ...`. Everything is separated by blank lines.
+    The system message comes first. A single user turn stands as it is; several turns are written `User: ...` and
+    `Assistant: ...`. Blank lines separate them.
     """
     system = [message.content for message in prompt if message.role == "system" and message.content.strip()]
     turns = [message for message in prompt if message.role != "system"]
@@ -60,7 +60,7 @@ def flatten(prompt: Sequence[Message]) -> str:
 
 
 def end_of_sequence(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """The end-of-sequence token as text; UserError if the tokenizer has none."""
+    """The end-of-sequence token as text. UserError if the tokenizer has none."""
     if not isinstance(tokenizer.eos_token, str):
         raise UserError(
             f"the tokenizer of {tokenizer.name_or_path} has no end-of-sequence token, without which a model never "
@@ -88,7 +88,7 @@ def _chat(example: Example, tokenizer: "PreTrainedTokenizerBase") -> tuple[str, 
         raise TemplateRefusal(str(error)) from None
     assert isinstance(prompt, str) and isinstance(whole, str)
     if not whole.startswith(prompt):
-        # some templates open the answer differently when it is to be generated: the response begins where they part
+        # some templates open an answer in another way if it is to be generated: the response begins where they differ
         prompt = prompt[: _common_prefix(prompt, whole)]
     if example.response.strip() not in whole[len(prompt) :]:
         raise TemplateRefusal("prompt and response cannot be told apart in what the chat template writes")

@@ -1,4 +1,4 @@
-"""Text -> token ids, and where the response begins in them."""
+"""Loads a tokenizer, and turns texts into token ids that know where the response begins."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 
 def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer in `path`, padding on the right. One without a pad token pads with its unknown token, else with its
-    end-of-sequence token, so that the vocabulary keeps its size. UserError if it cannot map tokens to characters."""
+    """The tokenizer in the folder `path`, padding on the right. UserError if it cannot map tokens to characters.
+
+    A tokenizer without a pad token pads with its unknown token, else with its end-of-sequence token: a new token would
+    enlarge the vocabulary.
+    """
     from transformers import AutoTokenizer
 
     try:
@@ -38,7 +41,7 @@ def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
 
 
 def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """SHA-256 over what decides how a text becomes tokens: the tokenizer itself, its end token and chat template."""
+    """SHA-256 over what decides how text becomes tokens: the tokenizer itself, its end token, its chat template."""
     parts = [tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token, tokenizer.chat_template]
     return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
 
@@ -47,8 +50,8 @@ def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
 class Tokenised:
     """Token ids of a sample, cut at the cutoff.
 
-    prompt: tokens[:prompt] are the prompt, the rest, at least one token, is the response. truncated: whether the cutoff
-    took a part of the response. marked: places in `tokens` of those that hold a marked character.
+    prompt: tokens[:prompt] are the prompt; the rest is the response, at least one token. truncated: the cutoff took a
+    part of the response. marked: places in `tokens` that hold a character of a known error.
     """
 
     tokens: list[int]
@@ -66,13 +69,14 @@ def tokenise(
 ) -> list[Tokenised | Refusal]:
     """Tokenise (prompt, response) texts as `templates.render` writes them, each pair as one text.
 
-    marks: for each pair, spans (start, end) in characters of the response text; their tokens become `marked`.
+    marks: for each pair, spans (start, end) in characters of the response; their tokens become `marked`.
 
-    Tokenising prompt and response apart would give a model other tokens at their border than it meets in use. A token
-    belongs to the response if it ends after the prompt's last character, so one that spans the border is learned.
+    If prompt and response were tokenised apart, the tokens at their border would differ from those that the model meets
+    in use. A token belongs to the response if it ends after the last character of the prompt, so the model learns one
+    that spans the border.
 
-    plain, alpaca: the texts are data, so a row that spells "</s>" does not get the special token; the tokenizer's
-    opening tokens (BOS) and the end-of-sequence token are added as ids. chat: the template has written all of them.
+    plain, alpaca: the texts are data, so a row that spells "</s>" does not become a special token; opening tokens (BOS)
+    and the end-of-sequence token are added as ids. chat: the template has written all special tokens.
     """
     if not texts:
         return []
@@ -110,7 +114,7 @@ def _cut(tokens: list[int], prompt: int, cutoff: int, marked: Sequence[int]) -> 
 
 
 def opening_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """The special tokens that the tokenizer puts before a text: [BOS] or nothing for the usual causal models."""
+    """The special tokens that the tokenizer puts before a text; for most causal models [BOS] or nothing."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     full = tokenizer("a")["input_ids"]
     starts = (start for start in range(len(full)) if full[start : start + len(bare)] == bare)

@@ -1,1 +1,1 @@
-"""The only room that knows lm-eval."""
+"""Evaluation with lm-eval, which no other part of the package imports."""

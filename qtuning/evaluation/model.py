@@ -1,4 +1,4 @@
-"""The language model as lm-eval sees it. Imports torch: import this module inside functions."""
+"""The language model as lm-eval sees it. This module takes seconds to import, so import it inside functions."""
 
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,22 @@ from qtuning.experiment.schema import Evaluation
 
 
 class StopTexts(StoppingCriteria):
-    """Ends each row of a batch at the first stop text it generates.
+    """Ends each row of a batch at the first stop text that it generates.
 
-    lm-eval's own criteria end a batch only when all its rows hit the same stop text, so that one row ending at a line
-    break and one at EOS run to the length limit. What follows a stop text is cut off afterwards in either case: the
-    texts are the same, in less time.
+    lm-eval's own criteria end a batch only once all rows have hit the same stop text: if one row ends at a line break
+    and another at EOS, both run to the length limit. Whatever follows a stop text is cut off afterwards in either case,
+    so the answers are the same and take less time.
     """
 
     def __init__(self, texts: list[str], tokenizer: PreTrainedTokenizerBase, prompt_length: int) -> None:
         self.texts = texts
         self.tokenizer = tokenizer
         self.prompt_length = prompt_length
-        # However a stop text is split, it has no more tokens than bytes.
+        # a text has no more tokens than bytes, however it is tokenised
         self.window = max(len(text.encode()) for text in texts)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        """input_ids (rows, prompt + generated) -> (rows,) bool: this row is done."""
+        """input_ids (rows, prompt + generated) -> (rows,) bool: which rows are done."""
         start = max(self.prompt_length, input_ids.shape[1] - self.window)
         tails = self.tokenizer.batch_decode(input_ids[:, start:])
         done = [any(text in tail for text in self.texts) for tail in tails]
@@ -35,7 +35,7 @@ class StopTexts(StoppingCriteria):
 
 
 class EvaluatedModel(HFLM):  # type: ignore[misc]  # lm-eval is not typed
-    """lm-eval's Hugging Face model with greedy generation that ends row by row."""
+    """lm-eval's Hugging Face model, with greedy generation that ends row by row."""
 
     def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **options: Any) -> torch.Tensor:
         """context (rows, prompt), left-padded -> (rows, at most max_length)."""
@@ -51,7 +51,7 @@ class EvaluatedModel(HFLM):  # type: ignore[misc]  # lm-eval is not typed
 
 
 def load_model(base: Path, adapter: Path | None, evaluation: Evaluation) -> EvaluatedModel:
-    """`base` (with the LoRA `adapter` on it) on the GPU if there is one. UserError where a folder is no model."""
+    """The model in `base` with the LoRA `adapter`, on the GPU if there is one. UserError if a folder is no model."""
     for folder, marker in ((base, "config.json"), (adapter, "adapter_config.json")):
         if folder is not None and not (folder / marker).is_file():
             raise UserError(f"{folder / marker}: no such file, so {folder} is not a model that can be evaluated")

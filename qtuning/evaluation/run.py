@@ -117,7 +117,7 @@ def write_scores(out: Path, items: polars.DataFrame, scores: dict[str, Any]) -> 
 
 
 def run_tasks(model: "LM", tasks: dict[str, "Task"], evaluation: Evaluation) -> dict[str, list[LoggedSample]]:
-    """lm-eval's loop: its logged samples of each task, one for each item and filter, in item order."""
+    """lm-eval's loop. Returns what it logs of each task, one entry for each item and filter, in item order."""
     from lm_eval.evaluator import evaluate as lm_evaluate
 
     results = lm_evaluate(
@@ -134,7 +134,7 @@ def run_tasks(model: "LM", tasks: dict[str, "Task"], evaluation: Evaluation) -> 
 
 
 def items_table(samples: dict[str, list[LoggedSample]]) -> polars.DataFrame:
-    """One row for each benchmark, item and metric (contract: items.parquet)."""
+    """A row for each benchmark, item and metric: the contents of items.parquet."""
     schema = {
         "benchmark": polars.String,
         "item": polars.Int64,
@@ -153,7 +153,7 @@ def items_table(samples: dict[str, list[LoggedSample]]) -> polars.DataFrame:
 
 
 def summarise_items(benchmark: str, items: polars.DataFrame) -> dict[str, Any]:
-    """Number of items, mean of every metric, and a digest of which items these were."""
+    """Number of items, mean of every metric, and a digest that tells which items these were."""
     mine = items.filter(polars.col("benchmark") == benchmark)
     hashes = mine.unique("item").sort("item")["item_hash"]
     means = mine.group_by("metric", maintain_order=True).agg(polars.col("score").mean())
@@ -166,13 +166,13 @@ def summarise_items(benchmark: str, items: polars.DataFrame) -> dict[str, Any]:
 
 
 def _metrics(sample: LoggedSample) -> Iterator[tuple[str, str]]:
-    """(key in the sample, our name): the filter is part of the name where a task has several."""
+    """(key in the sample, our name) of each metric. If a task has several filters, the name tells which it is."""
     for metric in sample["metrics"]:
         yield metric, metric if sample["filter"] == "none" else f"{metric},{sample['filter']}"
 
 
 def _response(sample: LoggedSample, metric: str) -> str:
-    """The generated text; for multiple choice, the choice that `metric` takes to be the model's."""
+    """The generated text; for multiple choice, the choice that the model prefers by `metric`."""
     if not isinstance(sample["resps"][0][0], tuple):
         return str(sample["resps"][0][0])
     choices = sample["doc"]["choices"]["text"]
@@ -193,16 +193,16 @@ def _source_folder(evaluation: Evaluation, data_dir: Path | None) -> Path | None
 
 
 def _truncated(model: Any, task: "Task", samples: list[LoggedSample]) -> int:
-    """How many items had a prompt too long for the model, which lm-eval cuts at its beginning."""
+    """How many items have a prompt that is too long for the model; lm-eval cuts off its beginning."""
     longest = max_new_tokens(task)
-    # lm-eval does not feed the last token of a choice: nothing comes after it
+    # a choice may be one token longer: lm-eval does not feed its last token, which predicts nothing
     room = model.max_length + 1 if longest is None else model.max_length - longest
     items = {}
     for sample in samples:
         # multiple choice: (prompt, choice); generation: (prompt, options)
         texts = ["".join(part for part in arguments if isinstance(part, str)) for arguments in sample["arguments"]]
         items[sample["doc_id"]] = max(texts, key=len)
-    # A text has at most a token for each byte (and two marks), so most need no counting.
+    # a text has at most one token for each byte, and two special ones: most texts need no counting
     long = (text for text in items.values() if len(text.encode()) + 2 > room)
     return sum(len(model.tok_encode(text)) > room for text in long)
 
@@ -220,7 +220,7 @@ def _warn_truncated(benchmarks: dict[str, Any], evaluation: Evaluation) -> None:
 
 
 def _backend(device: str, evaluation: Evaluation) -> dict[str, Any]:
-    """What produced the scores: they may move with each of these."""
+    """What produced the scores; they may change with each of these."""
     versions = {name: importlib.metadata.version(name) for name in ("lm_eval", "torch", "transformers", "peft")}
     return {
         "name": evaluation.backend,
@@ -233,6 +233,6 @@ def _backend(device: str, evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _quiet() -> None:
-    """Errors only from libraries: what they warn of is decided here (dtype, batch size, truncation, examples)."""
+    """Let libraries report errors only: they warn of what is set on purpose (dtype, batch size, truncation, shots)."""
     for name in ("lm_eval", "transformers", "datasets", "peft", "accelerate", "latex2sympy2_extended", "math_verify"):
         logging.getLogger(name).setLevel(logging.ERROR)

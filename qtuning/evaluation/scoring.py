@@ -1,7 +1,7 @@
-"""Scorers of the benchmarks for which lm-eval has none that fits. Texts in, fractions out; no state.
+"""Scorers of SQuAD, TriviaQA and MATH, for which lm-eval has none that fits. Pure functions of texts.
 
-Functions named `*_results` and `*_target` are what the YAML files in `tasks/` refer to; lm-eval calls them with a
-record (`doc`) and, for results, a list that holds the one generated text.
+The YAML files in `tasks/` name the functions `*_results` and `*_target`. lm-eval calls them with an item (`doc`) and,
+for results, a list that holds the generated text.
 """
 
 import re
@@ -25,14 +25,14 @@ def squad_normal(text: str) -> str:
 
 
 def squad_f1(prediction: str, answer: str) -> float:
-    """Harmonic mean of precision and recall over normalised tokens, repeated ones counted (Rajpurkar et al. 2016)."""
+    """Harmonic mean of precision and recall over normalised words, repetitions counted (Rajpurkar et al. 2016)."""
     predicted, wanted = squad_normal(prediction).split(), squad_normal(answer).split()
     same = sum((Counter(predicted) & Counter(wanted)).values())
     return 2 * same / (len(predicted) + len(wanted)) if same else 0.0
 
 
 def squad_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """F1 and exact match, each the best over the gold answers."""
+    """F1 and exact match, each with the gold answer that fits best."""
     answers = doc["answers"]["text"]
     return {
         "f1": max(squad_f1(results[0], answer) for answer in answers),
@@ -41,15 +41,15 @@ def squad_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
 
 
 def squad_target(doc: dict[str, Any]) -> str:
-    """The answer a few-shot example shows."""
+    """The answer that a few-shot example shows."""
     return str(doc["answers"]["text"][0])
 
 
 def trivia_normal(text: str) -> str:
-    """Normalisation of the TriviaQA script: lower case; punctuation and underscores to spaces; no articles.
+    """Normalisation of the TriviaQA script: lower case; punctuation and underscores become spaces; no articles.
 
-    Unlike the script, a text of which nothing would be left (an answer "A" or "%") is only lower-cased and stripped:
-    otherwise an empty generation would be a right answer to it.
+    Unlike the script, a text that this would leave empty (an answer "A" or "%") is only lower-cased and stripped: else
+    an empty generation would count as a right answer.
     """
     lowered = text.lower().replace("_", " ")
     spaced = "".join(" " if character in _PUNCTUATION or character in _QUOTES else character for character in lowered)
@@ -57,13 +57,13 @@ def trivia_normal(text: str) -> str:
 
 
 def trivia_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """Exact match with the answer or any of its aliases."""
+    """Exact match with the answer or one of its aliases."""
     answers = {trivia_normal(answer) for answer in (doc["answer"]["value"], *doc["answer"]["aliases"])}
     return {"exact_match": float(trivia_normal(results[0]) in answers)}
 
 
 def trivia_target(doc: dict[str, Any]) -> str:
-    """The answer a few-shot example shows."""
+    """The answer that a few-shot example shows."""
     return str(doc["answer"]["value"])
 
 

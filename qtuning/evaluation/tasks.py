@@ -1,6 +1,6 @@
-"""Benchmarks as lm-eval tasks: lm-eval's own definitions of ARC and GSM8K, ours (`tasks/*.yaml`) of the others.
+"""Builds the tasks of lm-eval: its own definitions of ARC and GSM8K, ours (`tasks/*.yaml`) of the other benchmarks.
 
-From the hub a definition is used as it is. From local files only the source of its records is replaced.
+With local files, only the source of the items is replaced in a definition.
 """
 
 from pathlib import Path
@@ -17,28 +17,27 @@ if TYPE_CHECKING:
 
 TASKS = Path(__file__).parent / "tasks"
 
-# lm-eval's number for tasks that do not say, which is GSM8K (HFLM.max_gen_toks).
+# lm-eval's number for tasks that name none, such as GSM8K (HFLM.max_gen_toks)
 DEFAULT_NEW_TOKENS = 256
-# The seed with which lm-eval's command line draws these examples.
+# the seed with which lm-eval's command line draws the examples of a prompt
 FEWSHOT_SEED = 1234
 
 
 def shots_of(benchmark: str, evaluation: Evaluation) -> int:
-    """How many examples the prompts of this benchmark show."""
+    """How many examples a prompt of this benchmark shows."""
     return BENCHMARKS[benchmark].fewshot if evaluation.fewshot is None else evaluation.fewshot
 
 
 def load_tasks(evaluation: Evaluation, folder: Path | None) -> dict[str, "Task"]:
-    """The benchmarks of `evaluation`, their records loaded, in its order.
+    """The benchmarks of `evaluation` in its order, with their items loaded.
 
-    folder: what holds the files when `evaluation.source` is not the hub. Raises UserError where records are missing or
-    unusable.
+    folder: where local files lie; None for the hub. Raises UserError if items are missing or unusable.
     """
     from lm_eval import tasks as builtin
     from lm_eval.tasks import TaskManager
 
     own = Path(builtin.__file__).parent
-    # Without the defaults: indexing all the tasks lm-eval has takes seconds.
+    # without the defaults: lm-eval takes seconds to index all its tasks
     manager = TaskManager(include_path=[own / "arc", own / "gsm8k", TASKS], include_defaults=False)
     tasks = {}
     for benchmark in evaluation.benchmarks:
@@ -58,7 +57,7 @@ def max_new_tokens(task: "Task") -> int | None:
 
 
 def _longest(task: "Task", evaluation: Evaluation) -> int:
-    """As configured; else the benchmark's own number, but no more than half of what the model is given."""
+    """As configured, else the benchmark's own number, but at most half of the context."""
     if evaluation.max_new_tokens is None:
         own: int = task.config.generation_kwargs.get("max_gen_toks", DEFAULT_NEW_TOKENS)
         return min(own, evaluation.max_length // 2)
@@ -77,7 +76,7 @@ def _from_hub(manager: Any, benchmark: str) -> "Task":
 
 
 def _from_files(manager: Any, benchmark: str, folder: Path, shots: int) -> "Task":
-    """The definition with its records from `folder`. The training split is read only if prompts show examples."""
+    """The definition with items from `folder`. The training split is read only if prompts show examples."""
     from datasets import Dataset, DatasetDict
 
     items = {BENCHMARKS[benchmark].split: read_items(folder, benchmark), "train": []}
@@ -88,13 +87,13 @@ def _from_files(manager: Any, benchmark: str, folder: Path, shots: int) -> "Task
                 f"{items_file(folder, benchmark, 'train')}: {len(items['train'])} records,"
                 f" but prompts show {shots} examples; lower evaluation.fewshot"
             )
-    # In memory: a cache on disk would have to notice that a file changed, and would fill the user's home.
+    # in memory: a cache on disk would have to notice that a file has changed, and would fill the user's home
     data = DatasetDict({name: Dataset.from_list(rows) for name, rows in items.items()})
 
     def from_memory(**_: Any) -> "DatasetDict":
         return data
 
-    # Only a member of a group is merged with the definition of the same name; a bare dictionary would replace it.
+    # lm-eval merges a member of a group with the definition of the same name; a bare dictionary would replace it
     member = {"task": benchmark, "custom_dataset": from_memory}
     task: Task = manager.load({"group": f"{benchmark}_local", "task": [member]})["tasks"][benchmark]
     return task

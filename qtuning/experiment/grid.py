@@ -1,4 +1,7 @@
-"""Experiments (YAML) -> cells and evaluations. All errors of all files are reported at once."""
+"""Experiments (YAML) -> cells: every combination of an experiment's axes.
+
+All problems of all files are reported at once, so a user mends them in one go.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +12,9 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from qtuning.errors import UserError
+from qtuning.errors import UserError, raise_problems
 from qtuning.experiment.benchmarks import BENCHMARKS
-from qtuning.experiment.methods import pruning
+from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.names import cell_json
 from qtuning.experiment.scales import Edition, ExperimentFiles, merge, type_problems
 from qtuning.experiment.schema import (
@@ -40,8 +43,8 @@ AXES = ("models", "train_sets", "methods", "budgets", "seeds", "trainings")
 class Grid:
     """An experiment, expanded.
 
-    cells: in table order (zero-shot first), without repeats. parts: what a composite is made of, else empty; its
-    `experiment` then has the axes of all parts, though not every combination of these is a cell.
+    cells: in table order (zero-shot first), each once. parts: names of the experiments that a composite consists of,
+    else empty. The `experiment` of a composite has the axes of all its parts, but not every combination is a cell.
     """
 
     experiment: Experiment
@@ -50,7 +53,7 @@ class Grid:
 
     @property
     def evaluation(self) -> Evaluation | None:
-        """How every cell of this experiment is measured; None: not at all."""
+        """How every cell of this experiment is evaluated; None: not at all."""
         return self.experiment.evaluation
 
     @cached_property
@@ -59,9 +62,9 @@ class Grid:
         return tuple(key for key in Training.model_fields if any(t[key] != trainings[0][key] for t in trainings))
 
     def variant(self, cell: Cell) -> dict[str, Any]:
-        """The settings of training that differ between cells of this experiment, with their values in this cell.
+        """The settings of training that differ between cells of this experiment, with the values of this cell.
 
-        `{"batch_size": 16, "learning_rate": 2e-4}`; empty where all cells are trained alike, and for zero-shot.
+        Example: `{"batch_size": 16, "learning_rate": 2e-4}`. Empty if all cells are trained alike, and for zero-shot.
         """
         training = {} if cell.training is None else cell.training.model_dump(mode="json")
         return {key: training[key] for key in self._varied if training}
@@ -70,7 +73,7 @@ class Grid:
 class ConfigFolder:
     """The YAML files below a `configs` folder: models, train sets, experiments, scales.
 
-    `data_dir` switches train sets and benchmarks to local copies.
+    data_dir: folder of local copies, which then replace train sets and benchmarks of the hub.
     """
 
     def __init__(self, configs: Path, data_dir: Path | None = None) -> None:
@@ -80,19 +83,18 @@ class ConfigFolder:
         self._entries: dict[tuple[str, str], Any] = {}
 
     def names(self, section: Section) -> list[str]:
-        """Names of the entries in a section; of experiments with their editions, valid or not."""
+        """Names of the files in a section. Each experiment is followed by its editions; their files may be invalid."""
         return self.files.names() if section == "experiments" else self.files.stems(section)
 
     def expand(self, names: Iterable[str]) -> list[Grid]:
         """Read and expand experiments; UserError lists every problem of every file involved."""
         grids, problems = self.expand_valid(names)
-        if problems:
-            lines = [line for message in problems.values() for line in message.splitlines()]
-            raise UserError("\n".join(dict.fromkeys(lines)))
+        # experiments share files, and with them their problems: each is told once
+        raise_problems(list(dict.fromkeys(line for message in problems.values() for line in message.splitlines())))
         return grids
 
     def expand_valid(self, names: Iterable[str]) -> tuple[list[Grid], dict[str, str]]:
-        """The experiments that can be expanded, and for each of the others what is wrong with it."""
+        """The experiments that can be expanded, and by name what is wrong with each of the others."""
         grids, problems = [], {}
         for name in names:
             try:
@@ -135,9 +137,7 @@ class ConfigFolder:
                     f"{origin}evaluation.benchmarks = {benchmark!r}: unknown{nearest(benchmark, BENCHMARKS)}"
                 )
         problems += _method_problems(values.get("methods"), edition.origin("methods"))
-        problems = [*type_problems(values, edition.where, name), *problems, *self._unknown_scales(edition)]
-        if problems:
-            raise UserError("\n".join(problems))
+        raise_problems([*type_problems(values, edition.where, name), *problems, *self._unknown_scales(edition)])
         experiment = self._with_evaluation(edition, Experiment.model_validate(values), models)
         return self._cells(edition, experiment, models, train_sets)
 
@@ -148,7 +148,7 @@ class ConfigFolder:
         return [f"{edition.file}: scales.{scale}: unknown scale{nearest(str(scale), known)}" for scale in stray]
 
     def _with_evaluation(self, edition: Edition, experiment: Experiment, models: Iterable[Model]) -> Experiment:
-        """The experiment with its evaluation checked, and pointed to `data_dir` where there is one."""
+        """The experiment with its evaluation checked; questions of the hub come from `data_dir` if that is given."""
         evaluation = experiment.evaluation
         if evaluation is None:
             return experiment.model_copy(update={"zero_shot": False})
@@ -169,12 +169,11 @@ class ConfigFolder:
         prunings, trainings = self._prunings(edition, experiment), _trainings(edition, experiment)
         methods = len(experiment.methods)
         axes: dict[str, Sequence[Any]] = {axis: getattr(experiment, axis) for axis in AXES}
-        # two methods are one only where they are so at every budget: at 100% of the tokens many are
+        # compared over all budgets: at 100% of the tokens, methods that differ in the token pruner are one
         axes |= {"methods": [prunings[place::methods] for place in range(methods)], "trainings": trainings}
         if experiment.evaluation is not None:
             axes["evaluation.benchmarks"] = experiment.evaluation.benchmarks
-        if problems := _repeats(edition, axes):
-            raise UserError("\n".join(problems))
+        raise_problems(_repeats(edition, axes))
         cells: dict[str, Cell] = {}
         for model in models:
             if experiment.zero_shot:
@@ -199,11 +198,10 @@ class ConfigFolder:
         problems: list[str] = []
         origin = f"{edition.origin('methods')}methods: "
         found = self._look_up("models", references, self.model, origin, problems)
-        if problems:
-            raise UserError("\n".join(problems))
+        raise_problems(problems)
         known = {model.name: model for model in found}
         return [
-            pruning(entry, budget, experiment.readings, known)
+            make_pruning(entry, budget, experiment.readings, known)
             for budget in experiment.budgets
             for entry in experiment.methods
         ]
@@ -211,10 +209,9 @@ class ConfigFolder:
     def _composite(self, edition: Edition, within: tuple[str, ...]) -> Grid:
         """The union of several experiments, in their order."""
         raw = edition.layers[0].values
-        if problems := type_problems(raw, edition.file, edition.base):
-            raise UserError("\n".join(problems))
+        raise_problems(type_problems(raw, edition.file, edition.base))
         names = [part if edition.scale is None else f"{part}-{edition.scale.name}" for part in raw["parts"]]
-        parts: list[Grid] = []
+        parts, problems = list[Grid](), list[str]()
         for name in names:
             if name in within:
                 raise UserError(f"{edition.file}: parts = {name!r}: is a part of itself")
@@ -222,8 +219,7 @@ class ConfigFolder:
                 parts.append(self._expand(name, within))
             except UserError as error:
                 problems += [f"{edition.file}: parts: {line}" for line in str(error).splitlines()]
-        if problems:
-            raise UserError("\n".join(problems))
+        raise_problems(problems)
         for name, part in zip(names, parts, strict=True):
             if part.evaluation != parts[0].evaluation:
                 raise UserError(
@@ -238,7 +234,7 @@ class ConfigFolder:
     def _look_up(
         self, section: Section, names: Iterable[str], read: Callable[[str], Entry], origin: str, problems: list[str]
     ) -> list[Entry]:
-        """The entries of these names; what is wrong with the others goes into `problems`, after `origin`."""
+        """The entries of these names. Unknown and invalid ones become lines of `problems` that begin with `origin`."""
         known, entries = self.names(section), []
         for name in names:
             try:
@@ -251,9 +247,9 @@ class ConfigFolder:
 
 
 def _repeats(edition: Edition, axes: Mapping[str, Sequence[Any]]) -> list[str]:
-    """A line for each entry of an axis that equals an earlier one: most likely, something else was meant.
+    """A line for each entry of an axis that equals an earlier one: the user most likely meant something else.
 
-    axes: by dotted key, the entries as they are understood, so that two spellings of one thing are equal.
+    axes: by dotted key, the entries after parsing, so that two spellings of one thing are equal.
     """
     problems = []
     for key, entries in axes.items():
@@ -278,14 +274,14 @@ def _trainings(edition: Edition, experiment: Experiment) -> list[Training]:
 
 
 def _in_window(chosen: Pruning, training: Training) -> Pruning:
-    """Where a window is one batch, A9 makes no difference, and a row must not claim one."""
+    """A9 makes no difference if an update consists of one batch: the selection is then that of the device."""
     if training.processes * training.accumulation > 1:
         return chosen
     return chosen.model_copy(update={"selection": "device"})
 
 
 def _union(edition: Edition, experiments: list[Experiment]) -> Experiment:
-    """What stands for a composite: the first of its parts, with the axes of all."""
+    """The experiment of a composite: the first of its parts, with the axes of all."""
     axes: dict[str, tuple[Any, ...]] = {}
     for axis in AXES:
         values: list[Any] = []
@@ -306,7 +302,7 @@ def _union(edition: Edition, experiments: list[Experiment]) -> Experiment:
 
 
 def _strings(raw: Mapping[str, Any], *keys: str) -> list[str]:
-    """The strings in the list at `keys`, of a file not validated yet."""
+    """The strings in the list at `keys` of a file that is not validated yet."""
     value: Any = raw
     for key in keys:
         value = value.get(key) if isinstance(value, Mapping) else None
@@ -314,13 +310,13 @@ def _strings(raw: Mapping[str, Any], *keys: str) -> list[str]:
 
 
 def _method_problems(methods: Any, origin: str) -> list[str]:
-    """What is wrong with the methods of an experiment, of those that are well formed."""
+    """What is wrong with the methods of an experiment; ill-formed ones are reported with the types of the file."""
     problems: list[str] = []
     for value in methods if isinstance(methods, list) else []:
         try:
-            pruning(METHOD.validate_python(value), Ratios(sample_ratio=1.0, token_ratio=1.0))
+            make_pruning(METHOD.validate_python(value), Ratios(sample_ratio=1.0, token_ratio=1.0))
         except ValidationError:
-            continue  # reported with the types of the whole file
+            continue
         except UserError as error:
             problems += [f"{origin}methods: {line}" for line in str(error).splitlines()]
     return problems

@@ -1,6 +1,6 @@
-"""Names -> pruners: built-in, the entry point of an installed package, or `module:attribute` of the user's own.
+"""Finds a pruner by its name: a built-in one, an installed package's entry point, or the user's `module:attribute`.
 
-Importable without torch, and built-ins resolve without it: configuration stays fast.
+Needs no torch, neither to be imported nor to find a built-in pruner, so that reading a configuration stays fast.
 """
 
 import hashlib
@@ -30,18 +30,18 @@ PARAMETERS: dict[Kind, tuple[str, ...]] = {
     "sample": ("candidates", "budget", "rng"),
     "token": ("candidates", "selection", "budget", "rng"),
 }
-TAKEN = {*Readings.model_fields, "reference"}  # options of every method; a pruner's own need other names
+TAKEN = {*Readings.model_fields, "reference"}  # options of every method, whose names no pruner may use
 DECLARED = "__qtuning_pruner__"  # the attribute in which `pruners.plugin.pruner` leaves (scope, needs)
 SCORES: tuple[Need, ...] = ("scores",)
 
 
 def find_pruner(name: str, kind: Kind) -> PrunerInfo:
-    """What is known of the pruner `name` of that kind. UserError, one line, if there is none or it is unusable."""
+    """The pruner `name` of that kind. UserError (one line) if there is none, or if it cannot be used."""
     return BUILT_IN[kind].get(name) or _plugin(name, kind)
 
 
 def kinds_of(name: str) -> list[Kind]:
-    """The kinds that `name` exists as: both for some built-ins, else one. UserError if there is none."""
+    """The kinds of pruner called `name`: both for some built-ins, else one. UserError if there is none."""
     kinds = [kind for kind in PARAMETERS if name in BUILT_IN[kind] or name in _registered(kind)]
     if not kinds and ":" in name:
         return [_kind_of(_load(name), name)]
@@ -54,8 +54,8 @@ def kinds_of(name: str) -> list[Kind]:
 def bind(info: PrunerInfo, options: Mapping[str, object], kind: Kind) -> Callable[..., Any]:
     """The pruner with its options: called with the arguments that PARAMETERS lists for its kind.
 
-    A function gets the options as keyword arguments, a class at construction; both by the names of the fields of
-    `info.options` (`lambda_`). UserError for wrong options.
+    A function gets the options as keyword arguments, a class gets them when it is made. They are called as the fields
+    of `info.options` are (`lambda_`, not `lambda`). UserError for wrong options.
     """
     chosen = validate(info.options, options, f"{kind} pruner {info.name}: options")
     values = {name: getattr(chosen, name) for name in info.options.model_fields}
@@ -69,7 +69,7 @@ def bind(info: PrunerInfo, options: Mapping[str, object], kind: Kind) -> Callabl
 
 
 def reason(error: BaseException) -> str:
-    """What was raised, and where in the user's own code: `ValueError: no such thing (my_pruners.py, line 7)`."""
+    """What was raised, and on which line of the user's code: `ValueError: no such thing (my_pruners.py, line 7)`."""
     ours = str(Path(__file__).parents[1])
     others = ("<frozen", f"{os.sep}importlib{os.sep}", "site-packages", ours)
     own = [f for f in traceback.extract_tb(error.__traceback__) if not any(other in f.filename for other in others)]
@@ -80,6 +80,7 @@ def reason(error: BaseException) -> str:
 
 @cache
 def _plugin(name: str, kind: Kind) -> PrunerInfo:
+    """A pruner that is not built in, inspected: its kind, scope, needs, options and version."""
     registered = _registered(kind)
     place = registered.get(name, name)
     if ":" not in place:
@@ -133,7 +134,7 @@ def _load(place: str) -> Any:
 
 
 def _kind_of(found: object, place: str) -> Kind:
-    """Told by the parameters, of a class by those of its `__call__`; a leading underscore does not count."""
+    """The kind, by the names of the parameters (of a class: of its `__call__`), leading underscores aside."""
     if not callable(found):
         raise UserError(f"pruner {place}: is no function and no class but of type {type(found).__name__}")
     try:
@@ -151,7 +152,7 @@ def _kind_of(found: object, place: str) -> Kind:
 
 
 def _options_of(found: Callable[..., Any], place: str) -> type[NoOptions]:
-    """A model of the keyword parameters: keyword-only ones of a function, all of a class's constructor."""
+    """A pydantic model of the options: keyword-only parameters of a function, all parameters of a constructor."""
     parameters = [
         p
         for p in inspect.signature(found).parameters.values()
@@ -186,13 +187,13 @@ def _field(parameter: inspect.Parameter, found: Callable[..., Any], place: str) 
 
 
 def _home(found: Callable[..., Any], place: str) -> ModuleType:
-    """The module it is written in; of an instance, the one it was found in."""
+    """The module that a pruner is written in; for an instance, the module that it was found in."""
     named = inspect.isroutine(found) or inspect.isclass(found)
     return sys.modules[found.__module__ if named else place.partition(":")[0]]
 
 
 def _digest(found: Callable[..., Any], place: str) -> str:
-    """Of the file it is written in: cells are trained anew when it changes."""
+    """Digest of the file that a pruner is written in: when the file changes, its cells are trained anew."""
     source = getattr(_home(found, place), "__file__", None)
     if source is None:
         raise UserError(f"pruner {place}: is written in no file, so nothing could tell when it changes; save it in one")

@@ -1,4 +1,7 @@
-"""A method and its options -> `Pruning`: pruners looked up, options validated, what changes nothing at its default."""
+"""Turns a method with its options into a `Pruning`: finds its pruners and validates their options.
+
+Settings that make no difference to a method are set to their defaults, so that equal cells get equal names.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,16 +13,17 @@ from qtuning.experiment.schema import MethodEntry, Model, Pruning, Ratios, Readi
 from qtuning.experiment.yaml_files import nearest, validate
 
 
-def pruning(
+def make_pruning(
     entry: MethodEntry,
     budget: Ratios,
     readings: Readings | None = None,
     models: Mapping[str, Model] | None = None,
 ) -> Pruning:
-    """A method at a budget. What makes no difference is at its default, so that equal cells are equal.
+    """A method at a budget.
 
-    readings: of the experiment; the entry's own options go before them. models: those that `reference` may name; None
-    to check only that it is given where a pruner needs it.
+    readings: those of the experiment; the method's own options override them. models: by name, the models that
+    `reference` and `proxy` may name; None only checks that they are given where they are needed. UserError with a line
+    for each problem.
     """
     names = NAMED_METHODS.get(entry.method, tuple(name.strip() for name in entry.method.split("+")))
     if len(names) == 1 and (names[0] in SAMPLE_PRUNERS or ":" in names[0]):
@@ -67,8 +71,11 @@ def pruning(
 def _readings(
     entry: MethodEntry, common: Readings, sample: PrunerInfo, sample_ratio: float, token_ratio: float
 ) -> Readings:
-    """The readings of a method, each at its default where it changes nothing (A8: no token is pruned; A9: nothing is
-    selected in a batch; A11, A12: the sample pruner is no baseline that draws by epoch)."""
+    """The readings of a method; those without effect are at their defaults.
+
+    A8 has none if no token is pruned, A9 if nothing is selected in a batch, A11 and A12 unless the sample pruner is a
+    baseline that draws by epoch.
+    """
     own = {key: value for key, value in entry.options.items() if key in Readings.model_fields}
     asked = validate(Readings, common.model_dump() | own, f"{entry.method}: options")
     effective = set()
@@ -108,7 +115,7 @@ def _scoring(
     token_options: Mapping[str, Any],
     models: Mapping[str, Model] | None,
 ) -> dict[str, Any]:
-    """`scoring` and `proxy`; the default for methods that score nothing."""
+    """The fields `scoring` and `proxy` of a Pruning; none for methods that need no scores."""
     scoring = validate(Scoring, entry.options.get("scoring", {}), f"{entry.method}: options.scoring")
     name = entry.options.get("proxy")
     if (scoring.schedule == "proxy") != isinstance(name, str):
@@ -128,6 +135,6 @@ def _option_names(info: PrunerInfo) -> list[str]:
 
 
 def _options(info: PrunerInfo, entry: MethodEntry) -> dict[str, Any]:
-    """The options this pruner knows, validated, defaults filled in."""
+    """The options of this pruner, validated, with defaults filled in."""
     mine = {key: value for key, value in entry.options.items() if key in _option_names(info)}
     return validate(info.options, mine, f"{entry.method}: options").model_dump(mode="json", by_alias=True)

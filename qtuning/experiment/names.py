@@ -1,6 +1,7 @@
-"""Names and paths: canonical configuration -> hash -> folder below `results/` (docs/results.md).
+"""Names and paths of everything below `results/` (docs/results.md).
 
-Equal work has equal names, so that it is done once, whichever experiments ask for it.
+A name ends in the hash of a canonical configuration. Equal work has equal names, so it is done once, whichever
+experiments ask for it.
 """
 
 from dataclasses import dataclass
@@ -16,16 +17,16 @@ AUXILIARY = ("reference", "proxy")
 
 
 def slug(*parts: str) -> str:
-    """Readable, safe in paths and shells."""
+    """The parts as one name that is readable, and safe in paths and shells."""
     return "-".join(parts).lower().replace(":", ".")
 
 
 def canonical(cell: Cell) -> Cell:
     """The same cell, with everything that cannot change its weights at its default.
 
-    Labels, parameter counts, the share of bad rows allowed; LoRA settings in full fine-tuning; all but the source of a
-    model that is not trained; the selection batch where a window is one batch (A9); a pruner that is asked to keep
-    everything. Equal weights must be one cell, and editing a label must not train anything again.
+    These are: labels, parameter counts, the share of bad rows allowed; LoRA settings in full fine-tuning; all but the
+    source of a model that is not trained; the selection batch (A9) if an update consists of one batch; a pruner that is
+    asked to keep everything. Equal weights must be one cell, and editing a label must not train anything again.
     """
     defaults = {"label": cell.model.name, "parameters": None}
     if cell.training is None or cell.train_set is None:
@@ -44,9 +45,10 @@ def canonical(cell: Cell) -> Cell:
 
 
 def _canonical_pruning(pruning: Pruning) -> Pruning:
-    """At a ratio of 1 a token pruner is not asked, nor is a sample pruner that draws by epoch: it is `none`, `full`.
+    """The same pruning, with pruners that are never asked replaced by `none` and `full`.
 
-    A token pruner that sets its amount itself does so at every ratio below 1.
+    At a ratio of 1 no token pruner is asked, and no sample pruner that draws by epoch. A token pruner that sets its
+    amount itself does so at every ratio below 1, so all such ratios are one.
     """
     changes: dict[str, object] = {}
     token = find_pruner(pruning.token_pruner, "token")
@@ -65,7 +67,7 @@ def _canonical_pruning(pruning: Pruning) -> Pruning:
 
 
 def cell_id(cell: Cell) -> str:
-    """Folder name of a cell: readable slug and 8 hex digits of its canonical configuration."""
+    """Folder name of a cell: a readable slug, and 8 hex digits of its canonical configuration."""
     cell = canonical(cell)
     digest = short_hash(cell.model_dump(mode="json", by_alias=True))
     if cell.zero_shot:
@@ -78,7 +80,7 @@ def cell_id(cell: Cell) -> str:
 
 
 def cell_json(cell: Cell) -> str:
-    """The canonical configuration, as stored in the cell's folder."""
+    """The canonical configuration of a cell, as its folder stores it."""
     return canonical_json(canonical(cell).model_dump(mode="json", by_alias=True))
 
 
@@ -93,12 +95,12 @@ def evaluation_id(evaluation: Evaluation) -> str:
 
 
 def model_id(model: Model) -> str:
-    """Folder name of a base model made ready: only where it comes from matters."""
+    """Folder name of a base model: only where the model comes from matters."""
     return slug(model.name, short_hash(model.source.model_dump(mode="json")))
 
 
 def pair_id(cell: Cell) -> str:
-    """Folder name of the tokenised train set of a cell: shared by all cells of one model and train set."""
+    """Folder name of the tokenised train set of a cell, which all cells of one model and train set share."""
     assert cell.train_set is not None and cell.training is not None
     identity = {
         "train_set": cell.train_set.model_dump(mode="json", exclude={"label", "local", "bad_rows"}),
@@ -133,7 +135,7 @@ class ResultPaths:
         return self.root / "models" / model_id(cell.model)
 
     def auxiliary(self, cell: Cell, role: str) -> Path | None:
-        """Folder of another model that a cell needs: its `reference` (rho-1) or its `proxy` (scoring)."""
+        """Folder of an auxiliary model of a cell: its `reference` (rho-1) or `proxy` (scoring). None: it has none."""
         model = None if cell.pruning is None else getattr(cell.pruning, role)
         return None if model is None else self.root / "models" / model_id(model)
 

@@ -1,8 +1,8 @@
-"""Names of the pruners and their options; importable without torch, so that configuration stays fast.
+"""The built-in pruners: names, options and needs. Needs no torch, so that reading a configuration stays fast.
 
 A *method* is a sample pruner plus a token pruner, written `sample+token`. Two methods have a name of their own:
-`full` (every sample, every token) and `q-tuning` (both stages of Q-Tuning). A pruner of the user's own goes by
-`module:attribute` or by the name of an entry point (plugin.py).
+`full` (every sample, every token) and `q-tuning` (both stages of Q-Tuning). lookup.py also finds pruners that users
+write.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ Scope = Literal["none", "epoch", "batch"]
 
 
 class NoOptions(BaseModel):
-    """For pruners that have nothing to set; base of those that have."""
+    """Options of a pruner that has none, and the base class of all others."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     def needs(self) -> frozenset[Need]:
-        """What these options need beyond what the pruner always needs."""
+        """What a pruner needs under these options, beyond what it always needs."""
         return frozenset()
 
 
@@ -35,7 +35,7 @@ class TriageOptions(NoOptions):
     supplement: Literal["min-max", "rank", "random", "none"] = Field("min-max", description="A10: when fewer are")
 
     def needs(self) -> frozenset[Need]:
-        """Entropy over the whole sequence takes a forward of the whole sequence."""
+        """Entropy over the whole sequence needs a forward that also predicts the prompt."""
         return frozenset({"sequence-entropy"} if self.entropy == "sequence" else ())
 
 
@@ -96,7 +96,7 @@ class LastLayerOptions(NoOptions):
 
 @dataclass(frozen=True)
 class PrunerInfo:
-    """What configuration needs to know of a pruner.
+    """What the configuration knows of a pruner.
 
     scope: `epoch` (draws a smaller data set before each epoch), `batch` (keeps a part of every batch) or `none`
     (prunes nothing, so its ratio is always 1). needs: what must be known of the candidates before it can decide.

@@ -1,4 +1,7 @@
-"""The files of experiments, and their editions at a scale: YAML laid over YAML, and which file said what."""
+"""The YAML files of experiments, and their editions: an experiment with the changes of a scale laid over it.
+
+An edition remembers which file each setting comes from, so that a message can name the file to mend.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +15,7 @@ from qtuning.experiment.yaml_files import nearest, read_named, read_yaml, valida
 
 @dataclass(frozen=True)
 class Layer:
-    """Keys and values of one file, or of one block in it; `where` is what a message puts before a key of it."""
+    """The settings of one file, or of one block in it. where: what a message puts before a key of this layer."""
 
     where: str
     values: Mapping[str, Any]
@@ -20,7 +23,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Edition:
-    """An experiment as written: its own file and, at a scale, what is laid over it, the last layer on top."""
+    """An experiment as written: its own file and, at a scale, the layers over it; the last one is on top."""
 
     name: str
     base: str
@@ -30,7 +33,7 @@ class Edition:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The configuration of the experiment: mappings merged key by key, anything else replaced."""
+        """The settings of all layers: mappings are merged key by key, anything else is replaced."""
         values: dict[str, Any] = {}
         for layer in self.layers:
             values = merge(values, layer.values)
@@ -42,11 +45,11 @@ class Edition:
 
     @property
     def where(self) -> str:
-        """Where the whole comes from, for messages about it."""
+        """The file, and the scale if there is one, for messages about the whole."""
         return self.file if self.scale is None else f"{self.file} at scale {self.scale.name}"
 
     def origin(self, *keys: str) -> str:
-        """What a message puts before the dotted `keys`: the uppermost layer that has them, else the experiment."""
+        """What a message puts before the dotted `keys`: the place of the uppermost layer that has them."""
         return next((layer.where for layer in reversed(self.layers) if _has(layer.values, keys)), self.layers[0].where)
 
 
@@ -69,7 +72,7 @@ def _has(values: Any, keys: Iterable[str]) -> bool:
 
 
 class ExperimentFiles:
-    """The experiments and scales below a `configs` folder, by name. Files are read once."""
+    """The experiments and scales below a `configs` folder. Each file is read once."""
 
     def __init__(self, configs: Path) -> None:
         self.configs = Path(configs)
@@ -83,7 +86,7 @@ class ExperimentFiles:
         return self._read[path]
 
     def stems(self, section: str) -> list[str]:
-        """Names of the files in a section. UserError without experiments: every name would then be an unknown one."""
+        """Names of the files in a section. UserError if `experiments` is missing: every name would then be unknown."""
         if section == "experiments":
             section_folder(self.configs, section)
         return sorted(path.stem for path in (self.configs / section).glob("*.yaml"))
@@ -93,7 +96,7 @@ class ExperimentFiles:
         return self.configs / "experiments" / f"{name}.yaml"
 
     def names(self) -> list[str]:
-        """Every experiment, each followed by its editions; a file that cannot be read has none."""
+        """Every experiment, followed by its editions. A file that cannot be read has none."""
         names = []
         for name in self.stems("experiments"):
             names.append(name)
@@ -116,7 +119,7 @@ class ExperimentFiles:
         return [scale for scale in known if all(scale in scales for scales in of_parts)] if of_parts else []
 
     def edition(self, name: str) -> Edition:
-        """The experiment of that name, or the edition: EXPERIMENT-SCALE. UserError where there is none."""
+        """The experiment of that name, or the edition called EXPERIMENT-SCALE. UserError if there is neither."""
         experiments, scales = self.stems("experiments"), self.stems("scales")
         splits = [(name.removesuffix(f"-{scale}"), scale) for scale in scales if name.endswith(f"-{scale}")]
         if name in experiments:
@@ -160,7 +163,7 @@ class ExperimentFiles:
 
 
 def section_folder(configs: Path, section: str) -> Path:
-    """The folder of a section; UserError where it does not exist, which outside a clone is the usual mistake."""
+    """The folder of a section. UserError if it does not exist: users forget to stand in the clone."""
     folder = configs / section
     if not folder.is_dir():
         missing = folder if configs.is_dir() else configs

@@ -1,6 +1,6 @@
-"""What can be configured: typed, immutable, and checked before anything runs. Every key is documented here.
+"""The configuration: every key that a YAML file may hold, with its type, its default and what it means.
 
-`grid.py` reads the YAML files into these and expands experiments into cells.
+`grid.py` reads the YAML files into these classes and expands experiments into cells.
 """
 
 import re
@@ -18,7 +18,7 @@ PrunerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._:-]*$", max
 
 
 class Config(BaseModel):
-    """Base: unknown keys and infinities are errors, values are immutable, aliases are accepted beside field names."""
+    """Base class: refuses unknown keys and infinities, is immutable, accepts aliases as well as field names."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=(), allow_inf_nan=False
@@ -43,7 +43,7 @@ class ShippedModelSource(Config):
 
 
 class GgufSource(Config):
-    """A GGUF file that an installed Python package carries; converted once to safetensors."""
+    """A GGUF file that comes with an installed Python package. It is converted once to safetensors."""
 
     kind: Literal["gguf"]
     package: str = Field(description="import name; its assemble(FILE) writes the GGUF file")
@@ -58,7 +58,7 @@ class FileSource(Config):
 
 
 class Labelled(Config):
-    """An entry with a name (its file's) and a label for tables."""
+    """An entry with a name, which is that of its file, and a label for tables."""
 
     name: Name
     label: str = Field("", description="how tables call it; default: the name")
@@ -145,9 +145,10 @@ class Readings(Config):
 
 
 class Scoring(Config):
-    """When, how precisely and by what samples are scored (docs/scoring.md). The defaults are exact.
+    """When, how precisely and by which model samples are scored (docs/scoring.md). The defaults are exact.
 
-    Keys that came later are left out of a cell's configuration at their defaults: cells of old keep their names.
+    Keys that were added later are left out of a cell's configuration at their defaults, so that older cells keep their
+    names.
     """
 
     schedule: Literal["fresh", "reuse-graph", "pool", "stale", "proxy"] = Field(
@@ -190,12 +191,12 @@ class Scoring(Config):
 
     @property
     def tabled(self) -> bool:
-        """Whether the whole train set is scored at a time, by other weights than those that a batch then trains."""
+        """Whether the whole train set is scored at once, under other weights than those that then train on it."""
         return self.schedule in ("stale", "proxy")
 
     @property
     def exact(self) -> bool:
-        """Whether every decision is that of fresh scores."""
+        """Whether every decision is the one that fresh scores give."""
         return self.schedule in ("fresh", "reuse-graph") and self.precision == "training"
 
     @property
@@ -217,7 +218,7 @@ class Pruning(Readings):
     sample_version: str = Field("1", description="version of the pruner's code: another version is another cell")
     token_version: str = "1"
     reference: Model | None = Field(None, description="reference model of pruners that need one (rho-1)")
-    # left out of a cell's configuration where they are the default, so that cells of old keep their names
+    # left out of a cell's configuration at their defaults, so that older cells keep their names
     scoring: Scoring = Field(Scoring(), exclude_if=lambda value: value == Scoring())
     proxy: Model | None = Field(None, exclude_if=lambda value: value is None, description="model of `proxy` scoring")
 
@@ -234,7 +235,7 @@ class Pruning(Readings):
 
 
 class Seeds(Config):
-    """One seed an axis, so that at one seed every pruner sees the same data in the same order."""
+    """The seeds of a training. One per source of randomness: every pruner sees the same data in the same order."""
 
     data: int = Field(ge=0, description="order of the samples")
     pruner: int = Field(ge=0, description="random choices of the pruners and their ties")
@@ -244,8 +245,8 @@ class Seeds(Config):
 class Cell(Config):
     """One trained model: everything that determines its weights, and nothing else.
 
-    A cell without `training` is the base model itself (zero-shot). `semantics` is raised by hand whenever a change of
-    the code changes the weights a cell ends with: it invalidates finished cells, which editing a comment does not.
+    A cell without `training` is the base model itself (zero-shot). Whoever changes the code so that cells end with
+    other weights raises `semantics`, which makes finished cells out of date.
     """
 
     semantics: int = 1
@@ -265,7 +266,7 @@ class Cell(Config):
 
     @property
     def dtype(self) -> Dtype:
-        """dtype of the weights in training."""
+        """The dtype of the weights in training."""
         if self.training is not None and self.training.dtype is not None:
             return self.training.dtype
         full = self.training is not None and self.training.tuning == "full"
@@ -278,7 +279,7 @@ class Cell(Config):
 
 
 class Evaluation(Config):
-    """What is measured on a cell, and how (part of the identity of a score)."""
+    """Which benchmarks a cell answers, and how. A score belongs to one evaluation."""
 
     benchmarks: tuple[Name, ...] = Field(min_length=1)
     source: Literal["hub", "data-dir", "mini-world"] = Field("hub", description="where the questions come from")
@@ -293,9 +294,9 @@ class Evaluation(Config):
 
 
 def parse_budget(value: Any) -> Any:
-    """`"25x50"` (per cent) -> {"sample_ratio": 0.25, "token_ratio": 0.5}; a mapping passes through.
+    """`"25x50"` (per cent) -> {"sample_ratio": 0.25, "token_ratio": 0.5}; a mapping is returned as it is.
 
-    YAML reads `0x50` as the number 80, so a number is refused with a word about that.
+    Numbers are refused with an explanation: YAML reads an unquoted `0x50` as the number 80.
     """
     if not isinstance(value, str | int | float):
         return value
@@ -308,7 +309,7 @@ def parse_budget(value: Any) -> Any:
     match = re.fullmatch(f"{number}x{number}", str(value))
     if match is None:
         raise ValueError(f"{value!r} is no budget; write per cent of samples x per cent of tokens, e.g. 25x50")
-    # 33.3 / 100 is 0.33299999999999996; a budget and its decimal spelling must be one cell
+    # 33.3 / 100 is 0.33299999999999996, but "33.3x50" and the ratio 0.333 must be one cell
     ratios = [round(float(match[part]) / 100, 12) for part in (1, 2)]
     wrong = [name for name, ratio in zip(("samples", "tokens"), ratios, strict=True) if not 0 < ratio <= 1]
     if wrong:
@@ -343,13 +344,13 @@ SeedEntry = Annotated[
 
 
 class EvaluationChanges(Evaluation):
-    """Settings of an evaluation, of which only those that are written count."""
+    """Changes to an evaluation: only the keys that are written count."""
 
     benchmarks: tuple[Name, ...] = ()
 
 
 class Changes(Config):
-    """What a scale changes in an experiment, key by key; what it does not name stays as it is.
+    """What a scale changes in an experiment; everything else stays as it is.
 
     Mappings (`training`, `readings`, `evaluation`) are merged key by key, lists are replaced.
     """
@@ -371,14 +372,14 @@ class Changes(Config):
 
 
 class Scale(Labelled, Changes):
-    """What makes a small edition of an experiment (configs/scales/NAME.yaml); `label` goes into its title.
+    """The changes that make a smaller edition of an experiment (configs/scales/NAME.yaml); `label` goes into its title.
 
-    The edition of EXPERIMENT is called EXPERIMENT-NAME; it exists where `scales` of the experiment names the scale.
+    The edition is called EXPERIMENT-NAME. It exists if `scales` of the experiment names the scale.
     """
 
 
 class EditionChanges(Changes):
-    """What an experiment's own `scales` block changes beyond the scale: its title, too."""
+    """What the `scales` block of an experiment changes beyond the scale itself."""
 
     title: str = Field("", description="without the scale's label, which follows it; default: the experiment's own")
 

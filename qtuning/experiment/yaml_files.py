@@ -1,4 +1,4 @@
-"""YAML files read strictly; what is wrong is said in the user's own keys: file, key, value, what is allowed."""
+"""Reads YAML strictly. Messages name the file, the user's own key, the value, and what is allowed."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ Entry = TypeVar("Entry", bound=BaseModel)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice, which YAML would silently overwrite."""
+    """A SafeLoader that refuses a key that is written twice; YAML would silently take the second."""
 
 
 def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -31,7 +31,7 @@ _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG,
 
 
 def load_yaml(path: Path) -> Any:
-    """The value in a YAML file; UserError with file and line where it is not valid."""
+    """The value in a YAML file. UserError with file and line if it is not valid YAML."""
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError:
@@ -44,7 +44,7 @@ def load_yaml(path: Path) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; UserError with file and line where it is none."""
+    """The mapping in a YAML file. UserError with file and line if it holds anything else."""
     value = load_yaml(path)
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected keys and values at the top level, found {type(value).__name__}")
@@ -60,7 +60,7 @@ def validate(schema: type[Entry], values: Any, where: str) -> Entry:
 
 
 def validate_named(schema: type[Entry], values: Mapping[str, Any], name: str, where: str) -> Entry:
-    """The same of an entry that has the name of its file, and need not repeat it."""
+    """`validate` for an entry with the name of its file; the file need not repeat the name."""
     entry = validate(schema, {"name": name} | dict(values), where)
     if (found := vars(entry)["name"]) != name:
         raise UserError(f"{where}: name = {found!r}: must equal the file's name, {name!r}")
@@ -73,7 +73,7 @@ def read_named(schema: type[Entry], path: Path) -> Entry:
 
 
 def explain(error: ValidationError, where: str, schema: type[BaseModel]) -> list[str]:
-    """One line per problem: file, key, value, what is allowed."""
+    """A line for each problem: file, key, value, what is allowed."""
     lines = []
     for problem in error.errors():
         if problem["type"] == "too_short" and problem["input"]:
@@ -91,9 +91,9 @@ def explain(error: ValidationError, where: str, schema: type[BaseModel]) -> list
 
 
 def _follow(schema: type[BaseModel], location: Iterable[str | int]) -> tuple[list[str], list[str]]:
-    """Down a pydantic error location: the user's own keys on the way, and all that are valid beside the last one.
+    """(the user's own keys in a pydantic error location, the keys that are valid beside the last of them).
 
-    pydantic adds the tag of a chosen union member (`hub` in source.hub.revison); users know only their own keys.
+    pydantic adds the tag of the chosen member of a union (`hub` in source.hub.revison), which is no key of the user's.
     """
     keys: list[str] = []
     valid: list[str] = []
@@ -117,14 +117,14 @@ def _follow(schema: type[BaseModel], location: Iterable[str | int]) -> tuple[lis
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The models that an annotation allows: itself, or the members of a union."""
+    """The pydantic models that an annotation allows: itself, or the members of a union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [m for member in get_args(annotation) for m in _models_in(member)]
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """` (did you mean ...? valid: ...)`."""
+    """What a message about an unknown name ends with: `; did you mean gsm8k? (valid: gsm8k, math)`."""
     choices = list(valid)
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]}?" if close else ""

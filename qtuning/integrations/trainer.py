@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import Trainer
 
 from qtuning.errors import UserError
-from qtuning.experiment.methods import pruning as pruning_of
+from qtuning.experiment.methods import make_pruning as pruning_of
 from qtuning.experiment.schema import Budget, MethodEntry, Pruning, Readings, Scoring
 from qtuning.experiment.yaml_files import validate
 from qtuning.integrations.padded import Batch, Layout, cut, layout_of, numbers_of

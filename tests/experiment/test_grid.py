@@ -12,7 +12,7 @@ import yaml
 
 from qtuning.errors import UserError
 from qtuning.experiment.grid import ConfigFolder, Grid
-from qtuning.experiment.methods import pruning
+from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.names import cell_id, cell_json, evaluation_id, evaluation_json, model_id, pair_id
 from qtuning.experiment.schema import Cell, Evaluation, MethodEntry, Ratios
 from qtuning.experiment.yaml_files import nearest, read_yaml
@@ -139,13 +139,13 @@ def test_everything_that_sets_the_weights_sets_the_identity() -> None:
 def test_pruners_asked_to_keep_everything_are_one_cell(ratios: tuple[float, float], alike: list[str]) -> None:
     chosen = Ratios(sample_ratio=ratios[0], token_ratio=ratios[1])
     names = {
-        cell_id(cell_with(pruning=pruning(MethodEntry(method=method), chosen).model_dump(by_alias=True)))
+        cell_id(cell_with(pruning=make_pruning(MethodEntry(method=method), chosen).model_dump(by_alias=True)))
         for method in alike
     }
     assert len(names) == 1
     half = Ratios(sample_ratio=0.5, token_ratio=0.5)
     others = {
-        cell_id(cell_with(pruning=pruning(MethodEntry(method=method), half).model_dump(by_alias=True)))
+        cell_id(cell_with(pruning=make_pruning(MethodEntry(method=method), half).model_dump(by_alias=True)))
         for method in alike
     }
     assert len(others) == len(alike)
@@ -154,7 +154,7 @@ def test_pruners_asked_to_keep_everything_are_one_cell(ratios: tuple[float, floa
 def test_readings_that_change_nothing_are_one_cell() -> None:
     def identity(method: str, training: dict[str, Any] | None = None, **options: str) -> str:
         entry = MethodEntry(method=method, options=options)
-        chosen = pruning(entry, Ratios(sample_ratio=0.25, token_ratio=0.5)).model_dump(by_alias=True)
+        chosen = make_pruning(entry, Ratios(sample_ratio=0.25, token_ratio=0.5)).model_dump(by_alias=True)
         return cell_id(cell_with(pruning=chosen, training=training or {}))
 
     assert identity("full", selection="global", updates="matched-updates", passes="twice") == identity("full")

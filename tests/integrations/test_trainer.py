@@ -39,7 +39,7 @@ from trainers import (
 from transformers import DataCollatorForSeq2Seq
 
 from qtuning.errors import UserError
-from qtuning.experiment.methods import pruning as pruning_of
+from qtuning.experiment.methods import make_pruning as pruning_of
 from qtuning.experiment.schema import MethodEntry, Ratios
 from qtuning.integrations.padded import layout_of
 from qtuning.pruners.together import concatenate

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtuning.data.samples import Sample
-from qtuning.experiment.methods import pruning
+from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.schema import (
     Cell,
     FileSource,
@@ -42,7 +42,7 @@ def a_cell(
     return Cell(
         model=MODEL,
         train_set=TrainSet(name="rows", source=FileSource(kind="path", file="rows.jsonl")),
-        pruning=pruning(entry, Ratios(sample_ratio=sample_ratio, token_ratio=token_ratio), models={"tiny": MODEL}),
+        pruning=make_pruning(entry, Ratios(sample_ratio=sample_ratio, token_ratio=token_ratio), models={"tiny": MODEL}),
         training=Training(**settings),
         seeds=Seeds(data=0, pruner=0, init=0),
     )

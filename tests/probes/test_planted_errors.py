@@ -13,7 +13,7 @@ from qtuning.data.prepare import prepare
 from qtuning.data.samples import load_samples
 from qtuning.data.tokenise import load_tokenizer
 from qtuning.errors import UserError
-from qtuning.experiment.methods import pruning
+from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.names import ResultPaths
 from qtuning.experiment.schema import (
     Cell,
@@ -89,7 +89,7 @@ def a_cell(root: Path, method: str, **options: Any) -> Cell:
     return Cell(
         model=Model(name="mini", source=ShippedModelSource(kind="shipped"), template="plain"),
         train_set=TrainSet(name="sums", source=FileSource(kind="path", file=str(root / "rows.jsonl")), columns=columns),
-        pruning=pruning(MethodEntry(method=method, options=options), Ratios(sample_ratio=0.5, token_ratio=0.5)),
+        pruning=make_pruning(MethodEntry(method=method, options=options), Ratios(sample_ratio=0.5, token_ratio=0.5)),
         training=Training(tuning="full", cutoff=128),
         seeds=Seeds(data=0, pruner=0, init=0),
     )

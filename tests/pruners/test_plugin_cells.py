@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from qtuning.errors import UserError
-from qtuning.experiment.methods import pruning
+from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.names import cell_id, cell_json
 from qtuning.experiment.schema import Cell, MethodEntry, Pruning, Ratios
 from qtuning.pruners.method import method_of
@@ -65,7 +65,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Written:
 
 
 def chosen(method: str, **options: Any) -> Pruning:
-    return pruning(MethodEntry(method=method, options=options), HALF)
+    return make_pruning(MethodEntry(method=method, options=options), HALF)
 
 
 def cell_of(pruning: Pruning, **training: Any) -> Cell:
@@ -137,9 +137,9 @@ import sys
 from qtuning.pruners.method import method_of
 from qtuning.experiment.schema import Cell, MethodEntry, Ratios
 from qtuning.errors import UserError
-from qtuning.experiment.methods import pruning
+from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.names import cell_id
-asked = pruning(MethodEntry(method="changing:surest+random"), Ratios(sample_ratio=0.5, token_ratio=0.25))
+asked = make_pruning(MethodEntry(method="changing:surest+random"), Ratios(sample_ratio=0.5, token_ratio=0.25))
 cell = Cell.model_validate(
     {
         "model": {"name": "m", "source": {"kind": "hub", "id": "a/b"}},

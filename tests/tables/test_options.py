@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from qtuning.experiment.methods import pruning
+from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.schema import MethodEntry, Ratios, Readings
 from qtuning.tables.labels import method_label, pruner_labels
 from qtuning.tables.options import varied
@@ -41,7 +41,7 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def line(method: str, training: str = "", **options: Any) -> Line:
     """The line of a configured method, with all the options that the store has of it."""
-    found = pruning(MethodEntry(method=method, options=options), Ratios(sample_ratio=0.25, token_ratio=0.5))
+    found = make_pruning(MethodEntry(method=method, options=options), Ratios(sample_ratio=0.25, token_ratio=0.5))
     readings = {name: getattr(found, name) for name in Readings.model_fields}
     return stored(
         method,

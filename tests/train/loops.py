@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from qtuning.data.samples import Sample
-from qtuning.experiment.methods import pruning
+from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.schema import Cell, MethodEntry, Model, Ratios, Training
 from qtuning.model.packed import PackedModel
 from qtuning.pruners.base import Instructions
@@ -64,7 +64,7 @@ def cell_of(
         {
             "model": MODEL,
             "train_set": {"name": "t", "label": "T", "source": {"kind": "mini-world", "file": "f"}},
-            "pruning": pruning(entry, ratios, models={"m": Model.model_validate(MODEL)}).model_dump(),
+            "pruning": make_pruning(entry, ratios, models={"m": Model.model_validate(MODEL)}).model_dump(),
             "training": TRAINING | training,
             "seeds": {"data": seed, "pruner": seed, "init": seed},
         }

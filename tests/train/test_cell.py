@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from qtuning.data.prepare import prepare
-from qtuning.experiment.methods import pruning
+from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.names import cell_id, cell_json
 from qtuning.experiment.schema import (
     Cell,
@@ -84,7 +84,7 @@ def a_cell(root: Path, method: str, **training: Any) -> Cell:
     return Cell(
         model=model,
         train_set=TrainSet(name="rows", label="Rows", source=FileSource(kind="path", file=str(root / "rows.jsonl"))),
-        pruning=pruning(MethodEntry(method=method, options=options), BUDGET, models={"tiny": model}),
+        pruning=make_pruning(MethodEntry(method=method, options=options), BUDGET, models={"tiny": model}),
         training=Training(**settings),
         seeds=Seeds(data=0, pruner=0, init=0),
     )
