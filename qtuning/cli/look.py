@@ -214,13 +214,13 @@ def check_pruner(
     kind: Annotated[str | None, typer.Option(help="sample or token, where a name means both")] = None,
     option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, an option of the pruner; repeatable")] = None,
 ) -> None:
-    """Try pruners on random and degenerate batches: budget, determinism, order, padding, processes, resume.
+    """Try pruners on random and degenerate batches: budget, determinism, order, rounding, processes, resume.
 
     Exit status 1 if any of them breaks a rule. docs/pruners.md explains the rules, and how to write a pruner.
 
     `qtuning check-pruner my_pruners:keep_hard --option share=0.3`
     """
-    from qtuning.pruners.check import run_checks
+    from qtuning.pruners.conformance import run_checks
 
     if not run_checks(names or [], kind, option or []):
         sys.exit(1)

@@ -23,8 +23,7 @@ from qtuning.integrations.padded import Batch, Layout, cut, layout_of, numbers_o
 from qtuning.integrations.scoring import check_padded_forward, score_padded
 from qtuning.model.packed import evaluating
 from qtuning.pruners.base import Candidates, keep_prunable
-from qtuning.pruners.method import Method, Selection, method_of
-from qtuning.pruners.together import select_together
+from qtuning.pruners.method import Method, Selection, method_of, select_together
 from qtuning.scoring.scores import BatchScores
 from qtuning.train.seeding import generator
 

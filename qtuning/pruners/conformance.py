@@ -1,6 +1,6 @@
-"""Does a pruner keep the rules that every pruner must keep? `qtuning check-pruner` asks.
+"""The rules that every pruner must keep, and `qtuning check-pruner`, which tries them on pruners.
 
-Run as a module it answers decisions in a process of its own: the other half of the check "two processes".
+Run as a module this file answers decisions in a process of its own: the other half of the rule `processes`.
 """
 
 import copy
@@ -16,13 +16,27 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 from torch import Tensor
 
 from qtuning.errors import UserError
-from qtuning.experiment.lookup import bind, find_pruner, reason
+from qtuning.experiment.lookup import BUILT_IN, bind, find_pruner, kinds_of, reason
 from qtuning.experiment.registry import Kind, PrunerInfo
 from qtuning.pruners.method import check_samples, check_tokens
-from qtuning.pruners.specimens import Specimen, degenerate, limited, ordinary, permuted, random_candidates, specimen
+from qtuning.pruners.specimens import (
+    Specimen,
+    degenerate,
+    limited,
+    ordinary,
+    permuted,
+    random_batches,
+    random_candidates,
+    rounded,
+    specimen,
+)
 
 Answer = dict[str, list[float]]
 """A decision as plain numbers: role and weights of the samples, or the mask of the tokens."""
@@ -73,7 +87,7 @@ class _Broken(Exception):
     """A rule is broken; the message says how."""
 
 
-def check(subjects: Sequence[Subject]) -> list[list[Outcome]]:
+def check_pruners(subjects: Sequence[Subject]) -> list[list[Outcome]]:
     """The outcomes of every check, for each subject in turn. Nothing that a pruner does raises."""
     elsewhere = _answers_of_another_process(subjects)
     results = []
@@ -82,7 +96,7 @@ def check(subjects: Sequence[Subject]) -> list[list[Outcome]]:
             ("budget", _budget),
             ("repeat", _determinism),
             ("order", _permutation),
-            ("padding", _padding),
+            ("rounding", _rounding),
             ("processes", partial(_processes, theirs=theirs)),
             ("resume", _resume),
             ("extremes", _degenerate),
@@ -159,16 +173,13 @@ def _permutation(subject: Subject) -> str:
     return f"{len(ordinary())} batches in another order"
 
 
-def _padding(subject: Subject) -> str:
-    from qtuning.pruners.padding import padded_twins  # takes seconds, which the other process need not wait for
-
-    for ours, padded in padded_twins():
-        if not _agree(subject.fresh(ours), subject.fresh(padded), rounding=1e-3):
-            raise _Broken(
-                f"{ours.name}: scores cut out of a padded batch gave another answer than packed ones; they differ in "
-                "rounding alone"
-            )
-    return "scores of a small model, packed and cut out of padded batches"
+def _rounding(subject: Subject) -> str:
+    cases = random_batches()
+    for case in cases:
+        # weights may be sums over the batch, in which rounding adds up
+        if not _agree(subject.fresh(case), subject.fresh(rounded(case)), rounding=1e-3):
+            raise _Broken(f"{case.name}: scores that differ in rounding alone gave another answer")
+    return f"{len(cases)} batches with scores that differ in rounding alone"
 
 
 def _processes(subject: Subject, theirs: list[Answer] | str) -> str:
@@ -282,6 +293,84 @@ def _answers_of_another_process(subjects: Sequence[Subject]) -> list[list[Answer
         return [done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no message"] * len(subjects)
     answers: list[list[Answer] | str] = json.loads(done.stdout.splitlines()[-1])
     return answers
+
+
+def run_checks(names: Sequence[str], kind: str | None, options: Sequence[str]) -> bool:
+    """Check and print; whether all rules were kept. No names: every built-in. UserError for an unknown pruner."""
+    if kind not in (None, "sample", "token"):
+        raise UserError(f"--kind = {kind!r}: must be sample or token")
+    kinds: list[Kind] = ["sample", "token"] if kind is None else [kind]  # type: ignore[list-item]
+    chosen = _chosen_options(options)
+    if chosen and len(names) != 1:
+        raise UserError("--option: give the options of one pruner at a time")
+    subjects = [
+        subject for name in names for subject in subjects_of(name, kinds_of(name) if kind is None else kinds, chosen)
+    ]
+    if not names:
+        subjects = [Subject(info, known) for known in kinds for info in BUILT_IN[known].values()]
+    for subject in subjects:
+        bind(subject.info, subject.options, subject.kind)  # wrong options are the caller's, not the pruner's
+    results = check_pruners(subjects)
+    console = Console()
+    if len(subjects) > 2:
+        console.print(_overview(subjects, results))
+    for subject, outcomes in zip(subjects, results, strict=True):
+        if len(subjects) <= 2 or not all(outcome.passed for outcome in outcomes):
+            console.print(_table(subject, outcomes))
+    failed = sum(not outcome.passed for outcomes in results for outcome in outcomes)
+    verdict = f"{failed} rule{'s' * (failed != 1)} broken" if failed else "all rules kept"
+    console.print(f"{len(subjects)} pruner{'s' * (len(subjects) != 1)}: {verdict}")
+    return failed == 0
+
+
+def _chosen_options(options: Sequence[str]) -> dict[str, Any]:
+    chosen = {}
+    for option in options:
+        key, separator, value = option.partition("=")
+        if not separator:
+            raise UserError(f"--option = {option!r}: must be KEY=VALUE")
+        chosen[key] = yaml.safe_load(value)
+    return chosen
+
+
+def subjects_of(name: str, kinds: Sequence[Kind], chosen: dict[str, Any]) -> list[Subject]:
+    """The pruners of that name. An option that only one of two knows is for that one."""
+    infos = [(find_pruner(name, kind), kind) for kind in kinds]
+    known = [{field.alias or key for key, field in info.options.model_fields.items()} for info, _ in infos]
+    subjects = []
+    for (info, kind), mine in zip(infos, known, strict=True):
+        others = set().union(*known) - mine
+        subjects.append(Subject(info, kind, {key: value for key, value in chosen.items() if key not in others}))
+    return subjects
+
+
+def _table(subject: Subject, outcomes: Sequence[Outcome]) -> Table:
+    info = subject.info
+    table = Table(title=f"{subject.kind} pruner {info.name}", title_justify="left", title_style="bold", box=None)
+    table.show_header = False
+    table.add_column(width=4)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for outcome in outcomes:
+        passed = outcome.passed
+        table.add_row(_mark(passed), outcome.name, escape(outcome.detail), style=None if passed else "bold red")
+    return table
+
+
+def _overview(subjects: Sequence[Subject], results: Sequence[Sequence[Outcome]]) -> Table:
+    """One row a pruner, with the rules that it breaks."""
+    table = Table(box=None, header_style="bold")
+    for heading in ("", "kind", "pruner", "rules broken"):
+        table.add_column(heading, overflow="fold")
+    for subject, outcomes in zip(subjects, results, strict=True):
+        broken = [outcome.name for outcome in outcomes if not outcome.passed]
+        style = "bold red" if broken else None
+        table.add_row(_mark(not broken), subject.kind, subject.info.name, ", ".join(broken) or "none", style=style)
+    return table
+
+
+def _mark(passed: bool) -> str:
+    return "ok" if passed else "FAIL"
 
 
 def main() -> None:

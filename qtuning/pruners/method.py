@@ -1,7 +1,9 @@
 """A method applied: its sample pruner and its token pruner, and the readings that concern every method (A11, A12)."""
 
-from dataclasses import dataclass, replace
-from typing import cast
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from itertools import accumulate, pairwise
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -107,6 +109,51 @@ class Method:
         # inside a batch the weighted sum stands for the whole batch, so its mean must, too
         share = float(selection.kept.double().mean())
         return replace(selection, weights=selection.weights * share)
+
+
+def concatenate(parts: Sequence[Candidates]) -> Candidates:
+    """The samples of several batches as one (reading A9, `global`; the whole train set before an epoch)."""
+    return _join(parts)  # type: ignore[no-any-return]
+
+
+def _join(parts: Sequence[Any]) -> Any:
+    """Tensors, or dataclasses of tensors, laid end to end; what is None or no tensor is that of the first."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(parts))
+    if not is_dataclass(first):
+        return first
+    return replace(first, **{f.name: _join([getattr(part, f.name) for part in parts]) for f in fields(first)})  # type: ignore[type-var]
+
+
+def select_together(method: Method, parts: Sequence[Candidates], rng: torch.Generator) -> list[Selection]:
+    """One decision on the samples of several batches (reading A9, `global`), handed back batch by batch.
+
+    The budget is that of the whole: what was asked stands in the first batch, and 0 in the others.
+    """
+    whole = method.select(concatenate(parts), rng)
+    counts = [len(part) for part in parts]
+    masks = whole.tokens.split([part.tokens for part in parts])
+    return [
+        Selection(chosen, mask, whole.asked_samples * (index == 0), whole.asked_tokens * (index == 0))
+        for index, (chosen, mask) in enumerate(zip(_split(whole.samples, counts), masks, strict=True))
+    ]
+
+
+def _split(selection: SampleSelection, counts: Sequence[int]) -> list[SampleSelection]:
+    """One selection of so many samples after the other; each has the whole log."""
+    starts = [0, *accumulate(counts)]
+    parts = [slice(*ends) for ends in pairwise(starts)]
+    return [
+        replace(
+            selection,
+            role=selection.role[part],
+            quadrant=selection.quadrant[part],
+            supplement=selection.supplement[part],
+            weights=None if selection.weights is None else selection.weights[part],
+        )
+        for part in parts
+    ]
 
 
 def check_samples(info: PrunerInfo, selection: SampleSelection, candidates: Candidates) -> None:

@@ -19,7 +19,7 @@ from qtuning.pruners.base import (
     ranking,
     sample_budget,
 )
-from qtuning.pruners.together import concatenate
+from qtuning.pruners.method import concatenate
 from qtuning.scoring.scores import BatchScores, TokenAttention
 
 
@@ -82,17 +82,21 @@ def random_candidates(count: int, seed: int, longest: int = 40) -> Candidates:
     )
 
 
-def ordinary() -> list[Specimen]:
-    """Batches of the sizes and budgets that experiments use, and one where every sample has an equal."""
+def random_batches() -> list[Specimen]:
+    """Batches of the sizes and budgets that experiments use."""
     shapes = [(8, 0.25, 0.5), (8, 0.5, 0.7), (16, 0.125, 0.5), (33, 0.25, 0.7), (100, 0.5, 0.5), (7, 1.0, 0.5)]
-    usual = [
+    return [
         specimen(f"{count} samples at {100 * r_s:g}x{100 * r_t:g}", random_candidates(count, seed), (r_s, r_t), seed)
         for seed, (count, r_s, r_t) in enumerate(shapes)
     ]
+
+
+def ordinary() -> list[Specimen]:
+    """The random batches, and one where every sample has an equal."""
     once = random_candidates(8, 10)
     twice = concatenate([once, replace(once, numbers=once.numbers + 1000)])
     # K = 5 of 8 pairs: one pair at least is torn apart
-    return [*usual, specimen("8 samples, each there twice, at 30x50", twice, (0.3, 0.5), 10)]
+    return [*random_batches(), specimen("8 samples, each there twice, at 30x50", twice, (0.3, 0.5), 10)]
 
 
 def degenerate() -> Iterator[Specimen]:
@@ -136,6 +140,21 @@ def permuted(case: Specimen, order: Tensor) -> Specimen:
     chosen = case.selection
     selection = SampleSelection(chosen.role[order], chosen.quadrant[order], chosen.supplement[order])
     return replace(case, candidates=concatenate(parts), selection=selection)
+
+
+def rounded(case: Specimen) -> Specimen:
+    """The same decision on scores and attention that rounding has changed, as another machine or padding would."""
+    rng = torch.Generator().manual_seed(case.seed)
+
+    def nudged(values: Tensor) -> Tensor:
+        return values * (1 + torch.finfo(torch.float32).eps * torch.rand(len(values), generator=rng))
+
+    known = case.candidates
+    scores, attention = known.scores, known.attention
+    assert scores is not None and attention is not None and scores.sequence_ent is not None
+    scores = BatchScores(nudged(scores.nll), nudged(scores.entropy), scores.lengths, nudged(scores.sequence_ent))
+    attention = TokenAttention(nudged(attention.received), nudged(attention.rated), attention.rank)
+    return replace(case, candidates=replace(known, scores=scores, attention=attention))
 
 
 def limited(case: Specimen, needs: Collection[str]) -> Specimen:

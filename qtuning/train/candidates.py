@@ -21,7 +21,7 @@ from qtuning.files import read_json
 from qtuning.model.load import load_model, model_path
 from qtuning.model.packed import PackedModel, check_packed_forward, half_weights
 from qtuning.pruners.base import Candidates, Instructions
-from qtuning.pruners.together import concatenate
+from qtuning.pruners.method import concatenate
 from qtuning.scoring.scores import SCORES, BatchScores, NonFinite, Observation, observe
 from qtuning.train.cost import Cost, shape_of
 from qtuning.train.reuse import Graphs, observe_with_graphs

@@ -33,8 +33,7 @@ from qtuning.model.batch import Packed, pack
 from qtuning.model.flops import Positions
 from qtuning.model.packed import PackedModel
 from qtuning.pruners.base import Candidates, sample_budget
-from qtuning.pruners.method import Method, Selection
-from qtuning.pruners.together import select_together
+from qtuning.pruners.method import Method, Selection, select_together
 from qtuning.scoring.scores import SCORES, NonFinite
 from qtuning.train.candidates import CandidateSource, TrainSet, raise_first
 from qtuning.train.cost import Cost, shape_of

@@ -42,7 +42,7 @@ from qtuning.errors import UserError
 from qtuning.experiment.methods import make_pruning as pruning_of
 from qtuning.experiment.schema import MethodEntry, Ratios
 from qtuning.integrations.padded import layout_of
-from qtuning.pruners.together import concatenate
+from qtuning.pruners.method import concatenate
 from qtuning.train.__main__ import run_as_worker
 from qtuning.train.seeding import generator
 

@@ -8,10 +8,9 @@ import pytest
 
 from qtuning.cli import app as cli
 from qtuning.experiment.lookup import BUILT_IN, find_pruner, kinds_of
-from qtuning.pruners.check import subjects_of
-from qtuning.pruners.conformance import Outcome, Subject, check
+from qtuning.pruners.conformance import Outcome, Subject, check_pruners, subjects_of
 
-RULES = ["budget", "repeat", "order", "padding", "processes", "resume", "extremes", "needs"]
+RULES = ["budget", "repeat", "order", "rounding", "processes", "resume", "extremes", "needs"]
 
 MODULE = "pruners_under_test"
 PRUNERS = """
@@ -193,7 +192,7 @@ BROKEN = {  # the rules broken, and what is said of the first one
     "Counts": ("resume", "remembers earlier decisions"),
     "global_threshold": ("processes", "keep nothing in global variables"),
     "by_hash": ("processes", "do not depend on hash()"),
-    "by_last_digits": ("padding", "differ in rounding alone"),
+    "by_last_digits": ("rounding", "scores that differ in rounding alone"),
     "nan_of_equal_scores": ("extremes", "batch of one: pruner pruners_under_test:nan_of_equal_scores: keeps none of"),
     "crashes_on_equal_scores": ("extremes", "batch of one: ZeroDivisionError: "),
     "stops_without_losses": ("extremes", "batch of one with one token: SystemExit: no losses [/yet] (pruners_under"),
@@ -223,7 +222,7 @@ def outcomes(folder: Path) -> dict[str, list[Outcome]]:
         importlib.invalidate_caches()
         places = {name: f"{MODULE}:{name}" for name in [*KEPT, *BROKEN, "global_count"]}
         subjects = [Subject(find_pruner(place, kind), kind) for place in places.values() for kind in kinds_of(place)]
-        return dict(zip(places, check(subjects), strict=True))
+        return dict(zip(places, check_pruners(subjects), strict=True))
 
 
 def broken(outcomes: list[Outcome]) -> list[str]:
@@ -236,7 +235,7 @@ def test_built_in_pruners_keep_every_rule() -> None:
     assert len(subjects) == 20
     failures = [
         (subject.kind, subject.info.name, outcome)
-        for subject, results in zip(subjects, check(subjects), strict=True)
+        for subject, results in zip(subjects, check_pruners(subjects), strict=True)
         for outcome in results
         if not outcome.passed
     ]
@@ -261,7 +260,7 @@ def test_a_broken_pruner_breaks_exactly_its_rules_and_is_told_why(
 
 def test_a_count_in_a_global_variable_does_not_pass(outcomes: dict[str, list[Outcome]]) -> None:
     """It decides otherwise each time, so more than one rule is broken; all that need the same answer twice."""
-    assert {"repeat", "order", "padding", "resume"} <= set(broken(outcomes["global_count"]))
+    assert {"repeat", "order", "rounding", "resume"} <= set(broken(outcomes["global_count"]))
     (repeat,) = [outcome for outcome in outcomes["global_count"] if outcome.name == "repeat"]
     assert "the same input gave two answers" in repeat.detail
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from loops import TRAINING, run
 
+from qtuning.data.samples import Sample
 from qtuning.errors import UserError
 from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.names import cell_id, cell_json
@@ -136,6 +138,7 @@ DESCRIBE = """
 import sys
 from qtuning.pruners.method import method_of
 from qtuning.experiment.schema import Cell, MethodEntry, Ratios
+from qtuning.data.samples import Sample
 from qtuning.errors import UserError
 from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.names import cell_id
@@ -172,13 +175,9 @@ def test_another_text_of_the_file_is_another_cell_and_old_cells_are_refused(tmp_
     assert refusal.startswith(f"pruner changing:surest is version {other}, but the cell was made for {version}; start")
 
 
-def test_training_asks_the_pruners_of_the_user(written: Written, tiny_llama: Any) -> None:
+def test_training_asks_the_pruners_of_the_user(written: Written, tiny_llama: Any, samples: list[Sample]) -> None:
     """Two epochs: `Learned` sees no losses before the first, and those of its own updates before the second."""
-    import oracles
-    from test_loop import TRAINING, run
-
     module = written(PRUNERS)
-    samples = oracles.random_samples([(1 + index % 4, 1 + (7 * index) % 11) for index in range(18)], seed=0)
     asked = chosen(f"{module}:Learned+{module}:unsure", unknown="drop")
     result = run(cell_of(asked, **TRAINING), tiny_llama, samples)
     epochs = [{row[2] for row in result.trace if row[1] == epoch} for epoch in (0, 1)]
