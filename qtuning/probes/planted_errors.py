@@ -1,28 +1,30 @@
-"""Do scores and pruning find errors whose places are known? A cell's method, tried on its train set after training.
+"""`qtuning localise`: do scores and pruning find errors whose places in the train set are known?
 
-The train set states the places (`columns: {errors: ...}` in its YAML, docs/data.md). What is asked, of the base model
-and of the trained one: do token perplexity and the smoothed score s_t rank wrong tokens above right ones; and of the
-tokens that the cell's own method would prune in an epoch, how many are wrong (precision), and how many of the wrong are
-among them (recall).
+The train set states the places (`columns: {errors: ...}` in its YAML, docs/data.md). Two questions are asked of the
+base model and of the trained one. Do token perplexity and the smoothed score s_t rank wrong tokens above right ones?
+Of the tokens that the cell's method would prune in an epoch, how many are wrong, and how many of the wrong are pruned?
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from accelerate import Accelerator
+from torch import nn
 
+from qtuning.data.samples import Sample, load_samples
 from qtuning.errors import UserError
 from qtuning.experiment.names import ResultPaths, cell_id
 from qtuning.experiment.schema import Cell, Scoring
 from qtuning.files import read_json, write_json
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-    from torch import nn
-
-    from qtuning.data.samples import Sample
+from qtuning.model.load import load_model, model_path
+from qtuning.model.packed import PackedModel
+from qtuning.pruners.method import method_of
+from qtuning.pruners.q_tuning import smooth
+from qtuning.train.candidates import TrainSet, raise_first, score_all
+from qtuning.train.step import TrainingLoop
 
 FILE = "localisation.json"
 Values = npt.NDArray[np.float64]
@@ -33,8 +35,8 @@ def found_by_score(score: Values, wrong: Mask) -> dict[str, float | None]:
     """How well a token's score ranks the wrong tokens above the right ones. score, wrong: [N].
 
     auc: probability that a wrong token scores above a right one, ties counting half (Mann-Whitney U / (n m)).
-    precision_at_planted: share of wrong ones among as many highest-scored tokens as there are wrong ones; ties at the
-    edge count by their share. None where all tokens are alike.
+    precision_at_planted: with n wrong tokens, the share of wrong ones among the n tokens of highest score; of a tie at
+    the edge, the share that fits. Both are None if all tokens are wrong or none is.
     """
     from scipy.stats import rankdata
 
@@ -49,7 +51,10 @@ def found_by_score(score: Values, wrong: Mask) -> dict[str, float | None]:
 
 
 def found_by_pruning(pruned: Mask, wrong: Mask) -> dict[str, float | int | None]:
-    """Pruned tokens against wrong ones. precision: wrong / pruned; recall: of the wrong, pruned; None where 0 / 0."""
+    """Pruned tokens against wrong ones, [N] each.
+
+    precision: the share of the pruned that is wrong. recall: the share of the wrong that is pruned. None for 0 / 0.
+    """
     both, chosen, planted = int((pruned & wrong).sum()), int(pruned.sum()), int(wrong.sum())
     return {
         "tokens": len(wrong),
@@ -69,11 +74,6 @@ def find_planted_errors(cell: Cell, paths: ResultPaths) -> Path:
 
     UserError if the cell is not trained, its train set states no errors, or its method needs a reference model.
     """
-    from accelerate import Accelerator
-
-    from qtuning.data.samples import load_samples
-    from qtuning.model.load import load_model, model_path
-
     folder = paths.cell(cell)
     if cell.pruning is None or cell.training is None or not (folder / "train.json").exists():
         raise UserError(f"{folder}: no trained cell; train it first (the base model alone is part of every answer)")
@@ -99,9 +99,7 @@ def find_planted_errors(cell: Cell, paths: ResultPaths) -> Path:
     return folder / FILE
 
 
-def _trained(cell: Cell, base: Path, weights: Path) -> "nn.Module":
-    from qtuning.model.load import load_model
-
+def _trained(cell: Cell, base: Path, weights: Path) -> nn.Module:
     assert cell.training is not None
     if not weights.is_dir():
         raise UserError(f"{weights}: no such folder: the weights are gone; delete train.json and train the cell again")
@@ -119,15 +117,9 @@ def _smoothing(cell: Cell) -> tuple[float, Any]:
 
 
 def _measure(
-    cell: Cell, model: "nn.Module", samples: Sequence["Sample"], wrong: Sequence[Mask], accelerator: "Accelerator"
+    cell: Cell, model: nn.Module, samples: Sequence[Sample], wrong: Sequence[Mask], accelerator: Accelerator
 ) -> dict[str, Any]:
     """What the scores of `model` find, and what the cell's method prunes in its first epoch under them."""
-    from qtuning.model.packed import PackedModel
-    from qtuning.pruners.method import method_of
-    from qtuning.pruners.q_tuning import smooth
-    from qtuning.train.candidates import TrainSet, raise_first, score_all
-    from qtuning.train.step import TrainingLoop
-
     assert cell.pruning is not None and cell.training is not None
     method = method_of(cell.pruning)
     if "reference" in method.batch_needs | method.epoch_needs:

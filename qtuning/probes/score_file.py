@@ -61,11 +61,11 @@ def score_file(
 ) -> ScoredFile:
     """Score every sample (or a random `limit` of them) under `model`, and triage them all as one selection batch.
 
-    samples: row (0-based, in the file), line, id, kind, response_tokens, ppl, entropy (nats, mean over the response),
-    quadrant (1 to 4, of the median split), quadrant_thresholds (0 between them), kept, supplement: what Q-Tuning would
-    keep of `sample_ratio`. progress: called with (samples done, of how many).
+    Columns of the samples: row (0-based, in the file), line, id, kind, response_tokens, ppl, entropy (nats, mean over
+    the response), quadrant (1 to 4, at a median split), quadrant_thresholds (0 between the thresholds), kept and
+    supplement (what Q-Tuning would keep of `sample_ratio`). progress: called with (samples done, samples in all).
 
-    The model is made ready in `paths` once; the data is prepared in a temporary folder. Raises UserError where the
+    The model is made ready below `paths`, once. The data is prepared in a temporary folder. Raises UserError if the
     model or the data cannot be used.
     """
     cell = Cell(
@@ -97,7 +97,7 @@ def score_file(
 
 
 def _triage(scores: BatchScores, samples: list[Sample], sample_ratio: float) -> tuple[dict[str, pl.Series], Thresholds]:
-    """What is known of each sample, and the lines of the triage at this ratio."""
+    """What the scores and the triage say of each sample, a column each, and the thresholds of the triage."""
     candidates = Candidates(
         numbers=torch.tensor([sample.number for sample in samples]),
         lengths=scores.lengths,

@@ -1,6 +1,6 @@
 """The process that trains one cell: `accelerate launch -m qtuning.train --cell CELL.json ...`.
 
-Arguments, the lock of the cell, the launch and the way out; the training itself is cell.py.
+Here are its arguments, the lock of the cell, the launch and the exit. The training itself is in cell.py.
 """
 
 import argparse
@@ -24,15 +24,15 @@ from qtuning.files import exclusive, read_json, remove_leftovers, write_json
 from qtuning.train import checkpoint
 from qtuning.train.cell import CellFolders, is_finished, train
 
-WAIT = timedelta(days=7)  # other processes may wait that long for the first one to get the cell's lock
+WAIT = timedelta(days=7)  # how long other processes may wait for the first one to get the cell's lock
 
 
 def launch(config: Path, threads: int, arguments: Sequence[str]) -> None:
-    """Launch the training with accelerate's own reading of `config`; does not return if processes must be started.
+    """Launch the training as `accelerate launch --config_file config` does; returns only if it ran in this process.
 
-    For one process accelerate's launcher sets environment variables and starts Python once more; that would import
-    torch and accelerate a second time, and leave the training without a parent when the launcher is killed. Here the
-    variables are set and the training goes on in this process.
+    For a single process accelerate's launcher sets environment variables and starts Python once more. That would import
+    torch and accelerate a second time, and a killed launcher would leave the training behind. So the variables are set
+    here, and the training runs in this process.
     """
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
     from accelerate.utils.launch import prepare_simple_launcher_cmd_env
@@ -51,9 +51,9 @@ def launch(config: Path, threads: int, arguments: Sequence[str]) -> None:
 
 @contextmanager
 def _sole_writer(accelerator: Accelerator, state: Path) -> Iterator[None]:
-    """One training a cell at a time: a killed launcher may leave its child behind, still writing.
+    """Allow one training of a cell at a time: a killed launcher may leave its child behind, still writing.
 
-    The first process takes the lock; the others wait until it has it.
+    The first process takes the lock, and the others wait until it has it.
     """
     if not accelerator.is_main_process:
         accelerator.wait_for_everyone()
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             finished = [accelerator.is_main_process and is_finished(cell, folders)]
             if broadcast_object_list(finished)[0]:
                 if accelerator.is_main_process:
-                    checkpoint.clear(args.state)  # killed between its marker and the end
+                    checkpoint.clear(args.state)  # left by a kill after the marker was written
                     print(f"{args.out.name}: already done")
                 return
             if accelerator.is_main_process:
@@ -116,19 +116,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _stop_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the launcher dies: it holds the lease of our GPU, and dies without telling."""
+    """Ask the kernel to send SIGTERM when the launcher dies, because the launcher holds the lease of our GPU."""
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def run_as_worker(main: Callable[[], None]) -> NoReturn:
-    """Run `main` in a process that a launcher started beside others, then leave; a failure leaves as usual.
+    """Run `main` in a process that a launcher started beside others, then exit without tearing Python down.
 
-    The threads of a gloo process group outlive `destroy_process_group` where DDP was used. One that lets go of a
-    tensor while the interpreter is being torn down aborts the process ("terminate called without an active
-    exception", pytorch/pytorch#179291), and a finished training would count as failed. So the interpreter is left
-    standing: everything is written by then, and W&B runs are closed.
+    After DDP, threads of a gloo process group outlive `destroy_process_group`. A thread that frees a tensor during the
+    interpreter's teardown aborts the process ("terminate called without an active exception", pytorch/pytorch#179291),
+    and a finished training would count as failed. At this point everything is written and W&B runs are closed. If
+    `main` raises, the process ends as usual.
     """
     from torch import distributed
 

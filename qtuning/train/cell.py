@@ -26,11 +26,11 @@ from qtuning.model.packed import PackedModel, causal_lm_of, check_packed_forward
 from qtuning.provenance import provenance
 from qtuning.pruners.base import Instructions
 from qtuning.pruners.method import Method, method_of
-from qtuning.scoring.scores import SCORES, NonFinite
+from qtuning.scoring.scores import SCORES, BatchScores, NonFinite
 from qtuning.train import checkpoint
 from qtuning.train.candidates import CHECKED, TrainSet, score_with_auxiliary
 from qtuning.train.checkpoint import Checkpointer
-from qtuning.train.cost import peak_memory
+from qtuning.train.cost import Cost, peak_memory, sum_costs
 from qtuning.train.journal import Diagnosis, RunLog, print_derived, progress_bar, warn
 from qtuning.train.seeding import derived_seed
 from qtuning.train.step import TrainingLoop
@@ -79,12 +79,17 @@ def train(
     weights. UserError for what the user can mend.
     """
     assert cell.training is not None and cell.seeds is not None and cell.pruning is not None
-    started = time.perf_counter()
+    started, main = time.perf_counter(), accelerator.is_main_process
     _check_processes(accelerator, cell.training)
+
+    # inputs
     base = model_path(folders.model)
-    samples, instructions = _load_samples(folders.samples)
+    stored = load_samples(folders.samples)
+    samples = stored.samples
+    texts = Instructions(torch.as_tensor(stored.instruction_characters), torch.as_tensor(stored.instruction_entropy))
     method = method_of(cell.pruning)
 
+    # model and optimizer, as they were at the last checkpoint if there is one
     torch.manual_seed(derived_seed(cell.seeds.init, "adapter"))
     language_model = _build_model(base, cell)
     model = PackedModel(language_model).to(accelerator.device)
@@ -99,22 +104,28 @@ def train(
     resumed = checkpoint.latest(folders.state, identity)
     if resumed is not None:
         checkpoint.restore(resumed[0], model, optimizer)
+    prepared, optimizer = accelerator.prepare(model, optimizer)
 
-    loop = _build_loop(cell, method, samples, instructions, accelerator, folders, model, optimizer)
+    # the loop over the updates, and what records it
+    reference, table, cost = _score_with_auxiliaries(cell, method, samples, accelerator, folders)
+    loop = TrainingLoop(cell, method, TrainSet(samples, texts, reference), accelerator, prepared, optimizer)
+    loop.source.table = table
+    loop.cost.add(cost)
     if resumed is not None:
         loop.restore(*resumed)
-    main, start = accelerator.is_main_process, loop.progress.update
+    start = loop.progress.update
     if main:
         print_derived(cell, accelerator, samples, loop.expected_updates, trainable, start, difference)
-
     log = RunLog(folders.state, start) if main else None
     diagnosis = Diagnosis(cell.pruning, len(samples), sum(sample.response_length for sample in samples))
     for earlier in log.records() if log is not None else []:
         diagnosis.feed(earlier)
     checkpointer = Checkpointer(loop, folders.state, identity, checkpoint_seconds, started)
     mirror = Mirror.open(tracking if main else "disabled", cell, groups, folders.state.parent.parent / "wandb")
+
     loss, reason = _run(loop, log, mirror, diagnosis, checkpointer)
 
+    # outputs; the marker comes last, because it says that the others are whole
     costs = gather_object([loop.cost.summary()])
     if log is None:
         return
@@ -130,7 +141,7 @@ def train(
         "loss": loss,
         "selection": diagnosis.summary(),
         "warnings": list(diagnosis.warnings().values()),
-        "cost": _sum_costs(costs) | {"seconds_total": checkpointer.elapsed()},
+        "cost": sum_costs(costs) | {"seconds_total": checkpointer.elapsed()},
         "inputs": identity["inputs"],
         "provenance": provenance() | {"device": str(accelerator.device), "processes": accelerator.num_processes},
     }
@@ -142,7 +153,10 @@ def train(
 
 
 def _check_processes(accelerator: Accelerator, training: Training) -> None:
-    """Two processes that each believe they are alone would both train and both write."""
+    """UserError if the cell is not meant for what accelerate started.
+
+    Two processes that each believe they are alone would both train and both write.
+    """
     if accelerator.num_processes != training.processes:
         raise UserError(
             f"training.processes = {training.processes}, but accelerate started {accelerator.num_processes}; "
@@ -150,12 +164,6 @@ def _check_processes(accelerator: Accelerator, training: Training) -> None:
         )
     if str(accelerator.distributed_type).endswith(("FSDP", "DEEPSPEED")):
         raise UserError(f"{accelerator.distributed_type} is not supported: use one process, or DDP (MULTI_GPU)")
-
-
-def _load_samples(folder: Path) -> tuple[list[Sample], Instructions]:
-    stored = load_samples(folder)
-    texts = Instructions(torch.as_tensor(stored.instruction_characters), torch.as_tensor(stored.instruction_entropy))
-    return stored.samples, texts
 
 
 def _build_model(base: Path, cell: Cell) -> nn.Module:
@@ -185,44 +193,31 @@ def _build_model(base: Path, cell: Cell) -> nn.Module:
     return adapted  # type: ignore[return-value]
 
 
-def _build_loop(
-    cell: Cell,
-    method: Method,
-    samples: Sequence[Sample],
-    instructions: Instructions,
-    accelerator: Accelerator,
-    folders: CellFolders,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-) -> TrainingLoop:
-    """The loop over the prepared model, after the cell's reference and proxy models have scored the train set."""
+def _score_with_auxiliaries(
+    cell: Cell, method: Method, samples: Sequence[Sample], accelerator: Accelerator, folders: CellFolders
+) -> tuple[Sequence[Tensor] | None, BatchScores | None, Cost]:
+    """(token NLL under the reference model, scores under the proxy, their cost), each None if the method needs none."""
     assert cell.pruning is not None
-    prepared, optimizer = accelerator.prepare(model, optimizer)
-    needs = method.batch_needs | method.epoch_needs
-    reference: Sequence[Tensor] | None = None
-    table, costs = None, []
+    needs, total = method.batch_needs | method.epoch_needs, Cost()
+    reference, table = None, None
     if "reference" in needs:
         folder = folders.auxiliary.get("reference")
         scores, cost = score_with_auxiliary(
             "reference", folder, folders.samples, samples, {"scores"}, accelerator, cell
         )
         reference = scores.nll.split(scores.lengths.tolist())
-        costs.append(cost)
+        total.add(cost)
     if cell.pruning.scoring.schedule == "proxy" and SCORES & needs:  # at 100% a method needs no scores
         folder = folders.auxiliary.get("proxy")
         table, cost = score_with_auxiliary("proxy", folder, folders.samples, samples, needs, accelerator, cell)
-        costs.append(cost)
-    loop = TrainingLoop(cell, method, TrainSet(samples, instructions, reference), accelerator, prepared, optimizer)
-    loop.source.table = table
-    for cost in costs:
-        loop.cost.add(cost)
-    return loop
+        total.add(cost)
+    return reference, table, total
 
 
 def _run(
     loop: TrainingLoop, log: RunLog | None, mirror: Mirror, diagnosis: Diagnosis, checkpointer: Checkpointer
 ) -> tuple[float | None, str | None]:
-    """Make all updates that are left. Returns the last loss, and why training diverged, if it did.
+    """Make all updates that are left. Returns the last loss, and why training diverged (None if it did not).
 
     log: None in processes other than the main one.
     """
@@ -248,23 +243,15 @@ def _run(
 
 
 def _write_weights(out: Path, base: Path, model: nn.Module | None) -> None:
-    """weights/ (empty for None, a diverged cell) and weights.sha256, whose content stays when training is repeated."""
+    """Write weights/ (empty for None, a diverged cell) and weights.sha256, which a repeated training reproduces."""
     with atomic_path(out / "weights") as temporary:
         temporary.mkdir()
         if model is not None:
-            causal_lm_of(model).config.use_cache = True  # off for training only; generation wants it
+            causal_lm_of(model).config.use_cache = True  # training turns it off, and generation wants it
             model.save_pretrained(temporary)  # type: ignore[operator]
             load_tokenizer(base).save_pretrained(temporary)
     digests = [f"{file_digest(path)}  {path.name}\n" for path in sorted((out / "weights").glob("*.safetensors"))]
     write_text(out / "weights.sha256", "".join(digests))
-
-
-def _sum_costs(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Sums over processes; updates and wall-clock seconds are common to them, so not summed."""
-    common = ("updates", "updates_skipped", "seconds_scoring", "seconds_training", "seconds_total")
-    return {
-        key: max(cost[key] for cost in costs) if key in common else sum(cost[key] for cost in costs) for key in costs[0]
-    }
 
 
 def is_finished(cell: Cell, folders: CellFolders) -> bool:

@@ -88,7 +88,7 @@ class Checkpointer:
 def save(folder: Path, update: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Write checkpoint `update` and drop all but the last two.
 
-    A later one can only be damaged, since training went on from before it: it goes too, and does not count.
+    A checkpoint later than `update` must be damaged, because training went on from an earlier one. It is dropped, too.
     """
     written = folder / f"checkpoint-{update:07d}"
     with atomic_path(written) as temporary:
@@ -105,10 +105,10 @@ def save(folder: Path, update: int, tensors: Mapping[str, Tensor], state: Mappin
 
 
 def latest(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The newest intact checkpoint (tensors, state), or None; damaged ones are reported and passed over.
+    """The newest intact checkpoint as (tensors, state), or None. Damaged ones are reported and passed over.
 
-    identity: entries (cell, inputs) that the checkpoint must share. One made from other inputs (data or base model have
-    changed since) is removed with a notice: training starts afresh. Raises UserError for another configuration.
+    identity: the cell and the inputs that the checkpoint must be of. If data or base model have changed since, the
+    state is removed with a notice, and training starts afresh. Raises UserError for a checkpoint of another cell.
     """
     for path in reversed(_checkpoints(folder)):
         try:
@@ -147,7 +147,7 @@ def training_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict
 
 
 def restore(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put `training_tensors` back, bit for bit; other tensors are not ours."""
+    """Put what `training_tensors` gave back, bit for bit. Other tensors among them are left alone."""
     keys = sorted({full.split(".")[1] for full in tensors if full.startswith("optimizer.")})
     with torch.no_grad():
         for name, parameter in _trainable(model):

@@ -1,7 +1,9 @@
-"""What a cell cost: samples, tokens, updates, FLOPs, seconds, memory. Scoring is never free and never forgotten."""
+"""What a cell costs: samples, tokens, updates, FLOPs, seconds, memory, of scoring as well as of training."""
 
 import resource
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from qtuning.model.packed import causal_lm_of
 
 
 def shape_of(model: nn.Module, frozen: bool, checkpointing: bool) -> ModelShape:
-    """Read the shape off a causal LM (LoRA factors are not counted: under 1% of a base)."""
+    """The shape of a causal LM, read off its weights. LoRA factors are not counted: they are under 1% of a base."""
     causal_lm = causal_lm_of(model)
     config = causal_lm.config.get_text_config()
     head = causal_lm.get_output_embeddings().weight
@@ -27,7 +29,7 @@ def shape_of(model: nn.Module, frozen: bool, checkpointing: bool) -> ModelShape:
 
 @dataclass
 class Cost:
-    """Running account of a cell; one object per process, summed at the end."""
+    """Running account of a cell, one per process; `sum_costs` adds them up at the end. The keys stand in train.json."""
 
     updates: int = 0
     updates_skipped: int = 0
@@ -45,7 +47,7 @@ class Cost:
     peak_memory_bytes: int = 0
 
     def add(self, other: "Cost") -> None:
-        """Take in what was spent elsewhere."""
+        """Add what was spent elsewhere."""
         for key, value in asdict(other).items():
             setattr(self, key, getattr(self, key) + value)
 
@@ -55,7 +57,15 @@ class Cost:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU where there is one, else the largest resident size of this process so far."""
+    """Bytes: allocated on the GPU at most so far; without a GPU, the largest resident size of this process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def sum_costs(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Summaries of all processes as one: sums, but for updates and wall-clock seconds, which all processes share."""
+    common = ("updates", "updates_skipped", "seconds_scoring", "seconds_training", "seconds_total")
+    return {
+        key: max(cost[key] for cost in costs) if key in common else sum(cost[key] for cost in costs) for key in costs[0]
+    }

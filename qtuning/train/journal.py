@@ -41,16 +41,16 @@ TRACE_SCHEMA: dict[str, Any] = {
     "loss": pl.Float64,
 }
 
-CONVERGED = 0.5  # share of the decisions whose threshold search should converge
-SPENT = 0.1  # relative difference between the tokens kept and asked
+CONVERGED = 0.5  # share of the decisions in which the threshold search should converge
+SPENT = 0.1  # relative difference allowed between what is kept and what the budget asks for
 
 
 class RunLog:
-    """Metrics and trace of one cell below its state folder.
+    """Metrics and trace of one cell, below its state folder until they are published.
 
-    One metrics line per optimizer update; one trace row per sample decision (`quadrant` 0: none, see plane.py;
-    `weight`: factor of a kept sample's loss; `loss`: mean NLL of the tokens it was trained on).
-    Lines and rows later than the checkpoint that training resumes from are dropped, so that nothing stands twice.
+    Metrics have one line an optimizer update, the trace one row a sample and update. In the trace, `quadrant` 0 means
+    none (scoring/plane.py), `weight` is the factor of a kept sample's loss, and `loss` the mean NLL of its trained
+    tokens. Lines and rows later than the checkpoint that training resumes from are dropped, so that none stands twice.
     """
 
     def __init__(self, folder: Path, resume_from: int) -> None:
@@ -74,7 +74,7 @@ class RunLog:
         return [json.loads(line) for line in self._metrics.read_text(encoding="utf-8").splitlines()]
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append one update's metrics. Infinite values become null: JSON has none."""
+        """Append one update's metrics. Values that are not finite become null, because JSON has none."""
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         self._handle.write(json.dumps(clean) + "\n")
         self._handle.flush()
@@ -84,7 +84,7 @@ class RunLog:
         self._rows.extend(rows)
 
     def checkpoint(self, update: int) -> None:
-        """Write the decisions since the last checkpoint. Called before the checkpoint itself is written."""
+        """Write the decisions since the last checkpoint. Call it before the checkpoint itself is written."""
         os.fsync(self._handle.fileno())
         if self._rows:
             with atomic_path(self._folder / f"trace-{update:07d}.parquet") as temporary:
@@ -116,9 +116,9 @@ def _update_of(line: str) -> float:
 
 
 class Diagnosis:
-    """Means over the updates of a run, and the warnings that follow from them.
+    """Means over the updates of a training, and the warnings that follow from them.
 
-    pruning: what was asked for. samples, tokens: of the train set, samples and response tokens.
+    pruning: what was asked for. samples, tokens: how many samples and response tokens the train set has.
     """
 
     def __init__(self, pruning: Pruning, samples: int, tokens: int) -> None:
@@ -137,7 +137,7 @@ class Diagnosis:
                 self._counts[key] += 1
 
     def warnings(self) -> dict[str, str]:
-        """Everything there is to warn of, by subject; asked at the end of an epoch."""
+        """All warnings so far, by subject. Ask at the end of an epoch: budgets are compared over whole epochs."""
         found = {}
         converged = self._mean("selection/converged")
         # at a ratio of 1 the tails cannot hold everything, and need not
@@ -173,13 +173,13 @@ class Diagnosis:
         return found
 
     def news(self) -> list[str]:
-        """The warnings that were not told yet."""
+        """The warnings that `news` has not told before."""
         fresh = {subject: text for subject, text in self.warnings().items() if subject not in self._told}
         self._told |= set(fresh)
         return list(fresh.values())
 
     def summary(self) -> dict[str, float]:
-        """What there was to choose from in all epochs, and the means of what the sample pruner logged."""
+        """How much there was to choose from in all epochs, and the means of what the sample pruner logged."""
         available = {"samples_available": self._samples * self._epochs, "tokens_available": self._tokens * self._epochs}
         logged = (key for key in self._sums if key.startswith(("selection/", "agreement/")))
         return available | {key.removeprefix("selection/"): self._sums[key] / self._counts[key] for key in logged}

@@ -1,8 +1,8 @@
-"""Reusing the scoring forward (schedule `reuse-graph`): F(all) + 2F(kept) instead of F(all) + 3F(kept).
+"""Training through the forward that scored (schedule `reuse-graph`): F(all) + 2F(kept) instead of F(all) + 3F(kept).
 
-Every sample of a batch goes through the model with a graph of its own. Its scores come from that forward; the graphs of
-dropped samples are freed as soon as the batch is decided; backward goes through those that are kept. Exact, as long as
-training itself is without dropout. Memory: the graphs of a whole batch, as in plain training.
+Every sample of a batch goes through the model with an autograd graph of its own, and its scores come from that forward.
+Once the batch is decided, the graphs of dropped samples are freed, and backward goes through the others. This is exact
+as long as training uses no dropout. Memory holds the graphs of a whole batch, as in plain training.
 """
 
 from collections.abc import Collection, Sequence
@@ -23,24 +23,27 @@ from qtuning.scoring.scores import Observation, batch_scores, pack_responses
 
 @dataclass(frozen=True)
 class Graphs:
-    """hidden: of the samples of a batch, by place, the hidden states of all positions, [L, H], with their graph."""
+    """The autograd graphs of the samples of a batch.
+
+    hidden: place of the sample in the batch -> [L, H] hidden states of all its positions, which hold the graph.
+    """
 
     hidden: dict[int, Tensor]
 
     def keep_only(self, places: Collection[int]) -> None:
-        """Free the graphs of all others."""
+        """Free the graphs of all other samples."""
         for place in self.hidden.keys() - set(places):
             del self.hidden[place]
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Positions that backward goes through, of each sample."""
+        """How many positions backward goes through in each sample."""
         return tuple(len(hidden) for hidden in self.hidden.values())
 
     def loss(self, model: PackedModel, packed: Packed) -> tuple[Tensor, Tensor]:
-        """What `model(packed)` returns, for kept tokens of the samples whose graphs there are.
+        """What `model(packed)` returns, computed from these graphs and not from a new forward.
 
-        packed: on the model's device; its rows are places of the batch.
+        packed: the kept tokens, on the model's device; its rows are places in the batch.
         """
         starts = [0, *accumulate(packed.lengths[:-1])]
         parts = packed.source.split(packed.counts)
@@ -58,7 +61,7 @@ def observe_with_graphs(
     device: torch.device,
     impl: Scorer = "chunked",
 ) -> tuple[Observation, Graphs]:
-    """What `observe` tells of scores, and the graphs that told it. Raises NonFinite."""
+    """What `observe` returns for scores, and the graphs of its forward. Raises NonFinite."""
     everywhere = "sequence-entropy" in needs
     packed = pack_whole(samples, "everywhere") if everywhere else pack_responses(samples)
     on_device = packed.to(device)
@@ -71,10 +74,10 @@ def observe_with_graphs(
 
 
 def _hidden_by_segment(model: PackedModel, packed: Packed) -> list[Tensor]:
-    """Of each segment, the hidden states of all its positions, [L, H], in a graph of its own.
+    """For each segment, [L, H] hidden states of all its positions, in a graph of its own.
 
-    Only the embedding is shared: looked up once, so that backward makes one gradient of the size of the vocabulary
-    and not one a segment.
+    The segments share the embedding only. It is looked up once, so that backward makes one gradient of the size of the
+    vocabulary and not one a segment.
     """
     causal_lm = model.causal_lm
     backbone = getattr(causal_lm, causal_lm.base_model_prefix)
@@ -89,7 +92,7 @@ def _hidden_by_segment(model: PackedModel, packed: Packed) -> list[Tensor]:
 
 
 def require_reusable(model: PackedModel, needs: Collection[str], pruned_tokens: str, processes: int) -> None:
-    """UserError where the forward that scores a batch is not the one that its kept samples would be trained by."""
+    """UserError unless the forward that scores a batch is the one that would train its kept samples."""
     reasons = [
         (processes > 1, f"runs in one process, and training.processes = {processes}"),
         ("attention" in needs, "knows scores only, and this method needs attention"),
@@ -103,7 +106,7 @@ def require_reusable(model: PackedModel, needs: Collection[str], pruned_tokens: 
 
 
 def _dropout_of(model: PackedModel) -> str | None:
-    """The name of a dropout that is in use."""
+    """The name of a dropout that is in use, or None."""
     for key, value in model.causal_lm.config.get_text_config().to_dict().items():
         named = ("dropout" in key or key.endswith("pdrop")) and not key.startswith("classifier")
         if named and isinstance(value, float) and value > 0:

@@ -1,7 +1,7 @@
-"""Randomness without state: every draw has a generator of its own, made from a seed and the place it is used.
+"""Random numbers without state: every draw has a generator of its own, made from a seed and the place of the draw.
 
-Nothing has to be saved to resume, ranks cannot drift apart, and one axis (data order, pruner, initialisation) never
-disturbs another.
+So a checkpoint needs no state of a generator, processes draw the same numbers, and one axis (data order, pruner,
+initialisation) never disturbs another.
 """
 
 import hashlib

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from qtuning.data.prepare import prepare
+from qtuning.data.samples import load_samples
 from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.names import cell_id, cell_json
 from qtuning.experiment.schema import (
@@ -260,10 +261,8 @@ def test_a_proxy_scores_as_scoring_says(ground: Path) -> None:
 
     from qtuning.errors import UserError
     from qtuning.train.candidates import score_with_auxiliary
-    from qtuning.train.cell import _load_samples
 
-    samples, _ = _load_samples(ground / "samples")
-    samples = samples[:12]
+    samples = load_samples(ground / "samples").samples[:12]
 
     def scored(method: str, **scoring: str) -> torch.Tensor:
         cell = a_cell(ground, method)
