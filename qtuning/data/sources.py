@@ -171,7 +171,8 @@ def _parquet(path: Path) -> Iterator[Row]:
 
     try:
         table = polars.read_parquet(path)
-    except (polars.exceptions.PolarsError, OSError) as error:
+    # On some damaged files polars panics, which is no PolarsError and not even an Exception.
+    except (polars.exceptions.PolarsError, polars.exceptions.PanicException, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file: {one_line(error)}") from None
     for number, value in enumerate(table.iter_rows(named=True), start=1):
         yield Row(str(path), number, value)
