@@ -75,6 +75,19 @@ class Look:
         }
 
 
+BUDGET_LOOKS = tuple(
+    Look(colour, *shape, 1.2)
+    for colour, shape in zip(
+        (VERMILLION, BLUE, GREEN, ORANGE, PURPLE, SKY),
+        (*(TOKEN_SHAPE[name] for name in ("q-tuning", "random", "ppl", "fastv", "sparsevlm")), ("P", (0, (2, 1)))),
+        strict=True,
+    )
+)
+"""Where curves are budgets, not methods."""
+
+FULL_LOOK = Look("#444444", "x", (0, (6, 2)), 0.9)
+
+
 def assign_looks(frame: pl.DataFrame) -> dict[str, Look]:
     """A look for each `label` of the points; up to some forty labels, no two have the same colour and marker.
 

@@ -3,6 +3,7 @@
 `score_curves` yields those that an experiment has.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,24 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qtuning.figures.captions import SPREAD
-from qtuning.figures.marks import Look, assign_looks, describe_looks
+from qtuning.figures.marks import BUDGET_LOOKS, FULL_LOOK, Look, assign_looks, describe_looks
 from qtuning.figures.points import UNPRUNED, facets, pruned, score_label
-from qtuning.figures.style import (
-    BLACK,
-    BLUE,
-    COLUMN,
-    GREEN,
-    ORANGE,
-    PAGE,
-    PURPLE,
-    SKY,
-    VERMILLION,
-    Drawing,
-    legend_below,
-    letter,
-    panels,
-    styled,
-)
+from qtuning.figures.style import BLACK, COLUMN, PAGE, Drawing, legend_below, letter, panels, styled
 from qtuning.tables.labels import percent
 
 SIDES = (
@@ -39,20 +25,11 @@ SIDES = (
 )
 """Of `draw_ratios`: the ratio on the axis, the one that is 1, and the label of the axis."""
 
-BUDGET_LOOKS = (
-    Look(VERMILLION, "o", "-", 1.2),
-    Look(BLUE, "s", (0, (4, 1.5)), 1.2),
-    Look(GREEN, "^", (0, (4, 1.2, 1, 1.2)), 1.2),
-    Look(ORANGE, "D", (0, (1, 1.2)), 1.2),
-    Look(PURPLE, "v", (0, (4, 1, 1, 1, 1, 1)), 1.2),
-    Look(SKY, "P", (0, (2, 1)), 1.2),
-)
-"""Of the budgets, where the curves are budgets and not methods."""
-
-FULL_LOOK = Look("#444444", "x", (0, (6, 2)), 0.9)
-
-FULL: dict[str, Any] = {"color": "#444444", "linestyle": (0, (6, 2)), "linewidth": 0.9, "zorder": 1.5}
-ZERO_SHOT: dict[str, Any] = {"color": "#444444", "linestyle": (0, (1, 2)), "linewidth": 0.9, "zorder": 1.5}
+REFERENCES = {
+    "full": ("Full data", (0, (6, 2)), "dashed: full data"),
+    "zero-shot": ("Zero-shot", (0, (1, 2)), "dotted: zero-shot, the model without fine-tuning"),
+}
+"""Lines across a panel: method -> label, line style, and what a caption says."""
 
 FAR = 0.5
 """A line is far from the curves if it is further away than this share of the range that they and their bars cover."""
@@ -61,6 +38,7 @@ MARGIN = 0.14
 """Room above and below what is drawn, as a share of its range, where far lines are told at the edge."""
 
 CROSS = f"{SPREAD}; a cross is a score that is missing."
+BY_BUDGET = "by budget (samples × tokens, %). "
 
 
 def score_curves(frame: pl.DataFrame) -> Iterator[tuple[str, Drawing]]:
@@ -207,9 +185,6 @@ def varied_lambda(frame: pl.DataFrame) -> pl.DataFrame:
     return chosen.filter(pl.col("training") == pl.col("training").first())
 
 
-BY_BUDGET = "by budget (samples × tokens, %). "
-
-
 def _default_options(frame: pl.DataFrame, but: str = "") -> pl.DataFrame:
     """The points of Q-Tuning whose options, all or all `but` one, are at their defaults; however they are trained."""
     options = [
@@ -349,37 +324,37 @@ def draw_references(panel: Axes, frame: pl.DataFrame, near: tuple[float, float] 
     near: the range of the curves (`_span`), in a panel with MARGIN. A line far from them would press them flat; it is
     told at the edge of the panel instead, with an arrow to where it lies.
     """
-    frame = frame.filter(pl.col("mean").is_not_null() & pl.col("batch_size").is_null())
-    shown = None if near is None else _shown_range(frame.filter(pl.col("method").is_in(UNPRUNED)), near)
+    lines = frame.filter(
+        pl.col("method").is_in(UNPRUNED) & pl.col("mean").is_not_null() & pl.col("batch_size").is_null()
+    )
+    low, high = (-math.inf, math.inf) if near is None else _shown_range(lines, near)
     told = {True: 0, False: 0}  # at the upper edge, at the lower
-    for method, label, options in (("full", "Full data", FULL), ("zero-shot", "Zero-shot", ZERO_SHOT)):
-        for row in frame.filter(pl.col("method") == method).iter_rows(named=True):
-            if shown is not None and not shown[0] <= row["mean"] <= shown[1]:
-                above = row["mean"] > shown[1]
-                panel.annotate(
-                    f"{label} {row['mean']:.1f} {'↑' if above else '↓'}",
-                    (1, 1 if above else 0),
-                    (0, -1 - 9 * told[above] if above else 2 + 9 * told[above]),
-                    xycoords="axes fraction",
-                    textcoords="offset points",
-                    ha="right",
-                    va="top" if above else "bottom",
-                    fontsize=7,
-                    color="#444444",
-                )
-                told[above] += 1
+    for method, (label, dashes, _) in REFERENCES.items():
+        for mean, sd in lines.filter(pl.col("method") == method).select("mean", "sd").iter_rows():
+            if low <= mean <= high:
+                panel.axhline(mean, label=label, color="#444444", linestyle=dashes, linewidth=0.9, zorder=1.5)
+                if sd:
+                    panel.axhspan(mean - sd, mean + sd, color="#999999", alpha=0.15, linewidth=0)
                 continue
-            panel.axhline(row["mean"], label=label, **options)
-            if row["sd"]:
-                ends = row["mean"] - row["sd"], row["mean"] + row["sd"]
-                panel.axhspan(*ends, color="#999999", alpha=0.15, linewidth=0)
+            above = mean > high
+            panel.annotate(
+                f"{label} {mean:.1f} {'↑' if above else '↓'}",
+                (1, 1 if above else 0),
+                (0, -1 - 9 * told[above] if above else 2 + 9 * told[above]),
+                xycoords="axes fraction",
+                textcoords="offset points",
+                ha="right",
+                va="top" if above else "bottom",
+                fontsize=7,
+                color="#444444",
+            )
+            told[above] += 1
 
 
 def describe_references(frame: pl.DataFrame) -> str:
-    """What a caption says of the lines across a panel; frame: the points that they are taken from."""
+    """What a caption says of the lines across a panel. frame: the points that they are taken from."""
     drawn = set(frame.filter(pl.col("mean").is_not_null())["method"])
-    texts = {"full": "dashed: full data", "zero-shot": "dotted: zero-shot, the model without fine-tuning"}
-    told = [text for method, text in texts.items() if method in drawn]
+    told = [text for method, (*_, text) in REFERENCES.items() if method in drawn]
     return f"{'; '.join(told).capitalize()}. " if told else ""
 
 
