@@ -17,6 +17,7 @@ from transformers import Trainer
 
 from qtuning.errors import UserError
 from qtuning.experiment.methods import make_pruning as pruning_of
+from qtuning.experiment.needs import SCORES
 from qtuning.experiment.schema import Budget, MethodEntry, Pruning, Readings, Scoring
 from qtuning.experiment.yaml_files import validate
 from qtuning.integrations.padded import Batch, Layout, cut, layout_of, numbers_of
@@ -27,7 +28,6 @@ from qtuning.pruners.method import Method, Selection, method_of, select_together
 from qtuning.scoring.scores import BatchScores
 from qtuning.train.seeding import generator
 
-SCORES = {"scores", "sequence-entropy"}  # what a padded batch and the model can tell
 SHARDED = {DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA}
 NOTHING = Selection(keep_prunable(torch.zeros(0, dtype=torch.bool)), torch.zeros(0, dtype=torch.bool), 0, 0)
 COUNTS = ("samples_kept", "samples_asked", "tokens_kept", "tokens_asked")
@@ -109,7 +109,7 @@ class Pruned(Trainer):
 
     def _score(self, batch: Batch, layout: Layout) -> BatchScores | None:
         """Scores under the current model, in evaluation mode and the trainer's own precision; None if unneeded."""
-        needs = self._method.batch_needs
+        needs = self._method.needs.batch
         if not needs:
             return None
         inputs = {
@@ -172,7 +172,7 @@ def _method(asked: Mapping[str, Any] | Pruning) -> tuple[Method, int | None]:
     if asked.scoring != Scoring():
         raise UserError("pruning: options.scoring: this trainer scores each batch freshly; leave it out")
     method = method_of(asked.model_copy(update={"updates": "matched-updates"}))
-    lacking = sorted(method.batch_needs - SCORES)
+    lacking = sorted(method.needs.batch - SCORES)
     if lacking:
         raise UserError(
             f"pruning: method = {asked.method!r}: needs {', '.join(lacking)}, which this trainer does not know; choose "

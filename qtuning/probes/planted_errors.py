@@ -122,7 +122,7 @@ def _measure(
     """What the scores of `model` find, and what the cell's method prunes in its first epoch under them."""
     assert cell.pruning is not None and cell.training is not None
     method = method_of(cell.pruning)
-    if "reference" in method.batch_needs | method.epoch_needs:
+    if "reference" in method.needs.all:
         raise UserError(f"{cell.pruning.method}: needs a reference model, which localisation does not load")
     packed = PackedModel(model.eval()).to(accelerator.device)
     scores, _ = score_all(packed, samples, accelerator, cell.training.batch_size)

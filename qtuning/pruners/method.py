@@ -11,7 +11,7 @@ from torch import Tensor
 from qtuning.errors import UserError
 from qtuning.experiment.lookup import bind, find_pruner
 from qtuning.experiment.needs import Needs, needs_of
-from qtuning.experiment.registry import SAMPLE_PRUNERS, Need, PrunerInfo
+from qtuning.experiment.registry import SAMPLE_PRUNERS, PrunerInfo
 from qtuning.experiment.schema import Pruning
 from qtuning.pruners.base import (
     DROPPED,
@@ -49,29 +49,9 @@ class Method:
     prune_samples: SamplePruner
     prune_tokens: TokenPruner
 
-    @property
-    def by_epoch(self) -> bool:
-        """The sample pruner draws a smaller data set before each epoch, and batches hold only drawn samples."""
-        return self.needs.by_epoch
-
-    @property
-    def epoch_needs(self) -> frozenset[Need]:
-        """What must be known of the whole train set before each epoch."""
-        return self.needs.epoch
-
-    @property
-    def batch_needs(self) -> frozenset[Need]:
-        """What must be known of each batch before it is pruned."""
-        return self.needs.batch
-
-    @property
-    def layer(self) -> int | None:
-        """The layer whose attention counts, for pruners that look at attention."""
-        return self.needs.layer
-
     def select_epoch(self, candidates: Candidates, rng: torch.Generator) -> SampleSelection:
         """What the coming epoch holds of the whole train set."""
-        return self._samples(candidates, rng) if self.by_epoch else _everything(candidates)
+        return self._samples(candidates, rng) if self.needs.by_epoch else _everything(candidates)
 
     def select(self, candidates: Candidates, rng: torch.Generator) -> Selection:
         """Prune one batch. Of a batch of samples drawn by epoch, all are kept and only tokens are pruned.
@@ -79,7 +59,7 @@ class Method:
         A12 `twice`: a random r_sample of what is kept is kept, so that r_sample^2 of the data trains.
         """
         pruning = self.pruning
-        if self.by_epoch:
+        if self.needs.by_epoch:
             samples, ratio = _everything(candidates), 1.0
         else:
             samples, ratio = self._samples(candidates, rng), pruning.sample_ratio
@@ -103,7 +83,7 @@ class Method:
         budget = Budget.of(*ratios, len(candidates), candidates.tokens)
         selection = self.prune_samples(candidates, budget, rng)
         check_samples(self.sample, selection, candidates)
-        if selection.weights is None or self.by_epoch:
+        if selection.weights is None or self.needs.by_epoch:
             return selection
         # A11, `matched-updates`: by epoch, fewer updates of larger gradients make up for what was dropped (InfoBatch);
         # inside a batch the weighted sum stands for the whole batch, so its mean must, too

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from qtuning.model.packed import PackedModel
 
 
-SCORES = frozenset({"scores", "sequence-entropy"})  # needs that scores meet
 OVERFLOW = 700.0  # nats; exp of it, and sums and differences of a few such values, are finite in float64
 
 

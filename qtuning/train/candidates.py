@@ -16,17 +16,17 @@ from torch import Tensor
 from qtuning.data.samples import Sample
 from qtuning.data.tokenise import load_tokenizer, tokenizer_fingerprint
 from qtuning.errors import UserError
+from qtuning.experiment.needs import FORWARDS, SCORES
 from qtuning.experiment.schema import Cell, Scoring
 from qtuning.files import read_json
 from qtuning.model.load import load_model, model_path
 from qtuning.model.packed import PackedModel, check_packed_forward, half_weights
 from qtuning.pruners.base import Candidates, Instructions
 from qtuning.pruners.method import concatenate
-from qtuning.scoring.scores import SCORES, BatchScores, NonFinite, Observation, observe
+from qtuning.scoring.scores import BatchScores, NonFinite, Observation, observe
 from qtuning.train.cost import Cost, shape_of
 from qtuning.train.reuse import Graphs, observe_with_graphs
 
-FORWARD = SCORES | {"attention"}
 """Needs that take a forward of the model."""
 
 CHECKED = 64
@@ -113,7 +113,7 @@ class CandidateSource:
         progress: called after each forward with (samples done, samples in all).
         """
         count = len(self.train_set.samples)
-        if not FORWARD & set(needs):
+        if not FORWARDS & set(needs):
             return self.candidates(range(count), needs, epoch)
 
         def look(batch: range) -> Candidates:
@@ -177,7 +177,7 @@ class CandidateSource:
         self, samples: Sequence[Sample], needs: Collection[str], with_graphs: bool
     ) -> tuple[Observation | None, Graphs | None]:
         """One forward of the samples, accounted for; None where `needs` takes none."""
-        if not FORWARD & set(needs):
+        if not FORWARDS & set(needs):
             return None, None
         device, impl, graphs = self.accelerator.device, self.scoring.impl, None
         with self._precision():

@@ -19,6 +19,7 @@ from qtuning.data.samples import Sample, load_samples
 from qtuning.data.tokenise import load_tokenizer
 from qtuning.errors import UserError
 from qtuning.experiment.names import cell_id, cell_json
+from qtuning.experiment.needs import SCORES
 from qtuning.experiment.schema import Cell, Training
 from qtuning.files import atomic_path, file_digest, read_json, write_json, write_text
 from qtuning.model.load import load_model, model_path
@@ -26,7 +27,7 @@ from qtuning.model.packed import PackedModel, causal_lm_of, check_packed_forward
 from qtuning.provenance import provenance
 from qtuning.pruners.base import Instructions
 from qtuning.pruners.method import Method, method_of
-from qtuning.scoring.scores import SCORES, BatchScores, NonFinite
+from qtuning.scoring.scores import BatchScores, NonFinite
 from qtuning.train import checkpoint
 from qtuning.train.candidates import CHECKED, TrainSet, score_with_auxiliary
 from qtuning.train.checkpoint import Checkpointer
@@ -94,8 +95,8 @@ def train(
     language_model = _build_model(base, cell)
     model = PackedModel(language_model).to(accelerator.device)
     difference = check_packed_forward(model, samples[:CHECKED], accelerator.device)
-    if "attention" in method.batch_needs | method.epoch_needs:
-        model.collector(method.layer, (), stop=True)  # a layer that the model does not have is refused here
+    if "attention" in method.needs.all:
+        model.collector(method.needs.layer, (), stop=True)  # a layer that the model does not have is refused here
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         trainable, lr=cell.training.learning_rate, weight_decay=cell.training.weight_decay, fused=True
@@ -198,7 +199,7 @@ def _score_with_auxiliaries(
 ) -> tuple[Sequence[Tensor] | None, BatchScores | None, Cost]:
     """(token NLL under the reference model, scores under the proxy, their cost), each None if the method needs none."""
     assert cell.pruning is not None
-    needs, total = method.batch_needs | method.epoch_needs, Cost()
+    needs, total = method.needs.all, Cost()
     reference, table = None, None
     if "reference" in needs:
         folder = folders.auxiliary.get("reference")

@@ -28,13 +28,14 @@ from torch import Tensor
 
 from qtuning.data.samples import Sample
 from qtuning.errors import UserError
+from qtuning.experiment.needs import SCORES, schedule_of
 from qtuning.experiment.schema import Cell
 from qtuning.model.batch import Packed, pack
 from qtuning.model.flops import Positions
 from qtuning.model.packed import PackedModel
 from qtuning.pruners.base import Candidates, sample_budget
 from qtuning.pruners.method import Method, Selection, select_together
-from qtuning.scoring.scores import SCORES, NonFinite
+from qtuning.scoring.scores import NonFinite
 from qtuning.train.candidates import CandidateSource, TrainSet, raise_first
 from qtuning.train.cost import Cost, shape_of
 from qtuning.train.decision import Decision, Progress, Verdicts, agreement, forward_sizes, pack_kept
@@ -67,13 +68,15 @@ class TrainingLoop:
         self.cost, self.progress = Cost(), Progress()
         self.shape = shape_of(self.bare.model, self.training.tuning == "lora", self.training.gradient_checkpointing)
         size, epochs, scoring = self.training.batch_size, self.training.epochs, self.pruning.scoring
-        self.source = CandidateSource(train_set, accelerator, self.bare, self.cost, size, epochs, method.layer, scoring)
+        self.source = CandidateSource(
+            train_set, accelerator, self.bare, self.cost, size, epochs, method.needs.layer, scoring
+        )
         # a schedule says how batches are scored; it has nothing to say of a method that scores none
-        schedule = scoring.schedule if SCORES & method.batch_needs else "fresh"
+        schedule = schedule_of(self.pruning)
         self._reuses, self._pools = schedule == "reuse-graph", schedule == "pool"
-        self.pooling = Pooling.of(self.pruning, method.by_epoch) if self._pools else Pooling()
+        self.pooling = Pooling.of(self.pruning, method.needs.by_epoch) if self._pools else Pooling()
         if self._reuses:
-            require_reusable(self.bare, method.batch_needs, self.pruning.pruned_tokens, accelerator.num_processes)
+            require_reusable(self.bare, method.needs.batch, self.pruning.pruned_tokens, accelerator.num_processes)
 
     def windows(self) -> Iterator[UpdateWindow]:
         """Every update that is still to be made, in order; call `step` with each before asking for the next."""
@@ -97,7 +100,7 @@ class TrainingLoop:
     def expected_updates(self) -> int:
         """How many updates the cell will make, if every epoch holds what the budget says."""
         count = len(self.samples)
-        if self.method.by_epoch:
+        if self.method.needs.by_epoch:
             count = sample_budget(self.pruning.sample_ratio, count)
         batches = math.ceil(count / self.training.batch_size)
         plain = math.ceil(batches / (self.training.processes * self.training.accumulation))
@@ -105,8 +108,8 @@ class TrainingLoop:
 
     def _draw_epoch(self) -> None:
         progress, started = self.progress, time.perf_counter()
-        self.source.start_epoch(self.method.epoch_needs | self.method.batch_needs, progress.epoch)
-        candidates = self.source.whole_train_set(self.method.epoch_needs, progress.epoch)
+        self.source.start_epoch(self.method.needs.all, progress.epoch)
+        candidates = self.source.whole_train_set(self.method.needs.epoch, progress.epoch)
         selection = self.method.select_epoch(candidates, generator(self.seeds.pruner, "epoch", progress.epoch))
         progress.drawn, progress.weights = selection.kept.nonzero().flatten(), selection.weights
         progress.log = selection.log
@@ -177,7 +180,7 @@ class TrainingLoop:
         under the current weights, at no cost, whatever `scoring` says.
         """
         source = self.source.exact() if exact else self.source
-        together, needs = self.pruning.selection == "global", self.method.batch_needs
+        together, needs = self.pruning.selection == "global", self.method.needs.batch
         looked: list[tuple[Candidates, Graphs | None]] = []
         decisions: list[Decision] = []
         failures: list[UserError] = []
@@ -219,7 +222,7 @@ class TrainingLoop:
         samples, chosen, progress = [self.samples[position] for position in batch], selection.samples, self.progress
         scores, weights = candidates.scores, chosen.weights
         ppl, ent = (None, None) if scores is None else (scores.ppl, scores.ent)
-        if self.method.by_epoch:  # the draw before the epoch decided on the samples, the batch only on tokens
+        if self.method.needs.by_epoch:  # the draw before the epoch decided on the samples, the batch only on tokens
             drawn = torch.tensor(batch)
             weights = None if progress.weights is None else progress.weights[drawn]
             if scores is None and progress.ppl is not None and progress.ent is not None:
@@ -268,7 +271,7 @@ class TrainingLoop:
         A pool is compared before its last update, when its scores are oldest.
         """
         every = self.pruning.scoring.compare_every
-        if every is None or not SCORES & self.method.batch_needs or not window.last:
+        if every is None or not SCORES & self.method.needs.batch or not window.last:
             return {}
         if not any(update % every == 0 for update in range(window.first, window.update + 1)):
             return {}
@@ -351,7 +354,7 @@ class TrainingLoop:
         Over its whole response if the weights that learn scored it in this update (or with its pool), else over its
         trained tokens. Scores of a table come from other weights, those of an epoch's draw from an earlier time.
         """
-        current = bool(SCORES & self.method.batch_needs) and not self.pruning.scoring.tabled
+        current = bool(SCORES & self.method.needs.batch) and not self.pruning.scoring.tabled
         for number, ppl, loss in zip(columns["sample"], columns["ppl"], columns["loss"], strict=True):
             if ppl is not None and current:
                 self.source.remember(number, math.log(ppl))

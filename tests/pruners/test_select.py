@@ -67,23 +67,23 @@ def test_what_a_method_needs_and_when(
 ) -> None:
     """As defined, the sample pruner decides before the epoch; matched, in the batch with the token pruner (A11)."""
     defined, matched = (method(sample, token, updates=updates) for updates in ("as-defined", "matched-updates"))
-    assert (defined.by_epoch, matched.by_epoch) == (sample != "full", False)
-    assert (defined.epoch_needs, defined.batch_needs) == (sample_needs, token_needs)
-    assert (matched.epoch_needs, matched.batch_needs) == (set(), sample_needs | token_needs)
+    assert (defined.needs.by_epoch, matched.needs.by_epoch) == (sample != "full", False)
+    assert (defined.needs.epoch, defined.needs.batch) == (sample_needs, token_needs)
+    assert (matched.needs.epoch, matched.needs.batch) == (set(), sample_needs | token_needs)
 
 
 def test_q_tuning_selects_in_the_batch_and_needs_what_its_readings_need() -> None:
     for updates in ("as-defined", "matched-updates"):
-        assert not method("q-tuning", "q-tuning", updates=updates).by_epoch
-    assert method("q-tuning", "none", 0.25, 1.0).batch_needs == {"scores"}
+        assert not method("q-tuning", "q-tuning", updates=updates).needs.by_epoch
+    assert method("q-tuning", "none", 0.25, 1.0).needs.batch == {"scores"}
     sequence = method("q-tuning", "q-tuning", sample_options={"entropy": "sequence"})
-    assert (sequence.epoch_needs, sequence.batch_needs) == (set(), {"scores", "sequence-entropy"})
+    assert (sequence.needs.epoch, sequence.needs.batch) == (set(), {"scores", "sequence-entropy"})
 
 
 def test_nothing_is_needed_to_keep_everything() -> None:
     """A pruner by batch still decides at 100%: Q4 of all samples stays whole when tokens go (figure 4(b))."""
-    assert method("entropy", "ppl", 1.0, 1.0).epoch_needs == method("entropy", "ppl", 1.0, 1.0).batch_needs == set()
-    assert method("q-tuning", "q-tuning", 1.0, 0.5).batch_needs == {"scores"}
+    assert method("entropy", "ppl", 1.0, 1.0).needs.epoch == method("entropy", "ppl", 1.0, 1.0).needs.batch == set()
+    assert method("q-tuning", "q-tuning", 1.0, 0.5).needs.batch == {"scores"}
 
 
 @pytest.mark.parametrize("sample", list(SAMPLE_PRUNERS))
