@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from qtuning.data.items import fetch_items, read_items, reading_from_hub
 from qtuning.data.overlap import Index, Shared, words
-from qtuning.data.rows import Example, parse
+from qtuning.data.rows import Example, parse_row
 from qtuning.data.sources import describe_source, local_folder, read_rows
 from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import BENCHMARKS, label_of
@@ -108,7 +108,7 @@ def run_check(check: Check, *, data_dir: Path | None, progress: bool = False) ->
         rows = tqdm(rows, desc=check.name, unit=" samples", mininterval=0.2)
     for row in rows:
         read += 1
-        example = None if row.problem is not None else parse(row.value, check.train_set)
+        example = parse_row(row, check.train_set)
         if not isinstance(example, Example):
             unusable += 1
             continue

@@ -7,17 +7,17 @@ import hashlib
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm import tqdm
 
-from qtuning.data.rows import Example, Reason, Refusal, parse
+from qtuning.data.rows import Example, Reason, Refusal, Row, parse_row
 from qtuning.data.samples import REPORT, SAMPLES
-from qtuning.data.sources import Row, describe_source, read_rows
+from qtuning.data.sources import describe_source, read_rows
 from qtuning.data.templates import TemplateRefusal, render
 from qtuning.data.tokenise import Tokenised, load_tokenizer, tokenise, tokenizer_fingerprint
 from qtuning.errors import UserError
@@ -26,7 +26,6 @@ from qtuning.files import atomic_path, canonical_json, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
     from transformers import PreTrainedTokenizerBase
 
 BATCH = 1000  # texts that the tokenizer gets at once
@@ -47,12 +46,15 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A row that is an example, and its place in the source."""
+    """A row that is an example. sample: its number in the source, from 0, bad rows counted."""
 
     sample: int
-    file: str
-    line: int
+    row: Row
     example: Example
+
+    def bad(self, refusal: Refusal) -> BadRow:
+        """The same row, if template or cutoff leave no sample of it."""
+        return BadRow(self.sample, self.row.file, self.row.line, refusal.reason, refusal.detail)
 
 
 Usable = tuple[Candidate, Tokenised]
@@ -84,8 +86,7 @@ def prepare(
     candidates, bad = parse_rows(read_rows(train_set, data_dir=data_dir), train_set)
     read = len(candidates) + len(bad)
     check_bad_rows(train_set, read, bad)
-    with _progress(console) as progress:
-        usable, unusable = tokenise_rows(candidates, tokenizer, template, cell.training.cutoff, progress)
+    usable, unusable = tokenise_rows(candidates, tokenizer, template, cell.training.cutoff)
     bad = sorted(bad + unusable, key=lambda row: row.sample)
     check_bad_rows(train_set, read, bad)
     used = draw_subset(usable, cell.limit_train)
@@ -110,44 +111,38 @@ def prepare(
 
 
 def parse_rows(rows: Iterable[Row], train_set: TrainSet) -> tuple[list[Candidate], list[BadRow]]:
-    """The rows that are examples, and those that are not. `sample` counts both."""
+    """The rows that are examples, and those that are not."""
     candidates, bad = [], []
     for sample, row in enumerate(rows):
-        result = Refusal(Reason(row.problem)) if row.problem is not None else parse(row.value, train_set)
+        result = parse_row(row, train_set)
         if isinstance(result, Example):
-            candidates.append(Candidate(sample, row.file, row.line, result))
+            candidates.append(Candidate(sample, row, result))
         else:
             bad.append(BadRow(sample, row.file, row.line, result.reason, result.detail))
     return candidates, bad
 
 
 def tokenise_rows(
-    candidates: Sequence[Candidate],
-    tokenizer: "PreTrainedTokenizerBase",
-    template: Template,
-    cutoff: int,
-    progress: "Progress | None" = None,
+    candidates: Sequence[Candidate], tokenizer: "PreTrainedTokenizerBase", template: Template, cutoff: int
 ) -> tuple[list[Usable], list[BadRow]]:
     """Render and tokenise the candidates. Those that the template refuses, or left without a response, are bad."""
     usable, bad = [], []
-    task = None if progress is None else progress.add_task("tokenising", total=len(candidates))
-    for start in range(0, len(candidates), BATCH):
-        batch = candidates[start : start + BATCH]
-        rendered, texts, marks = [], [], []
-        for candidate in batch:
-            try:
-                texts.append(render(candidate.example, template, tokenizer))
-                rendered.append(candidate)
-                marks.append(_error_spans(candidate.example, texts[-1][1]))
-            except TemplateRefusal as refusal:
-                bad.append(_bad(candidate, Refusal(Reason.REFUSED_BY_TEMPLATE, str(refusal))))
-        for candidate, result in zip(rendered, tokenise(texts, tokenizer, template, cutoff, marks), strict=True):
-            if isinstance(result, Tokenised):
-                usable.append((candidate, result))
-            else:
-                bad.append(_bad(candidate, result))
-        if progress is not None and task is not None:
-            progress.advance(task, len(batch))
+    with tqdm(total=len(candidates), desc="tokenising", leave=False, disable=None) as progress:
+        for start in range(0, len(candidates), BATCH):
+            rendered, texts, spans = [], [], []
+            for candidate in candidates[start : start + BATCH]:
+                try:
+                    texts.append(render(candidate.example, template, tokenizer))
+                    rendered.append(candidate)
+                    spans.append(_error_spans(candidate.example, texts[-1][1]))
+                except TemplateRefusal as refusal:
+                    bad.append(candidate.bad(Refusal(Reason.REFUSED_BY_TEMPLATE, str(refusal))))
+            for candidate, result in zip(rendered, tokenise(texts, tokenizer, template, cutoff, spans), strict=True):
+                if isinstance(result, Tokenised):
+                    usable.append((candidate, result))
+                else:
+                    bad.append(candidate.bad(result))
+            progress.update(len(candidates[start : start + BATCH]))
     return usable, bad
 
 
@@ -160,10 +155,6 @@ def _error_spans(example: Example, response: str) -> list[tuple[int, int]]:
         stripped = example.response.lstrip()
         start = response.index(stripped.rstrip()) - (len(example.response) - len(stripped))
     return [(start + first, start + stop) for first, stop in example.errors]
-
-
-def _bad(candidate: Candidate, refusal: Refusal) -> BadRow:
-    return BadRow(candidate.sample, candidate.file, candidate.line, refusal.reason, refusal.detail)
 
 
 def check_bad_rows(train_set: TrainSet, read: int, bad: Sequence[BadRow]) -> None:
@@ -229,7 +220,7 @@ def write_samples(path: Path, used: Sequence[Usable]) -> None:
     table = polars.DataFrame(
         {
             "sample": [candidate.sample for candidate in candidates],
-            "line": [candidate.line for candidate in candidates],
+            "line": [candidate.row.line for candidate in candidates],
             "id": [candidate.example.id for candidate in candidates],
             "kind": [candidate.example.kind for candidate in candidates],
             "input_ids": [sample.tokens for sample in tokenised],
@@ -311,15 +302,3 @@ def print_summary(report: dict[str, Any], console: "Console") -> None:
         table.add_row(f"{part} tokens (min / median / p95 / max)", spread)
         table.add_row(f"{part} tokens in all", f"{numbers['total']:,}")
     console.print(table)
-
-
-@contextmanager
-def _progress(console: "Console") -> Iterator["Progress | None"]:
-    """A progress bar on a terminal, nothing elsewhere."""
-    from rich.progress import Progress
-
-    if not console.is_terminal:
-        yield None
-        return
-    with Progress(console=console, transient=True) as progress:
-        yield progress

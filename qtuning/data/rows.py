@@ -29,6 +29,20 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True)
+class Row:
+    """One row as read.
+
+    file: path, or id of a hub data set. line: line where the row begins, from 1 (Parquet, hub: number of the row).
+    value: the decoded row; None if it could not be decoded, and `problem` then says why.
+    """
+
+    file: str
+    line: int
+    value: object | None
+    problem: Reason | None = None
+
+
+@dataclass(frozen=True)
 class Message:
     """One turn of a conversation."""
 
@@ -68,13 +82,15 @@ class _Refused(Exception):
         self.refusal = Refusal(reason, detail)
 
 
-def parse(value: object, train_set: TrainSet) -> Example | Refusal:
-    """Read a decoded row, in the form and with the column names of `train_set`."""
+def parse_row(row: Row, train_set: TrainSet) -> Example | Refusal:
+    """Read a row, in the form and with the column names of `train_set`."""
+    if row.problem is not None:
+        return Refusal(row.problem)
     try:
-        if not isinstance(value, Mapping):
-            raise _Refused(Reason.NOT_AN_OBJECT, f"found {_kind(value)}")
+        if not isinstance(row.value, Mapping):
+            raise _Refused(Reason.NOT_AN_OBJECT, f"found {_kind(row.value)}")
         read = _chat if train_set.format == "chat" else _alpaca
-        return read(value, train_set)
+        return read(row.value, train_set)
     except _Refused as refused:
         return refused.refusal
 

@@ -7,11 +7,10 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from qtuning.data.rows import Reason
+from qtuning.data.rows import Reason, Row
 from qtuning.errors import UserError, one_line
 from qtuning.experiment.schema import FileSource, HubSource, TrainSet
 from qtuning.files import file_digest
@@ -20,20 +19,6 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 
 MINI_WORLD = Path(__file__).parents[1] / "assets" / "mini_world"
 """Train sets and benchmarks that the package ships (docs/mini-world.md)."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row as read.
-
-    file: path, or id of a hub data set. line: line where the row begins, from 1 (Parquet, hub: number of the row).
-    value: the decoded row; None if it could not be decoded, and `problem` then says why, in a word of `rows.Reason`.
-    """
-
-    file: str
-    line: int
-    value: object | None
-    problem: str | None = None
 
 
 def local_folder(kind: str, data_dir: Path | None) -> Path | None:
@@ -125,7 +110,7 @@ def _decode(file: str, line: int, raw: bytes) -> Row:
 def _json(path: Path) -> Iterator[Row]:
     """A JSON list of rows, decoded one by one, so that every row knows its line.
 
-    Bytes that are no UTF-8 become lone surrogates, which `rows.parse` refuses in the row that holds them.
+    Bytes that are no UTF-8 become lone surrogates, which `rows.parse_row` refuses in the row that holds them.
     """
     with _open(path) as handle:
         try:

@@ -77,10 +77,10 @@ def assumed(rows: int, prompt: float, response: float, spread: float, prompt_spr
 
 def _characters(train_set: TrainSet, data_dir: Path | None) -> tuple[Array, Array]:
     """[n] characters of the prompts and of the responses of all usable rows of a local train set."""
-    from qtuning.data.rows import Example, parse
+    from qtuning.data.rows import Example, parse_row
     from qtuning.data.sources import read_rows
 
-    examples = (parse(row.value, train_set) for row in read_rows(train_set, data_dir=data_dir) if not row.problem)
+    examples = (parse_row(row, train_set) for row in read_rows(train_set, data_dir=data_dir))
     sizes = [
         (sum(len(turn.content) for turn in example.prompt) + len(example.input), len(example.response))
         for example in examples

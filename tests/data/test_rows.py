@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qtuning.data.rows import Example, Message, Reason, Refusal, parse
+from qtuning.data.rows import Example, Message, Reason, Refusal, Row, parse_row
 from qtuning.experiment.schema import FileSource, TrainSet
 
 SOURCE = FileSource(kind="path", file="unused.jsonl")
@@ -30,6 +30,10 @@ turn = st.fixed_dictionaries(
     {"role": st.sampled_from(["system", "user", "assistant"]) | garbage, "content": any_text | odd_text | garbage}
 )
 nearly_chat = st.fixed_dictionaries({"messages": st.lists(turn | garbage, max_size=5) | garbage})
+
+
+def parse(value: object, train_set: TrainSet) -> Example | Refusal:
+    return parse_row(Row("rows.jsonl", 1, value), train_set)
 
 
 def is_text(value: object) -> bool:

@@ -66,12 +66,12 @@ def test_undecodable_lines_are_row_problems(tmp_path: Path) -> None:
 
 
 def test_invalid_bytes_in_a_json_list_spoil_only_their_row(tmp_path: Path) -> None:
-    from qtuning.data.rows import Refusal, parse
+    from qtuning.data.rows import Refusal, parse_row
 
     path = tmp_path / "a.json"
     path.write_bytes(b'[{"instruction": "a\xff", "output": "b"},\n{"instruction": "a", "output": "b"}]')
     train_set = TrainSet(name="x", label="X", source=FileSource(kind="path", file=str(path)))
-    first, second = (parse(row.value, train_set) for row in read_file(path))
+    first, second = (parse_row(row, train_set) for row in read_file(path))
     assert isinstance(first, Refusal)
     assert first.reason is Reason.INVALID_UTF8
     assert not isinstance(second, Refusal)
