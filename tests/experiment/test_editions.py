@@ -1,15 +1,14 @@
 """Editions: what is laid over what, which names there are, and messages that name the file at fault."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from config_files import Configs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qtuning.errors import UserError
-from qtuning.experiment.grid import ConfigFolder, Grid
+from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.names import cell_id
 from qtuning.experiment.scales import merge
 
@@ -33,36 +32,11 @@ SMALL: dict[str, Any] = {
 }
 
 
-class Configs:
-    """A folder of configuration files."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        for name in ("m", "n"):
-            self.write(f"models/{name}", {"source": {"kind": "hub", "id": f"a/{name}"}})
-        for name in ("t", "u"):
-            self.write(f"train_sets/{name}", {"source": {"kind": "hub", "id": f"a/{name}"}})
-        self.write("scales/small", SMALL)
-        self.write("experiments/e", EXPERIMENT)
-
-    def write(self, name: str, value: Any) -> Path:
-        path = self.folder / f"{name}.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(value if isinstance(value, str) else yaml.safe_dump(value), encoding="utf-8")
-        return path
-
-    def expand(self, name: str) -> Grid:
-        return ConfigFolder(self.folder).expand([name])[0]
-
-    def complaints(self, *names: str) -> list[str]:
-        with pytest.raises(UserError) as caught:
-            ConfigFolder(self.folder).expand(names)
-        return str(caught.value).splitlines()
-
-
 @pytest.fixture
-def configs(tmp_path: Path) -> Configs:
-    return Configs(tmp_path)
+def configs(configs: Configs) -> Configs:
+    configs.write("scales/small", SMALL)
+    configs.write("experiments/e", EXPERIMENT)
+    return configs
 
 
 def test_a_scale_changes_what_it_names_and_nothing_else(configs: Configs) -> None:
@@ -180,117 +154,60 @@ def test_merging(below: Any, above: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "value", "asked", "messages"),
+    ("value", "asked", "message"),
     [
-        ("scales/small", SMALL | {"models": ["mm"]}, "e-small", ["scales/small.yaml: models = 'mm': unknown; did you"]),
+        (SMALL | {"models": ["mm"]}, "e-small", "models = 'mm': unknown; did you mean m?"),
+        (SMALL | {"sedes": [1]}, "e-small", "sedes: unknown key; did you mean seeds?"),
+        (SMALL | {"training": {"epochs": 0}}, "e-small", "training.epochs = 0: input"),
+        (SMALL | {"seeds": []}, "e-small", "seeds = []: list should have at least 1"),
+        (SMALL | {"name": "x"}, "e-small", "name = 'x': must equal the file's name"),
         (
-            "scales/small",
-            SMALL | {"sedes": [1]},
-            "e-small",
-            ["scales/small.yaml: sedes: unknown key; did you mean seeds?"],
-        ),
-        (
-            "scales/small",
-            SMALL | {"training": {"epochs": 0}},
-            "e-small",
-            ["scales/small.yaml: training.epochs = 0: input"],
-        ),
-        (
-            "scales/small",
-            SMALL | {"seeds": []},
-            "e-small",
-            ["scales/small.yaml: seeds = []: list should have at least 1"],
-        ),
-        (
-            "scales/small",
-            SMALL | {"name": "x"},
-            "e-small",
-            ["scales/small.yaml: name = 'x': must equal the file's name"],
-        ),
-        (
-            "scales/small",
             SMALL | {"evaluation": {"benchmarks": ["gsm8"]}},
             "e-small",
-            ["scales/small.yaml: evaluation.benchmarks = 'gsm8': unknown; did you mean gsm8k?"],
+            "evaluation.benchmarks = 'gsm8': unknown; did you mean gsm8k?",
         ),
-        ("scales/small", "label: [", "e-small", ["scales/small.yaml: line 1: not valid YAML"]),
+        ("label: [", "e-small", "line 1: not valid YAML"),
         (
-            "experiments/e",
-            EXPERIMENT | {"scales": {"small": {"train_sets": ["tt"]}}},
+            {"scales": {"small": {"train_sets": ["tt"]}}},
             "e-small",
-            ["experiments/e.yaml: scales.small.train_sets = 'tt': unknown; did you mean t?"],
+            "scales.small.train_sets = 'tt': unknown; did you mean t?",
         ),
         (
-            "experiments/e",
-            EXPERIMENT | {"scales": {"small": {"methods": ["ful"]}}},
+            {"scales": {"small": {"methods": ["ful"]}}},
             "e-small",
-            ["experiments/e.yaml: scales.small.methods: 'ful': unknown method; did you mean full?"],
+            "scales.small.methods: 'ful': unknown method; did you mean full?",
         ),
         (
-            "experiments/e",
-            EXPERIMENT | {"scales": {"small": {"training": {"epchs": 1}}}},
+            {"scales": {"small": {"training": {"epchs": 1}}}},
             "e",
-            ["experiments/e.yaml: scales.small.training.epchs: unknown key; did you mean epochs?"],
+            "scales.small.training.epchs: unknown key; did you mean epochs?",
         ),
-        (
-            "experiments/e",
-            EXPERIMENT | {"scales": {"smal": {}}},
-            "e",
-            ["experiments/e.yaml: scales.smal: unknown scale; did you mean small?"],
-        ),
-        (
-            "experiments/e",
-            EXPERIMENT | {"scales": {}},
-            "e-small",
-            ["experiments/e.yaml: scales: no edition at scale 'small' (there is: none)"],
-        ),
-        (
-            "experiments/e",
-            EXPERIMENT | {"trainings": [{"epochs": 0}]},
-            "e",
-            ["experiments/e.yaml: trainings.0.epochs = 0:"],
-        ),
-        ("experiments/e", EXPERIMENT | {"trainings": []}, "e", ["experiments/e.yaml: trainings = []: list should"]),
-        (
-            "experiments/f",
-            {"title": "F", "parts": ["e", "g"]},
-            "f",
-            ["experiments/f.yaml: parts: experiment = 'g': unknown"],
-        ),
-        (
-            "experiments/f",
-            {"title": "F", "parts": ["f"]},
-            "f",
-            ["experiments/f.yaml: parts = 'f': is a part of itself"],
-        ),
-        (
-            "experiments/f",
-            {"title": "F", "parts": []},
-            "f",
-            ["experiments/f.yaml: parts = []: list should have at least 1"],
-        ),
-        (
-            "experiments/f",
-            {"title": "F", "parts": ["e"], "models": ["m"]},
-            "f",
-            ["experiments/f.yaml: models: unknown key (valid: name, title, parts)"],
-        ),
-        (
-            "experiments/e-small",
-            EXPERIMENT,
-            "e-small",
-            ["experiments/e-small.yaml: name = 'e-small': is the name of e at scale small"],
-        ),
+        ({"scales": {"smal": {}}}, "e", "scales.smal: unknown scale; did you mean small?"),
+        ({"scales": {}}, "e-small", "scales: no edition at scale 'small' (there is: none)"),
+        ({"trainings": [{"epochs": 0}]}, "e", "trainings.0.epochs = 0:"),
+        ({"trainings": []}, "e", "trainings = []: list should"),
+        ({"parts": ["e", "g"]}, "f", "parts: experiment = 'g': unknown"),
+        ({"parts": ["f"]}, "f", "parts = 'f': is a part of itself"),
+        ({"parts": []}, "f", "parts = []: list should have at least 1"),
+        ({"parts": ["e"], "models": ["m"]}, "f", "models: unknown key (valid: name, title, parts)"),
     ],
 )
-def test_messages_name_the_file_at_fault(
-    configs: Configs, file: str, value: Any, asked: str, messages: list[str]
-) -> None:
-    configs.write(file, value)
-    found = configs.complaints(asked)
-    assert len(found) == len(messages)
-    for line, message in zip(found, messages, strict=True):
-        assert line.startswith(f"{configs.folder}/{message}"), line
+def test_messages_name_the_file_at_fault(configs: Configs, value: Any, asked: str, message: str) -> None:
+    """Written are the scale (`label`), the experiment e (a part of it), or the composite f."""
+    if "label" in value:
+        path = configs.write("scales/small", value)
+    elif "parts" in value:
+        path = configs.write("experiments/f", {"title": "F"} | value)
+    else:
+        path = configs.write("experiments/e", EXPERIMENT | value)
+    (line,) = configs.complaints(asked)
+    assert line.startswith(f"{path}: {message}"), line
+
+
+def test_an_experiment_may_not_have_the_name_of_an_edition(configs: Configs) -> None:
+    path = configs.write("experiments/e-small", EXPERIMENT)
+    (line,) = configs.complaints("e-small")
+    assert line.startswith(f"{path}: name = 'e-small': is the name of e at scale small")
 
 
 def test_parts_with_different_evaluations_are_refused(configs: Configs) -> None:

@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from config_files import Configs
 
 from qtuning.errors import UserError
 from qtuning.experiment.grid import ConfigFolder, Grid
@@ -30,36 +31,18 @@ EXPERIMENT: dict[str, Any] = {
 }
 
 
-class Configs:
-    """A folder of configuration files."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.model("m", {"kind": "hub", "id": "a/b"})
-        self.write("train_sets/t", {"label": "T", "source": {"kind": "hub", "id": "a/t"}, "local": "t/train.jsonl"})
-
-    def write(self, name: str, value: Any) -> Path:
-        path = self.folder / f"{name}.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(value if isinstance(value, str) else yaml.safe_dump(value), encoding="utf-8")
-        return path
-
-    def model(self, name: str, source: dict[str, Any], **settings: Any) -> None:
-        self.write(f"models/{name}", {"label": name, "source": source, "parameters": 10} | settings)
-
-    def expand(self, name: str = "e", data_dir: Path | None = None, **changes: Any) -> Grid:
-        self.write(f"experiments/{name}", EXPERIMENT | changes)
-        return ConfigFolder(self.folder, data_dir).expand([name])[0]
-
-    def complaints(self, *names: str) -> list[str]:
-        with pytest.raises(UserError) as caught:
-            ConfigFolder(self.folder).expand(names or ["e"])
-        return str(caught.value).splitlines()
+Expand = Callable[..., Grid]
 
 
 @pytest.fixture
-def configs(tmp_path: Path) -> Configs:
-    return Configs(tmp_path)
+def expand(configs: Configs) -> Expand:
+    """expand(name="e", data_dir=None, **changes): EXPERIMENT with changes, written as `name` and expanded."""
+
+    def write_and_expand(name: str = "e", data_dir: Path | None = None, **changes: Any) -> Grid:
+        configs.write(f"experiments/{name}", EXPERIMENT | changes)
+        return configs.expand(name, data_dir)
+
+    return write_and_expand
 
 
 def cell_with(**changes: Any) -> Cell:
@@ -197,8 +180,8 @@ def test_cell_json_is_canonical() -> None:
     assert Evaluation.model_validate_json(evaluation_json(evaluation)) == evaluation
 
 
-def test_expansion(configs: Configs) -> None:
-    grid = configs.expand()
+def test_expansion(expand: Expand) -> None:
+    grid = expand()
     # zero-shot; full once a seed, whatever the budgets; the others once a seed and budget
     assert len(grid.cells) == 1 + 2 + 2 * 2 * 2
     assert len({cell_id(cell) for cell in grid.cells}) == len(grid.cells)
@@ -213,8 +196,8 @@ def test_expansion(configs: Configs) -> None:
     assert grid.evaluation.benchmarks == ("gsm8k",)
 
 
-def test_what_prunes_nothing_has_ratio_one(configs: Configs) -> None:
-    grid = configs.expand(methods=["full", "full+random", "random+none"], seeds=[0], zero_shot=False)
+def test_what_prunes_nothing_has_ratio_one(expand: Expand) -> None:
+    grid = expand(methods=["full", "full+random", "random+none"], seeds=[0], zero_shot=False)
     budgets = [(c.pruning.method, c.pruning.sample_ratio, c.pruning.token_ratio) for c in grid.cells if c.pruning]
     assert budgets == [
         ("full", 1.0, 1.0),
@@ -224,13 +207,13 @@ def test_what_prunes_nothing_has_ratio_one(configs: Configs) -> None:
         ("random+none", 0.5, 1.0),
     ]
     # fully kept by budget is not the same cell as full: the method is part of what is reported
-    whole = configs.expand(methods=["q-tuning"], budgets=["100x100"], seeds=[0], zero_shot=False).cells[0]
+    whole = expand(methods=["q-tuning"], budgets=["100x100"], seeds=[0], zero_shot=False).cells[0]
     assert "100x100" not in cell_id(whole) and cell_id(whole) != cell_id(grid.cells[0])
 
 
-def test_equal_cells_of_two_experiments_are_one(configs: Configs) -> None:
-    configs.expand("e")
-    configs.expand(
+def test_equal_cells_of_two_experiments_are_one(configs: Configs, expand: Expand) -> None:
+    expand("e")
+    expand(
         "f",
         title="another",
         methods=["q-tuning", "full"],
@@ -263,23 +246,23 @@ def test_equal_cells_of_two_experiments_are_one(configs: Configs) -> None:
         ("evaluation", {"benchmarks": ["math", "math"]}, "evaluation.benchmarks.1 = 'math': is the same as "),
     ],
 )
-def test_what_is_listed_twice_is_refused(configs: Configs, key: str, entries: Any, message: str) -> None:
+def test_what_is_listed_twice_is_refused(expand: Expand, key: str, entries: Any, message: str) -> None:
     with pytest.raises(UserError) as error:
-        configs.expand(**{key: entries})
+        expand(**{key: entries})
     assert f"e.yaml: {message}" in str(error.value)
 
 
-def test_methods_that_differ_at_one_budget_alone_are_two(configs: Configs) -> None:
+def test_methods_that_differ_at_one_budget_alone_are_two(expand: Expand) -> None:
     pair = ["random+none", "random+random"]
-    assert configs.expand(methods=pair, budgets=["25x50", "25x100"]).cells
+    assert expand(methods=pair, budgets=["25x50", "25x100"]).cells
 
 
-def test_lambda_is_part_of_q_tuning_alone(configs: Configs) -> None:
+def test_lambda_is_part_of_q_tuning_alone(expand: Expand) -> None:
     methods = ["full", "random+random", "q-tuning+none", "random+q-tuning", "q-tuning"]
 
     def identities(weight: float) -> dict[str, str]:
         entries = [{"method": m, "options": {"lambda": weight}} if m.endswith("q-tuning") else m for m in methods]
-        grid = configs.expand(methods=entries, budgets=["25x50"], seeds=[0], zero_shot=False)
+        grid = expand(methods=entries, budgets=["25x50"], seeds=[0], zero_shot=False)
         return {c.pruning.method: cell_id(c) for c in grid.cells if c.pruning}
 
     low, high = identities(0.3), identities(0.7)
@@ -288,8 +271,8 @@ def test_lambda_is_part_of_q_tuning_alone(configs: Configs) -> None:
         assert (low[method] == high[method]) == (not method.endswith("q-tuning")), method
 
 
-def test_data_dir_replaces_the_hub(configs: Configs) -> None:
-    grid, local = configs.expand(), configs.expand(data_dir=Path("/data"))
+def test_data_dir_replaces_the_hub(expand: Expand) -> None:
+    grid, local = expand(), expand(data_dir=Path("/data"))
     assert {c.train_set.source.kind for c in grid.cells if c.train_set} == {"hub"}
     sources = {(c.train_set.source.kind, c.train_set.source.file) for c in local.cells if c.train_set}  # type: ignore[union-attr]
     assert sources == {("data-dir", "t/train.jsonl")}
@@ -298,15 +281,14 @@ def test_data_dir_replaces_the_hub(configs: Configs) -> None:
     assert cell_id(grid.cells[0]) == cell_id(local.cells[0]), "the base model is the same"
 
 
-def test_shared_stages(configs: Configs) -> None:
+def test_shared_stages(configs: Configs, expand: Expand) -> None:
     """Base models and tokenised train sets are shared by all cells that can share them, and by no others."""
-    configs.model("n", {"kind": "hub", "id": "a/c"})
-    cells = [c for c in configs.expand(models=["m", "n"]).cells if not c.zero_shot]
+    cells = [c for c in expand(models=["m", "n"]).cells if not c.zero_shot]
     assert len({pair_id(cell) for cell in cells}) == 2 == len({model_id(cell.model) for cell in cells})
-    longer = configs.expand(training={"tuning": "full", "epochs": 9, "cutoff": 99}).cells[-1]
+    longer = expand(training={"tuning": "full", "epochs": 9, "cutoff": 99}).cells[-1]
     assert pair_id(longer) not in {pair_id(cell) for cell in cells}
     assert model_id(longer.model) in {model_id(cell.model) for cell in cells}
-    more_epochs = configs.expand(training={"tuning": "full", "epochs": 9}).cells[-1]
+    more_epochs = expand(training={"tuning": "full", "epochs": 9}).cells[-1]
     assert pair_id(more_epochs) in {pair_id(cell) for cell in cells}
 
 
@@ -356,7 +338,7 @@ def test_every_error_of_every_file_at_once(configs: Configs) -> None:
         (model, "source.revison", "unknown key; did you mean revision?"),
         (model, "parameters", "-1", "greater than 0"),
         (model, "dtype", "'float16'", "'float32' or 'bfloat16'"),
-        (experiment, "train_sets", "'s'", "(valid: t)"),
+        (experiment, "train_sets", "'s'", "(valid: t, u)"),
         (experiment, "evaluation.benchmarks", "'gsm8'", "unknown; did you mean gsm8k?", "arc_easy"),
         (experiment, "methods", "'ful'", "unknown method; did you mean full?", "q-tuning"),
         (experiment, "methods", "'randm'", "unknown sample pruner; did you mean random?", "q-tuning"),
