@@ -70,14 +70,14 @@ def plan(
     from qtuning.plan.check import check
     from qtuning.plan.effect import effects_of
     from qtuning.plan.fits import refusals
-    from qtuning.plan.jobs import jobs_of
+    from qtuning.plan.jobs import Jobs
     from qtuning.plan.machines import find_machine
     from qtuning.plan.print import list_assumptions, plan_json, print_plan
 
     machine = find_machine(gpu)
     grids = ConfigFolder(configs, data_dir).expand(experiments)
     assumptions = read_assumptions(configs)
-    jobs = jobs_of(grids, ResultPaths(results), assumptions, data_dir)
+    jobs = Jobs(grids, ResultPaths(results), assumptions, data_dir)
     bill = bill_of(jobs, machine, devices, usd_per_gpu_hour)
     effects, checked = effects_of(grids, results, assumptions), check(jobs, results, machine)
     too_large, assumed = refusals(jobs, machine), list_assumptions(jobs, machine, assumptions)

@@ -62,13 +62,13 @@ def check(jobs: Jobs, results: Path, planned: Machine) -> Check:
         # the resident size of a process holds its runtime, too; what torch allocates on a GPU does not
         runtime = machine.reserve if machine.device == "cpu" else 0.0
         _compare(memory, training.identity, training.memory.total + runtime, cost["peak_memory_bytes"])
-    for (identity, evaluation), scores in jobs.scores.items():
+    for (identity, evaluation), job in jobs.evaluations.items():
         found = _read(results / "cells" / identity / evaluation / "scores.json")
         if found is None or "seconds" not in found:
             continue
         machine = _ran_on(str(found.get("backend", {}).get("device", "cpu")), planned)
         if machine is not None:
-            predicted = sum(scores.seconds(machine).values()) + machine.start_seconds
+            predicted = sum(job.seconds(machine).values()) + machine.start_seconds
             _compare(answered, identity, predicted, found["seconds"])
     return Check(_ratio(flops), _ratio(seconds), _ratio(answered), _ratio(memory), elsewhere)
 

@@ -22,8 +22,8 @@ from qtuning.experiment.grid import Grid
 from qtuning.experiment.names import canonical, cell_id, evaluation_id
 from qtuning.experiment.schema import Cell
 from qtuning.files import canonical_json, read_json
-from qtuning.plan.answers import answers_of
 from qtuning.plan.assumptions import Assumptions
+from qtuning.plan.work import evaluation_work
 
 if TYPE_CHECKING:
     from qtuning.tables.summary import Line
@@ -75,9 +75,8 @@ def _effect(grid: Grid, results: Path, assumptions: Assumptions) -> Effect:
     assert grid.evaluation is not None
     trained = [cell for cell in grid.cells if not cell.zero_shot]
     seeds = len({canonical_json(cell.seeds.model_dump()) for cell in trained if cell.seeds is not None})
-    asked = answers_of(grid.evaluation, assumptions)
     of_answer = 100 * sqrt(2 * 0.25 * (1 - assumptions.effect.correlation))
-    items = {answers.benchmark: answers.items for answers in asked}
+    items = {work.benchmark: work.items for work in evaluation_work(grid.evaluation, assumptions)}
     measured = seed_spread(grid, results)
     seed_sd = assumptions.seed_sd(grid.evaluation) if measured is None else measured[0]
     families = families_of(grid)

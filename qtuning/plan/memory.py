@@ -1,15 +1,16 @@
 """Peak memory and disk of a cell: weights, gradients, optimizer, activations, logits; what a job leaves behind."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from qtuning.experiment.needs import FORWARDS, needs_of, schedule_of
 from qtuning.experiment.schema import Cell, Evaluation, Training
-from qtuning.plan.answers import Answers
 from qtuning.plan.lengths import Lengths
 from qtuning.plan.shapes import BYTES, Shape
+from qtuning.plan.work import BenchmarkWork
 
 CHUNK = 256  # head.CHUNK, which torch comes with; a test compares them
 
@@ -107,19 +108,19 @@ def largest_batches(cell: Cell, lengths: Lengths) -> tuple[float, float]:
         usual = count * tokens.mean() + math.sqrt(2 * math.log(batches) * count) * tokens.std()
         return float(min(usual, count * tokens.max()))
 
-    scores = bool((needs.epoch | needs.batch) & FORWARDS)
+    scores = bool(needs.all & FORWARDS)
     # where batches hold more than what is kept of them, all lengths are among them
     trained = largest(kept, whole if schedule == "reuse-graph" and not needs.by_epoch else longest)
     return (largest(size, whole) if scores else 0.0), trained
 
 
-def evaluation_memory(cell: Cell, evaluation: Evaluation, shape: Shape, answers: list[Answers]) -> Memory:
+def evaluation_memory(cell: Cell, evaluation: Evaluation, shape: Shape, work: Iterable[BenchmarkWork]) -> Memory:
     """Peak of evaluating a cell: weights, cache of a batch, logits of all positions of choices (log_softmax: twice)."""
     size = BYTES[evaluation.dtype]
     adapters = cell.training.lora.r if cell.training is not None and cell.training.tuning == "lora" else 0
     weights = shape.parameters * size + 4.0 * shape.lora_parameters(adapters)
     cache = logits = activations = 0.0
-    for asked in answers:
+    for asked in work:
         # batches are sorted by length: the first is the longest, some twice the mean
         longest = min(float(evaluation.max_length), 2 * asked.prompt_tokens + asked.most_steps)
         cache = max(cache, asked.batch_size * longest * shape.cache_bytes(evaluation.dtype))

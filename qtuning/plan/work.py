@@ -1,20 +1,24 @@
-"""A cell before it runs -> what it will score and train: samples, tokens, forwards, FLOPs.
+"""What a cell will compute, before it runs: samples, tokens, forwards and FLOPs of its training and of its evaluation.
 
-The account is that of a training, in expectation. Which samples a pruner will choose is not known; how many is, and for
-pruners by length also how long they are. For the others the chosen samples are taken to have the lengths of the average
-one, and the kept tokens to lie anywhere in the response. `check.py` says how far that was off.
+The account is that of a finished training (train.json), in expectation. How many samples a pruner will choose is known;
+which ones is not. Pruners by length choose known lengths. All others are taken to choose samples of average length, and
+tokens anywhere in the response. `check.py` says how far that was off.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from qtuning.experiment.needs import FORWARDS, SCORES, Needs, needs_of, schedule_of
+from qtuning.evaluation.tasks import shots_of
+from qtuning.experiment.needs import FORWARDS, SCORES, needs_of, schedule_of
 from qtuning.experiment.registry import Need
-from qtuning.experiment.schema import Cell, Pruning, Training
+from qtuning.experiment.schema import Cell, Evaluation, Pruning, Training
 from qtuning.model.flops import ModelShape, Positions
+from qtuning.plan.assumptions import Assumptions
 from qtuning.plan.lengths import Array, Lengths
+from qtuning.plan.machines import Machine
 from qtuning.plan.shapes import Shape
 from qtuning.train.windows import Pooling
 
@@ -22,13 +26,13 @@ ONLY_SCORES: frozenset[Need] = frozenset({"scores"})
 
 
 @dataclass(frozen=True)
-class Work:
-    """Of one cell, all processes together.
+class TrainingWork:
+    """The work of one cell's training, all processes together.
 
-    scored, kept: samples. *_passes: packed batches that go through the model. *_tokens: forwarded; of
-    training_tokens there are none where samples are trained through the forward that scored them (`reuse-graph`).
-    *_flops: of scoring, reference and proxy models among it, and of training. updates: of the optimizer. decisions:
-    samples that batches are made of.
+    updates: of the optimizer. samples_scored, samples_kept: counted once for each time. *_passes: packed batches that
+    go through the model. *_tokens: positions that go through it; samples that are trained through the forward that
+    scored them (`reuse-graph`) have no training_tokens. scoring_flops: with those of reference and proxy models.
+    decisions: samples that batches are made of.
     """
 
     updates: float = 0.0
@@ -43,8 +47,9 @@ class Work:
     training_flops: float = 0.0
     decisions: float = 0.0
 
-    def __add__(self, other: "Work") -> "Work":
-        return Work(*(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
+    def __add__(self, other: "TrainingWork") -> "TrainingWork":
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return TrainingWork(*(mine + theirs for mine, theirs in pairs))
 
     @property
     def flops(self) -> float:
@@ -57,45 +62,46 @@ def trained_shape(shape: Shape, training: Training) -> ModelShape:
     return shape.model_shape(training.tuning == "lora", training.gradient_checkpointing)
 
 
-def work_of(cell: Cell, shape: Shape, lengths: Lengths, helpers: Mapping[str, Shape] | None = None) -> Work:
-    """The work of training a cell. helpers: shapes of its `reference` and `proxy`, where it has them."""
+def training_work(
+    cell: Cell, shape: Shape, lengths: Lengths, auxiliary: Mapping[str, Shape] | None = None
+) -> TrainingWork:
+    """The work of training a cell. auxiliary: shapes of its `reference` and `proxy`, where it has them."""
     assert cell.training is not None and cell.pruning is not None
     training, pruning, needs = cell.training, cell.pruning, needs_of(cell.pruning)
     everyone = np.full(len(lengths.prompts), lengths.weight)
-    total = Work()
-    for role, other in (helpers or {}).items():
+    total = TrainingWork()
+    for role, other in (auxiliary or {}).items():
         asked = needs.all if role == "proxy" else ONLY_SCORES
         total += _scoring(other, lengths, everyone, asked, None, training.batch_size)
-    tabled = pruning.scoring.tabled
+    # scores that were computed for the whole train set are looked up, not computed again
+    looked_up = SCORES if pruning.scoring.tabled else frozenset[Need]()
+    reused = schedule_of(pruning) == "reuse-graph"
     for epoch in range(training.epochs):
         if pruning.scoring.schedule == "stale" and epoch % pruning.scoring.epochs == 0:
-            asked = needs.all & SCORES
-            total += _scoring(shape, lengths, everyone, asked, None, training.batch_size)
+            total += _scoring(shape, lengths, everyone, needs.all & SCORES, None, training.batch_size)
         drawn = everyone
         if needs.by_epoch:
-            asked = needs.epoch - SCORES if tabled else needs.epoch
-            total += _scoring(shape, lengths, everyone, asked, needs.layer, training.batch_size)
+            total += _scoring(shape, lengths, everyone, needs.epoch - looked_up, needs.layer, training.batch_size)
             drawn = _drawn(pruning, training, lengths, epoch)
-        asked = needs.batch - SCORES if tabled else needs.batch
-        one = 1 if schedule_of(pruning) == "reuse-graph" else training.batch_size  # each has a graph of its own
-        total += _scoring(shape, lengths, drawn, asked, needs.layer, one)
+        batch_size = 1 if reused else training.batch_size  # to be reused, every sample has a graph of its own
+        total += _scoring(shape, lengths, drawn, needs.batch - looked_up, needs.layer, batch_size)
         kept = drawn * _share_in_batch(pruning, training, needs.by_epoch, float(drawn.sum()))
         if not needs.by_epoch and pruning.sample_ratio < 1:
             kept = _by_length(pruning, lengths, float(kept.sum()))
-        total += _training(shape, training, pruning, needs, lengths, drawn, kept)
+        total += _training(shape, training, pruning, lengths, drawn, kept)
     return total
 
 
 def _scoring(
     shape: Shape, lengths: Lengths, counts: Array, needs: frozenset[Need], layer: int | None, batch_size: int
-) -> Work:
-    """One forward of `counts` samples without gradient (scores.observe); nothing where none is needed."""
+) -> TrainingWork:
+    """One forward without gradient of counts[i] samples of each length; nothing where no forward is needed."""
     if not needs & FORWARDS:
-        return Work()
+        return TrainingWork()
     length, targets, depth = lengths.tokens, lengths.responses, 1.0
     if "sequence-entropy" in needs:
         targets = length
-    elif "scores" not in needs:
+    elif "scores" not in needs:  # attention alone: the forward stops at its layer, before the head
         assert layer is not None
         targets = np.zeros_like(length)
         depth = (layer if layer > 0 else shape.layers + layer + 1) / shape.layers
@@ -103,7 +109,7 @@ def _scoring(
         length = length - 1  # nothing comes after the last token, so it is no input
     samples, tokens = float(counts.sum()), float(counts @ length)
     pairs = float(counts @ (length * (length + 1) / 2))
-    return Work(
+    return TrainingWork(
         samples_scored=samples,
         scoring_passes=np.ceil(samples / batch_size),
         scoring_tokens=tokens,
@@ -112,25 +118,19 @@ def _scoring(
 
 
 def _training(
-    shape: Shape,
-    training: Training,
-    pruning: Pruning,
-    needs: Needs,
-    lengths: Lengths,
-    drawn: Array,
-    kept: Array,
-) -> Work:
-    """Forward and backward of `kept` samples, of `drawn` that batches are made of, one epoch."""
-    responses, ratio, schedule = lengths.responses, pruning.token_ratio, schedule_of(pruning)
+    shape: Shape, training: Training, pruning: Pruning, lengths: Lengths, drawn: Array, kept: Array
+) -> TrainingWork:
+    """Forward and backward, one epoch. drawn, kept: [n] samples of each length in the batches, and trained of them."""
+    needs, schedule = needs_of(pruning), schedule_of(pruning)
     reused = schedule == "reuse-graph"
-    tokens = np.maximum(1.0, ratio * responses)
+    tokens = np.maximum(1.0, pruning.token_ratio * lengths.responses)
     if reused:  # all that was scored
         length = lengths.tokens - ("sequence-entropy" not in needs.batch)
     elif pruning.pruned_tokens == "remove":
         length = lengths.prompts + tokens - 1
     else:
         # up to the last kept token; of k tokens anywhere among n, n - (n - k) / (k + 1) is where the last is expected
-        length = lengths.tokens - 1 - (responses - tokens) / (tokens + 1)
+        length = lengths.tokens - 1 - (lengths.responses - tokens) / (tokens + 1)
     forwarded, targets = float(kept @ length), float(kept @ tokens)
     pairs = float(kept @ (length * (length + 1) / 2))
     batches = np.ceil(float(drawn.sum()) / training.batch_size)
@@ -140,27 +140,24 @@ def _training(
         updates = float(sum(Pooling.of(pruning, needs.by_epoch).updates(int(updates))))
         passes = min(batches, updates * window)
     trained, positions = trained_shape(shape, training), Positions(forwarded, pairs, targets)
-    flops = trained.backward_flops(positions) if reused else trained.training_flops(positions)
-    return Work(
+    return TrainingWork(
         updates=updates,
         samples_kept=float(kept.sum()),
         training_passes=float(kept.sum()) if reused else passes,
         training_tokens=0.0 if reused else forwarded,
         tokens_kept=targets,
-        training_flops=flops,
+        training_flops=trained.backward_flops(positions) if reused else trained.training_flops(positions),
         decisions=float(drawn.sum()),
     )
 
 
 def _drawn(pruning: Pruning, training: Training, lengths: Lengths, epoch: int) -> Array:
     """[n]: how many samples of each length an epoch-level pruner draws."""
-    everyone = np.full(len(lengths.prompts), lengths.weight)
-    if pruning.sample_ratio == 1:
-        return everyone
-    if pruning.sample_pruner == "infobatch":
-        anneal = float(pruning.sample_options.get("anneal", 0.875))
-        if epoch >= anneal * training.epochs:
-            return everyone
+    annealed = pruning.sample_pruner == "infobatch" and epoch >= training.epochs * float(
+        pruning.sample_options.get("anneal", 0.875)
+    )
+    if pruning.sample_ratio == 1 or annealed:
+        return np.full(len(lengths.prompts), lengths.weight)
     return _by_length(pruning, lengths, max(1.0, round(pruning.sample_ratio * lengths.rows)))
 
 
@@ -179,9 +176,7 @@ def _by_length(pruning: Pruning, lengths: Lengths, count: float) -> Array:
 
 def _share_in_batch(pruning: Pruning, training: Training, by_epoch: bool, drawn: float) -> float:
     """Share of the samples of batches that is kept: max(1, round(r B)) of each, the last batch being smaller."""
-    ratio = 1.0 if by_epoch else pruning.sample_ratio
-    if pruning.passes == "twice":
-        ratio = pruning.sample_ratio
+    ratio = 1.0 if by_epoch and pruning.passes != "twice" else pruning.sample_ratio
     if ratio == 1:
         return 1.0
     size = training.batch_size
@@ -191,3 +186,82 @@ def _share_in_batch(pruning: Pruning, training: Training, by_epoch: bool, drawn:
     whole, rest = divmod(round(drawn), size)
     kept = whole * max(1, round(ratio * size)) + (max(1, round(ratio * rest)) if rest else 0)
     return kept / max(1.0, drawn)
+
+
+@dataclass(frozen=True)
+class BenchmarkWork:
+    """The work of one benchmark in one evaluation.
+
+    choices: of an item of multiple choice, each of which is a request for a likelihood; None where answers are
+    generated. prompt_tokens: of one request. passes: batches. steps, most_steps: tokens that a batch generates,
+    expected and at most. item_seconds: of marking an answer.
+    """
+
+    benchmark: str
+    items: int
+    choices: int | None
+    requests: int
+    prompt_tokens: float
+    passes: int
+    batch_size: int
+    steps: float
+    most_steps: int
+    item_seconds: float
+
+    @property
+    def generations(self) -> int:
+        """Requests that generate."""
+        return 0 if self.choices else self.requests
+
+    @property
+    def most_new_tokens(self) -> int:
+        """Tokens generated if no answer ends before its limit."""
+        return self.generations * self.most_steps
+
+    def flops(self, shape: Shape) -> float:
+        """Prefill and generation."""
+        return self._prefill_flops(shape) + self._generation_flops(shape)
+
+    def seconds(self, shape: Shape, machine: Machine, dtype: str, adapters: bool) -> float:
+        """Prefills by arithmetic, generation by reading weights and cache for every token of a batch."""
+        total = machine.seconds(self._prefill_flops(shape), self.passes, shape, dtype, adapters=adapters)
+        if self.steps:
+            forwards, new = self.passes * self.steps, self.requests * self.steps
+            total += machine.seconds(self._generation_flops(shape), forwards, shape, dtype, adapters=adapters)
+            total += new * self._mean_context * shape.cache_bytes(dtype) / machine.bandwidth
+        return total + self.items * self.item_seconds
+
+    @property
+    def _mean_context(self) -> float:
+        """Tokens that a generated one attends to."""
+        return self.prompt_tokens + self.steps / 2
+
+    def _prefill_flops(self, shape: Shape) -> float:
+        """lm-eval sends all positions of a choice through the head, and only the last one of a prompt."""
+        tokens = self.requests * self.prompt_tokens
+        targets = tokens if self.choices else float(self.requests)
+        return shape.forward_flops(tokens, tokens * (self.prompt_tokens + 1) / 2, targets)
+
+    def _generation_flops(self, shape: Shape) -> float:
+        new = self.requests * self.steps
+        return shape.forward_flops(new, new * self._mean_context, new)
+
+
+def evaluation_work(evaluation: Evaluation, assumptions: Assumptions) -> list[BenchmarkWork]:
+    """What an evaluation asks a model, benchmark by benchmark."""
+    found = []
+    for name in evaluation.benchmarks:
+        guess = assumptions.benchmark(name, evaluation)
+        items = guess.items if evaluation.limit is None else min(guess.items, evaluation.limit)
+        requests = items * (guess.choices or 1)
+        prompt = guess.prompt_tokens + shots_of(name, evaluation) * guess.example_tokens + guess.answer_tokens
+        own = min(guess.new_tokens, evaluation.max_length // 2)
+        most = 0 if guess.choices else evaluation.max_new_tokens or own
+        found.append(
+            BenchmarkWork(
+                name, items, guess.choices, requests, min(prompt, evaluation.max_length),
+                math.ceil(requests / evaluation.batch_size), evaluation.batch_size, min(guess.steps, most), most,
+                guess.item_seconds,
+            )
+        )  # fmt: skip
+    return found

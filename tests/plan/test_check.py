@@ -17,11 +17,11 @@ from qtuning.model.load import load_model
 from qtuning.model.packed import PackedModel
 from qtuning.plan.assumptions import read_assumptions
 from qtuning.plan.check import check
-from qtuning.plan.jobs import Jobs, jobs_of
+from qtuning.plan.jobs import Jobs
 from qtuning.plan.lengths import Lengths
 from qtuning.plan.machines import machines
 from qtuning.plan.shapes import from_config
-from qtuning.plan.work import work_of
+from qtuning.plan.work import training_work
 from qtuning.pruners.method import method_of
 from qtuning.train.candidates import TrainSet
 from qtuning.train.step import TrainingLoop
@@ -56,7 +56,7 @@ def test_flops_are_those_that_training_measures(method: str) -> None:
     cost = loop.cost.summary()
 
     prompts, responses = np.array(SIZES, dtype=np.float64).T
-    work = work_of(cell, from_config(model.config.to_dict(), "mini"), Lengths(prompts, responses, 1.0, "tokens"))
+    work = training_work(cell, from_config(model.config.to_dict(), "mini"), Lengths(prompts, responses, 1.0, "tokens"))
     tolerance = METHODS[method]
     assert work.flops == pytest.approx(cost["flops_total"], rel=tolerance)
     if method != "q-tuning":  # which, here, keeps samples that are shorter than the average one
@@ -69,7 +69,7 @@ def test_flops_are_those_that_training_measures(method: str) -> None:
 
 def planned(results: Path) -> Jobs:
     """Jobs of the mini experiment."""
-    return jobs_of(ConfigFolder(CONFIGS).expand(["mini"]), ResultPaths(results), read_assumptions(CONFIGS))
+    return Jobs(ConfigFolder(CONFIGS).expand(["mini"]), ResultPaths(results), read_assumptions(CONFIGS))
 
 
 def test_finished_cells_are_compared_where_they_ran(tmp_path: Path) -> None:

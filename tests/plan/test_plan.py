@@ -23,14 +23,14 @@ from qtuning.plan.assumptions import read_assumptions
 from qtuning.plan.bill import Bill, bill_of
 from qtuning.plan.effect import effects_of
 from qtuning.plan.fits import refusals
-from qtuning.plan.jobs import Jobs, jobs_of
+from qtuning.plan.jobs import Jobs
 from qtuning.plan.machines import machines
 
 ITEMS = 2376 + 1172 + 1319 + 10_570 + 17_944
 
 
 def jobs(configs: Path, results: Path, *names: str) -> Jobs:
-    return jobs_of(ConfigFolder(configs).expand(names), ResultPaths(results), read_assumptions(configs))
+    return Jobs(ConfigFolder(configs).expand(names), ResultPaths(results), read_assumptions(configs))
 
 
 def bill(configs: Path, results: Path, *names: str, gpu: str = "h100") -> Bill:
@@ -90,7 +90,7 @@ def test_an_experiment_without_evaluation_is_trained_only(configs: Path, tmp_pat
     (grid,) = ConfigFolder(configs).expand(["mini"])
     bare = replace(grid, experiment=grid.experiment.model_copy(update={"evaluation": None}))
     assumptions = read_assumptions(configs)
-    found = bill_of(jobs_of([bare], ResultPaths(tmp_path), assumptions), machines()["cpu"], 1, None)
+    found = bill_of(Jobs([bare], ResultPaths(tmp_path), assumptions), machines()["cpu"], 1, None)
     (row,) = found.rows
     assert (row.cells, row.done, row.trainings, row.evaluations) == (11, 1, 10, 0)  # zero-shot asks for nothing
     assert found.total.evaluation == found.items == 0 < found.total.training

@@ -27,7 +27,7 @@ from qtuning.experiment.schema import (
 from qtuning.model.batch import pack, pack_whole
 from qtuning.plan.lengths import Lengths, assumed
 from qtuning.plan.shapes import Shape
-from qtuning.plan.work import work_of
+from qtuning.plan.work import training_work
 
 SHAPE = Shape(32, 48, 4, 4, 2, 8, 97, True)
 SIZES = [(5, 20), (3, 7), (8, 1), (2, 33), (6, 12), (4, 18), (7, 9), (3, 25), (5, 14), (2, 6)]
@@ -65,7 +65,7 @@ WAYS = [("full", False, 3), ("lora", True, 3), ("lora", False, 2)]
 @pytest.mark.parametrize(("tuning", "checkpointing", "factor"), WAYS)
 def test_full_data_is_exact(tuning: str, checkpointing: bool, factor: int) -> None:
     cell = a_cell("full", tuning=tuning, gradient_checkpointing=checkpointing)
-    work, samples = work_of(cell, SHAPE, lengths()), oracles.random_samples(SIZES, seed=0)
+    work, samples = training_work(cell, SHAPE, lengths()), oracles.random_samples(SIZES, seed=0)
     assert work.training_flops == pytest.approx(2 * cost_of(samples, factor=factor))
     assert work.scoring_flops == work.samples_scored == 0
     assert (work.updates, work.training_passes, work.samples_kept) == (6, 6, 20)
@@ -74,7 +74,7 @@ def test_full_data_is_exact(tuning: str, checkpointing: bool, factor: int) -> No
 
 
 def test_longest_trains_the_longest() -> None:
-    work = work_of(a_cell("longest+none", 0.3, 1.0), SHAPE, lengths())
+    work = training_work(a_cell("longest+none", 0.3, 1.0), SHAPE, lengths())
     samples = oracles.random_samples(sorted(SIZES, key=lambda size: -size[1])[:3], seed=0)
     assert work.training_flops == pytest.approx(2 * cost_of(samples, factor=3))
     assert work.updates == 2  # one batch an epoch
@@ -92,7 +92,7 @@ def test_random_tokens_cost_what_random_masks_cost() -> None:
             mask[torch.randperm(sample.response_length, generator=rng)[:count]] = True
             keep.append(mask)
         totals.append(cost_of(samples, keep, factor=3))
-    work = work_of(a_cell("full+random", 1.0, 0.5, epochs=1), SHAPE, lengths())
+    work = training_work(a_cell("full+random", 1.0, 0.5, epochs=1), SHAPE, lengths())
     assert work.training_flops == pytest.approx(np.mean(totals), rel=0.02)
 
 
@@ -100,30 +100,30 @@ def test_scoring_is_accounted_as_it_is_forwarded() -> None:
     samples = oracles.random_samples(SIZES, seed=0)
     shape = SHAPE.model_shape()
     everything = cost_of(samples)
-    assert work_of(a_cell("q-tuning"), SHAPE, lengths()).scoring_flops == pytest.approx(2 * everything)
+    assert training_work(a_cell("q-tuning"), SHAPE, lengths()).scoring_flops == pytest.approx(2 * everything)
     # the whole set by epoch, and a batch of the half that was drawn (of average length)
-    entropy = work_of(a_cell("entropy+ppl"), SHAPE, lengths())
+    entropy = training_work(a_cell("entropy+ppl"), SHAPE, lengths())
     assert entropy.scoring_flops == pytest.approx(2 * 1.5 * everything)
     assert entropy.samples_scored == 2 * (10 + 5)
     # attention of layer 2 of 4: whole sequences through half of the layers, and no head
-    attention = work_of(a_cell("full+fastv"), SHAPE, lengths())
+    attention = training_work(a_cell("full+fastv"), SHAPE, lengths())
     assert attention.scoring_flops == pytest.approx(2 * shape.forward_flops(pack_whole(samples, "nowhere"), 0.5))
-    sequence = work_of(a_cell("q-tuning", options={"entropy": "sequence"}), SHAPE, lengths())
+    sequence = training_work(a_cell("q-tuning", options={"entropy": "sequence"}), SHAPE, lengths())
     assert sequence.scoring_flops == pytest.approx(2 * shape.forward_flops(pack_whole(samples, "everywhere")))
-    assert work_of(a_cell("random+random"), SHAPE, lengths()).scoring_flops == 0
-    assert work_of(a_cell("infobatch+random"), SHAPE, lengths()).scoring_flops == 0
+    assert training_work(a_cell("random+random"), SHAPE, lengths()).scoring_flops == 0
+    assert training_work(a_cell("infobatch+random"), SHAPE, lengths()).scoring_flops == 0
 
 
 def test_stale_and_proxy_scores_are_made_once() -> None:
-    fresh = work_of(a_cell("q-tuning", epochs=4), SHAPE, lengths()).scoring_flops / 4
+    fresh = training_work(a_cell("q-tuning", epochs=4), SHAPE, lengths()).scoring_flops / 4
     stale = a_cell("q-tuning", options={"scoring": {"schedule": "stale", "epochs": 3}}, epochs=4)
-    assert work_of(stale, SHAPE, lengths()).scoring_flops == pytest.approx(2 * fresh)
+    assert training_work(stale, SHAPE, lengths()).scoring_flops == pytest.approx(2 * fresh)
     proxy = a_cell("q-tuning", options={"scoring": {"schedule": "proxy"}, "proxy": "tiny"}, epochs=4)
     double = Shape(32, 48, 8, 4, 2, 8, 97, True)
-    by_proxy = work_of(proxy, double, lengths(), {"proxy": SHAPE}).scoring_flops
+    by_proxy = training_work(proxy, double, lengths(), {"proxy": SHAPE}).scoring_flops
     assert by_proxy == pytest.approx(fresh)
     rho = a_cell("full+rho-1", options={"reference": "tiny"}, epochs=4)
-    assert work_of(rho, SHAPE, lengths(), {"reference": SHAPE}).scoring_flops == pytest.approx(5 * fresh)
+    assert training_work(rho, SHAPE, lengths(), {"reference": SHAPE}).scoring_flops == pytest.approx(5 * fresh)
 
 
 WHOLE_WINDOWS = [({}, 3), ({"accumulation": 2}, 2), ({"batch_size": 1}, 10), ({"batch_size": 1, "processes": 3}, 4)]
@@ -136,8 +136,8 @@ def test_a_pool_costs_what_fresh_scores_do_and_makes_fewer_updates(
 ) -> None:
     """P updates' batches make ceil(P r) updates, those of the smaller last pool of an epoch too."""
     options = {"scoring": {"schedule": "pool", "batches": batches}}
-    pooled = work_of(a_cell("q-tuning", ratio, 0.5, options, **training), SHAPE, lengths())
-    fresh = work_of(a_cell("q-tuning", ratio, 0.5, **training), SHAPE, lengths())
+    pooled = training_work(a_cell("q-tuning", ratio, 0.5, options, **training), SHAPE, lengths())
+    fresh = training_work(a_cell("q-tuning", ratio, 0.5, **training), SHAPE, lengths())
     full, rest = divmod(plain, batches)
     share = Fraction(str(ratio))
     assert pooled.updates == 2 * (full * math.ceil(batches * share) + math.ceil(rest * share))
@@ -149,7 +149,7 @@ def test_a_pool_costs_what_fresh_scores_do_and_makes_fewer_updates(
 
 def test_a_pool_that_scores_no_batch_is_plain_training() -> None:
     pool = {"scoring": {"schedule": "pool", "batches": 4}}
-    by_epoch = [work_of(a_cell("entropy+random", 0.5, 0.5, options), SHAPE, lengths()) for options in (pool, {})]
+    by_epoch = [training_work(a_cell("entropy+random", 0.5, 0.5, options), SHAPE, lengths()) for options in (pool, {})]
     assert by_epoch[0] == by_epoch[1] and by_epoch[0].scoring_flops > 0
 
 
@@ -165,25 +165,25 @@ def test_reused_graphs_save_the_forward_of_what_is_kept(tuning: str, checkpointi
     assert packed is not None
     through_head = 2 * SHAPE.head * packed.targets
     layers = shape.forward_flops(packed) - through_head
-    work = work_of(a_cell("q-tuning", 1.0, 0.5, reuse, **training), SHAPE, lengths())
+    work = training_work(a_cell("q-tuning", 1.0, 0.5, reuse, **training), SHAPE, lengths())
     kept = sum(max(1.0, response / 2) for _, response in SIZES)
     assert work.scoring_flops == pytest.approx(2 * (layers + through_head))
     assert work.training_flops == pytest.approx(2 * (back * layers + head * 2 * SHAPE.head * kept))
     assert (work.training_tokens, work.tokens_kept) == (0, pytest.approx(2 * kept))
-    fresh = work_of(a_cell("q-tuning", 0.5, 1.0, **training), SHAPE, lengths())
-    reused = work_of(a_cell("q-tuning", 0.5, 1.0, reuse, **training), SHAPE, lengths())
+    fresh = training_work(a_cell("q-tuning", 0.5, 1.0, **training), SHAPE, lengths())
+    reused = training_work(a_cell("q-tuning", 0.5, 1.0, reuse, **training), SHAPE, lengths())
     assert reused.scoring_flops == fresh.scoring_flops and reused.training_flops < fresh.training_flops
 
 
 def test_updates_follow_batches_windows_and_processes() -> None:
-    assert work_of(a_cell("random+random"), SHAPE, lengths()).updates == 2 * 2  # 5 drawn of 10, batches of 4
-    assert work_of(a_cell("q-tuning"), SHAPE, lengths()).updates == 2 * 3
-    assert work_of(a_cell("q-tuning", accumulation=2, processes=2), SHAPE, lengths()).updates == 2 * 1
-    assert work_of(a_cell("q-tuning"), SHAPE, lengths()).samples_kept == 2 * (2 + 2 + 1)
+    assert training_work(a_cell("random+random"), SHAPE, lengths()).updates == 2 * 2  # 5 drawn of 10, batches of 4
+    assert training_work(a_cell("q-tuning"), SHAPE, lengths()).updates == 2 * 3
+    assert training_work(a_cell("q-tuning", accumulation=2, processes=2), SHAPE, lengths()).updates == 2 * 1
+    assert training_work(a_cell("q-tuning"), SHAPE, lengths()).samples_kept == 2 * (2 + 2 + 1)
     twice = a_cell("random+none", 0.5, 1.0, options={"passes": "twice"})
-    assert work_of(twice, SHAPE, lengths()).samples_kept == pytest.approx(2 * (2 + 1))  # of batches of 4 and 1
+    assert training_work(twice, SHAPE, lengths()).samples_kept == pytest.approx(2 * (2 + 1))  # of batches of 4 and 1
     annealed = a_cell("infobatch+none", 0.5, 1.0, options={"anneal": 0.5})
-    assert work_of(annealed, SHAPE, lengths()).samples_kept == 5 + 10
+    assert training_work(annealed, SHAPE, lengths()).samples_kept == 5 + 10
 
 
 @given(
@@ -193,10 +193,10 @@ def test_updates_follow_batches_windows_and_processes() -> None:
 )
 def test_a_larger_budget_costs_more(method: str, samples: int, tokens: int) -> None:
     sizes = assumed(200, 20.0, 40.0, 0.8, 0.5, 256)
-    less = work_of(a_cell(method, samples / 16, tokens / 16, batch_size=16), SHAPE, sizes)
-    more = work_of(a_cell(method, (samples + 1) / 16, tokens / 16, batch_size=16), SHAPE, sizes)
+    less = training_work(a_cell(method, samples / 16, tokens / 16, batch_size=16), SHAPE, sizes)
+    more = training_work(a_cell(method, (samples + 1) / 16, tokens / 16, batch_size=16), SHAPE, sizes)
     assert less.training_flops < more.training_flops
-    full = work_of(a_cell("full", batch_size=16), SHAPE, sizes)
+    full = training_work(a_cell("full", batch_size=16), SHAPE, sizes)
     assert more.training_flops <= full.training_flops * (1 + 1e-9)
 
 
