@@ -157,11 +157,13 @@ def test_adapter_is_loaded(finished: Run, tiny_model: Path, tmp_path: Path) -> N
         AutoModelForCausalLM.from_pretrained(tiny_model),
         LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"),
     )
-    tuned.save_pretrained(tmp_path / "adapter")
-    tuned.merge_and_unload().save_pretrained(tmp_path / "merged")
+    tuned.save_pretrained(str(tmp_path / "adapter"))
+    merge: Any = tuned.merge_and_unload
+    merge().save_pretrained(tmp_path / "merged")
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "merged")
 
-    data, few = finished[0] / "data", {"benchmarks": ("squad", "arc_easy")}
+    data = finished[0] / "data"
+    few: dict[str, Any] = {"benchmarks": ("squad", "arc_easy")}
     run_tiny(tiny_model, data, tmp_path / "a", adapter=tmp_path / "adapter", **few)
     run_tiny(tmp_path / "merged", data, tmp_path / "m", **few)
     adapted, merged = (polars.read_parquet(tmp_path / name / "items.parquet") for name in "am")

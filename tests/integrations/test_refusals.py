@@ -52,7 +52,7 @@ def test_trainers_that_cannot_be_pruned_are_refused(
 def test_models_whose_loss_cannot_be_divided_are_refused(build: Callable[..., Any], llama: Any, tmp_path: Path) -> None:
     from transformers import AutoModelForSeq2SeqLM, T5Config
 
-    shape = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 97}
+    shape: dict[str, Any] = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 97}
     llama.accepts_loss_kwargs = False
     for model in (llama, AutoModelForSeq2SeqLM.from_config(T5Config(**shape))):
         with pytest.raises(UserError, match="num_items_in_batch"):

@@ -180,7 +180,8 @@ def test_a_model_whose_head_cannot_be_called_alone_is_refused_where_it_must_be_s
 
 
 def test_padding_on_the_left_prunes_the_same(llama: Any, tmp_path: Path) -> None:
-    kept, items = {}, {}
+    kept: dict[str, Any] = {}
+    items: dict[str, Any] = {}
     for side in ("left", "right"):
         words = tokenizer()
         words.padding_side = side

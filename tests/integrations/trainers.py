@@ -74,7 +74,7 @@ def make(kind: str, model: Any, folder: Path, pruning: Any = None, data: Any = N
     if kind == "trl":
         trl = pytest.importorskip("trl")
 
-        class PrunedSFTTrainer(Pruned, trl.SFTTrainer): ...
+        class PrunedSFTTrainer(Pruned, trl.SFTTrainer): ...  # type: ignore[name-defined, misc]
 
         sft = {
             "args": trl.SFTConfig(str(folder), **arguments),
@@ -126,7 +126,8 @@ def candidates_of(logits: Tensor, batch: Any, first: int = 0) -> Candidates:
         nll += oracles.token_nll(at, [label for _, label in targets]).tolist()
         entropy += oracles.token_entropy(at).tolist()
         lengths.append(len(targets))
-    scores = BatchScores(*(torch.tensor(x, dtype=torch.float64) for x in (nll, entropy)), torch.tensor(lengths))
+    values = (torch.tensor(nll, dtype=torch.float64), torch.tensor(entropy, dtype=torch.float64))
+    scores = BatchScores(*values, lengths=torch.tensor(lengths))
     return Candidates(first + torch.arange(len(lengths)), torch.tensor(lengths), scores)
 
 

@@ -80,7 +80,7 @@ def test_finished_cells_are_compared_where_they_ran(tmp_path: Path) -> None:
     seconds = here.scoring_seconds(machines()["cpu"]) + here.training_seconds(machines()["cpu"])
     for job, device, factor in ((here, "cpu", 2.0), (there, "cuda:0", 0.5), (diverged, "cpu", 9.0)):
         cost = {"flops_total": job.work.flops * factor, "seconds_scoring": 0.0, "seconds_training": seconds * 4}
-        marker = {"status": "diverged" if job is diverged else "done", "provenance": {"device": device}}
+        marker: dict[str, Any] = {"status": "diverged" if job is diverged else "done", "provenance": {"device": device}}
         marker["cost"] = cost | {"peak_memory_bytes": 1e9}
         write_json(tmp_path / "cells" / job.identity / "train.json", marker)
     found = check(jobs, tmp_path, cpu)

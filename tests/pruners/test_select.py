@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import FrozenInstanceError, replace
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import pytest
 import torch
@@ -304,10 +304,10 @@ GOOD = keep_first(torch.arange(4), 2)
         (replace(GOOD, role=GOOD.role + 1), "role must be DROPPED"),
         (replace(GOOD, quadrant=GOOD.quadrant.double()), "quadrant must be"),
         (replace(GOOD, supplement=GOOD.role), "supplement must be"),
-        (replace(GOOD, weights=[1.0] * 4), "weights must be .* not list"),
+        (replace(GOOD, weights=cast("torch.Tensor", [1.0] * 4)), "weights must be .* not list"),
         (replace(GOOD, weights=torch.tensor([1.0, float("nan"), 1, 1])), "finite and not negative"),
         (replace(GOOD, weights=torch.tensor([1.0, -1, 1, 1])), "finite and not negative"),
-        (replace(GOOD, log={"level": torch.tensor(0.5)}), "plain numbers"),
+        (replace(GOOD, log=cast("dict[str, float]", {"level": torch.tensor(0.5)})), "plain numbers"),
         (keep_first(torch.arange(4), 0), "none of 4 samples"),
     ],
 )

@@ -39,7 +39,7 @@ def test_a_healthy_run_is_told_nothing() -> None:
         ({"samples_kept": 8}, "80 samples were kept; 20 are 0.25 of the train set's (+300%)"),
     ],
 )
-def test_each_thing_is_told_once(changes: dict[str, float], words: str) -> None:
+def test_each_thing_is_told_once(changes: dict[str, Any], words: str) -> None:
     chosen = fed(diagnosis(), **changes)
     news = chosen.news()
     assert len(news) == 1 and words in news[0]
@@ -48,7 +48,7 @@ def test_each_thing_is_told_once(changes: dict[str, float], words: str) -> None:
 
 
 def test_thresholds_need_not_converge_where_every_sample_stays() -> None:
-    changes = {"selection/converged": 0.0, "samples_kept": 8, "tokens_kept": 80}
+    changes: dict[str, Any] = {"selection/converged": 0.0, "samples_kept": 8, "tokens_kept": 80}
     assert fed(diagnosis(1.0, 0.5), **changes).warnings() == {}
 
 

@@ -98,10 +98,12 @@ def test_graphs_of_dropped_samples_are_freed(packed_llama: PackedModel) -> None:
 
 def test_the_embedding_gets_one_gradient(packed_llama: PackedModel) -> None:
     """Not one of the size of the vocabulary a sample."""
-    samples, calls = oracles.random_samples(SHAPES, seed=7), []
-    packed_llama.causal_lm.get_input_embeddings().weight.register_hook(calls.append)
+    samples = oracles.random_samples(SHAPES, seed=7)
+    calls: list[Any] = []
     lookups: list[Any] = []
-    packed_llama.causal_lm.get_input_embeddings().register_forward_hook(lambda *_: lookups.append(1))
+    embeddings: Any = packed_llama.causal_lm.get_input_embeddings()
+    embeddings.weight.register_hook(calls.append)
+    embeddings.register_forward_hook(lambda *_: lookups.append(1))
     _, graphs = observe_with_graphs(packed_llama.train(), samples, {"scores"}, CPU)
     packed = pack(samples)
     assert packed is not None

@@ -77,13 +77,14 @@ def test_two_processes_score_and_train_as_one(build: Any, tmp_path: Path, tied: 
 def main(folder: Path) -> None:
     """What the launcher runs."""
     from torch import distributed
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
     from transformers import AutoModelForCausalLM
 
     distributed.init_process_group("gloo")
     rank = distributed.get_rank()
-    mesh = distributed.init_device_mesh("cpu", (2,))
+    mesh = init_device_mesh("cpu", (2,))
     model = PackedModel(AutoModelForCausalLM.from_pretrained(folder / "model", attn_implementation="eager")).train()
     layers = model.causal_lm.model.layers
     for layer in layers:
@@ -94,7 +95,8 @@ def main(folder: Path) -> None:
     assert all(isinstance(parameter, DTensor) for parameter in layers.parameters()), "sharded again after scoring"
     loss, _ = model(packed_of(samples))
     (loss * 2).backward()  # FSDP averages over processes
-    gradients = {name: parameter.grad.full_tensor() for name, parameter in model.named_parameters()}
+    parameters: dict[str, Any] = dict(model.named_parameters())
+    gradients = {name: parameter.grad.full_tensor() for name, parameter in parameters.items()}
     if rank == 0:
         save_file(gradients, folder / "gradients.safetensors")
 
