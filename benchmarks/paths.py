@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from benchmarks.shapes import Kept
 from qtuning.data.samples import Sample
 from qtuning.experiment.schema import Pruning
-from qtuning.integrations.padded import IGNORED, cut, layout_of
+from qtuning.integrations.padded import IGNORED, cut, find_targets
 from qtuning.model.batch import Packed, pack
 from qtuning.model.packed import PackedModel, half_weights
 from qtuning.pruners.base import Candidates
@@ -100,8 +100,8 @@ def naive(model: Any, batch: Padded, samples: Sequence[Sample], kept: Kept, meth
 def trained_by_mixin(model: Any, batch: Padded, kept: Kept) -> None:
     """The padded batch cut to what is kept, as `integrations` does it for users' trainers."""
     model.zero_grad(set_to_none=True)
-    layout = layout_of(batch.inputs)
-    smaller = cut(batch.inputs, layout, batch.keeping(kept))
+    target_map = find_targets(batch.inputs)
+    smaller = cut(batch.inputs, target_map, batch.keeping(kept))
     model(**smaller, num_items_in_batch=torch.tensor(kept.targets)).loss.backward()
 
 

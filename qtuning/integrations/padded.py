@@ -17,7 +17,7 @@ Batch = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Layout:
+class TargetMap:
     """Where the targets (response tokens) of a padded batch are, [B, L].
 
     real: bool, columns without padding (all of them if the batch has no attention mask). targets: bool, columns whose
@@ -36,49 +36,42 @@ class Layout:
 
     @property
     def lengths(self) -> Tensor:
-        """[b] int64, CPU: targets of these rows."""
+        """[b] int64, CPU: how many targets these rows have."""
         return self.targets[self.rows].sum(dim=1).cpu()
 
     @property
     def prompts(self) -> Tensor:
-        """[b] int64, CPU: the other tokens of these rows (of several turns: those between the answers, too)."""
+        """[b] int64, CPU: the other tokens of these rows. In a dialogue some of them stand between the answers."""
         return self.real[self.rows].sum(dim=1).cpu() - self.lengths
 
     @property
     def sources(self) -> Tensor:
         """[B, L] bool: the columns whose hidden state predicts a target, in the order of the targets."""
-        return self.targets.roll(-1, dims=1)  # the first column is no target, so nothing comes around
+        return self.targets.roll(-1, dims=1)  # the first column is never a target, so nothing comes around
 
 
-def layout_of(batch: Batch) -> Layout:
-    """Find the targets; UserError for a batch without labels, with several samples a row, or not of text alone."""
+def find_targets(batch: Batch) -> TargetMap:
+    """The targets of a batch; UserError if it has no labels, several samples a row, or more than text."""
     if "labels" not in batch or "input_ids" not in batch:
         raise UserError("the batch has no input_ids and labels: pruning needs both; see the data collator")
     labels: Tensor = batch["labels"]
-    _require_one_sample_a_row(batch)
+    real = batch["attention_mask"].bool() if "attention_mask" in batch else torch.ones_like(labels, dtype=torch.bool)
+    _require_one_sample_a_row(batch, real)
     for key, value in batch.items():
         if isinstance(value, Tensor) and value.dim() and (value.dim() > 2 or len(value) != len(labels)):
             raise UserError(
                 f"batch[{key!r}] has shape {tuple(value.shape)}: only [samples] and [samples, columns] can be pruned, "
                 "that is text with a padding mask; see the data collator"
             )
-    real = _real(batch)
     targets = labels != IGNORED
     targets[:, 0] = False
-    targets[:, 1:] &= real[:, :-1]  # of a row padded on the left, nothing predicts the first token
-    return Layout(real, targets, torch.where(targets, labels, batch["input_ids"]).roll(-1, dims=1))
+    targets[:, 1:] &= real[:, :-1]  # in a row padded on the left, nothing predicts the first token
+    return TargetMap(real, targets, torch.where(targets, labels, batch["input_ids"]).roll(-1, dims=1))
 
 
-def _real(batch: Batch) -> Tensor:
-    """[B, L] bool: the columns without padding."""
-    if "attention_mask" in batch:
-        return batch["attention_mask"].bool()  # type: ignore[no-any-return]
-    return torch.ones_like(batch["labels"], dtype=torch.bool)
-
-
-def _require_one_sample_a_row(batch: Batch) -> None:
+def _require_one_sample_a_row(batch: Batch, real: Tensor) -> None:
     key = next((key for key in SHARED_ROWS if key in batch), None)
-    positions, real = batch.get("position_ids"), _real(batch)
+    positions = batch.get("position_ids")
     if key is None and isinstance(positions, Tensor) and positions.shape == real.shape:
         restarts = (positions[:, 1:] <= positions[:, :-1]) & real[:, 1:] & real[:, :-1]
         key = "position_ids" if bool(restarts.any()) else None
@@ -89,23 +82,23 @@ def _require_one_sample_a_row(batch: Batch) -> None:
         )
 
 
-def cut(batch: Batch, layout: Layout, kept: Tensor) -> Batch:
+def cut(batch: Batch, target_map: TargetMap, kept: Tensor) -> Batch:
     """The batch with the kept targets only. kept: [B, L] bool, some of the targets.
 
     Rows without a kept target go, the labels of pruned tokens are ignored, and the columns after the last kept target
-    go (a causal model predicts it from those before). Padding on the left stays: without it positions would move.
-    Where all is kept, the batch is the same object. Where nothing is, one row of two columns without labels stays, so
+    go, since a causal model predicts it from those before. Padding on the left stays: without it positions would move.
+    If all is kept, the batch is the same object. If nothing is kept, one row of two columns without labels stays, so
     that its process takes part in the update with a gradient of zero.
     """
-    if torch.equal(kept, layout.targets):
+    if torch.equal(kept, target_map.targets):
         return batch
-    size = layout.real.shape
+    size = target_map.real.shape
     rows = kept.any(dim=1).nonzero().flatten()
     if len(rows):
         stop = int(kept.any(dim=0).nonzero().max()) + 1
     else:
         rows = torch.zeros(1, dtype=torch.int64, device=kept.device)
-        stop = min(int(layout.real[0].int().argmax()) + 2, size[1])
+        stop = min(int(target_map.real[0].int().argmax()) + 2, size[1])
     parts = {key: _part(value, rows, stop, size) for key, value in batch.items()}
     parts["labels"] = _part(batch["labels"].masked_fill(~kept, IGNORED), rows, stop, size)
     return type(batch)(parts)  # type: ignore[call-arg]
@@ -121,9 +114,9 @@ def _part(value: Any, rows: Tensor, stop: int, size: torch.Size) -> Any:
     return value
 
 
-def numbers_of(batch: Batch, layout: Layout) -> Tensor | None:
-    """[b] int64, CPU: the rows in the train set, if the batch says them."""
+def numbers_of(batch: Batch, target_map: TargetMap) -> Tensor | None:
+    """[b] int64, CPU: the rows of the samples in the train set, if the batch has a column that says them."""
     for key in NUMBERS:
         if key in batch:
-            return torch.as_tensor(batch[key]).cpu().long().flatten()[layout.rows.cpu()]
+            return torch.as_tensor(batch[key]).cpu().long().flatten()[target_map.rows.cpu()]
     return None

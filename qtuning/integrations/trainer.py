@@ -1,9 +1,8 @@
 """The pruned step as a mixin for transformers' Trainer and TRL's SFTTrainer.
 
-Trainer fetches all micro-batches of one optimizer update at once (`get_batch_samples`), with the number of target
-tokens that divides the summed loss of each. Weights do not change between them, so this is where they are scored,
-pruned and made smaller; the number returned is that of the kept tokens, over all processes. The rest of the user's
-trainer stays as it is.
+Trainer fetches all micro-batches of one optimizer update at once (`get_batch_samples`), together with the number of
+target tokens that divides their summed loss. Weights do not change between them. So the mixin scores, prunes and cuts
+them there, and returns the number of the kept tokens over all processes. The rest of the user's trainer stays as it is.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from qtuning.experiment.methods import make_pruning as pruning_of
 from qtuning.experiment.needs import SCORES
 from qtuning.experiment.schema import Budget, MethodEntry, Pruning, Readings, Scoring
 from qtuning.experiment.yaml_files import validate
-from qtuning.integrations.padded import Batch, Layout, cut, layout_of, numbers_of
+from qtuning.integrations.padded import Batch, TargetMap, cut, find_targets, numbers_of
 from qtuning.integrations.scoring import check_padded_forward, score_padded
 from qtuning.model.packed import evaluating
 from qtuning.pruners.base import Candidates, keep_prunable
@@ -49,11 +48,11 @@ class Pruned(Trainer):
     """
 
     def __init__(self, *args: Any, pruning: Mapping[str, Any] | Pruning, **kwargs: Any) -> None:
-        self._method, seed = _method(pruning)
+        self._method, seed = _method_of(pruning)
         super().__init__(*args, **kwargs)
         _require_prunable(self)
         self._pruner_seed = self.args.seed if seed is None else seed
-        self._checked = False  # that the head can be called by itself: known once there is a batch to try
+        self._checked = False  # whether the head can be called by itself shows at the first batch
         self._counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
 
     def get_batch_samples(
@@ -68,46 +67,39 @@ class Pruned(Trainer):
         # an update that keeps nothing (A10, `none`) has a loss of 0, not of 0 / 0
         return batches, items.clamp(min=1) if isinstance(items, Tensor) else items
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Also what was kept and asked for since the last training log, over all processes."""
-        if "loss" in logs:
-            logs.update({f"qtuning/{key}": float(value) for key, value in self._counts.items()})
-            self._counts = dict.fromkeys(COUNTS, 0)
-        super().log(logs, start_time)
-
     def _prune(self, batches: Sequence[Batch]) -> list[Batch]:
         """Score, select and cut every micro-batch under the current weights."""
         on_device: list[Any] = [self._prepare_input(batch) for batch in batches]
-        layouts = [layout_of(batch) for batch in on_device]
-        selections = self._select([*self._candidates(on_device, layouts)])
+        maps = [find_targets(batch) for batch in on_device]
+        selections = self._select([*self._candidates(on_device, maps)])
         pruned = []
-        for batch, layout, selection in zip(on_device, layouts, selections, strict=True):
+        for batch, target_map, selection in zip(on_device, maps, selections, strict=True):
             if selection.samples.weights is not None:
                 raise UserError(f"{self._method.pruning.method}: this trainer cannot weight the losses of samples")
-            kept = torch.zeros_like(layout.targets)
-            kept[layout.targets] = selection.tokens.to(kept.device)
-            pruned.append(cut(batch, layout, kept))
+            kept = torch.zeros_like(target_map.targets)
+            kept[target_map.targets] = selection.tokens.to(kept.device)
+            pruned.append(cut(batch, target_map, kept))
         self._count(selections)
         return pruned
 
-    def _candidates(self, batches: Sequence[Batch], layouts: Sequence[Layout]) -> Iterator[Candidates]:
-        """What the pruners may know of each micro-batch; numbers are places in the window, or what the batch says."""
+    def _candidates(self, batches: Sequence[Batch], maps: Sequence[TargetMap]) -> Iterator[Candidates]:
+        """What the pruners may know of each micro-batch. Samples without a number get their place in the update."""
         seen, processes = 0, self.accelerator.num_processes
-        for batch, layout in zip(batches, layouts, strict=True):
-            lengths, numbers = layout.lengths, numbers_of(batch, layout)
+        for batch, target_map in zip(batches, maps, strict=True):
+            lengths, numbers = target_map.lengths, numbers_of(batch, target_map)
             if numbers is None:
                 numbers = (seen + torch.arange(len(lengths))) * processes + self.accelerator.process_index
             seen += len(lengths)
             yield Candidates(
                 numbers,
                 lengths,
-                scores=self._score(batch, layout),
-                prompts=layout.prompts,
+                scores=self._score(batch, target_map),
+                prompts=target_map.prompts,
                 epoch=int(self.state.epoch or 0),
                 epochs=self.state.num_train_epochs,
             )
 
-    def _score(self, batch: Batch, layout: Layout) -> BatchScores | None:
+    def _score(self, batch: Batch, target_map: TargetMap) -> BatchScores | None:
         """Scores under the current model, in evaluation mode and the trainer's own precision; None if unneeded."""
         needs = self._method.needs.batch
         if not needs:
@@ -115,14 +107,14 @@ class Pruned(Trainer):
         inputs = {
             key: value
             for key, value in batch.items()
-            if isinstance(value, Tensor) and value.shape == layout.real.shape and key != "labels"
+            if isinstance(value, Tensor) and value.shape == target_map.real.shape and key != "labels"
         }
         model = self.accelerator.unwrap_model(self.model)
         with evaluating(model), self.accelerator.autocast():
-            if not self._checked and len(layout.rows):
-                check_padded_forward(model, inputs, layout)
+            if not self._checked and len(target_map.rows):
+                check_padded_forward(model, inputs, target_map)
                 self._checked = True
-            return score_padded(model, inputs, layout, "sequence-entropy" in needs)
+            return score_padded(model, inputs, target_map, "sequence-entropy" in needs)
 
     def _select(self, parts: Sequence[Candidates]) -> list[Selection]:
         """One decision a micro-batch, or one for all of the update (reading A9, `global`)."""
@@ -143,20 +135,22 @@ class Pruned(Trainer):
 
     def _count(self, selections: Sequence[Selection]) -> None:
         counted = [
-            [
-                int(selection.samples.kept.sum()),
-                selection.asked_samples,
-                int(selection.tokens.sum()),
-                selection.asked_tokens,
-            ]
-            for selection in selections
+            [int(chosen.samples.kept.sum()), chosen.asked_samples, int(chosen.tokens.sum()), chosen.asked_tokens]
+            for chosen in selections
         ]
         total = self.accelerator.reduce(torch.tensor(counted, device=self.args.device).sum(dim=0), reduction="sum")
         for key, value in zip(COUNTS, total.tolist(), strict=True):
             self._counts[key] += value
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Also what was kept and asked for since the last training log, over all processes."""
+        if "loss" in logs:
+            logs.update({f"qtuning/{key}": float(value) for key, value in self._counts.items()})
+            self._counts = dict.fromkeys(COUNTS, 0)
+        super().log(logs, start_time)
 
-def _method(asked: Mapping[str, Any] | Pruning) -> tuple[Method, int | None]:
+
+def _method_of(asked: Mapping[str, Any] | Pruning) -> tuple[Method, int | None]:
     """The method that `pruning=` names, and its seed if it says one; UserError with every problem of it."""
     seed = None
     if not isinstance(asked, Pruning):

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import BatchEncoding
 
 from qtuning.errors import UserError
-from qtuning.integrations.padded import cut, layout_of, numbers_of
+from qtuning.integrations.padded import cut, find_targets, numbers_of
 
 # a sample: for each of its tokens, whether it has a label and whether that is kept
 samples = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=7)
@@ -39,12 +39,14 @@ def test_a_cut_batch_holds_the_kept_targets_and_what_comes_before_them(
     rows: list[list[tuple[bool, bool]]], left: bool
 ) -> None:
     batch, kept = batch_of(rows, left)
-    layout = layout_of(batch)
-    assert layout.lengths.tolist() == [n for n in (sum(t for t, _ in row[1:]) for row in rows) if n]
-    assert (layout.lengths + layout.prompts).tolist() == [len(row) for row in rows if any(t for t, _ in row[1:])]
-    small = cut(BatchEncoding(batch), layout, kept)
+    target_map = find_targets(batch)
+    assert target_map.lengths.tolist() == [n for n in (sum(t for t, _ in row[1:]) for row in rows) if n]
+    assert (target_map.lengths + target_map.prompts).tolist() == [
+        len(row) for row in rows if any(t for t, _ in row[1:])
+    ]
+    small = cut(BatchEncoding(batch), target_map, kept)
     assert isinstance(small, BatchEncoding)
-    if torch.equal(kept, layout.targets):
+    if torch.equal(kept, target_map.targets):
         assert all(small[key] is batch[key] for key in batch)
         return
     width = small["input_ids"].shape[1]
@@ -61,9 +63,9 @@ def test_a_cut_batch_holds_the_kept_targets_and_what_comes_before_them(
 
 def test_numbers_are_those_of_the_samples_with_targets() -> None:
     batch, _ = batch_of([[(False, False), (True, True)], [(True, True)], [(True, True)] * 3], left=False)
-    assert numbers_of(batch, layout_of(batch)).tolist() == [0, 14]  # type: ignore[union-attr]
+    assert numbers_of(batch, find_targets(batch)).tolist() == [0, 14]  # type: ignore[union-attr]
     del batch["index"]
-    assert numbers_of(batch, layout_of(batch)) is None
+    assert numbers_of(batch, find_targets(batch)) is None
 
 
 @pytest.mark.parametrize(
@@ -79,6 +81,6 @@ def test_what_cannot_be_cut_is_refused(extra: dict[str, Any], message: str) -> N
     batch, _ = batch_of([[(True, True)] * 3] * 2, left=False)
     batch["attention_mask"] = torch.ones(2, 4)
     with pytest.raises(UserError, match=message):
-        layout_of(batch | extra)
+        find_targets(batch | extra)
     with pytest.raises(UserError, match="labels"):
-        layout_of({"input_ids": batch["input_ids"]})
+        find_targets({"input_ids": batch["input_ids"]})

@@ -41,7 +41,7 @@ from transformers import DataCollatorForSeq2Seq
 from qtuning.errors import UserError
 from qtuning.experiment.methods import make_pruning as pruning_of
 from qtuning.experiment.schema import MethodEntry, Ratios
-from qtuning.integrations.padded import layout_of
+from qtuning.integrations.padded import find_targets
 from qtuning.pruners.method import concatenate
 from qtuning.train.__main__ import run_as_worker
 from qtuning.train.seeding import generator
@@ -219,8 +219,8 @@ def test_scoring_leaves_model_and_random_numbers_alone(build: Callable[..., Any]
 def test_scores_have_the_precision_of_training(llama: Any, tmp_path: Path, kind: str) -> None:
     trainer = make(kind, llama, tmp_path, Q_TUNING, bf16=True)
     batch = next(iter(trainer.get_train_dataloader()))
-    layout = layout_of(batch)
-    rounded, exact = trainer._score(batch, layout).nll, candidates_by_logits(llama, batch).scores.nll
+    target_map = find_targets(batch)
+    rounded, exact = trainer._score(batch, target_map).nll, candidates_by_logits(llama, batch).scores.nll
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         theirs = candidates_of(
             llama(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits, batch
@@ -275,7 +275,7 @@ def test_entropy_of_the_whole_sequence(llama: Any, tmp_path: Path) -> None:
     trainer = make("transformers", llama, tmp_path, pruning)
     batch = next(iter(trainer.get_train_dataloader()))
     batch["labels"][2] = -100  # a sample without targets is no candidate
-    scores = trainer._score(batch, layout_of(batch))
+    scores = trainer._score(batch, find_targets(batch))
     plain = candidates_by_logits(llama, batch).scores
     with torch.no_grad():
         logits = llama(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.double().numpy()
