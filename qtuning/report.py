@@ -4,7 +4,7 @@ Everything is drawn from the score store and from nothing else, so the same stor
 """
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,19 +16,20 @@ from qtuning.errors import UserError
 from qtuning.experiment.yaml_files import nearest
 from qtuning.figures.write import Written, write_figures
 from qtuning.files import atomic_path, write_text
-from qtuning.paper.beside import compare_with_paper, paper_page
+from qtuning.paper.beside import paper_editions
 from qtuning.paper.claims import check_claims, claims_page
-from qtuning.paper.published import read_published, table_number
+from qtuning.paper.published import read_published
 from qtuning.paper.recompute import read_ours
-from qtuning.paper.signs import compare_signs
 from qtuning.statistics.compare import compare
+from qtuning.statistics.summary import summarise
 from qtuning.store.store import Store
-from qtuning.tables import html, markdown
-from qtuning.tables.bycost import cost_page
+from qtuning.tables import html
+from qtuning.tables.by_cost import cost_edition
+from qtuning.tables.markdown import render_markdown
 from qtuning.tables.page import Page
-from qtuning.tables.planted_errors import localisation_page, write_localisation
-from qtuning.tables.summary import summarise
-from qtuning.tables.write import score_page, write_tables
+from qtuning.tables.planted_errors import planted_errors_edition
+from qtuning.tables.scores import score_edition
+from qtuning.tables.write import Edition, write_edition, write_tables
 
 ASSETS = files("qtuning") / "assets" / "report"
 MEDIA = {".svg": "image/svg+xml", ".csv": "text/csv", ".png": "image/png"}
@@ -64,56 +65,48 @@ def write_report(experiments: Sequence[str], store: Path, out: Path) -> Path:
     store: folder of the score store, with contamination/ where overlaps were counted. Raises UserError for an
     experiment that the store does not have.
     """
-    known = Store(store).cells["experiment"].unique(maintain_order=True).to_list()
+    read = Store(store)
+    known = read.cells["experiment"].unique(maintain_order=True).to_list()
     for name in experiments:
         if name not in known:
             raise UserError(f"{store}: experiment = {name!r}: not collected{nearest(name, known)}")
-    sections = [_section(name, store, out) for name in experiments]
+    sections = [_section(name, read, out) for name in experiments]
     published = read_published()
-    claims = claims_page(check_claims(published, read_ours(Store(store), published)), published)
-    write_text(out / "audit.md", markdown.render(claims))
+    claims = claims_page(check_claims(published, read_ours(read, published)), published)
+    write_text(out / "audit.md", render_markdown(claims))
     page = out / "report.html"
     write_text(page, _render(sections, claims))
     return page
 
 
-def _section(name: str, store: Path, out: Path) -> Section:
-    read = Store(store)
-    cells = read.cells_of(name)
-    scores = read.scores.filter(pl.col("experiment") == name)
-    pages: list[Page] = []
+def _section(name: str, store: Store, out: Path) -> Section:
+    cells = store.cells_of(name)
+    scores = store.scores.filter(pl.col("experiment") == name)
+    summary = summarise(scores) if len(scores) else None  # an experiment without benchmarks has no scores
+    editions: list[Edition] = []
     compared = None
-    if len(scores):
-        frame = compare(read, name)
-        notes = notes_from_store(store, scores)
-        write_tables(name, store, out / "tables", frame, notes)
+    if summary is not None:
+        frame = compare(summary, store.items)
+        notes = notes_from_store(store.folder, scores)
+        editions = [score_edition(summary, frame, notes), cost_edition(summary), *paper_editions(summary)]
+        write_tables(summary, editions, out / "tables")
         compared = out / "statistics" / f"{name}.csv"
         with atomic_path(compared) as temporary:
             frame.with_columns(pl.selectors.float().round(6)).write_csv(temporary)
-        pages = [*_pages(name, scores, frame, notes)]
-    if write_localisation(name, read, out / "tables") and (found := localisation_page(read.localisation, cells)):
-        pages.append(found)
-    figures = write_figures(name, store, out / "figures")
+    if (planted := planted_errors_edition(store.localisation, cells)) is not None:
+        write_edition(planted, out / "tables", name)
+        editions.append(planted)
+    figures = write_figures(name, store, out / "figures", summary)
     return Section(
         name,
         cells["title"][0],
-        tuple((_summary(page, name), html.fragment(page)) for page in pages),
+        tuple((_fold(edition.page, name), html.fragment(edition.page)) for edition in editions),
         tuple(map(_figure, figures)),
         None if compared is None else _uri(compared),
     )
 
 
-def _pages(name: str, scores: pl.DataFrame, comparisons: pl.DataFrame, notes: Sequence[str]) -> Iterator[Page]:
-    yield score_page(scores, comparisons, notes)
-    yield cost_page(scores)
-    number = table_number(name)
-    if number is not None:
-        published, summary = read_published(), summarise(scores)
-        numbers = compare_with_paper(scores, summary, published, number)
-        yield paper_page(scores, summary, numbers, compare_signs(summary, published, number))
-
-
-def _summary(page: Page, name: str) -> str:
+def _fold(page: Page, name: str) -> str:
     """What a page but the first is folded under."""
     known = {"-cost": "By cost", "-paper": "Beside the paper", "-localisation": "Planted errors"}
     return known.get(page.name.removeprefix(name), page.title)

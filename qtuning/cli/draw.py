@@ -28,26 +28,33 @@ def tables(
     """Collect scores and write the tables of experiments; cells that are missing are visible holes with a reason."""
     from qtuning.data.contamination import checks_of, notes_of_checks
     from qtuning.experiment.grid import ConfigFolder
+    from qtuning.paper.beside import paper_editions
     from qtuning.statistics.compare import compare
+    from qtuning.statistics.summary import summarise
     from qtuning.store.store import Store, write_store
-    from qtuning.tables.planted_errors import write_localisation
-    from qtuning.tables.terminal import print_table
-    from qtuning.tables.write import write_tables
+    from qtuning.tables.by_cost import cost_edition
+    from qtuning.tables.planted_errors import planted_errors_edition
+    from qtuning.tables.scores import score_edition
+    from qtuning.tables.terminal import print_page
+    from qtuning.tables.write import write_edition, write_tables
 
     grids = ConfigFolder(configs, data_dir).expand(experiments)
     write_store(grids, results)
+    store, folder = Store(results), results / "tables"
     written: list[Path] = []
     for grid in grids:
         name = grid.experiment.name
-        for path in write_localisation(name, Store(results), results / "tables"):
+        planted = planted_errors_edition(store.localisation, store.cells_of(name))
+        for path in write_edition(planted, folder, name) if planted else ():
             print(path)
         if grid.evaluation is None:
             print(f"{name}: no benchmarks, so no table of scores; its figures: qtuning figures {name}")
             continue
-        comparisons = compare(Store(results), name)
+        summary = summarise(store.experiment(name))
         notes = notes_of_checks(results, checks_of([grid]).values())
-        written += write_tables(name, results, comparisons=comparisons, notes=notes)
-        print_table(name, results, comparisons=comparisons)
+        scores = score_edition(summary, compare(summary, store.items), notes)
+        written += write_tables(summary, [scores, cost_edition(summary), *paper_editions(summary)], folder)
+        print_page(scores.page)
     for path in written:
         if path.suffix == ".md":  # the other formats have the same name
             print(path)
@@ -62,9 +69,10 @@ def figures(
 ) -> None:
     """Draw the figures that the rows of each experiment allow: SVG, PNG, the data behind each as CSV, and captions."""
     from qtuning.figures.write import write_figures
+    from qtuning.store.store import Store
 
     for experiment in experiments:
-        for figure in write_figures(experiment, store, out):
+        for figure in write_figures(experiment, Store(store), out):
             print(figure.paths[0])
 
 

@@ -12,8 +12,9 @@ from matplotlib.patches import Rectangle
 
 from qtuning.figures.points import budget_name
 from qtuning.figures.style import BLACK, BLUE, COLUMN, PAGE, VERMILLION, Drawing, colour_bar, panels, styled
-from qtuning.tables.labels import benchmark_label, hole_text, method_label
-from qtuning.tables.summary import Entry, Hole, Summary, random_at_budget
+from qtuning.statistics.summary import Entry, Hole, Summary
+from qtuning.store.lines import random_at_budget
+from qtuning.tables.labels import benchmark_label, method_label
 
 ROW, HEAD = 0.165, 0.26
 """Inches of a row, and of what stands above a block."""
@@ -62,7 +63,7 @@ def differences(summary: Summary) -> pl.DataFrame:
                     "benchmark": benchmark,
                     "mean": entry.mean if isinstance(entry, Entry) else None,
                     "difference": entry.difference if isinstance(entry, Entry) else None,
-                    "hole": hole_text(entry) if isinstance(entry, Hole) else None,
+                    "hole": str(entry) if isinstance(entry, Hole) else None,
                 }
             )
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")

@@ -13,7 +13,7 @@ from qtuning.figures.marks import Look, assign_looks, describe_looks
 from qtuning.figures.points import facets, pruned, score_label
 from qtuning.figures.score_curves import describe_references, draw_references
 from qtuning.figures.style import PAGE, Drawing, legend_below, letter, panels, styled
-from qtuning.tables.pareto import front_of
+from qtuning.tables.by_cost import pareto_front
 
 NAMED = 16
 """Most points of a front that are named: so many names have room above one another."""
@@ -40,7 +40,7 @@ def draw_pareto(frame: pl.DataFrame) -> Drawing:
             for index, (cost, unit) in enumerate(COSTS, start=2 * row):
                 panel, whole = axes[index], _full_cost(part, cost)
                 x = [value if whole is None else 100 * value / whole for value in part[cost]]
-                front = front_of(part[cost].to_list(), part["mean"].to_list())
+                front = pareto_front(list(part.select(cost, "mean").iter_rows()))
                 part = part.with_columns(pl.Series(f"{cost}_drawn", x), pl.Series(f"{cost}_front", front))
                 drawn = part.with_columns(x=pl.col(f"{cost}_drawn"))
                 _dress(panel, drawn["x"], unit if whole is None else f"{unit}, % of full data")

@@ -7,9 +7,10 @@ from typing import Any
 
 import polars as pl
 
-from qtuning.tables.labels import benchmark_label, hole_text, method_label, percent
-from qtuning.tables.lines import Seeds, cells_by_line, cost_share, full_data, mean_cost
-from qtuning.tables.summary import AVERAGE, Entry, Hole, Line, Summary
+from qtuning.statistics.summary import AVERAGE, Entry, Hole, Summary
+from qtuning.store.lines import Line
+from qtuning.tables.costs import Cost, cost_of
+from qtuning.tables.labels import benchmark_label, method_label, percent
 
 SCHEMA: dict[str, Any] = {
     "train_set": pl.String,
@@ -44,15 +45,13 @@ of the full data.
 """
 
 
-def points(summary: Summary, scores: pl.DataFrame) -> pl.DataFrame:
+def points(summary: Summary) -> pl.DataFrame:
     """One row per line of the experiment's table and model: its average score over the benchmarks, and its costs.
 
-    scores: the rows that were summarised, which have the costs.
     mean, sd: over the seeds (sd null with one). A hole has a null mean, and `hole` says why. flops, seconds: mean over
     the seeds, scoring included; null where a seed is not trained to its end. *_share: mean over the seeds of the
     quotient with the full-data cell of the same seed; null without one.
     """
-    cells = cells_by_line(scores)
     rows = []
     for line in summary.lines:
         for model in summary.models:
@@ -63,7 +62,7 @@ def points(summary: Summary, scores: pl.DataFrame) -> pl.DataFrame:
                 _identity(line, model)
                 | {"benchmark": summary.overall}
                 | _score(entry)
-                | _costs(cells.get((line, model), {}), full_data(cells, line, model))
+                | _costs(cost_of(line, model, summary.cells))
             )
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
@@ -116,33 +115,25 @@ def _identity(line: Line, model: str) -> dict[str, Any]:
     known = line.sample_ratio is not None and line.token_ratio is not None
     options = json.loads(line.options) if line.options else {}
     batch = re.search(r"batch_size\W+(\d+)", line.training)
-    return {
-        "train_set": line.train_set,
+    return line.columns() | {
         "model": model,
         "label": method_label(line),
-        "method": line.method,
-        "sample_pruner": line.sample_pruner,
-        "token_pruner": line.token_pruner,
-        "sample_ratio": line.sample_ratio,
-        "token_ratio": line.token_ratio,
         "budget": budget_name(line.sample_ratio, line.token_ratio) if known else "",  # type: ignore[arg-type]
         "nominal": 100 * line.sample_ratio * line.token_ratio if known else None,  # type: ignore[operator]
-        "variant": line.variant,
         "lambda": options.get("token", {}).get("lambda"),
-        "training": line.training,
         "batch_size": int(batch[1]) if batch else None,
     }
 
 
 def _score(entry: Entry | Hole) -> dict[str, Any]:
     if isinstance(entry, Hole):
-        return {"mean": None, "sd": None, "n_seeds": 0, "hole": hole_text(entry)}
+        return {"mean": None, "sd": None, "n_seeds": 0, "hole": str(entry)}
     return {"mean": entry.mean, "sd": entry.sd, "n_seeds": len(entry.seeds), "hole": None}
 
 
-def _costs(by_seed: Seeds, full: Seeds) -> dict[str, float | None]:
+def _costs(cost: Cost) -> dict[str, float | None]:
     costs: dict[str, float | None] = {}
     for name, column in (("flops", "flops_total"), ("seconds", "seconds_total")):
-        costs[name] = mean_cost(by_seed, column)
-        costs[f"{name}_share"] = cost_share(by_seed, full, column)
+        costs[name] = cost.mean(column)
+        costs[f"{name}_share"] = cost.share_of_full(column)
     return costs

@@ -19,11 +19,11 @@ from qtuning.figures.score_curves import score_curves
 from qtuning.figures.style import Drawing, save
 from qtuning.figures.training import draw_convergence, draw_shares
 from qtuning.files import atomic_path, write_json
+from qtuning.statistics.summary import Summary, summarise
+from qtuning.store.lines import cells_by_line
 from qtuning.store.store import Store
 from qtuning.tables.labels import method_label
-from qtuning.tables.lines import cells_by_line
 from qtuning.tables.planted_errors import localised
-from qtuning.tables.summary import summarise
 
 CAPTIONS = "captions.json"
 
@@ -37,31 +37,30 @@ class Written:
     paths: tuple[Path, ...]
 
 
-def write_figures(experiment: str, store_folder: Path, out: Path) -> list[Written]:
+def write_figures(experiment: str, store: Store, out: Path, summary: Summary | None = None) -> list[Written]:
     """Draw every figure that the rows of an experiment allow, to `out`/`experiment`; equal stores give equal bytes.
 
     The folder appears whole or not at all, and figures of an earlier store do not stay behind. Raises UserError if the
     store has no cells of the experiment.
     """
-    store = Store(Path(store_folder))
     store.cells_of(experiment)
     target = Path(out) / experiment
     written: list[Written] = []
     with atomic_path(target) as temporary:
         temporary.mkdir()
-        for name, drawing, caption in drawings(store, experiment):
+        for name, drawing, caption in drawings(store, experiment, summary):
             paths = save(drawing, temporary, name)
             written.append(Written(name, caption, tuple(target / path.name for path in paths)))
         write_json(temporary / CAPTIONS, {figure.name: figure.caption for figure in written})
     return written
 
 
-def drawings(store: Store, experiment: str) -> Iterator[tuple[str, Drawing, str]]:
+def drawings(store: Store, experiment: str, summary: Summary | None = None) -> Iterator[tuple[str, Drawing, str]]:
     """(name, figure, caption) of all figures that apply to an experiment; without benchmarks those of its trainings."""
     cells = store.cells_of(experiment)
     scores = store.scores.filter(pl.col("experiment") == experiment)
     if len(scores):
-        yield from _of_scores(scores)
+        yield from _of_scores(summary or summarise(scores))
     yield from _of_trainings(store, cells)
     found = localised(store.localisation, cells)
     if len(found):
@@ -69,10 +68,8 @@ def drawings(store: Store, experiment: str) -> Iterator[tuple[str, Drawing, str]
         yield "localisation", drawing, cells_caption(drawing.text, cells.filter(pl.col("seed").is_not_null()))
 
 
-def _of_scores(scores: pl.DataFrame) -> Iterator[tuple[str, Drawing, str]]:
-    """The figures of scores; scores: the rows of one experiment."""
-    summary = summarise(scores)
-    frame = points(summary, scores)
+def _of_scores(summary: Summary) -> Iterator[tuple[str, Drawing, str]]:
+    scores, frame = summary.scores, points(summary)
     for name, drawing in score_curves(frame):
         yield name, drawing, scores_caption(drawing.text, scores)
     if pruned(frame).drop_nulls(["mean", "flops"]).height > 1:

@@ -22,12 +22,17 @@ from qtuning.paper.published import (
     Published,
     count_impossible,
     place_of,
+    read_published,
+    table_number,
 )
-from qtuning.paper.signs import Sign, sign_table
-from qtuning.tables.labels import Footnotes, benchmark_label, hole_text, named, percent, signed
-from qtuning.tables.lines import Cells, cells_by_line
-from qtuning.tables.page import Block, Column, Field, Page, Table, check
-from qtuning.tables.summary import AVERAGE, Entry, Hole, Line, Summary
+from qtuning.paper.signs import Sign, compare_signs, sign_table, tidy_signs
+from qtuning.statistics.summary import AVERAGE, Entry, Hole, Summary
+from qtuning.store.lines import Line
+from qtuning.tables.html import render_html
+from qtuning.tables.labels import benchmark_label, percent, signed
+from qtuning.tables.markdown import render_markdown
+from qtuning.tables.page import Block, Column, Field, Footnotes, Page, Table
+from qtuning.tables.write import Edition
 
 Status = Literal["matched", "off", "not run", "not comparable"]
 
@@ -93,21 +98,20 @@ class Refusals:
     models: str
 
 
-def compare_with_paper(scores: pl.DataFrame, summary: Summary, published: Published, table: int) -> list[Number]:
+def compare_with_paper(summary: Summary, published: Published, table: int) -> list[Number]:
     """Every published number of a table beside ours, in the order of the publication.
 
-    scores: rows of one experiment; summary: of the same. Ours are the rows with default options and readings.
+    Ours are the rows with default options and readings.
     """
-    cells = cells_by_line(scores)
-    refused = _refusals(scores, summary, published, table)
+    refused = _refusals(summary, published, table)
     return [
-        _number(row, benchmark, float(score), summary, cells, refused)
+        _number(row, benchmark, float(score), summary, refused)
         for row in published.rows(table)
         for benchmark, score in published.scores[row].items()
     ]
 
 
-def _number(row: PaperRow, benchmark: str, score: float, summary: Summary, cells: Cells, refused: Refusals) -> Number:
+def _number(row: PaperRow, benchmark: str, score: float, summary: Summary, refused: Refusals) -> Number:
     def without(status: Status, reason: str, has_model: bool = True) -> Number:
         return Number(row, benchmark, score, status, reason, has_model=has_model)
 
@@ -123,10 +127,10 @@ def _number(row: PaperRow, benchmark: str, score: float, summary: Summary, cells
     if line is None or entry is None:
         return without("not run", "not part of this experiment")
     if isinstance(entry, Hole):
-        return without("not run", hole_text(entry))
+        return without("not run", str(entry))
     low, high = interval(summary, line, row.model, benchmark)
     reason = "; ".join(
-        filter(None, (refused.everything, refused.benchmarks.get(benchmark), _refused_amount(line, row, cells)))
+        filter(None, (refused.everything, refused.benchmarks.get(benchmark), _refused_amount(line, row, summary)))
     )
     # compared as printed: two decimals
     inside = round(low, 2) <= score <= round(high, 2)
@@ -160,8 +164,9 @@ def interval(summary: Summary, line: Line, model: str, benchmark: str) -> tuple[
     return max(0.0, entry.mean - half), min(100.0, entry.mean + half)
 
 
-def _refusals(scores: pl.DataFrame, summary: Summary, published: Published, table: int) -> Refusals:
+def _refusals(summary: Summary, published: Published, table: int) -> Refusals:
     """What of an experiment's settings is not the paper's: other questions, shots, items, benchmarks or train set."""
+    scores = summary.scores
     config = json.loads(scores["evaluation_config"][0] or "{}")
     reasons = []
     if config.get("source") == "mini-world":
@@ -171,7 +176,7 @@ def _refusals(scores: pl.DataFrame, summary: Summary, published: Published, tabl
     if config.get("fewshot") is not None:
         reasons.append(f"fewshot: {config['fewshot']} instead of each benchmark's own")
     reasons += [f"setting unknown: {name}" for name in ("source", "limit", "fewshot") if name not in config]
-    trained = named(scores, "train_set")
+    trained = summary.train_sets
     if trained and published.rows(table)[0].train_set not in trained:
         reasons.insert(0, f"the train set is {', '.join(trained.values())}")
     benchmarks = {}
@@ -195,14 +200,14 @@ def _refusals(scores: pl.DataFrame, summary: Summary, published: Published, tabl
         benchmarks[AVERAGE] = (
             f"the average holds {', '.join(map(benchmark_label, benchmarks))}: another benchmark split"
         )
-    return Refusals("; ".join(reasons), benchmarks, ", ".join(named(scores, "model").values()))
+    return Refusals("; ".join(reasons), benchmarks, ", ".join(summary.models.values()))
 
 
-def _refused_amount(line: Line, row: PaperRow, cells: Cells) -> str:
+def _refused_amount(line: Line, row: PaperRow, summary: Summary) -> str:
     """What is wrong with the number of samples that the cells of a line could choose from; else empty."""
     if line.method == "zero-shot" or row.train_set not in TRAIN_SAMPLES:
         return ""
-    offered = [cell["samples_available"] for cell in cells.get((line, row.model), {}).values()]
+    offered = [cell["samples_available"] for cell in summary.cells.get((line, row.model), {}).values()]
     known = [value for value in offered if value is not None]
     if not known:
         return "setting unknown: how many samples it was trained on"
@@ -243,23 +248,35 @@ def _absent(numbers: Sequence[Number]) -> list[tuple[list[str], int, str]]:
     return [(list(dict.fromkeys(models)), len(models), reason) for reason, models in groups.items()]
 
 
-def paper_page(scores: pl.DataFrame, summary: Summary, numbers: Sequence[Number], signs: Sequence[Sign]) -> Page:
+def paper_editions(summary: Summary) -> list[Edition]:
+    """The page of an edition of table 1 or 2 with its CSV files; empty for any other experiment."""
+    table = table_number(summary.experiment)
+    if table is None:
+        return []
+    published = read_published()
+    numbers = compare_with_paper(summary, published, table)
+    signs = compare_signs(summary, published, table)
+    texts = {"paper.md": render_markdown, "paper.html": render_html}
+    frames = {"paper.csv": tidy_numbers(numbers), "signs.csv": tidy_signs(signs, summary.experiment)}
+    return [Edition(paper_page(summary, numbers, signs), texts, frames)]
+
+
+def paper_page(summary: Summary, numbers: Sequence[Number], signs: Sequence[Sign]) -> Page:
     """The signs of the paper's findings, then its numbers beside ours; the models that we lack in one line."""
-    experiment, labels = scores["experiment"][0], named(scores, "model")
-    tables = [sign_table(signs, labels)] if signs else []
+    tables = [sign_table(signs, summary.models)] if signs else []
     tables += [
-        _numbers_table(labels[model], [number for number in numbers if number.row.model == model])
+        _numbers_table(summary.models[model], [number for number in numbers if number.row.model == model])
         for model in dict.fromkeys(number.row.model for number in numbers)
         if model in summary.models
     ]
     counts = Counter(number.status for number in numbers)
     verdicts = ", ".join(f"{counts[status]} {status}" for status in ("matched", "off", "not run", "not comparable"))
-    lead = [f"Experiment {experiment} beside the paper. {len(numbers)} published numbers: {verdicts}."]
+    lead = [f"Experiment {summary.experiment} beside the paper. {len(numbers)} published numbers: {verdicts}."]
     lead += [
         f"{count} numbers of {' and '.join(MODEL_LABEL[name] for name in names)}: not comparable because {reason}."
         for names, count, reason in _absent(numbers)
     ]
-    return check(Page(f"{experiment}-paper", f"{scores['title'][0]}: the paper and ours", tuple(lead), tuple(tables)))
+    return Page(f"{summary.experiment}-paper", f"{summary.title}: the paper and ours", tuple(lead), tuple(tables))
 
 
 def _numbers_table(label: str, numbers: Sequence[Number]) -> Table:

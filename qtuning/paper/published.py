@@ -14,8 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from qtuning.statistics.summary import AVERAGE
+from qtuning.store.lines import Line
 from qtuning.tables.labels import pruner_labels
-from qtuning.tables.summary import AVERAGE, Line
 
 SCORES = Path(str(importlib.resources.files("qtuning"))) / "assets" / "paper" / "reference_scores.csv"
 

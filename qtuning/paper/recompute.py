@@ -10,11 +10,10 @@ from typing import Literal
 from qtuning.errors import UserError
 from qtuning.paper.beside import Number, compare_with_paper
 from qtuning.paper.published import MODEL_LABEL, PaperRow, Published, Range, table_number
-from qtuning.statistics.answers import World, worlds
-from qtuning.statistics.interval import bounds
+from qtuning.statistics.compare import Facet, facets, interval
+from qtuning.statistics.summary import AVERAGE, Summary, summarise
 from qtuning.store.store import Store
 from qtuning.tables.labels import benchmark_label
-from qtuning.tables.summary import AVERAGE, summarise
 
 
 @dataclass(frozen=True)
@@ -42,13 +41,13 @@ class Recomputed:
 class OurScores:
     """Our scores of the paper's models; the range of a figure is its 95% interval over seeds and items.
 
-    numbers: the published numbers of these models beside ours. worlds: our answers, by table and model.
+    numbers: the published numbers of these models beside ours. facets: our answers, by table and model.
     """
 
-    def __init__(self, published: Published, numbers: Iterable[Number], worlds: dict[tuple[int, str], World]) -> None:
+    def __init__(self, published: Published, numbers: Iterable[Number], facets: dict[tuple[int, str], Facet]) -> None:
         self._published = published
         self._numbers = {(number.row, number.benchmark): number for number in numbers}
-        self._worlds = worlds
+        self._facets = facets
 
     def score(self, row: PaperRow, benchmark: str) -> float | str:
         """Our mean over the seeds, per cent; or why there is none that can be held against the paper's."""
@@ -73,11 +72,11 @@ class OurScores:
         number = self._numbers[row, benchmark]
         if len(number.values) < 2:
             return "one seed"
-        world = self._worlds.get((row.table, row.model))
+        facet = self._facets.get((row.table, row.model))
         line, other = number.line, self._numbers[rival, benchmark].line if rival else None
-        if world is None or line is None:
+        if facet is None or line is None:
             return "the store has no answers item by item"
-        return bounds("relative" if relative else "difference", world, line, benchmark, other)
+        return interval(facet, line, benchmark, other, relative)
 
 
 Scores = Published | OurScores
@@ -89,23 +88,23 @@ def read_ours(store: Store, published: Published) -> OurScores | None:
     They are of editions of the paper's tables (`table1`, `table2-...`): for each table and model of the edition with
     the most scores that are comparable with the paper's. Raises UserError where `store` cannot be read.
     """
-    chosen: dict[tuple[int, str], tuple[str, list[Number]]] = {}
+    chosen: dict[tuple[int, str], tuple[Summary, list[Number]]] = {}
     for experiment in store.scores["experiment"].unique(maintain_order=True):
         table = table_number(experiment)
         if table is None:
             continue
-        scores = store.experiment(experiment)
-        numbers = compare_with_paper(scores, summarise(scores), published, table)
+        summary = summarise(store.experiment(experiment))
+        numbers = compare_with_paper(summary, published, table)
         for model in dict.fromkeys(number.row.model for number in numbers if number.has_model):
             mine = [number for number in numbers if number.row.model == model]
-            _, others = chosen.get((table, model), ("", []))
-            if not others or _count_comparable(mine) > _count_comparable(others):
-                chosen[table, model] = experiment, mine
-    found: dict[tuple[int, str], World] = {}
-    for (table, model), (experiment, numbers) in chosen.items():
+            others = chosen[table, model][1] if (table, model) in chosen else None
+            if others is None or _count_comparable(mine) > _count_comparable(others):
+                chosen[table, model] = summary, mine
+    found: dict[tuple[int, str], Facet] = {}
+    for (table, model), (summary, numbers) in chosen.items():
         if _count_comparable(numbers):
             try:
-                of_experiment = {(world.model, world.train_set): world for world in worlds(store, experiment)}
+                of_experiment = {(facet.model, facet.train_set): facet for facet in facets(summary, store.items)}
             except UserError:
                 continue  # a store without answers item by item still has scores, though no intervals
             found[table, model] = of_experiment[model, numbers[0].row.train_set]

@@ -10,9 +10,10 @@ from typing import Literal
 import polars as pl
 
 from qtuning.paper.published import MODEL_LABEL, PaperRow, Place, Published, place_of
+from qtuning.statistics.summary import AVERAGE, Entry, Summary
+from qtuning.store.lines import Line
 from qtuning.tables.labels import percent
 from qtuning.tables.page import Block, Column, Field, Table
-from qtuning.tables.summary import AVERAGE, Entry, Line, Summary
 
 Verdict = Literal["yes", "no", "seeds disagree", "paper divided", "–"]
 

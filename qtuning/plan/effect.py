@@ -1,7 +1,7 @@
 """The smallest difference between two methods that an experiment is likely to find: what its tables could mark.
 
-Counted from the grid: what `results/comparisons.compare` will compare, with which reference, in families of what size,
-and which lines lend each other their seed variance. The power is that of `results/power.py`, with the spreads
+Counted from the grid: what `statistics.compare.compare` will compare, with which reference, in families of what size,
+and which lines lend each other their seed variance. The power is that of `statistics/power.py`, with the spreads
 
     seeds: sqrt(2) s of the difference of two averages, s the standard deviation of a method's average over seeds
     items: sqrt(2 p (1 - p) (1 - rho)) of the difference of two answers to one item, p = 1/2, where a share of right
@@ -26,7 +26,7 @@ from qtuning.plan.assumptions import Assumptions
 from qtuning.plan.work import evaluation_work
 
 if TYPE_CHECKING:
-    from qtuning.tables.summary import Line
+    from qtuning.store.lines import Line
 
 ONE_SEED = "one seed: nothing can be marked"
 NO_REFERENCE = "no reference in this experiment: nothing can be marked"
@@ -112,8 +112,8 @@ def families_of(grid: Grid) -> dict[str, tuple[int, int]]:
     Only references that mark something: random + random where a budget has it, full data, and without the latter the
     model without training.
     """
-    from qtuning.statistics.answers import pools_of
-    from qtuning.statistics.compare import FULL, RANDOM, ZERO_SHOT, references, rival_of
+    from qtuning.statistics.compare import pools_of, references, rival_of
+    from qtuning.store.lines import FULL, RANDOM, ZERO_SHOT
 
     found: dict[str, tuple[int, list[int]]] = {}
     worlds = [list(lines) for lines in _worlds(grid)]
@@ -134,7 +134,7 @@ def families_of(grid: Grid) -> dict[str, tuple[int, int]]:
 def _worlds(grid: Grid) -> Iterator[list["Line"]]:
     """The lines of each model on each train set, as a table will have them."""
     from qtuning.store.collect import identity
-    from qtuning.tables.summary import line_of
+    from qtuning.store.lines import line_of
 
     rows = [identity(grid, cell) for cell in grid.cells]
     train_sets = dict.fromkeys(row["train_set"] for row in rows if row["train_set"] is not None)

@@ -1,27 +1,29 @@
 """Which differences of an experiment are real: every pruned line against random pruning, the full data, no training.
 
-Reads a store alone. The estimates are those of statistics.py (docs/statistics.md); unit: percentage points.
+Works on the answers to single test items. The estimates are those of estimate.py (docs/statistics.md); unit: percentage
+points.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from qtuning.statistics.answers import World, full_of, worlds
-from qtuning.statistics.estimate import Array, Estimate, estimate_differences, estimate_scores, holm, mean_squares
-from qtuning.statistics.power import Spread
-from qtuning.store.store import Store
-from qtuning.tables.summary import AVERAGE, Line, random_at_budget
+from qtuning.statistics.estimate import Array, Estimate, estimate_differences, estimate_scores, holm, prior_freedom
+from qtuning.statistics.summary import AVERAGE, Hole, Summary
+from qtuning.store.lines import FULL, RANDOM, ZERO_SHOT, Line, full_data_of, random_at_budget
 
-RANDOM, FULL, ZERO_SHOT = "random+random", "full", "zero-shot"
 MARKS = {RANDOM: "†", FULL: "‡", ZERO_SHOT: "§"}
 """What stands beside an average that differs from random pruning, from the full data, or, only in an experiment that
 has no full data, from the model without training."""
 FAMILY_ERROR = 0.05
 LEAST = {"score": 0.0, "difference": -100.0}
-"""What cannot be undercut, per cent or percentage points."""
+"""The lowest possible value, per cent or percentage points."""
+SMALL = 5
+"""A budget with fewer lines than this borrows its seed variance from the lines of all budgets."""
 
 ONE_SEED = "one seed: how scores move from seed to seed is unknown; the interval covers items only, a lower bound"
 ABSENT = {
@@ -30,6 +32,12 @@ ABSENT = {
     ZERO_SHOT: f"{ZERO_SHOT} is not part of this experiment",
 }
 UNTRAINED = "not trained, so without seeds: the interval covers items only"
+
+LINE_KEY = ("train_set", "model", "method", "options", "training", "sample_ratio", "token_ratio")
+"""Columns that identify a line with a model."""
+
+Answers = dict[str, tuple[int, Array]]
+"""Seed -> (a number that stands for the sequence of items, their scores in per cent)."""
 
 Estimates = dict[tuple[tuple[Line, ...], Line, str], tuple[list[Line], Estimate, Array]]
 """(pool, reference, benchmark) -> the lines of the pool that are paired, their differences, and their p values."""
@@ -61,7 +69,138 @@ INTERVAL_SCHEMA: dict[str, pl.DataType] = {
 """Columns of `score_intervals`."""
 
 
-def compare(store: Store, experiment: str) -> pl.DataFrame:
+@dataclass(frozen=True)
+class Facet:
+    """The lines of one model on one train set, with their answers item by item.
+
+    answers: of a line to a benchmark; absent where the store has none.
+    """
+
+    model: str
+    train_set: str
+    summary: Summary
+    answers: dict[tuple[Line, str], Answers]
+
+    @cached_property
+    def lines(self) -> list[Line]:
+        """In table order."""
+        return [
+            line
+            for line in self.summary.lines
+            if line.train_set == self.train_set
+            and any((line, self.model, benchmark) in self.summary.entries for benchmark in self.summary.benchmarks)
+        ]
+
+    @cached_property
+    def prior(self) -> float:
+        """How far the seed variances of the pooled lines agree, over all budgets and benchmarks (`prior_freedom`)."""
+        groups: list[Array] = []
+        for pool in dict.fromkeys(self.pools[line] for line in self.lines if not line.reference):
+            for benchmark in self.summary.benchmarks:
+                whole = [line for line in pool if self.hole(line, benchmark) is None]
+                group = [line for line in whole if self.unpaired(line, whole[0], benchmark) is None]
+                if len(group) > 2:
+                    means = [scores.mean(axis=2) for scores in self.arrays(group, benchmark)]
+                    groups.append(np.mean(means, axis=0))
+        return prior_freedom(groups)
+
+    @cached_property
+    def pools(self) -> dict[Line, tuple[Line, ...]]:
+        """The lines whose seed variance should be that of a line, itself among them: those of its budget."""
+        return pools_of(self.lines)
+
+    def paired(self, pool: Sequence[Line], rival: Line, benchmark: str) -> list[Line]:
+        """`rival`, and the lines of the pool that answered the same items at the same seeds as it did."""
+        others = [line for line in pool if line != rival and self.unpaired(line, rival, benchmark) is None]
+        return [rival, *others]
+
+    def arrays(self, lines: Sequence[Line], benchmark: str) -> list[Array]:
+        """[L, S, n] scores of each benchmark that `benchmark` stands for, of lines that are paired."""
+        return [
+            np.stack([[self.answers[line, name][seed][1] for seed in self.answers[lines[0], name]] for line in lines])
+            for name in self.parts(benchmark)
+        ]
+
+    def parts(self, benchmark: str) -> tuple[str, ...]:
+        """The benchmarks that an average averages; any other is itself."""
+        names = tuple(name for name in self.summary.benchmarks if name != AVERAGE)
+        return names if benchmark == AVERAGE else (benchmark,)
+
+    def hole(self, line: Line, benchmark: str) -> str | None:
+        """Why a line has no answers to this benchmark; None where it has."""
+        entry = self.summary.entries.get((line, self.model, benchmark))
+        if entry is None:
+            return "not part of this experiment"
+        if isinstance(entry, Hole):
+            return str(entry)
+        for name in self.parts(benchmark):
+            if (line, name) not in self.answers:
+                return f"the store has no items of {name}; evaluate again and collect the experiment again"
+            if any(len(scores) < 2 for _, scores in self.answers[line, name].values()):
+                return f"{name} has fewer than 2 items"
+        return None
+
+    def unpaired(self, line: Line, rival: Line, benchmark: str) -> str | None:
+        """Why two lines cannot be compared item by item; None where they can. A rival without training has no seeds,
+        and is compared with a line at each of the line's."""
+        if (reason := self.hole(line, benchmark)) is not None:
+            return reason
+        if (reason := self.hole(rival, benchmark)) is not None:
+            return f"nothing to compare with: {rival.method}: {reason}"
+        for name in self.parts(benchmark):
+            ours, theirs = self.answers[line, name], self.answers[rival, name]
+            fixed = rival.method == ZERO_SHOT and line != rival
+            if not fixed and ours.keys() != theirs.keys():
+                return f"seeds {', '.join(ours)}, but {rival.method} has seeds {', '.join(theirs)}"
+            if any(ours[seed][0] != theirs["" if fixed else seed][0] for seed in ours):
+                return f"{rival.method} answered other items of {name}"
+        return None
+
+
+def facets(summary: Summary, items: pl.DataFrame) -> Iterator[Facet]:
+    """The facets of an experiment. items: items.parquet of the same store."""
+    scores = summary.scores.filter(pl.col("headline"))
+    asked = items.join(scores.select("cell", "evaluation").unique(), on=["cell", "evaluation"], how="semi")
+    groups = asked.sort("item").partition_by("cell", "evaluation", "benchmark", as_dict=True, maintain_order=True)
+    sequences: dict[tuple[str, ...], int] = {}
+    known: dict[tuple[Any, ...], tuple[int, Array]] = {}
+    for key, group in groups.items():
+        sequence = sequences.setdefault(tuple(group["item_hash"]), len(sequences))
+        known[key] = (sequence, 100 * group["score"].to_numpy())
+    rows: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in scores.filter(pl.col("status") == "done").iter_rows(named=True):
+        rows.setdefault(tuple(row[name] for name in (*LINE_KEY, "benchmark")), []).append(row)
+    for model in summary.models:
+        for train_set in dict.fromkeys(line.train_set for line in summary.lines):
+            answers: dict[tuple[Line, str], Answers] = {}
+            for line in summary.lines:
+                for benchmark in summary.benchmarks:
+                    found = rows.get((*_key(line, model), benchmark), [])
+                    cells = {row["seed"] or "": (row["cell"], row["evaluation"], benchmark) for row in found}
+                    if line.train_set == train_set and cells and all(cell in known for cell in cells.values()):
+                        answers[line, benchmark] = {seed: known[cell] for seed, cell in cells.items()}
+            yield Facet(model, train_set, summary, answers)
+
+
+def _key(line: Line, model: str) -> tuple[Any, ...]:
+    """LINE_KEY of a line's rows in the store; a zero-shot row there has nothing but its model and its method."""
+    of_training = dict.fromkeys(LINE_KEY) if line.method == ZERO_SHOT else line.columns()
+    return tuple((of_training | {"model": model, "method": line.method})[name] for name in LINE_KEY)
+
+
+def pools_of(lines: Sequence[Line]) -> dict[Line, tuple[Line, ...]]:
+    """`Facet.pools` of the lines of one model on one train set."""
+    pruned = tuple(line for line in lines if not line.reference)
+    blocks: dict[tuple[float | None, float | None], list[Line]] = {}
+    for line in pruned:
+        blocks.setdefault((line.sample_ratio, line.token_ratio), []).append(line)
+    pools = {line: (line,) if line.method == ZERO_SHOT else (line, *pruned) for line in lines}
+    for block in blocks.values():
+        pools |= dict.fromkeys(block, tuple(block) if len(block) >= SMALL else pruned)
+    return pools
+
+
+def compare(summary: Summary, items: pl.DataFrame) -> pl.DataFrame:
     """One row per pruned line, model, benchmark (`avg` among them) and reference: the paired difference and its error.
 
     low, high: 95% interval over seeds and items. p: two-sided. p_holm: corrected for all averages of the experiment
@@ -71,47 +210,55 @@ def compare(store: Store, experiment: str) -> pl.DataFrame:
     seed_sd: of the difference, from seed to seed, on seed_df degrees of freedom; item_se: what the choice of items
     adds. The square of the standard error is seed_sd^2 / n_seeds + item_se^2.
     A comparison that cannot be made is a row of nulls with its reason in `note`.
-
-    Raises UserError if the experiment is not in the store.
     """
     rows: list[dict[str, Any]] = []
-    for world in worlds(store, experiment):
+    for facet in facets(summary, items):
         known: Estimates = {}
-        for line in world.lines:
+        for line in facet.lines:
             if not line.reference:
-                found = references(world.lines)
-                rows += [row for against in found for row in _compared(world, line, against, known)]
+                for against in references(facet.lines):
+                    rows += _compared(facet, line, against, known)
     return _with_families(pl.DataFrame(rows, schema=COMPARISON_SCHEMA, orient="row"))
 
 
-def score_intervals(store: Store, experiment: str) -> pl.DataFrame:
+def score_intervals(summary: Summary, items: pl.DataFrame) -> pl.DataFrame:
     """One row per line, model and benchmark: its own score, per cent, with a 95% interval over seeds and items.
 
-    seed_sd: of the score, from seed to seed. Raises UserError if the experiment is not in the store.
+    seed_sd: of the score, from seed to seed.
     """
     rows = [
-        _scored(world, line, benchmark)
-        for world in worlds(store, experiment)
-        for line in world.lines
-        for benchmark in world.summary.benchmarks
+        _scored(facet, line, benchmark)
+        for facet in facets(summary, items)
+        for line in facet.lines
+        for benchmark in summary.benchmarks
     ]
     return pl.DataFrame(rows, schema=INTERVAL_SCHEMA, orient="row")
 
 
-def difference_interval(
-    world: World, line: Line, rival: Line, benchmark: str, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Interval of `line` - `rival`, percentage points, of any two trained lines that are paired (`World.unpaired`).
+def interval(
+    facet: Facet, line: Line, benchmark: str, rival: Line | None = None, relative: bool = False
+) -> tuple[float, float] | str:
+    """The 95% interval of a line's score, or of its change from `rival`; or why there is none.
 
-    Where `rival` is what `compare` compares with, these are its `low` and `high`.
+    relative: of the change in per cent of the rival's score, 100 d / b. Its interval is that of the quotients of two
+    intervals, of the difference d and of the score b, each at 97.5%: both hold at once in at least 95% of the cases
+    (Bonferroni). An interval that is cut off at both ends of what is possible says nothing, and is none.
     """
-    lines, estimate = _from_pool(world, line, rival, benchmark)
-    return _interval(estimate, lines.index(line), "difference", confidence)
-
-
-def score_interval(world: World, line: Line, benchmark: str, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of a line's own score, per cent: `low` and `high` of `score_intervals`."""
-    return _interval(_of_score(world, line, benchmark), 0, "score", confidence)
+    reason = facet.hole(line, benchmark) if rival is None else facet.unpaired(line, rival, benchmark)
+    if reason is not None:
+        return reason
+    if rival is None:
+        low, high = _interval(_of_score(facet, line, benchmark), 0, "score")
+        return "it would be all of 0 to 100" if (low, high) == (0, 100) else (low, high)
+    lines, estimate = _from_pool(facet, line, rival, benchmark)
+    low, high = difference = _interval(estimate, lines.index(line), "difference", 0.975 if relative else 0.95)
+    if not relative:
+        return "it would be all of -100 to 100" if (low, high) == (-100, 100) else (low, high)
+    low, high = _interval(_of_score(facet, rival, benchmark), 0, "score", 0.975)
+    if low <= 0:
+        return f"the score that it is relative to, {rival.method}, cannot be told from zero"
+    quotients = [100 * d / b for d in difference for b in (low, high)]
+    return max(min(quotients), -100.0), max(quotients)
 
 
 def references(lines: Sequence[Line]) -> tuple[str, ...]:
@@ -124,115 +271,85 @@ def rival_of(line: Line, lines: Sequence[Line], against: str) -> Line | None:
     if against == ZERO_SHOT:
         untrained = (other for other in lines if other.train_set == line.train_set and other.method == ZERO_SHOT)
         return next(untrained, None)
-    return random_at_budget(line, lines) if against == RANDOM else full_of(line, lines)
+    return random_at_budget(line, lines) if against == RANDOM else full_data_of(line, lines)
 
 
-def measured_spreads(store: Store, experiment: str) -> dict[str, Spread]:
-    """By benchmark, how the paired differences from random pruning scatter: means over lines and models.
-
-    What `power.detectable_difference` plans with. Only of lines with at least 2 seeds; empty where there are none.
-    Variances are unbiased estimates; a mean of them that is negative counts as zero.
-    """
-    found: dict[str, list[tuple[float, float, float]]] = {}
-    for world in worlds(store, experiment):
-        for line in world.lines:
-            rival = random_at_budget(line, world.lines)
-            if rival is None or rival == line:
-                continue
-            for benchmark in world.parts(AVERAGE):
-                if world.unpaired(line, rival, benchmark) is not None:
-                    continue
-                (scores,) = world.arrays([line, rival], benchmark)
-                _, seeds, items = scores.shape
-                if seeds > 1:
-                    of_seeds, of_items, rest = (float(part[0]) for part in mean_squares(scores[:1] - scores[1:]))
-                    variances = ((of_seeds - rest) / items, (of_items - rest) / seeds, rest)
-                    found.setdefault(benchmark, []).append(variances)
-    spreads = {}
-    for benchmark, all_variances in found.items():
-        means = np.maximum(np.mean(all_variances, axis=0), 0.0)
-        spreads[benchmark] = Spread(*(float(sd) for sd in np.sqrt(means)))
-    return spreads
-
-
-def _compared(world: World, line: Line, against: str, known: Estimates) -> Iterator[dict[str, Any]]:
+def _compared(facet: Facet, line: Line, against: str, known: Estimates) -> Iterator[dict[str, Any]]:
     """The rows of one line against one reference, one a benchmark; none for the reference itself.
 
     known: the estimates of whole pools, which their lines share.
     """
-    rival = rival_of(line, world.lines, against)
+    rival = rival_of(line, facet.lines, against)
     if rival == line:
         return
-    for benchmark in world.summary.benchmarks:
-        row = _row(world, COMPARISON_SCHEMA, line, benchmark) | {"against": against}
+    for benchmark in facet.summary.benchmarks:
+        row = _identity(facet, line, benchmark) | {"against": against}
         if rival is None:
             yield row | {"note": ABSENT[against]}
-        elif (reason := world.unpaired(line, rival, benchmark)) is not None:
+        elif (reason := facet.unpaired(line, rival, benchmark)) is not None:
             yield row | {"note": reason}
         elif against == ZERO_SHOT:
-            estimate = _from_untrained(world, line, rival, benchmark)
+            estimate = _from_untrained(facet, line, rival, benchmark)
             row |= {"p": float(estimate.p_value()[0])}
-            yield row | _estimated(world, line, benchmark, estimate, 0, "difference")
+            yield row | _estimated(facet, line, benchmark, estimate, 0, "difference")
         else:
-            pool = world.pools[line]
+            pool = facet.pools[line]
             if (pool, rival, benchmark) not in known:
-                lines, estimate = _from_pool(world, line, rival, benchmark)
+                lines, estimate = _from_pool(facet, line, rival, benchmark)
                 known[pool, rival, benchmark] = lines, estimate, estimate.p_value()
             lines, estimate, p = known[pool, rival, benchmark]
             row |= {"p": float(p[lines.index(line)])}
-            yield row | _estimated(world, line, benchmark, estimate, lines.index(line), "difference")
+            yield row | _estimated(facet, line, benchmark, estimate, lines.index(line), "difference")
 
 
-def _from_pool(world: World, line: Line, rival: Line, benchmark: str) -> tuple[list[Line], Estimate]:
+def _from_pool(facet: Facet, line: Line, rival: Line, benchmark: str) -> tuple[list[Line], Estimate]:
     """Of the lines of the pool of `line` minus `rival`, which stands first."""
-    lines = world.paired(world.pools[line], rival, benchmark)
-    return lines, estimate_differences(world.arrays(lines, benchmark), 0, world.prior)
+    lines = facet.paired(facet.pools[line], rival, benchmark)
+    return lines, estimate_differences(facet.arrays(lines, benchmark), 0, facet.prior)
 
 
-def _from_untrained(world: World, line: Line, untrained: Line, benchmark: str) -> Estimate:
+def _from_untrained(facet: Facet, line: Line, untrained: Line, benchmark: str) -> Estimate:
     """Of `line` minus the model without training, which is one and the same at every seed: what a seed does to all
     lines does not cancel, so the differences behave as scores do. Items are paired. The line stands first."""
-    lines = world.paired(world.pools[line], line, benchmark)
-    fixed = world.arrays([untrained], benchmark)
-    differences = [scores - one for scores, one in zip(world.arrays(lines, benchmark), fixed, strict=True)]
-    return estimate_scores(differences, world.prior)
+    lines = facet.paired(facet.pools[line], line, benchmark)
+    fixed = facet.arrays([untrained], benchmark)
+    differences = [scores - one for scores, one in zip(facet.arrays(lines, benchmark), fixed, strict=True)]
+    return estimate_scores(differences, facet.prior)
 
 
-def _scored(world: World, line: Line, benchmark: str) -> dict[str, Any]:
+def _scored(facet: Facet, line: Line, benchmark: str) -> dict[str, Any]:
     """The row of one line's own score."""
-    row = _row(world, INTERVAL_SCHEMA, line, benchmark)
-    if (reason := world.hole(line, benchmark)) is not None:
+    row = _identity(facet, line, benchmark)
+    if (reason := facet.hole(line, benchmark)) is not None:
         return row | {"note": reason}
-    return row | _estimated(world, line, benchmark, _of_score(world, line, benchmark), 0, "score")
+    return row | _estimated(facet, line, benchmark, _of_score(facet, line, benchmark), 0, "score")
 
 
-def _of_score(world: World, line: Line, benchmark: str) -> Estimate:
+def _of_score(facet: Facet, line: Line, benchmark: str) -> Estimate:
     """Of the lines of the pool, `line` first."""
-    lines = world.paired(world.pools[line], line, benchmark)
-    return estimate_scores(world.arrays(lines, benchmark), world.prior)
+    lines = facet.paired(facet.pools[line], line, benchmark)
+    return estimate_scores(facet.arrays(lines, benchmark), facet.prior)
 
 
-def _row(world: World, schema: dict[str, pl.DataType], line: Line, benchmark: str) -> dict[str, Any]:
-    """What identifies a row; the rest is null."""
-    identity = {"experiment": world.experiment, "model": world.model, "benchmark": benchmark}
-    names = ("train_set", "method", "options", "training", "variant", "sample_ratio", "token_ratio")
-    return dict.fromkeys(schema) | identity | {name: getattr(line, name) for name in names}
+def _identity(facet: Facet, line: Line, benchmark: str) -> dict[str, Any]:
+    """The columns that identify a row."""
+    return {"experiment": facet.summary.experiment, "model": facet.model, "benchmark": benchmark} | line.columns()
 
 
-def _estimated(world: World, line: Line, benchmark: str, estimate: Estimate, place: int, what: str) -> dict[str, Any]:
+def _estimated(facet: Facet, line: Line, benchmark: str, estimate: Estimate, place: int, what: str) -> dict[str, Any]:
     """The mean with its interval, and where its error comes from."""
     low, high = _interval(estimate, place, what)
-    answers = [world.answers[line, name] for name in world.parts(benchmark)]
+    answers = [facet.answers[line, name] for name in facet.parts(benchmark)]
     row: dict[str, Any] = {
         what: float(estimate.mean[place]),
         "low": low,
         "high": high,
-        "n_seeds": 0 if line.method == "zero-shot" else estimate.seeds,
+        "n_seeds": 0 if line.method == ZERO_SHOT else estimate.seeds,
         "n_items": sum(len(next(iter(by_seed.values()))[1]) for by_seed in answers),
         "item_se": float(np.sqrt(estimate.variances[-1, place])),
     }
     if estimate.seeds == 1:
-        return row | {"note": UNTRAINED if line.method == "zero-shot" else ONE_SEED}
+        return row | {"note": UNTRAINED if line.method == ZERO_SHOT else ONE_SEED}
     over_seeds, freedom = estimate.variances[:-1, place], estimate.freedom[:-1, place]
     total, spread = float(over_seeds.sum()), float((over_seeds**2 / freedom).sum())
     seed_df = total**2 / spread if spread > 0 else float(freedom.min())

@@ -231,23 +231,3 @@ def holm(p: Array, comparisons: int | None = None) -> Array:
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(np.maximum.accumulate((total - np.arange(len(p))) * p[order]), 1.0)
     return adjusted
-
-
-def crossed_bootstrap(
-    benchmarks: Sequence[Array], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile interval of a mean under independent resampling of seeds and items (Owen 2007, Ann. Appl. Stat. 1).
-
-    benchmarks: [S, n_k] differences of one pair of lines. Its variance counts var(e) / (S n) up to three times; but a
-    bootstrap of 2 seeds knows half of their variance. A check of the intervals above, not their replacement.
-    """
-    rng = np.random.default_rng(seed)
-    seeds = benchmarks[0].shape[0]
-    drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
-    means = np.zeros(resamples)
-    for scores in benchmarks:
-        n = scores.shape[1]
-        weights = rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n
-        means += np.einsum("rs,rs->r", drawn, weights @ scores.T) / len(benchmarks)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)

@@ -11,7 +11,7 @@ POINTS = 4000
 
 @dataclass(frozen=True)
 class Spread:
-    """Standard deviations of the paired difference of two lines, percentage points (statistics.py names the terms).
+    """Standard deviations of the paired difference of two lines, percentage points (estimate.py names the terms).
 
     seed: from seed to seed, of the model itself, sqrt(var(u)). item: from item to item, the same at every seed,
     sqrt(var(g)). rest: of one answer, sqrt(var(e)).

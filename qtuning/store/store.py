@@ -16,8 +16,15 @@ from qtuning.errors import UserError
 from qtuning.experiment.grid import Grid
 from qtuning.experiment.yaml_files import nearest
 from qtuning.files import atomic_path, exclusive
-from qtuning.store.collect import collect, collect_cells
-from qtuning.store.details import collect_items, collect_localisation, collect_planes, collect_steps, thinned
+from qtuning.store.collect import (
+    collect,
+    collect_cells,
+    collect_items,
+    collect_localisation,
+    collect_planes,
+    collect_steps,
+    thinned,
+)
 from qtuning.store.schema import CELL_SCHEMA, ITEM_SCHEMA, LOCALISATION_SCHEMA, PLANE_SCHEMA, SCHEMA, STEP_SCHEMA
 
 SCHEMAS: dict[str, dict[str, pl.DataType]] = {

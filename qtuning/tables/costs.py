@@ -1,25 +1,14 @@
-"""What the methods cost, and what they selected: the second and the third table of an experiment."""
+"""What lines cost and what they selected: measured over the seeds, and the second and third table of an experiment."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
 
-import polars as pl
-
-from qtuning.tables.labels import method_label, named
-from qtuning.tables.lines import (
-    Cells,
-    Seeds,
-    available_share,
-    budget_label,
-    cells_by_line,
-    cost_share,
-    flops_text,
-    full_data,
-    mean_cost,
-    sum_of,
-)
-from qtuning.tables.page import Block, Column, Table
-from qtuning.tables.summary import Line, Summary
+from qtuning.statistics.summary import Summary
+from qtuning.store.lines import FULL, Cells, Line, Seeds
+from qtuning.tables.labels import budget_label, method_label, number
+from qtuning.tables.page import Block, Column, Field, Table
 
 COLUMNS = ("Updates", "Samples kept", "Tokens kept", "Tokens forwarded", "FLOPs", "Seconds")
 """Headers of the measured columns."""
@@ -48,122 +37,142 @@ SELECTED_EXPLANATION = (
 
 @dataclass(frozen=True)
 class Cost:
-    """One row: a method at a budget with one model; `values` are formatted, in the order of the headers."""
+    """What one line cost with one model. None of its numbers covers fewer seeds than the line has.
 
-    budget: str
-    method: str
-    model: str
-    values: tuple[str, ...]
+    by_seed: its cells. full: those that trained on the full data in the same way; empty where there are none.
+    """
+
+    by_seed: Seeds
+    full: Seeds
+
+    def mean(self, *columns: str) -> float | None:
+        """Mean over the seeds of the sum of the columns; None if any seed lacks one, or there is no seed."""
+        return _mean([_sum(row, *columns) for row in self.by_seed.values()])
+
+    def share_of_full(self, column: str) -> float | None:
+        """Mean over the seeds of the quotient with the full-data cell of the same seed; None if any is missing."""
+        return _mean(
+            [
+                _quotient(_sum(row, column), _sum(self.full[seed], column) if seed in self.full else None)
+                for seed, row in self.by_seed.items()
+            ]
+        )
+
+    def share_of_available(self, column: str, available: str) -> float | None:
+        """Mean over the seeds of what was kept (`column`) over what there was to choose from, in all epochs."""
+        return _mean([_quotient(_sum(row, column), _sum(row, available)) for row in self.by_seed.values()])
+
+    def total(self, column: str) -> float | None:
+        """Sum over the seeds; None if any seed lacks it."""
+        mean = [_sum(row, column) for row in self.by_seed.values()]
+        return None if None in mean else sum(value for value in mean if value is not None)
 
 
-def cost_rows(scores: pl.DataFrame, summary: Summary) -> list[Cost]:
-    """One row per trained line and model, in table order."""
-    cells = cells_by_line(scores)
-    return [
-        Cost(budget_label(line), method_label(line), model, _values(by_seed, full_data(cells, line, model)))
-        for line, model, by_seed in trained(cells, summary)
-    ]
+def cost_of(line: Line, model: str, cells: Cells) -> Cost:
+    """The cost of a line, which knows no cell where it is not among `cells`."""
+    full = {
+        other.training: by_seed
+        for (other, name), by_seed in cells.items()
+        if (other.train_set, name, other.method) == (line.train_set, model, FULL)
+    }
+    return Cost(cells.get((line, model), {}), full.get(line.training) or full.get("") or {})
 
 
-def selection_rows(scores: pl.DataFrame, summary: Summary) -> list[Cost]:
-    """One row per pruned line and model, in table order: `values` in the order of SELECTED."""
-    cells = cells_by_line(scores)
-    return [
-        Cost(budget_label(line), method_label(line), model, _selected(by_seed))
-        for line, model, by_seed in trained(cells, summary)
-        if not line.reference
-    ]
-
-
-def cost_tables(scores: pl.DataFrame, summary: Summary) -> list[Table]:
+def cost_tables(summary: Summary) -> list[Table]:
     """Both tables; not the first where no cell is trained, nor the second where none is pruned."""
-    labels = named(scores, "model")
-    several = len(labels) > 1
+    costs = [
+        (line, model, cost_of(line, model, summary.cells))
+        for line in summary.lines
+        for model in summary.models
+        if (line, model) in summary.cells
+    ]
+    pruned = [(line, model, cost) for line, model, cost in costs if not line.reference]
+    several = len(summary.models) > 1
+    words = ("Samples x Tokens", "Method", *(["Model"] if several else []))
     tables = []
-    for name, title, columns, rows, note in (
-        ("costs", "What it cost", COLUMNS, cost_rows(scores, summary), explanation(scores, summary)),
-        ("selected", "What was selected", SELECTED, selection_rows(scores, summary), SELECTED_EXPLANATION),
+    for name, title, columns, rows, fields, note in (
+        ("costs", "What it cost", COLUMNS, costs, _spent, _explanation({bool(cost.full) for *_, cost in costs})),
+        ("selected", "What was selected", SELECTED, pruned, _selected, SELECTED_EXPLANATION),
     ):
-        if rows:
-            words = ["Samples x Tokens", "Method", *(["Model"] if several else [])]
-            headers = (*(Column(word, words=True) for word in words), *map(Column, columns))
-            fields = tuple(
-                (row.budget, row.method, *([labels[row.model]] if several else []), *row.values) for row in rows
-            )
-            tables.append(Table(name, title, headers, (Block("", fields),), notes=(note,)))
+        drawn = tuple(
+            (budget_label(line), method_label(line), *([summary.models[model]] if several else []), *fields(cost))
+            for line, model, cost in rows
+        )
+        headers = (*(Column(word, words=True) for word in words), *map(Column, columns))
+        if drawn:
+            tables.append(Table(name, title, headers, (Block("", drawn),), notes=(note,)))
     return tables
 
 
-def trained(cells: Cells, summary: Summary) -> Iterator[tuple[Line, str, Seeds]]:
-    """Lines and models that have cells, in table order."""
-    for line in summary.lines:
-        for model in summary.models:
-            if (line, model) in cells:
-                yield line, model, cells[line, model]
+def which(compared: Collection[bool]) -> str:
+    """Subject and verb of what lacks full data: `compared` says of which lines there is some to compare with."""
+    return "Some rows have" if True in compared else "This experiment has"
 
 
-def explanation(scores: pl.DataFrame, summary: Summary) -> str:
+def flops_text(value: float | None) -> str:
+    """1.23e13; 0 where nothing was trained."""
+    if not value:
+        return "–" if value is None else "0"
+    mantissa, _, exponent = f"{value:.2e}".partition("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def _explanation(compared: Collection[bool]) -> str:
     """How to read what it cost: what its shares are shares of."""
-    cells = cells_by_line(scores)
-    compared = {bool(full_data(cells, line, model)) for line, model, _ in trained(cells, summary)}
     sentences = [INCLUDED]
     if True in compared:
         sentences.append(OF_FULL)
     if False in compared:
-        sentences.append(WITHOUT_FULL.format(Which="Some rows have" if True in compared else "This experiment has"))
+        sentences.append(WITHOUT_FULL.format(Which=which(compared)))
     other = " (or the full-data cell it is compared with)" if True in compared else ""
     return " ".join([*sentences, DASH.format(other=other)])
 
 
-def _values(by_seed: Seeds, full: Seeds) -> tuple[str, ...]:
-    """full: empty where the experiment has no training on the full data that the line could be compared with."""
-
-    def share(column: str, available: str) -> str:
-        value = cost_share(by_seed, full, column) if full else available_share(by_seed, column, available)
-        return _percent(value)
-
-    absolute, relative = mean_cost(by_seed, "flops_total"), cost_share(by_seed, full, "flops_total")
+def _spent(cost: Cost) -> tuple[Field, ...]:
+    """The fields of COLUMNS."""
+    samples, tokens = (
+        cost.share_of_full(kept) if cost.full else cost.share_of_available(kept, available)
+        for kept, available in (("samples_kept", "samples_available"), ("tokens_kept", "tokens_available"))
+    )
+    flops = cost.share_of_full("flops_total") if cost.full else cost.mean("flops_total")
     return (
-        _count(mean_cost(by_seed, "updates")),
-        share("samples_kept", "samples_available"),
-        share("tokens_kept", "tokens_available"),
-        _count(mean_cost(by_seed, "tokens_scored", "tokens_forwarded")),
-        _percent(relative) if full else flops_text(absolute),
-        _seconds(mean_cost(by_seed, "seconds_total")),
+        number(cost.mean("updates"), ",.0f"),
+        number(samples, ".1%"),
+        number(tokens, ".1%"),
+        number(cost.mean("tokens_scored", "tokens_forwarded"), ",.0f"),
+        number(flops, ".1%") if cost.full else flops_text(flops),
+        number(cost.mean("seconds_total"), ",.1f"),
     )
 
 
-def _selected(by_seed: Seeds) -> tuple[str, ...]:
-    """Shares over the seeds together: of what was asked, of the decisions, of the samples, of the kept samples."""
-
-    def total(column: str) -> float | None:
-        values = [sum_of(row, (column,)) for row in by_seed.values()]
-        return None if None in values else sum(value for value in values if value is not None)
-
-    def share(part: float | None, whole: float | None) -> str:
-        return "–" if part is None or not whole else f"{100 * part / whole:.1f}%"
-
-    some, count = next(iter(by_seed.values())), float(len(by_seed))
-    samples, tokens = total("samples_available"), total("tokens_available")
-    inside, added = total("from_thresholds"), total("supplemented")
+def _selected(cost: Cost) -> tuple[Field, ...]:
+    """The fields of SELECTED, over all seeds together."""
+    some, seeds = next(iter(cost.by_seed.values())), float(len(cost.by_seed))
+    samples, tokens = cost.total("samples_available"), cost.total("tokens_available")
+    inside, added = cost.total("from_thresholds"), cost.total("supplemented")
     chosen = None if inside is None or added is None else inside + added
-    return (
-        share(total("samples_kept"), samples and samples * some["sample_ratio"]),
-        share(total("tokens_kept"), tokens and tokens * some["sample_ratio"] * some["token_ratio"]),
-        share(total("converged"), count),
-        *(share(total(f"q{quadrant}_share"), count) for quadrant in (1, 2, 3, 4)),
-        share(inside, chosen),
-        share(added, chosen),
+    shares = (
+        (cost.total("samples_kept"), samples and samples * some["sample_ratio"]),
+        (cost.total("tokens_kept"), tokens and tokens * some["sample_ratio"] * some["token_ratio"]),
+        (cost.total("converged"), seeds),
+        *((cost.total(f"q{quadrant}_share"), seeds) for quadrant in (1, 2, 3, 4)),
+        (inside, chosen),
+        (added, chosen),
     )
+    return tuple(number(_quotient(part, whole), ".1%") for part, whole in shares)
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}%"
+def _sum(row: dict[str, Any], *columns: str) -> float | None:
+    """Sum of the columns; None where one is not reported, and for a training that diverged, which ended early."""
+    values: list[float] = [row[column] for column in columns if row[column] is not None]
+    return sum(values) if len(values) == len(columns) and row["status"] != "diverged" else None
 
 
-def _count(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}"
+def _quotient(part: float | None, whole: float | None) -> float | None:
+    return None if part is None or not whole else part / whole
 
 
-def _seconds(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.1f}"
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None where a value is missing, or there is none."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known and len(known) == len(values) else None

@@ -23,7 +23,7 @@ def fragment(page: Page) -> str:
     return _environment().get_template("fragment.html").render(page=page)
 
 
-def render(page: Page) -> str:
+def render_html(page: Page) -> str:
     """A complete page: no network, no script, light or dark as the reader's system is."""
     from markupsafe import Markup
 

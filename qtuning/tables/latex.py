@@ -3,17 +3,12 @@
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from itertools import chain, groupby
-from math import ceil
+from itertools import groupby
 
-from qtuning.tables.labels import Parts, superscript
-from qtuning.tables.page import Block, Column, Field, Page, Table
-
-SCORE_COLUMNS = 9
-"""Columns of numbers that one table holds; more (by whole models) go to another, which keeps them legible."""
+from qtuning.tables.page import Column, Field, Page, Parts, Table, superscript
 
 LINES = 52
-"""Lines of one float at the size that is used, rows and notes together."""
+"""Lines that fit on a page at the size that is used, rows and notes together."""
 
 LINE = 105
 """Characters in one line of a note, about."""
@@ -53,11 +48,11 @@ SIGNS = {
 PREAMBLE = "% needs: \\usepackage[T1]{fontenc} \\usepackage{textcomp,booktabs,graphicx}"
 
 
-def render(page: Page) -> str:
-    """The page as a fragment: one or more `table` environments for each table, with their notes."""
+def render_latex(page: Page) -> str:
+    """The page as a fragment: a `table` environment for each table, with its notes."""
     lines = [f"% {_comment(page.title)}", PREAMBLE]
     for table in page.tables:
-        lines += ["", *_floats(page, table)]
+        lines += ["", *_float(page, table)]
     return "\n".join(lines) + "\n"
 
 
@@ -94,34 +89,26 @@ def _comment(text: str) -> str:
     return " ".join(text.split()).encode("ascii", "replace").decode()
 
 
-def _floats(page: Page, table: Table) -> Iterator[str]:
-    """The environments of one table: as many as keep it legible, and its notes below the last."""
-    words = [index for index, column in enumerate(table.columns) if column.words]
-    parts = [
-        (words + columns, blocks) for columns in _column_parts(table.columns) for blocks in _block_parts(table.blocks)
-    ]
+def _float(page: Page, table: Table) -> Iterator[str]:
+    """The environment of one table. Notes that would not fit on its page follow as text."""
     notes = [f"{superscript(number)} {text}" for number, text in enumerate(table.footnotes, start=1)]
-    notes += [*page.warnings, *table.notes]
-    length = sum(1 + len(note) // LINE for note in notes)
-    for number, (columns, blocks) in enumerate(parts, start=1):
-        last = number == len(parts)
-        inside = last and sum(1 + len(block.rows) for block in blocks) + length <= LINES
-        caption = f"{page.title}: {table.title.lower()}" if table.title else page.title
-        if len(parts) > 1:
-            caption += f" ({number} of {len(parts)})"
-        label = "-".join(re.sub(r"[^A-Za-z0-9]+", "-", text) for text in (page.name, table.name))
-        yield r"\begin{table}[tp]"
-        yield r"\centering\footnotesize\setlength{\tabcolsep}{4pt}"
-        yield rf"\caption{{{escape(caption)}}}\label{{tab:{label}{f'-{number}' if number > 1 else ''}}}"
-        # never enlarged, and only made smaller where it is wider than the text
-        yield r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
-        yield from _tabular(table, columns, blocks)
-        yield "}"
-        if inside and notes:
-            yield from _notes(notes)
-        yield r"\end{table}"
-        if last and notes and not inside:
-            yield from _notes(notes, rf"\textit{{Notes on {escape(caption)}.}}\par")
+    notes += [*page.warnings, *table.all_notes]
+    lines = sum(1 + len(block.rows) for block in table.blocks) + sum(1 + len(note) // LINE for note in notes)
+    caption = escape(f"{page.title}: {table.title.lower()}" if table.title else page.title)
+    label = "-".join(re.sub(r"[^A-Za-z0-9]+", "-", text) for text in (page.name, table.name))
+    yield r"\begin{table}[tp]"
+    yield r"\centering\footnotesize\setlength{\tabcolsep}{4pt}"
+    yield rf"\caption{{{caption}}}\label{{tab:{label}}}"
+    # never enlarged, and only made smaller where it is longer than the page or wider than the text
+    yield r"\resizebox*{!}{\ifdim\totalheight>.85\textheight .85\textheight\else\totalheight\fi}{%"
+    yield r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+    yield from _tabular(table)
+    yield "}}"
+    if notes and lines <= LINES:
+        yield from _notes(notes)
+    yield r"\end{table}"
+    if notes and lines > LINES:
+        yield from _notes(notes, rf"\textit{{Notes on {caption}.}}\par")
 
 
 def _notes(notes: Sequence[str], heading: str = "") -> list[str]:
@@ -132,53 +119,18 @@ def _notes(notes: Sequence[str], heading: str = "") -> list[str]:
     ]
 
 
-def _column_parts(columns: Sequence[Column]) -> list[list[int]]:
-    """Indices of the columns of numbers, split between groups so that no part has more than SCORE_COLUMNS.
-
-    A single group is never split: its average belongs to its benchmarks.
-    """
-    numbers = [index for index, column in enumerate(columns) if not column.words]
-    parts: list[list[int]] = [[]]
-    for _, group in groupby(numbers, lambda index: columns[index].group):
-        members = list(group)
-        if parts[-1] and len(parts[-1]) + len(members) > SCORE_COLUMNS:
-            parts.append([])
-        parts[-1] += members
-    return parts
-
-
-def _block_parts(blocks: Sequence[Block]) -> list[list[Block]]:
-    """Blocks in runs of at most LINES lines; only a block that is longer than that is split."""
-    parts: list[list[Block]] = [[]]
-    for block in chain.from_iterable(map(_pieces, blocks)):
-        if parts[-1] and sum(1 + len(other.rows) for other in [*parts[-1], block]) > LINES:
-            parts.append([])
-        parts[-1].append(block)
-    return parts
-
-
-def _pieces(block: Block) -> Iterator[Block]:
-    """The block, or as few parts of about one length as have room."""
-    count = max(1, ceil(len(block.rows) / (LINES - 1)))
-    size = ceil(len(block.rows) / count)
-    for start in range(0, count * size, max(1, size)):
-        title = f"{block.title} (continued)" if block.title and start else block.title
-        yield Block(title, block.rows[start : start + size])
-
-
-def _tabular(table: Table, columns: Sequence[int], blocks: Sequence[Block]) -> Iterator[str]:
-    chosen = [table.columns[index] for index in columns]
-    yield rf"\begin{{tabular}}{{{''.join('l' if column.words else 'r' for column in chosen)}}}"
+def _tabular(table: Table) -> Iterator[str]:
+    yield rf"\begin{{tabular}}{{{''.join('l' if column.words else 'r' for column in table.columns)}}}"
     yield r"\toprule"
-    if any(column.group for column in chosen):
-        yield from _groups(chosen)
-    yield " & ".join(escape(column.name) for column in chosen) + r" \\"
-    for block in blocks:
+    if any(column.group for column in table.columns):
+        yield from _groups(table.columns)
+    yield " & ".join(escape(column.name) for column in table.columns) + r" \\"
+    for block in table.blocks:
         yield r"\midrule"
         if block.title:
-            yield rf"\multicolumn{{{len(chosen)}}}{{l}}{{\textit{{{escape(block.title)}}}}} \\"
+            yield rf"\multicolumn{{{len(table.columns)}}}{{l}}{{\textit{{{escape(block.title)}}}}} \\"
         for row in block.rows:
-            yield " & ".join(_field(row[index]) for index in columns) + r" \\"
+            yield " & ".join(map(_field, row)) + r" \\"
     yield r"\bottomrule"
     yield r"\end{tabular}%"
 

@@ -3,11 +3,10 @@
 import re
 from collections.abc import Sequence
 
-from qtuning.tables.labels import Parts, aligned, superscript
-from qtuning.tables.page import Field, Page, Table
+from qtuning.tables.page import Field, Page, Parts, Table, aligned, superscript
 
 
-def render(page: Page) -> str:
+def render_markdown(page: Page) -> str:
     """The page as GitHub-flavoured Markdown."""
     lines = [f"# {escape(page.title)}", "", *(escape(text) for text in page.lead), ""]
     for warning in page.warnings:
@@ -36,7 +35,7 @@ def _table(table: Table) -> list[str]:
             lines += [f"{'###' if table.title else '##'} {escape(block.title)}", ""]
         lines += [*_grid(headers, [next(rows) for _ in block.rows], widths, words), ""]
     lines += [f"- {superscript(number)} {escape(text)}" for number, text in enumerate(table.footnotes, start=1)]
-    lines += [f"- {escape(note)}" for note in table.notes]
+    lines += [f"- {escape(note)}" for note in table.all_notes]
     return lines
 
 

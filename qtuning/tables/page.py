@@ -1,12 +1,39 @@
-"""What every output draws: pages of tables, free of markup.
+"""Pages of tables, free of markup. Markdown, LaTeX, HTML and the terminal all render the same `Page`.
 
-Markdown, LaTeX and HTML are renderings of one Page, so that rows, blocks, arrows, bold and footnotes are the same.
+So rows, blocks, arrows, bold and footnotes are the same in every output.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from qtuning.tables.labels import Parts
+SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A score as printed, in pieces, so that each output can align and emphasise them its own way.
+
+    mean: `36.47`, or `–¹` for a hole; spread: ` ± 0.52` or empty; difference: ` ↑1.2` or empty; marks: ` †‡`, of a
+    significant difference, or empty.
+    """
+
+    mean: str
+    spread: str = ""
+    difference: str = ""
+    marks: str = ""
+    best: bool = False
+
+    @property
+    def rest(self) -> str:
+        """What follows the mean."""
+        return self.spread + self.difference + self.marks
+
+    @property
+    def direction(self) -> Literal["up", "down", ""]:
+        """Where the difference points."""
+        return "up" if "↑" in self.difference else "down" if "↓" in self.difference else ""
+
 
 Field = str | Parts
 """One field of a table: a text, or a score in pieces."""
@@ -31,9 +58,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with its footnotes (numbered from 1) and notes.
+    """A table with its footnotes (numbered from 1) and notes. ValueError where a row does not fit the columns.
 
-    name: ASCII, unique on its page. title: empty for the main table of a page, which the page's title names.
+    name: ASCII, unique on its page. title: empty for the main table of a page, which the page's title names. notes: how
+    to read it; details: how it was measured. Files have both, the terminal only the former.
     """
 
     name: str
@@ -42,6 +70,12 @@ class Table:
     blocks: tuple[Block, ...]
     footnotes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"{self.name}: {len(row)} fields for {len(self.columns)} columns: {row}")
 
     @property
     def rows(self) -> Iterator[tuple[Field, ...]]:
@@ -53,10 +87,15 @@ class Table:
         """The headers in one line each: `Mistral-7B ARC-E`."""
         return [f"{column.group} {column.name}".strip() for column in self.columns]
 
+    @property
+    def all_notes(self) -> tuple[str, ...]:
+        """Notes and details."""
+        return self.notes + self.details
+
 
 @dataclass(frozen=True)
 class Page:
-    """A page: what it shows, what a reader must be warned of, its tables."""
+    """A page: what it shows, what a reader must be warned of, its tables. name: ASCII, unique in a report."""
 
     name: str
     title: str
@@ -65,12 +104,37 @@ class Page:
     warnings: tuple[str, ...] = ()
 
 
-def check(page: Page) -> Page:
-    """The page itself; ValueError where a row has another number of fields than its table has columns."""
-    for table in page.tables:
-        for row in table.rows:
-            if len(row) != len(table.columns):
-                raise ValueError(
-                    f"{page.name}, {table.name}: {len(row)} fields for {len(table.columns)} columns: {row}"
-                )
-    return page
+@dataclass
+class Footnotes:
+    """Numbers footnotes in the order of their first use; equal texts share a number."""
+
+    texts: list[str] = field(default_factory=list)
+
+    def mark(self, text: str) -> str:
+        """Superscript number of a footnote."""
+        if text not in self.texts:
+            self.texts.append(text)
+        return superscript(self.texts.index(text) + 1)
+
+
+def superscript(number: int) -> str:
+    """12 -> ¹²"""
+    return str(number).translate(SUPERSCRIPTS)
+
+
+def aligned(column: Sequence[Parts]) -> list[Parts]:
+    """The scores of one column, each piece padded to the widest of its kind (`± 0.52` after its sign)."""
+    mean, spread, difference, marks = (
+        max((len(getattr(parts, piece)) for parts in column), default=0)
+        for piece in ("mean", "spread", "difference", "marks")
+    )
+    return [
+        replace(
+            parts,
+            mean=parts.mean.rjust(mean),
+            spread=f" ± {parts.spread[3:]:>{spread - 3}}" if parts.spread else " " * spread,
+            difference=parts.difference.rjust(difference),
+            marks=parts.marks.ljust(marks),
+        )
+        for parts in column
+    ]

@@ -1,17 +1,16 @@
 """What finds planted errors, by method: rows of localisation.parquet over seeds, as a frame, a table and a CSV."""
 
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import polars as pl
 
-from qtuning.files import atomic_path, write_text
-from qtuning.store.store import Store
-from qtuning.tables import markdown
-from qtuning.tables.labels import Parts, method_label, named, subjects
-from qtuning.tables.lines import budget_label, cells_by_line
-from qtuning.tables.page import Block, Column, Page, Table, check
+from qtuning.statistics.summary import labels_of
+from qtuning.store.lines import cells_by_line
+from qtuning.tables.labels import budget_label, method_label, subjects
+from qtuning.tables.markdown import render_markdown
+from qtuning.tables.page import Block, Column, Field, Page, Parts, Table
+from qtuning.tables.write import Edition
 
 MEASURES = ("precision", "recall", "auc", "share")
 
@@ -59,28 +58,26 @@ def localised(answers: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
     by_place = {(row["cell"], row["model"], row["score"]): row for row in known.iter_rows(named=True)}
     rows: list[dict[str, Any]] = []
     for (line, model), by_seed in cells_by_line(cells).items():
+        identity = line.columns() | {"model": model, "label": method_label(line), "budget": budget_label(line)}
         for weights in ("base", "trained"):
             for score in SCORES:
                 found = [by_place.get((row["cell"], weights, score)) for row in by_seed.values()]
                 answered = [row for row in found if row is not None]
                 rows.append(
-                    {name: getattr(line, name) for name in ("train_set", "method", "variant")}
-                    | {"sample_ratio": line.sample_ratio, "token_ratio": line.token_ratio}
-                    | {"model": model, "label": method_label(line), "budget": budget_label(line)}
+                    identity
                     | {"weights": weights, "score": score, "seeds": len(found)}
-                    | {"missing": len(found) - len(answered)}
-                    | {"lambda": answered[0]["lambda"] if answered else None}
+                    | {"missing": len(found) - len(answered), "lambda": answered[0]["lambda"] if answered else None}
                     | _over_seeds(found)
                 )
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
-def localisation_page(answers: pl.DataFrame, cells: pl.DataFrame) -> Page | None:
+def planted_errors_edition(answers: pl.DataFrame, cells: pl.DataFrame) -> Edition | None:
     """The answers of one experiment as a table, a block each for the base and the trained model; None without any."""
     frame = localised(answers, cells)
     if frame.is_empty():
         return None
-    models, train_sets = named(cells, "model"), named(cells, "train_set")
+    models, train_sets = labels_of(cells, "model"), labels_of(cells, "train_set")
     words = ["Samples x Tokens", "Method", *(["Model"] if len(models) > 1 else [])]
     words += ["Train set"] if len(train_sets) > 1 else []
     blocks = []
@@ -88,7 +85,7 @@ def localisation_page(answers: pl.DataFrame, cells: pl.DataFrame) -> Page | None
         chosen = frame.filter(pl.col("weights") == weights).partition_by(
             "train_set", "model", "label", "budget", maintain_order=True
         )
-        fields = []
+        fields: list[tuple[Field, ...]] = []
         for part in chosen:
             by_score = {row["score"]: row for row in part.iter_rows(named=True)}
             ppl, smoothed, pruned, inside, faulty, sound = (by_score[score] for score in SCORES)
@@ -118,23 +115,9 @@ def localisation_page(answers: pl.DataFrame, cells: pl.DataFrame) -> Page | None
     experiment = cells["experiment"][0]
     table = Table("localisation", "", columns, tuple(blocks), notes=NOTES)
     lead = f"Experiment {experiment}: what finds planted errors. {subjects(cells)}"
-    return check(Page(f"{experiment}-localisation", cells["title"][0], (lead,), (table,)))
-
-
-def write_localisation(experiment: str, store: Store, out: Path) -> tuple[Path, ...]:
-    """Write `out`/EXPERIMENT.localisation.md and .csv and return their paths; nothing where no cell has an answer.
-
-    Raises UserError if the store has no cells of the experiment.
-    """
-    cells = store.cells_of(experiment)
-    page = localisation_page(store.localisation, cells)
-    if page is None:
-        return ()
-    paths = tuple(Path(out) / f"{experiment}.localisation.{kind}" for kind in ("md", "csv"))
-    write_text(paths[0], markdown.render(page))
-    with atomic_path(paths[1]) as temporary:
-        localised(store.localisation, cells).with_columns(pl.selectors.float().round(6)).write_csv(temporary)
-    return paths
+    page = Page(f"{experiment}-localisation", cells["title"][0], (lead,), (table,))
+    rounded = frame.with_columns(pl.selectors.float().round(6))
+    return Edition(page, {"localisation.md": render_markdown}, {"localisation.csv": rounded})
 
 
 def _over_seeds(found: list[dict[str, Any] | None]) -> dict[str, float | None]:

@@ -33,4 +33,4 @@ def store(folder: Path) -> Store:
 @pytest.fixture(scope="session")
 def written(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Written]:
     """Its figures."""
-    return write_figures("demo", folder, tmp_path_factory.mktemp("figures"))
+    return write_figures("demo", Store(folder), tmp_path_factory.mktemp("figures"))

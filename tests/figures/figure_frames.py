@@ -11,10 +11,10 @@ import polars as pl
 from qtuning.experiment.registry import NAMED_METHODS, SAMPLE_PRUNERS, TOKEN_PRUNERS
 from qtuning.figures.points import points
 from qtuning.files import canonical_json
+from qtuning.statistics.summary import summarise
 from qtuning.store.schema import CELL_SCHEMA, LOCALISATION_SCHEMA, SCHEMA
 from qtuning.store.store import SCHEMAS
 from qtuning.tables.planted_errors import SCORES
-from qtuning.tables.summary import summarise
 
 BENCHMARKS = {"arc_easy": ("acc", 200), "gsm8k": ("exact_match,flexible-extract", 150), "squad": ("f1", 180)}
 EVALUATION = {
@@ -94,7 +94,7 @@ def cell_rows(
 
 def points_of(scores: pl.DataFrame) -> pl.DataFrame:
     """The points of an experiment's rows."""
-    return points(summarise(scores), scores)
+    return points(summarise(scores))
 
 
 def table(*cells: Sequence[dict[str, Any]]) -> pl.DataFrame:

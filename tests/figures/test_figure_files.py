@@ -33,7 +33,7 @@ def test_every_figure_that_applies_is_written_with_data_and_caption(written: lis
 
 def test_another_process_writes_the_same_bytes(folder: Path, written: list[Written], tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from qtuning.figures.write import write_figures as w; "
-    code += "w('demo', Path(sys.argv[1]), Path(sys.argv[2]))"
+    code += "from qtuning.store.store import Store; w('demo', Store(Path(sys.argv[1])), Path(sys.argv[2]))"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "12345", "SOURCE_DATE_EPOCH": "86400"}
     subprocess.run([sys.executable, "-c", code, str(folder), str(tmp_path)], check=True, env=environment, cwd=tmp_path)
     first = written[0].paths[0].parent
@@ -63,7 +63,7 @@ def test_figures_of_an_earlier_store_do_not_stay(folder: Path, tmp_path: Path) -
     old.parent.mkdir()
     old.write_text("old")
     small = write_store(tmp_path / "store", table(cell_rows("random+random", 0.5, 0.5), cell_rows("full")))
-    names = [figure.name for figure in write_figures("demo", small, tmp_path)]
+    names = [figure.name for figure in write_figures("demo", Store(small), tmp_path)]
     assert "plane" not in names and "budgets" not in names  # one budget, and no Q-Tuning
     assert not old.exists()
 
@@ -79,9 +79,9 @@ def test_an_experiment_without_scores_yet_has_no_figures_of_scores(tmp_path: Pat
 
 def test_an_unknown_experiment_is_named_with_the_nearest_known_one(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'dem': no rows; did you mean demo"):
-        write_figures("dem", folder, tmp_path)
+        write_figures("dem", Store(folder), tmp_path)
     with pytest.raises(UserError, match=r"cells.parquet: no such file; collect the experiment first"):
-        write_figures("demo", tmp_path, tmp_path)
+        write_figures("demo", Store(tmp_path), tmp_path)
 
 
 def test_captions_name_only_lines_that_are_drawn(written: list[Written], tmp_path: Path) -> None:

@@ -24,9 +24,9 @@ from qtuning.figures.score_curves import (
 )
 from qtuning.figures.style import VERMILLION, styled
 from qtuning.figures.training import draw_convergence, draw_shares, over_seeds
-from qtuning.tables.pareto import pareto_front
+from qtuning.statistics.summary import summarise
+from qtuning.tables.by_cost import pareto_front
 from qtuning.tables.planted_errors import localised
-from qtuning.tables.summary import summarise
 
 
 def one(frame: pl.DataFrame, **where: object) -> dict[str, object]:

@@ -23,9 +23,9 @@ from qtuning.figures.score_curves import (
 )
 from qtuning.figures.style import COLUMN, PAGE, Drawing, styled
 from qtuning.figures.write import drawings
+from qtuning.statistics.summary import summarise
 from qtuning.store.store import Store
 from qtuning.tables.planted_errors import localised
-from qtuning.tables.summary import summarise
 
 SAMPLE = ("random", "longest", "infobatch", "entropy")
 TOKEN = ("random", "ppl", "fastv", "sparsevlm")

@@ -11,9 +11,9 @@ from cell_folders import Folders
 from qtuning.paper.beside import Number, compare_with_paper, interval, paper_page, tidy_numbers
 from qtuning.paper.published import PaperRow, Published, read_published
 from qtuning.paper.signs import compare_signs, count_signs, tidy_signs
+from qtuning.statistics.summary import AVERAGE, summarise
 from qtuning.store.store import read_scores, write_store
-from qtuning.tables.markdown import render
-from qtuning.tables.summary import AVERAGE, summarise
+from qtuning.tables.markdown import render_markdown
 
 Make = Callable[..., Folders]
 TWO: dict[str, Any] = {"benchmarks": ["gsm8k", "math"], "source": "hub"}
@@ -34,7 +34,7 @@ def published(*rows: tuple[str, str, str, float]) -> Published:
 
 
 def beside(scores: pl.DataFrame, theirs: Published) -> list[Number]:
-    return compare_with_paper(scores, summarise(scores), theirs, 2)
+    return compare_with_paper(summarise(scores), theirs, 2)
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_a_mini_edition_is_one_line(make_scores: Callable[..., pl.DataFrame]) ->
             "the model is Mini; the train set is Mini SFT; the questions are those of the mini world",
         )
     ]
-    page = render(paper_page(scores, summarise(scores), numbers, []))
+    page = render_markdown(paper_page(summarise(scores), numbers, []))
     assert page.count("not comparable because the model is Mini;") == 1
     assert "477 published numbers: 0 matched, 0 off, 0 not run, 477 not comparable." in page
     assert "published and ours" not in page
@@ -205,7 +205,7 @@ def test_csv_has_a_row_per_number_of_our_models(make_scores: Callable[..., pl.Da
 def test_page_shows_published_ours_interval_and_verdict(make_scores: Callable[..., pl.DataFrame]) -> None:
     rows = published(("q-tuning", "llama3-8b", "gsm8k", 47.92), ("q-tuning", "llama3-8b", "math", 52.0))
     scores = make_scores()
-    page = render(paper_page(scores, summarise(scores), beside(scores, rows), []))
+    page = render_markdown(paper_page(summarise(scores), beside(scores, rows), []))
     assert "47.92 / 40.50 [29.5, 51.5] ✓" in page
     assert "52.00 / 40.50 [29.5, 51.5] ↓11.5" in page
     assert "2 published numbers: 1 matched, 1 off, 0 not run, 0 not comparable." in page

@@ -41,7 +41,7 @@ def test_verdicts_are_those_that_the_readme_states() -> None:
 
 
 def test_figures_that_were_checked_by_hand() -> None:
-    text = markdown.render(PAGE)
+    text = markdown.render_markdown(PAGE)
     assert "SmolLM2-1.7B 25x50: (12.87 - 9.31) / 9.31 (Full data) = +38.24%" in text
     assert "46.79 - 45.16 (longest + random, best of 16 baselines) = +1.63" in text
     assert "37.74 - 35.24 (longest + PPL, best of 16 baselines) = +2.50; claimed 3.3, 0.80 too high" in text
@@ -150,4 +150,4 @@ def test_the_report_has_the_page(tmp_path: Path) -> None:
     _, _, section = page.partition('<section class="qt-page" id="audit">')
     assert section and 'href="#audit"' in page
     assert len(re.findall("<tr", section)) == 1 + 10 + 1 + 3
-    assert (tmp_path / "audit.md").read_text(encoding="utf-8") == markdown.render(PAGE)
+    assert (tmp_path / "audit.md").read_text(encoding="utf-8") == markdown.render_markdown(PAGE)

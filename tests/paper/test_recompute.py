@@ -18,6 +18,7 @@ from qtuning.paper.claims import check_claims, claims_page
 from qtuning.paper.published import read_published
 from qtuning.paper.recompute import read_ours
 from qtuning.statistics.compare import compare, score_intervals
+from qtuning.statistics.summary import Summary, summarise
 from qtuning.store.schema import ITEM_SCHEMA, SCHEMA
 from qtuning.store.store import Store
 
@@ -96,6 +97,11 @@ def table1(
     return rows
 
 
+def of_store(make: Callable[[Summary, pl.DataFrame], pl.DataFrame], store: Store, experiment: str) -> pl.DataFrame:
+    """`compare` or `score_intervals` of an experiment."""
+    return make(summarise(store.experiment(experiment)), store.items)
+
+
 def store_of(rows: list[Row]) -> Store:
     """A store in memory: answers whose means are the scores, an item as hard for all methods but for a little."""
     store = Store(Path("nowhere"))
@@ -143,7 +149,7 @@ def interval(text: str) -> Any:
 def compared(rows: list[Row], against: str, experiment: str = "table1") -> tuple[float, float]:
     """Q-Tuning's row of `compare`, on the average: low, high."""
     of_row = (pl.col("method") == "q-tuning") & (pl.col("against") == against) & (pl.col("benchmark") == "avg")
-    (row,) = compare(store_of(rows), experiment).filter(of_row).to_dicts()
+    (row,) = of_store(compare, store_of(rows), experiment).filter(of_row).to_dicts()
     return row["low"], row["high"]
 
 
@@ -189,7 +195,7 @@ def test_a_score_has_the_interval_of_score_intervals_and_stays_within_what_a_sco
         rows = [r | {"sample_ratio": 0.25} if r["sample_ratio"] < 1 else r for r in rows]  # the budget of the claim
         _, numbers = judged(rows, claims.llama2_reaches_36_5)
         of_line = (pl.col("method") == "q-tuning") & (pl.col("benchmark") == "avg")
-        (same,) = score_intervals(store_of(rows), "table1").filter(of_line).to_dicts()
+        (same,) = of_store(score_intervals, store_of(rows), "table1").filter(of_line).to_dicts()
         assert (same["low"], same["high"]) == interval(numbers)
         assert ending is None or ending in numbers
 

@@ -17,9 +17,15 @@ from qtuning.plan.assumptions import read_assumptions
 from qtuning.plan.effect import Effect, effects_of, families_of, seed_spread
 from qtuning.statistics.compare import compare
 from qtuning.statistics.power import Spread, detectable_difference
+from qtuning.statistics.summary import Summary, summarise
 from qtuning.store.store import Store, write_store
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def of_store(make: Callable[[Summary, pl.DataFrame], pl.DataFrame], store: Store, experiment: str) -> pl.DataFrame:
+    """`compare` or `score_intervals` of an experiment."""
+    return make(summarise(store.experiment(experiment)), store.items)
 
 
 def effect(configs: Path, results: Path, name: str) -> Effect:
@@ -56,7 +62,7 @@ def test_families_are_those_of_compare(
     experiment("big", **changes)
     (grid,) = ConfigFolder(configs).expand(["big"])
     write_store([grid], tmp_path / "results")
-    table = compare(Store(tmp_path / "results"), "big").filter(pl.col("benchmark") == "avg")
+    table = of_store(compare, Store(tmp_path / "results"), "big").filter(pl.col("benchmark") == "avg")
     for against, (comparisons, _) in families_of(grid).items():
         assert comparisons == len(table.filter(pl.col("against") == against))
 

@@ -16,14 +16,19 @@ from qtuning.statistics.compare import (
     COMPARISON_SCHEMA,
     INTERVAL_SCHEMA,
     compare,
-    measured_spreads,
     score_intervals,
 )
+from qtuning.statistics.summary import Summary, summarise
 from qtuning.store.store import Store, write_store
-from qtuning.tables.significance import read_marks
+from qtuning.tables.scores import read_significance
 
 BENCHMARKS = ("gsm8k", "squad")
 N = {"gsm8k": 40, "squad": 25}
+
+
+def of_store(make: Callable[[Summary, pl.DataFrame], pl.DataFrame], store: Store, experiment: str) -> pl.DataFrame:
+    """`compare` or `score_intervals` of an experiment."""
+    return make(summarise(store.experiment(experiment)), store.items)
 
 
 def evaluation(*benchmarks: str) -> dict[str, Any]:
@@ -75,7 +80,7 @@ def test_two_lines_are_compared_as_by_hand(make_folders: Callable[..., Folders])
     for cell in folders.grid.cells:
         answer(folders, cell, 0.4 if "random" in folders.folder(cell).name else 0.6, flip=8)
     store = collected(folders)
-    table = compare(store, "mini")
+    table = of_store(compare, store, "mini")
     assert dict(table.schema) == COMPARISON_SCHEMA
     means: list[list[float]] = []
     over_items, least = [], 0.0
@@ -119,7 +124,7 @@ def test_marks_follow_from_families(make_folders: Callable[..., Folders]) -> Non
     for cell in folders.grid.cells:
         name = folders.folder(cell).name
         answer(folders, cell, 0.8 if "q-tuning" in name else 0.7 if "full" in name else 0.3, flip=2)
-    table = compare(collected(folders), "mini")
+    table = of_store(compare, collected(folders), "mini")
     averages = table.filter(pl.col("benchmark") == "avg")
     for against, size in (("random+random", 3), ("full", 4)):
         family = averages.filter(pl.col("against") == against)
@@ -128,12 +133,12 @@ def test_marks_follow_from_families(make_folders: Callable[..., Folders]) -> Non
         assert smallest["p_holm"] == pytest.approx(size * smallest["p"])
         assert family["significant"].to_list() == (family["p_holm"] < 0.05).to_list()
     assert of(averages, method="q-tuning", against="random+random")["mark"] == "†"
-    found = {key[2]: mark for key, mark in read_marks(table, "mini").found.items()}
+    found = {key[2]: mark for key, mark in read_significance(table, "mini").symbols.items()}
     assert found["q-tuning"].startswith("†")
     assert found["random+random"] == "‡"
     assert of(averages, method="random+ppl", against="random+random")["mark"] is None
     assert table.filter(pl.col("benchmark") != "avg")["mark"].null_count() == len(table) * 2 // 3
-    assert table.equals(compare(collected(folders), "mini"))
+    assert table.equals(of_store(compare, collected(folders), "mini"))
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -144,7 +149,7 @@ def test_the_untrained_model_is_compared_at_every_seed(full: bool, make_folders:
     for cell in folders.grid.cells:
         answer(folders, cell, 0.2 if cell.zero_shot else 0.8, flip=3)
     store = collected(folders)
-    table = compare(store, "mini").filter(pl.col("against") == "zero-shot")
+    table = of_store(compare, store, "mini").filter(pl.col("against") == "zero-shot")
     assert set(table["method"]) == {"q-tuning"} and len(table) == 3
     over_items, least, means = [], 0.0, []
     for benchmark in BENCHMARKS:
@@ -173,8 +178,8 @@ def test_the_untrained_model_is_compared_at_every_seed(full: bool, make_folders:
     assert (row["n_seeds"], row["n_items"], row["p_holm"], row["significant"]) == (3, 65, row["p"], True)
     # only where there is no full data does the table show it
     assert row["mark"] == (None if full else "§")
-    marks = read_marks(compare(store, "mini"), "mini")
-    assert ("§" in "".join(marks.found.values())) is not full
+    marks = read_significance(of_store(compare, store, "mini"), "mini")
+    assert ("§" in "".join(marks.symbols.values())) is not full
     assert any(text.startswith("§ differs") for text in marks.legend) is not full
 
 
@@ -182,11 +187,11 @@ def test_other_items_than_those_of_the_untrained_model_are_not_paired(make_folde
     folders = make_folders(budgets=["25x50"], seeds=[0, 1], evaluation=evaluation(), methods=["q-tuning"])
     for cell in folders.grid.cells:
         answer(folders, cell, 0.5, flip=3, items=N if cell.zero_shot else {"gsm8k": 39, "squad": 25})
-    table = compare(collected(folders), "mini").filter(pl.col("against") == "zero-shot")
+    table = of_store(compare, collected(folders), "mini").filter(pl.col("against") == "zero-shot")
     assert of(table, benchmark="gsm8k")["note"] == "zero-shot answered other items of gsm8k"
     assert of(table, benchmark="squad")["difference"] is not None
     bare = make_folders(zero_shot=False, budgets=["25x50"], seeds=[0], evaluation=evaluation(), methods=["q-tuning"])
-    assert set(compare(collected(bare), "mini")["against"]) == {"random+random", "full"}
+    assert set(of_store(compare, collected(bare), "mini")["against"]) == {"random+random", "full"}
 
 
 def test_holes_keep_their_reason_and_their_place_in_the_family(folders: Folders) -> None:
@@ -199,7 +204,7 @@ def test_holes_keep_their_reason_and_their_place_in_the_family(folders: Folders)
         (folders.folder(failed) / name).unlink()
     folders.fail(failed, "failed", "disk full")
     (folders.folder(silent) / evaluation_id(grid.evaluation) / "items.parquet").unlink()
-    table = compare(collected(folders), "mini").filter(pl.col("benchmark") == "avg")
+    table = of_store(compare, collected(folders), "mini").filter(pl.col("benchmark") == "avg")
     lost = of(table, method="q-tuning", sample_ratio=0.25, against="random+random")
     assert lost["difference"] is None and lost["p_holm"] is None and lost["note"] == "seed 1 failed: disk full"
     other = of(table, method="q-tuning", sample_ratio=0.5, against="random+random")
@@ -210,7 +215,7 @@ def test_holes_keep_their_reason_and_their_place_in_the_family(folders: Folders)
     tested = table.filter((pl.col("against") == "full") & pl.col("p").is_not_null()).sort("p").to_dicts()
     assert len(tested) == 2
     assert tested[0]["p_holm"] == pytest.approx(min(1, 4 * tested[0]["p"]))
-    intervals = score_intervals(Store(folders.results), "mini").filter(pl.col("benchmark") == "avg")
+    intervals = of_store(score_intervals, Store(folders.results), "mini").filter(pl.col("benchmark") == "avg")
     assert of(intervals, method="q-tuning", sample_ratio=0.25)["note"] == "seed 1 failed: disk full"
 
 
@@ -219,7 +224,7 @@ def test_one_seed_says_what_it_does_not_know(make_folders: Callable[..., Folders
     for cell in folders.grid.cells:
         answer(folders, cell, 0.9 if "q-tuning" in folders.folder(cell).name else 0.2, flip=3)
     store = collected(folders)
-    table = compare(store, "mini")
+    table = of_store(compare, store, "mini")
     rows = table.filter(pl.col("method") == "q-tuning").to_dicts()
     assert len(rows) == 18  # 2 budgets, 2 benchmarks and their average, 3 references
     for row in rows:
@@ -227,8 +232,7 @@ def test_one_seed_says_what_it_does_not_know(make_folders: Callable[..., Folders
         assert row["note"].startswith("one seed: how scores move from seed to seed is unknown")
         assert row["significant"] is None and row["mark"] is None  # however small p is
     assert min(row["p"] for row in rows) < 1e-6
-    assert read_marks(table, "mini").found == {}
-    assert measured_spreads(store, "mini") == {}
+    assert read_significance(table, "mini").symbols == {}
 
 
 def test_scores_have_intervals_of_their_own(make_folders: Callable[..., Folders]) -> None:
@@ -236,7 +240,7 @@ def test_scores_have_intervals_of_their_own(make_folders: Callable[..., Folders]
     for cell in folders.grid.cells:
         answer(folders, cell, 0.95, flip=4)
     store = collected(folders)
-    table = score_intervals(store, "mini")
+    table = of_store(score_intervals, store, "mini")
     assert dict(table.schema) == INTERVAL_SCHEMA
     (untrained,) = answers(store, "zero-shot", "gsm8k")
     row = of(table, method="zero-shot")
@@ -258,23 +262,5 @@ def test_lines_of_one_budget_lend_each_other_their_seed_variance(make_folders: C
     folders = make_folders(budgets=["25x50"], seeds=[0, 1], evaluation=evaluation(), methods=methods)
     for cell in folders.grid.cells:
         answer(folders, cell, 0.5, flip=10)
-    table = compare(collected(folders), "mini").filter(pl.col("against") == "random+random")
+    table = of_store(compare, collected(folders), "mini").filter(pl.col("against") == "random+random")
     assert (table["seed_df"] > 1).all() and (table["seed_df"] <= 5).all()  # (6 - 1)(2 - 1)
-
-
-def test_spreads_are_measured_for_the_plan(make_folders: Callable[..., Folders]) -> None:
-    folders = make_folders(
-        budgets=["25x50"], seeds=[0, 1, 2], evaluation=evaluation(), methods=["random+random", "q-tuning"]
-    )
-    for cell in folders.grid.cells:
-        answer(folders, cell, 0.5, flip=8)
-    store = collected(folders)
-    spreads = measured_spreads(store, "mini")
-    assert set(spreads) == set(BENCHMARKS)
-    ours, theirs = (np.array(answers(store, slug, "gsm8k")) for slug in ("q-tuning", "random"))
-    paired = ours - theirs
-    by_seed, by_item, grand = paired.mean(axis=1), paired.mean(axis=0), paired.mean()
-    rest = sum((paired[s, i] - by_seed[s] - by_item[i] + grand) ** 2 for s in range(3) for i in range(40)) / (2 * 39)
-    assert spreads["gsm8k"].rest == pytest.approx(math.sqrt(rest))
-    assert spreads["gsm8k"].item == pytest.approx(math.sqrt(max(by_item.var(ddof=1) - rest / 3, 0)))
-    assert spreads["gsm8k"].seed == pytest.approx(math.sqrt(max(by_seed.var(ddof=1) - rest / 40, 0)))

@@ -9,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import t, ttest_rel
 
-from benchmarks.coverage import Scenario, outcomes
+from benchmarks.coverage import Scenario, crossed_bootstrap, outcomes
 from qtuning.statistics.estimate import (
     Estimate,
-    crossed_bootstrap,
     estimate_differences,
     estimate_scores,
     holm,

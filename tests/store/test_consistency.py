@@ -8,13 +8,13 @@ import pytest
 from cell_folders import Folders
 
 from qtuning.errors import UserError
+from qtuning.statistics.summary import summarise
 from qtuning.store.store import read_scores, write_store
-from qtuning.tables.html import render as html
-from qtuning.tables.latex import render as latex
-from qtuning.tables.markdown import render as markdown
-from qtuning.tables.summary import summarise
-from qtuning.tables.terminal import print_table
-from qtuning.tables.write import score_page, tidy, write_tables
+from qtuning.tables.html import render_html as html
+from qtuning.tables.latex import render_latex as latex
+from qtuning.tables.markdown import render_markdown as markdown
+from qtuning.tables.scores import score_page, tidy_scores
+from qtuning.tables.terminal import print_page
 
 TWO = {"benchmarks": ["gsm8k", "math"], "source": "mini-world", "batch_size": 64, "max_length": 256}
 
@@ -50,20 +50,17 @@ def test_mixed_evaluations_are_refused_from_any_store(
     folders: Folders, column: str, changes: dict[str, object], said: str
 ) -> None:
     scores = odd(read_scores(folders.results, "mini"), column, **changes)
-    (folders.results / "tables").mkdir(exist_ok=True)
     scores.write_parquet(folders.results / "scores.parquet")
-    for draw in (write_tables, print_table):
-        with pytest.raises(UserError, match=said) as refused:
-            draw("mini", folders.results)
-        assert "q-tuning-25x50-s1" in str(refused.value)
-    assert list((folders.results / "tables").iterdir()) == []
+    with pytest.raises(UserError, match=said) as refused:
+        summarise(read_scores(folders.results, "mini"))
+    assert "q-tuning-25x50-s1" in str(refused.value)
 
 
 def test_versions_that_trained_are_told_at_the_top_of_every_output(
     folders: Folders, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scores = odd(read_scores(folders.results, "mini"), "versions", torch="2.14.0", git="def5678")
-    page = score_page(scores)
+    page = score_page(summarise(scores))
     (warning,) = page.warnings
     assert warning.startswith("Cells were trained with different versions of torch,")
     assert "2.14.0 in " in warning and "q-tuning-25x50-s1" in warning
@@ -71,34 +68,36 @@ def test_versions_that_trained_are_told_at_the_top_of_every_output(
     assert text.index("> **Warning.** Cells were trained") < text.index("## Reference")
     assert "different versions of torch" in latex(page)
     assert '<p class="warning"' in html(page)
-    scores.write_parquet(folders.results / "scores.parquet")
-    print_table("mini", folders.results)
+    print_page(page)
     assert "different versions of torch" in " ".join(capsys.readouterr().out.split())
     # the revision of the code is listed, not warned of: it moves with every commit
     assert "git def5678" in text
 
 
 def test_equal_versions_are_no_warning(folders: Folders) -> None:
-    assert score_page(read_scores(folders.results, "mini")).warnings == ()
+    assert score_page(summarise(read_scores(folders.results, "mini"))).warnings == ()
 
 
 def test_a_seed_the_store_has_no_row_of_is_a_hole(folders: Folders) -> None:
     """Not a mean over the other seed, which nothing would betray."""
     scores = read_scores(folders.results, "mini")
     without = scores.filter(~((pl.col("method") == "full") & (pl.col("seed") == "1")))
-    rows = tidy(without).filter(pl.col("method") == "full").to_dicts()
+    rows = tidy_scores(summarise(without)).filter(pl.col("method") == "full").to_dicts()
     assert [row["mean"] for row in rows] == [None, None, None]
     assert {row["reason"] for row in rows} == {
         "seed 1 not run: no row of this cell in the score store; collect the scores again"
     }
-    costs = next(table for table in score_page(without).tables if table.name == "costs")
+    costs = next(table for table in score_page(summarise(without)).tables if table.name == "costs")
     assert next(row for row in costs.rows if row[1] == "Full data")[2:] == ("–",) * 6
 
 
 def test_a_benchmark_the_store_has_no_row_of_is_a_hole_and_so_is_the_average(folders: Folders) -> None:
     scores = read_scores(folders.results, "mini")
     without = scores.filter(~((pl.col("method") == "full") & (pl.col("benchmark") == "math")))
-    rows = {row["benchmark"]: row["mean"] for row in tidy(without).filter(pl.col("method") == "full").to_dicts()}
+    rows = {
+        row["benchmark"]: row["mean"]
+        for row in tidy_scores(summarise(without)).filter(pl.col("method") == "full").to_dicts()
+    }
     assert rows["gsm8k"] is not None
     assert (rows["math"], rows["avg"]) == (None, None)
 
@@ -117,7 +116,7 @@ def test_an_axis_of_training_has_rows_and_differences_of_its_own(folders: Folder
         cell=pl.col("cell") + "-16", training=pl.lit("batch_size=16"), score=pl.col("score") / 2
     )
     both = pl.concat([scores, large])
-    page = score_page(both)
+    page = score_page(summarise(both))
     labels = [row[0] for row in page.tables[0].rows]
     assert labels == [
         "Zero-shot",
@@ -128,5 +127,9 @@ def test_an_axis_of_training_has_rows_and_differences_of_its_own(folders: Folder
         "Q-Tuning (batch_size=8)",
         "Q-Tuning (batch_size=16)",
     ]
-    rows = tidy(both).filter((pl.col("method") == "q-tuning") & (pl.col("benchmark") == "avg")).to_dicts()
+    rows = (
+        tidy_scores(summarise(both))
+        .filter((pl.col("method") == "q-tuning") & (pl.col("benchmark") == "avg"))
+        .to_dicts()
+    )
     assert rows[1]["difference"] == pytest.approx(rows[0]["difference"] / 2, abs=1e-6)

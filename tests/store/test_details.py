@@ -13,7 +13,7 @@ from qtuning.errors import UserError
 from qtuning.experiment.names import cell_id, evaluation_id
 from qtuning.experiment.schema import Cell
 from qtuning.files import write_json
-from qtuning.store.details import collect_localisation, thinned
+from qtuning.store.collect import collect_localisation, thinned
 from qtuning.store.schema import ITEM_SCHEMA, PLANE_SCHEMA, STEP_SCHEMA
 from qtuning.store.store import Store, export_store, write_store
 from qtuning.train.journal import TRACE_SCHEMA

@@ -102,7 +102,7 @@ def test_stability_has_the_figures_of_its_trainings(stability: Collected) -> Non
 
 def test_an_unknown_experiment_is_named_with_the_nearest_known_one(stability: Collected, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'stability-min': no rows; did you mean stability-mini"):
-        write_figures("stability-min", stability.folders.results, tmp_path)
+        write_figures("stability-min", Store(stability.folders.results), tmp_path)
 
 
 def test_localisation_is_told_by_method(localisation: Collected) -> None:

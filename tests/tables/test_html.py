@@ -5,9 +5,8 @@ from html.parser import HTMLParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtuning.tables.html import fragment, render
-from qtuning.tables.labels import Parts
-from qtuning.tables.page import Block, Column, Page, Table
+from qtuning.tables.html import fragment, render_html
+from qtuning.tables.page import Block, Column, Page, Parts, Table
 
 text = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1, max_size=12)
 
@@ -75,7 +74,7 @@ def test_best_and_direction_are_classes() -> None:
 
 
 def test_a_page_of_its_own_loads_nothing() -> None:
-    document = render(page("<script>alert(1)</script>"))
+    document = render_html(page("<script>alert(1)</script>"))
     reader = Reader()
     reader.feed(document)
     assert document.startswith("<!DOCTYPE html>")

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtuning.tables.labels import Parts
-from qtuning.tables.latex import escape, render
-from qtuning.tables.page import Block, Column, Page, Table
+from qtuning.tables.latex import escape, render_latex
+from qtuning.tables.page import Block, Column, Page, Parts, Table
 
 NASTY = r"50% of_x & {y} #1 $z$ ~ ^ \end{table} \\ <a> |b| `c' 'd' -- é ± ↑ – 中 😀"
 COMMANDS = {
@@ -96,7 +95,7 @@ def body(fragment: str) -> list[list[list[str]]]:
 
 
 def test_structure() -> None:
-    fragment = "\n".join(line for line in render(page()).splitlines() if not line.startswith("%"))
+    fragment = "\n".join(line for line in render_latex(page()).splitlines() if not line.startswith("%"))
     begun, ended = re.findall(r"\\begin\{(\w+)\}", fragment), re.findall(r"\\end\{(\w+)\}", fragment)
     assert sorted(begun) == sorted(ended)
     assert begun.count("table") == 1
@@ -113,27 +112,19 @@ def test_structure() -> None:
         assert f"\\{rule}" in fragment
 
 
-def test_wide_and_long_tables_are_split_at_models_and_blocks_and_lose_nothing() -> None:
-    fragment = render(page(rows=20, groups=("A", "B", "C", "D"), blocks=4))
-    tables = body(fragment)
-    # 3 models a table (9 columns), 2 blocks of 21 lines
-    assert [len(table[0]) for table in tables] == [10, 10, 4, 4]
-    assert [len(table) - 1 for table in tables] == [40, 40, 40, 40]
-    labels = re.findall(r"\\label\{(.*?)\}", fragment)
-    assert labels == ["tab:exp-1-scores", *(f"tab:exp-1-scores-{n}" for n in (2, 3, 4))]
-
-
-def test_a_block_longer_than_a_page_is_continued() -> None:
-    fragment = render(page(rows=120, blocks=1))
-    assert sum(len(table) - 1 for table in body(fragment)) == 120
-    assert all(len(table) <= 53 for table in body(fragment))
-    assert fragment.count(r"Block 0 50\% (continued)") == 2
+def test_a_long_and_wide_table_is_one_float_that_is_made_to_fit() -> None:
+    fragment = render_latex(page(rows=120, groups=("A", "B", "C", "D"), blocks=2))
+    (rows,) = body(fragment)
+    assert [len(row) for row in rows] == [13] * 241
+    assert re.findall(r"\\label\{(.*?)\}", fragment) == ["tab:exp-1-scores"]
+    # its notes have no room below it, and follow as text
+    assert fragment.index(r"\end{table}") < fragment.index(r"\textit{Notes on ")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex with booktabs and graphicx")
 def test_compiles(tmp_path: Path) -> None:
-    (tmp_path / "fragment.tex").write_text(render(page(rows=30, groups=("A", "B", "C", "D"), blocks=3)))
+    (tmp_path / "fragment.tex").write_text(render_latex(page(rows=30, groups=("A", "B", "C", "D"), blocks=3)))
     packages = r"\usepackage[T1]{fontenc}\usepackage{textcomp,booktabs,graphicx}"
     document = rf"\documentclass{{article}}{packages}\begin{{document}}\input{{fragment.tex}}\end{{document}}"
     (tmp_path / "document.tex").write_text(document)

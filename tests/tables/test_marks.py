@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 from cell_folders import Folders
 
-from qtuning.errors import UserError
+from qtuning.statistics.compare import MARKS
+from qtuning.statistics.summary import summarise
 from qtuning.store.store import read_scores, write_store
-from qtuning.tables.labels import Parts
-from qtuning.tables.significance import read_marks
-from qtuning.tables.write import score_page
+from qtuning.tables.page import Parts
+from qtuning.tables.scores import score_page
 
 TWO = {"benchmarks": ["gsm8k", "math"], "source": "mini-world", "batch_size": 64, "max_length": 256}
 
@@ -33,7 +33,8 @@ def comparison(
     place = {name: row[name] for name in names}
     return (
         place
-        | {"benchmark": benchmark, "against": against, "significant": significant, "p_holm": 0.01, "note": ""}
+        | {"benchmark": benchmark, "against": against, "p_holm": 0.01, "note": ""}
+        | {"mark": MARKS[against] if significant else None}
         | more
     )
 
@@ -49,7 +50,7 @@ def test_marks_stand_beside_the_scores_they_belong_to(scores: pl.DataFrame) -> N
             comparison(scores, "math", "full", True, experiment="another"),
         ]
     )
-    table = score_page(scores, comparisons).tables[0]
+    table = score_page(summarise(scores), comparisons).tables[0]
     found = {row[0]: [field.marks for field in row if isinstance(field, Parts)] for row in table.rows}
     assert found == {
         "Zero-shot": ["", "", ""],
@@ -63,7 +64,7 @@ def test_marks_stand_beside_the_scores_they_belong_to(scores: pl.DataFrame) -> N
 
 
 def test_no_comparisons_no_legend(scores: pl.DataFrame) -> None:
-    assert not any("†" in note for note in score_page(scores).tables[0].notes)
+    assert not any("†" in note for note in score_page(summarise(scores)).tables[0].notes)
 
 
 def test_marks_know_how_a_cell_was_trained(scores: pl.DataFrame) -> None:
@@ -76,13 +77,10 @@ def test_marks_know_how_a_cell_was_trained(scores: pl.DataFrame) -> None:
         ]
     )
     comparisons = pl.DataFrame([comparison(scores, "gsm8k", "full", True, training="batch_size=16")])
-    rows = [row for row in score_page(both, comparisons).tables[0].rows if str(row[0]).startswith("Q-Tuning")]
+    rows = [
+        row for row in score_page(summarise(both), comparisons).tables[0].rows if str(row[0]).startswith("Q-Tuning")
+    ]
     assert [(row[0], getattr(row[2], "marks", None)) for row in rows] == [
         ("Q-Tuning", ""),
         ("Q-Tuning (batch_size=16)", " ‡"),
     ]
-
-
-def test_a_frame_without_its_columns_is_refused() -> None:
-    with pytest.raises(UserError, match=r"comparisons: column.* against"):
-        read_marks(pl.DataFrame({"experiment": ["mini"]}), "mini")

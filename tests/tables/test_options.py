@@ -11,9 +11,8 @@ import pytest
 
 from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.schema import MethodEntry, Ratios, Readings
+from qtuning.store.lines import Line, in_table_order, line_of, varied
 from qtuning.tables.labels import method_label, pruner_labels
-from qtuning.tables.options import varied
-from qtuning.tables.summary import Line, in_table_order, line_of
 
 MODULE = "pruners_of_labels"
 PRUNERS = """

@@ -11,12 +11,16 @@ from rich.console import Console
 
 from qtuning.errors import UserError
 from qtuning.experiment.names import cell_id
+from qtuning.paper.beside import paper_editions
+from qtuning.statistics.summary import summarise
 from qtuning.store.store import read_scores, write_store
+from qtuning.tables.by_cost import cost_edition
 from qtuning.tables.costs import SELECTED
-from qtuning.tables.labels import superscript
-from qtuning.tables.markdown import render
-from qtuning.tables.terminal import print_table
-from qtuning.tables.write import score_page, tidy, write_tables
+from qtuning.tables.markdown import render_markdown
+from qtuning.tables.page import superscript
+from qtuning.tables.scores import score_edition, score_page, tidy_scores
+from qtuning.tables.terminal import print_page
+from qtuning.tables.write import write_tables
 
 Make = Callable[..., Folders]
 TWO = {"benchmarks": ["gsm8k", "math"], "source": "mini-world", "batch_size": 64, "max_length": 256}
@@ -28,7 +32,13 @@ def scores_of(folders: Folders) -> pl.DataFrame:
 
 
 def markdown(scores: pl.DataFrame) -> str:
-    return render(score_page(scores))
+    return render_markdown(score_page(summarise(scores)))
+
+
+def write(folders: Folders) -> tuple[Path, ...]:
+    """Collect, and write what the report does."""
+    summary = summarise(scores_of(folders))
+    return write_tables(summary, [score_edition(summary), cost_edition(summary)], folders.results / "tables")
 
 
 def block(page: str, title: str) -> list[list[str]]:
@@ -139,9 +149,7 @@ def test_what_was_selected(complete: Folders) -> None:
 
 
 def test_csv(complete: Folders) -> None:
-    scores_of(complete)
-    _, path, *_ = write_tables("mini", complete.results)
-    table = pl.read_csv(path)
+    table = pl.read_csv(next(path for path in write(complete) if path.name == "mini.csv"))
     assert len(table) == 4 * 3
     (row,) = table.filter((pl.col("method") == "q-tuning") & (pl.col("benchmark") == "math")).to_dicts()
     assert row == {
@@ -189,7 +197,7 @@ def test_a_missing_seed_is_a_hole_and_not_a_mean_over_fewer(make_folders: Make) 
     assert (
         "- ² seed 1 not run: trained, not evaluated yet; seed 2 failed: OutOfMemoryError: CUDA out of memory\n" in page
     )
-    row = tidy(scores).filter(pl.col("method") == "random+random").to_dicts()[0]
+    row = tidy_scores(summarise(scores)).filter(pl.col("method") == "random+random").to_dicts()[0]
     assert (row["mean"], row["n_seeds"], row["status"]) == (None, 0, "diverged")
     assert row["reason"] == "seed 1 diverged: loss is nan at update 12"
 
@@ -253,7 +261,8 @@ def test_blocks_and_columns_of_several_models_and_train_sets(make_folders: Make)
 
 def test_one_sided_budgets_are_compared_with_one_sided_random(make_folders: Make) -> None:
     """All tokens: random samples with no token pruner are the reference."""
-    from qtuning.tables.summary import random_at_budget, summarise
+    from qtuning.statistics.summary import summarise
+    from qtuning.store.lines import random_at_budget
 
     folders = make_folders(
         evaluation=TWO,
@@ -289,15 +298,13 @@ def test_raw_text_is_aligned(folders: Folders) -> None:
 
 
 def test_tables_are_reproducible_and_undated(complete: Folders) -> None:
-    scores_of(complete)
-    paths = write_tables("mini", complete.results)
+    paths = write(complete)
     assert [path.name for path in paths] == [
-        f"mini.{kind}" for kind in ("md", "csv", "tex", "html", "cost.md", "cost.csv")
+        f"mini.{kind}" for kind in ("md", "tex", "html", "csv", "cost.md", "cost.csv")
     ]
     first = [path.read_bytes() for path in paths]
     (complete.results / "tables" / "mini.md").unlink()
-    scores_of(complete)
-    assert [path.read_bytes() for path in write_tables("mini", complete.results)] == first
+    assert [path.read_bytes() for path in write(complete)] == first
     assert not re.search(rb"20\d\d-\d\d", b"".join(first))
 
 
@@ -305,9 +312,10 @@ def test_an_edition_of_a_table_of_the_paper_has_it_beside_ours(make_folders: Mak
     folders = make_folders(name="table2-mini", evaluation=TWO, budgets=["25x50"], seeds=[0])
     for cell in folders.grid.cells:
         folders.finish(cell)
-    write_store([folders.grid], folders.results)
-    paths = write_tables("table2-mini", folders.results, out=tmp_path / "out", notes=["Overlap: none."])
-    kinds = ("md", "csv", "tex", "html", "cost.md", "cost.csv", "paper.md", "paper.csv", "paper.html", "signs.csv")
+    summary = summarise(scores_of(folders))
+    editions = [score_edition(summary, notes=["Overlap: none."]), *paper_editions(summary)]
+    paths = write_tables(summary, editions, tmp_path / "out")
+    kinds = ("md", "tex", "html", "csv", "paper.md", "paper.html", "paper.csv", "signs.csv")
     assert paths == tuple(tmp_path / "out" / f"table2-mini.{kind}" for kind in kinds)
     assert "\n- Overlap: none.\n" in paths[0].read_text()
     # the one published budget that we have, against each of the other rows of ours
@@ -320,8 +328,7 @@ def test_an_edition_of_a_table_of_the_paper_has_it_beside_ours(make_folders: Mak
 def test_all_outputs_show_the_same_fields(complete: Folders) -> None:
     """Row by row: Markdown, HTML and LaTeX read back, each by what its markup means."""
     complete.diverge(complete.find("random+random-25x50-s1"), "nan & <inf> | 50%_x")
-    scores_of(complete)
-    by_kind = {path.suffix: path.read_text() for path in write_tables("mini", complete.results)[:4]}
+    by_kind = {path.suffix: path.read_text() for path in write(complete)[:4]}
     lines = [line for line in by_kind[".md"].splitlines() if line.startswith("|") and not set(line) <= set("|:-")]
     in_markdown = [[re.sub(r"[* ]", "", cell) for cell in line.strip("|").split("|")] for line in lines]
     in_html = [
@@ -359,7 +366,7 @@ def test_nothing_run_yet_is_a_table_of_holes(folders: Folders) -> None:
 def test_unknown_experiment(complete: Folders) -> None:
     scores_of(complete)
     with pytest.raises(UserError, match="no rows"):
-        write_tables("table1", complete.results)
+        read_scores(complete.results, "table1")
 
 
 @pytest.mark.parametrize(
@@ -372,18 +379,16 @@ def test_unknown_experiment(complete: Folders) -> None:
     ],
 )
 def test_terminal_shows_as_much_as_fits(width: int, row: str, complete: Folders) -> None:
-    scores_of(complete)
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    print_table("mini", complete.results, console)
+    print_page(score_page(summarise(scores_of(complete))), console)
     lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
     assert row in lines
     assert "Samples 25% x Tokens 50%" in lines
 
 
 def test_terminal_emphasises(complete: Folders) -> None:
-    scores_of(complete)
     console = Console(width=200, record=True, force_terminal=True, color_system="standard")
-    print_table("mini", complete.results, console)
+    print_page(score_page(summarise(scores_of(complete))), console)
     text = console.export_text(styles=True)
     assert "\x1b[1m35.00\x1b[0m" in text
     assert "\x1b[32m ↑4.0\x1b[0m" in text
@@ -394,12 +399,10 @@ def test_a_table_with_cells_still_to_run_does_not_pass_for_the_finished_one(make
     folders = make_folders(evaluation=TWO, budgets=["25x50"], seeds=[0], methods=["random+random"])
     zero_shot, cell = folders.grid.cells
     folders.finish(zero_shot, {"gsm8k": 0.1, "math": 0.1}.__getitem__)
-    write_store([folders.grid], folders.results)
-    partial, *_ = write_tables(folders.grid.experiment.name, folders.results)
+    partial, *_ = write(folders)
     assert partial.name == f"{folders.grid.experiment.name}.partial.md"
     assert "not run" in partial.read_text()
     folders.finish(cell, {"gsm8k": 0.2, "math": 0.2}.__getitem__)
-    write_store([folders.grid], folders.results)
-    whole, table, *_ = write_tables(folders.grid.experiment.name, folders.results)
-    assert (whole.name, table.name) == (f"{folders.grid.experiment.name}.md", f"{folders.grid.experiment.name}.csv")
+    whole, *_ = write(folders)
+    assert whole.name == f"{folders.grid.experiment.name}.md"
     assert not list(folders.results.glob("tables/*.partial.*")), "the table with holes is no longer true"

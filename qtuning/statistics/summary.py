@@ -1,9 +1,13 @@
-"""Scores -> what a table shows: mean, spread and difference over seeds, or a hole with its reason."""
+"""Scores -> mean, spread and difference over seeds of every line, or a hole with its reason.
 
-import json
+One `Summary` is made of an experiment's rows of the store. Tables, figures, the comparison with the paper and the
+statistics are all drawn from it.
+"""
+
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from itertools import chain
+from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any
 
@@ -11,42 +15,13 @@ import polars as pl
 
 from qtuning.errors import UserError
 from qtuning.store.comparable import check_comparable
-from qtuning.tables.options import Part, varied
-from qtuning.tables.options import variant as variant_of
+from qtuning.store.lines import Cells, Line, cells_by_line, in_table_order, line_of, random_at_budget
 
 AVERAGE = "avg"
 """Name of the column that averages a cell's benchmarks."""
 
-
-Tree = dict["Line", dict[str, dict[str, dict[str, dict[str, Any]]]]]
+Tree = dict[Line, dict[str, dict[str, dict[str, dict[str, Any]]]]]
 """Line -> model -> benchmark -> seed -> row."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """One method at one budget on one train set: a row of a table.
-
-    sample_ratio and token_ratio are None for the zero-shot model. training: what an experiment varies in training,
-    e.g. `batch_size=16`, or empty. variant: that, and the options that differ from the pruners' defaults, e.g.
-    `lambda=0.3`, or empty. named: options that its name has even at their defaults, since other rows of its method in
-    the experiment set them; no part of what it is.
-    """
-
-    train_set: str
-    method: str
-    sample_pruner: str
-    token_pruner: str
-    sample_ratio: float | None
-    token_ratio: float | None
-    options: str
-    variant: str
-    training: str = ""
-    named: tuple[tuple[Part, str], ...] = field(default=(), compare=False)
-
-    @property
-    def reference(self) -> bool:
-        """Whether nothing is pruned: the full data set, or no training at all."""
-        return self.method in ("full", "zero-shot")
 
 
 @dataclass(frozen=True)
@@ -55,13 +30,20 @@ class Hole:
 
     missing: tuple[tuple[str, str, str], ...]
 
+    def __str__(self) -> str:
+        """Which seeds are missing and why: `seed 1 diverged: the loss is not finite; seed 2 not run: not trained`."""
+        groups: dict[tuple[str, str], list[str]] = {}
+        for seed, status, reason in self.missing:
+            groups.setdefault((status, reason), []).append(seed)
+        return "; ".join(f"{_seeds(seeds)}{status}: {_one_line(reason)}" for (status, reason), seeds in groups.items())
+
 
 @dataclass(frozen=True)
 class Entry:
     """A score over seeds, in per cent. values: of each seed; sd: sample standard deviation, None with one seed.
 
     difference: mean over seeds of the paired difference from random pruning at the same budget; None where there
-    is no such row, where it has a hole, and for that row itself.
+    is no such line, where it has a hole, and for that line itself.
     """
 
     mean: float
@@ -74,23 +56,41 @@ class Entry:
     metric: str | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Summary:
     """An experiment, summarised: entries by (line, model, benchmark), with `avg` as the last of several benchmarks.
 
-    seeds: of the experiment; every trained line has an entry for each of them, or a hole.
+    scores: the rows of the store that it was made of. models, train_sets: name -> label. seeds: of the experiment;
+    every trained line has an entry for each of them, or a hole.
     """
 
+    scores: pl.DataFrame
     lines: tuple[Line, ...]
-    models: tuple[str, ...]
+    models: dict[str, str]
+    train_sets: dict[str, str]
     benchmarks: tuple[str, ...]
     entries: dict[tuple[Line, str, str], Entry | Hole]
     seeds: tuple[str, ...]
 
     @property
+    def experiment(self) -> str:
+        """Name of the experiment."""
+        return str(self.scores["experiment"][0])
+
+    @property
+    def title(self) -> str:
+        """Title of the experiment."""
+        return str(self.scores["title"][0])
+
+    @property
     def overall(self) -> str:
         """The benchmark that stands for all of them: their average, or the only one."""
         return self.benchmarks[-1]
+
+    @cached_property
+    def cells(self) -> Cells:
+        """The cells of each trained line and model, by seed."""
+        return cells_by_line(self.scores)
 
     def blocks(self) -> list[tuple[Line, ...]]:
         """Lines by train set and budget; the lines of each train set that prune nothing come first."""
@@ -113,11 +113,10 @@ class Summary:
 def summarise(scores: pl.DataFrame) -> Summary:
     """Summarise the rows of one experiment; a score that is missing is a hole, whether its row says why or is absent.
 
-    Raises UserError where the cells were not evaluated alike (consistency.py), and where two cells claim one place.
+    Raises UserError where the cells were not evaluated alike (comparable.py), and where two cells claim one place.
     """
     check_comparable(scores)
     rows = scores.filter(pl.col("headline")).to_dicts()
-    models = tuple(dict.fromkeys(row["model"] for row in rows))
     benchmarks = tuple(dict.fromkeys(row["benchmark"] for row in rows))
     seeds = tuple(dict.fromkeys(row["seed"] for row in rows if row["seed"] is not None))
     tree, train_sets = _places(rows)
@@ -139,7 +138,15 @@ def summarise(scores: pl.DataFrame) -> Summary:
             if len(benchmarks) > 1:
                 entries[line, model, AVERAGE] = _entry(_averages(by_benchmark), _averages(against))
     shown = (*benchmarks, AVERAGE) if len(benchmarks) > 1 else benchmarks
-    return Summary(tuple(lines), models, shown, entries, seeds)
+    models, trained_on = labels_of(scores, "model"), labels_of(scores, "train_set")
+    return Summary(scores, tuple(lines), models, trained_on, shown, entries, seeds)
+
+
+def labels_of(rows: pl.DataFrame, column: str) -> dict[str, str]:
+    """Name -> label of the models or train sets (`column`) among rows of the store, in table order."""
+    named = rows.drop_nulls(column).select(column, pl.coalesce(f"{column}_label", column))
+    pairs = named.unique(maintain_order=True)
+    return dict(pairs.iter_rows())
 
 
 def _places(rows: list[dict[str, Any]]) -> tuple[Tree, list[str]]:
@@ -165,78 +172,6 @@ def _absent(benchmark: str) -> dict[str, Any]:
     """Stands for a row that the store lacks: a mean over the others would be a mean over fewer."""
     reason = "no row of this cell in the score store; collect the scores again"
     return {"benchmark": benchmark, "status": "not run", "reason": reason}
-
-
-def random_at_budget(line: Line, lines: Sequence[Line]) -> Line | None:
-    """The row that differences are taken from: random samples and random tokens at the same budget.
-
-    Trained in the same way, and under the line's own readings (an experiment may have them for all its methods), else
-    under the default ones. Where a ratio is 1, a pruner that prunes nothing is as good as a random one.
-    """
-    if line.reference:
-        return None
-    samples = ["random", "full"] if line.sample_ratio == 1 else ["random"]
-    tokens = ["random", "none"] if line.token_ratio == 1 else ["random"]
-    budget = (line.train_set, line.sample_ratio, line.token_ratio, line.training)
-    rivals = [
-        other
-        for pair in ((sample, token) for sample in samples for token in tokens)
-        for other in lines
-        if (other.train_set, other.sample_ratio, other.token_ratio, other.training) == budget
-        and (other.sample_pruner, other.token_pruner) == pair
-    ]
-    alike = [other for other in rivals if json.loads(other.options)["method"] == json.loads(line.options)["method"]]
-    plain = [other for other in rivals if other.variant == other.training]
-    if line in alike and plain:  # a reading of random pruning itself, against random pruning as it is
-        return plain[0]
-    return next(chain(alike, plain), None)
-
-
-def line_of(row: dict[str, Any], train_set: str) -> Line:
-    """The line of a table that a row of the store belongs to. train_set: that of the table, for the zero-shot model."""
-    if row["method"] == "zero-shot":
-        return Line(train_set, "zero-shot", "", "", None, None, "", "")
-    training = row.get("training") or ""
-    chosen = variant_of(row["sample_pruner"], row["token_pruner"], row["options"])
-    return Line(
-        train_set=train_set,
-        method=row["method"],
-        sample_pruner=row["sample_pruner"],
-        token_pruner=row["token_pruner"],
-        sample_ratio=row["sample_ratio"],
-        token_ratio=row["token_ratio"],
-        options=row["options"],
-        variant=", ".join(text for text in (training, chosen) if text),
-        training=training,
-    )
-
-
-def in_table_order(lines: list[Line], train_sets: list[str]) -> list[Line]:
-    """By train set; within it what prunes nothing, then the budgets as configured; pairs grouped by their sample
-    pruner, Q-Tuning last. Each knows what all the lines of its method vary (`named`)."""
-    methods: dict[str, list[tuple[str, str, str]]] = {}
-    for line in lines:
-        if line.options:
-            methods.setdefault(line.method, []).append((line.sample_pruner, line.token_pruner, line.options))
-    named = {method: varied(dict.fromkeys(rows)) for method, rows in methods.items()}
-    samples = list(dict.fromkeys(line.sample_pruner for line in lines))
-    tokens = list(dict.fromkeys(line.token_pruner for line in lines))
-    budgets = list(dict.fromkeys((line.sample_ratio, line.token_ratio) for line in lines))
-    trainings = list(dict.fromkeys(line.training for line in lines))
-
-    def key(line: Line) -> tuple[Any, ...]:
-        budget = -1 if line.reference else budgets.index((line.sample_ratio, line.token_ratio))
-        return (
-            train_sets.index(line.train_set),
-            budget,
-            line.method != "zero-shot",
-            line.method == "q-tuning",
-            samples.index(line.sample_pruner),
-            tokens.index(line.token_pruner),
-            trainings.index(line.training),
-        )
-
-    return [replace(line, named=named.get(line.method, ())) for line in sorted(lines, key=key)]
 
 
 def _averages(by_benchmark: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
@@ -276,3 +211,16 @@ def _entry(by_seed: dict[str, dict[str, Any]], against: dict[str, dict[str, Any]
         items=row["items"],
         metric=row["metric"],
     )
+
+
+def _seeds(seeds: Sequence[str]) -> str:
+    """`seed 1 `, `seeds 0, 1 `, or nothing for a model without training."""
+    if list(seeds) == [""]:
+        return ""
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} "
+
+
+def _one_line(text: str, limit: int = 160) -> str:
+    """White space collapsed, cut at `limit` characters."""
+    text = re.sub(r"\s+", " ", text).strip()
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -8,9 +8,9 @@ from cell_folders import Folders
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qtuning.statistics.summary import summarise
 from qtuning.store.store import read_scores, write_store
-from qtuning.tables.bycost import cost_page, tidy_costs
-from qtuning.tables.pareto import front_of, pareto_front
+from qtuning.tables.by_cost import cost_page, pareto_front, tidy_costs
 
 Make = Callable[..., Folders]
 TWO = {"benchmarks": ["gsm8k", "math"], "source": "mini-world", "batch_size": 64, "max_length": 256}
@@ -26,8 +26,7 @@ def test_front_is_what_nothing_dominates(points: list[tuple[float, float]]) -> N
 
 
 def test_what_is_not_known_is_on_no_front() -> None:
-    costs, scores = [None, 1.0, 2.0, 3.0], [9.0, None, 5.0, 4.0]
-    assert front_of(costs, scores) == [False, False, True, False]
+    assert pareto_front([(None, 9.0), (1.0, None), (2.0, 5.0), (3.0, 4.0)]) == [False, False, True, False]
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def scores(make_folders: Make) -> pl.DataFrame:
 
 
 def test_rows_by_cost(scores: pl.DataFrame) -> None:
-    table = tidy_costs(scores)
+    table = tidy_costs(summarise(scores))
     assert table["method"].to_list() == ["zero-shot", "random+random", "q-tuning", "full"]
     rows = {row["method"]: row for row in table.to_dicts()}
     # q-tuning: 25% of 3.6e13 for training and 1.2e13 for scoring; 4.5 of 18 seconds and 6
@@ -71,7 +70,7 @@ def test_rows_by_cost(scores: pl.DataFrame) -> None:
 
 
 def test_page_marks_the_front_and_shows_the_nominal_budget_beside_the_cost(scores: pl.DataFrame) -> None:
-    page = cost_page(scores)
+    page = cost_page(summarise(scores))
     (table,) = page.tables
     rows = {row[1]: dict(zip((column.name for column in table.columns), row, strict=True)) for row in table.rows}
     assert rows["Q-Tuning"]["Nominal"] == "12.5%"
@@ -84,8 +83,8 @@ def test_page_marks_the_front_and_shows_the_nominal_budget_beside_the_cost(score
 def test_a_missing_seed_has_no_cost_and_is_on_no_front(scores: pl.DataFrame) -> None:
     """Even where the store has no row of the cell at all."""
     without = scores.filter(~((pl.col("method") == "random+random") & (pl.col("seed") == "1")))
-    rows = {row["method"]: row for row in tidy_costs(without).to_dicts()}
-    assert tidy_costs(without)["method"].to_list()[-1] == "random+random"
+    rows = {row["method"]: row for row in tidy_costs(summarise(without)).to_dicts()}
+    assert tidy_costs(summarise(without))["method"].to_list()[-1] == "random+random"
     assert [rows["random+random"][key] for key in ("flops", "seconds", "mean", "flops_share")] == [None] * 4
     assert rows["random+random"]["reason"].startswith("seed 1 not run: no row of this cell")
     assert not rows["random+random"]["pareto"]
@@ -98,14 +97,14 @@ def test_shares_are_of_full_training_in_the_same_way(scores: pl.DataFrame) -> No
         cell=pl.col("cell") + "-large", training=pl.lit("batch_size=16"), flops_total=2 * pl.col("flops_total")
     )
     both = pl.concat([scores.with_columns(training=pl.lit("")), large])
-    rows = tidy_costs(both).filter(pl.col("method") == "q-tuning").to_dicts()
+    rows = tidy_costs(summarise(both)).filter(pl.col("method") == "q-tuning").to_dicts()
     assert [row["variant"] for row in rows] == ["", "batch_size=16"]
     assert [row["flops"] for row in rows] == [2.1e13, 4.2e13]
     assert rows[0]["flops_share"] == rows[1]["flops_share"]
 
 
 def test_without_full_data_costs_are_absolute(scores: pl.DataFrame) -> None:
-    page = cost_page(scores.filter(pl.col("method") != "full"))
+    page = cost_page(summarise(scores.filter(pl.col("method") != "full")))
     (table,) = page.tables
     names = [column.name for column in table.columns]
     assert not {"FLOPs share", "Seconds share", "Score per cost", "Gain per cost"} & set(names)

@@ -1,0 +1,215 @@
+"""The page by cost: the rows of an experiment against what they really cost, scoring included.
+
+A nominal budget is not a saving: a method that scores every sample to keep a quarter of them may cost more than half
+of full training. Here the rows are sorted by FLOPs, and those that nothing cheaper beats are marked.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+import polars as pl
+
+from qtuning.statistics.summary import Entry, Hole, Summary
+from qtuning.store.comparable import training_warnings
+from qtuning.store.lines import ZERO_SHOT, Line
+from qtuning.tables.costs import cost_of, flops_text, which
+from qtuning.tables.labels import benchmark_label, budget_label, method_label, number, score_parts, subjects
+from qtuning.tables.markdown import render_markdown
+from qtuning.tables.page import Block, Column, Field, Footnotes, Page, Table
+from qtuning.tables.write import Edition
+
+SORTED = (
+    "Sorted by FLOPs, means over the seeds; FLOPs and seconds include the forward passes that score samples and tokens."
+)
+SHARES = "Shares are of training on the full data with the same seed."
+WITHOUT_SHARES = (
+    "{Which} no training on the full data to compare with: FLOPs and seconds are absolute, and no score is put in "
+    "relation to them."
+)
+NOMINAL = "Nominal: the share of the tokens that the budget asks for, samples x tokens. It is not what was spent."
+PER_COST = (
+    "Score per cost: the score divided by the FLOPs, in units of one full training. Gain per cost: the same for what "
+    "the score is above the model without training."
+)
+FRONT = (
+    "Pareto ●: no other row of the block has at least the score for at most the FLOPs (and one of the two better). Of "
+    "the means: neighbours may lie within the spread of the seeds.{untrained}"
+)
+UNTRAINED = " The model without training costs nothing, and is on no front."
+MACHINE = "Seconds are those of the machine that each cell ran on."
+
+COMPARED = ("FLOPs share", "Seconds share", "Score per cost", "Gain per cost")
+"""Columns that need training on the full data to compare with."""
+
+CSV_SCHEMA: dict[str, pl.DataType] = {
+    **dict.fromkeys(("experiment", "train_set", "model"), pl.String()),
+    **dict.fromkeys(("sample_ratio", "token_ratio"), pl.Float64()),
+    **dict.fromkeys(("method", "variant", "benchmark"), pl.String()),
+    **dict.fromkeys(("nominal", "flops", "flops_scoring", "flops_share", "seconds", "seconds_share"), pl.Float64()),
+    **dict.fromkeys(("mean", "sd", "score_per_cost", "gain_per_cost"), pl.Float64()),
+    "pareto": pl.Boolean(),
+    "reason": pl.String(),
+}
+"""Columns of the CSV by cost, in order."""
+
+
+@dataclass(frozen=True)
+class Priced:
+    """One line with one model: its overall score and its cost. None: not known, because a cell is missing.
+
+    flops, seconds: means over the seeds; shares of full training as fractions. nominal: r_sample * r_token.
+    score_per_cost, gain_per_cost: points per full training's worth of FLOPs. compared: whether the experiment trains on
+    the full data, too; without, there are no shares. pareto: on the Pareto front.
+    """
+
+    line: Line
+    model: str
+    entry: Entry | Hole | None
+    nominal: float | None
+    flops: float | None
+    flops_scoring: float | None
+    flops_share: float | None
+    seconds: float | None
+    seconds_share: float | None
+    score_per_cost: float | None = None
+    gain_per_cost: float | None = None
+    compared: bool = True
+    pareto: bool = False
+
+
+def cost_page(summary: Summary) -> Page:
+    """The rows of one experiment by cost; the columns of shares only where it trains on the full data, too."""
+    footnotes = Footnotes()
+    priced = _priced(summary)
+    compared = {row.compared for rows in priced for row in rows if row.line.method != ZERO_SHOT}
+    spent = ("Nominal", "FLOPs", "FLOPs share", "of it scoring", "Seconds", "Seconds share")
+    scored = (benchmark_label(summary.overall), "Score per cost", "Gain per cost", "Pareto")
+    names = ("Samples x Tokens", "Method", *spent, *scored)
+    shown = [name for name in names if True in compared or name not in COMPARED]
+    blocks = []
+    for rows in priced:
+        title = [summary.train_sets[rows[0].line.train_set]] if len(summary.train_sets) > 1 else []
+        title += [summary.models[rows[0].model]] if len(summary.models) > 1 else []
+        fields = [dict(zip(names, _fields(row, footnotes), strict=True)) for row in rows]
+        blocks.append(Block(", ".join(title), tuple(tuple(row[name] for name in shown) for row in fields)))
+    columns = tuple(Column(name, words=name in names[:2]) for name in shown)
+    table = Table("by-cost", "", columns, tuple(blocks), tuple(footnotes.texts), _notes(summary, compared))
+    lead = f"Experiment {summary.experiment}, by cost. {subjects(summary.scores)}"
+    warnings = tuple(training_warnings(summary.scores))
+    return Page(f"{summary.experiment}-cost", f"{summary.title}: by cost", (lead,), (table,), warnings)
+
+
+def cost_edition(summary: Summary) -> Edition:
+    """The page by cost, and its numbers."""
+    return Edition(cost_page(summary), {"cost.md": render_markdown}, {"cost.csv": tidy_costs(summary)})
+
+
+def tidy_costs(summary: Summary) -> pl.DataFrame:
+    """One row per line and model: its cost, its overall score, and whether it is on the Pareto front; unrounded."""
+    rows = [
+        {"experiment": summary.experiment, "benchmark": summary.overall}
+        | row.line.columns()
+        | vars(row)
+        | {
+            "mean": row.entry.mean if isinstance(row.entry, Entry) else None,
+            "sd": row.entry.sd if isinstance(row.entry, Entry) else None,
+            "reason": str(row.entry) if isinstance(row.entry, Hole) else None,
+        }
+        for rows in _priced(summary)
+        for row in rows
+    ]
+    return pl.DataFrame(rows, schema=CSV_SCHEMA).with_columns(pl.selectors.float().round(6))
+
+
+def pareto_front(points: Sequence[tuple[float | None, float | None]]) -> list[bool]:
+    """Whether each (cost, score) is on the Pareto front: no other point costs at most as much, scores at least as high,
+    and is strictly better in one of the two. Equal points are on the front together; a point of which something is not
+    known is on no front.
+
+    Points are trained cells. The model without training costs nothing and would be on every front: leave it out.
+    """
+    known = [
+        (cost, score, index) for index, (cost, score) in enumerate(points) if cost is not None and score is not None
+    ]
+    front = [False] * len(points)
+    best: tuple[float, float] | None = None  # the last point found on the front
+    for cost, score, index in sorted(known, key=lambda point: (point[0], -point[1])):
+        if best is None or score > best[1] or (cost, score) == best:
+            front[index], best = True, (cost, score)
+    return front
+
+
+def _priced(summary: Summary) -> list[list[Priced]]:
+    """A block per train set and model, each sorted by FLOPs; rows whose cost is not known come last, in table order."""
+    blocks = []
+    for train_set in dict.fromkeys(line.train_set for line in summary.lines):
+        for model in summary.models:
+            rows = [_price(line, model, summary) for line in summary.lines if line.train_set == train_set]
+            points = [
+                (None if row.line.method == ZERO_SHOT else row.flops, getattr(row.entry, "mean", None)) for row in rows
+            ]
+            rows = [replace(row, pareto=on_it) for row, on_it in zip(rows, pareto_front(points), strict=True)]
+            blocks.append(sorted(rows, key=lambda row: (row.flops is None, row.flops or 0.0)))
+    return blocks
+
+
+def _price(line: Line, model: str, summary: Summary) -> Priced:
+    entry = summary.entries.get((line, model, summary.overall))
+    if line.method == ZERO_SHOT:
+        return Priced(line, model, entry, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    cost = cost_of(line, model, summary.cells)
+    share = cost.share_of_full("flops_total")
+    untrained = next(
+        (
+            found.mean
+            for other in summary.lines
+            if (other.train_set, other.method) == (line.train_set, ZERO_SHOT)
+            and isinstance(found := summary.entries.get((other, model, summary.overall)), Entry)
+        ),
+        None,
+    )
+    score = entry.mean if isinstance(entry, Entry) else None
+    return Priced(
+        line=line,
+        model=model,
+        entry=entry,
+        nominal=None if line.sample_ratio is None or line.token_ratio is None else line.sample_ratio * line.token_ratio,
+        flops=cost.mean("flops_total"),
+        flops_scoring=cost.mean("flops_scoring"),
+        flops_share=share,
+        seconds=cost.mean("seconds_total"),
+        seconds_share=cost.share_of_full("seconds_total"),
+        score_per_cost=score / share if score is not None and share else None,
+        gain_per_cost=(score - untrained) / share if score is not None and untrained is not None and share else None,
+        compared=bool(cost.full),
+    )
+
+
+def _fields(row: Priced, footnotes: Footnotes) -> tuple[Field, ...]:
+    """All fields of a row, shares included."""
+    return (
+        budget_label(row.line) or "–",
+        method_label(row.line),
+        number(row.nominal, ".1%"),
+        flops_text(row.flops),
+        number(row.flops_share, ".1%"),
+        number(None if row.flops_scoring is None or not row.flops else row.flops_scoring / row.flops, ".1%"),
+        number(row.seconds, ",.1f"),
+        number(row.seconds_share, ".1%"),
+        score_parts(row.entry, False, footnotes),
+        number(row.score_per_cost, ".1f"),
+        number(row.gain_per_cost, ".1f"),
+        "●" if row.pareto else "",
+    )
+
+
+def _notes(summary: Summary, compared: Collection[bool]) -> tuple[str, ...]:
+    """compared: whether there is training on the full data to compare with, of any line and of any not."""
+    first = [SORTED]
+    if True in compared:
+        first.append(SHARES)
+    if False in compared:
+        first.append(WITHOUT_SHARES.format(Which=which(compared)))
+    untrained = UNTRAINED if any(line.method == ZERO_SHOT for line in summary.lines) else ""
+    per_cost = (PER_COST,) if True in compared else ()
+    return (" ".join(first), NOMINAL, *per_cost, FRONT.format(untrained=untrained), MACHINE)

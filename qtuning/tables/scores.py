@@ -1,0 +1,233 @@
+"""The page of an experiment: its scores, how they were measured, which of them differ, what they cost."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from qtuning.experiment.benchmarks import BENCHMARKS
+from qtuning.statistics.compare import LINE_KEY, MARKS
+from qtuning.statistics.summary import AVERAGE, Entry, Summary
+from qtuning.store.comparable import training_warnings
+from qtuning.store.lines import FULL, RANDOM, ZERO_SHOT, Line
+from qtuning.tables.costs import cost_tables
+from qtuning.tables.html import render_html
+from qtuning.tables.labels import benchmark_label, block_title, pruner_labels, score_parts, subjects
+from qtuning.tables.latex import render_latex
+from qtuning.tables.markdown import render_markdown
+from qtuning.tables.page import Block, Column, Field, Footnotes, Page, Table
+from qtuning.tables.write import Edition
+
+CSV_SCHEMA: dict[str, pl.DataType] = {
+    **dict.fromkeys(("experiment", "train_set"), pl.String()),
+    **dict.fromkeys(("sample_ratio", "token_ratio"), pl.Float64()),
+    **dict.fromkeys(
+        ("method", "sample_pruner", "token_pruner", "variant", "model", "benchmark", "metric"), pl.String()
+    ),
+    **dict.fromkeys(("mean", "sd"), pl.Float64()),
+    "n_seeds": pl.Int64(),
+    "seeds": pl.String(),
+    **dict.fromkeys(("difference", "difference_sd"), pl.Float64()),
+    "items": pl.Int64(),
+    **dict.fromkeys(("status", "reason"), pl.String()),
+}
+"""Columns of the CSV of scores, in order."""
+
+
+@dataclass(frozen=True)
+class Significance:
+    """Which scores differ significantly, and from what.
+
+    symbols: place of a score -> `†`, `‡`, `§` or several. legend: what they mean; empty where nothing was compared.
+    """
+
+    symbols: dict[tuple[object, ...], str] = field(default_factory=dict)
+    legend: tuple[str, ...] = ()
+
+    def of(self, line: Line, model: str, benchmark: str) -> str:
+        """The symbols of one score, or an empty text."""
+        columns = line.columns() | {"model": model}
+        return self.symbols.get((*(columns[name] for name in LINE_KEY), benchmark), "")
+
+
+def read_significance(comparisons: pl.DataFrame | None, experiment: str) -> Significance:
+    """The marks of an experiment among rows of `statistics.compare.compare`."""
+    rows = [] if comparisons is None else comparisons.filter(pl.col("experiment") == experiment).to_dicts()
+    if not rows:
+        return Significance()
+    found: dict[tuple[object, ...], set[str]] = {}
+    for row in rows:
+        if row["mark"]:
+            found.setdefault(tuple(row[name] for name in (*LINE_KEY, "benchmark")), set()).add(row["mark"])
+    return Significance({place: "".join(sorted(marks)) for place, marks in found.items()}, tuple(_legend(rows)))
+
+
+def score_page(summary: Summary, comparisons: pl.DataFrame | None = None, notes: Sequence[str] = ()) -> Page:
+    """An experiment as a page: scores in a block per budget, what they cost, what was selected.
+
+    comparisons: rows of `statistics.compare.compare`, which mark the scores. notes: sentences to stand below them.
+    """
+    return Page(
+        name=summary.experiment,
+        title=summary.title,
+        lead=(f"Experiment {summary.experiment}. {subjects(summary.scores)}",),
+        tables=(_score_table(summary, comparisons, notes), *cost_tables(summary)),
+        warnings=tuple(training_warnings(summary.scores)),
+    )
+
+
+def score_edition(summary: Summary, comparisons: pl.DataFrame | None = None, notes: Sequence[str] = ()) -> Edition:
+    """The page of an experiment, and its scores. Arguments as of `score_page`."""
+    page = score_page(summary, comparisons, notes)
+    texts = {"md": render_markdown, "tex": render_latex, "html": render_html}
+    return Edition(page, texts, {"csv": tidy_scores(summary)})
+
+
+def tidy_scores(summary: Summary) -> pl.DataFrame:
+    """One row per line, model and benchmark (`avg` among them), as in the Markdown table but unrounded.
+
+    A hole has a null mean, n_seeds = 0, the status of its first missing cell and the whole reason.
+    """
+    rows = []
+    for (line, model, benchmark), entry in summary.entries.items():
+        row: dict[str, Any] = {"experiment": summary.experiment, "model": model, "benchmark": benchmark}
+        row |= line.columns()
+        if isinstance(entry, Entry):
+            row |= vars(entry) | {"n_seeds": len(entry.seeds), "seeds": " ".join(entry.seeds), "status": "done"}
+        else:
+            row |= {"n_seeds": 0, "status": entry.missing[0][1], "reason": str(entry)}
+        rows.append(row)
+    return pl.DataFrame(rows, schema=CSV_SCHEMA).with_columns(pl.selectors.float().round(6))
+
+
+def _score_table(summary: Summary, comparisons: pl.DataFrame | None, notes: Sequence[str]) -> Table:
+    """A block per train set and budget, a row per line, a column per model and benchmark."""
+    footnotes, entries = Footnotes(), summary.entries
+    marks = read_significance(comparisons, summary.experiment)
+    columns = [(model, benchmark) for model in summary.models for benchmark in summary.benchmarks]
+    blocks = []
+    for lines in summary.blocks():
+        best = {column: summary.best(lines, *column) for column in columns}
+        rows: list[tuple[Field, ...]] = [
+            (
+                *pruner_labels(line),
+                *(
+                    score_parts(entries.get((line, *column)), line in best[column], footnotes, marks.of(line, *column))
+                    for column in columns
+                ),
+            )
+            for line in lines
+        ]
+        title = block_title(lines[0])
+        if len(summary.train_sets) > 1:
+            title = f"{summary.train_sets[lines[0].train_set]}: {title}"
+        blocks.append(Block(title, tuple(rows)))
+    headers = (
+        *(Column(name, words=True) for name in ("Sample pruner", "Token pruner")),
+        *(
+            Column(benchmark_label(benchmark), summary.models[model] if len(summary.models) > 1 else "")
+            for model, benchmark in columns
+        ),
+    )
+    return Table(
+        name="scores",
+        title="",
+        columns=headers,
+        blocks=tuple(blocks),
+        footnotes=tuple(footnotes.texts),
+        notes=tuple(_how_to_read(summary, marks)),
+        details=(*notes, _items(summary), *_evaluations(summary.scores), *_versions(summary.scores)),
+    )
+
+
+def _how_to_read(summary: Summary, marks: Significance) -> list[str]:
+    """The conventions of the score table, one statement per line."""
+    seeds = list(summary.scores["seed"].drop_nulls().unique(maintain_order=True))
+    notes = []
+    if len(seeds) > 1:
+        notes.append(
+            f"Scores in per cent: mean ± sample standard deviation over {len(seeds)} seeds ({', '.join(seeds)}); "
+            "one seed sets the data order, the pruner and the initialisation."
+        )
+    elif seeds:
+        notes.append(f"Scores in per cent, one seed ({seeds[0]}): the spread over seeds is not known.")
+    if any(line.sample_pruner == "random" or line.token_pruner == "random" for line in summary.lines):
+        notes.append("↑ ↓ =: difference from random + random pruning at the same budget, paired by seed.")
+    notes += marks.legend
+    notes.append("Bold: highest score of the column among the pruned methods of the block.")
+    if AVERAGE in summary.benchmarks:
+        notes.append("Avg: unweighted mean of the benchmarks, only where all of them are there.")
+    return notes
+
+
+def _legend(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What the marks mean, how many comparisons were tested, and what is to be known of the tested ones."""
+    tested = [row for row in rows if row["p_holm"] is not None]
+    trained = [row for row in tested if row["against"] != ZERO_SHOT]
+    untrained = [row for row in tested if row["against"] == ZERO_SHOT]
+    legend = [
+        f"{MARKS[RANDOM]} differs significantly from random + random at the same budget, {MARKS[FULL]} from the full "
+        f"data: two-sided at 5%, after Holm's correction ({_count(trained)} tested, the others are not marked); no "
+        "mark is no proof of equality."
+    ]
+    shown = trained
+    if any(row["mark"] for row in untrained):
+        legend.append(
+            f"{MARKS[ZERO_SHOT]} differs significantly from the model without training, tested likewise in a family of "
+            f"its own ({_count(untrained)})."
+        )
+        shown = tested
+    return legend + [f"Significance: {note}." for note in dict.fromkeys(row["note"] for row in shown if row["note"])]
+
+
+def _count(rows: Sequence[object]) -> str:
+    return f"{len(rows)} comparison{'' if len(rows) == 1 else 's'}"
+
+
+def _items(summary: Summary) -> str:
+    """`Items (metric): ARC-E 200 (acc), guessing scores 25; ...`."""
+    done = summary.scores.filter(pl.col("headline") & (pl.col("status") == "done"))
+    parts = []
+    for benchmark in summary.benchmarks:
+        if benchmark == AVERAGE:
+            continue
+        rows = done.filter(pl.col("benchmark") == benchmark)
+        detail = f"{rows['items'][0]:,} ({rows['metric'][0]})" if len(rows) else "not evaluated"
+        guessing = BENCHMARKS[benchmark].chance if benchmark in BENCHMARKS else None
+        parts.append(
+            f"{benchmark_label(benchmark)} {detail}" + (f", guessing scores {100 * guessing:.0f}" if guessing else "")
+        )
+    return f"Items (metric): {'; '.join(parts)}."
+
+
+def _evaluations(scores: pl.DataFrame) -> list[str]:
+    """Backend, dtype, batch size and the rest of the evaluation's settings."""
+    notes = []
+    measured = scores.sort(pl.col("backend").is_null(), maintain_order=True)  # an evaluated cell knows its backend
+    for row in measured.unique("evaluation", keep="first", maintain_order=True).iter_rows(named=True):
+        config = json.loads(row["evaluation_config"])
+        backend = json.loads(row["backend"]) if row["backend"] is not None else {"name": config["backend"]}
+        known = {"name", *config}
+        versions = ", ".join(f"{key} {value}" for key, value in sorted(backend.items()) if key not in known)
+        shots = "each benchmark's own shots" if config["fewshot"] is None else f"{config['fewshot']} shots"
+        limit = "all items" if config["limit"] is None else f"first {config['limit']} items"
+        notes.append(
+            f"Evaluation: backend {backend['name']}{f' ({versions})' if versions else ''}, {config['dtype']}, "
+            f"batch size {config['batch_size']}, up to {config['max_length']} tokens, {shots}, {limit}, "
+            f"questions from {config['source']}; id {row['evaluation']}."
+        )
+    return notes
+
+
+def _versions(scores: pl.DataFrame) -> list[str]:
+    """The versions that trained the cells; each distinct set on a line of its own."""
+    notes = []
+    for text in scores["versions"].drop_nulls().unique(maintain_order=True):
+        versions = json.loads(text)
+        cells = scores.filter(pl.col("versions") == text)["cell"].n_unique()
+        if versions:
+            listing = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+            notes.append(f"Trained with ({cells} cells): {listing}.")
+    return notes
