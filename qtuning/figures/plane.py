@@ -51,12 +51,13 @@ def draw_plane(
     naming: Naming = "figure",
     tails: tuple[float, float, float, float] | None = None,
     kept: str = "kept",
+    about: str = "",
 ) -> Drawing:
     """Density of samples over uncertainty and error, in the colours of the quadrants of the median split.
 
     frame: ppl (log axis), entropy (nats), kept (bool). tails: thresholds of the triage (ppl_low, ppl_high, ent_low,
     ent_high), drawn dashed. kept: how the legend calls the samples that are kept; of each kind at most MOST_MARKS are
-    marked, evenly spaced.
+    marked, evenly spaced. about: what was trained, for the caption.
     """
     medians = Medians.of(frame)
     data = add_quadrant(frame, medians, naming)
@@ -76,13 +77,18 @@ def draw_plane(
         _draw_density_bar(figure, axes, most)
         labels = panel.get_legend_handles_labels()[1]
         legend_below(figure, axes, 1 if len(labels) > 2 else 2)
-    return Drawing(figure, data)
+    text = (
+        f"The Error-Uncertainty plane of {about}: {len(data):,} samples, evenly spaced over all that were scored "
+        "in training, each under the model of its update. Lines: medians of what is shown; corners: shares of the "
+        "median split. Dots: samples that were kept, by the thresholds (filled) or by the supplement (open)."
+    )
+    return Drawing(figure, data, text)
 
 
-def draw_flow(frame: pl.DataFrame, naming: Naming = "figure") -> Drawing:
+def draw_flow(frame: pl.DataFrame, naming: Naming = "figure", about: str = "") -> Drawing:
     """Density, medians and quadrant shares at three stages on common axes; the arrow is where the medians went.
 
-    frame: rows of planes.parquet of one cell.
+    frame: rows of planes.parquet of one cell. about: what was trained, for the caption.
     """
     staged = stages(frame.sort("update", maintain_order=True))
     parts = [staged.filter(pl.col("stage") == name) for name in STAGES]
@@ -114,7 +120,11 @@ def draw_flow(frame: pl.DataFrame, naming: Naming = "figure") -> Drawing:
         _draw_density_bar(figure, axes, most)
         axes[1].set_xlabel("Uncertainty: mean token entropy (nats)")
         axes[0].set_ylabel("Error: perplexity (log scale)")
-    return Drawing(figure, pl.concat(parts))
+    text = (
+        f"The plane of {about} in the first, the middle and the last tenth of the updates; the arrow leads from "
+        "the medians of the stage before to its own."
+    )
+    return Drawing(figure, pl.concat(parts), text)
 
 
 def stages(frame: pl.DataFrame) -> pl.DataFrame:

@@ -45,11 +45,11 @@ def over_seeds(steps: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
     )
 
 
-def draw_shares(steps: pl.DataFrame) -> Drawing:
+def draw_shares(steps: pl.DataFrame, about: str = "") -> Drawing:
     """Quadrant shares at the median split and at the thresholds, and the thresholds of error and uncertainty.
 
     steps: rows of steps.parquet of the seeds of one Q-Tuning setting. Lines are means over the seeds, bands reach from
-    the lowest seed to the highest.
+    the lowest seed to the highest. about: what was trained, for the caption.
     """
     medians = [f"median_q{quadrant}" for quadrant in (1, 2, 3, 4)]
     tails = [f"q{quadrant}_share" for quadrant in (1, 2, 3, 4)]
@@ -89,16 +89,23 @@ def draw_shares(steps: pl.DataFrame) -> Drawing:
         figure.align_ylabels()
         axes[2].legend(loc="best")  # where the curves leave room
         legend_below(figure, [axes[1], axes[0]], 5)
-    return Drawing(figure, data)
+    text = (
+        f"Quadrant shares and thresholds of {about}, over the updates: means of consecutive updates; lines are "
+        "means over the seeds, bands their range. (a): at the medians Q1 = Q3 and Q2 = Q4, but for ties; "
+        f"dotted: {LEAST_SHARE:.0%}, the least that a quadrant should hold (a training warns of one that holds less in "
+        "the mean). (b): what lies between the thresholds is in no quadrant. Grey: an epoch begins."
+    )
+    return Drawing(figure, data, text)
 
 
-def draw_convergence(steps: pl.DataFrame, lines: pl.DataFrame) -> Drawing:
+def draw_convergence(steps: pl.DataFrame, lines: pl.DataFrame, budget: str = "") -> Drawing:
     """Loss of the kept tokens, and response tokens kept in an update, over the updates.
 
     steps: rows of steps.parquet. lines: one row per cell to draw: cell, label, variant, training, method,
     sample_pruner, token_pruner; cells of one label are its seeds (line: mean, band: lowest to highest seed).
     Methods take different numbers of updates, so the area below a curve of kept tokens is what was kept in all. Losses
-    are over the tokens that each method kept: comparable over the seeds of a method, not between methods.
+    are over the tokens that each method kept: comparable over the seeds of a method, not between methods. budget: that
+    of the lines, for the caption.
     """
     looks = assign_looks(lines)
     parts = []
@@ -118,7 +125,12 @@ def draw_convergence(steps: pl.DataFrame, lines: pl.DataFrame) -> Drawing:
             panel.set_ylabel(name)
             letter(panel, index)
         legend_below(figure, axes, 4)
-    return Drawing(figure, pl.concat(parts))
+    text = (
+        "Loss over the tokens that each method keeps (comparable over seeds, not between methods), and "
+        f"response tokens kept per update{f', at {budget}' if budget else ''}; the area below it is what was "
+        "kept in all. Means of consecutive updates; lines are means over the seeds, bands their range."
+    )
+    return Drawing(figure, pl.concat(parts), text)
 
 
 def _draw_band(

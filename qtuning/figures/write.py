@@ -1,14 +1,13 @@
 """Which figures an experiment has, and their files: SVG, PNG, the data as CSV, and captions.json."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
-from qtuning.experiment.quadrants import LEAST_SHARE, Naming
+from qtuning.experiment.quadrants import Naming
 from qtuning.figures.captions import cells_caption, scores_caption
 from qtuning.figures.heatmap import heatmaps
 from qtuning.figures.pareto import draw_pareto
@@ -81,111 +80,53 @@ def _of_scores(summary: Summary) -> Iterator[tuple[str, Drawing, str]]:
 
 
 def _of_trainings(store: Store, collected: pl.DataFrame) -> Iterator[tuple[str, Drawing, str]]:
-    """Planes, quadrants and convergence, of each train set and model: Q-Tuning as it is (or its first variant)
-    at its first budget."""
-    for key, cells in _groups(_cells(collected)):
-        suffix = f"-{key}" if key else ""
-        triage = cells.filter(pl.col("method") == "q-tuning").sort(pl.col("variant") != "", maintain_order=True)
-        budget, drawn = None, cells.filter(pl.col("method") == "full")
-        if len(triage):
-            budget, label = triage["budget"][0], triage["label"][0]
-            first = triage.filter((pl.col("budget") == budget) & (pl.col("label") == label))
-            yield from _of_triage(store, collected, first, suffix)
-            drawn = cells.filter((pl.col("method") == "full") | (pl.col("budget") == budget))
-        drawn = drawn.filter(pl.col("cell").is_in(store.steps["cell"].implode()))
-        if len(drawn):
-            text = (
-                "Loss over the tokens that each method keeps (comparable over seeds, not between methods), and "
-                f"response tokens kept per update{f', at {budget}%' if budget else ''}; the area below it is what was "
-                "kept in all. Means of consecutive updates; lines are means over the seeds, bands their range."
-            )
-            yield (
-                f"convergence{suffix}",
-                draw_convergence(store.steps, drawn),
-                cells_caption(text, _rows(collected, drawn["cell"])),
-            )
+    """The figures of trainings, by train set and model. collected: rows of cells.parquet of one experiment."""
+    groups = _trained(collected).partition_by("train_set", "model", maintain_order=True)
+    for cells in groups:
+        suffix = f"-{cells['train_set'][0]}-{cells['model'][0]}" if len(groups) > 1 else ""
+        for name, drawing, shown in _of_group(store, cells):
+            rows = collected.filter(pl.col("cell").is_in(shown.implode()))
+            yield f"{name}{suffix}", drawing, cells_caption(drawing.text, rows)
 
 
-def _of_triage(
-    store: Store, collected: pl.DataFrame, cells: pl.DataFrame, suffix: str
-) -> Iterator[tuple[str, Drawing, str]]:
-    """Plane and flow of the first seed, shares of all; `cells` are the seeds of one setting."""
-    about = f"{cells['label'][0]} at {cells['budget'][0]}% (samples × tokens), {cells['model'][0]}"
-    cell, naming = cells["cell"][0], _naming(cells["options"][0])
-    rows = store.planes.filter(pl.col("cell") == cell)
-    if len(rows):
-        text = (
-            f"The Error-Uncertainty plane of {about}: {len(rows):,} samples, evenly spaced over all that were scored "
-            "in training, each under the model of its update. Lines: medians of what is shown; corners: shares of the "
-            "median split. Dots: samples that were kept, by the thresholds (filled) or by the supplement (open)."
-        )
-        yield f"plane{suffix}", draw_plane(rows, naming), cells_caption(text, _rows(collected, [cell]))
-    if rows["update"].n_unique() >= FEWEST:
-        text = (
-            f"The plane of {about} in the first, the middle and the last tenth of the updates; the arrow leads from "
-            "the medians of the stage before to its own."
-        )
-        yield f"flow{suffix}", draw_flow(rows, naming), cells_caption(text, _rows(collected, [cell]))
-    steps = store.steps.filter(pl.col("cell").is_in(cells["cell"].implode()))
-    if steps["median_q1"].drop_nulls().len():
-        text = (
-            f"Quadrant shares and thresholds of {about}, over the updates: means of consecutive updates; lines are "
-            "means over the seeds, bands their range. (a): at the medians Q1 = Q3 and Q2 = Q4, but for ties; "
-            f"dotted: {LEAST_SHARE:.0%}, the least that a quadrant should hold (a training warns of one that holds "
-            "less in the mean). (b): what lies between the thresholds is in no quadrant. Grey: an epoch begins."
-        )
-        yield f"shares{suffix}", draw_shares(steps), cells_caption(text, _rows(collected, cells["cell"]))
+def _of_group(store: Store, cells: pl.DataFrame) -> Iterator[tuple[str, Drawing, pl.Series]]:
+    """(name, drawing, cells that it shows), for the cells of one train set and model.
+
+    Plane and flow show the first seed, shares all seeds, of Q-Tuning at its first budget, with default options or else
+    as its first variant. Convergence shows all methods at this budget.
+    """
+    budget, drawn = "", pl.col("method") == "full"
+    triage = cells.filter(pl.col("method") == "q-tuning").sort(pl.col("variant") != "", maintain_order=True)
+    if len(triage):
+        first = triage.row(0, named=True)
+        budget = f"{first['budget']}%"
+        drawn |= pl.col("budget") == first["budget"]
+        about = f"{first['label']} at {budget} (samples × tokens), {first['model']}"
+        # reading A1
+        naming: Naming = "text" if json.loads(first["options"])["sample"].get("quadrants") == "text" else "figure"
+        seeds = triage.filter((pl.col("budget") == first["budget"]) & (pl.col("label") == first["label"]))["cell"]
+        plane = store.planes.filter(pl.col("cell") == seeds[0])
+        if len(plane):
+            yield "plane", draw_plane(plane, naming, about=about), seeds[:1]
+        if plane["update"].n_unique() >= FEWEST:
+            yield "flow", draw_flow(plane, naming, about), seeds[:1]
+        steps = store.steps.filter(pl.col("cell").is_in(seeds.implode()))
+        if steps["median_q1"].drop_nulls().len():
+            yield "shares", draw_shares(steps, about), seeds
+    logged = cells.filter(drawn & pl.col("cell").is_in(store.steps["cell"].implode()))
+    if len(logged):
+        yield "convergence", draw_convergence(store.steps, logged, budget), logged["cell"]
 
 
-def _cells(collected: pl.DataFrame) -> pl.DataFrame:
+def _trained(collected: pl.DataFrame) -> pl.DataFrame:
     """One row per trained cell, with the label and the budget of its line."""
+    columns = ("train_set", "method", "sample_pruner", "token_pruner", "options", "variant", "training")
     rows = [
-        {
-            "cell": row["cell"],
-            "train_set": line.train_set,
-            "model": model,
-            "method": line.method,
-            "sample_pruner": line.sample_pruner,
-            "token_pruner": line.token_pruner,
-            "options": line.options,
-            "variant": line.variant,
-            "training": line.training,
-            "label": method_label(line),
-            "budget": budget_name(row["sample_ratio"], row["token_ratio"]),
-        }
+        {name: getattr(line, name) for name in columns}
+        | {"model": model, "label": method_label(line), "cell": row["cell"]}
+        | {"budget": budget_name(row["sample_ratio"], row["token_ratio"])}
         for (line, model), by_seed in cells_by_line(collected).items()
         for row in by_seed.values()
         if row["cell"]
     ]
-    names = (
-        "cell",
-        "train_set",
-        "model",
-        "method",
-        "sample_pruner",
-        "token_pruner",
-        "options",
-        "variant",
-        "training",
-        "label",
-        "budget",
-    )
-    return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String))
-
-
-def _groups(cells: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-    """(name, cells) by train set and model; the name is empty where there is one group only."""
-    groups = cells.partition_by("train_set", "model", maintain_order=True)
-    for group in groups:
-        yield f"{group['train_set'][0]}-{group['model'][0]}" if len(groups) > 1 else "", group
-
-
-def _naming(options: str) -> Naming:
-    """Reading A1 of a Q-Tuning cell."""
-    chosen: dict[str, Any] = json.loads(options)
-    return "text" if chosen["sample"].get("quadrants") == "text" else "figure"
-
-
-def _rows(collected: pl.DataFrame, cells: Iterable[str]) -> pl.DataFrame:
-    """The rows of some cells."""
-    return collected.filter(pl.col("cell").is_in(list(cells)))
+    return pl.DataFrame(rows, schema=dict.fromkeys((*columns, "model", "label", "cell", "budget"), pl.String))
