@@ -99,23 +99,25 @@ class Decision:
 
     def trace(self, window: UpdateWindow) -> Iterator[tuple[Any, ...]]:
         """One row a sample, in the order of journal.TRACE_SCHEMA."""
-        verdicts, nothing = self.verdicts, [None] * len(self.samples)
+        verdicts, count = self.verdicts, len(self.samples)
         lengths = [sample.response_length for sample in self.samples]
-        columns = (
-            nothing if verdicts.ppl is None else verdicts.ppl.tolist(),
-            nothing if verdicts.ent is None else verdicts.ent.tolist(),
+        kept = verdicts.kept.tolist()
+        weights = [1.0] * count if verdicts.weights is None else verdicts.weights.tolist()
+        yield from zip(
+            [window.update] * count,
+            [window.epoch] * count,
+            [sample.number for sample in self.samples],
+            [None] * count if verdicts.ppl is None else verdicts.ppl.tolist(),
+            [None] * count if verdicts.ent is None else verdicts.ent.tolist(),
             verdicts.quadrant.tolist(),
-            verdicts.kept.tolist(),
+            kept,
             verdicts.supplement.tolist(),
             lengths,
             [int(part.sum()) for part in verdicts.tokens.split(lengths)],
-            [1.0] * len(self.samples) if verdicts.weights is None else verdicts.weights.tolist(),
+            [weight if stays else None for weight, stays in zip(weights, kept, strict=True)],
+            [self.losses.get(row) for row in range(count)],
+            strict=True,
         )
-        for row, (sample, *decided, weight) in enumerate(zip(self.samples, *columns, strict=True)):
-            yield (
-                *(window.update, window.epoch, sample.number, *decided),
-                *(weight if decided[3] else None, self.losses.get(row)),
-            )
 
 
 @dataclass

@@ -1,13 +1,13 @@
-"""The training loop: score, select, train. One optimizer update at a time.
+"""One optimizer update, from the scores to the optimizer's step, and the loop over the updates of a cell.
 
-Before an epoch, sample pruners that draw by epoch draw what it holds. An update then works on a window of `processes x
-accumulation` selection batches, consecutive in the order of the epoch. `TrainingLoop.step` goes through it:
+Before an epoch, sample pruners that draw by epoch draw which samples it holds. An update then works on a window of
+`processes x accumulation` selection batches, consecutive in the order of the epoch. `TrainingLoop.step` makes it:
 
-    1. score every batch of the window without gradient, if the method needs scores      (method.md, Scores)
-    2. select: prune every batch, or all batches together (reading A9, `global`)         (method.md, Stages 1 and 2)
-    3. count the kept tokens of the window over all processes: the one denominator of the loss   (method.md, Loss)
+    1. score every batch of the window without gradient, if the method needs scores      method.md, Scores
+    2. select samples and tokens, batch by batch or all together (A9), and pack them     method.md, Stages 1 and 2
+    3. count the kept tokens of the window over all processes                            method.md, Loss
     4. forward and backward of the kept tokens; loss = sum of NLL / that count
-    5. clip, update
+    5. clip the gradient, step the optimizer
 
 Weights do not change inside a window, so scoring before training is exact. If nothing is pruned, this is plain
 supervised fine-tuning, bit for bit. The other schedules of scoring (docs/scoring.md) change step 1; `pool` also changes
@@ -79,12 +79,12 @@ class TrainingLoop:
             require_reusable(self.bare, method.needs.batch, self.pruning.pruned_tokens, accelerator.num_processes)
 
     def windows(self) -> Iterator[UpdateWindow]:
-        """Every update that is still to be made, in order; call `step` with each before asking for the next."""
+        """The updates still to be made, in order. Call `step` with each before asking for the next."""
         while self.progress.epoch < self.training.epochs:
             yield from self.windows_of_epoch()
 
     def windows_of_epoch(self) -> list[UpdateWindow]:
-        """The updates still to be made in this epoch, which is drawn first if it is new."""
+        """The updates still to be made in the current epoch. If it is new, its samples are drawn first."""
         progress = self.progress
         if progress.drawn is None:
             self._draw_epoch()
@@ -107,6 +107,7 @@ class TrainingLoop:
         return self.training.epochs * sum(self.pooling.updates(plain))
 
     def _draw_epoch(self) -> None:
+        """Decide which samples the epoch holds: all, unless the method draws by epoch."""
         progress, started = self.progress, time.perf_counter()
         self.source.start_epoch(self.method.needs.all, progress.epoch)
         candidates = self.source.whole_train_set(self.method.needs.epoch, progress.epoch)
@@ -131,10 +132,11 @@ class TrainingLoop:
         # dropout draws from a stream of its own in every update and process, so that a resumed run repeats it
         torch.manual_seed(derived_seed(self.seeds.init, "dropout", window.update, self.accelerator.process_index))
 
+        # 1, 2: score, select, pack
         started = time.perf_counter()
         decided, failures = self.decide(window) if window.offset == 0 else ([], [])
         decisions = self._take_from_pool(window, decided, failures) if self._pools else decided
-        # a failure here reaches the others as NaN in the sum; they would wait for this process for ever
+        # 3: count. A failure here reaches the other processes as NaN; else they would wait for this one for ever
         kept = math.nan if failures else float(sum(int(decision.verdicts.tokens.sum()) for decision in decisions))
         scored = time.perf_counter()
         everywhere = float(self._sum(torch.tensor(kept, dtype=torch.float64)))
@@ -142,10 +144,12 @@ class TrainingLoop:
             raise_first(gather_object(failures))
         total = int(everywhere)
         agreed = self._agreement(window, decisions)
+        # 4, 5: train
         began = time.perf_counter()
         loss = self._train(decisions, total) if total else dict.fromkeys(("loss", "objective", "grad_norm"))
         trained = time.perf_counter()
 
+        # account, trace, metrics
         self._account(decisions, total, scored - started, trained - began)
         trace = gather_object([row for decision in decisions for row in decision.trace(window)])
         columns = dict(zip(TRACE_SCHEMA, zip(*trace, strict=True), strict=True))
@@ -174,9 +178,9 @@ class TrainingLoop:
         return record, trace + left_out
 
     def decide(self, window: UpdateWindow, exact: bool = False) -> tuple[list[Decision], list[UserError]]:
-        """Score and prune the batches of this process: one decision a batch, or what went wrong.
+        """Score and prune the batches of this process. Returns one decision a batch, and what went wrong.
 
-        A failure is returned and not raised, because the other processes must learn of it first. exact: by exact scores
+        A failure is not raised here, because the other processes must learn of it first. exact: decide by exact scores
         under the current weights, at no cost, whatever `scoring` says.
         """
         source = self.source.exact() if exact else self.source
@@ -194,7 +198,7 @@ class TrainingLoop:
                         decisions.append(self._decision(batch, selection, *found))
         except UserError as error:
             failures = [error]
-        if together:  # every process takes part in the exchange, also after a failure
+        if together:  # every process takes part in the exchange, even after a failure of its own
             try:
                 selections = self._select_together(window, [candidates for candidates, _ in looked], failures)
                 for (_, batch), found, selection in zip(self._own(window), looked, selections, strict=True):
@@ -218,11 +222,11 @@ class TrainingLoop:
     def _decision(
         self, batch: Sequence[int], selection: Selection, candidates: Candidates, graphs: Graphs | None
     ) -> Decision:
-        """The selection on a batch with the scores behind it, packed for training."""
+        """Pack what the selection keeps of a batch, and note by which scores it was selected."""
         samples, chosen, progress = [self.samples[position] for position in batch], selection.samples, self.progress
         scores, weights = candidates.scores, chosen.weights
         ppl, ent = (None, None) if scores is None else (scores.ppl, scores.ent)
-        if self.method.needs.by_epoch:  # the draw before the epoch decided on the samples, the batch only on tokens
+        if self.method.needs.by_epoch:  # the samples were selected before the epoch, here only tokens were
             drawn = torch.tensor(batch)
             weights = None if progress.weights is None else progress.weights[drawn]
             if scores is None and progress.ppl is not None and progress.ent is not None:
@@ -231,9 +235,15 @@ class TrainingLoop:
         kept = pack_kept(samples, selection.tokens, weights, self.pruning.pruned_tokens == "remove")
         if graphs is not None:
             graphs.keep_only(() if kept is None else kept.rows)
-        sizes = forward_sizes(len(samples), kept)
         verdicts = Verdicts(
-            *(chosen.role, chosen.quadrant, chosen.supplement, selection.tokens, sizes, ppl, ent, weights)
+            role=chosen.role,
+            quadrant=chosen.quadrant,
+            supplement=chosen.supplement,
+            tokens=selection.tokens,
+            sizes=forward_sizes(len(samples), kept),
+            ppl=ppl,
+            ent=ent,
+            weights=weights,
         )
         asked = selection.asked_samples, selection.asked_tokens
         return Decision(samples, verdicts, kept, graphs, *asked, log=chosen.log)
@@ -241,10 +251,10 @@ class TrainingLoop:
     def _take_from_pool(
         self, window: UpdateWindow, decided: Sequence[Decision], failures: Sequence[UserError]
     ) -> list[Decision]:
-        """What this process trains in this update of a pool.
+        """The decisions that this process trains in this update of a pool (windows.py).
 
-        With the pool's first update, also what of its own batches is not trained, so that the trace tells of each
-        sample once. decided, failures: of the first update.
+        The first update gathers the pool from what the processes decided, or raises their failures. It also returns the
+        samples of its own batches that are never trained, so that the trace tells of each sample once.
         """
         pool = self.progress.pool
         if pool is None:
@@ -259,7 +269,7 @@ class TrainingLoop:
         return [self._from_pool(window, pool, rows) for rows in groups]
 
     def _from_pool(self, window: UpdateWindow, pool: Verdicts, rows: Sequence[int]) -> Decision:
-        """Some samples of a pool as one batch. (The first update's decisions say what was asked for.)"""
+        """Some samples of a pool as one batch."""
         everyone = [self.samples[position] for batch in window.batches for position in batch]
         samples, verdicts = [everyone[row] for row in rows], pool.of(rows, [s.response_length for s in everyone])
         removed = self.pruning.pruned_tokens == "remove"
@@ -307,7 +317,7 @@ class TrainingLoop:
             self.accelerator.backward(self.model(self._idle().to(self.accelerator.device))[0] * 0.0)
         objective, mean = (self._sum(summed) / total).tolist()
         limit = self.training.max_grad_norm
-        # also without a limit, for the norm
+        # called without a limit, too, because it returns the norm
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit)
         norm = float(norm)
         if not (math.isfinite(objective) and math.isfinite(norm)):
@@ -319,13 +329,14 @@ class TrainingLoop:
         return {"loss": mean, "objective": objective, "grad_norm": norm}
 
     def _loss(self, packed: Packed, graphs: Graphs | None) -> tuple[Tensor, Tensor]:
+        """(weighted sum of the NLL of the kept tokens, [M] the NLL without a gradient)."""
         if graphs is None:
             return self.model(packed)  # type: ignore[no-any-return]
         with self.accelerator.autocast():
             return graphs.loss(self.bare, packed)
 
     def _idle(self) -> Packed:
-        """One token of any sample, with weight zero."""
+        """One token of any sample, packed with weight zero."""
         sample = self.samples[0]
         packed = pack([Sample(sample.number, sample.tokens[: sample.prompt + 1], sample.prompt)], weights=[0.0])
         assert packed is not None
@@ -349,10 +360,10 @@ class TrainingLoop:
         cost.seconds_training += training
 
     def _remember(self, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Note each sample's loss in this update, for pruners that ask for losses (InfoBatch).
+        """Note each sample's mean NLL in this update, for pruners that ask for losses (InfoBatch).
 
-        Over its whole response if the weights that learn scored it in this update (or with its pool), else over its
-        trained tokens. Scores of a table come from other weights, those of an epoch's draw from an earlier time.
+        It is the mean over the whole response if this update (or its pool) scored the sample by the weights that learn,
+        else over the trained tokens. Scores of a table or of an epoch's draw come from other or older weights.
         """
         current = bool(SCORES & self.method.needs.batch) and not self.pruning.scoring.tabled
         for number, ppl, loss in zip(columns["sample"], columns["ppl"], columns["loss"], strict=True):
@@ -368,7 +379,7 @@ class TrainingLoop:
         return numbers, progress.tensors() | self.source.tensors()
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint: what `state` gave, the update, and the costs of all processes."""
+        """Go on from a checkpoint. state: the numbers of `state()`, `update`, and `cost` of all processes."""
         self.progress = Progress.restored(state, tensors)
         self.source.restore(tensors)
         for key, value in state["cost"][self.accelerator.process_index].items():
@@ -379,7 +390,7 @@ class TrainingLoop:
         return list(enumerate(window.batches))[self.accelerator.process_index :: self.accelerator.num_processes]
 
     def _own_rows(self, window: UpdateWindow) -> list[range]:
-        """Where the samples of these batches lie among all samples of the window."""
+        """For each batch of this process, where its samples lie among all samples of the window."""
         ends = list(accumulate(map(len, window.batches)))
         return [range(ends[index] - len(batch), ends[index]) for index, batch in self._own(window)]
 

@@ -1,6 +1,6 @@
 """Scores and gradients of a model that FSDP has sharded over two processes (gloo, CPU), against the whole model.
 
-Run as a script (`torch.distributed.run tests/test_sharded.py FOLDER`) it is one of the processes.
+Run as a script (`torch.distributed.run test_sharded.py FOLDER`) it is one of the processes.
 """
 
 import os
@@ -50,7 +50,7 @@ def scores_of(model: PackedModel, samples: list[Sample]) -> Tensor:
 def test_two_processes_score_and_train_as_one(build: Any, tmp_path: Path, tied: bool) -> None:
     model = build("llama", tie_word_embeddings=tied)
     model.save_pretrained(tmp_path / "model")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     launched = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, tmp_path],
         env=environment,
