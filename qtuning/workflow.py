@@ -13,7 +13,7 @@ from typing import Any
 from qtuning.data.contamination import checks_of
 from qtuning.data.items import items_file
 from qtuning.data.sources import locate
-from qtuning.errors import UserError
+from qtuning.errors import UserError, raise_problems
 from qtuning.experiment.grid import ConfigFolder, Grid
 from qtuning.experiment.names import (
     AUXILIARY,
@@ -248,8 +248,7 @@ class WorkflowInputs:
                     raise UserError(f"target = {target!r}: unknown{nearest(target, ['all', *self.experiments])}")
             except UserError as error:
                 problems += str(error).splitlines()
-        if problems:
-            raise UserError("\n".join(dict.fromkeys(problems)))
+        raise_problems(list(dict.fromkeys(problems)))
 
     def _experiment_of(self, target: str) -> str | None:
         """The experiment that a target is, or whose table or figures it is."""

@@ -21,26 +21,26 @@ from pydantic import Field, TypeAdapter, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 
 from qtuning.errors import UserError
-from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, Kind, Need, NoOptions, PrunerInfo, Scope
+from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, Need, NoOptions, PrunerInfo, PrunerKind, Scope
 from qtuning.experiment.schema import PrunerName, Readings
 from qtuning.experiment.yaml_files import explain, nearest, validate
 
-BUILT_IN: dict[Kind, dict[str, PrunerInfo]] = {"sample": SAMPLE_PRUNERS, "token": TOKEN_PRUNERS}
-PARAMETERS: dict[Kind, tuple[str, ...]] = {
+BUILT_IN: dict[PrunerKind, dict[str, PrunerInfo]] = {"sample": SAMPLE_PRUNERS, "token": TOKEN_PRUNERS}
+PARAMETERS: dict[PrunerKind, tuple[str, ...]] = {
     "sample": ("candidates", "budget", "rng"),
     "token": ("candidates", "selection", "budget", "rng"),
 }
 TAKEN = {*Readings.model_fields, "reference"}  # options of every method, whose names no pruner may use
 DECLARED = "__qtuning_pruner__"  # the attribute in which `pruners.plugin.pruner` leaves (scope, needs)
-SCORES: tuple[Need, ...] = ("scores",)
+DEFAULT_NEEDS: frozenset[Need] = frozenset({"scores"})
 
 
-def find_pruner(name: str, kind: Kind) -> PrunerInfo:
+def find_pruner(name: str, kind: PrunerKind) -> PrunerInfo:
     """The pruner `name` of that kind. UserError (one line) if there is none, or if it cannot be used."""
     return BUILT_IN[kind].get(name) or _plugin(name, kind)
 
 
-def kinds_of(name: str) -> list[Kind]:
+def kinds_of(name: str) -> list[PrunerKind]:
     """The kinds of pruner called `name`: both for some built-ins, else one. UserError if there is none."""
     kinds = [kind for kind in PARAMETERS if name in BUILT_IN[kind] or name in _registered(kind)]
     if not kinds and ":" in name:
@@ -51,7 +51,7 @@ def kinds_of(name: str) -> list[Kind]:
     return kinds
 
 
-def bind(info: PrunerInfo, options: Mapping[str, object], kind: Kind) -> Callable[..., Any]:
+def bind(info: PrunerInfo, options: Mapping[str, object], kind: PrunerKind) -> Callable[..., Any]:
     """The pruner with its options: called with the arguments that PARAMETERS lists for its kind.
 
     A function gets the options as keyword arguments, a class gets them when it is made. They are called as the fields
@@ -79,7 +79,7 @@ def reason(error: BaseException) -> str:
 
 
 @cache
-def _plugin(name: str, kind: Kind) -> PrunerInfo:
+def _plugin(name: str, kind: PrunerKind) -> PrunerInfo:
     """A pruner that is not built in, inspected: its kind, scope, needs, options and version."""
     registered = _registered(kind)
     place = registered.get(name, name)
@@ -97,7 +97,7 @@ def _plugin(name: str, kind: Kind) -> PrunerInfo:
             f"pruner {place}: is a {told} pruner by its parameters; a {kind} pruner, which is asked for here, takes "
             f"({', '.join(PARAMETERS[kind])})"
         )
-    default: tuple[Scope, frozenset[Need]] = ("batch", frozenset(SCORES))
+    default: tuple[Scope, frozenset[Need]] = ("batch", DEFAULT_NEEDS)
     scope, needs = getattr(found, DECLARED, default)
     if kind == "token" and scope != "batch":
         raise UserError(f"pruner {place}: scope = {scope!r}: a token pruner works on batches; leave scope out")
@@ -107,7 +107,7 @@ def _plugin(name: str, kind: Kind) -> PrunerInfo:
     return PrunerInfo(name, place, scope, needs, options, version=_digest(found, place), label=place.partition(":")[2])
 
 
-def _registered(kind: Kind) -> dict[str, str]:
+def _registered(kind: PrunerKind) -> dict[str, str]:
     """name -> module:attribute of the pruners that installed packages offer."""
     return {entry.name: f"{entry.module}:{entry.attr}" for entry in entry_points(group=f"qtuning.{kind}_pruners")}
 
@@ -133,7 +133,7 @@ def _load(place: str) -> Any:
         raise UserError(f"pruner {place}: {name} has no {attribute!r}{nearest(attribute, valid)}") from None
 
 
-def _kind_of(found: object, place: str) -> Kind:
+def _kind_of(found: object, place: str) -> PrunerKind:
     """The kind, by the names of the parameters (of a class: of its `__call__`), leading underscores aside."""
     if not callable(found):
         raise UserError(f"pruner {place}: is no function and no class but of type {type(found).__name__}")

@@ -6,9 +6,9 @@ Settings that make no difference to a method are set to their defaults, so that 
 from collections.abc import Mapping
 from typing import Any
 
-from qtuning.errors import UserError
+from qtuning.errors import UserError, raise_problems
 from qtuning.experiment.lookup import find_pruner
-from qtuning.experiment.registry import NAMED_METHODS, SAMPLE_PRUNERS, TOKEN_PRUNERS, Kind, PrunerInfo
+from qtuning.experiment.registry import NAMED_METHODS, SAMPLE_PRUNERS, TOKEN_PRUNERS, PrunerInfo, PrunerKind
 from qtuning.experiment.schema import MethodEntry, Model, Pruning, Ratios, Readings, Scoring
 from qtuning.experiment.yaml_files import nearest, validate
 
@@ -35,19 +35,17 @@ def make_pruning(
         valid = [*NAMED_METHODS, "SAMPLE+TOKEN with SAMPLE one of " + ", ".join(SAMPLE_PRUNERS)]
         raise UserError(f"{entry.method!r}: unknown method{nearest(entry.method, valid)}")
     problems, found = [], []
-    kinds: tuple[Kind, Kind] = ("sample", "token")
+    kinds: tuple[PrunerKind, PrunerKind] = ("sample", "token")
     for name, kind in zip(names, kinds, strict=True):
         try:
             found.append(find_pruner(name, kind))
         except UserError as error:
             problems.append(str(error))
-    if problems:
-        raise UserError("\n".join(problems))
+    raise_problems(problems)
     sample, token = found
     taken = [*_option_names(sample), *_option_names(token), *Readings.model_fields, "reference", "scoring", "proxy"]
     stray = sorted(set(entry.options) - set(taken))
-    if stray:
-        raise UserError("\n".join(f"{entry.method}: options.{key}: unknown key{nearest(key, taken)}" for key in stray))
+    raise_problems([f"{entry.method}: options.{key}: unknown key{nearest(key, taken)}" for key in stray])
     sample_options, token_options = _options(sample, entry), _options(token, entry)
     ratios = (
         1.0 if sample.scope == "none" else budget.sample_ratio,
@@ -123,8 +121,8 @@ def _scoring(
             f"{entry.method}: options.proxy: must name a model of configs/models where scoring.schedule is proxy, and "
             "only there"
         )
-    needs = sample.all_needs(sample.options.model_validate(sample_options))
-    needs |= token.all_needs(token.options.model_validate(token_options))
+    needs = sample.needs_with(sample_options)
+    needs |= token.needs_with(token_options)
     if not needs & {"scores", "sequence-entropy"}:
         return {}
     return {"scoring": scoring, "proxy": models[name] if models and isinstance(name, str) else None}

@@ -41,9 +41,9 @@ def needs_of(pruning: Pruning) -> Needs:
     of_sample: frozenset[Need] = frozenset()
     of_token: frozenset[Need] = frozenset()
     if pruning.sample_ratio < 1 or sample.scope == "batch":
-        of_sample = sample.all_needs(sample.options.model_validate(pruning.sample_options))
+        of_sample = sample.needs_with(pruning.sample_options)
     if pruning.token_ratio < 1:
-        of_token = token.all_needs(token.options.model_validate(pruning.token_options))
+        of_token = token.needs_with(pruning.token_options)
     layer = (pruning.sample_options | pruning.token_options).get("layer")
     return Needs(
         of_sample if by_epoch else frozenset(),

@@ -5,13 +5,14 @@ A *method* is a sample pruner plus a token pruner, written `sample+token`. Two m
 write.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Need = Literal["scores", "sequence-entropy", "attention", "reference", "losses", "instructions"]
-Kind = Literal["sample", "token"]
+PrunerKind = Literal["sample", "token"]
 Scope = Literal["none", "epoch", "batch"]
 
 
@@ -114,9 +115,9 @@ class PrunerInfo:
     budget: Literal["asked", "own"] = "asked"
     label: str = ""
 
-    def all_needs(self, options: NoOptions) -> frozenset[Need]:
+    def needs_with(self, options: Mapping[str, object]) -> frozenset[Need]:
         """Needs of the pruner with these options."""
-        return self.needs | options.needs()
+        return self.needs | self.options.model_validate(options).needs()
 
 
 def _info(

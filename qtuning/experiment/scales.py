@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qtuning.errors import UserError
+from qtuning.errors import UserError, raise_problems
 from qtuning.experiment.schema import Composite, Experiment, Scale
 from qtuning.experiment.yaml_files import nearest, read_named, read_yaml, validate_named
 
@@ -145,8 +145,7 @@ class ExperimentFiles:
             named = self.scales_of(base)
             key = "parts" if composite else "scales"
             problems = [f"{path}: {key}: no edition at scale {scale!r} (there is: {', '.join(named) or 'none'})"]
-        if problems:
-            raise UserError("\n".join(problems))
+        raise_problems(problems)
         layers = [Layer(f"{path}: ", raw)]
         if not composite:
             common = self.read(scale_path)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from qtuning.errors import UserError
 from qtuning.experiment.lookup import BUILT_IN, bind, find_pruner, kinds_of, reason
-from qtuning.experiment.registry import Kind, PrunerInfo
+from qtuning.experiment.registry import PrunerInfo, PrunerKind
 from qtuning.pruners.method import check_samples, check_tokens
 from qtuning.pruners.specimens import (
     Specimen,
@@ -47,7 +47,7 @@ class Subject:
     """A pruner under test, with its options."""
 
     info: PrunerInfo
-    kind: Kind
+    kind: PrunerKind
     options: dict[str, Any] = field(default_factory=dict)
 
     def fresh(self, case: Specimen) -> Answer:
@@ -217,7 +217,7 @@ def _degenerate(subject: Subject) -> str:
 
 
 def _needs(subject: Subject) -> str:
-    needs = subject.info.all_needs(subject.info.options.model_validate(subject.options))
+    needs = subject.info.needs_with(subject.options)
     declared = ", ".join(sorted(needs)) or "nothing"
     for case in ordinary():
         told = limited(case, needs)
@@ -299,7 +299,7 @@ def run_checks(names: Sequence[str], kind: str | None, options: Sequence[str]) -
     """Check and print; whether all rules were kept. No names: every built-in. UserError for an unknown pruner."""
     if kind not in (None, "sample", "token"):
         raise UserError(f"--kind = {kind!r}: must be sample or token")
-    kinds: list[Kind] = ["sample", "token"] if kind is None else [kind]  # type: ignore[list-item]
+    kinds: list[PrunerKind] = ["sample", "token"] if kind is None else [kind]  # type: ignore[list-item]
     chosen = _chosen_options(options)
     if chosen and len(names) != 1:
         raise UserError("--option: give the options of one pruner at a time")
@@ -333,7 +333,7 @@ def _chosen_options(options: Sequence[str]) -> dict[str, Any]:
     return chosen
 
 
-def subjects_of(name: str, kinds: Sequence[Kind], chosen: dict[str, Any]) -> list[Subject]:
+def subjects_of(name: str, kinds: Sequence[PrunerKind], chosen: dict[str, Any]) -> list[Subject]:
     """The pruners of that name. An option that only one of two knows is for that one."""
     infos = [(find_pruner(name, kind), kind) for kind in kinds]
     known = [{field.alias or key for key, field in info.options.model_fields.items()} for info, _ in infos]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Literal, TypeVar, get_args
 
 from qtuning.errors import UserError
-from qtuning.experiment.lookup import DECLARED, SCORES
+from qtuning.experiment.lookup import DECLARED, DEFAULT_NEEDS
 from qtuning.experiment.registry import Need
 from qtuning.experiment.yaml_files import nearest
 
@@ -12,7 +12,7 @@ Declared = TypeVar("Declared", bound=Callable[..., Any])
 
 
 def pruner(
-    *, scope: Literal["batch", "epoch"] = "batch", needs: Collection[Need] = SCORES
+    *, scope: Literal["batch", "epoch"] = "batch", needs: Collection[Need] = DEFAULT_NEEDS
 ) -> Callable[[Declared], Declared]:
     """Say when a pruner of one's own runs and what it needs to know; returns the function or class unchanged.
 
