@@ -140,13 +140,13 @@ def audit(
     from rich.console import Console
 
     console = Console() if sys.stdout.isatty() else Console(width=UNBOUNDED)
-    print_page(claims_page(findings, published), console)
+    _print_claims(claims_page(findings, published), console)
     if not found:
         console.print(f"{store}/scores.parquet: no such file; published scores alone", style="dim", markup=False)
 
 
-def print_page(page: "Page", console: "Console") -> None:
-    """The tables of the page, with verdicts in colour."""
+def _print_claims(page: "Page", console: "Console") -> None:
+    """The tables of `claims_page`, with verdicts in colour."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

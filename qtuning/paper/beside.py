@@ -1,7 +1,6 @@
 """The paper's numbers beside ours: whether each agrees, or why that cannot be said; and the page that shows it.
 
-`compare_with_paper` judges every published number of a table. `paper_page` draws the judgement, `tidy_numbers` is its
-CSV.
+`compare_with_paper` judges every published number of a table. `paper_editions` gives the page and the CSV files.
 """
 
 import json
@@ -50,7 +49,7 @@ INTERVAL = (
     "errors of so many right or wrong answers."
 )
 
-SCHEMA: dict[str, pl.DataType] = {
+NUMBER_SCHEMA: dict[str, pl.DataType] = {
     "table": pl.Int64(),
     **dict.fromkeys(("train_set", "model", "setting"), pl.String()),
     **dict.fromkeys(("sample_ratio", "token_ratio"), pl.Float64()),
@@ -64,11 +63,11 @@ SCHEMA: dict[str, pl.DataType] = {
 
 @dataclass(frozen=True)
 class Number:
-    """A published score and ours, in per cent. ours: mean of `values`, one a seed. low, high: its
-    interval (INTERVAL).
+    """A published score and ours, in per cent.
 
-    reason: why there is no verdict; empty for `matched` and `off`. has_model: whether our experiment has the model.
-    line: our row, where it has a score.
+    ours: the mean of `values`, one for each seed; low, high: its interval (INTERVAL); line: our row. All four are
+    absent where we have no score. reason: why there is no verdict; empty for `matched` and `off`. has_model: whether
+    our experiment has the model.
     """
 
     row: PaperRow
@@ -128,7 +127,7 @@ def _number(row: PaperRow, benchmark: str, score: float, summary: Summary, refus
         return without("not run", "not part of this experiment")
     if isinstance(entry, Hole):
         return without("not run", str(entry))
-    low, high = interval(summary, line, row.model, benchmark)
+    low, high = prediction_interval(summary, line, row.model, benchmark)
     reason = "; ".join(
         filter(None, (refused.everything, refused.benchmarks.get(benchmark), _refused_amount(line, row, summary)))
     )
@@ -138,11 +137,11 @@ def _number(row: PaperRow, benchmark: str, score: float, summary: Summary, refus
     return Number(row, benchmark, score, status, reason, entry.mean, low, high, entry.values, line=line)
 
 
-def interval(summary: Summary, line: Line, model: str, benchmark: str) -> tuple[float, float]:
-    """Where a further run would lie (INTERVAL), in per cent, within 0 and 100, of an entry that is no hole.
+def prediction_interval(summary: Summary, line: Line, model: str, benchmark: str) -> tuple[float, float]:
+    """Where a further run would lie (INTERVAL), in per cent, within 0 and 100. The entry must be no hole.
 
-    The items are the same in every run, so over seeds they add nothing; with one seed nothing but them is known, and
-    the variance of a right or wrong answer, p (1 - p), is the largest that a graded one (F1) can have.
+    Every run answers the same items, so they add no variance over seeds. With one seed only their variance is known:
+    p (1 - p) for a right or wrong answer, which is also the largest variance that a graded answer (F1) can have.
     """
     # imported here, since it takes a second
     from scipy.stats import norm, t
@@ -222,7 +221,7 @@ def tidy_numbers(numbers: Sequence[Number]) -> pl.DataFrame:
     rows = []
     for number in numbers:
         if number.has_model:
-            row = {name: value for name, value in vars(number.row).items() if name in SCHEMA}
+            row = {name: value for name, value in vars(number.row).items() if name in NUMBER_SCHEMA}
             rows.append(
                 row
                 | {name: float(row[name]) for name in ("sample_ratio", "token_ratio")}
@@ -236,7 +235,7 @@ def tidy_numbers(numbers: Sequence[Number]) -> pl.DataFrame:
             {"table": some.table, "train_set": some.train_set, "model": " ".join(models), "numbers": count}
             | {"status": "not comparable", "reason": reason}
         )
-    return pl.DataFrame(rows, schema=SCHEMA).with_columns(pl.selectors.float().round(6))
+    return pl.DataFrame(rows, schema=NUMBER_SCHEMA).with_columns(pl.selectors.float().round(6))
 
 
 def _absent(numbers: Sequence[Number]) -> list[tuple[list[str], int, str]]:

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any, Literal, get_args
 
 from qtuning.paper.published import MODEL_LABEL, PaperRow, Published
-from qtuning.paper.recompute import Figure, OurScores, Recomputed, Scores, recompute
+from qtuning.paper.recompute import OurScores, Quantity, Recomputed, Scores, recompute
 from qtuning.statistics.summary import AVERAGE
 from qtuning.tables.page import Block, Column, Page, Table
 
@@ -46,60 +46,60 @@ class Finding:
 
 
 def smollm2_gains_38_percent(published: Published, ours: OurScores | None) -> Finding:
-    """12.5% of the training data are 25% of the samples and 50% of their tokens."""
+    """Table 2. 12.5% of the data are 25% of the samples and 50% of their tokens."""
     statement = "+38% average improvement over full-data SFT on SmolLM2-1.7B with 12.5% of the training data"
-    figure = Figure(_q_tuning(published, 2, "smollm2-1.7b", 0.25, 0.5), rival="full", relative=True)
-    return _find(statement, published, ours, ("38", figure))
+    quantity = Quantity(_q_tuning(published, 2, "smollm2-1.7b", 0.25, 0.5), rival="full", relative=True)
+    return _find(statement, published, ours, ("38", quantity))
 
 
 def llama3_reaches_48_on_gsm8k(published: Published, ours: OurScores | None) -> Finding:
-    """35% of the data are 50% of the samples and 70% of their tokens."""
+    """Table 2. 35% of the data are 50% of the samples and 70% of their tokens."""
     statement = (
         "LLaMA3-8B reaches 48.07 on GSM8K with 35% of the data, 6.0 above full data and 9.9 above the best baseline"
     )
     row = _q_tuning(published, 2, "llama3-8b", 0.5, 0.7)
-    # the figure is in the table, but in the row of another model
+    # 48.07 is in the table, but in the row of another model
     notes = []
     for other in published.rows(2):
         if other.q_tuning and other != row and published.scores[other]["gsm8k"] == Decimal("48.07"):
-            changes = [recompute(Figure(other, "gsm8k", rival), published, published) for rival in ("full", "best")]
+            changes = [recompute(Quantity(other, "gsm8k", rival), published, published) for rival in ("full", "best")]
             notes.append(f"48.07 is that of {', '.join(change.text for change in changes)}")
-    return _find(statement, published, ours, ("48.07", Figure(row, "gsm8k")), notes=notes)
+    return _find(statement, published, ours, ("48.07", Quantity(row, "gsm8k")), notes=notes)
 
 
 def llama2_reaches_36_5(published: Published, ours: OurScores | None) -> Finding:
     """Table 1, average."""
-    figure = Figure(_q_tuning(published, 1, "llama2-7b", 0.25, 0.5))
-    return _find("25% samples, 50% tokens: LLaMA2-7B 36.5", published, ours, ("36.5", figure))
+    quantity = Quantity(_q_tuning(published, 1, "llama2-7b", 0.25, 0.5))
+    return _find("25% samples, 50% tokens: LLaMA2-7B 36.5", published, ours, ("36.5", quantity))
 
 
 def mistral_leads_by_1_63(published: Published, ours: OurScores | None) -> Finding:
     """Table 1, average."""
     statement = "25% samples, 50% tokens: Mistral-7B 1.63 above the strongest baseline"
-    figure = Figure(_q_tuning(published, 1, "mistral-7b", 0.25, 0.5), rival="best")
-    return _find(statement, published, ours, ("1.63", figure))
+    quantity = Quantity(_q_tuning(published, 1, "mistral-7b", 0.25, 0.5), rival="best")
+    return _find(statement, published, ours, ("1.63", quantity))
 
 
 def llama2_leads_by_3_3(published: Published, ours: OurScores | None) -> Finding:
     """Table 1, average."""
     statement = "12.5% samples, 50% tokens: LLaMA2-7B 3.3 above the best baseline"
-    figure = Figure(_q_tuning(published, 1, "llama2-7b", 0.125, 0.5), rival="best")
-    return _find(statement, published, ours, ("3.3", figure))
+    quantity = Quantity(_q_tuning(published, 1, "llama2-7b", 0.125, 0.5), rival="best")
+    return _find(statement, published, ours, ("3.3", quantity))
 
 
 def mistral_leads_by_2_7(published: Published, ours: OurScores | None) -> Finding:
     """Table 1, average."""
     statement = "12.5% samples, 50% tokens: Mistral-7B 2.7 above the best baseline"
-    figure = Figure(_q_tuning(published, 1, "mistral-7b", 0.125, 0.5), rival="best")
-    return _find(statement, published, ours, ("2.7", figure))
+    quantity = Quantity(_q_tuning(published, 1, "mistral-7b", 0.125, 0.5), rival="best")
+    return _find(statement, published, ours, ("2.7", quantity))
 
 
 def table2_averages_at_35_percent(published: Published, ours: OurScores | None) -> Finding:
-    """Three figures of table 2, at 50% of the samples and 70% of their tokens."""
+    """Three averages of table 2, at 50% of the samples and 70% of their tokens."""
     statement = "Averaged over GSM8K and MATH: 21.5 LLaMA3-8B, 26.6 Mistral-7B, 11.8 SmolLM2-1.7B"
     claimed = {"llama3-8b": "21.5", "mistral-7b": "26.6", "smollm2-1.7b": "11.8"}
-    figures = [(value, Figure(_q_tuning(published, 2, model, 0.5, 0.7))) for model, value in claimed.items()]
-    return _find(statement, published, ours, *figures)
+    quantities = [(value, Quantity(_q_tuning(published, 2, model, 0.5, 0.7))) for model, value in claimed.items()]
+    return _find(statement, published, ours, *quantities)
 
 
 def mistral_averages_are_means(published: Published, ours: OurScores | None) -> Finding:
@@ -118,7 +118,7 @@ def sparsevlm_rows_differ(published: Published, ours: OurScores | None) -> Findi
     pairs = [(row, published.row(2, row.model, 0.25, 0.7, *row.place[2:])) for row in starts]
 
     def judge(scores: Scores) -> Judgement:
-        same = [scores.same(*pair) for pair in pairs]
+        same = [scores.same_scores(*pair) for pair in pairs]
         numbers = f"{same.count(True)} of {len(pairs)} pairs of rows have the same score on every benchmark"
         if missing := same.count(None):
             return Judgement("cannot be judged", f"{numbers}, {missing} pairs are missing")
@@ -132,7 +132,7 @@ def q_tuning_beats_full_data(published: Published, ours: OurScores | None) -> Fi
     rows = [row for table in (1, 2) for row in published.rows(table) if row.q_tuning]
 
     def judge(scores: Scores) -> Judgement:
-        found = [recompute(Figure(row, rival="full"), scores, published) for row in rows]
+        found = [recompute(Quantity(row, rival="full"), scores, published) for row in rows]
         above = [each for each in found if not isinstance(each.range, str) and each.range[0] > 0]
         below = [each for each in found if not isinstance(each.range, str) and each.range[1] < 0]
         values = [each.value for each in above if each.value is not None]
@@ -172,17 +172,17 @@ def _find(
     statement: str,
     published: Published,
     ours: OurScores | None,
-    *figures: tuple[str, Figure],
+    *quantities: tuple[str, Quantity],
     notes: Sequence[str] = (),
 ) -> Finding:
-    """Judge a claim that names figures, each as (what is claimed, what it is about)."""
+    """Judge a claim that names values. quantities: (the claimed value, what it is the value of)."""
 
     def judge(scores: Scores) -> Judgement:
-        found = [_compare(claimed, recompute(figure, scores, published)) for claimed, figure in figures]
+        found = [_compare(claimed, recompute(quantity, scores, published)) for claimed, quantity in quantities]
         texts = dict.fromkeys(each.numbers for each in found)
         return Judgement(_verdict_of_several([each.verdict for each in found]), "; ".join(texts))
 
-    rows = [figure.row for _, figure in figures if figure.benchmark == AVERAGE]
+    rows = [quantity.row for _, quantity in quantities if quantity.benchmark == AVERAGE]
     return _ask(statement, published, ours, judge, rows, notes)
 
 
@@ -210,7 +210,7 @@ def _tell_averages(published: Published, wrong: Iterable[PaperRow]) -> list[str]
 
 
 def _compare(claimed: str, found: Recomputed) -> Judgement:
-    """A claimed figure beside the recomputed one; the digits of the claim say how exact it is."""
+    """A claimed value beside the recomputed one; the digits of the claim say how exact it is."""
     if found.value is None or isinstance(found.range, str):
         return Judgement("cannot be judged", found.text)
     half = Decimal(5).scaleb(-len(claimed.partition(".")[2]) - 1)

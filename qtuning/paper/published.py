@@ -141,7 +141,7 @@ class Published:
         low, high = score - other - 2 * ROUNDING, score - other + 2 * ROUNDING
         return (100 * low / (other + ROUNDING), 100 * high / (other - ROUNDING)) if relative else (low, high)
 
-    def same(self, row: PaperRow, other: PaperRow) -> bool:
+    def same_scores(self, row: PaperRow, other: PaperRow) -> bool:
         """Whether two rows have the same score on every benchmark."""
         mine, theirs = self.scores[row], self.scores[other]
         return all(mine[benchmark] == theirs[benchmark] for benchmark in self.benchmarks(row.table))

@@ -1,4 +1,4 @@
-"""The figures that claims are about, recomputed from the paper's scores and from ours, each with its range.
+"""The quantities that claims are about, recomputed from the paper's scores and from ours, each with its range.
 
 `Published` and `OurScores` answer the same questions, so that a claim is put to both in the same way.
 """
@@ -17,7 +17,7 @@ from qtuning.tables.labels import benchmark_label
 
 
 @dataclass(frozen=True)
-class Figure:
+class Quantity:
     """What a claim is about: Q-Tuning's score in a row, or its change from a rival.
 
     rival: training on the full data, or the best baseline at the same budget. relative: in per cent of the rival.
@@ -31,7 +31,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Recomputed:
-    """A figure in words, and its value and range; a str says why there is no range."""
+    """A quantity in words, its value, and its range; a str says why there is no range."""
 
     text: str
     value: float | None
@@ -39,7 +39,7 @@ class Recomputed:
 
 
 class OurScores:
-    """Our scores of the paper's models; the range of a figure is its 95% interval over seeds and items.
+    """Our scores of the paper's models; the range of a quantity is its 95% interval over seeds and items.
 
     numbers: the published numbers of these models beside ours. facets: our answers, by table and model.
     """
@@ -58,7 +58,7 @@ class OurScores:
             return f"{row}, {benchmark_label(benchmark)}: {number.reason}"
         return number.ours
 
-    def same(self, row: PaperRow, other: PaperRow) -> bool | None:
+    def same_scores(self, row: PaperRow, other: PaperRow) -> bool | None:
         """Whether two rows have the same score on every benchmark at every seed; None where one is missing."""
         benchmarks = self._published.benchmarks(row.table)
         if any(isinstance(self.score(each, name), str) for each in (row, other) for name in benchmarks):
@@ -116,16 +116,16 @@ def _count_comparable(numbers: Sequence[Number]) -> int:
     return sum(number.status in ("matched", "off") for number in numbers)
 
 
-def recompute(figure: Figure, scores: Scores, published: Published) -> Recomputed:
-    """A figure by `scores`, which are the published ones or ours; its text shows the numbers and the operation."""
-    row = figure.row
+def recompute(quantity: Quantity, scores: Scores, published: Published) -> Recomputed:
+    """A quantity by `scores`, the published ones or ours. Its text shows the numbers and the operation."""
+    row = quantity.row
     rivals: list[PaperRow] = []
-    if figure.rival is not None:
+    if quantity.rival is not None:
         full = [published.row(row.table, row.model, "full")]
-        rivals = full if figure.rival == "full" else published.baselines(row)
+        rivals = full if quantity.rival == "full" else published.baselines(row)
     found: dict[PaperRow, float] = {}
     for each in (row, *rivals):
-        score = scores.score(each, figure.benchmark)
+        score = scores.score(each, quantity.benchmark)
         # without one baseline it is not known which is the best
         if isinstance(score, str):
             return Recomputed(score, None, score)
@@ -136,14 +136,14 @@ def recompute(figure: Figure, scores: Scores, published: Published) -> Recompute
     if rivals:
         rival = max(rivals, key=lambda each: found[each])
         other = found[rival]
-        label = rival.method if figure.rival == "full" else f"{rival.method}, best of {len(rivals)} baselines"
+        label = rival.method if quantity.rival == "full" else f"{rival.method}, best of {len(rivals)} baselines"
         value -= other
-        if figure.relative:
+        if quantity.relative:
             value *= 100 / other if other else float("inf")
             text = f"{subject}: ({found[row]:.2f} - {other:.2f}) / {other:.2f} ({label}) = {value:+.2f}%"
         else:
             text += f" - {other:.2f} ({label}) = {value:+.2f}"
-    spread = scores.range_of(row, figure.benchmark, rival, figure.relative)
+    spread = scores.range_of(row, quantity.benchmark, rival, quantity.relative)
     if isinstance(scores, OurScores):
         told = f"no interval: {spread}" if isinstance(spread, str) else "95% interval {:.2f} to {:.2f}".format(*spread)
         text += f", {told}"

@@ -1,4 +1,4 @@
-"""Is Q-Tuning better than each method in the paper and in our runs alike? The signs of the differences, side by side.
+"""Whether Q-Tuning is above or below each method in the paper and in our runs alike: the signs of the differences.
 
 A small model cannot reproduce a number, but it can agree or disagree about which of two methods is better.
 """
@@ -15,7 +15,7 @@ from qtuning.store.lines import Line
 from qtuning.tables.labels import percent
 from qtuning.tables.page import Block, Column, Field, Table
 
-Verdict = Literal["yes", "no", "seeds disagree", "paper divided", "–"]
+SameSign = Literal["yes", "no", "seeds disagree", "paper divided", "–"]
 
 NOTES = (
     "Average score of Q-Tuning minus that of the method, in points; ours is the mean over the seeds.",
@@ -25,7 +25,7 @@ NOTES = (
     "A sign says nothing about size: where both are within noise, half of the signs agree by chance.",
 )
 
-SCHEMA: dict[str, pl.DataType] = {
+SIGN_SCHEMA: dict[str, pl.DataType] = {
     "experiment": pl.String(),
     **dict.fromkeys(("sample_ratio", "token_ratio"), pl.Float64()),
     **dict.fromkeys(("method", "model", "paper_model"), pl.String()),
@@ -55,7 +55,7 @@ class Sign:
         return sum(self.ours) / len(self.ours) if self.ours else None
 
     @property
-    def verdict(self) -> Verdict:
+    def same_sign(self) -> SameSign:
         """Whether the two have the same sign; a difference that is 0 as printed has neither."""
         if not self.ours or not self.paper:
             return "–"
@@ -116,14 +116,14 @@ def sign_table(signs: Sequence[Sign], labels: dict[str, str]) -> Table:
 
 def count_signs(signs: Sequence[Sign]) -> str:
     """How many of the comparisons agree."""
-    verdicts = [sign.verdict for sign in signs]
-    meanings: dict[Verdict, str] = {
+    answers = [sign.same_sign for sign in signs]
+    meanings: dict[SameSign, str] = {
         "seeds disagree": "where our seeds disagree",
         "paper divided": "where the paper's models do",
         "–": "with a score missing",
     }
-    others = [f"{verdicts.count(name)} {meaning}" for name, meaning in meanings.items() if name in verdicts]
-    agreeing, decided = verdicts.count("yes"), verdicts.count("yes") + verdicts.count("no")
+    others = [f"{answers.count(name)} {meaning}" for name, meaning in meanings.items() if name in answers]
+    agreeing, decided = answers.count("yes"), answers.count("yes") + answers.count("no")
     text = f"Same sign in {agreeing} of {decided} comparisons that can be decided"
     return f"{text}; besides: {', '.join(others)}." if others else f"{text}."
 
@@ -143,12 +143,12 @@ def tidy_signs(signs: Sequence[Sign], experiment: str) -> pl.DataFrame:
             "lowest": min(sign.ours, default=None),
             "highest": max(sign.ours, default=None),
             "seeds": len(sign.ours),
-            "same_sign": sign.verdict,
+            "same_sign": sign.same_sign,
         }
         for sign in signs
         for name, difference in sign.paper.items()
     ]
-    return pl.DataFrame(rows, schema=SCHEMA).with_columns(pl.selectors.float().round(6))
+    return pl.DataFrame(rows, schema=SIGN_SCHEMA).with_columns(pl.selectors.float().round(6))
 
 
 def _differences(summary: Summary, target: Line, rival: Line | None, model: str) -> tuple[float, ...]:
@@ -168,10 +168,10 @@ def _sign(difference: float) -> int:
 
 
 def _fields(found: Sequence[Sign], papers: Sequence[str]) -> tuple[Field, ...]:
-    """The row of one method: the paper's differences, then ours and the verdict, of each model."""
+    """The row of one method: the paper's differences, then for each of our models the difference and the answer."""
     paper = {name: difference for sign in found for name, difference in sign.paper.items()}
     fields: list[Field] = [*found[0].rival.labels]
     fields += [f"{paper[name]:+.2f}" if name in paper else "–" for name in papers]
     for sign in found:
-        fields += ["–" if sign.mean is None else f"{sign.mean:+.2f}", sign.verdict]
+        fields += ["–" if sign.mean is None else f"{sign.mean:+.2f}", sign.same_sign]
     return tuple(fields)

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from cell_folders import Folders
 
-from qtuning.paper.beside import Number, compare_with_paper, interval, paper_page, tidy_numbers
+from qtuning.paper.beside import Number, compare_with_paper, paper_page, prediction_interval, tidy_numbers
 from qtuning.paper.published import PaperRow, Published, read_published
 from qtuning.paper.signs import compare_signs, count_signs, tidy_signs
 from qtuning.statistics.summary import AVERAGE, summarise
@@ -103,7 +103,7 @@ def test_interval_of_an_average_with_one_seed(make_scores: Callable[..., pl.Data
     line = next(line for line in summary.lines if line.method == "zero-shot")
     # half of 1.96 sqrt(0.21 / 1319 + 0.21 / 5000)
     half = 0.5 * 1.959964 * (0.21 / 1319 + 0.21 / 5000) ** 0.5 * 100
-    found = interval(summary, line, "llama3-8b", AVERAGE)
+    found = prediction_interval(summary, line, "llama3-8b", AVERAGE)
     assert found == (pytest.approx(30 - half), pytest.approx(30 + half))
 
 
@@ -228,7 +228,7 @@ def test_signs(make_scores: Callable[..., pl.DataFrame]) -> None:
         ("random", "llama3-8b", "gsm8k", 99.0),
     )
     signs = compare_signs(summarise(scores), rows, 2)
-    found = [(sign.rival.setting, sign.rival.sample_pruner, sign.verdict) for sign in signs]
+    found = [(sign.rival.setting, sign.rival.sample_pruner, sign.same_sign) for sign in signs]
     assert found == [
         ("zero_shot", "none", "paper divided"),
         ("full", "none", "no"),
@@ -256,7 +256,7 @@ def test_signs_of_a_model_the_paper_has_are_compared_with_that_model(
         ("zero_shot", "mistral-7b", AVERAGE, 11.0),
     )
     (sign,) = compare_signs(summarise(make_scores()), rows, 2)
-    assert (sign.paper, sign.verdict) == ({"llama3-8b": -5.0}, "no")
+    assert (sign.paper, sign.same_sign) == ({"llama3-8b": -5.0}, "no")
 
 
 def test_seeds_that_disagree_decide_nothing(make_scores: Callable[..., pl.DataFrame]) -> None:
@@ -266,4 +266,4 @@ def test_seeds_that_disagree_decide_nothing(make_scores: Callable[..., pl.DataFr
     scores = scores.with_columns(score=pl.when(crossed).then(45.0).otherwise(pl.col("score")))
     rows = published(("q-tuning", "llama3-8b", AVERAGE, 20.0), ("random", "llama3-8b", AVERAGE, 13.0))
     (sign,) = compare_signs(summarise(scores), rows, 2)
-    assert sign.verdict == "seeds disagree"
+    assert sign.same_sign == "seeds disagree"
