@@ -1,11 +1,11 @@
-"""Samples laid end to end without padding: what is scored and what is trained.
+"""Samples laid end to end without padding: the batches that are scored and trained.
 
-Right-padding wastes a third to two thirds of the arithmetic on ragged data. Here a batch is one row of T tokens;
-attention works segment by segment (`attention.py`), so samples never see each other.
+Padding would waste a third to two thirds of the arithmetic on data of uneven length. A packed batch is one row of T
+tokens. Attention works segment by segment (`attention.py`), so samples never see each other.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Literal
 
@@ -21,9 +21,9 @@ from qtuning.model.flops import causal_pairs
 class Packed:
     """A row of T tokens holding S segments, and the M predictions wanted from it.
 
-    input_ids, position_ids: [T] int64. lengths: S segment lengths, sum T. source: [M] int64, the rows of the hidden
-    states that predict. labels: [M] int64, what they should predict. weights: [M] float32, factors of each NLL.
-    rows: of each segment, the place of its sample among those that were packed. counts: of each segment, how many of
+    input_ids, position_ids: [T] int64. lengths: S segment lengths, sum T. source: [M] int64, the positions whose hidden
+    states predict. labels: [M] int64, what they should predict. weights: [M] float32, a factor for each NLL.
+    rows: for each segment, the place of its sample among those that were packed. counts: for each segment, how many of
     the M predictions are its own; they lie in the order of the segments, sum M.
     """
 
@@ -37,26 +37,19 @@ class Packed:
     counts: tuple[int, ...]
 
     def to(self, device: torch.device) -> "Packed":
-        """The same on `device`."""
-        return Packed(
-            self.input_ids.to(device, non_blocking=True),
-            self.position_ids.to(device, non_blocking=True),
-            self.lengths,
-            self.source.to(device, non_blocking=True),
-            self.labels.to(device, non_blocking=True),
-            self.weights.to(device, non_blocking=True),
-            self.rows,
-            self.counts,
-        )
+        """The same batch on `device`."""
+        tensors = {key: value for key, value in vars(self).items() if isinstance(value, Tensor)}
+        moved = {key: value.to(device, non_blocking=True) for key, value in tensors.items()}
+        return replace(self, **moved)  # type: ignore[arg-type]
 
     @property
     def tokens(self) -> int:
-        """T, the tokens that go through the model."""
+        """T, the positions that go through the layers."""
         return int(self.input_ids.numel())
 
     @property
     def pairs(self) -> float:
-        """Times that one position attends to another."""
+        """How many times one position attends to another."""
         return causal_pairs(self.lengths)
 
     @property
@@ -68,12 +61,13 @@ class Packed:
 def pack(
     samples: Sequence[Sample], keep: Sequence[Tensor] | None = None, weights: Sequence[float] | None = None
 ) -> Packed | None:
-    """Lay the samples end to end, predicting only the kept response tokens; None if nothing is kept.
+    """Lay the samples end to end and predict only the kept response tokens. None if nothing is kept.
 
-    keep: one [|T_i|] bool mask a sample, None for every response token. weights: one loss factor a sample, None for 1.
+    keep: a [|T_i|] bool mask for each sample; None keeps every response token. weights: a loss factor for each sample;
+    None means 1.
 
-    What cannot change the loss is left out: samples without a kept token, and the tail of each sample from its last
-    kept token on (a causal model predicts token t from the tokens before it, so token t itself is no input).
+    Tokens that cannot change the loss are left out: samples without a kept token, and the end of each sample from its
+    last kept token on. (A causal model predicts token t from the tokens before it, so token t itself is no input.)
     """
     if not samples:
         return None
@@ -83,24 +77,28 @@ def pack(
     kept = np.arange(ends[-1]) if keep is None else np.flatnonzero(torch.cat(list(keep)).numpy(force=True))
     if not len(kept):
         return None
-    counts = np.diff(np.searchsorted(kept, ends), prepend=0)  # `kept` ascends through the responses, laid end to end
+    # `kept` ascends through all responses laid end to end, so the ends of the responses divide it among the samples
+    counts = np.diff(np.searchsorted(kept, ends), prepend=0)
     rows = np.flatnonzero(counts)
     counts = counts[rows]
-    # from a place among the responses to one in the sample, prompt included
     chosen = [samples[row] for row in rows.tolist()]
+    # shift: from a place among the responses to the position in the sample, prompt included
     shift = np.array([sample.prompt for sample in chosen]) - (ends - lengths)[rows]
-    last = kept[counts.cumsum() - 1] + shift  # of each kept sample, its last kept position: the length of its segment
+    # last: each sample's last kept position. It is a label and no input, so it is also the length of the segment
+    last = kept[counts.cumsum() - 1] + shift
     sizes, after = last.tolist(), last.cumsum()
+    # whole: the segments, each followed by its last kept token; those are labels, and are deleted from the inputs below
     whole = torch.cat([sample.tokens[: size + 1] for sample, size in zip(chosen, sizes, strict=True)])
-    target = kept + np.repeat(shift + after - last, counts)  # where it would be if the last tokens were cut off already
+    # target: the position of each kept token in the packed row, as if the last tokens were deleted already
+    target = kept + np.repeat(shift + after - last, counts)
     segment = np.repeat(np.arange(len(rows)), counts)
     factors = torch.ones(len(samples)) if weights is None else torch.tensor(weights, dtype=torch.float32)
     return Packed(
         torch.from_numpy(np.delete(whole.numpy(), after + np.arange(len(rows)))),
         torch.from_numpy(np.arange(after[-1]) - np.repeat(after - last, last)),
         tuple(sizes),
-        torch.from_numpy(target - 1),
-        whole[torch.from_numpy(target + segment)],
+        torch.from_numpy(target - 1),  # a token is predicted from the position before it
+        whole[torch.from_numpy(target + segment)],  # in `whole`, each segment before it has one token more
         factors[torch.from_numpy(rows[segment])],
         tuple(rows.tolist()),
         tuple(counts.tolist()),
@@ -108,54 +106,37 @@ def pack(
 
 
 def pack_whole(samples: Sequence[Sample], predicting: Literal["everywhere", "response", "nowhere"]) -> Packed:
-    """Lay the samples end to end with their last tokens, for what is asked of positions and not of the loss.
+    """Lay the samples end to end with their last tokens: for questions about positions, which the loss does not ask.
 
-    predicting: the positions that go through the head. `everywhere` includes the last of each sample, which predicts
-    what comes after the end: its label, the sample's first token, means nothing.
+    predicting: the positions that go through the head. `everywhere` includes the last position of each sample, which
+    predicts what comes after the end. Its label, the sample's first token, means nothing.
     """
-    segments = []
-    for row, sample in enumerate(samples):
-        length = len(sample.tokens)
-        source = {
+    lengths = [len(sample.tokens) for sample in samples]
+    starts = [0, *accumulate(lengths[:-1])]
+    sources = [
+        {
             "everywhere": torch.arange(length),
             "response": torch.arange(sample.prompt - 1, length - 1),
             "nowhere": torch.arange(0),
         }[predicting]
-        segments.append(_Segment(row, sample.tokens, source, sample.tokens.roll(-1)[source], 1.0))
-    return _lay(segments)
+        for sample, length in zip(samples, lengths, strict=True)
+    ]
+    return Packed(
+        torch.cat([sample.tokens for sample in samples]),
+        torch.cat([torch.arange(length) for length in lengths]),
+        tuple(lengths),
+        torch.cat([source + start for source, start in zip(sources, starts, strict=True)]),
+        torch.cat([sample.tokens.roll(-1)[source] for sample, source in zip(samples, sources, strict=True)]),
+        torch.ones(sum(map(len, sources))),
+        tuple(range(len(samples))),
+        tuple(map(len, sources)),
+    )
 
 
 def without(sample: Sample, keep: Tensor) -> Sample:
-    """The sample with the response tokens that are not kept taken out of the sequence (reading A8, `remove`).
+    """The sample with the pruned response tokens taken out of the sequence (reading A8, `remove`).
 
     keep: [|T_i|] bool. The prompt stays, and positions count what is left.
     """
     prompt, response = sample.tokens[: sample.prompt], sample.tokens[sample.prompt :]
     return Sample(sample.number, torch.cat([prompt, response[keep.cpu()]]), sample.prompt)
-
-
-@dataclass(frozen=True)
-class _Segment:
-    """What of sample `row` is packed. source: positions in `ids` that predict; labels: what; factor: of each NLL."""
-
-    row: int
-    ids: Tensor
-    source: Tensor
-    labels: Tensor
-    factor: float
-
-
-def _lay(segments: Sequence[_Segment]) -> Packed:
-    """The segments end to end."""
-    lengths = [len(segment.ids) for segment in segments]
-    starts = [0, *accumulate(lengths[:-1])]
-    return Packed(
-        torch.cat([segment.ids for segment in segments]),
-        torch.cat([torch.arange(length) for length in lengths]),
-        tuple(lengths),
-        torch.cat([segment.source + start for segment, start in zip(segments, starts, strict=True)]),
-        torch.cat([segment.labels for segment in segments]),
-        torch.cat([torch.full(segment.labels.shape, segment.factor, dtype=torch.float32) for segment in segments]),
-        tuple(segment.row for segment in segments),
-        tuple(len(segment.source) for segment in segments),
-    )

@@ -1,6 +1,7 @@
-"""The language-model head in chunks of positions: statistics and loss without [tokens, vocabulary] logits.
+"""The language-model head, applied to a few positions at a time: statistics and loss without logits of all positions.
 
-Never more than one chunk of logits is alive. Statistics are float32 whatever the dtype of the model.
+Logits are the largest tensors of a language model: [positions, vocabulary]. Here only those of CHUNK positions exist at
+a time, and they are overwritten in place. Statistics are float32 whatever the dtype of the model.
 """
 
 import math
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 from qtuning.errors import UserError
 from qtuning.experiment.schema import Scorer
 
-CHUNK = 256  # positions; measured best on CPU for a vocabulary of 49 152, and a 250 MB buffer at 256 000
+CHUNK = 256  # positions; the fastest on a CPU with 49,152 words, and a buffer of 250 MB with 256,000
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Head:
     softcap: float | None = None
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[n, H] -> [n, V] float32, in a buffer the caller may overwrite."""
+        """[n, H] -> [n, V] float32, which the caller may overwrite."""
         z = (hidden.to(self.weight.dtype) @ self.weight.T).float()
         if self.bias is not None:
             z += self.bias.float()
@@ -59,13 +60,13 @@ def statistics(
 ) -> tuple[Tensor, Tensor]:
     """Token NLL and entropy (method.md, Scores), in nats.
 
-    hidden: [M, H] of the predicting positions; labels: [M]. Returns (l, H), each [M] float32:
+    hidden: [M, H] of the predicting positions; labels: [M]. Returns (l, H), each [M] float32, from the logits z:
     l = lse(z) - z_y and H = lse(z) - sum_v p_v z_v.
 
-    impl: `chunked`, both from one softmax of `chunk` positions at a time. `reference`, by their definitions from the
-    float32 logits of all positions at once: many times the memory. `liger`, by Liger-Kernel where it is installed
-    (fused on Hopper GPUs in bfloat16; untested on the machines this was written on, which have no GPU). UserError
-    where Liger cannot be used.
+    impl: `chunked` takes both from one softmax of `chunk` positions at a time. `reference` follows their definitions
+    with the float32 logits of all positions at once, which takes many times the memory. `liger` calls Liger-Kernel
+    (fused on Hopper GPUs in bfloat16; this code was written without a GPU and has not run it). UserError if Liger
+    cannot be used.
     """
     if impl == "reference":
         return _reference(hidden, head, labels)
@@ -81,19 +82,19 @@ def statistics(
 
 @torch.no_grad()
 def statistics_of_logits(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The same from logits. z: [M, V] float32, overwritten; labels: [M]. The maximum is subtracted first."""
-    z -= z.max(dim=-1, keepdim=True).values
+    """The same from logits. z: [M, V] float32, overwritten; labels: [M]."""
+    z -= z.max(dim=-1, keepdim=True).values  # neither statistic changes, and exp cannot overflow
     target = z.gather(1, labels[:, None]).squeeze(1)
-    p = z.exp()
+    p = z.exp()  # not yet divided by its sum: dividing [M] results costs less than dividing [M, V]
     total = p.sum(dim=-1)
-    # p z -> 0 as z -> -inf; 0 * -inf would be NaN (logits masked with -inf)
+    # a logit of -inf (a masked word) has p = 0, but 0 * -inf is NaN; the lowest finite number gives 0
     mean = p.mul_(z.clamp_(min=torch.finfo(z.dtype).min)).sum(dim=-1) / total
     lse = total.log()
     return _bounded(lse - target, lse - mean, z.shape[1])
 
 
 def _bounded(nll: Tensor, entropy: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
-    """Both are >= 0, and H <= ln V, in exact arithmetic; rounding may leave -1e-7."""
+    """Exactly, both are >= 0 and H <= ln V; rounding may leave -1e-7."""
     return nll.clamp_(min=0.0), entropy.clamp_(min=0.0, max=math.log(vocabulary))
 
 
@@ -123,7 +124,12 @@ def _liger(hidden: Tensor, head: Head, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _SummedLoss(torch.autograd.Function):
-    """sum_m w_m l_m and the l_m, with the gradients made chunk by chunk in the forward pass, while the logits exist."""
+    """sum_m w_m l_m and the l_m. The forward pass also makes the gradients, chunk by chunk.
+
+    Autograd would keep the logits of all positions for the backward pass. But the loss is a sum, and its gradient is
+    known up to one factor while the logits of a chunk exist: dz = (softmax(z) - onehot(y)) w. The backward pass only
+    multiplies by the factor that comes down.
+    """
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -140,6 +146,7 @@ class _SummedLoss(torch.autograd.Function):
         head = Head(weight, bias, scale, softcap)
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
+        # float32 sums: in bfloat16 the part of a late chunk could vanish in the sum of those before it
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and need_bias else None
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
@@ -155,6 +162,7 @@ class _SummedLoss(torch.autograd.Function):
             nll = (lse - z.gather(1, target)).squeeze(1)
             losses[part] = nll
             loss += (nll * factors[part]).sum()
+            # from here on z becomes dz, in the same buffer
             z.sub_(lse).exp_()
             z.scatter_add_(1, target, torch.full_like(lse, -1.0))
             z *= factors[part, None] * scale
@@ -182,7 +190,7 @@ class _SummedLoss(torch.autograd.Function):
         grad_hidden, grad_weight, grad_bias = ctx.saved_tensors  # type: ignore[attr-defined]
         weight_dtype, bias_dtype = ctx.dtypes  # type: ignore[attr-defined]
         if grad_hidden is not None:
-            # in float32: rounding 1 / tokens to bfloat16 would scale every gradient by up to 0.4%
+            # float32, because 1 / tokens rounded to bfloat16 would be off by up to 0.4% in every gradient
             grad_hidden = (grad_hidden.float() * grad).to(grad_hidden.dtype)
         if grad_weight is not None:
             grad_weight = grad_weight.mul_(grad).to(weight_dtype)
@@ -194,11 +202,11 @@ class _SummedLoss(torch.autograd.Function):
 def summed_loss(
     hidden: Tensor, head: Head, labels: Tensor, factors: Tensor, chunk: int = CHUNK
 ) -> tuple[Tensor, Tensor]:
-    """sum_m w_m l_m (a sum: the caller divides once, by the global number of kept tokens), and the l_m themselves.
+    """sum_m w_m l_m, and the l_m themselves. The caller divides the sum once, by the global number of kept tokens.
 
-    hidden: [M, H]; labels: [M]; factors: [M] float32. Returns a float32 scalar and the token NLL, [M] float32, without
-    a gradient. The loss is differentiable in hidden and in the head's weight and bias; a frozen head costs no weight
-    gradient.
+    hidden: [M, H]; labels: [M]; factors: w, [M] float32. Returns a float32 scalar and the token NLL, [M] float32,
+    without a gradient. The loss is differentiable in hidden and in the head's weight and bias; a frozen head costs no
+    weight gradient.
     """
     return _SummedLoss.apply(  # type: ignore[no-any-return, no-untyped-call]
         hidden, head.weight, head.bias, labels, factors, head.scale, head.softcap, chunk

@@ -1,4 +1,4 @@
-"""A causal language model as the project uses it: packed tokens in; statistics or one summed loss out."""
+"""A causal language model as the project uses it: packed tokens go in, scores or one summed loss come out."""
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,10 +25,10 @@ def causal_lm_of(model: nn.Module) -> PreTrainedModel:
 
 
 class PackedModel(nn.Module):
-    """Wraps a transformers (or peft-wrapped) causal LM; itself what DDP and FSDP wrap, so that gradients are
-    synchronised and sharded weights are gathered: training and scoring both go through `forward`.
+    """A causal LM of transformers (peft may have wrapped it) whose backbone and head are called apart.
 
-    The backbone and the head are called apart: hidden states of the predicting positions only go through the head.
+    So only the hidden states of the positions that predict go through the head. Training and scoring both go through
+    `forward`, because DDP and FSDP wrap this module: there they synchronise gradients and gather sharded weights.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -38,7 +38,7 @@ class PackedModel(nn.Module):
 
     @contextmanager
     def plain_attention(self) -> Iterator[None]:
-        """Within, the attention is transformers' simplest."""
+        """Within, the model has transformers' simplest attention."""
         self.causal_lm.set_attn_implementation("eager")
         try:
             yield
@@ -56,9 +56,9 @@ class PackedModel(nn.Module):
         return int(self.causal_lm.config.get_text_config().num_hidden_layers)
 
     def collector(self, layer: int | None, prompts: Sequence[int], stop: bool) -> Collector:
-        """A collector for the attention of a layer, numbered from 1 or from -1 backwards; UserError if there is none.
+        """A collector for the attention of a layer; UserError if the model has no such layer.
 
-        prompts, stop: see Collector.
+        layer: from 1, or from -1 backwards. prompts, stop: see Collector.
         """
         choice = f"choose 1 to {self.layers}, or -{self.layers} to -1"
         if layer is None:
@@ -68,10 +68,10 @@ class PackedModel(nn.Module):
         return Collector(layer - 1 if layer > 0 else self.layers + layer, tuple(prompts), stop)
 
     def hidden(self, packed: Packed, collector: Collector | None = None) -> Tensor:
-        """[M, H]: the hidden states that predict `packed.labels`. Raises Collected if the collector stops."""
+        """[M, H]: the hidden states that predict `packed.labels`. Raises Collected if the collector stops it."""
         causal_lm = self.causal_lm
         backbone = getattr(causal_lm, causal_lm.base_model_prefix)
-        # attention_mask None and use_cache False: with a cache or a mask transformers may let samples see each other
+        # neither a mask nor a cache: with either, transformers may let samples see each other
         output = backbone(
             input_ids=packed.input_ids[None],
             position_ids=packed.position_ids[None],
@@ -89,9 +89,9 @@ class PackedModel(nn.Module):
         collector: Collector | None = None,
         impl: Scorer = "chunked",
     ) -> tuple[Tensor, Tensor]:
-        """`loss`: sum_m w_m l_m over the targets, float32 scalar; and the l_m, [M] float32, without a gradient.
+        """`loss`: sum_m w_m l_m over the targets, a float32 scalar, and the l_m, [M] float32, without a gradient.
 
-        `scores`: what `score` returns, which is how to call it.
+        `scores`: token NLL and entropy; call `score`, which switches gradient and dropout off.
         """
         hidden, head = self.hidden(packed, collector), head_of(self.causal_lm)
         if mode == "scores":
@@ -106,10 +106,10 @@ class PackedModel(nn.Module):
         weights: Mapping[str, Tensor] | None = None,
         impl: Scorer = "chunked",
     ) -> tuple[Tensor, Tensor]:
-        """Token NLL and entropy of the targets, each [M] float32, without graph and without dropout.
+        """Token NLL and entropy of the targets, each [M] float32, without gradient and without dropout.
 
-        collector: one that does not stop; it is filled on the way. weights: to use in place of parameters of these
-        names (`half_weights`). impl: of the head, see `statistics`.
+        collector: is filled on the way; it must not stop. weights: stand in for the parameters of these names
+        (`half_weights`). impl: see `statistics`.
         """
         with evaluating(self):
             if weights is None:
@@ -119,7 +119,7 @@ class PackedModel(nn.Module):
 
     @torch.no_grad()
     def attend(self, packed: Packed, collector: Collector) -> None:
-        """Fill a collector, without graph, dropout and head; no layer after its own runs if it stops."""
+        """Fill a collector, without gradient, dropout and head. If it stops, no layer after its own runs."""
         with evaluating(self), suppress(Collected):
             self.hidden(packed, collector)
 
@@ -137,10 +137,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def half_weights(model: PackedModel) -> dict[str, Tensor]:
-    """bfloat16 copies of the weights of all linear layers, the head among them: 2 bytes a weight.
+    """bfloat16 copies of the weights of all linear layers and the head, 2 bytes a weight.
 
-    Scores under autocast to bfloat16 are the same, bit for bit, with these in place of the weights, which autocast
-    would copy in every forward (and the head's in every chunk). A tied embedding stays as it is.
+    Autocast to bfloat16 would make such copies in every forward, and of the head in every chunk. Scores with these
+    copies in place of the weights are the same, bit for bit. A tied embedding stays as it is.
     """
     return {
         f"{name}.weight": module.weight.detach().to(torch.bfloat16)
@@ -149,7 +149,9 @@ def half_weights(model: PackedModel) -> dict[str, Tensor]:
     }
 
 
-PROBED = 16  # predictions compared of each probed sample
+PROBED = 16  # predictions that are compared, for each of two samples
+# (largest, mean) difference in nats that rounding explains, in float32 and otherwise: bfloat16 rounds to 3 digits
+TOLERANCES = {True: (1e-3, 1e-4), False: (0.5, 0.05)}
 
 
 @torch.no_grad()
@@ -195,12 +197,8 @@ def check_packed_forward(model: PackedModel, samples: Sequence[Sample], device: 
     return float(differences.max())
 
 
-# (largest, mean) difference in nats that rounding explains; bfloat16 rounds each layer to 3 digits
-TOLERANCES = {True: (1e-3, 1e-4), False: (0.5, 0.05)}
-
-
 def same_but_for_rounding(differences: Tensor, exact: bool) -> bool:
-    """Whether two ways to compute the same agree. exact: both in float32. False where a difference is NaN."""
+    """Whether two ways to compute one thing agree. exact: both in float32. A NaN is no agreement."""
     most, most_mean = TOLERANCES[exact]
     return float(differences.max()) <= most and float(differences.mean()) <= most_mean
 
