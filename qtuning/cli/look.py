@@ -67,9 +67,9 @@ def plan(
     from qtuning.experiment.names import ResultPaths
     from qtuning.plan.assumptions import read_assumptions
     from qtuning.plan.bill import bill_of
-    from qtuning.plan.check import check
+    from qtuning.plan.check import check_predictions
     from qtuning.plan.effect import effects_of
-    from qtuning.plan.fits import refusals
+    from qtuning.plan.fits import list_too_large
     from qtuning.plan.jobs import Jobs
     from qtuning.plan.machines import find_machine
     from qtuning.plan.print import list_assumptions, plan_json, print_plan
@@ -79,8 +79,8 @@ def plan(
     assumptions = read_assumptions(configs)
     jobs = Jobs(grids, ResultPaths(results), assumptions, data_dir)
     bill = bill_of(jobs, machine, devices, usd_per_gpu_hour)
-    effects, checked = effects_of(grids, results, assumptions), check(jobs, results, machine)
-    too_large, assumed = refusals(jobs, machine), list_assumptions(jobs, machine, assumptions)
+    effects, checked = effects_of(grids, results, assumptions), check_predictions(jobs, results, machine)
+    too_large, assumed = list_too_large(jobs, machine), list_assumptions(jobs, machine, assumptions)
     if as_json:
         print(plan_json(bill, effects, checked, assumed, too_large))
     else:

@@ -1,6 +1,5 @@
-"""How far predictions were off: of finished cells, the same model of cost against what was measured."""
+"""How far predictions were off: what the plan says of finished cells, beside what was measured."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -24,9 +23,9 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Check:
-    """Finished cells against their predictions; None where there are none, or where they ran on another kind of device.
+    """Finished cells against their predictions; None where nothing can be compared.
 
-    elsewhere: how many finished trainings ran on a device that has no prediction here.
+    elsewhere: how many finished trainings ran on a kind of device that has no prediction here.
     """
 
     flops: Ratio | None
@@ -36,63 +35,64 @@ class Check:
     elsewhere: int
 
 
-def check(jobs: Jobs, results: Path, planned: Machine) -> Check:
-    """Compare what finished cells cost (train.json, scores.json) with what the plan would have said.
+def check_predictions(jobs: Jobs, results: Path, planned: Machine) -> Check:
+    """Compare what finished cells took (train.json, scores.json) with what the plan would have said.
 
-    Seconds and memory are compared where a cell ran on the kind of device that is planned for; cells that ran on a CPU
-    otherwise with the prediction for one CPU thread.
+    Seconds and memory are compared with the planned machine where a cell ran on its kind of device, and with one CPU
+    thread where a cell ran on a CPU.
     """
     flops: dict[str, float] = {}
-    seconds: dict[str, float] = {}
+    training_seconds: dict[str, float] = {}
+    evaluation_seconds: dict[str, float] = {}
     memory: dict[str, float] = {}
-    answered: dict[str, float] = {}
     elsewhere = 0
-    for training in jobs.trainings.values():
-        marker = _read(results / "cells" / training.identity / "train.json")
-        if marker is None or marker.get("status") != "done":
+    for name, training in jobs.trainings.items():
+        marker = _read(results / "cells" / name / "train.json")
+        if marker.get("status") != "done":
             continue
         cost = marker["cost"]
-        _compare(flops, training.identity, training.work.flops, cost["flops_total"])
-        machine = _ran_on(str(marker.get("provenance", {}).get("device", "cpu")), planned)
+        flops[name] = _over(training.work.flops, cost["flops_total"])
+        machine = _machine_of(marker.get("provenance", {}), planned)
         if machine is None:
             elsewhere += 1
             continue
-        predicted = training.scoring_seconds(machine) + training.training_seconds(machine)
-        _compare(seconds, training.identity, predicted, cost["seconds_scoring"] + cost["seconds_training"])
+        seconds = training.scoring_seconds(machine) + training.training_seconds(machine)
+        training_seconds[name] = _over(seconds, cost["seconds_scoring"] + cost["seconds_training"])
         # the resident size of a process holds its runtime, too; what torch allocates on a GPU does not
         runtime = machine.reserve if machine.device == "cpu" else 0.0
-        _compare(memory, training.identity, training.memory.total + runtime, cost["peak_memory_bytes"])
-    for (identity, evaluation), job in jobs.evaluations.items():
-        found = _read(results / "cells" / identity / evaluation / "scores.json")
-        if found is None or "seconds" not in found:
-            continue
-        machine = _ran_on(str(found.get("backend", {}).get("device", "cpu")), planned)
-        if machine is not None:
-            predicted = sum(job.seconds(machine).values()) + machine.start_seconds
-            _compare(answered, identity, predicted, found["seconds"])
-    return Check(_ratio(flops), _ratio(seconds), _ratio(answered), _ratio(memory), elsewhere)
+        memory[name] = _over(training.memory.total + runtime, cost["peak_memory_bytes"])
+    for (name, evaluation), job in jobs.evaluations.items():
+        scores = _read(results / "cells" / name / evaluation / "scores.json")
+        machine = _machine_of(scores.get("backend", {}), planned)
+        if "seconds" in scores and machine is not None:
+            seconds = sum(job.seconds(machine).values()) + machine.start_seconds
+            evaluation_seconds[name] = _over(seconds, scores["seconds"])
+    return Check(
+        _ratio(flops), _ratio(training_seconds), _ratio(evaluation_seconds), _ratio(memory), elsewhere
+    )  # fmt: skip
 
 
-def _ran_on(device: str, planned: Machine) -> Machine | None:
-    """The machine that stands for where a cell ran; None for a GPU while the plan is for a CPU."""
-    kind = device.split(":")[0]
+def _machine_of(ran: dict[str, Any], planned: Machine) -> Machine | None:
+    """The machine that stands for the device a job ran on; None for a GPU while the plan is for a CPU."""
+    kind = str(ran.get("device", "cpu")).split(":")[0]
     if kind == planned.device:
         return planned
     return machines()["cpu"] if kind == "cpu" else None
 
 
-def _compare(ratios: dict[str, float], identity: str, predicted: float, measured: float) -> None:
-    if measured > 0:
-        ratios[identity] = predicted / measured
+def _over(predicted: float, measured: float) -> float:
+    """0 where nothing was measured."""
+    return predicted / measured if measured > 0 else 0.0
 
 
 def _ratio(ratios: dict[str, float]) -> Ratio | None:
+    ratios = {name: ratio for name, ratio in ratios.items() if ratio > 0}
     if not ratios:
         return None
-    values: Sequence[float] = list(ratios.values())
-    worst = max(ratios, key=lambda name: max(ratios[name], 1 / ratios[name]) if ratios[name] > 0 else float("inf"))
-    return Ratio(median(values), min(values), max(values), len(values), worst)
+    worst = max(ratios, key=lambda name: max(ratios[name], 1 / ratios[name]))
+    return Ratio(median(ratios.values()), min(ratios.values()), max(ratios.values()), len(ratios), worst)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    return dict(read_json(path)) if path.is_file() else None
+def _read(path: Path) -> dict[str, Any]:
+    """Empty where there is no such file."""
+    return dict(read_json(path)) if path.is_file() else {}

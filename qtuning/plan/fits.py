@@ -12,7 +12,7 @@ SMALLER = (32, 16, 8, 4, 2, 1)
 Remedy = tuple[str, float]  # key and value, and the bytes that the job would need with it
 
 
-def refusals(jobs: Jobs, machine: Machine) -> list[str]:
+def list_too_large(jobs: Jobs, machine: Machine) -> list[str]:
     """One line for each model and way of training or evaluating that needs more than the machine has."""
     too_large: dict[Any, list[Any]] = {}
     for training in jobs.trainings.values():

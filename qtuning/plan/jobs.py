@@ -11,8 +11,8 @@ from qtuning.experiment.schema import Cell, Evaluation, Model, Training
 from qtuning.plan.assumptions import Assumptions
 from qtuning.plan.lengths import Lengths, lengths_of
 from qtuning.plan.machines import Machine
-from qtuning.plan.memory import Memory, evaluation_memory, training_memory
-from qtuning.plan.shapes import BYTES, Shape, shape_of_model
+from qtuning.plan.memory import Memory, evaluation_memory, trained_bytes, training_memory
+from qtuning.plan.shapes import Shape, shape_of_model
 from qtuning.plan.work import BenchmarkWork, TrainingWork, evaluation_work, trained_shape, training_work
 
 
@@ -45,10 +45,8 @@ class TrainingJob:
 
     @property
     def trained_bytes(self) -> int:
-        """Bytes of the weights that are trained. Adapters are float32 whatever the base is."""
-        if self.lora:
-            return self.shape.lora_parameters(self.settings.lora.r) * BYTES["float32"]
-        return self.shape.parameters * BYTES[self.cell.dtype]
+        """Bytes of the weights that are trained."""
+        return trained_bytes(self.shape, self.settings, self.cell.dtype)
 
     def scoring_seconds(self, machine: Machine) -> float:
         """Wall-clock seconds of forwards without gradient."""

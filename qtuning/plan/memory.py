@@ -1,4 +1,4 @@
-"""Peak memory and disk of a cell: weights, gradients, optimizer, activations, logits; what a job leaves behind."""
+"""Peak memory of a training and of an evaluation: weights, gradients, optimizer, activations, logits."""
 
 import math
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ import numpy as np
 
 from qtuning.experiment.needs import FORWARDS, needs_of, schedule_of
 from qtuning.experiment.schema import Cell, Evaluation, Training
-from qtuning.plan.lengths import Lengths
+from qtuning.plan.lengths import Array, Lengths
 from qtuning.plan.shapes import BYTES, Shape
 from qtuning.plan.work import BenchmarkWork
 
@@ -45,6 +45,13 @@ class Memory:
         return self.weights + self.gradients + self.optimizer + self.activations + self.logits
 
 
+def trained_bytes(shape: Shape, training: Training, dtype: str) -> int:
+    """Bytes of the weights that are trained. Adapters are float32, whatever the base is."""
+    if training.tuning == "lora":
+        return shape.lora_parameters(training.lora.r) * BYTES["float32"]
+    return shape.parameters * BYTES[dtype]
+
+
 def saved_bytes(shape: Shape, training: Training, dtype: str) -> float:
     """Bytes that autograd saves for one token in one layer."""
     arithmetic = "autocast" if training.mixed_precision == "bf16" else dtype
@@ -56,62 +63,53 @@ def saved_bytes(shape: Shape, training: Training, dtype: str) -> float:
 
 def training_memory(cell: Cell, shape: Shape, lengths: Lengths) -> Memory:
     """Peak of training a cell, at its largest batch."""
-    assert cell.training is not None and cell.pruning is not None
+    assert cell.training is not None
     training, size = cell.training, BYTES[cell.dtype]
-    lora = training.tuning == "lora"
-    trained = shape.lora_parameters(training.lora.r) if lora else shape.parameters
-    trained_bytes = trained * (4 if lora else size)
-    weights = float(shape.parameters * size + (trained_bytes if lora else 0))
+    lora, trained = training.tuning == "lora", trained_bytes(shape, training, cell.dtype)
+    weights = float(shape.parameters * size + (trained if lora else 0))
     if training.mixed_precision == "bf16" and size == 4:
         weights += 2.0 * shape.matmul  # autocast keeps copies of the matrices during a pass
     copies = 2 if training.processes > 1 else 1  # data-parallel training reduces gradients in buckets
-    scored, trained_tokens = largest_batches(cell, lengths)
+    scored_tokens, trained_tokens = largest_batches(cell, lengths)
     layer = saved_bytes(shape, training, cell.dtype)
     if training.gradient_checkpointing:
         activations = trained_tokens * (shape.layers * shape.hidden * size + layer)
     else:
         activations = trained_tokens * (shape.layers + 1) * layer  # one more: what the backward pass holds at a time
-    # without gradient: what one layer holds, of all candidates
-    activations = max(activations, scored * (3 * shape.intermediate + 6 * shape.hidden) * max(size, 2))
+    activations = max(activations, _forward_bytes(shape, scored_tokens, size))
     logits = CHUNK * shape.vocabulary * 12.0
     if not lora:
-        logits += shape.head * 4.0
-    return Memory(weights, float(copies * trained_bytes), 2.0 * trained_bytes, activations, logits, trained_tokens)
+        logits += shape.head * 4.0  # the head's gradient, summed over chunks
+    return Memory(weights, float(copies * trained), 2.0 * trained, activations, logits, trained_tokens)
 
 
 def largest_batches(cell: Cell, lengths: Lengths) -> tuple[float, float]:
     """(tokens of the largest batch that is scored, of the largest that is trained); 0 where nothing is scored.
 
-    A batch of B samples has B times the mean, and the largest of n about sqrt(2 ln n) standard deviations more, but
-    never more than B of the longest. Under `pool` the kept samples make up full batches again. Under `reuse-graph` a
-    batch is held whole until it is decided, beside what was kept of the earlier ones of its update, under global
-    selection all of them.
+    A batch of B samples has B times the mean, and the largest of n batches about sqrt(2 ln n) standard deviations more,
+    but never more than B of the longest.
     """
     assert cell.training is not None and cell.pruning is not None
     training, pruning, needs = cell.training, cell.pruning, needs_of(cell.pruning)
-    size = training.batch_size
+    size, schedule = training.batch_size, schedule_of(cell.pruning)
     kept = size if needs.by_epoch else max(1, round(pruning.sample_ratio * size))
-    if pruning.selection == "global" and not needs.by_epoch:
+    if pruning.selection == "global":
         kept = size  # the kept of all windows may fall into one batch
-    schedule, whole = schedule_of(pruning), lengths.tokens
     if schedule == "pool":
-        kept = size
+        kept = size  # the kept samples make up full batches again
     elif schedule == "reuse-graph":
+        # a batch is held whole until it is decided, beside what was kept of the earlier ones of its update
         kept = size + (training.accumulation - 1) * kept
-    if pruning.sample_pruner == "longest":
-        longest = np.sort(lengths.tokens)[-max(1, round(pruning.sample_ratio * len(lengths.tokens))) :]
-    else:
-        longest = lengths.tokens
+    trained = lengths.tokens
+    if pruning.sample_pruner == "longest" and (schedule != "reuse-graph" or needs.by_epoch):
+        trained = np.sort(trained)[-max(1, round(pruning.sample_ratio * len(trained))) :]
     batches = max(2.0, training.epochs * lengths.rows / size)
 
-    def largest(count: int, tokens: np.ndarray) -> float:
+    def largest(count: int, tokens: Array) -> float:
         usual = count * tokens.mean() + math.sqrt(2 * math.log(batches) * count) * tokens.std()
         return float(min(usual, count * tokens.max()))
 
-    scores = bool(needs.all & FORWARDS)
-    # where batches hold more than what is kept of them, all lengths are among them
-    trained = largest(kept, whole if schedule == "reuse-graph" and not needs.by_epoch else longest)
-    return (largest(size, whole) if scores else 0.0), trained
+    return (largest(size, lengths.tokens) if needs.all & FORWARDS else 0.0), largest(kept, trained)
 
 
 def evaluation_memory(cell: Cell, evaluation: Evaluation, shape: Shape, work: Iterable[BenchmarkWork]) -> Memory:
@@ -126,5 +124,10 @@ def evaluation_memory(cell: Cell, evaluation: Evaluation, shape: Shape, work: It
         cache = max(cache, asked.batch_size * longest * shape.cache_bytes(evaluation.dtype))
         positions = asked.batch_size * (longest if asked.choices else 1)
         logits = max(logits, positions * shape.vocabulary * 8.0)
-        activations = max(activations, asked.batch_size * longest * (3 * shape.intermediate + 6 * shape.hidden) * size)
+        activations = max(activations, _forward_bytes(shape, asked.batch_size * longest, size))
     return Memory(weights, 0.0, 0.0, cache + activations, logits)
+
+
+def _forward_bytes(shape: Shape, tokens: float, size: int) -> float:
+    """What one layer holds in a forward without gradient, at `size` bytes a number."""
+    return tokens * (3 * shape.intermediate + 6 * shape.hidden) * size

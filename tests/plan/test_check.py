@@ -16,7 +16,7 @@ from qtuning.files import write_json
 from qtuning.model.load import load_model
 from qtuning.model.packed import PackedModel
 from qtuning.plan.assumptions import read_assumptions
-from qtuning.plan.check import check
+from qtuning.plan.check import check_predictions
 from qtuning.plan.jobs import Jobs
 from qtuning.plan.lengths import Lengths
 from qtuning.plan.machines import machines
@@ -75,7 +75,7 @@ def planned(results: Path) -> Jobs:
 def test_finished_cells_are_compared_where_they_ran(tmp_path: Path) -> None:
     jobs = planned(tmp_path)
     cpu, h100 = machines()["cpu"], machines()["h100"]
-    assert check(jobs, tmp_path, cpu).flops is None
+    assert check_predictions(jobs, tmp_path, cpu).flops is None
     here, there, diverged = list(jobs.trainings.values())[:3]
     seconds = here.scoring_seconds(machines()["cpu"]) + here.training_seconds(machines()["cpu"])
     for job, device, factor in ((here, "cpu", 2.0), (there, "cuda:0", 0.5), (diverged, "cpu", 9.0)):
@@ -83,12 +83,12 @@ def test_finished_cells_are_compared_where_they_ran(tmp_path: Path) -> None:
         marker: dict[str, Any] = {"status": "diverged" if job is diverged else "done", "provenance": {"device": device}}
         marker["cost"] = cost | {"peak_memory_bytes": 1e9}
         write_json(tmp_path / "cells" / job.identity / "train.json", marker)
-    found = check(jobs, tmp_path, cpu)
+    found = check_predictions(jobs, tmp_path, cpu)
     assert found.flops is not None and found.training_seconds is not None
     assert (found.flops.low, found.flops.high, found.flops.cells) == (0.5, 2.0, 2)
     assert found.flops.median == 1.25
     assert (found.training_seconds.median, found.training_seconds.cells, found.elsewhere) == (0.25, 1, 1)
-    both = check(jobs, tmp_path, h100)
+    both = check_predictions(jobs, tmp_path, h100)
     assert both.elsewhere == 0 and both.training_seconds is not None and both.training_seconds.cells == 2
     assert both.training_seconds.high == pytest.approx(0.25)  # what ran on the CPU is compared with the CPU
     # of a process all that is resident was measured, of a GPU what torch allocates there

@@ -22,7 +22,7 @@ from qtuning.files import write_json
 from qtuning.plan.assumptions import read_assumptions
 from qtuning.plan.bill import Bill, bill_of
 from qtuning.plan.effect import effects_of
-from qtuning.plan.fits import refusals
+from qtuning.plan.fits import list_too_large
 from qtuning.plan.jobs import Jobs
 from qtuning.plan.machines import machines
 
@@ -111,15 +111,15 @@ def test_what_cannot_fit_is_refused_with_the_key_that_helps(
     configs: Path, experiment: Callable[..., Path], tmp_path: Path
 ) -> None:
     experiment("huge", training={"tuning": "full", "dtype": "float32"}, methods=["full"], models=["mistral-7b"])
-    line, *others = refusals(jobs(configs, tmp_path, "huge"), machines()["h100"])
+    line, *others = list_too_large(jobs(configs, tmp_path, "huge"), machines()["h100"])
     assert not others
     assert "huge: training mistral-7b-wizardlm-full-" in line and "NVIDIA H100 SXM, 80 GB has" in line
     assert "training.tuning: lora" in line or "training.tuning: lora with gradient_checkpointing" in line
     need = int(line.split(" needs ")[1].split(" GiB")[0])
     assert need > 7.2 * 16 / 1.074  # 16 bytes a parameter
     experiment("fits", methods=["full"], models=["smollm2-135m"])
-    assert not refusals(jobs(configs, tmp_path, "fits"), machines()["h100"])
-    small = refusals(jobs(configs, tmp_path, "huge"), machines()["4090"])
+    assert not list_too_large(jobs(configs, tmp_path, "fits"), machines()["h100"])
+    small = list_too_large(jobs(configs, tmp_path, "huge"), machines()["4090"])
     assert any("evaluating" in line and "evaluation.dtype: bfloat16" in line for line in small)
 
 
