@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qtuning.data.rows import Reason
-from qtuning.data.sources import MINI_WORLD, SUFFIXES, Row, locate, read_file, read_rows
+from qtuning.data.rows import Reason, Row
+from qtuning.data.sources import MINI_WORLD, SUFFIXES, locate, read_file, read_rows
 from qtuning.errors import UserError
 from qtuning.experiment.schema import FileSource, HubSource, TrainSet
 

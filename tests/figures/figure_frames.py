@@ -167,7 +167,10 @@ def steps(cell: str, updates: int = 640, bins: int = 64, quadrants: bool = True,
             "response_tokens": [320.0] * bins,
             "loss": 3 * np.exp(-4 * done) + 0.4 + rng.normal(0, 0.05, bins),
             "grad_norm": [1.0] * bins,
-            **{name: (np.broadcast_to(value, bins) if quadrants else nothing) for name, value in known.items()},
+            **{
+                name: (np.broadcast_to(np.asarray(value), bins) if quadrants else nothing)
+                for name, value in known.items()
+            },
         },
         schema_overrides={"update": pl.Int32, "epoch": pl.Int32} | dict.fromkeys(known, pl.Float64),
     )

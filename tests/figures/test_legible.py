@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 from figure_frames import cell_rows, grid, planted, points_of, table
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -42,7 +43,7 @@ def check(drawing: Drawing) -> None:
         for text in figure.findobj(Text):
             if not text.get_text().strip() or not text.get_visible():
                 continue
-            assert text.get_fontsize() >= 7, text.get_text()
+            assert float(text.get_fontsize()) >= 7, text.get_text()
         for axes in figure.axes:
             inside(figure, axes, renderer)
             for axis in (axes.xaxis, axes.yaxis):
@@ -57,14 +58,14 @@ def check(drawing: Drawing) -> None:
             assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1, "the legend leaves the sheet"
 
 
-def within(axes: Axes, text: Text, renderer: object) -> bool:
+def within(axes: Axes, text: Text, renderer: RendererBase) -> bool:
     """Whether a tick label belongs to a tick that is shown (matplotlib keeps some outside the limits)."""
     box, frame = text.get_window_extent(renderer), axes.get_window_extent(renderer)
     x, y = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
     return (frame.x0 - 2 <= x <= frame.x1 + 2) or (frame.y0 - 2 <= y <= frame.y1 + 2)
 
 
-def inside(figure: Figure, axes: Axes, renderer: object) -> None:
+def inside(figure: Figure, axes: Axes, renderer: RendererBase) -> None:
     texts = [axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label, *axes.texts]  # type: ignore[attr-defined]
     for text in texts:
         if text.get_text().strip():
@@ -75,7 +76,7 @@ def inside(figure: Figure, axes: Axes, renderer: object) -> None:
             )
 
 
-def apart(labels: list[Text], renderer: object) -> None:
+def apart(labels: list[Text], renderer: RendererBase) -> None:
     boxes = [label.get_window_extent(renderer) for label in labels if not label.get_rotation()]
     for one, other in pairwise(boxes):
         across = min(one.x1, other.x1) - max(one.x0, other.x0)

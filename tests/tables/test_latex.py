@@ -42,7 +42,7 @@ def page(rows: int = 3, groups: tuple[str, ...] = ("A_1", "B&2"), blocks: int = 
         *(Column(name, group) for group in groups for name in ("ARC-E", "ARC-C", "Avg")),
     )
     score = Parts("36.47", " ± 0.52", " ↑1.2", " †‡", best=True)
-    fields = (NASTY, *([score, Parts("–¹²"), Parts("1.00")] * len(groups)))
+    fields: tuple[str | Parts, ...] = (NASTY, *([score, Parts("–¹²"), Parts("1.00")] * len(groups)))
     table = Table(
         "scores",
         "",

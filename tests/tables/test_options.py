@@ -40,7 +40,8 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def line(method: str, training: str = "", **options: Any) -> Line:
     """The line of a configured method, with all the options that the store has of it."""
-    found = make_pruning(MethodEntry(method=method, options=options), Ratios(sample_ratio=0.25, token_ratio=0.5))
+    given = {name.rstrip("_"): value for name, value in options.items()}  # `lambda` is a word of Python's
+    found = make_pruning(MethodEntry(method=method, options=given), Ratios(sample_ratio=0.25, token_ratio=0.5))
     readings = {name: getattr(found, name) for name in Readings.model_fields}
     return stored(
         method,
@@ -72,7 +73,7 @@ def test_defaults_of_plugins_are_not_shown() -> None:
     plain = line(f"{MODULE}:keep_hard+random")
     assert json.loads(plain.options)["sample"]["share"] == 0.5, "the store has it"
     assert (pruner_labels(plain), plain.variant) == (("keep_hard", "random"), "")
-    assert pruner_labels(line(f"{MODULE}:keep_hard+random", **{"lambda": 3})) == ("keep_hard (lambda=3)", "random")
+    assert pruner_labels(line(f"{MODULE}:keep_hard+random", lambda_=3)) == ("keep_hard (lambda=3)", "random")
 
 
 def test_all_options_of_a_plugin_that_cannot_be_loaded_are_shown() -> None:
@@ -87,7 +88,7 @@ def test_all_options_of_a_plugin_that_cannot_be_loaded_are_shown() -> None:
 
 
 def test_where_rows_of_a_method_set_an_option_all_name_it() -> None:
-    lines = [line("q-tuning", **{"lambda": weight}) for weight in (0.0, 0.5, 0.7)] + [line("random+random")]
+    lines = [line("q-tuning", lambda_=weight) for weight in (0.0, 0.5, 0.7)] + [line("random+random")]
     ordered = in_table_order(lines, ["mini"])
     assert [method_label(found) for found in ordered] == [
         "random + random",
@@ -115,6 +116,6 @@ def test_a_method_with_many_options_is_named_by_what_differs() -> None:
 
 
 def test_a_row_without_the_option_has_nothing_to_name(module: Path) -> None:
-    old = {"sample": {}, "token": {}, "method": {}}
+    old: dict[str, Any] = {"sample": {}, "token": {}, "method": {}}
     lines = [stored("q-tuning", "q-tuning", "q-tuning", old | {"token": token}) for token in ({}, {"lambda": 0.3})]
     assert [method_label(found) for found in in_table_order(lines, ["mini"])] == ["Q-Tuning", "Q-Tuning (lambda=0.3)"]
