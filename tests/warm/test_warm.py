@@ -99,9 +99,9 @@ def test_a_warm_job_makes_the_same_bytes_and_its_deaths_lose_nothing(
     assert "as asked; the same command goes on from here" in printed
 
     # a client that dies without a word takes its job with it
-    with subprocess.Popen(train(paths, cell), env=warm, stderr=subprocess.DEVNULL) as job:
+    with subprocess.Popen(train(paths, cell), env=warm, stderr=subprocess.DEVNULL) as killed:
         wait_until(lambda: server.children(), "a job")
-        job.kill()
+        killed.kill()
     wait_until(lambda: not server.children(), "the end of the job")
 
     # and so does a server; the next command starts another
@@ -162,7 +162,7 @@ def test_another_environment_is_another_server(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_folder_of_others_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(client.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     folder = client.address().parent
     folder.chmod(0o777)
     with pytest.raises(PermissionError, match="must be ours alone"):
