@@ -1,7 +1,4 @@
-"""What pruning decided: which samples an epoch holds (`Progress`), what is trained of a batch (`Verdicts`, `Decision`).
-
-`agreement` says how far two decisions on one batch are the same.
-"""
+"""What pruning decided: which samples an epoch holds (`Progress`), and what of a batch is trained (`Decision`)."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,19 +17,19 @@ from qtuning.train.reuse import Graphs
 from qtuning.train.windows import UpdateWindow
 
 EPOCH_TENSORS = ("drawn", "weights", "ppl", "ent")
-"""Fields of Progress that lie in a checkpoint, as `pruner.NAME`."""
+"""Fields of Progress that a checkpoint holds, as `pruner.NAME`."""
 
 PREFIX = "pool."
-"""Of the names under which the verdicts on a pool lie in a checkpoint."""
+"""Prefix of the names that the columns of a pool have in a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What was decided of n samples with N response tokens, a tensor a column. Tokens lie end to end.
+    """The decisions on n samples with N response tokens, as columns: one value a sample, or one a token, end to end.
 
     role, quadrant: [n] int8; supplement: [n] bool (pruners/base.py, SampleSelection). tokens: [N] bool, the tokens with
     a loss. sizes: [n] int64, tokens that each sample puts through the model in training, 0 if it is not trained.
-    ppl, ent: [n] float64, the scores they were decided by, or None. weights: [n] float64, factors of the samples'
+    ppl, ent: [n] float64, the scores behind the decisions, or None. weights: [n] float64, factors of the samples'
     losses, or None for 1.
     """
 
@@ -51,7 +48,7 @@ class Verdicts:
         return self.role != DROPPED
 
     def of(self, rows: Sequence[int], lengths: Sequence[int]) -> "Verdicts":
-        """Those on some of the samples. lengths: the response tokens of all n."""
+        """The verdicts on some of the samples. lengths: how many response tokens each of the n samples has."""
         chosen, masks = torch.tensor(rows, dtype=torch.int64), self.tokens.split(list(lengths))
         columns: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         part: dict[str, Any] = {
@@ -83,9 +80,9 @@ class Verdicts:
 class Decision:
     """One pruned batch, ready to be trained.
 
-    kept: the tokens to train, packed; None if there are none. graphs: of the forward that scored the kept samples, if
-    they are trained through it (reuse.py). asked_samples, asked_tokens: what the budget asked for. log: numbers of the
-    sample pruner for the metrics. losses: row -> mean NLL of the sample's trained tokens, filled in by training.
+    kept: the tokens to train, packed; None if there are none. graphs: set if the batch is trained through the forward
+    that scored it (reuse.py). asked_samples, asked_tokens: what the budget asked for. log: numbers of the sample pruner
+    for the metrics. losses: row -> mean NLL of the sample's trained tokens; training fills it in.
     """
 
     samples: Sequence[Sample]
@@ -125,9 +122,9 @@ class Progress:
     """Where training is: the next update, and what the current epoch holds.
 
     drawn: positions of the epoch's samples in the train set, ascending; None before the epoch is drawn. weights: [n]
-    factors of all samples' losses in this epoch, or None for 1. ppl, ent: [n] scores that the epoch was drawn by, or
-    None. log: what the sample pruner said of the draw. pool: the verdicts on the pool that the next update belongs to,
-    if an earlier update began it (schedule `pool`).
+    factors of all samples' losses in this epoch, or None for 1. ppl, ent: [n] scores by which the epoch was drawn, or
+    None. log: numbers of the sample pruner on the draw. pool: under the schedule `pool`, the verdicts on the pool that
+    the next update belongs to, if an earlier update began it.
     """
 
     update: int = 0
@@ -141,7 +138,7 @@ class Progress:
     pool: Verdicts | None = None
 
     def advance(self, window: UpdateWindow) -> None:
-        """The update of `window` is made."""
+        """Move on after the update of `window`."""
         self.update, self.index = window.update + 1, window.index + 1
         if window.last:
             self.pool = None
@@ -161,7 +158,7 @@ class Progress:
         ]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Those that are not None, for a checkpoint."""
+        """The tensors that are not None, for a checkpoint."""
         found = {f"pruner.{name}": getattr(self, name) for name in EPOCH_TENSORS}
         found |= {} if self.pool is None else self.pool.tensors()
         return {name: tensor for name, tensor in found.items() if tensor is not None}

@@ -79,7 +79,7 @@ class Mirror:
 
     @contextmanager
     def _ending_on_failure(self) -> Iterator[None]:
-        """Whatever wandb raises, SystemExit included, is told in one line and ends the mirror."""
+        """Tell in one line whatever wandb raises, SystemExit included, and send nothing more."""
         try:
             yield
         except (Exception, SystemExit) as error:
@@ -109,7 +109,8 @@ def _logged_in() -> bool:
     """Whether wandb finds credentials (environment, settings, .netrc). Asks nobody: no prompt, no network."""
     import wandb
 
-    wandb.setup(settings=wandb.Settings(silent=True))  # a login does not heed the settings of a run
+    # a login heeds these settings and not those of a run; it says False offline, whatever credentials there are
+    wandb.setup(settings=wandb.Settings(silent=True, mode="online"))
     return wandb.login(prompt=False, verify=False)
 
 

@@ -225,6 +225,9 @@ class TestMode:
         assert resolved() == "offline"
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         assert resolved() == "online"
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        wandb.teardown()
+        assert tracking._logged_in(), "for who asks for `online` in spite of WANDB_MODE"
 
 
 class TestReplay:
