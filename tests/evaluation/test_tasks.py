@@ -9,7 +9,7 @@ import datasets
 import pytest
 
 from qtuning.errors import UserError
-from qtuning.evaluation import tasks as suite
+from qtuning.evaluation.tasks import load_tasks, max_new_tokens
 from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.schema import Evaluation
 
@@ -24,7 +24,7 @@ def prompts(task: Any, limit: int = 1) -> list[str]:
 
 
 def test_prompts(data_dir: Path) -> None:
-    tasks = suite.load_tasks(local(fewshot=0), data_dir)
+    tasks = load_tasks(local(fewshot=0), data_dir)
     assert prompts(tasks["arc_easy"])[0] == "Question: Which of these is number 0?\nAnswer:"
     assert prompts(tasks["gsm8k"])[0] == "Question: Ann has 0 plums and gets 1,000 more. How many?\nAnswer:"
     assert prompts(tasks["squad"])[0] == (
@@ -35,7 +35,7 @@ def test_prompts(data_dir: Path) -> None:
 
 
 def test_examples_come_from_the_training_split(data_dir: Path) -> None:
-    tasks = suite.load_tasks(local(fewshot=2), data_dir)
+    tasks = load_tasks(local(fewshot=2), data_dir)
     gold = {
         "arc_easy": "Answer: thing",
         "arc_challenge": "Answer: thing",
@@ -51,7 +51,7 @@ def test_examples_come_from_the_training_split(data_dir: Path) -> None:
 
 
 def test_own_numbers_of_examples(data_dir: Path) -> None:
-    tasks = suite.load_tasks(local(), data_dir)
+    tasks = load_tasks(local(), data_dir)
     shown = {benchmark: prompts(task)[0].count("Question:") - 1 for benchmark, task in tasks.items()}
     assert shown == {"arc_easy": 0, "arc_challenge": 0, "gsm8k": 5, "squad": 0, "triviaqa": 0, "math": 0}
 
@@ -61,7 +61,7 @@ def test_definitions_of_arc_and_gsm8k_are_those_of_lm_eval(data_dir: Path) -> No
     from lm_eval.tasks._yaml_loader import load_yaml
 
     folder = Path(builtin.__file__).parent
-    tasks = suite.load_tasks(local("arc_challenge", "arc_easy", "gsm8k"), data_dir)
+    tasks = load_tasks(local("arc_challenge", "arc_easy", "gsm8k"), data_dir)
     for benchmark, file in (("arc_easy", "arc"), ("arc_challenge", "arc"), ("gsm8k", "gsm8k")):
         original = load_yaml(folder / file / f"{benchmark}.yaml", resolve_func=True)
         assert original.get("num_fewshot", 0) == BENCHMARKS[benchmark].fewshot
@@ -76,8 +76,8 @@ def test_definitions_of_arc_and_gsm8k_are_those_of_lm_eval(data_dir: Path) -> No
 
 def test_lengths_of_generations(data_dir: Path) -> None:
     def lengths(**options: Any) -> list[int | None]:
-        tasks = suite.load_tasks(local("arc_easy", "gsm8k", "squad", "triviaqa", "math", **options), data_dir)
-        return [suite.max_new_tokens(task) for task in tasks.values()]
+        tasks = load_tasks(local("arc_easy", "gsm8k", "squad", "triviaqa", "math", **options), data_dir)
+        return [max_new_tokens(task) for task in tasks.values()]
 
     assert lengths() == [None, 256, 64, 32, 512]
     assert lengths(max_length=200) == [None, 100, 64, 32, 100]
@@ -87,28 +87,28 @@ def test_lengths_of_generations(data_dir: Path) -> None:
 
 
 def test_order_is_that_of_the_configuration(data_dir: Path) -> None:
-    assert list(suite.load_tasks(local("math", "arc_easy", "squad"), data_dir)) == ["math", "arc_easy", "squad"]
+    assert list(load_tasks(local("math", "arc_easy", "squad"), data_dir)) == ["math", "arc_easy", "squad"]
 
 
 def test_training_split_is_needed_for_examples_only(data_dir: Path) -> None:
     for path in data_dir.glob("*/train.jsonl.gz"):
         path.unlink()
-    suite.load_tasks(local(fewshot=0), data_dir)
+    load_tasks(local(fewshot=0), data_dir)
     with pytest.raises(UserError, match=r"gsm8k/train\.jsonl\.gz: no such file"):
-        suite.load_tasks(local("gsm8k"), data_dir)
+        load_tasks(local("gsm8k"), data_dir)
     samples.write_records(data_dir, "gsm8k", "train", samples.gsm8k(3))
     with pytest.raises(UserError, match=r"3 records, but prompts show 5 examples; lower evaluation\.fewshot"):
-        suite.load_tasks(local("gsm8k"), data_dir)
+        load_tasks(local("gsm8k"), data_dir)
 
 
 def test_changed_file_is_noticed_and_no_cache_is_filled(data_dir: Path) -> None:
     path = data_dir / "triviaqa" / "validation.jsonl.gz"
     times = path.stat()
     cached = sorted(Path(datasets.config.HF_DATASETS_CACHE).rglob("*"))
-    first = prompts(suite.load_tasks(local("triviaqa"), data_dir)["triviaqa"])
+    first = prompts(load_tasks(local("triviaqa"), data_dir)["triviaqa"])
     samples.write_records(data_dir, "triviaqa", "validation", samples.triviaqa(6, offset=7))
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    second = prompts(suite.load_tasks(local("triviaqa"), data_dir)["triviaqa"])
+    second = prompts(load_tasks(local("triviaqa"), data_dir)["triviaqa"])
     assert (first, second) == (["Question: Who wrote book 0?\nAnswer:"], ["Question: Who wrote book 7?\nAnswer:"])
     assert sorted(Path(datasets.config.HF_DATASETS_CACHE).rglob("*")) == cached
 
@@ -141,7 +141,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
 
 
 def test_hub_definitions_ask_for_the_right_data_sets(hub: list[tuple[str, str | None]]) -> None:
-    tasks = suite.load_tasks(Evaluation(benchmarks=tuple(BENCHMARKS), source="hub"), None)
+    tasks = load_tasks(Evaluation(benchmarks=tuple(BENCHMARKS), source="hub"), None)
     assert {(path, name) for path, name in hub if path != "EleutherAI/hendrycks_math"} == {
         ("allenai/ai2_arc", "ARC-Easy"),
         ("allenai/ai2_arc", "ARC-Challenge"),
@@ -163,7 +163,7 @@ def test_unreachable_hub(benchmark: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(UserError) as error:
-        suite.load_tasks(Evaluation(benchmarks=(benchmark,), source="hub"), None)
+        load_tasks(Evaluation(benchmarks=(benchmark,), source="hub"), None)
     message = str(error.value)
     assert BENCHMARKS[benchmark].hub_id in message
     assert "Couldn't reach it" in message
@@ -176,4 +176,4 @@ def test_offline_hub_without_a_cached_copy(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="rajpurkar/squad cannot be had from the Hugging Face hub"):
-        suite.load_tasks(Evaluation(benchmarks=("squad",), source="hub"), None)
+        load_tasks(Evaluation(benchmarks=("squad",), source="hub"), None)
