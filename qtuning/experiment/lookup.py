@@ -51,7 +51,7 @@ def kinds_of(name: str) -> list[PrunerKind]:
     return kinds
 
 
-def bind(info: PrunerInfo, options: Mapping[str, object], kind: PrunerKind) -> Callable[..., Any]:
+def bind_options(info: PrunerInfo, options: Mapping[str, object], kind: PrunerKind) -> Callable[..., Any]:
     """The pruner with its options: called with the arguments that PARAMETERS lists for its kind.
 
     A function gets the options as keyword arguments, a class gets them when it is made. They are called as the fields
@@ -65,10 +65,12 @@ def bind(info: PrunerInfo, options: Mapping[str, object], kind: PrunerKind) -> C
     try:
         return cast(Callable[..., Any], found(**values))
     except Exception as error:
-        raise UserError(f"{kind} pruner {info.name}: cannot be made with these options: {reason(error)}") from None
+        raise UserError(
+            f"{kind} pruner {info.name}: cannot be made with these options: {describe_error(error)}"
+        ) from None
 
 
-def reason(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """What was raised, and on which line of the user's code: `ValueError: no such thing (my_pruners.py, line 7)`."""
     ours = str(Path(__file__).parents[1])
     others = ("<frozen", f"{os.sep}importlib{os.sep}", "site-packages", ours)
@@ -125,7 +127,7 @@ def _load(place: str) -> Any:
     try:
         module = importlib.import_module(name)
     except (Exception, SystemExit) as error:
-        raise UserError(f"pruner {place}: {name} cannot be imported: {reason(error)}") from None
+        raise UserError(f"pruner {place}: {name} cannot be imported: {describe_error(error)}") from None
     try:
         return attrgetter(attribute)(module)
     except AttributeError:
@@ -182,7 +184,7 @@ def _field(parameter: inspect.Parameter, found: Callable[..., Any], place: str) 
     except ValidationError as error:
         raise UserError("\n".join(explain(error, f"pruner {place}: default of option", NoOptions))) from None
     except (PydanticUserError, NameError, ValueError) as error:
-        raise UserError(f"{where}: its type is none that a configuration can hold: {reason(error)}") from None
+        raise UserError(f"{where}: its type is none that a configuration can hold: {describe_error(error)}") from None
     return field
 
 

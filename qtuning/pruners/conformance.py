@@ -23,7 +23,7 @@ from rich.table import Table
 from torch import Tensor
 
 from qtuning.errors import UserError
-from qtuning.experiment.lookup import BUILT_IN, bind, find_pruner, kinds_of, reason
+from qtuning.experiment.lookup import BUILT_IN, bind_options, describe_error, find_pruner, kinds_of
 from qtuning.experiment.registry import PrunerInfo, PrunerKind
 from qtuning.pruners.method import check_samples, check_tokens
 from qtuning.pruners.specimens import (
@@ -57,7 +57,7 @@ class Subject:
 
     def made(self) -> Callable[[Specimen], Answer]:
         """One instance, which answers specimens. Its answers must be usable (method.py), else UserError."""
-        decide = bind(self.info, self.options, self.kind)
+        decide = bind_options(self.info, self.options, self.kind)
 
         def answer(case: Specimen) -> Answer:
             if self.kind == "token":
@@ -119,7 +119,7 @@ def _outcome(name: str, rule: Callable[[Subject], str], subject: Subject) -> Out
 
 
 def _finding(error: BaseException) -> str:
-    return str(error) if isinstance(error, _Broken | UserError) else reason(error)
+    return str(error) if isinstance(error, _Broken | UserError) else describe_error(error)
 
 
 def _budget(subject: Subject) -> str:
@@ -309,7 +309,7 @@ def run_checks(names: Sequence[str], kind: str | None, options: Sequence[str]) -
     if not names:
         subjects = [Subject(info, known) for known in kinds for info in BUILT_IN[known].values()]
     for subject in subjects:
-        bind(subject.info, subject.options, subject.kind)  # wrong options are the caller's, not the pruner's
+        bind_options(subject.info, subject.options, subject.kind)  # wrong options are the caller's, not the pruner's
     results = check_pruners(subjects)
     console = Console()
     if len(subjects) > 2:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qtuning.errors import UserError
-from qtuning.experiment.lookup import bind, find_pruner
+from qtuning.experiment.lookup import bind_options, find_pruner
 from qtuning.experiment.needs import Needs, needs_of
 from qtuning.experiment.registry import SAMPLE_PRUNERS, PrunerInfo
 from qtuning.experiment.schema import Pruning
@@ -212,6 +212,6 @@ def method_of(pruning: Pruning) -> Method:
         needs_of(pruning),
         sample,
         token,
-        cast(SamplePruner, bind(sample, pruning.sample_options, "sample")),
-        cast(TokenPruner, bind(token, pruning.token_options, "token")),
+        cast(SamplePruner, bind_options(sample, pruning.sample_options, "sample")),
+        cast(TokenPruner, bind_options(token, pruning.token_options, "token")),
     )

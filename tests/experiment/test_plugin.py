@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from qtuning.errors import UserError
-from qtuning.experiment.lookup import bind, find_pruner, kinds_of
+from qtuning.experiment.lookup import bind_options, find_pruner, kinds_of
 from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS
 from qtuning.pruners.base import (
     Budget,
@@ -86,7 +86,7 @@ def test_file_beside_the_user(file: File) -> None:
     assert (info.name, info.function, info.label) == (name, name, "plain")
     assert (info.scope, info.needs, info.budget) == ("batch", {"scores"}, "asked")
     assert find_pruner(name, "sample") is info and kinds_of(name) == ["sample"]
-    assert bind(info, {}, "sample")(BATCH, BUDGET, generator(0)).kept.tolist() == [False, True, False, True]
+    assert bind_options(info, {}, "sample")(BATCH, BUDGET, generator(0)).kept.tolist() == [False, True, False, True]
 
 
 def test_file_beside_the_user_is_found_by_console_scripts(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_scope_needs_and_options(file: File) -> None:
     info = find_pruner(f"{module}:keep", "sample")
     assert (info.scope, info.needs) == ("epoch", {"losses", "scores"})
     assert info.options().model_dump(by_alias=True) == {"share": 0.5, "lambda": 2, "side": "low"}
-    log = bind(info, {"lambda": 3, "side": "high"}, "sample")(BATCH, BUDGET, generator(0)).log
+    log = bind_options(info, {"lambda": 3, "side": "high"}, "sample")(BATCH, BUDGET, generator(0)).log
     assert log == {"share": 0.5, "lambda_": 3, "side": 1.0}
     for options, message in (
         ({"share": 1.5}, "options: share = 1.5: input should be less than or equal to 1"),
@@ -120,7 +120,7 @@ def test_scope_needs_and_options(file: File) -> None:
         ({"side": "left"}, "options: side = 'left': input should be 'low' or 'high'"),
     ):
         with pytest.raises(UserError, match="keep") as error:
-            bind(info, options, "sample")
+            bind_options(info, options, "sample")
         assert message in str(error.value)
 
 
@@ -149,7 +149,7 @@ def test_class_is_made_with_its_options_and_called_without(file: File, future: b
         ({}, [1, 1, 0, 0, 0, 0, 0, 0]),
         ({"first": False, "at_most": 3}, [0, 0, 1, 0, 1, 1, 0, 0]),
     ):
-        assert bind(info, options, "token")(BATCH, selection, BUDGET, generator(0)).int().tolist() == expected
+        assert bind_options(info, options, "token")(BATCH, selection, BUDGET, generator(0)).int().tolist() == expected
     assert list(find_pruner(f"{module}:annotated", "sample").options.model_fields) == ["share"]
 
 
@@ -248,9 +248,9 @@ def test_class_that_refuses_its_options(file: File) -> None:
                 return keep_first(candidates.numbers, budget.samples)
     """)
     info = find_pruner(f"{module}:Picky", "sample")
-    assert bind(info, {"high": 2}, "sample")
+    assert bind_options(info, {"high": 2}, "sample")
     with pytest.raises(UserError, match=r"cannot be made .*: ValueError: low is above high \(user_.*line"):
-        bind(info, {"low": 2}, "sample")
+        bind_options(info, {"low": 2}, "sample")
 
 
 def test_declaration_leaves_the_function_as_it_is() -> None:
@@ -266,4 +266,4 @@ def test_options_survive_json() -> None:
     written = json.loads(
         json.dumps(info.options.model_validate({"anneal": 0.5}).model_dump(mode="json", by_alias=True))
     )
-    assert bind(info, written, "sample").keywords == {"prune_at_most": 0.75, "anneal": 0.5}  # type: ignore[attr-defined]
+    assert bind_options(info, written, "sample").keywords == {"prune_at_most": 0.75, "anneal": 0.5}  # type: ignore[attr-defined]
