@@ -160,6 +160,8 @@ def test_scale_and_unknown_settings(make_scores: Callable[..., pl.DataFrame]) ->
     assert verdicts(beside(unknown, rows)) == [
         ("not comparable", "setting unknown: how many samples it was trained on")
     ]
+    ((status, reason),) = verdicts(beside(make_scores().with_columns(evaluation_config=pl.lit("{}")), rows))
+    assert (status, reason[:23]) == ("not comparable", "setting unknown: source")
 
 
 def test_other_readings_are_not_the_published_method(make_scores: Callable[..., pl.DataFrame]) -> None:
