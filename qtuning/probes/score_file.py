@@ -25,8 +25,7 @@ from qtuning.files import exclusive, read_json
 from qtuning.model.load import MARKER, make_ready, model_path
 from qtuning.pruners.base import DROPPED, Budget, Candidates
 from qtuning.pruners.q_tuning import triage
-from qtuning.scoring import plane
-from qtuning.scoring.plane import Thresholds
+from qtuning.scoring.plane import Plane, Thresholds
 from qtuning.scoring.scores import BatchScores, NonFinite
 from qtuning.train.candidates import load_for_scoring, score_all
 from qtuning.train.seeding import generator
@@ -106,17 +105,18 @@ def _triage(scores: BatchScores, samples: list[Sample], sample_ratio: float) -> 
     )
     budget = Budget.of(sample_ratio, 1.0, len(samples), int(scores.lengths.sum()))
     selection = triage(candidates, budget, generator(0, "plane"))
+    on_plane = Plane(scores.ppl, scores.ent)
     columns = {
         "response_tokens": scores.lengths,
         "ppl": scores.ppl,
         "entropy": scores.ent,
-        "quadrant": plane.quadrants(scores.ppl, scores.ent, 0.5),
+        "quadrant": on_plane.quadrants(0.5),
         "quadrant_thresholds": selection.quadrant,
         "kept": selection.role != DROPPED,
         "supplement": selection.supplement,
     }
-    found = plane.find_thresholds(scores.ppl, scores.ent, sample_ratio)
-    return {name: pl.Series(name, values.numpy()) for name, values in columns.items()}, found
+    series = {name: pl.Series(name, values.numpy()) for name, values in columns.items()}
+    return series, on_plane.search(sample_ratio)
 
 
 def print_plane(found: ScoredFile, sample_ratio: float, console: Console) -> None:

@@ -1,6 +1,6 @@
-"""The Error-Uncertainty plane: PPL, Ent -> quadrants (method.md, Stage 1). No model, no I/O.
+"""The Error-Uncertainty plane: from PPL and Ent to quadrants (method.md, Stage 1).
 
-All functions take [B] float64 tensors of one selection batch.
+Everything here works on one selection batch of B samples: [B] float64 tensors of PPL_i and Ent_i.
 """
 
 from collections.abc import Sequence
@@ -33,10 +33,11 @@ _NUMBERS: dict[Naming, np.ndarray] = {naming: _numbers(naming) for naming in QUA
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Lines on the plane and how they were found.
+    """The lines on the plane, and how the search found them.
 
-    level: the common quantile level a = b. ppl_low, ppl_high: error is low at or below the one, high above the other;
-    likewise for entropy. kept: the share of samples in Q2 and Q4. converged: |kept - r_sample| <= 0.01.
+    level: the common quantile level a = b. ppl_low, ppl_high: error is low at or below the first and high above the
+    second; ent_low and ent_high divide uncertainty alike. kept: the share of the samples in Q2 and Q4. converged:
+    |kept - r_sample| <= 0.01.
     """
 
     level: float
@@ -50,14 +51,12 @@ class Thresholds:
 
 
 class Plane:
-    """The samples of a selection batch on the plane: ppl, ent [B] float64, each sorted once for all quantiles.
-
-    naming: reading A1. thresholds: reading A5. (Inside it is numpy, whose calls on a batch of samples cost a fraction
-    of torch's; the search makes a hundred of them.)
-    """
+    """A selection batch on the plane. ppl, ent: [B] float64. naming: reading A1. thresholds: reading A5."""
 
     def __init__(self, ppl: Tensor, ent: Tensor, naming: Naming = "figure", thresholds: Lines = "two-tails") -> None:
         self.thresholds = thresholds
+        # numpy, whose calls on a few samples cost a fraction of torch's: the search makes a hundred of them. Sorted
+        # once for all quantiles
         self._axes = ppl.numpy(), ent.numpy()
         self._sorted = [np.sort(values).tolist() for values in self._axes]
         self._numbers = _NUMBERS[naming]
@@ -65,38 +64,37 @@ class Plane:
 
     @property
     def spread(self) -> bool:
-        """Whether the samples differ in both, in PPL and in entropy; where not, the plane says little."""
+        """Whether the samples differ in PPL and also in entropy. If not, the plane says little."""
         return all(values[0] < values[-1] for values in self._sorted)
 
     def lines(self, level: float) -> tuple[tuple[float, float], tuple[float, float]]:
         """(low, high) of PPL and of entropy: values <= low are low, values > high are high (reading A5).
 
-        two-tails (D): quantile(level) and quantile(1 - level); what lies between is neither. midpoint: both are the
-        one line halfway between these quantiles, so that every value is low or high.
+        two-tails (D): quantile(level) and quantile(1 - level); values between them are neither low nor high. midpoint:
+        one line halfway between these quantiles, given twice, so that every value is low or high.
         """
         ppl, ent = ((_quantile(values, level), _quantile(values, 1 - level)) for values in self._sorted)
         if self.thresholds == "midpoint":
-            return _middle(*ppl), _middle(*ent)
+            ppl, ent = ((low + (high - low) / 2,) * 2 for low, high in (ppl, ent))
         return ppl, ent
 
     def quadrants(self, level: float) -> Tensor:
-        """[B] int8 in {0, 1, 2, 3, 4}: the quadrant of each sample at quantile `level` (method.md, Stage 1).
+        """[B] int8: the quadrant of each sample (1 to 4, or BETWEEN) at the quantile level a = b = `level`.
 
         With the default readings:
         Q2 = { PPL > quantile(PPL, 1-a) and Ent <= quantile(Ent, b) }
         Q4 = { PPL <= quantile(PPL, a)  and Ent >  quantile(Ent, 1-b) }
-        and, with the same lines, Q1 (both high) and Q3 (both low); the rest is BETWEEN.
-        Reading A1, `text`: of the two quadrants of high error, the one of high entropy is Q2 and the one of low
-        entropy Q1.
+        With the same lines Q1 is high in both and Q3 low in both; all other samples are BETWEEN. Reading A1, `text`,
+        swaps the names of the two quadrants of high error: Q2 has high entropy and Q1 low entropy.
         """
         return torch.from_numpy(self._numbers[self._bands(level)])
 
     def search(self, sample_ratio: float) -> Thresholds:
         """Bisect the common level a = b in [0, 0.49] until Q2 and Q4 hold the share `sample_ratio` of the batch.
 
-        Kept fraction too small -> raise the level, too large -> lower it; at most 10 iterations, tolerance 0.01. In a
-        small batch the kept fraction moves in steps of 1/B, so the search often ends without converging; the last level
-        tried is used and the supplement or the trimming does the rest.
+        A kept share that is too small raises the level, one that is too large lowers it. There are at most 10
+        iterations, and the tolerance is 0.01. In a small batch the share moves in steps of 1/B, so the search often
+        ends without converging. Then the last level is used, and the supplement or the trimming does the rest.
         """
         low, high, count = 0.0, MAX_LEVEL, len(self._axes[0])
         iterations = 0
@@ -115,45 +113,29 @@ class Plane:
         return Thresholds(level, *ppl, *ent, kept, iterations, converged)
 
     def _bands(self, level: float) -> tuple[np.ndarray, np.ndarray]:
-        """[B] of error and of uncertainty: 0 low, 1 between, 2 high."""
+        """([B], [B]) of error and of uncertainty: 0 low, 1 between, 2 high."""
+        # searchsorted counts the lines below a value; a value on a line is not above it
         error_lines, uncertainty_lines = np.array(self.lines(level))
         error, uncertainty = self._axes
         return error_lines.searchsorted(error), uncertainty_lines.searchsorted(uncertainty)
 
 
-def quadrants(
-    ppl: Tensor, ent: Tensor, level: float, naming: Naming = "figure", thresholds: Lines = "two-tails"
-) -> Tensor:
-    """[B] int8 in {0, 1, 2, 3, 4}: the quadrant of each sample at quantile `level` (method.md, Stage 1).
-
-    See Plane.quadrants, which this asks once.
-    """
-    return Plane(ppl, ent, naming, thresholds).quadrants(level)
-
-
-def find_thresholds(
-    ppl: Tensor, ent: Tensor, sample_ratio: float, naming: Naming = "figure", thresholds: Lines = "two-tails"
-) -> Thresholds:
-    """See Plane.search, which this asks once."""
-    return Plane(ppl, ent, naming, thresholds).search(sample_ratio)
-
-
 def in_q2_or_q4(quadrant: Tensor) -> Tensor:
-    """[B] bool: the samples that the thresholds keep."""
+    """[B] bool: the samples in the two quadrants that Q-Tuning keeps."""
     return (quadrant == MISCONCEPTION) | (quadrant == CALIBRATION)
 
 
 def min_max(values: Tensor) -> Tensor:
-    """n(.): scaled to [0, 1] over the batch; all zero where the values are equal."""
+    """n(.): the values scaled to [0, 1] over the batch; zeros if all are equal."""
     low, high = values.min(), values.max()
     return (values - low) / (high - low) if high > low else torch.zeros_like(values)
 
 
 def ranks(values: Tensor) -> Tensor:
-    """[B] float64: ranks from 0 for the lowest to B - 1 for the highest; ties share the mean of theirs.
+    """[B] float64: ranks from 0 for the lowest to B - 1 for the highest; equal values share the mean of their ranks.
 
-    n(.) of reading A10, `rank`, is rank / (B - 1). Left undivided, ranks and their differences are exact, and neither
-    the order nor the sign of the differences knows the divisor.
+    n(.) of reading A10, `rank`, is rank / (B - 1). The division is left out, because without it ranks and their
+    differences are exact, and it changes neither order nor sign.
     """
     below = (values[:, None] > values[None, :]).sum(dim=1)
     equal = (values[:, None] == values[None, :]).sum(dim=1)
@@ -161,14 +143,9 @@ def ranks(values: Tensor) -> Tensor:
 
 
 def _quantile(values: Sequence[float], level: float) -> float:
-    """Linear interpolation between order statistics of ascending values, rounded as torch.quantile rounds it."""
+    """The quantile of ascending values by linear interpolation, rounded as torch.quantile rounds it."""
     position = level * (len(values) - 1)
     below = int(position)
     weight, low, high = position - below, values[below], values[min(below + 1, len(values) - 1)]
+    # from the nearer end, as torch does: the two forms differ in the last bit, and a sample may lie exactly on the line
     return low + weight * (high - low) if weight < 0.5 else high - (high - low) * (1 - weight)
-
-
-def _middle(low: float, high: float) -> tuple[float, float]:
-    """One line, given twice."""
-    line = low + (high - low) / 2
-    return line, line

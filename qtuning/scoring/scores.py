@@ -1,4 +1,7 @@
-"""What one forward without gradient tells a pruner: scores (method.md, Scores) and attention, of the current model."""
+"""What one forward without gradient tells a pruner: scores (method.md, Scores) and attention.
+
+`observe` makes the forward; `BatchScores` and `TokenAttention` hold what it found.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from qtuning.model.packed import PackedModel
 
 
-OVERFLOW = 700.0  # nats; exp of it, and sums and differences of a few such values, are finite in float64
+OVERFLOW = 700.0  # nats; its exp is finite in float64, and so are sums of a few such values
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,11 @@ class BatchScores:
     """Scores of B samples with N response tokens in all, laid end to end; on the CPU, in float64.
 
     nll: [N], l_it in nats. entropy: [N], H_it in nats. lengths: [B] int64, |T_i|, sum N. sequence_ent: [B], the mean of
-    H over all positions of the sequence, prompt included (reading A4, `sequence`); None where nobody asked for it.
+    H over all positions of the sequence, prompt included (reading A4, `sequence`), or None if it is not needed.
 
-    float64 because exp(l) overflows float32 at 88 nats and float64 only at 709, and because quantiles of nearly equal
-    values decide which samples are kept. Beyond OVERFLOW nats a perplexity stays at exp(OVERFLOW).
+    The model computes them in float32. They are float64 from here on, because exp(l) overflows float32 at 88 nats and
+    float64 only at 709, and because quantiles of nearly equal values decide which samples are kept. Beyond OVERFLOW
+    nats a perplexity stays at exp(OVERFLOW).
     """
 
     nll: Tensor
@@ -53,7 +57,7 @@ class BatchScores:
         return segment_mean(self.entropy, self.lengths)
 
     def of(self, positions: Sequence[int]) -> "BatchScores":
-        """Those of some of the samples."""
+        """The scores of some of the samples."""
         sizes = self.lengths.tolist()
         nll, entropy = self.nll.split(sizes), self.entropy.split(sizes)
         chosen = torch.tensor(positions)
@@ -72,10 +76,10 @@ def segment_mean(values: Tensor, lengths: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TokenAttention:
-    """What one layer's attention (mean over the heads) says about the response tokens.
+    """What the attention of one layer says about the response tokens. Attention is the mean over the heads.
 
-    received: [N], the mean over the positions of the token's own sample of the attention they pay to it. rated: [N],
-    the same over the raters only: the response tokens that look at the prompt at least as much as the response does on
+    received: [N], the attention that a token receives from the positions of its own sample, their mean. rated: [N], the
+    same from the raters only: the response tokens that look at the prompt at least as much as the response does on
     average. rank: [B] int64, rank of each sample's matrix (raters x response tokens).
     """
 
@@ -86,10 +90,10 @@ class TokenAttention:
 
 @dataclass(frozen=True)
 class Observation:
-    """What one forward without gradient told of a batch.
+    """What one forward without gradient told about a batch.
 
-    packed: what went through the model, on the CPU; its targets are the positions that went through the head. depth:
-    the share of the layers that ran, in (0, 1].
+    packed: the batch, on the CPU; its targets went through the head. depth: the share of the layers that ran, in
+    (0, 1].
     """
 
     packed: Packed
@@ -107,11 +111,11 @@ def observe(
     weights: Mapping[str, Tensor] | None = None,
     impl: Scorer = "chunked",
 ) -> Observation:
-    """All that `needs` asks for (`scores`, `sequence-entropy`, `attention`; at least one of them), in one forward.
+    """Everything that `needs` asks for, in one forward: at least one of `scores`, `sequence-entropy`, `attention`.
 
-    layer: whose attention, numbered from 1 or from -1 backwards. Where only attention is asked for, the forward ends
-    in that layer, and nothing goes through the head. What is not asked for is None. weights, impl: see
-    `PackedModel.score`. Raises UserError if there is no such layer, and NonFinite.
+    layer: whose attention, from 1 or from -1 backwards. If only attention is asked for, the forward ends in that layer,
+    and nothing goes through the head. Fields that were not asked for are None. weights, impl: see `PackedModel.score`.
+    Raises UserError if there is no such layer, and NonFinite.
     """
     everywhere = "sequence-entropy" in needs
     scored = everywhere or "scores" in needs
@@ -133,26 +137,21 @@ def observe(
     return Observation(packed, depth, scores, None if collector is None else _token_attention(samples, collector))
 
 
-def score(model: "PackedModel", samples: Sequence[Sample], packed: Packed) -> BatchScores:
-    """Score every response token of the samples, packed on the model's device. Raises NonFinite."""
-    return batch_scores(samples, *model.score(packed), everywhere=False)
-
-
 def pack_responses(samples: Sequence[Sample]) -> Packed:
-    """All samples, predicting every response token; preparation lets none without a response pass."""
+    """All samples, predicting every response token. (Each has one: preparation refuses samples without a response.)"""
     packed = pack(samples)
     assert packed is not None and len(packed.rows) == len(samples)
     return packed
 
 
 class NonFinite(UserError):
-    """Training met NaN or infinity and stopped before the update."""
+    """Scores, a loss or a gradient are NaN or infinite; training stops before the update."""
 
 
 def batch_scores(samples: Sequence[Sample], nll: Tensor, entropy: Tensor, everywhere: bool) -> BatchScores:
-    """Scores from the statistics of the response tokens or, `everywhere`, of all positions of the samples.
+    """Scores from token NLL and entropy, [M] each, which `PackedModel.score` returns. Raises NonFinite.
 
-    Raises NonFinite.
+    everywhere: they belong to all positions of the samples, and not only to the response tokens.
     """
     nll, entropy = nll.double().cpu(), entropy.double().cpu()
     lengths = torch.tensor([sample.response_length for sample in samples])

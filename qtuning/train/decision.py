@@ -12,7 +12,7 @@ from torch import Tensor
 from qtuning.data.samples import Sample
 from qtuning.model.batch import Packed, pack, without
 from qtuning.pruners.base import DROPPED
-from qtuning.scoring import plane
+from qtuning.scoring.plane import Plane
 from qtuning.train.reuse import Graphs
 from qtuning.train.windows import UpdateWindow
 
@@ -204,7 +204,7 @@ def agreement(approximate: Verdicts, exact: Verdicts) -> dict[str, float]:
     medians = []
     for verdicts in (approximate, exact):
         assert verdicts.ppl is not None and verdicts.ent is not None
-        medians.append(plane.quadrants(verdicts.ppl, verdicts.ent, 0.5))
+        medians.append(Plane(verdicts.ppl, verdicts.ent).quadrants(0.5))
     found = {
         "spearman_ppl": _spearman(approximate.ppl, exact.ppl),
         "spearman_ent": _spearman(approximate.ent, exact.ent),

@@ -33,7 +33,7 @@ def tensors(ppl: tuple[float, ...], ent: tuple[float, ...]) -> tuple[torch.Tenso
 def test_quadrants(
     points: tuple[tuple[float, ...], tuple[float, ...]], level: float, readings: tuple[Naming, plane.Lines]
 ) -> None:
-    result = plane.quadrants(*tensors(*points), level, *readings)
+    result = plane.Plane(*tensors(*points), *readings).quadrants(level)
     assert result.dtype == torch.int8
     assert result.tolist() == oracles_readings.places(*points, level, *readings)
     if readings[1] == "midpoint":
@@ -45,9 +45,9 @@ def test_quadrants_by_hand() -> None:
     ppl = (1.0, 1.0, 5.0, 5.0, 3.0)
     ent = (0.1, 0.9, 0.1, 0.9, 0.5)
     # the quantile 1/4 of (1, 1, 3, 5, 5) is 1 and 3/4 is 5, so nothing is above the line: high error is strict
-    assert plane.quadrants(*tensors(ppl, ent), 0.25).tolist() == [REDUNDANT, 0, 0, 0, 0]
+    assert plane.Plane(*tensors(ppl, ent)).quadrants(0.25).tolist() == [REDUNDANT, 0, 0, 0, 0]
     # a level further out puts the line between 3 and 5
-    assert plane.quadrants(*tensors(ppl, ent), 0.45).tolist() == [
+    assert plane.Plane(*tensors(ppl, ent)).quadrants(0.45).tolist() == [
         REDUNDANT,
         CALIBRATION,
         MISCONCEPTION,
@@ -62,8 +62,8 @@ def test_text_swaps_the_names_of_the_quadrants_of_high_error(
     points: tuple[tuple[float, ...], tuple[float, ...]], level: float, lines: plane.Lines
 ) -> None:
     """Reading A1: the lines do not move."""
-    figure = plane.quadrants(*tensors(*points), level, "figure", lines)
-    text = plane.quadrants(*tensors(*points), level, "text", lines)
+    figure = plane.Plane(*tensors(*points), "figure", lines).quadrants(level)
+    text = plane.Plane(*tensors(*points), "text", lines).quadrants(level)
     swapped = torch.tensor([BETWEEN, MISCONCEPTION, NOISE, REDUNDANT, CALIBRATION])
     assert text.tolist() == swapped[figure.long()].tolist()
 
@@ -73,10 +73,10 @@ def test_readings_by_hand() -> None:
     ppl = (1.0, 1.0, 5.0, 5.0, 3.5, 2.5)
     ent = (0.1, 0.9, 0.1, 0.9, 0.6, 0.4)
     two_tails = [3, 4, 2, 1, 0, 0]
-    assert plane.quadrants(*tensors(ppl, ent), 0.3).tolist() == two_tails
-    assert plane.quadrants(*tensors(ppl, ent), 0.3, "text").tolist() == [3, 4, 1, 2, 0, 0]
-    assert plane.quadrants(*tensors(ppl, ent), 0.3, "figure", "midpoint").tolist() == [3, 4, 2, 1, 1, 3]
-    assert plane.quadrants(*tensors(ppl, ent), 0.3, "text", "midpoint").tolist() == [3, 4, 1, 2, 2, 3]
+    assert plane.Plane(*tensors(ppl, ent)).quadrants(0.3).tolist() == two_tails
+    assert plane.Plane(*tensors(ppl, ent), "text").quadrants(0.3).tolist() == [3, 4, 1, 2, 0, 0]
+    assert plane.Plane(*tensors(ppl, ent), "figure", "midpoint").quadrants(0.3).tolist() == [3, 4, 2, 1, 1, 3]
+    assert plane.Plane(*tensors(ppl, ent), "text", "midpoint").quadrants(0.3).tolist() == [3, 4, 1, 2, 2, 3]
 
 
 @pytest.mark.parametrize("readings", READINGS, ids="-".join)
@@ -86,7 +86,7 @@ def test_search(
     points: tuple[tuple[float, ...], tuple[float, ...]], ratio: float, readings: tuple[Naming, plane.Lines]
 ) -> None:
     ppl, ent = points
-    found = plane.find_thresholds(*tensors(*points), ratio, *readings)
+    found = plane.Plane(*tensors(*points), *readings).search(ratio)
     truth = oracles_readings.search(ppl, ent, ratio, *readings)
     assert (found.level, found.kept, found.iterations, found.converged) == (
         truth.level,
@@ -102,7 +102,7 @@ def test_search(
 
 def test_search_on_plateaus_ends_after_ten_trials() -> None:
     """Equal samples are in no quadrant at any level, so no share but zero can be reached."""
-    found = plane.find_thresholds(*tensors((2.0,) * 8, (1.0,) * 8), 0.5)
+    found = plane.Plane(*tensors((2.0,) * 8, (1.0,) * 8)).search(0.5)
     assert (found.kept, found.iterations, found.converged) == (0.0, 10, False)
     assert found.level == pytest.approx(0.49, abs=1e-3)
 
@@ -111,8 +111,8 @@ def test_search_on_a_large_batch_converges() -> None:
     rng = torch.Generator().manual_seed(0)
     ppl, ent = (torch.rand(2000, generator=rng, dtype=torch.float64) for _ in range(2))
     for ratio in (0.05, 0.125, 0.25, 0.4):
-        found = plane.find_thresholds(ppl, ent, ratio)
-        quadrant = plane.quadrants(ppl, ent, found.level)
+        found = plane.Plane(ppl, ent).search(ratio)
+        quadrant = plane.Plane(ppl, ent).quadrants(found.level)
         assert found.converged and found.iterations <= 10
         share = float(((quadrant == 2) | (quadrant == 4)).double().mean())
         assert share == found.kept and abs(share - ratio) <= 0.01

@@ -13,7 +13,7 @@ from torch import Tensor
 from qtuning.data.samples import Sample
 from qtuning.model.batch import pack
 from qtuning.model.packed import PackedModel, half_weights
-from qtuning.scoring.scores import BatchScores, NonFinite, observe, score, segment_mean
+from qtuning.scoring.scores import BatchScores, NonFinite, batch_scores, observe, segment_mean
 
 CPU = torch.device("cpu")
 SHAPES = [(3, 9), (1, 1), (7, 4), (2, 20), (5, 1), (1, 6)]  # prompt, response
@@ -22,7 +22,7 @@ SHAPES = [(3, 9), (1, 1), (7, 4), (2, 20), (5, 1), (1, 6)]  # prompt, response
 def scored(model: PackedModel, samples: list[Sample]) -> BatchScores:
     packed = pack(samples)
     assert packed is not None
-    return score(model, samples, packed)
+    return batch_scores(samples, *model.score(packed), everywhere=False)
 
 
 def padded_logits(model: Any, samples: list[Sample]) -> list[Tensor]:
