@@ -1,29 +1,17 @@
 """Commands that draw what the score store holds: tables, figures, reports, and the audit of the paper's claims."""
 
 import json
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from qtuning.cli.options import CONFIGS, RESULTS, Configs, DataDir, Experiments, Results, StoredExperiments
 from qtuning.errors import UserError
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from qtuning.tables.page import Page
-
-COLOURS = {"holds": "green", "holds in part": "yellow", "contradicted": "red", "cannot be judged": "dim"}
-UNBOUNDED = 160  # columns of a file or pipe, which has no width of its own
-
 
 def tables(
-    experiments: Experiments,
-    configs: Configs = CONFIGS,
-    results: Results = RESULTS,
-    data_dir: DataDir = None,
+    experiments: Experiments, configs: Configs = CONFIGS, results: Results = RESULTS, data_dir: DataDir = None
 ) -> None:
     """Collect scores and write the tables of experiments; cells that are missing are visible holes with a reason."""
     from qtuning.data.contamination import checks_of, notes_of_checks
@@ -124,7 +112,7 @@ def audit(
 
     `qtuning audit --store docs/example/store`
     """
-    from qtuning.paper.claims import check_claims, claims_json, claims_page
+    from qtuning.paper.claims import check_claims, claims_json, print_claims
     from qtuning.paper.published import read_published
     from qtuning.paper.recompute import read_ours
     from qtuning.store.store import Store
@@ -137,31 +125,6 @@ def audit(
     if as_json:
         print(json.dumps(claims_json(findings, published), indent=2, ensure_ascii=False, allow_nan=False))
         return
-    from rich.console import Console
-
-    console = Console() if sys.stdout.isatty() else Console(width=UNBOUNDED)
-    _print_claims(claims_page(findings, published), console)
+    print_claims(findings, published)
     if not found:
-        console.print(f"{store}/scores.parquet: no such file; published scores alone", style="dim", markup=False)
-
-
-def _print_claims(page: "Page", console: "Console") -> None:
-    """The tables of `claims_page`, with verdicts in colour."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    for text in page.lead:
-        console.print(text, markup=False, highlight=False)
-    for table in page.tables:
-        drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", show_lines=True)
-        for column in table.columns:
-            drawn.add_column(column.name, no_wrap=column.name == "Verdict", justify="left" if column.words else "right")
-        for row in table.rows:
-            drawn.add_row(*(Text(str(field), style=COLOURS.get(str(field), "")) for field in row))
-        console.print()
-        if table.title:
-            console.print(table.title, style="bold", markup=False, highlight=False)
-        console.print(drawn)
-        for note in table.notes:
-            console.print(note, style="dim", markup=False, highlight=False)
+        print(f"{store}/scores.parquet: no such file; published scores alone")

@@ -1,21 +1,29 @@
 """Ten claims about Q-Tuning, recomputed from the paper's own tables, and from our runs where they can judge them.
 
 Each claim is a function of (published scores, ours or None) that returns a Finding. `check_claims` asks them all and
-`claims_page` draws the answers. docs/audit.md says how a verdict comes about.
+`claims_page` and `print_claims` draw the answers. docs/audit.md says how a verdict comes about.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any, Literal, get_args
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
 from qtuning.paper.published import MODEL_LABEL, PaperRow, Published
 from qtuning.paper.recompute import OurScores, Quantity, Recomputed, Scores, recompute
 from qtuning.statistics.summary import AVERAGE
 from qtuning.tables.page import Block, Column, Page, Table
+from qtuning.tables.terminal import UNBOUNDED
 
 Verdict = Literal["holds", "holds in part", "contradicted", "cannot be judged"]
 
+COLOURS = {"holds": "green", "holds in part": "yellow", "contradicted": "red", "cannot be judged": "dim"}
 TOLERANCE = (
     "A printed figure stands for every value that rounds to it. A claimed and a recomputed figure agree where these "
     "ranges touch."
@@ -247,6 +255,24 @@ def claims_page(findings: Sequence[Finding], published: Published) -> Page:
     columns = tuple(Column(name, words=True) for name in headers)
     tables = (Table("claims", "", columns, (Block("", tuple(rows)),), notes=(TOLERANCE,)), _averages_table(published))
     return Page("audit", "Published claims, recomputed", tuple(lead), tables)
+
+
+def print_claims(findings: Sequence[Finding], published: Published) -> None:
+    """Print that page, with verdicts in colour."""
+    console = Console() if sys.stdout.isatty() else Console(width=UNBOUNDED)
+    page = claims_page(findings, published)
+    for text in page.lead:
+        console.print(text, markup=False, highlight=False)
+    for table in page.tables:
+        drawn = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", show_lines=True)
+        for column in table.columns:
+            drawn.add_column(column.name, no_wrap=column.name == "Verdict", justify="left" if column.words else "right")
+        for row in table.rows:
+            drawn.add_row(*(Text(str(field), style=COLOURS.get(str(field), "")) for field in row))
+        console.print(f"\n{table.title}" if table.title else "", style="bold", markup=False, highlight=False)
+        console.print(drawn)
+        for note in table.notes:
+            console.print(note, style="dim", markup=False, highlight=False)
 
 
 def _averages_table(published: Published) -> Table:

@@ -1,14 +1,14 @@
 """The smallest difference between two methods that an experiment is likely to find: what its tables could mark.
 
-Counted from the grid: what `statistics.compare.compare` will compare, with which reference, in families of what size,
-and which lines lend each other their seed variance. The power is that of `statistics/power.py`, with the spreads
+The grid says which comparisons `statistics/compare.py` will make: with which reference, in families of what size, and
+which lines lend each other their seed variance. `statistics/power.py` gives the power, with these standard deviations:
 
-    seeds: sqrt(2) s of the difference of two averages, s the standard deviation of a method's average over seeds
-    items: sqrt(2 p (1 - p) (1 - rho)) of the difference of two answers to one item, p = 1/2, where a share of right
-    answers varies most, rho the correlation of both models' answers; the same at every seed, so that more seeds do not
-    make it smaller
+    over seeds: sqrt(2) s of the difference of two averages, where s is that of a method's average
+    over items: sqrt(2 p (1 - p) (1 - rho)) of the difference of two answers to one item, with p = 1/2, where a share of
+    right answers varies most, and rho the correlation of both models' answers. It is the same at every seed, so more
+    seeds do not make it smaller.
 
-What a seed does to all methods is in s, though it cancels in a difference: s is an upper bound.
+What a seed does to all methods alike is part of s, but cancels in a difference. So s is an upper bound.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,9 +35,12 @@ TOO_FEW_ITEMS = "a benchmark has fewer than 2 items: nothing can be marked"
 
 
 @dataclass(frozen=True)
-class Detects:
-    """What the comparisons with one reference find. comparisons: size of their family, which Holm corrects for. lines:
-    fewest that lend each other their seed variance, the reference among them. points: the difference in per cent."""
+class Detectable:
+    """The smallest difference from one reference that is likely to be marked.
+
+    comparisons: size of the family, which Holm's correction is for. lines: the fewest that lend each other their seed
+    variance, the reference among them. points: the difference, in points of the average score.
+    """
 
     against: str
     comparisons: int
@@ -47,17 +50,17 @@ class Detects:
 
 @dataclass(frozen=True)
 class Effect:
-    """Of one experiment. detects: by reference; empty with nothing to compare. note: why nothing can be marked, or
-    empty; with one seed, `detects` then is over items alone.
+    """What one experiment can show.
 
-    seed_sd: of a method's average over seeds. item_sd: of the difference of two averages, over draws of the items.
-    measured: groups of cells that seed_sd was pooled from, 0 where it is assumed.
+    detects: by reference; empty with nothing to compare, and of the items alone with one seed. note: why nothing can be
+    marked, or empty. seed_sd: of a method's average over seeds. measured: groups of cells that seed_sd was pooled from,
+    0 where it is assumed. item_sd: of the difference of two averages, over draws of the items.
     """
 
     experiment: str
     seeds: int
     items: int
-    detects: tuple[Detects, ...]
+    detects: tuple[Detectable, ...]
     note: str
     seed_sd: float
     measured: int
@@ -65,7 +68,7 @@ class Effect:
 
 
 def effects_of(grids: Sequence[Grid], results: Path, assumptions: Assumptions) -> list[Effect]:
-    """One of each experiment that is evaluated, in order."""
+    """The effect of each experiment that is evaluated, in order."""
     return [_effect(grid, results, assumptions) for grid in grids if grid.evaluation is not None]
 
 
@@ -93,12 +96,12 @@ def _effect(grid: Grid, results: Path, assumptions: Assumptions) -> Effect:
     detects = []
     for against, (comparisons, lines) in families.items():
         untrained = against == "zero-shot"
-        # of a fixed model no seeds: one method's spread, of which nothing cancels and little can be borrowed
+        # the untrained model has no seeds: one method's spread counts, and no other line helps to estimate it
         points = detectable_difference(
             spreads, items, seeds, 2 if untrained else lines,
             seed_of_average=seed_sd if untrained else sqrt(2) * seed_sd, comparisons=comparisons,
         )  # fmt: skip
-        detects.append(Detects(against, comparisons, lines, points))
+        detects.append(Detectable(against, comparisons, lines, points))
     item_sd = of_answer * sqrt(sum(1 / count for count in items.values())) / len(items)
     groups = 0 if measured is None else measured[1]
     return Effect(
@@ -109,15 +112,14 @@ def _effect(grid: Grid, results: Path, assumptions: Assumptions) -> Effect:
 def families_of(grid: Grid) -> dict[str, tuple[int, int]]:
     """Reference -> (comparisons with it, fewest lines that lend each other their seed variance).
 
-    Only references that mark something: random + random where a budget has it, full data, and without the latter the
-    model without training.
+    Only references that tables mark differences from: random + random where a budget has it, full data, and without
+    full data the model without training.
     """
     from qtuning.statistics.compare import pools_of, references, rival_of
     from qtuning.store.lines import FULL, RANDOM, ZERO_SHOT
 
     found: dict[str, tuple[int, list[int]]] = {}
-    worlds = [list(lines) for lines in _worlds(grid)]
-    for lines in worlds:
+    for lines in _facets(grid):
         pools = pools_of(lines)
         for line in (line for line in lines if not line.reference):
             for against in references(lines):
@@ -131,7 +133,7 @@ def families_of(grid: Grid) -> dict[str, tuple[int, int]]:
     return {name: (found[name][0], min(found[name][1])) for name in marked if name in found and found[name][1]}
 
 
-def _worlds(grid: Grid) -> Iterator[list["Line"]]:
+def _facets(grid: Grid) -> Iterator[list["Line"]]:
     """The lines of each model on each train set, as a table will have them."""
     from qtuning.store.collect import identity
     from qtuning.store.lines import line_of
