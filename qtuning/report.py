@@ -12,8 +12,6 @@ from pathlib import Path
 import polars as pl
 
 from qtuning.data.contamination import notes_from_store
-from qtuning.errors import UserError
-from qtuning.experiment.yaml_files import nearest
 from qtuning.figures.write import Written, write_figures
 from qtuning.files import atomic_path, write_text
 from qtuning.paper.beside import paper_editions
@@ -66,10 +64,7 @@ def write_report(experiments: Sequence[str], store: Path, out: Path) -> Path:
     experiment that the store does not have.
     """
     read = Store(store)
-    known = read.cells["experiment"].unique(maintain_order=True).to_list()
-    for name in experiments:
-        if name not in known:
-            raise UserError(f"{store}: experiment = {name!r}: not collected{nearest(name, known)}")
+    read.require(experiments)
     sections = [_section(name, read, out) for name in experiments]
     published = read_published()
     claims = claims_page(check_claims(published, read_ours(read, published)), published)

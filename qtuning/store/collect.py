@@ -29,7 +29,6 @@ from qtuning.store.schema import (
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
-
 HASH_DIGITS = 16
 """Of an item's hash: 64 bits tell the items of a benchmark apart and take a quarter of the space."""
 BINS = 64

@@ -1,8 +1,8 @@
-"""Scores that may stand in one table: the same questions, asked by the same backend in the same way.
+"""Checks that scores may stand in one table: the same questions, asked by the same backend in the same way.
 
-What must not differ is refused; versions of the packages that trained the cells may, and the table says so at its top.
-The reason for the line: evaluating again costs minutes a cell, training again may cost GPU-weeks, and a change of our
-own code that changes weights makes other cells anyway (`semantics`, version of a pruner).
+Cells that were evaluated in different ways are refused. Cells that were trained with different versions of a package
+are not: the table gets a warning at its top. To evaluate a cell again costs minutes, to train it again may cost
+GPU-weeks. A change of our own code that changes weights makes other cells anyway (`semantics`, version of a pruner).
 """
 
 import json
@@ -19,9 +19,9 @@ SHOWN = 3
 def check_comparable(table: pl.DataFrame) -> None:
     """Refuse an experiment whose evaluated cells differ in anything but the model that answered.
 
-    Compared: every entry of the backend (name, versions), every setting of the evaluation (batch size, dtype, ...), and
-    per benchmark the number and the digest of the items. Scores move with each of these, so a mixed table would show
-    them as effects of a pruner.
+    Compared are every entry of the backend (name, versions), every setting of the evaluation (batch size, dtype, ...),
+    and, for each benchmark, the number and the digest of the items. Scores move with each of these, so a mixed table
+    would show them as effects of a pruner.
 
     Raises UserError naming the cells on each side.
     """
@@ -38,7 +38,7 @@ def check_comparable(table: pl.DataFrame) -> None:
 def training_warnings(scores: pl.DataFrame) -> list[str]:
     """One sentence per package whose version differs between the trained cells, naming the cells on each side.
 
-    The git revision is no package: it moves with every commit, and the notes of a table list it.
+    The git revision is left out: it moves with every commit. The notes of a table list it.
     """
     trained = scores.filter(pl.col("versions").is_not_null()).unique("cell", keep="first", maintain_order=True)
     versions = {row["cell"]: json.loads(row["versions"]) for row in trained.iter_rows(named=True)}
@@ -74,7 +74,7 @@ def _differences(rows: pl.DataFrame) -> list[tuple[str, str]]:
 
 
 def _describe(sides: dict[str, dict[str, None]]) -> str:
-    """`0.4.13 in a, b and 7 more; 0.4.12 in c`: the odd ones, which are the ones to repeat, are all named."""
+    """`0.4.13 in a, b and 7 more; 0.4.12 in c`. All cells of the rarer values are named: they must be repeated."""
     common = max(sides, key=lambda value: len(sides[value]))
     parts = []
     for value, cells in sides.items():

@@ -132,3 +132,13 @@ LOCALISATION_SCHEMA: dict[str, pl.DataType] = {
 
 share: of the response tokens that are pruned, or of the samples that are kept. lambda: of the smoothed score.
 """
+
+SCHEMAS: dict[str, dict[str, pl.DataType]] = {
+    "scores": SCHEMA,
+    "cells": CELL_SCHEMA,
+    "items": ITEM_SCHEMA,
+    "steps": STEP_SCHEMA,
+    "planes": PLANE_SCHEMA,
+    "localisation": LOCALISATION_SCHEMA,
+}
+"""File (without .parquet) -> its columns."""

@@ -25,17 +25,7 @@ from qtuning.store.collect import (
     collect_steps,
     thinned,
 )
-from qtuning.store.schema import CELL_SCHEMA, ITEM_SCHEMA, LOCALISATION_SCHEMA, PLANE_SCHEMA, SCHEMA, STEP_SCHEMA
-
-SCHEMAS: dict[str, dict[str, pl.DataType]] = {
-    "scores": SCHEMA,
-    "cells": CELL_SCHEMA,
-    "items": ITEM_SCHEMA,
-    "steps": STEP_SCHEMA,
-    "planes": PLANE_SCHEMA,
-    "localisation": LOCALISATION_SCHEMA,
-}
-"""File (without .parquet) -> its columns."""
+from qtuning.store.schema import SCHEMAS
 
 DETAILS = ("items", "steps", "planes", "localisation")
 """The files that are keyed by cell."""
@@ -97,6 +87,14 @@ class Store:
             )
         return rows
 
+    def require(self, experiments: Sequence[str]) -> None:
+        """Raise UserError for an experiment that has no cells in the store."""
+        known = self.cells["experiment"].unique(maintain_order=True).to_list()
+        for name in experiments:
+            if name not in known:
+                path = Path(self.folder) / "cells.parquet"
+                raise UserError(f"{path}: experiment = {name!r}: not collected{nearest(name, known)}")
+
     def _read(self, name: str) -> pl.DataFrame:
         path = Path(self.folder) / f"{name}.parquet"
         if not path.exists():
@@ -105,11 +103,6 @@ class Store:
         if list(table.columns) != list(SCHEMAS[name]):
             raise UserError(f"{path}: written by another version; collect the experiment again")
         return table.cast(dict(SCHEMAS[name]))  # type: ignore[arg-type]  # a plain mapping of columns
-
-
-def read_scores(results: Path, experiment: str) -> pl.DataFrame:
-    """The rows of one experiment from `results/scores.parquet`; UserError if there are none."""
-    return Store(Path(results)).experiment(experiment)
 
 
 def write_store(grids: Sequence[Grid], results: Path) -> None:
@@ -134,14 +127,15 @@ def write_store(grids: Sequence[Grid], results: Path) -> None:
     }
     names = [grid.experiment.name for grid in grids]
     with exclusive(folder / ".store.lock", "collecting scores"):
-        merged = {name: _merged(folder, name, names, found[name]) for name in ("scores", "cells")}
+        merged = {}
+        for name in ("scores", "cells"):
+            others = _older(folder, name).filter(~pl.col("experiment").is_in(names))
+            merged[name] = pl.concat([others, found[name]]).sort("experiment", maintain_order=True)
         for name in DETAILS:
-            older = _older(folder, name)
-            key = ["cell", "evaluation"] if name == "items" else ["cell"]
-            replaced = scores.select(key).unique() if name == "items" else cells.select(key).unique()
-            alive = merged["cells"].select("cell").unique()
-            kept = older.join(replaced, on=key, how="anti").join(alive, on="cell", how="semi")
-            merged[name] = pl.concat([kept, found[name]])
+            replaced, key = (scores, ["cell", "evaluation"]) if name == "items" else (cells, ["cell"])
+            others = _older(folder, name).join(replaced, on=key, how="anti")
+            # cells that no experiment has any more go
+            merged[name] = pl.concat([others.join(merged["cells"], on="cell", how="semi"), found[name]])
         for name, table in merged.items():
             _write(table, folder / f"{name}.parquet", name)
 
@@ -153,11 +147,7 @@ def export_store(experiments: Sequence[str], results: Path, out: Path, plane_row
     Raises UserError for an experiment that is not in the store.
     """
     store = Store(Path(results))
-    known = store.cells["experiment"].unique(maintain_order=True).to_list()
-    for name in experiments:
-        if name not in known:
-            path = Path(results) / "cells.parquet"
-            raise UserError(f"{path}: experiment = {name!r}: not collected{nearest(name, known)}")
+    store.require(experiments)
     chosen = pl.col("experiment").is_in(list(experiments))
     cells, scores = store.cells.filter(chosen), store.scores.filter(chosen)
     planes = store.planes.join(cells, on="cell", how="semi")
@@ -186,12 +176,6 @@ def _older(folder: Path, name: str) -> pl.DataFrame:
             return table.cast(schema)  # type: ignore[arg-type]
         print(f"{path}: written by another version; what it held of other experiments is dropped", file=sys.stderr)
     return schema.to_frame()
-
-
-def _merged(folder: Path, name: str, experiments: Sequence[str], table: pl.DataFrame) -> pl.DataFrame:
-    """The file's rows of other experiments with the new rows of these."""
-    older = _older(folder, name).filter(~pl.col("experiment").is_in(list(experiments)))
-    return pl.concat([older, table]).sort("experiment", maintain_order=True)
 
 
 def _write(table: pl.DataFrame, path: Path, name: str) -> None:

@@ -5,7 +5,7 @@ of full training. Here the rows are sorted by FLOPs, and those that nothing chea
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from typing import Any
 
 import polars as pl
 
@@ -53,71 +53,36 @@ CSV_SCHEMA: dict[str, pl.DataType] = {
 """Columns of the CSV by cost, in order."""
 
 
-@dataclass(frozen=True)
-class Priced:
-    """One line with one model: its overall score and its cost. None: not known, because a cell is missing.
-
-    flops, seconds: means over the seeds; shares of full training as fractions. nominal: r_sample * r_token.
-    score_per_cost, gain_per_cost: points per full training's worth of FLOPs. compared: whether the experiment trains on
-    the full data, too; without, there are no shares. pareto: on the Pareto front.
-    """
-
-    line: Line
-    model: str
-    entry: Entry | Hole | None
-    nominal: float | None
-    flops: float | None
-    flops_scoring: float | None
-    flops_share: float | None
-    seconds: float | None
-    seconds_share: float | None
-    score_per_cost: float | None = None
-    gain_per_cost: float | None = None
-    compared: bool = True
-    pareto: bool = False
-
-
-def cost_page(summary: Summary) -> Page:
-    """The rows of one experiment by cost; the columns of shares only where it trains on the full data, too."""
-    footnotes = Footnotes()
-    priced = _priced(summary)
-    compared = {row.compared for rows in priced for row in rows if row.line.method != ZERO_SHOT}
-    spent = ("Nominal", "FLOPs", "FLOPs share", "of it scoring", "Seconds", "Seconds share")
-    scored = (benchmark_label(summary.overall), "Score per cost", "Gain per cost", "Pareto")
-    names = ("Samples x Tokens", "Method", *spent, *scored)
-    shown = [name for name in names if True in compared or name not in COMPARED]
-    blocks = []
-    for rows in priced:
-        title = [summary.train_sets[rows[0].line.train_set]] if len(summary.train_sets) > 1 else []
-        title += [summary.models[rows[0].model]] if len(summary.models) > 1 else []
-        fields = [dict(zip(names, _fields(row, footnotes), strict=True)) for row in rows]
-        blocks.append(Block(", ".join(title), tuple(tuple(row[name] for name in shown) for row in fields)))
-    columns = tuple(Column(name, words=name in names[:2]) for name in shown)
-    table = Table("by-cost", "", columns, tuple(blocks), tuple(footnotes.texts), _notes(summary, compared))
-    lead = f"Experiment {summary.experiment}, by cost. {subjects(summary.scores)}"
-    warnings = tuple(training_warnings(summary.scores))
-    return Page(f"{summary.experiment}-cost", f"{summary.title}: by cost", (lead,), (table,), warnings)
-
-
 def cost_edition(summary: Summary) -> Edition:
     """The page by cost, and its numbers."""
     return Edition(cost_page(summary), {"cost.md": render_markdown}, {"cost.csv": tidy_costs(summary)})
 
 
+def cost_page(summary: Summary) -> Page:
+    """The rows of one experiment by cost; the columns of shares only where it trains on the full data, too."""
+    footnotes = Footnotes()
+    blocks = _blocks(summary)
+    compared = {row["compared"] for rows in blocks for row in rows if row["line"].method != ZERO_SHOT}
+    spent = ("Nominal", "FLOPs", "FLOPs share", "of it scoring", "Seconds", "Seconds share")
+    scored = (benchmark_label(summary.overall), "Score per cost", "Gain per cost", "Pareto")
+    names = ("Samples x Tokens", "Method", *spent, *scored)
+    shown = [name for name in names if True in compared or name not in COMPARED]
+    drawn = []
+    for rows in blocks:
+        title = [summary.train_sets[rows[0]["line"].train_set]] if len(summary.train_sets) > 1 else []
+        title += [summary.models[rows[0]["model"]]] if len(summary.models) > 1 else []
+        fields = [dict(zip(names, _fields(row, footnotes), strict=True)) for row in rows]
+        drawn.append(Block(", ".join(title), tuple(tuple(row[name] for name in shown) for row in fields)))
+    columns = tuple(Column(name, words=name in names[:2]) for name in shown)
+    table = Table("by-cost", "", columns, tuple(drawn), tuple(footnotes.texts), _notes(summary, compared))
+    lead = f"Experiment {summary.experiment}, by cost. {subjects(summary.scores)}"
+    warnings = tuple(training_warnings(summary.scores))
+    return Page(f"{summary.experiment}-cost", f"{summary.title}: by cost", (lead,), (table,), warnings)
+
+
 def tidy_costs(summary: Summary) -> pl.DataFrame:
     """One row per line and model: its cost, its overall score, and whether it is on the Pareto front; unrounded."""
-    rows = [
-        {"experiment": summary.experiment, "benchmark": summary.overall}
-        | row.line.columns()
-        | vars(row)
-        | {
-            "mean": row.entry.mean if isinstance(row.entry, Entry) else None,
-            "sd": row.entry.sd if isinstance(row.entry, Entry) else None,
-            "reason": str(row.entry) if isinstance(row.entry, Hole) else None,
-        }
-        for rows in _priced(summary)
-        for row in rows
-    ]
+    rows = [row for rows in _blocks(summary) for row in rows]
     return pl.DataFrame(rows, schema=CSV_SCHEMA).with_columns(pl.selectors.float().round(6))
 
 
@@ -139,67 +104,74 @@ def pareto_front(points: Sequence[tuple[float | None, float | None]]) -> list[bo
     return front
 
 
-def _priced(summary: Summary) -> list[list[Priced]]:
-    """A block per train set and model, each sorted by FLOPs; rows whose cost is not known come last, in table order."""
+def _blocks(summary: Summary) -> list[list[dict[str, Any]]]:
+    """Rows by train set and model, each block sorted by FLOPs; rows whose cost is not known come last, in table order.
+
+    A row has the columns of CSV_SCHEMA, its `line` and `entry`, and `compared`: whether there is training on the full
+    data to compare with.
+    """
     blocks = []
     for train_set in dict.fromkeys(line.train_set for line in summary.lines):
         for model in summary.models:
-            rows = [_price(line, model, summary) for line in summary.lines if line.train_set == train_set]
-            points = [
-                (None if row.line.method == ZERO_SHOT else row.flops, getattr(row.entry, "mean", None)) for row in rows
-            ]
-            rows = [replace(row, pareto=on_it) for row, on_it in zip(rows, pareto_front(points), strict=True)]
-            blocks.append(sorted(rows, key=lambda row: (row.flops is None, row.flops or 0.0)))
+            rows = [_row(line, model, summary) for line in summary.lines if line.train_set == train_set]
+            # the model without training costs nothing and would be on every front, but is no way to train
+            points = [(None if row["line"].method == ZERO_SHOT else row["flops"], row["mean"]) for row in rows]
+            for row, on_front in zip(rows, pareto_front(points), strict=True):
+                row["pareto"] = on_front
+            blocks.append(sorted(rows, key=lambda row: (row["flops"] is None, row["flops"] or 0.0)))
     return blocks
 
 
-def _price(line: Line, model: str, summary: Summary) -> Priced:
+def _row(line: Line, model: str, summary: Summary) -> dict[str, Any]:
+    """One line with one model: its score and its cost, None where a cell is missing.
+
+    flops, seconds: means over the seeds; shares of full training as fractions. nominal: r_sample * r_token.
+    score_per_cost, gain_per_cost: points per full training's worth of FLOPs.
+    """
     entry = summary.entries.get((line, model, summary.overall))
+    score = entry.mean if isinstance(entry, Entry) else None
+    row = line.columns() | {"experiment": summary.experiment, "model": model, "benchmark": summary.overall}
+    row |= {"line": line, "entry": entry, "mean": score, "sd": entry.sd if isinstance(entry, Entry) else None}
+    row |= {"reason": str(entry) if isinstance(entry, Hole) else None, "score_per_cost": None, "gain_per_cost": None}
     if line.method == ZERO_SHOT:
-        return Priced(line, model, entry, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        free = ("nominal", "flops", "flops_scoring", "flops_share", "seconds", "seconds_share")
+        return row | dict.fromkeys(free, 0.0) | {"compared": True}
     cost = cost_of(line, model, summary.cells)
     share = cost.share_of_full("flops_total")
-    untrained = next(
-        (
-            found.mean
-            for other in summary.lines
-            if (other.train_set, other.method) == (line.train_set, ZERO_SHOT)
-            and isinstance(found := summary.entries.get((other, model, summary.overall)), Entry)
-        ),
-        None,
-    )
-    score = entry.mean if isinstance(entry, Entry) else None
-    return Priced(
-        line=line,
-        model=model,
-        entry=entry,
-        nominal=None if line.sample_ratio is None or line.token_ratio is None else line.sample_ratio * line.token_ratio,
-        flops=cost.mean("flops_total"),
-        flops_scoring=cost.mean("flops_scoring"),
-        flops_share=share,
-        seconds=cost.mean("seconds_total"),
-        seconds_share=cost.share_of_full("seconds_total"),
-        score_per_cost=score / share if score is not None and share else None,
-        gain_per_cost=(score - untrained) / share if score is not None and untrained is not None and share else None,
-        compared=bool(cost.full),
-    )
+    if score is not None and share:
+        row["score_per_cost"] = score / share
+        zero_shot = [other for other in summary.lines if (other.train_set, other.method) == (line.train_set, ZERO_SHOT)]
+        found = (summary.entries.get((other, model, summary.overall)) for other in zero_shot)
+        untrained = [other.mean for other in found if isinstance(other, Entry)]
+        row["gain_per_cost"] = (score - untrained[0]) / share if untrained else None
+    known = line.sample_ratio is not None and line.token_ratio is not None
+    return row | {
+        "nominal": line.sample_ratio * line.token_ratio if known else None,  # type: ignore[operator]
+        "flops": cost.mean("flops_total"),
+        "flops_scoring": cost.mean("flops_scoring"),
+        "flops_share": share,
+        "seconds": cost.mean("seconds_total"),
+        "seconds_share": cost.share_of_full("seconds_total"),
+        "compared": bool(cost.full),
+    }
 
 
-def _fields(row: Priced, footnotes: Footnotes) -> tuple[Field, ...]:
+def _fields(row: dict[str, Any], footnotes: Footnotes) -> tuple[Field, ...]:
     """All fields of a row, shares included."""
+    scoring = None if row["flops_scoring"] is None or not row["flops"] else row["flops_scoring"] / row["flops"]
     return (
-        budget_label(row.line) or "–",
-        method_label(row.line),
-        number(row.nominal, ".1%"),
-        flops_text(row.flops),
-        number(row.flops_share, ".1%"),
-        number(None if row.flops_scoring is None or not row.flops else row.flops_scoring / row.flops, ".1%"),
-        number(row.seconds, ",.1f"),
-        number(row.seconds_share, ".1%"),
-        score_parts(row.entry, False, footnotes),
-        number(row.score_per_cost, ".1f"),
-        number(row.gain_per_cost, ".1f"),
-        "●" if row.pareto else "",
+        budget_label(row["line"]) or "–",
+        method_label(row["line"]),
+        number(row["nominal"], ".1%"),
+        flops_text(row["flops"]),
+        number(row["flops_share"], ".1%"),
+        number(scoring, ".1%"),
+        number(row["seconds"], ",.1f"),
+        number(row["seconds_share"], ".1%"),
+        score_parts(row["entry"], False, footnotes),
+        number(row["score_per_cost"], ".1f"),
+        number(row["gain_per_cost"], ".1f"),
+        "●" if row["pareto"] else "",
     )
 
 

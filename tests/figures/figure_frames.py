@@ -12,8 +12,7 @@ from qtuning.experiment.registry import NAMED_METHODS, SAMPLE_PRUNERS, TOKEN_PRU
 from qtuning.figures.points import points
 from qtuning.files import canonical_json
 from qtuning.statistics.summary import summarise
-from qtuning.store.schema import CELL_SCHEMA, LOCALISATION_SCHEMA, SCHEMA
-from qtuning.store.store import SCHEMAS
+from qtuning.store.schema import CELL_SCHEMA, LOCALISATION_SCHEMA, SCHEMA, SCHEMAS
 from qtuning.tables.planted_errors import SCORES
 
 BENCHMARKS = {"arc_easy": ("acc", 200), "gsm8k": ("exact_match,flexible-extract", 150), "squad": ("f1", 180)}

@@ -12,7 +12,7 @@ from qtuning.paper.beside import Number, compare_with_paper, paper_page, predict
 from qtuning.paper.published import PaperRow, Published, read_published
 from qtuning.paper.signs import compare_signs, count_signs, tidy_signs
 from qtuning.statistics.summary import AVERAGE, summarise
-from qtuning.store.store import read_scores, write_store
+from qtuning.store.store import Store, write_store
 from qtuning.tables.markdown import render_markdown
 
 Make = Callable[..., Folders]
@@ -66,7 +66,7 @@ def make_scores(make_folders: Make) -> Callable[..., pl.DataFrame]:
         write_store([folders.grid], folders.results)
         items = pl.col("benchmark").replace_strict({"gsm8k": 1319, "math": 5000}, default=pl.col("items"))
         trained = pl.when(pl.col("train_set").is_not_null()).then(3.0 * 262_039)
-        return read_scores(folders.results, changes["name"]).with_columns(items=items, samples_available=trained)
+        return Store(folders.results).experiment(changes["name"]).with_columns(items=items, samples_available=trained)
 
     return make
 

@@ -9,7 +9,7 @@ from cell_folders import Folders
 
 from qtuning.errors import UserError
 from qtuning.statistics.summary import summarise
-from qtuning.store.store import read_scores, write_store
+from qtuning.store.store import Store, write_store
 from qtuning.tables.html import render_html as html
 from qtuning.tables.latex import render_latex as latex
 from qtuning.tables.markdown import render_markdown as markdown
@@ -49,17 +49,17 @@ def odd(scores: pl.DataFrame, column: str, **changes: object) -> pl.DataFrame:
 def test_mixed_evaluations_are_refused_from_any_store(
     folders: Folders, column: str, changes: dict[str, object], said: str
 ) -> None:
-    scores = odd(read_scores(folders.results, "mini"), column, **changes)
+    scores = odd(Store(folders.results).experiment("mini"), column, **changes)
     scores.write_parquet(folders.results / "scores.parquet")
     with pytest.raises(UserError, match=said) as refused:
-        summarise(read_scores(folders.results, "mini"))
+        summarise(Store(folders.results).experiment("mini"))
     assert "q-tuning-25x50-s1" in str(refused.value)
 
 
 def test_versions_that_trained_are_told_at_the_top_of_every_output(
     folders: Folders, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scores = odd(read_scores(folders.results, "mini"), "versions", torch="2.14.0", git="def5678")
+    scores = odd(Store(folders.results).experiment("mini"), "versions", torch="2.14.0", git="def5678")
     page = score_page(summarise(scores))
     (warning,) = page.warnings
     assert warning.startswith("Cells were trained with different versions of torch,")
@@ -75,12 +75,12 @@ def test_versions_that_trained_are_told_at_the_top_of_every_output(
 
 
 def test_equal_versions_are_no_warning(folders: Folders) -> None:
-    assert score_page(summarise(read_scores(folders.results, "mini"))).warnings == ()
+    assert score_page(summarise(Store(folders.results).experiment("mini"))).warnings == ()
 
 
 def test_a_seed_the_store_has_no_row_of_is_a_hole(folders: Folders) -> None:
     """Not a mean over the other seed, which nothing would betray."""
-    scores = read_scores(folders.results, "mini")
+    scores = Store(folders.results).experiment("mini")
     without = scores.filter(~((pl.col("method") == "full") & (pl.col("seed") == "1")))
     rows = tidy_scores(summarise(without)).filter(pl.col("method") == "full").to_dicts()
     assert [row["mean"] for row in rows] == [None, None, None]
@@ -92,7 +92,7 @@ def test_a_seed_the_store_has_no_row_of_is_a_hole(folders: Folders) -> None:
 
 
 def test_a_benchmark_the_store_has_no_row_of_is_a_hole_and_so_is_the_average(folders: Folders) -> None:
-    scores = read_scores(folders.results, "mini")
+    scores = Store(folders.results).experiment("mini")
     without = scores.filter(~((pl.col("method") == "full") & (pl.col("benchmark") == "math")))
     rows = {
         row["benchmark"]: row["mean"]
@@ -104,14 +104,14 @@ def test_a_benchmark_the_store_has_no_row_of_is_a_hole_and_so_is_the_average(fol
 
 def test_two_cells_in_one_place_are_refused(folders: Folders) -> None:
     """As for two training batch sizes that the rows do not tell apart: the last would stand for both."""
-    scores = read_scores(folders.results, "mini")
+    scores = Store(folders.results).experiment("mini")
     twin = scores.filter(pl.col("method") == "full").with_columns(cell=pl.lit("another-full"))
     with pytest.raises(UserError, match=r"another-full claim the same place .*seed 0"):
         summarise(pl.concat([scores, twin]))
 
 
 def test_an_axis_of_training_has_rows_and_differences_of_its_own(folders: Folders) -> None:
-    scores = read_scores(folders.results, "mini").with_columns(training=pl.lit("batch_size=8"))
+    scores = Store(folders.results).experiment("mini").with_columns(training=pl.lit("batch_size=8"))
     large = scores.filter(pl.col("method") != "zero-shot").with_columns(
         cell=pl.col("cell") + "-16", training=pl.lit("batch_size=16"), score=pl.col("score") / 2
     )

@@ -15,7 +15,7 @@ from qtuning.experiment.names import cell_id, evaluation_id
 from qtuning.files import read_json, write_text
 from qtuning.store.collect import collect
 from qtuning.store.schema import COST_COLUMNS, SCHEMA
-from qtuning.store.store import read_scores, write_store
+from qtuning.store.store import Store, write_store
 
 
 def test_finished_cell_has_a_row_for_every_metric(folders: Folders) -> None:
@@ -209,10 +209,10 @@ def test_table_of_another_version_is_replaced(folders: Folders, capsys: pytest.C
 
 def test_reading_an_experiment_that_was_not_collected(folders: Folders) -> None:
     with pytest.raises(UserError, match=r"scores.parquet: no such file"):
-        read_scores(folders.results, "mini")
+        Store(folders.results).experiment("mini")
     write_store([folders.grid], folders.results)
     with pytest.raises(UserError, match=r"experiment = 'table9': no rows \(collected: mini\)"):
-        read_scores(folders.results, "table9")
+        Store(folders.results).experiment("table9")
 
 
 def test_cells_of_the_shipped_experiments_are_all_accounted_for(folders: Folders) -> None:

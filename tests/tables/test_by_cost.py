@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtuning.statistics.summary import summarise
-from qtuning.store.store import read_scores, write_store
+from qtuning.store.store import Store, write_store
 from qtuning.tables.by_cost import cost_page, pareto_front, tidy_costs
 
 Make = Callable[..., Folders]
@@ -44,7 +44,7 @@ def scores(make_folders: Make) -> pl.DataFrame:
     }.items():
         folders.finish(folders.find(text), lambda _, value=fraction: value)  # type: ignore[misc]
     write_store([folders.grid], folders.results)
-    return read_scores(folders.results, "mini")
+    return Store(folders.results).experiment("mini")
 
 
 def test_rows_by_cost(scores: pl.DataFrame) -> None:

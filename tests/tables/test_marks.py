@@ -9,7 +9,7 @@ from cell_folders import Folders
 
 from qtuning.statistics.compare import MARKS
 from qtuning.statistics.summary import summarise
-from qtuning.store.store import read_scores, write_store
+from qtuning.store.store import Store, write_store
 from qtuning.tables.page import Parts
 from qtuning.tables.scores import score_page
 
@@ -22,7 +22,7 @@ def scores(make_folders: Callable[..., Folders]) -> pl.DataFrame:
     for cell in folders.grid.cells:
         folders.finish(cell)
     write_store([folders.grid], folders.results)
-    return read_scores(folders.results, "mini")
+    return Store(folders.results).experiment("mini")
 
 
 def comparison(

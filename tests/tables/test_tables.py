@@ -13,7 +13,7 @@ from qtuning.errors import UserError
 from qtuning.experiment.names import cell_id
 from qtuning.paper.beside import paper_editions
 from qtuning.statistics.summary import summarise
-from qtuning.store.store import read_scores, write_store
+from qtuning.store.store import Store, write_store
 from qtuning.tables.by_cost import cost_edition
 from qtuning.tables.costs import SELECTED
 from qtuning.tables.markdown import render_markdown
@@ -28,7 +28,7 @@ TWO = {"benchmarks": ["gsm8k", "math"], "source": "mini-world", "batch_size": 64
 
 def scores_of(folders: Folders) -> pl.DataFrame:
     write_store([folders.grid], folders.results)
-    return read_scores(folders.results, folders.grid.experiment.name)
+    return Store(folders.results).experiment(folders.grid.experiment.name)
 
 
 def markdown(scores: pl.DataFrame) -> str:
@@ -366,7 +366,7 @@ def test_nothing_run_yet_is_a_table_of_holes(folders: Folders) -> None:
 def test_unknown_experiment(complete: Folders) -> None:
     scores_of(complete)
     with pytest.raises(UserError, match="no rows"):
-        read_scores(complete.results, "table1")
+        Store(complete.results).experiment("table1")
 
 
 @pytest.mark.parametrize(
