@@ -6,9 +6,16 @@ from qtuning.warm import client
 
 
 def main() -> None:
-    """Entry point."""
-    if client.wanted(sys.argv[1:]):
-        status = client.run(sys.argv[1:])
+    """Run a command here, or have the warm server run it; or be the warm server."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == [client.SERVE]:
+        from qtuning.warm.server import run
+
+        if not run(*arguments[1:]):
+            return
+        # this is a forked job now, and sys.argv holds its command
+    elif client.wanted(arguments):
+        status = client.run(arguments)
         if status is not None:
             sys.exit(status)
     from qtuning.cli.app import main as command_line

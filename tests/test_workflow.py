@@ -188,7 +188,7 @@ def _warm_server(workflow: "subprocess.Popen[bytes]") -> psutil.Process:
     """What forks the jobs of this workflow."""
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if "qtuning.warm.server" in words and words[-1] == str(workflow.pid):
+        if "serve-warm" in words and words[-1] == str(workflow.pid):
             return process
     raise AssertionError("the workflow has no warm server")
 

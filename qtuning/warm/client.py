@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 VARIABLE = "QTUNING_WARM"
+SERVE = "serve-warm"  # the word by which `python -m qtuning` becomes the server
 COMMANDS = frozenset({"train", "evaluate", "prepare", "base-model"})
 # set by shells and job runners for each command, and of no consequence for imports
 OWN = frozenset({"_", "PWD", "OLDPWD", "SHLVL", "OMP_NUM_THREADS"})
@@ -104,7 +105,7 @@ def _start(path: Path) -> None:
     with log.open("w") as output, os.fdopen(ready, "rb") as reader:
         try:
             server = subprocess.Popen(
-                [sys.executable, "-m", "qtuning.warm.server", str(path), str(writer), os.environ[VARIABLE]],
+                [sys.executable, "-m", "qtuning", SERVE, str(path), str(writer), os.environ[VARIABLE]],
                 env={**os.environ, **single, "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")},
                 stdin=subprocess.DEVNULL,
                 stdout=output,

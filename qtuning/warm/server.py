@@ -203,8 +203,8 @@ def preload() -> None:
     gc.freeze()  # what is there now is never collected, so that jobs share its memory
 
 
-def work(job: Job) -> None:
-    """The command itself, as if it had been started with these arguments in this folder and environment."""
+def become(job: Job) -> None:
+    """Make this process as if it had been started with the job's arguments in its folder and environment."""
     os.chdir(job.folder)
     os.environ.clear()
     os.environ.update(job.environment)
@@ -212,21 +212,15 @@ def work(job: Job) -> None:
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     random.seed()
     sys.argv = ["qtuning", *job.arguments]
-    from qtuning.cli.app import main
-
-    main()
 
 
-def run(path: Path, ready: int, owner: int) -> None:
-    """Preload, say so on the descriptor `ready`, serve."""
+def run(path: str, ready: str, owner: str) -> bool:
+    """Preload, say so on the descriptor `ready`, serve. In each forked process: become the job, and return True."""
     preload()
-    server = Server(path, owner)
-    os.write(ready, b"+")
-    os.close(ready)
+    server = Server(Path(path), int(owner))
+    os.write(int(ready), b"+")
+    os.close(int(ready))
     job = server.serve()
     if job is not None:
-        work(job)
-
-
-if __name__ == "__main__":
-    run(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+        become(job)
+    return job is not None

@@ -66,7 +66,7 @@ def server_of(owner: "subprocess.Popen[bytes]") -> psutil.Process:
             words = process.cmdline()
         except psutil.Error:
             continue
-        if words[1:3] == ["-m", "qtuning.warm.server"] and words[-1] == str(owner.pid) and process.ppid() == 1:
+        if words[1:4] == ["-m", "qtuning", client.SERVE] and words[-1] == str(owner.pid) and process.ppid() == 1:
             return process
     raise AssertionError("no server")
 
@@ -141,7 +141,7 @@ def test_failures_read_as_without_a_server_and_the_server_ends_with_its_owner(tm
     assert warm[0] == 2
     assert "nothing.json: no such file" in warm[2]
     wait_until(lambda: not server.is_running(), "the end of the server")
-    assert not Path(server_words[3]).exists(), "its socket goes with it"
+    assert not Path(server_words[4]).exists(), "its socket goes with it"
 
 
 def test_only_the_workflow_makes_commands_warm(monkeypatch: pytest.MonkeyPatch) -> None:
