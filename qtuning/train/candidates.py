@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -27,13 +27,8 @@ from qtuning.scoring.scores import BatchScores, NonFinite, Observation, observe
 from qtuning.train.cost import Cost, shape_of
 from qtuning.train.reuse import Graphs, observe_with_graphs
 
-"""Needs that take a forward of the model."""
-
 CHECKED = 64
 """Samples among which the shortest and the longest check that the packed forward is the model's own."""
-
-Batch = TypeVar("Batch")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -115,17 +110,19 @@ class CandidateSource:
         count = len(self.train_set.samples)
         if not FORWARDS & set(needs):
             return self.candidates(range(count), needs, epoch)
-
-        def look(batch: range) -> Candidates:
-            found = self.candidates(batch, needs, epoch)
-            if progress is not None:
-                progress(batch.stop, count)
-            return found
-
-        starts = range(0, count, self.batch_size)
-        with self.weights_at_rest():
-            batches = [range(start, min(start + self.batch_size, count)) for start in starts]
-            return concatenate(share_out(self.accelerator, batches, look))
+        batches = [range(start, min(start + self.batch_size, count)) for start in range(0, count, self.batch_size)]
+        done: list[tuple[int, Any]] = []
+        try:
+            with self.weights_at_rest():
+                for index in range(self.accelerator.process_index, len(batches), self.accelerator.num_processes):
+                    done.append((index, self.candidates(batches[index], needs, epoch)))
+                    if progress is not None:
+                        progress(batches[index].stop, count)
+        except UserError as error:
+            done = [(-1, error)]  # raised on all processes below; the others would wait for this one for ever
+        everyone = sorted(gather_object(done), key=lambda pair: pair[0])
+        raise_first([result for _, result in everyone if isinstance(result, UserError)])
+        return concatenate([result for _, result in everyone])
 
     def start_epoch(self, needs: Collection[str], epoch: int) -> None:
         """Score the train set anew, if the schedule asks for it before this epoch (`stale`)."""
@@ -267,22 +264,6 @@ def score_with_auxiliary(
         raise UserError(f"options.{role} = {name!r}: {error}") from None
     cost.seconds_scoring = time.perf_counter() - started
     return scores, cost
-
-
-def share_out(accelerator: Accelerator, batches: Sequence[Batch], work: Callable[[Batch], Result]) -> list[Result]:
-    """`work` on every batch, shared by the processes; all results, in order, on each of them.
-
-    A UserError of one process is raised on all, because the others would wait for that one for ever.
-    """
-    mine = range(accelerator.process_index, len(batches), accelerator.num_processes)
-    done: list[tuple[int, Any]] = []
-    try:
-        done = [(index, work(batches[index])) for index in mine]
-    except UserError as error:
-        done = [(-1, error)]
-    everyone = sorted(gather_object(done), key=lambda pair: pair[0])
-    raise_first([result for _, result in everyone if isinstance(result, UserError)])
-    return [result for _, result in everyone]
 
 
 def raise_first(failures: Sequence[UserError]) -> None:
