@@ -154,7 +154,7 @@ def _index_benchmarks(check: Check, data_dir: Path | None) -> tuple[Index, list[
 
 
 def _items_of(check: Check, data_dir: Path | None) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Every benchmark with its items, in the order in which they are evaluated."""
+    """Every benchmark with its items, in the order in which they are asked."""
     folder = local_folder(check.source, data_dir)
     for name in check.benchmarks:
         benchmark = BENCHMARKS[name]

@@ -82,10 +82,10 @@ def prepare(
     out.mkdir(parents=True, exist_ok=True)
     (out / REPORT).unlink(missing_ok=True)
     tokenizer = load_tokenizer(model_folder)
-    fingerprint = tokenizer_fingerprint(tokenizer)
+    fingerprint = tokenizer_fingerprint(tokenizer)  # before use, which leaves settings behind in the tokenizer
     candidates, bad = parse_rows(read_rows(train_set, data_dir=data_dir), train_set)
     read = len(candidates) + len(bad)
-    check_bad_rows(train_set, read, bad)
+    check_bad_rows(train_set, read, bad)  # before the slow part
     usable, unusable = tokenise_rows(candidates, tokenizer, template, cell.training.cutoff)
     bad = sorted(bad + unusable, key=lambda row: row.sample)
     check_bad_rows(train_set, read, bad)
@@ -147,11 +147,11 @@ def tokenise_rows(
 
 
 def _error_spans(example: Example, response: str) -> list[tuple[int, int]]:
-    """The known errors, in characters of the rendered response; a chat template may have stripped white space."""
+    """The known errors, in characters of the rendered response."""
     if not example.errors:
         return []
     start = response.find(example.response)
-    if start < 0:
+    if start < 0:  # the chat template has stripped white space at either end
         stripped = example.response.lstrip()
         start = response.index(stripped.rstrip()) - (len(example.response) - len(stripped))
     return [(start + first, start + stop) for first, stop in example.errors]

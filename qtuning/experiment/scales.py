@@ -162,7 +162,7 @@ class ExperimentFiles:
 
 
 def section_folder(configs: Path, section: str) -> Path:
-    """The folder of a section. UserError if it does not exist: users forget to stand in the clone."""
+    """The folder of a section. UserError if there is none: most likely, the command runs outside a clone."""
     folder = configs / section
     if not folder.is_dir():
         missing = folder if configs.is_dir() else configs
