@@ -93,7 +93,7 @@ def _draw_front(panel: Axes, front: pl.DataFrame, looks: Mapping[str, Look]) -> 
     than the front; and the names are in the order of the points, so that the lines hardly cross.
     """
     # neither clipped nor shrunk, which would make the ends depend on how a processor rounds
-    line = {"arrowstyle": "-", "linewidth": 0.4, "relpos": (1.05, 0.5), "patchA": None, "shrinkA": 0, "shrinkB": 0}
+    line = {"arrowstyle": "-", "linewidth": 0.4, "relpos": (1.1, 0.5), "patchA": None, "shrinkA": 0, "shrinkB": 0}
     options: dict[str, Any] = {"color": "#444444", "linewidth": 0.8, "zorder": 2}
     panel.plot(front["x"], front["mean"], drawstyle="steps-post", label="Pareto front", **options)
     for number, row in enumerate(front.reverse().head(NAMED).iter_rows(named=True)):
