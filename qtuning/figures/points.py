@@ -3,13 +3,14 @@
 import json
 import re
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import polars as pl
 
-from qtuning.statistics.summary import AVERAGE, Entry, Hole, Summary
-from qtuning.store.lines import Line
-from qtuning.tables.costs import Cost, cost_of
+from qtuning.statistics.summary import AVERAGE, Entry, Summary
+from qtuning.store.lines import FULL, ZERO_SHOT
+from qtuning.tables.costs import cost_of
 from qtuning.tables.labels import benchmark_label, method_label, percent
 
 SCHEMA: dict[str, Any] = {
@@ -44,6 +45,9 @@ batch_size: where the experiment varies it. Scores and `nominal` (r_sample x r_t
 of the full data.
 """
 
+UNPRUNED = (FULL, ZERO_SHOT)
+"""Methods that prune nothing: training on the full data, and the model without training."""
+
 
 def points(summary: Summary) -> pl.DataFrame:
     """One row per line of the experiment's table and model: its average score over the benchmarks, and its costs.
@@ -53,22 +57,35 @@ def points(summary: Summary) -> pl.DataFrame:
     quotient with the full-data cell of the same seed; null without one.
     """
     rows = []
-    for line in summary.lines:
-        for model in summary.models:
-            entry = summary.entries.get((line, model, summary.overall))
-            if entry is None:
-                continue
-            rows.append(
-                _identity(line, model)
-                | {"benchmark": summary.overall}
-                | _score(entry)
-                | _costs(cost_of(line, model, summary.cells))
-            )
+    for line, model in product(summary.lines, summary.models):
+        entry = summary.entries.get((line, model, summary.overall))
+        if entry is None:
+            continue
+        options = json.loads(line.options) if line.options else {}
+        batch = re.search(r"batch_size\W+(\d+)", line.training)
+        cost = cost_of(line, model, summary.cells)
+        row = line.columns() | {
+            "model": model,
+            "label": method_label(line),
+            "budget": "",
+            "lambda": options.get("token", {}).get("lambda"),
+            "batch_size": int(batch[1]) if batch else None,
+            "benchmark": summary.overall,
+            "n_seeds": 0,
+            "flops": cost.mean("flops_total"),
+            "flops_share": cost.share_of_full("flops_total"),
+            "seconds": cost.mean("seconds_total"),
+            "seconds_share": cost.share_of_full("seconds_total"),
+        }
+        if line.sample_ratio is not None and line.token_ratio is not None:
+            row["budget"] = budget_name(line.sample_ratio, line.token_ratio)
+            row["nominal"] = 100 * line.sample_ratio * line.token_ratio
+        if isinstance(entry, Entry):
+            row |= {"mean": entry.mean, "sd": entry.sd, "n_seeds": len(entry.seeds)}
+        else:
+            row["hole"] = str(entry)
+        rows.append(row)
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
-
-
-UNPRUNED = ("full", "zero-shot")
-"""Methods that prune nothing: training on the full data, and the model without training."""
 
 
 def pruned(frame: pl.DataFrame) -> pl.DataFrame:
@@ -109,31 +126,3 @@ def score_label(frame: pl.DataFrame) -> str:
 def budget_name(sample_ratio: float, token_ratio: float) -> str:
     """`25×50`: per cent of the samples x per cent of the tokens."""
     return f"{percent(sample_ratio)[:-1]}×{percent(token_ratio)[:-1]}"
-
-
-def _identity(line: Line, model: str) -> dict[str, Any]:
-    known = line.sample_ratio is not None and line.token_ratio is not None
-    options = json.loads(line.options) if line.options else {}
-    batch = re.search(r"batch_size\W+(\d+)", line.training)
-    return line.columns() | {
-        "model": model,
-        "label": method_label(line),
-        "budget": budget_name(line.sample_ratio, line.token_ratio) if known else "",  # type: ignore[arg-type]
-        "nominal": 100 * line.sample_ratio * line.token_ratio if known else None,  # type: ignore[operator]
-        "lambda": options.get("token", {}).get("lambda"),
-        "batch_size": int(batch[1]) if batch else None,
-    }
-
-
-def _score(entry: Entry | Hole) -> dict[str, Any]:
-    if isinstance(entry, Hole):
-        return {"mean": None, "sd": None, "n_seeds": 0, "hole": str(entry)}
-    return {"mean": entry.mean, "sd": entry.sd, "n_seeds": len(entry.seeds), "hole": None}
-
-
-def _costs(cost: Cost) -> dict[str, float | None]:
-    costs: dict[str, float | None] = {}
-    for name, column in (("flops", "flops_total"), ("seconds", "seconds_total")):
-        costs[name] = cost.mean(column)
-        costs[f"{name}_share"] = cost.share_of_full(column)
-    return costs

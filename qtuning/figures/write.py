@@ -26,6 +26,12 @@ from qtuning.tables.planted_errors import localised
 
 CAPTIONS = "captions.json"
 
+TRAINED = (
+    *("cell", "train_set", "model", "method", "sample_pruner", "token_pruner"),
+    *("options", "variant", "training", "label", "budget"),
+)
+"""Columns of `_trained`."""
+
 
 @dataclass(frozen=True)
 class Written:
@@ -120,13 +126,12 @@ def _of_group(store: Store, cells: pl.DataFrame) -> Iterator[tuple[str, Drawing,
 
 def _trained(collected: pl.DataFrame) -> pl.DataFrame:
     """One row per trained cell, with the label and the budget of its line."""
-    columns = ("train_set", "method", "sample_pruner", "token_pruner", "options", "variant", "training")
     rows = [
-        {name: getattr(line, name) for name in columns}
+        line.columns()
         | {"model": model, "label": method_label(line), "cell": row["cell"]}
         | {"budget": budget_name(row["sample_ratio"], row["token_ratio"])}
         for (line, model), by_seed in cells_by_line(collected).items()
         for row in by_seed.values()
         if row["cell"]
     ]
-    return pl.DataFrame(rows, schema=dict.fromkeys((*columns, "model", "label", "cell", "budget"), pl.String))
+    return pl.DataFrame(rows, schema=dict.fromkeys(TRAINED, pl.String), orient="row")
