@@ -8,8 +8,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import typer
 from figure_frames import cell_rows, table, write_store
+from typer.testing import CliRunner
 
+from qtuning.cli.draw import figures
 from qtuning.errors import UserError
 from qtuning.figures.write import Written, drawings, write_figures
 from qtuning.store.store import Store
@@ -48,8 +51,15 @@ def test_files_tell_nothing_of_when_and_by_what_they_were_made(written: list[Wri
         assert b"Software" not in figure.paths[1].read_bytes()[:400]
 
 
-def test_captions_name_cells_seeds_items_evaluation_and_versions(written: list[Written]) -> None:
+def test_captions_explain_what_is_drawn_and_name_what_it_rests_on(written: list[Written]) -> None:
     captions = {figure.name: figure.caption for figure in written}
+    for name in ("budgets", "pareto"):
+        assert "Colour: sample pruner; marker and line style: token pruner." in captions[name]
+    assert "in per cent of what training on the full data cost" in captions["pareto"]
+    assert "seconds are wall seconds of the machine" in captions["pareto"]
+    assert "less than a factor of two means little" in captions["pareto"]
+    assert "dotted: 5%, the least that a quadrant should hold" in captions["shares"]
+    assert "Blue: above it; orange: below." in captions["heatmap"]
     assert "2 seeds (0, 1)" in captions["pareto"]
     assert "ARC-E 200 (acc)" in captions["pareto"] and "SQuAD 180 (f1)" in captions["pareto"]
     assert "Evaluation evaluation-1234abcd." in captions["pareto"]
@@ -87,7 +97,6 @@ def test_an_unknown_experiment_is_named_with_the_nearest_known_one(folder: Path,
 def test_captions_name_only_lines_that_are_drawn(written: list[Written], tmp_path: Path) -> None:
     captions = {figure.name: figure.caption for figure in written}
     assert "Dashed: full data; dotted: zero-shot" in captions["budgets"]
-    assert "in per cent of what training on the full data cost" in captions["pareto"]
     rows = [cell_rows(method, 0.5, t, score=9.0) for method in ("random+random", "q-tuning") for t in (0.5, 0.7)]
     for extra, told in (([], None), ([cell_rows("zero-shot", seed=None)], "Dotted: zero-shot")):
         store = Store(write_store(tmp_path / str(len(extra)), table(*rows, *extra), logged=False))
@@ -96,16 +105,6 @@ def test_captions_name_only_lines_that_are_drawn(written: list[Written], tmp_pat
             assert "full data" not in found[name], name
             assert ("zero-shot" in found[name]) == (told is not None), name
             assert told is None or told in found[name]
-
-
-def test_captions_explain_colours_costs_and_the_dotted_line(written: list[Written]) -> None:
-    captions = {figure.name: figure.caption for figure in written}
-    for name in ("budgets", "pareto"):
-        assert "Colour: sample pruner; marker and line style: token pruner." in captions[name]
-    assert "seconds are wall seconds of the machine" in captions["pareto"]
-    assert "less than a factor of two means little" in captions["pareto"]
-    assert "dotted: 5%, the least that a quadrant should hold" in captions["shares"]
-    assert "Blue: above it; orange: below." in captions["heatmap"]
 
 
 def test_models_and_train_sets_have_figures_of_their_own(tmp_path: Path) -> None:
@@ -119,3 +118,16 @@ def test_models_and_train_sets_have_figures_of_their_own(tmp_path: Path) -> None
     assert names.count("pareto") == 1
     for kind in ("heatmap", "plane", "flow", "shares", "convergence"):
         assert {f"{kind}-mini-sft-one", f"{kind}-mini-sft-two"} <= set(names)
+
+
+def test_the_command_names_what_it_wrote(tmp_path: Path) -> None:
+    rows = [cell_rows("full", score=50.0), cell_rows("random+random", 0.5, 0.5), cell_rows("longest+ppl", 0.5, 0.5)]
+    store = write_store(tmp_path / "store", table(*rows))
+    app = typer.Typer()
+    app.command()(figures)
+    result = CliRunner().invoke(app, ["demo", "--store", str(store), "--out", str(tmp_path / "figures")])
+    assert result.exception is None, result.output
+    printed = [Path(line) for line in result.output.split()]
+    assert printed == [tmp_path / "figures" / "demo" / f"{name}.svg" for name in ("pareto", "heatmap", "convergence")]
+    assert all(path.exists() for path in printed)
+    assert isinstance(CliRunner().invoke(app, ["other", "--store", str(store)]).exception, UserError)

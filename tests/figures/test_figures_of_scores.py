@@ -6,8 +6,6 @@ import numpy as np
 import polars as pl
 import pytest
 from figure_frames import BENCHMARKS, cell_rows, grid, planted, points_of, steps, table
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from qtuning.figures.heatmap import DIVERGING, LIMIT, differences, draw_heatmap, pages
 from qtuning.figures.marks import SAMPLE_COLOUR, assign_looks, describe_looks
@@ -26,7 +24,6 @@ from qtuning.figures.score_curves import (
 from qtuning.figures.style import VERMILLION, styled
 from qtuning.figures.training import draw_convergence, draw_shares, over_seeds
 from qtuning.statistics.summary import summarise
-from qtuning.tables.by_cost import pareto_front
 from qtuning.tables.planted_errors import localised
 
 
@@ -64,24 +61,6 @@ def test_without_full_data_costs_have_no_share() -> None:
     frame = points_of(table(cell_rows("random+random", 0.5, 0.5), cell_rows("q-tuning", 0.5, 0.5)))
     assert frame["flops_share"].null_count() == 2 and frame["flops"].null_count() == 0
     assert "% of full data" not in draw_pareto(frame).figure.axes[0].get_xlabel()
-
-
-pairs = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=14)
-
-
-@given(pairs)
-@settings(max_examples=200, deadline=None)
-def test_the_front_is_what_a_sweep_by_cost_finds(cloud: list[tuple[int, int]]) -> None:
-    """Independent route: by rising cost, keep what scores more than everything cheaper; equal points stay together."""
-    best: set[tuple[int, int]] = set()
-    highest = 0
-    for cost in sorted({c for c, _ in cloud}):
-        top = max(s for c, s in cloud if c == cost)
-        if top > highest:
-            best.add((cost, top))
-            highest = top
-    front = pareto_front([(float(c), float(s)) for c, s in cloud])
-    assert front == [point in best for point in cloud]
 
 
 def test_the_pareto_data_say_which_points_lie_on_the_front() -> None:
@@ -223,14 +202,8 @@ def test_colours_of_differences_are_those_of_the_tables() -> None:
 
 
 def test_ratios_take_the_budgets_that_prune_one_way_only() -> None:
-    frame = points_of(
-        pl.concat(
-            [
-                grid(["longest+none", "q-tuning"], [(0.25, 1), (0.5, 1)], seeds=(0,)),
-                table(cell_rows("q-tuning", 0.5, 0.5)),
-            ]
-        )
-    )
+    alone = grid(["longest+none", "q-tuning"], [(0.25, 1), (0.5, 1)], seeds=(0,))
+    frame = points_of(pl.concat([alone, table(cell_rows("q-tuning", 0.5, 0.5))]))
     chosen = pruned_alone(frame, "sample_ratio", "token_ratio")
     assert sorted(set(chosen["label"])) == ["Q-Tuning", "longest (samples)"]
     assert set(chosen["token_ratio"]) == {1.0}
@@ -240,10 +213,8 @@ def test_ratios_take_the_budgets_that_prune_one_way_only() -> None:
 
 
 def test_no_two_methods_look_alike() -> None:
-    samples, tokens = (
-        ("random", "longest", "infobatch", "entropy", "ppl-low", "ppl-mid"),
-        ("random", "ppl", "fastv", "sparsevlm", "rho-1"),
-    )
+    samples = ("random", "longest", "infobatch", "entropy", "ppl-low", "ppl-mid")
+    tokens = ("random", "ppl", "fastv", "sparsevlm", "rho-1")
     rows = [cell_rows(f"{s}+{t}", 0.5, 0.5) for s in samples for t in tokens]
     rows += [cell_rows("q-tuning", 0.5, 0.5, **{"lambda": value / 10}) for value in range(11)]
     look = assign_looks(points_of(table(*rows)))

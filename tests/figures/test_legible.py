@@ -1,15 +1,13 @@
 """Every figure at its real size: no letter below 7 points, nothing outside the sheet, no tick label on another."""
 
-from itertools import pairwise
+from itertools import pairwise, product
 
 import polars as pl
 import pytest
 from figure_frames import cell_rows, grid, planted, points_of, table
 from matplotlib.axes import Axes
-from matplotlib.backend_bases import RendererBase
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from qtuning.figures.heatmap import differences, draw_heatmap
 from qtuning.figures.pareto import draw_pareto
@@ -35,53 +33,42 @@ TOKEN = ("random", "ppl", "fastv", "sparsevlm")
 def check(drawing: Drawing) -> None:
     """Draw, and measure every text."""
     figure = drawing.figure
-    assert figure.get_figwidth() in (COLUMN, PAGE) or COLUMN < figure.get_figwidth() < PAGE
+    assert COLUMN <= figure.get_figwidth() <= PAGE
     with styled():
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        renderer = canvas.get_renderer()
+        figure.draw_without_rendering()
         for text in figure.findobj(Text):
-            if not text.get_text().strip() or not text.get_visible():
-                continue
-            assert float(text.get_fontsize()) >= 7, text.get_text()
+            if text.get_text().strip() and text.get_visible():
+                assert float(text.get_fontsize()) >= 7, text.get_text()
         for axes in figure.axes:
-            inside(figure, axes, renderer)
+            titles = [axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label]  # type: ignore[attr-defined]
+            for text in [*titles, *axes.texts]:
+                box = extent(text)
+                inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
+                assert inside or not text.get_text().strip(), f"{text.get_text()!r} leaves the sheet"
             for axis in (axes.xaxis, axes.yaxis):
-                labels = [t for t in axis.get_ticklabels() if t.get_text() and t.get_visible()]
-                apart([t for t in labels if within(axes, t, renderer)], renderer)
-            # of an annotation its text only: the lines of `pareto` may cross other texts
-            boxes = [Text.get_window_extent(text, renderer) for text in axes.texts if text.get_text().strip()]
+                labels = [t for t in axis.get_ticklabels() if t.get_text() and t.get_visible() and shown(axes, t)]
+                for one, other in pairwise(extent(label) for label in labels if not label.get_rotation()):
+                    across = min(one.x1, other.x1) - max(one.x0, other.x0)
+                    upwards = min(one.y1, other.y1) - max(one.y0, other.y0)
+                    assert across <= 0.5 or upwards <= 0.5, "tick labels overlap"
+            boxes = [extent(text) for text in axes.texts if text.get_text().strip()]
             for number, box in enumerate(boxes):
                 assert not box.shrunk(0.98, 0.98).count_overlaps(boxes[:number]), "texts of a panel overlap"
         for legend in figure.legends:
-            box = legend.get_window_extent(renderer)
+            box = legend.get_window_extent()
             assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1, "the legend leaves the sheet"
 
 
-def within(axes: Axes, text: Text, renderer: RendererBase) -> bool:
+def extent(text: Text) -> Bbox:
+    """Of an annotation the text only: the lines of `pareto` may cross other texts."""
+    return Text.get_window_extent(text)
+
+
+def shown(axes: Axes, label: Text) -> bool:
     """Whether a tick label belongs to a tick that is shown (matplotlib keeps some outside the limits)."""
-    box, frame = text.get_window_extent(renderer), axes.get_window_extent(renderer)
+    box, frame = extent(label), axes.get_window_extent()
     x, y = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
     return (frame.x0 - 2 <= x <= frame.x1 + 2) or (frame.y0 - 2 <= y <= frame.y1 + 2)
-
-
-def inside(figure: Figure, axes: Axes, renderer: RendererBase) -> None:
-    texts = [axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label, *axes.texts]  # type: ignore[attr-defined]
-    for text in texts:
-        if text.get_text().strip():
-            box = Text.get_window_extent(text, renderer)
-            assert box.x0 >= -1 and box.y0 >= -1, f"{text.get_text()!r} leaves the sheet"
-            assert box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1, (
-                f"{text.get_text()!r} leaves the sheet"
-            )
-
-
-def apart(labels: list[Text], renderer: RendererBase) -> None:
-    boxes = [label.get_window_extent(renderer) for label in labels if not label.get_rotation()]
-    for one, other in pairwise(boxes):
-        across = min(one.x1, other.x1) - max(one.x0, other.x0)
-        upwards = min(one.y1, other.y1) - max(one.y0, other.y0)
-        assert across <= 0.5 or upwards <= 0.5, "tick labels overlap"
 
 
 def test_figures_of_a_small_experiment(store: Store) -> None:
@@ -107,7 +94,7 @@ def test_the_names_of_a_front_stand_left_of_all_points() -> None:
     with styled():
         figure.draw_without_rendering()
     for panel in figure.axes:
-        names = [Text.get_window_extent(text) for text in panel.texts]
+        names = [extent(text) for text in panel.texts]
         lines = [line for line in panel.get_lines() if line.get_marker() in ("o", "s", "P")]
         places = [panel.transData.transform(point) for line in lines for point in line.get_xydata()]  # type: ignore[union-attr]
         assert len(names) > 1 and len(places) == 17
@@ -152,13 +139,9 @@ def test_figure_5() -> None:
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_localisation(seeds: int) -> None:
-    cells = table(
-        *(cell_rows("full", seed=seed) for seed in range(seeds)),
-        *(
-            cell_rows(method, 0.5, tokens, seed, **options)
-            for seed in range(seeds)
-            for tokens in (0.5, 0.7)
-            for method, options in (("full+random", {}), ("q-tuning", {"lambda": 0.0}), ("q-tuning", {}))
-        ),
-    )
-    check(draw_planted_errors(localised(planted(cells), cells)))
+    methods: list[tuple[str, dict[str, float]]] = [("full+random", {}), ("q-tuning", {"lambda": 0.0}), ("q-tuning", {})]
+    cells = [cell_rows("full", seed=seed) for seed in range(seeds)]
+    for seed, tokens, (method, options) in product(range(seeds), (0.5, 0.7), methods):
+        cells.append(cell_rows(method, 0.5, tokens, seed, **options))
+    scores = table(*cells)
+    check(draw_planted_errors(localised(planted(scores), scores)))
