@@ -17,21 +17,6 @@ def qtuning(*arguments: str, cwd: Path = REPOSITORY) -> "subprocess.CompletedPro
     )
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        *("cells", "experiments", "base-model", "prepare", "train", "evaluate"),
-        *("localise", "collect", "tables", "figures", "report", "export", "audit", "contamination", "plan", "plane"),
-        *("check-pruner", "replay"),
-    ],
-)
-def test_every_command_explains_itself(command: str) -> None:
-    overview, detail = qtuning("--help"), qtuning(command, "--help")
-    assert overview.returncode == detail.returncode == 0
-    assert command in overview.stdout
-    assert "--help" in detail.stdout
-
-
 def test_cells_are_listed_and_written(tmp_path: Path) -> None:
     result = qtuning("cells", "mini", "--results", str(tmp_path), "--write")
     assert result.returncode == 0, result.stderr

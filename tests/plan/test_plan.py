@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
-from typer.testing import CliRunner
+from command_line import invoke
 
-from qtuning.cli.look import plan
 from qtuning.errors import UserError
 from qtuning.evaluation.tasks import DEFAULT_NEW_TOKENS, TASKS
 from qtuning.experiment.grid import ConfigFolder
@@ -125,10 +123,8 @@ def test_what_cannot_fit_is_refused_with_the_key_that_helps(
 
 @pytest.fixture
 def run(configs: Path, tmp_path: Path) -> Callable[..., Any]:
-    app = typer.Typer()
-    app.command()(plan)
-    options = ["--configs", str(configs), "--results", str(tmp_path / "results")]
-    return lambda *arguments: CliRunner().invoke(app, [*arguments, *options])
+    options = ["--configs", configs, "--results", tmp_path / "results"]
+    return lambda *arguments: invoke("plan", *arguments, *options)
 
 
 def test_the_command_prints_a_bill_of_100_columns(run: Callable[..., Any], experiment: Callable[..., Path]) -> None:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-import typer
+from command_line import invoke
 from scipy.stats import spearmanr
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from qtuning.cli.look import plane
 from qtuning.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -23,19 +22,10 @@ QUESTIONS = [
 ]
 
 
-def invoke(*arguments: str, tmp_path: Path) -> Result:
-    """The command in a process's place, its outputs below tmp_path."""
-    app = typer.Typer()
-    app.command()(plane)
-    folders = [
-        "--results",
-        str(tmp_path / "results"),
-        "--out",
-        str(tmp_path / "out"),
-        "--configs",
-        str(ROOT / "configs"),
-    ]
-    return CliRunner().invoke(app, [*arguments, *folders])
+def plane(*arguments: str, tmp_path: Path) -> Result:
+    """The command, with its outputs below tmp_path."""
+    folders = ["--results", tmp_path / "results", "--out", tmp_path / "out", "--configs", ROOT / "configs"]
+    return invoke("plane", *arguments, *folders)
 
 
 def rows(count: int) -> list[dict[str, str]]:
@@ -53,7 +43,7 @@ def scored(folder: Path) -> Result:
     lines = [json.dumps(row) for row in rows(40)]
     lines.insert(2, json.dumps({"instruction": "empty", "output": ""}))
     (folder / "small.jsonl").write_text("\n".join(lines))
-    return invoke("mini", str(folder / "small.jsonl"), tmp_path=folder)
+    return plane("mini", str(folder / "small.jsonl"), tmp_path=folder)
 
 
 def test_every_sample_is_scored_as_by_the_models_own_logits(scored: Result, folder: Path) -> None:
@@ -100,14 +90,14 @@ def test_it_says_where_the_supplement_is_nearly_all_that_is_kept(tmp_path: Path)
     known = [{"instruction": QUESTIONS[0], "output": "yes"}] * 20
     noise = [{"instruction": QUESTIONS[1], "output": f"zq {i} xv ,, {i * i} kj ;; wq"} for i in range(20)]
     (tmp_path / "two.jsonl").write_text("\n".join(json.dumps(row) for row in known + noise))
-    result = invoke("mini", str(tmp_path / "two.jsonl"), tmp_path=tmp_path)
+    result = plane("mini", str(tmp_path / "two.jsonl"), tmp_path=tmp_path)
     table = pl.read_csv(tmp_path / "out" / "mini-two.csv")
     assert table["supplement"].sum() > table["kept"].sum() / 2
     assert "warning: most of what is kept is the supplement's, from " in result.output
 
 
 def test_the_same_file_gives_the_same_bytes(scored: Result, folder: Path, tmp_path: Path) -> None:
-    again = invoke("mini", str(folder / "small.jsonl"), tmp_path=tmp_path)
+    again = plane("mini", str(folder / "small.jsonl"), tmp_path=tmp_path)
     assert again.exception is None
     for path in (folder / "out").glob("mini-small.*"):
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
@@ -119,7 +109,7 @@ def test_chats_and_limits(folder: Path, tmp_path: Path) -> None:
         for row in rows(30)
     ]
     (tmp_path / "my chats.json").write_text(json.dumps(chats))
-    result = invoke("mini", str(tmp_path / "my chats.json"), "--limit", "12", tmp_path=tmp_path)
+    result = plane("mini", str(tmp_path / "my chats.json"), "--limit", "12", tmp_path=tmp_path)
     assert result.exception is None, result.output
     assert len(pl.read_csv(tmp_path / "out" / "mini-my-chats.csv")) == 12
 
@@ -142,6 +132,6 @@ def test_what_is_wrong_is_said_in_one_line(arguments: tuple[str, ...], message: 
     (tmp_path / "none.jsonl").write_text("[1]\n")
     (tmp_path / "text.txt").write_text("hello")
     (tmp_path / "good.jsonl").write_text(json.dumps(rows(1)[0]))
-    result = invoke(*(argument.format(folder=tmp_path) for argument in arguments), tmp_path=tmp_path)
+    result = plane(*(argument.format(folder=tmp_path) for argument in arguments), tmp_path=tmp_path)
     assert isinstance(result.exception, UserError)
     assert re.search(message, str(result.exception)) and "\n" not in str(result.exception)

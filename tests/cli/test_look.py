@@ -1,20 +1,22 @@
-"""`qtuning contamination` as it is typed."""
+"""`qtuning contamination` and `qtuning experiments` as they are typed."""
 
 import gzip
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
-from typer.testing import CliRunner, Result
+from command_line import invoke
+from typer.testing import Result
 
-from qtuning.cli.look import contamination
 from qtuning.data.contamination import Check, notes_of_checks
 from qtuning.errors import UserError
 from qtuning.experiment.grid import ConfigFolder
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 QUESTION = "a farmer has three fields and each of them has four rows of twelve trees how many trees"
 
 
@@ -28,10 +30,8 @@ def run(tmp_path: Path) -> Callable[..., Result]:
     records = [{"question": text, "answer": "#### 144"} for text in (QUESTION, "how many trees are there")]
     (data / "gsm8k" / "test.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, records)).encode()))
     (data / "sums.jsonl").write_text(json.dumps({"instruction": f"{QUESTION.upper()}?", "output": "144"}) + "\n")
-    app = typer.Typer()
-    app.command()(contamination)
-    folders = ["--configs", str(tmp_path / "configs"), "--results", str(tmp_path / "results")]
-    return lambda *arguments: CliRunner().invoke(app, [*arguments, *folders])
+    folders = ["--configs", tmp_path / "configs", "--results", tmp_path / "results"]
+    return lambda *arguments: invoke("contamination", *arguments, *folders)
 
 
 def test_it_writes_a_report_that_tables_can_quote(run: Callable[..., Result], tmp_path: Path) -> None:
@@ -62,3 +62,32 @@ def test_what_is_asked_wrongly_is_told(arguments: Any, message: str, run: Callab
     result = run(*arguments)
     assert isinstance(result.exception, UserError)
     assert message in str(result.exception)
+
+
+def listed(configs: Path) -> list[str]:
+    result = invoke("experiments", "--configs", configs)
+    assert result.exit_code == 0, result.output
+    return [line.rstrip() for line in result.output.splitlines()]
+
+
+def test_every_experiment_has_its_line(tmp_path: Path) -> None:
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    folder = tmp_path / "configs/experiments"
+    (folder / "broken.yaml").write_text((folder / "table4.yaml").read_text().replace("title:", "titel:"))
+    lines = listed(tmp_path / "configs")
+    assert [line.split()[0] for line in lines[1:]] == sorted(path.stem for path in folder.glob("*.yaml"))
+    found = {line.split()[0]: line for line in lines}
+    assert re.search(r"table1 +208 +mini \(207\), smollm2 \(414\) +Table 1: ", found["table1"])
+    assert re.search(r"fig5b +15 +mini \(30\), smollm2 \(60\) ", found["fig5b"])
+    assert re.search(r"mini +11 +Mini world", found["mini"])
+    assert re.search(r"invalid: .*broken\.yaml: title: required", found["broken"])
+
+
+def test_a_broken_edition_is_said_beside_its_experiment(tmp_path: Path) -> None:
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    scale = tmp_path / "configs/scales/mini.yaml"
+    scale.write_text(scale.read_text().replace("models: [mini]", "models: [mimi]"))
+    lines = listed(tmp_path / "configs")
+    place = next(index for index, line in enumerate(lines) if line.split()[0] == "table1")
+    assert "mini (invalid), smollm2 (414)" in lines[place]
+    assert "scales/mini.yaml: models = 'mimi': unknown; did you mean mini?" in lines[place + 1]

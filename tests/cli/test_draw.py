@@ -5,19 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner, Result
+from command_line import invoke
+from typer.testing import Result
 
-from qtuning.cli.draw import audit
 from qtuning.errors import UserError
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     monkeypatch.chdir(tmp_path)
-    app = typer.Typer()
-    app.command()(audit)
-    return lambda *arguments: CliRunner().invoke(app, [*map(str, arguments)])
+    return lambda *arguments: invoke("audit", *arguments)
 
 
 def test_claims_and_averages_are_printed(run: Callable[..., Result]) -> None:
