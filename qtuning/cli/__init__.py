@@ -1,1 +1,1 @@
-"""Commands of the command line, one a module; cli.py registers them."""
+"""The commands: run.py makes results, draw.py draws them, look.py only looks. app.py puts them together."""

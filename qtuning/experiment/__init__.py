@@ -1,0 +1,1 @@
+"""From YAML files to cells, and everything that can be named in them. Imports no torch. Begin with grid.py."""

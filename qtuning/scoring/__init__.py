@@ -1,0 +1,1 @@
+"""What one forward without gradient says of each sample: perplexity, entropy, and its quadrant on the plane."""

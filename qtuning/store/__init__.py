@@ -1,0 +1,1 @@
+"""Finished cells as tidy tables, from which everything is counted and drawn. Begin with schema.py."""
