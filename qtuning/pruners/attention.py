@@ -1,7 +1,7 @@
 """Token pruners that look at attention (method.md, Baselines): FastV and SparseVLM, carried over to text.
 
-Both were made to drop image tokens in inference. Here the response tokens may go, and what goes loses its loss. The
-attention among the candidates is that of layer `layer`, which the trainer reads from the same options.
+Both were made to drop image tokens in inference. Here they drop response tokens from the loss. `candidates.attention`
+is that of layer `layer`, which training reads from the same options.
 """
 
 from heapq import heapify, heappop, heappush
@@ -23,9 +23,9 @@ def fastv(
 ) -> Tensor:
     """fastv (Chen et al., ECCV 2024, arXiv 2403.06764): keep the tokens that receive most attention.
 
-    Ranked, as published, by the mean over all positions of the sample of the attention they pay to the token, after
-    layer 2. Under a causal mask early tokens are seen by more positions and so receive more; that is not corrected.
-    `within` is `sample` unless asked otherwise, because attention is a share of a sample's own sequence: in a batch the
+    As published, tokens are ranked by the attention that they receive from the positions of their sample, on average,
+    after layer 2. Under a causal mask more positions see the early tokens, so these receive more; that is not
+    corrected. `within` is `sample` by default, because attention is a share of a sample's own sequence: in a batch the
     tokens of short samples would win for being few.
     """
     assert candidates.attention is not None
@@ -35,11 +35,11 @@ def fastv(
 def sparsevlm(
     candidates: Candidates, selection: SampleSelection, budget: Budget, rng: torch.Generator, *, layer: int
 ) -> Tensor:
-    """sparsevlm (Zhang et al. 2024, arXiv 2410.04417): keep what the raters look at, more of it where the rank is high.
+    """sparsevlm (Zhang et al. 2024, arXiv 2410.04417): keep the tokens that the raters look at.
 
     The paper's raters are the text tokens most relevant to the image; here they are the response tokens that look most
-    at the prompt. Its rank of the attention matrix sets how many tokens go; here it divides the budget of the batch
-    over the selected samples, so that the budget stays what was asked for. Ties: the earlier token stays.
+    at the prompt. In the paper the rank of the attention matrix says how many tokens go. Here it divides the budget of
+    the batch among the selected samples, so that the budget is met. Of equal tokens the earlier one stays.
     """
     attention = candidates.attention
     assert attention is not None
@@ -56,14 +56,13 @@ def _highest(values: Tensor, count: int) -> Tensor:
 
 
 def _seats(total: int, weights: Tensor, sizes: Tensor, numbers: Tensor) -> list[int]:
-    """`total` divided in proportion to `weights`, none above its size, the sum exact; weights below 1 count as 1.
+    """`total` divided in proportion to `weights`, no part above its size; weights below 1 count as 1.
 
-    Handed out one at a time, to the highest weight / (2 * held + 1) (the rounding of Sainte-Lague); who holds all it
-    can leaves the rest to the others. The first round gives one to each, where `total` suffices. Ties go to the lower
-    number.
+    Handed out one at a time, to the highest weight / (2 * held + 1) (the rounding of Sainte-Lague). A sample that holds
+    all its tokens leaves the rest to the others. If `total` suffices, each gets one first. Ties go to the lower number.
     """
     held, most, shares = [0] * len(sizes), sizes.tolist(), weights.clamp(min=1).tolist()
-    # the smallest is served first: who holds nothing, then who has the largest quotient, then the lowest number
+    # the heap serves its smallest entry: a sample that holds nothing, then the largest quotient, then the lowest number
     queue = [(False, -shares[index], number, index) for index, number in enumerate(numbers.tolist()) if most[index]]
     heapify(queue)
     for _ in range(min(total, sum(most))):

@@ -1,12 +1,12 @@
-"""What passes between the training loop and a pruner.
+"""What the training loop and a pruner tell each other, and helpers that pruners share.
 
 A *sample pruner* is a function `(candidates, budget, rng, **options) -> SampleSelection`. Its scope (registry.py) says
-what the candidates are: the whole train set before each epoch, or one selection batch.
-A *token pruner* is a function `(candidates, selection, budget, rng, **options) -> mask` that keeps `budget.tokens` of
+whether the candidates are the whole train set before each epoch, or one selection batch.
+A *token pruner* is a function `(candidates, selection, budget, rng, **options) -> mask`. It keeps `budget.tokens` of
 the N response tokens of a batch, all of them in selected samples.
 
-Either may also be a class, made with its options and then called without them. Pruners remember nothing: what they
-may know of the past (the losses of earlier updates) is among the candidates.
+Either may also be a class that takes the options when it is made. Pruners remember nothing, so that a resumed training
+decides alike: what they may know of the past (the losses of earlier updates) is among the candidates.
 """
 
 from collections.abc import Callable, Mapping
@@ -48,7 +48,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Instructions:
-    """The instruction texts, as the -history baselines look at them.
+    """Statistics of the instruction texts, for the -history baselines.
 
     characters: [B] int64. entropy: [B], Shannon entropy of the characters' frequencies, in nats.
     """
@@ -59,13 +59,13 @@ class Instructions:
 
 @dataclass(frozen=True)
 class Candidates:
-    """B samples to choose from, with N response tokens laid end to end. What a pruner does not need is None.
+    """B samples to choose from, with N response tokens laid end to end. Fields that a pruner does not need are None.
 
     numbers: [B] int64, rows in the train set; ties are broken by them, so that the order of a batch does not matter.
     lengths: [B] int64, response tokens. prompts: [B] int64, prompt tokens.
     scores: error and uncertainty under the current model. attention: under the current model. reference: [N] token NLL
-    under the reference model. losses: [B], each sample's mean token NLL in the update it was last part of (over its
-    whole response where the method scores its batch, else over the tokens that were trained), NaN if there was none.
+    under the reference model. losses: [B], each sample's mean token NLL in its last update, NaN before its first; over
+    the whole response if the method scores its batches, else over the tokens that were trained.
     instructions: statistics of the texts. epoch, epochs: where training is, from 0, and how many epochs there are.
     """
 
@@ -98,9 +98,9 @@ class Candidates:
 class SampleSelection:
     """Which samples are kept, and why.
 
-    role: [B] int8, DROPPED, PRUNABLE or WHOLE. quadrant: [B] int8, 0 where the pruner knows no quadrants.
-    supplement: [B] bool, kept although outside the thresholds. weights: [B] float, factors of the samples' losses, or
-    None for 1. log: numbers for the metrics of the update.
+    role: [B] int8, DROPPED, PRUNABLE or WHOLE. quadrant: [B] int8, 0 if the pruner knows no quadrants. supplement: [B]
+    bool, kept although outside the thresholds. weights: [B] float, factors of the samples' losses; None means 1. log:
+    numbers for the metrics of the update.
     """
 
     role: Tensor
@@ -143,10 +143,10 @@ def token_budget(sample_ratio: float, token_ratio: float, tokens: int) -> int:
 
 
 def ranking(values: Tensor, *ties: Tensor) -> Tensor:
-    """Indices from the highest value to the lowest; ties in ascending order of `ties` (first one decides first)."""
+    """Indices from the highest value to the lowest; equal values in ascending order of `ties`, the first key first."""
     found = values.sort(descending=True, stable=True)
     if not ties or bool((found.values[1:] < found.values[:-1]).all()):
-        return found.indices  # as nearly always: no two are equal, and sorting by `ties` would decide nothing
+        return found.indices  # nearly always: no two values are equal, so `ties` would decide nothing
     order = torch.arange(len(values))
     for key in reversed(ties):
         order = order[torch.argsort(key[order], stable=True)]
@@ -154,9 +154,9 @@ def ranking(values: Tensor, *ties: Tensor) -> Tensor:
 
 
 def draw(numbers: Tensor, rng: torch.Generator) -> Tensor:
-    """Indices in a random order that depends on `rng` and on which numbers there are, not on their order.
+    """Indices in a random order, which depends on `rng` and on the set of numbers, but not on their order.
 
-    numbers: [n] int64; equal ones (tokens of one sample) keep their own order before the draw.
+    numbers: [n] int64. Equal numbers (tokens of one sample) go into the draw in their own order.
     """
     by_number = torch.argsort(numbers, stable=True)
     return by_number[torch.randperm(len(numbers), generator=rng)]
@@ -165,11 +165,11 @@ def draw(numbers: Tensor, rng: torch.Generator) -> Tensor:
 def keep_highest(
     values: Tensor, candidates: Candidates, selection: SampleSelection, tokens: int, within: Within
 ) -> Tensor:
-    """[N] bool: the `tokens` response tokens of highest value among those of the selected samples.
+    """[N] bool: the `tokens` response tokens of highest value in the selected samples. values: [N].
 
-    values: [N]. within `batch`: highest of the whole batch; `sample`: every selected sample keeps its share of
-    `tokens` (by largest remainder, at least one where `tokens` suffices). Equal values: the sample with the lower
-    number, then the earlier position, stays.
+    within: `batch` keeps the highest of the whole batch; `sample` lets every selected sample keep its share of `tokens`
+    (by largest remainder, at least one if `tokens` suffices). Of equal values the sample with the lower number stays,
+    then the earlier position.
     """
     owner = candidates.owner
     mask = selection.kept[owner]
@@ -188,8 +188,8 @@ def keep_highest(
 def shares(sizes: Tensor, total: int, numbers: Tensor) -> Tensor:
     """[B] int64: `total` divided in proportion to `sizes` by largest remainder, no share above its size.
 
-    Sizes of 0 get nothing; others at least 1, or if `total` does not suffice, the largest get 1 each. Ties go to the
-    lower number.
+    A size of 0 gets nothing, any other at least 1. If `total` does not suffice for that, the largest get 1 each. Ties
+    go to the lower number.
     """
     whole, present = int(sizes.sum()), sizes > 0
     total = min(total, whole)
@@ -197,7 +197,7 @@ def shares(sizes: Tensor, total: int, numbers: Tensor) -> Tensor:
         result = torch.zeros_like(sizes)
         result[ranking(sizes, numbers)[:total]] = 1
         return result
-    scaled = sizes * total  # in whole numbers: the exact shares are scaled / whole
+    scaled = sizes * total  # the exact shares are scaled / whole; in whole numbers, rounding decides no tie
     result = torch.minimum((scaled // whole).clamp(min=1), sizes)
     while missing := total - int(result.sum()):
         # one more to the largest remainder, or one off the largest surplus, until the sum is right

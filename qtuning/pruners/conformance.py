@@ -76,7 +76,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One check of one pruner. detail: why it failed, or what was tried."""
+    """One rule tried on one pruner. detail: how the rule is broken, or what was tried."""
 
     name: str
     passed: bool
@@ -88,7 +88,7 @@ class _Broken(Exception):
 
 
 def check_pruners(subjects: Sequence[Subject]) -> list[list[Outcome]]:
-    """The outcomes of every check, for each subject in turn. Nothing that a pruner does raises."""
+    """The outcomes of every rule, for each subject in turn. Whatever a pruner raises is an outcome."""
     elsewhere = _answers_of_another_process(subjects)
     results = []
     for subject, theirs in zip(subjects, elsewhere, strict=True):
@@ -235,7 +235,7 @@ def _kept(answer: Answer) -> int:
 
 
 def _asked(subject: Subject, case: Specimen) -> int:
-    """Samples, or tokens as far as the selected samples have them; all of them of a pruner that prunes nothing."""
+    """How many samples or tokens should be kept; tokens at most as many as the selected samples have."""
     everything = subject.info.scope == "none"
     if subject.kind == "sample":
         return len(case.candidates) if everything else case.budget.samples
@@ -250,7 +250,7 @@ def _positions(lengths: Tensor, order: Tensor) -> Iterable[Tensor]:
 
 
 def _agree(one: Answer, other: Answer, rounding: float) -> bool:
-    """The same decision. Weights may be sums over the batch, and so differ by that share of themselves."""
+    """Whether two decisions are the same. rounding: weights may differ by this share, for they may sum over a batch."""
     if {key: one[key] for key in one if key != "weights"} != {key: other[key] for key in other if key != "weights"}:
         return False
     mine, theirs = one.get("weights", []), other.get("weights", [])
@@ -278,7 +278,7 @@ def _global_state() -> str:
 
 
 def _answers_of_another_process(subjects: Sequence[Subject]) -> list[list[Answer] | str]:
-    """The answers to the ordinary specimens, asked for in reverse order; a text for a subject that failed."""
+    """The answers to the ordinary specimens, asked in reverse order; the message, if a subject failed."""
     asked = json.dumps([(subject.info.name, subject.kind, subject.options) for subject in subjects])
     path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)  # what was found here is found there
     done = subprocess.run(

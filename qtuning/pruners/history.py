@@ -23,11 +23,11 @@ def lowest_character_entropy(candidates: Candidates, budget: Budget, rng: torch.
 
 
 def infobatch_subsampled(candidates: Candidates, budget: Budget, rng: torch.Generator) -> SampleSelection:
-    """infobatch-history: of the m samples below the mean loss round(r_sample m), of the resulting list K samples.
+    """infobatch-history: draws round(r_sample m) of the m samples below the mean loss, then K of the resulting list.
 
-    Survivors below the mean weigh 1 / r_sample, the others 1, dropped samples 0. Both cuts are random draws of their
-    own; how the list is cut is not known. As the second cut has no weight, the gradient is not that of the full data.
-    While no losses are known, K samples are drawn and all weigh 1.
+    Survivors below the mean weigh 1 / r_sample, the others 1, dropped samples 0. How the history cuts the list is not
+    known; here both cuts are random draws. No weight makes up for the second cut, so the gradient is not that of the
+    full data. While no losses are known, K samples are drawn, and all weigh 1.
     """
     assert candidates.losses is not None
     below = below_mean(candidates.losses)
@@ -52,8 +52,8 @@ def sparsevlm_by_rank(
 ) -> Tensor:
     """sparsevlm-history: of each selected sample the rank_i tokens that receive the LEAST attention.
 
-    min(|T_i|, max(1, rank_i)) tokens; of equal ones the earlier. The budget is ignored: tables 1 and 2 show the same
-    rows at 50% and 70% of the tokens. `layer` has had its effect already: candidates.attention is of that layer.
+    Keeps min(|T_i|, max(1, rank_i)) tokens; of equal ones the earlier. It ignores the budget, as tables 1 and 2 show
+    the same rows at 50% and 70% of the tokens. `layer` is not used here: `candidates.attention` is that of this layer.
     """
     assert candidates.attention is not None
     parts = candidates.attention.received.split(candidates.lengths.tolist())

@@ -1,11 +1,10 @@
 """InfoBatch (Qin et al., ICLR 2024, arXiv 2303.04947) under a budget of K samples.
 
-The paper prunes a random share of the samples whose loss is below the mean, multiplies the losses of their survivors by
-1 / (1 - share), so that the expected gradient is that of the full data, and returns to the full data in the last
-epochs. Samples at or above the mean always stay, so the paper's rule cannot keep fewer than these: with half of the
-data below the mean, no share reaches a budget under 50%, and near it a handful of survivors would carry weights
-without bound. Hence, with m samples below the mean and a others, of which the shares p_low and p_high are kept,
-p_low m + p_high a = K:
+The paper prunes a random share of the samples whose loss is below the mean. It multiplies the losses of the survivors
+by 1 / (1 - share), so that the expected gradient is that of the full data, and returns to the full data in the last
+epochs. Samples at or above the mean always stay. So if half of the data is below the mean, no share reaches a budget
+under 50%, and near 50% a handful of survivors would carry weights without bound. Here both groups can be thinned. Of m
+samples below the mean and a others the shares p_low and p_high are kept, with p_low m + p_high a = K:
 
     p_high = 1, p_low = (K - a) / m          if this p_low >= 1 - prune_at_most: the paper's rule
     p_low  = (1 - prune_at_most) p_high      otherwise: both groups are thinned, at this fixed ratio
@@ -33,12 +32,12 @@ def infobatch(
 ) -> SampleSelection:
     """Exactly K = budget.samples samples, drawn without replacement from the two groups; weights undo the draw.
 
-    A survivor's weight is the size of its group over the number kept of it, so that the sum of w_i x_i over the kept
-    samples has the mean sum of x_i over all samples, whatever x. Dropped samples have weight 0. K = 1 is one uniform
-    draw from all with weight B, since two groups need two survivors.
+    A survivor weighs the size of its group divided by the number of its survivors. So the expected sum of w_i x_i over
+    the kept samples is the sum of x_i over all samples, for any x. Dropped samples have weight 0. K = 1 is one uniform
+    draw from all samples with weight B, since two groups need two survivors.
 
     anneal: from epoch >= anneal * epochs on, everything is kept with weight 1 (more than the budget). With few epochs
-    there may be no such epoch: at 0.875 it takes at least 8.
+    there may be no such epoch: 0.875 takes at least 8.
     """
     assert candidates.losses is not None
     below = below_mean(candidates.losses)
@@ -58,8 +57,8 @@ def infobatch(
 def below_mean(losses: Tensor) -> Tensor:
     """[B] bool: losses below the mean of the known ones; unknown (NaN) losses are not below it.
 
-    The sum is exact and n l < sum is compared instead of l < sum / n, so that neither the order of the samples nor
-    rounding decides, and equal losses are none below their mean.
+    The sum is exact, and n l < sum is compared instead of l < sum / n. So neither the order of the samples nor rounding
+    decides, and none of equal losses is below their mean.
     """
     losses = losses.double()
     known = losses[~losses.isnan()]

@@ -1,4 +1,7 @@
-"""A method applied: its sample pruner and its token pruner, and the readings that concern every method (A11, A12)."""
+"""A method: a sample pruner and a token pruner at a budget, applied to one batch or to several together.
+
+Here are also the readings that concern every method (A9, A11, A12), and the checks of what a pruner returns.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -30,7 +33,10 @@ from qtuning.pruners.base import (
 
 @dataclass(frozen=True)
 class Selection:
-    """The decision on a batch. samples: what the sample pruner said. tokens: [N] bool, the tokens with a loss."""
+    """The decision on a batch. samples: by the sample pruner. tokens: [N] bool, the tokens that have a loss.
+
+    asked_samples, asked_tokens: how many the budget asked for.
+    """
 
     samples: SampleSelection
     tokens: Tensor
@@ -40,7 +46,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Method:
-    """A pruning configuration with its pruners looked up."""
+    """A pruning configuration with its pruners found."""
 
     pruning: Pruning
     needs: Needs
@@ -50,13 +56,13 @@ class Method:
     prune_tokens: TokenPruner
 
     def select_epoch(self, candidates: Candidates, rng: torch.Generator) -> SampleSelection:
-        """What the coming epoch holds of the whole train set."""
+        """The samples of the whole train set that the coming epoch holds."""
         return self._samples(candidates, rng) if self.needs.by_epoch else _everything(candidates)
 
     def select(self, candidates: Candidates, rng: torch.Generator) -> Selection:
-        """Prune one batch. Of a batch of samples drawn by epoch, all are kept and only tokens are pruned.
+        """Prune one batch. If the samples were drawn before the epoch, all are kept, and only tokens are pruned.
 
-        A12 `twice`: a random r_sample of what is kept is kept, so that r_sample^2 of the data trains.
+        A12 `twice`: a random share r_sample of the kept samples is kept, so that r_sample^2 of the data trains.
         """
         pruning = self.pruning
         if self.needs.by_epoch:
@@ -69,7 +75,7 @@ class Method:
             ratio *= pruning.sample_ratio
         budget = Budget.of(ratio, pruning.token_ratio, len(candidates), candidates.tokens)
         if pruning.token_ratio == 1 or not bool(samples.kept.any()):
-            # a token ratio of 1 asks for all tokens of the kept samples (fig4a), however long these samples are
+            # a token ratio of 1 asks for all tokens of the kept samples, however long these samples are
             return Selection(samples, samples.kept[candidates.owner], asked, budget.tokens)
         mask = self.prune_tokens(candidates, samples, budget, rng)
         check_tokens(self.token, mask, candidates, samples)
@@ -85,19 +91,20 @@ class Method:
         check_samples(self.sample, selection, candidates)
         if selection.weights is None or self.needs.by_epoch:
             return selection
-        # A11, `matched-updates`: by epoch, fewer updates of larger gradients make up for what was dropped (InfoBatch);
-        # inside a batch the weighted sum stands for the whole batch, so its mean must, too
+        # A11, `matched-updates`: InfoBatch's weights make the sum over the kept samples stand for all samples. By epoch
+        # there are fewer updates, and larger gradients make up for them. Inside a batch there are as many updates as
+        # with all data, and the loss is a mean, so the weights must have the mean 1 over the kept samples
         share = float(selection.kept.double().mean())
         return replace(selection, weights=selection.weights * share)
 
 
 def concatenate(parts: Sequence[Candidates]) -> Candidates:
-    """The samples of several batches as one (reading A9, `global`; the whole train set before an epoch)."""
+    """The samples of several batches as one: for reading A9, `global`, and for the train set before an epoch."""
     return _join(parts)  # type: ignore[no-any-return]
 
 
 def _join(parts: Sequence[Any]) -> Any:
-    """Tensors, or dataclasses of tensors, laid end to end; what is None or no tensor is that of the first."""
+    """Tensors, or dataclasses of tensors, laid end to end. Anything else is taken from the first part."""
     first = parts[0]
     if isinstance(first, Tensor):
         return torch.cat(list(parts))
@@ -137,7 +144,7 @@ def _split(selection: SampleSelection, counts: Sequence[int]) -> list[SampleSele
 
 
 def check_samples(info: PrunerInfo, selection: SampleSelection, candidates: Candidates) -> None:
-    """UserError if a sample pruner's answer cannot be used. Our own may keep nothing (A10, `none`), others not."""
+    """UserError if a sample pruner's answer cannot be used. Only built-in pruners may keep nothing (A10, `none`)."""
     if not isinstance(selection, SampleSelection):
         raise UserError(f"pruner {info.name}: must return a SampleSelection, not {type(selection).__name__}")
     count = len(candidates)
@@ -158,7 +165,7 @@ def check_samples(info: PrunerInfo, selection: SampleSelection, candidates: Cand
 
 
 def check_tokens(info: PrunerInfo, mask: Tensor, candidates: Candidates, selection: SampleSelection) -> None:
-    """UserError if a token pruner's answer cannot be used: wrong shape, tokens of dropped samples, nothing kept."""
+    """UserError if a token pruner's mask cannot be used: wrong shape, tokens of dropped samples, nothing kept."""
     owner = candidates.owner
     _require(info, "the mask", mask, len(owner), torch.bool)
     if bool((mask > selection.kept[owner]).any()):
@@ -193,7 +200,7 @@ def _again(
 
 
 def method_of(pruning: Pruning) -> Method:
-    """Look the pruners up. UserError where one is unknown or its code has changed since the cell was made."""
+    """Find the pruners of a method. UserError if one is unknown, or if its code has changed since the cell was made."""
     sample, token = find_pruner(pruning.sample_pruner, "sample"), find_pruner(pruning.token_pruner, "token")
     layers = [options["layer"] for options in (pruning.sample_options, pruning.token_options) if "layer" in options]
     if len(set(layers)) > 1:

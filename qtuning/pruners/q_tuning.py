@@ -1,4 +1,4 @@
-"""Q-Tuning (method.md, Stage 1 and Stage 2), with every reading of its ambiguities; the defaults are those marked D."""
+"""Q-Tuning (method.md, Stage 1 and Stage 2), with the readings of its ambiguities (A1, A2, ...) as options."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ from qtuning.pruners.base import DROPPED, PRUNABLE, WHOLE, Budget, Candidates, S
 from qtuning.scoring import plane
 from qtuning.scoring.plane import Lines, Plane, Thresholds
 
-# of a quadrant: what is in Q2 may lose tokens, what is in Q4 stays whole, the rest goes (method.md, Stage 1)
+# [quadrant] -> role: samples of Q2 may lose tokens, those of Q4 stay whole, all others go (method.md, Stage 1)
 _ROLES = torch.full((5,), DROPPED, dtype=torch.int8)
 _ROLES[MISCONCEPTION], _ROLES[CALIBRATION] = PRUNABLE, WHOLE
 
@@ -28,14 +28,14 @@ def triage(
 ) -> SampleSelection:
     """Stage 1, sample triage on the Error-Uncertainty plane.
 
-    Keeps K = budget.samples: the samples of Q2 and Q4, supplemented with the best-scored of the others when they are
-    too few and trimmed of the lowest-scored when they are too many, where
-    w_i = max(n(PPL_i) - n(Ent_i), n(Ent_i) - n(PPL_i)). A supplement counts as Q2 when the first term wins, else as Q4.
+    Keeps K = budget.samples: the samples of Q2 and Q4. If these are too few, the best-scored of the others are added;
+    if they are too many, the lowest-scored go. The score is
+    supp(x) = max(n(PPL) - n(Ent), n(Ent) - n(PPL)). An added sample counts as Q2 if the first term wins, else as Q4.
 
-    quadrants (A1): `text` names the quadrant of high PPL and high Ent Q2; the supplement's score stays as it is.
-    entropy (A4): `sequence` averages H over every position, prompt included. thresholds (A5): plane.py.
-    surplus (A6): `no-trim` keeps more than K. supplement (A10): n is min-max scaling, or `rank` / (B - 1); `random`
-    draws the supplement, `none` leaves it out and the budget under-spent (perhaps nothing is kept).
+    quadrants (A1): `text` calls the quadrant of high PPL and high Ent Q2; the score stays as it is.
+    entropy (A4): `sequence` averages H over every position, prompt included. thresholds (A5): see plane.py.
+    surplus (A6): `no-trim` keeps more than K. supplement (A10): n is min-max scaling, or with `rank` the rank divided
+    by B - 1; `random` draws the added samples; `none` adds none, so that fewer than K are kept, perhaps none at all.
     """
     assert candidates.scores is not None
     ppl, ent = candidates.scores.ppl, candidates.scores.ent
@@ -52,7 +52,7 @@ def triage(
     role = _ROLES[quadrant.long()]
     scaled = plane.ranks if supplement == "rank" else plane.min_max
     tilt = scaled(ppl) - scaled(ent)
-    best_first = ranking(tilt.abs(), candidates.numbers)  # max(t, -t) = |t|
+    best_first = ranking(tilt.abs(), candidates.numbers)  # supp = max(t, -t) = |t|
     queue = draw(candidates.numbers, rng) if supplement == "random" else best_first
     if surplus == "no-trim":
         surplus_samples = 0
@@ -76,7 +76,7 @@ def triage(
 
 
 def _log(found: Thresholds, quadrant: Tensor, median: Tensor) -> dict[str, float]:
-    """What the search did, and the shares of the quadrants at its lines and at the medians."""
+    """What the search did, and the share of the samples in each quadrant, at its lines and at the medians."""
     shares = {
         f"{name}{q}{of}": count / len(where)
         for name, of, where in (("q", "_share", quadrant), ("median_q", "", median))
@@ -107,10 +107,10 @@ def prune_tokens(
     counted: Literal["response", "sequence", "per-sample"] = "response",
     prune_in: Literal["Q2", "nothing", "Q4", "Q2+Q4"] = "Q2",
 ) -> Tensor:
-    """Stage 2, asymmetric token pruning: only Q2-like samples lose tokens, highest s first.
+    """Stage 2, asymmetric token pruning: only Q2-like samples lose tokens, those of highest s first.
 
-    budget.tokens = round(N * r_sample * r_token) is what the batch may keep. What the dropped samples removed counts;
-    the rest is taken from Q2-like responses. Where they hold too few, Q4 stays whole all the same and the budget is
+    The batch may keep budget.tokens = round(N * r_sample * r_token). Dropping samples has removed some of the others;
+    the rest goes from Q2-like responses. If these hold too few tokens, Q4 stays whole all the same and the budget is
     overspent (the cost account says so). A batch never loses its last token.
 
     survivors (A2): `keep-high` removes the lowest s first. neighbours (A3): see `smooth`. counted (A7): `sequence`
@@ -121,10 +121,11 @@ def prune_tokens(
     owner = candidates.owner
     kept = selection.kept
     prunable = _prunable(selection, prune_in)
-    can_go = prunable[owner].nonzero().flatten()  # whole responses, so neighbours stay neighbours
+    # whole responses, so that the neighbours of a token are still beside it
+    can_go = prunable[owner].nonzero().flatten()
     s = smooth(candidates.scores.token_ppl[can_go], candidates.lengths[prunable], lambda_, neighbours)
     numbers = candidates.numbers[owner[can_go]]
-    # the ranking is stable: within a sample, the earlier of two equal tokens goes first
+    # the ranking is stable, so the earlier of two equal tokens of a sample goes first
     first_to_go = can_go[ranking(s if survivors == "keep-low" else -s, numbers)]
     mask = kept[owner]
     if counted == "per-sample":
@@ -152,9 +153,9 @@ def _prunable(selection: SampleSelection, prune_in: str) -> Tensor:
 
 
 def smooth(token_ppl: Tensor, lengths: Tensor, lambda_: float, neighbours: Literal["sum", "mean"] = "sum") -> Tensor:
-    """s_t = (1 - lambda) PPL_t + lambda (PPL_{t-1} + PPL_{t+1}), neighbours outside the response count 0.
+    """[N]: s_t = (1 - lambda) PPL_t + lambda (PPL_{t-1} + PPL_{t+1}); neighbours outside the response count 0.
 
-    token_ppl: [N], responses of `lengths` laid end to end. Returns [N]. Reading A3, `mean`: half the neighbour term.
+    token_ppl: [N], responses of `lengths` laid end to end. neighbours (A3): `mean` halves the neighbour term.
     """
     weight = lambda_ if neighbours == "sum" else lambda_ / 2
     before, after = token_ppl.roll(1), token_ppl.roll(-1)

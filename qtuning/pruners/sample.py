@@ -1,6 +1,7 @@
-"""Sample pruners without quadrants or weights (method.md, Baselines). All keep exactly K = budget.samples.
+"""Sample pruners without quadrants or weights (method.md, Baselines).
 
-Equal samples: the one with the lower number in the train set comes first in the ranking.
+All but `keep_all` keep exactly K = budget.samples. Of equal samples the one with the lower number in the train set
+comes first in the ranking.
 """
 
 import torch

@@ -25,7 +25,7 @@ from qtuning.scoring.scores import BatchScores, TokenAttention
 
 @dataclass(frozen=True)
 class Specimen:
-    """One decision to be made. selection: what a token pruner gets; sample pruners choose from all candidates."""
+    """One decision to be made. selection: for token pruners; sample pruners choose from all candidates."""
 
     name: str
     candidates: Candidates
@@ -42,7 +42,7 @@ class Specimen:
 def specimen(
     name: str, candidates: Candidates, ratios: tuple[float, float], seed: int, role: int = PRUNABLE
 ) -> Specimen:
-    """A decision at a budget; a random r_sample of the candidates is selected for token pruners, with that role."""
+    """A decision at a budget. For token pruners a random r_sample of the candidates is selected, with that role."""
     budget = Budget.of(*ratios, len(candidates), int(candidates.lengths.sum()))
     keys = torch.rand(len(candidates), generator=torch.Generator().manual_seed(seed + 1))
     kept = torch.zeros(len(candidates), dtype=torch.bool)
@@ -100,7 +100,7 @@ def ordinary() -> list[Specimen]:
 
 
 def degenerate() -> Iterator[Specimen]:
-    """What happens sooner or later: nothing may crash on it, and nothing may train on nothing."""
+    """Batches that any long training meets. No pruner may crash on them, or keep nothing."""
     half = (0.5, 0.5)
     yield specimen("batch of one", random_candidates(1, 11), half, 11)
     yield specimen("batch of one with one token", random_candidates(1, 12, longest=1), half, 12)
@@ -158,7 +158,7 @@ def rounded(case: Specimen) -> Specimen:
 
 
 def limited(case: Specimen, needs: Collection[str]) -> Specimen:
-    """The same decision, knowing only what `needs` asks for, as in training; the rest is None."""
+    """The same decision by a pruner that knows only what `needs` asks for, as in training; the rest is None."""
     whole, scores = case.candidates, case.candidates.scores
     if scores is not None and "sequence-entropy" not in needs:
         scores = replace(scores, sequence_ent=None) if "scores" in needs else None
@@ -195,7 +195,7 @@ def part_of(candidates: Candidates, index: int) -> Candidates:
 
 
 def _token_tensors(candidates: Candidates) -> list[Tensor]:
-    """What has one entry a response token; all else has one a sample."""
+    """The tensors with one entry for each response token; all others have one for each sample."""
     scores, attention = candidates.scores, candidates.attention
     assert scores is not None and attention is not None and candidates.reference is not None
     return [scores.nll, scores.entropy, attention.received, attention.rated, candidates.reference]

@@ -1,7 +1,7 @@
 """Token pruners by loss or by chance (method.md, Baselines): masks over the N response tokens of a batch.
 
-All but `keep_all` keep exactly `budget.tokens`, or every token of the selected samples where these hold fewer. Equal
-tokens: of the sample with the lower number the earlier one stays (base.keep_highest).
+All but `keep_all` keep exactly `budget.tokens`, or every token of the selected samples if these hold fewer. Of equal
+tokens those of the sample with the lower number stay, then the earlier ones (base.keep_highest).
 """
 
 import torch
