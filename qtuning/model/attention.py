@@ -1,8 +1,8 @@
 """Attention over packed samples: each segment attends to itself alone, causally.
 
-transformers calls it by name (`model.set_attn_implementation(PACKED)`) and hands on the keyword `segments` that
-`PackedModel` gives to the backbone. Because the name is unknown to transformers' mask builders, no T x T mask is made.
-A `Collector` handed on the same way takes what one layer's attention weights say about the response tokens.
+transformers calls this attention by name (`model.set_attn_implementation(PACKED)`). It hands on the keywords that
+`PackedModel` gives to the backbone: `segments`, and a `Collector` that notes what the attention weights of one layer
+say about the response tokens. transformers' mask builders do not know the name, so no T x T mask is made.
 """
 
 from dataclasses import dataclass, field
@@ -38,6 +38,8 @@ def packed_attention(
     """
     if collector is not None and getattr(module, "layer_idx", None) == collector.layer:
         collector.take(query, key, segments, scaling, softcap, sliding_window)
+    # one call a segment: a mask of the whole row would cost T^2 instead of the sum of L^2, and the fused kernels that
+    # take no mask are the fast ones
     outputs = []
     start = 0
     for length in segments:
@@ -64,7 +66,7 @@ def packed_attention(
 
 
 def _causal(length: int, window: int | None, device: torch.device) -> Tensor:
-    """[length, length] bool: True where row may see column."""
+    """[length, length] bool: True if the row may see the column."""
     distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)[None, :]
     allowed = distance >= 0
     return allowed if window is None else allowed & (distance < window)
@@ -79,7 +81,7 @@ def _weights(q: Tensor, k: Tensor, scaling: float | None, cap: float | None, all
 
 
 def _capped(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, cap: float, window: int | None) -> Tensor:
-    """Attention with tanh soft-capped scores (Gemma 2), which the fused kernel does not know."""
+    """Attention with scores capped by tanh (Gemma 2), which the fused kernel does not know."""
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     return _weights(q, k, scaling, cap, _causal(q.shape[2], window, q.device)).to(v.dtype) @ v
@@ -89,14 +91,14 @@ AttentionInterface.register(PACKED, packed_attention)
 
 
 class Collected(Exception):
-    """Not an error: the layer that was asked for has been met, and the rest of the forward is not wanted."""
+    """Not an error: the collector has seen its layer, and the rest of the forward is not needed."""
 
 
 @dataclass(frozen=True)
 class Attended:
-    """What the attention of one layer says about the R response tokens of one sample (base.TokenAttention).
+    """What the attention of one layer says about the R response tokens of one sample (scores.TokenAttention).
 
-    received, rated: [R] float64, CPU, NaN where the attention is not finite; rank is 0 then.
+    received, rated: [R] float64, CPU. If the attention is not finite, they are NaN, and rank is 0.
     """
 
     received: Tensor
@@ -106,10 +108,10 @@ class Attended:
 
 @dataclass(frozen=True)
 class Collector:
-    """Takes the attention of one layer as it passes, one `Attended` a sample, in `found`.
+    """Notes the attention of one layer as it passes, an `Attended` for each sample, in `found`.
 
-    layer: its index, from 0. prompts: prompt tokens of each segment, which must be whole sequences. stop: raise
-    Collected then, so that no later layer runs.
+    layer: its index, from 0. prompts: prompt tokens of each segment; segments must be whole sequences. stop: raise
+    Collected afterwards, so that no later layer runs.
     """
 
     layer: int
@@ -128,7 +130,7 @@ class Collector:
     ) -> None:
         """Weigh every segment, with the arguments of `packed_attention`."""
         parts = zip(query[0].split(segments, dim=1), key[0].split(segments, dim=1), self.prompts, strict=True)
-        # float32 whatever the model runs in: scores of 8 bits would tie, and a rank of them means nothing
+        # float32 whatever the model runs in: bfloat16 has 8 bits, so scores would tie and ranks would mean nothing
         with torch.autocast(query.device.type, enabled=False):
             self.found.extend(attended(_mean_weights(q, k, scaling, softcap, window), p) for q, k, p in parts)
         if self.stop:
@@ -138,7 +140,7 @@ class Collector:
 def _mean_weights(q: Tensor, k: Tensor, scaling: float | None, cap: float | None, window: int | None) -> Tensor:
     """[L, L] float32: the attention weights of a segment, mean over the heads. q: [heads, L, d]; k: [kv_heads, L, d].
 
-    Head by head: a long sample has 32 times as many weights as its mean.
+    Head by head, because the weights of all heads of a long sample take 32 times the memory of their mean.
     """
     heads, length, _ = q.shape
     groups = heads // k.shape[0]
@@ -150,19 +152,19 @@ def _mean_weights(q: Tensor, k: Tensor, scaling: float | None, cap: float | None
 
 
 def attended(weights: Tensor, prompt: int) -> Attended:
-    """What the [L, L] weights of one sample (rows: queries), whose first `prompt` tokens are the prompt, say.
+    """What the attention weights of one sample say. weights: [L, L], rows are queries. prompt: its prompt tokens.
 
     Raters are the response rows that look at the prompt at least as much as the response rows do on average. The rank
-    is numerical: singular values above max(rows, columns) * eps(float32) times the largest. (The exact one is always
-    the number of raters: the columns of the raters alone are a triangle with a positive diagonal.)
+    is numerical: it counts singular values above max(rows, columns) * eps(float32) times the largest. (The exact rank
+    is always the number of raters, because their own columns form a triangle with a positive diagonal.)
     """
     received = weights[:, prompt:].mean(dim=0, dtype=torch.float64)
     if not bool(torch.isfinite(received).all()):
         lost = torch.full((len(weights) - prompt,), torch.nan, dtype=torch.float64)
         return Attended(lost, lost, 0)
     relevance = weights[prompt:, :prompt].sum(dim=1, dtype=torch.float64)
-    # not above the largest, where rounding may put the mean of equal values
+    # rounding may put the mean of equal values above all of them, and then there would be no raters
     raters = relevance >= torch.minimum(relevance.mean(), relevance.max())
-    # on the CPU: small singular value problems are slower elsewhere, and the rank is the same on every machine
+    # on the CPU, which is faster at small singular value problems and finds the same rank on every machine
     rating = weights[prompt:, prompt:][raters].cpu()
     return Attended(received.cpu(), rating.mean(dim=0, dtype=torch.float64), int(torch.linalg.matrix_rank(rating)))

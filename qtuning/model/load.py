@@ -1,4 +1,4 @@
-"""Base models: fetched or converted once (`make_ready`), then loaded from a folder of safetensors and nothing else."""
+"""Base models: `make_ready` fetches or converts one once; `load_model` then reads it from a folder of safetensors."""
 
 import hashlib
 import importlib
@@ -27,9 +27,9 @@ UNWANTED = ["*/*", "consolidated*"]
 def make_ready(model: Model, out: Path) -> None:
     """Make the base model usable without network or conversion, and say in `out`/model.json where it lies.
 
-    The marker, written last: {"path", "revision", "source", "sha256"}. path: a folder, relative to `out` where it lies
-    below it. revision: commit of a hub model, else null. sha256: over the weights of a local model, null for a hub
-    model (its commit says it).
+    The marker is written last: {"path", "revision", "source", "sha256"}. path: a folder, relative to `out` if it lies
+    below it. revision: the commit of a hub model, else null. sha256: of the weights of a local model; null for a hub
+    model, whose commit says as much.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ def _shipped(source: ShippedModelSource) -> Path:
 
 
 def _snapshot(name: str, source: HubSource) -> tuple[Path, str | None]:
-    """(folder, commit) of a hub model, downloaded unless cached; a local folder of the same layout has no commit."""
+    """(folder, commit) of a hub model, which is downloaded unless it is cached. A local folder has no commit."""
     local = Path(source.id).expanduser()
     if local.is_dir():
         return local, None
@@ -153,7 +153,7 @@ def _snapshot(name: str, source: HubSource) -> tuple[Path, str | None]:
 
 
 def _convert(name: str, source: GgufSource, target: Path) -> None:
-    """The GGUF file of an installed package -> float32 safetensors and tokenizer in `target`."""
+    """Convert the GGUF file of an installed package to float32 safetensors and a tokenizer in `target`."""
     try:
         package = importlib.import_module(source.package)
         importlib.import_module("gguf")
@@ -171,7 +171,7 @@ def _convert(name: str, source: GgufSource, target: Path) -> None:
 
 
 def _forget_quantisation(model: Any) -> None:
-    """The weights are plain float32 now, but transformers still refuses to save them."""
+    """Let transformers save the model: its weights are plain float32 now, but it still counts as quantised."""
     model.hf_quantizer = None
     model.is_quantized = False
     model.quantization_method = None
