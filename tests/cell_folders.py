@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from qtuning.experiment.grid import ConfigFolder, Grid
 from qtuning.experiment.names import cell_id, cell_json, evaluation_id
 from qtuning.experiment.schema import Cell
 from qtuning.files import write_json, write_text
+from qtuning.statistics.summary import Summary, summarise
+from qtuning.store.store import Store
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ITEMS = {"arc_easy": 200, "arc_challenge": 120, "gsm8k": 150, "squad": 180, "triviaqa": 160, "math": 90}
@@ -163,3 +167,8 @@ def config_folder(folder: Path, **changes: Any) -> ConfigFolder:
     name = changes.get("name", "mini")
     (folder / "experiments" / f"{name}.yaml").write_text(json.dumps(experiment))
     return ConfigFolder(folder)
+
+
+def of_store(make: Callable[[Summary, pl.DataFrame], pl.DataFrame], store: Store, experiment: str) -> pl.DataFrame:
+    """`compare` or `score_intervals` of an experiment."""
+    return make(summarise(store.experiment(experiment)), store.items)

@@ -106,7 +106,7 @@ class Facet:
 
     @cached_property
     def pools(self) -> dict[Line, tuple[Line, ...]]:
-        """The lines whose seed variance should be that of a line, itself among them: those of its budget."""
+        """Line -> the lines that lend it their seed variance, itself among them."""
         return pools_of(self.lines)
 
     def paired(self, pool: Sequence[Line], rival: Line, benchmark: str) -> list[Line]:
@@ -127,7 +127,7 @@ class Facet:
         return names if benchmark == AVERAGE else (benchmark,)
 
     def hole(self, line: Line, benchmark: str) -> str | None:
-        """Why a line has no answers to this benchmark; None where it has."""
+        """Why a line has no answers to this benchmark; None where it has answers."""
         entry = self.summary.entries.get((line, self.model, benchmark))
         if entry is None:
             return "not part of this experiment"
@@ -141,8 +141,10 @@ class Facet:
         return None
 
     def unpaired(self, line: Line, rival: Line, benchmark: str) -> str | None:
-        """Why two lines cannot be compared item by item; None where they can. A rival without training has no seeds,
-        and is compared with a line at each of the line's."""
+        """Why two lines cannot be compared item by item; None where they can.
+
+        A rival without training has no seeds: its one run is compared with the line at each of the line's seeds.
+        """
         if (reason := self.hole(line, benchmark)) is not None:
             return reason
         if (reason := self.hole(rival, benchmark)) is not None:
@@ -189,7 +191,10 @@ def _key(line: Line, model: str) -> tuple[Any, ...]:
 
 
 def pools_of(lines: Sequence[Line]) -> dict[Line, tuple[Line, ...]]:
-    """`Facet.pools` of the lines of one model on one train set."""
+    """Line -> the lines that lend it their seed variance: those of its budget, or of all budgets where it has few.
+
+    Lines at one budget are the ones whose seed variances are most likely to agree.
+    """
     pruned = tuple(line for line in lines if not line.reference)
     blocks: dict[tuple[float | None, float | None], list[Line]] = {}
     for line in pruned:

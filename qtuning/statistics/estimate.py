@@ -65,6 +65,7 @@ class Estimate:
 def _half_width(variances: Array, freedom: Array, tail: Array) -> Array:
     from scipy.special import stdtrit
 
+    # a part without variance counts nothing, even where its quantile is infinite
     quantile: Array = -stdtrit(freedom, np.broadcast_to(tail, freedom.shape))
     width: Array = np.sqrt(np.sum(np.where(variances > 0, quantile**2 * variances, 0.0), axis=0))
     return width
@@ -89,12 +90,13 @@ def mean_squares(scores: Array) -> tuple[Array, Array, Array]:
 def estimate_differences(benchmarks: Sequence[Array], reference: int, prior: float = np.inf) -> Estimate:
     """Means of the paired differences from line `reference`, averaged over benchmarks, with their errors.
 
-    benchmarks: [L, S, n_k] each; items of different benchmarks are independent. The lines are those that lend each
-    other their seed variance: of L lines, the L - 2 contrasts orthogonal to a difference speak for its variance with
-    at most `prior` degrees of freedom (`prior_freedom`), the difference itself with S - 1.
+    benchmarks: [L, S, n_k] each; items of different benchmarks are independent. The lines lend each other their seed
+    variance: a difference has S - 1 degrees of freedom of its own, and the L - 2 contrasts orthogonal to it add at most
+    `prior` (`prior_freedom`).
 
-    Two parts: over seeds (the interaction of seeds and items included, never less than what items alone explain of
-    it), and over items. With one seed: items only, with the interaction in it. Row `reference` is all zero.
+    The variance has two parts. The part over seeds includes the interaction of seeds and items, and is never less than
+    what items alone explain of it. The other part is over items. With one seed there is only the latter, with the
+    interaction in it. Row `reference` is all zero.
     """
     differences = [scores - scores[reference] for scores in benchmarks]
     lines, seeds, _ = differences[0].shape
@@ -120,8 +122,9 @@ def estimate_differences(benchmarks: Sequence[Array], reference: int, prior: flo
 def estimate_scores(benchmarks: Sequence[Array], prior: float = np.inf) -> Estimate:
     """Means of the lines' own scores, averaged over benchmarks, with their errors.
 
-    As `estimate_differences`, but a score also moves with what a seed does to all lines, for which the mean of the L
-    lines speaks with S - 1 degrees of freedom. Three parts: seeds common to all, seeds of the line, items.
+    As `estimate_differences`, but a score also moves with what a seed does to all lines, which is estimated from the
+    mean of the L lines on S - 1 degrees of freedom. So there are three parts: seeds common to all lines, seeds of the
+    line, items.
     """
     lines, seeds, _ = benchmarks[0].shape
     mean = np.mean([scores.mean(axis=(1, 2)) for scores in benchmarks], axis=0)
@@ -144,8 +147,9 @@ def estimate_scores(benchmarks: Sequence[Array], prior: float = np.inf) -> Estim
 
 
 def _over_items(benchmarks: Sequence[Array]) -> tuple[Array, Array, Array]:
-    """What the choice of items adds to the variance of the mean; the interaction's share of the variance of a seed's
-    mean, which is the least that can be; degrees of freedom of the first (Satterthwaite over benchmarks)."""
+    """Three arrays [L]: what the choice of items adds to the variance of the mean; the least that the variance of a
+    seed's mean can be, which is the interaction's share of it; degrees of freedom of the first (Satterthwaite over
+    benchmarks)."""
     lines, seeds, _ = benchmarks[0].shape
     parts, floor, freedom = [], np.zeros(lines), []
     for scores in benchmarks:
@@ -186,12 +190,12 @@ def _own_variances(by_seed: Array) -> Array:
 
 
 def prior_freedom(groups: Sequence[Array]) -> float:
-    """Degrees of freedom that the seed variances of other lines are worth for one of them (Smyth 2004, section 6.2).
+    """Degrees of freedom that a line gains from the seed variances of the other lines (Smyth 2004, section 6.2).
 
-    groups: [L, S] means over items, one array a group of lines that are pooled, and benchmark. If the lines' true
+    groups: [L, S] means over items, an array for each group of pooled lines and benchmark. If the lines' true
     variances scatter about their group's as a scaled inverse chi-square of d degrees of freedom, the logarithms of the
-    estimates have the variance trigamma((S - 1) / 2) + trigamma(d / 2). Infinite where they scatter no more than
-    estimates of one variance do. Groups of fewer than 3 lines or 2 seeds have nothing to say.
+    estimates have the variance trigamma((S - 1) / 2) + trigamma(d / 2). This is solved for d. Infinite where the
+    estimates scatter no more than those of one common variance do. Groups of fewer than 3 lines or 2 seeds are skipped.
     """
     from scipy.special import polygamma
     from scipy.stats import chi2
@@ -224,7 +228,7 @@ def _inverse_trigamma(value: float) -> float:
 def holm(p: Array, comparisons: int | None = None) -> Array:
     """Holm's step-down adjustment (Holm 1979): p values that may be compared with the family-wise error rate.
 
-    comparisons: size of the family where some of it has no p yet; default: len(p).
+    comparisons: size of the family, where some of its members have no p; default: len(p).
     """
     total = len(p) if comparisons is None else comparisons
     order = np.argsort(p, kind="stable")

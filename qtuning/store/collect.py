@@ -30,7 +30,7 @@ from qtuning.store.schema import (
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 HASH_DIGITS = 16
-"""Of an item's hash: 64 bits tell the items of a benchmark apart and take a quarter of the space."""
+"""How much of an item's hash is kept: 64 bits tell the items of a benchmark apart, in a quarter of the space."""
 BINS = 64
 """Most rows of steps.parquet per cell."""
 PLANE_ROWS = 3000
@@ -284,8 +284,8 @@ def collect_items(scores: pl.DataFrame, results: Path) -> pl.DataFrame:
 def collect_steps(cells: Iterable[str], results: Path) -> pl.DataFrame:
     """The metrics of the updates, as means over at most BINS bins of consecutive updates per cell.
 
-    A mean leaves out the updates that do not know the value (the loss of an update of which nothing was kept); it is
-    null where none does. Sorted by cell and update.
+    A mean leaves out updates without the value (an update that kept nothing has no loss); it is null where all lack it.
+    Sorted by cell and update.
     """
     frames = [pl.DataFrame(schema=STEP_SCHEMA)]
     for cell in sorted(set(cells)):
@@ -310,7 +310,7 @@ def _binned(cell: str, path: Path) -> pl.DataFrame:
 
 
 def collect_planes(cells: Iterable[str], results: Path, rows: int = PLANE_ROWS) -> pl.DataFrame:
-    """The samples that were scored, from the pruning traces; at most `rows` per cell. By cell, then as traced."""
+    """The samples that were scored, from the pruning traces: at most `rows` a cell, in the order of its trace."""
     frames = [pl.DataFrame(schema=PLANE_SCHEMA)]
     for cell in sorted(set(cells)):
         path = Path(results) / "cells" / cell / "trace.parquet"
@@ -331,8 +331,9 @@ def thinned(table: pl.DataFrame, rows: int) -> pl.DataFrame:
 def collect_localisation(cells: Iterable[str], results: Path) -> pl.DataFrame:
     """What localisation.json of each cell says, a row per model (base, trained) and score; sorted by cell.
 
-    Among as many highest-scored tokens as there are wrong ones, precision and recall are the same number. Pruning ranks
-    nothing, so it has no AUC, but a share of the tokens that it prunes; of kept samples there is only their share.
+    The precision of a score is that of as many highest-scored tokens as there are wrong ones, so its recall is the
+    same number. Pruning ranks nothing: it has no AUC, but a share of the tokens that it prunes. Of kept samples there
+    is only their share.
     """
     rows = []
     for cell in sorted(set(cells)):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from cell_folders import of_store
 
 from qtuning.errors import UserError
 from qtuning.paper import claims
@@ -18,7 +19,6 @@ from qtuning.paper.claims import check_claims, claims_page
 from qtuning.paper.published import read_published
 from qtuning.paper.recompute import read_ours
 from qtuning.statistics.compare import compare, score_intervals
-from qtuning.statistics.summary import Summary, summarise
 from qtuning.store.schema import ITEM_SCHEMA, SCHEMA
 from qtuning.store.store import Store
 
@@ -77,11 +77,6 @@ def table1(
             # the seeds differ by one point in every row; only pairing takes that out
             rows += [row(experiment, model, train_set, m, seed, s + seed, benchmark) for m, s in scores.items()]
     return rows
-
-
-def of_store(make: Callable[[Summary, pl.DataFrame], pl.DataFrame], store: Store, experiment: str) -> pl.DataFrame:
-    """`compare` or `score_intervals` of an experiment."""
-    return make(summarise(store.experiment(experiment)), store.items)
 
 
 def store_of(rows: list[Row]) -> Store:

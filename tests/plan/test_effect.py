@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from cell_folders import of_store
 from scipy import stats
 
 from qtuning.cli.look import plan
@@ -17,15 +18,9 @@ from qtuning.plan.assumptions import read_assumptions
 from qtuning.plan.effect import Effect, effects_of, families_of, seed_spread
 from qtuning.statistics.compare import compare
 from qtuning.statistics.power import Spread, detectable_difference
-from qtuning.statistics.summary import Summary, summarise
 from qtuning.store.store import Store, write_store
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-
-
-def of_store(make: Callable[[Summary, pl.DataFrame], pl.DataFrame], store: Store, experiment: str) -> pl.DataFrame:
-    """`compare` or `score_intervals` of an experiment."""
-    return make(summarise(store.experiment(experiment)), store.items)
 
 
 def effect(configs: Path, results: Path, name: str) -> Effect:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from cell_folders import METRICS, Folders
+from cell_folders import METRICS, Folders, of_store
 from scipy.stats import t
 
 from qtuning.experiment.names import evaluation_id
@@ -18,17 +18,11 @@ from qtuning.statistics.compare import (
     compare,
     score_intervals,
 )
-from qtuning.statistics.summary import Summary, summarise
 from qtuning.store.store import Store, write_store
 from qtuning.tables.scores import read_significance
 
 BENCHMARKS = ("gsm8k", "squad")
 N = {"gsm8k": 40, "squad": 25}
-
-
-def of_store(make: Callable[[Summary, pl.DataFrame], pl.DataFrame], store: Store, experiment: str) -> pl.DataFrame:
-    """`compare` or `score_intervals` of an experiment."""
-    return make(summarise(store.experiment(experiment)), store.items)
 
 
 def evaluation(*benchmarks: str) -> dict[str, Any]:
