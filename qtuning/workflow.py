@@ -40,10 +40,8 @@ RULES = frozenset({
     *("tables", "tables_beside_the_paper", "localisation_table", "figures"),
 })  # fmt: skip
 # With these options Snakemake builds nothing, or only single jobs (`target_jobs`: the processes that it starts itself).
-OPTIONS_WITHOUT_TARGETS = (
-    *("target_jobs", "lint", "list_rules", "list_target_rules", "print_compilation"),
-    *("unlock", "cleanup_metadata"),
-)
+OPTIONS_WITHOUT_TARGETS = ["target_jobs", "lint", "list_rules", "list_target_rules", "print_compilation", "unlock"]
+OPTIONS_WITHOUT_TARGETS += ["cleanup_metadata"]
 
 
 class WorkflowInputs:
@@ -99,9 +97,12 @@ class WorkflowInputs:
             return evaluation_json(self.evaluations[identity])
         if identity in self.cells:
             return cell_json(self.cells[identity])
-        return canonical_json(self._shared_cell(identity).model_dump(mode="json", by_alias=True))
+        return canonical_json(self._cell(identity).model_dump(mode="json", by_alias=True))
 
-    def _shared_cell(self, identity: str) -> Cell:
+    def _cell(self, identity: str) -> Cell:
+        """The cell of that name, or the one that stands for a pair or a model of that name."""
+        if identity in self.cells:
+            return self.cells[identity]
         if identity not in self._shared:
             raise UserError(
                 f"{identity}: no experiment of configs/experiments has this cell (has a configuration changed?)"
@@ -133,9 +134,9 @@ class WorkflowInputs:
         """Regular expression of the cells whose weights stay: adapters, and experiments with `keep_weights`."""
         return f"(?!{self.temporary_cells()}(?:/|$))[^/]+"
 
-    def model(self, cell: str) -> Path:
-        """Marker of the cell's base model."""
-        return self.paths.model(self.cells[cell]) / "model.json"
+    def model(self, identity: str) -> Path:
+        """Marker of the base model of a cell, or of the model whose tokenizer a pair uses."""
+        return self.paths.model(self._cell(identity)) / "model.json"
 
     def auxiliary_models(self, cell: str) -> list[Path]:
         """Markers of the other models that a cell needs: reference, proxy."""
@@ -154,13 +155,9 @@ class WorkflowInputs:
         """Digest of those weights. It stays the same when training is repeated, and then so do the scores."""
         return [path.with_suffix(".sha256") for path in self.weights(cell)]
 
-    def model_of_pair(self, pair: str) -> Path:
-        """Marker of the base model whose tokenizer a pair uses."""
-        return self.paths.model(self._shared_cell(pair)) / "model.json"
-
     def sources_of_pair(self, pair: str) -> list[Path]:
         """The user's files that a train set is read from."""
-        train_set = self._shared_cell(pair).train_set
+        train_set = self._cell(pair).train_set
         assert train_set is not None
         return self._train_set_files(train_set)
 

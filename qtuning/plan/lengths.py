@@ -3,6 +3,7 @@ here, else assumed."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -13,10 +14,8 @@ from qtuning.experiment.schema import Cell, FileSource, Template, TrainSet
 from qtuning.plan.assumptions import Assumptions
 
 POINTS = 512  # lengths that stand for those of an assumed train set
-PROMPT_SPREAD = (
-    0.6  # of prompts, where only the spread of responses is assumed: between the 0.4 and 1.2 of five public sets
-)
-
+# spread of prompts, where only that of responses is assumed: between the 0.4 and 1.2 of five public sets
+PROMPT_SPREAD = 0.6
 CHARACTERS = 4.2  # of a token, in English text
 WRAPPING: dict[Template, int] = {"plain": 1, "alpaca": 40, "chat": 20}  # tokens that a template adds to a prompt
 
@@ -102,8 +101,6 @@ def _read(prompts: Array, responses: Array, limit: int | None, wrapping: int, cu
 
 def _log_normal(mean: float, spread: float, points: int) -> Array:
     """[points]: quantiles of the log-normal distribution, scaled to the mean."""
-    from statistics import NormalDist
-
     middles = (np.arange(points) + 0.5) / points
     normal = np.array([NormalDist().inv_cdf(share) for share in middles])
     values = np.exp(normal * np.sqrt(np.log1p(spread**2)))
@@ -112,6 +109,7 @@ def _log_normal(mean: float, spread: float, points: int) -> Array:
 
 
 def _counted(path: Path) -> Lengths:
+    """Lengths of a prepared train set."""
     import polars as pl
 
     columns = (pl.col("prompt_length"), pl.col("input_ids").list.len().alias("length"))

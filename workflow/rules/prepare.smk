@@ -43,7 +43,7 @@ rule base_model:
 rule prepare:
     input:
         configuration=ROOT / "configurations/{pair}.json",
-        model=lambda wildcards: INPUTS.model_of_pair(wildcards.pair),
+        model=lambda wildcards: INPUTS.model(wildcards.pair),
         sources=lambda wildcards: INPUTS.sources_of_pair(wildcards.pair),
     output:
         report=ROOT / "train_sets/{pair}/report.json",
