@@ -1,12 +1,10 @@
 """FastV and SparseVLM, against sorting and dealing out in plain Python."""
 
 from fractions import Fraction
-from functools import partial
 
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from populations import RATIOS, orders, populations_selected, reordered
+from populations import RATIOS, populations_selected
 from torch import Tensor
 
 from qtuning.pruners.attention import fastv, sparsevlm
@@ -123,21 +121,3 @@ def test_sparsevlm_shares_large_budgets_in_proportion() -> None:
     held = [len(part) for part in positions(mask, candidates.lengths)]
     assert sum(held) == 3137
     assert all(abs(count - 3137 * rank / sum(ranks)) < 1 for count, rank in zip(held, ranks, strict=True))
-
-
-@settings(max_examples=100, deadline=None)
-@given(populations_selected(), RATIOS, st.data())
-def test_the_order_of_the_batch_does_not_matter(
-    chosen: tuple[Candidates, SampleSelection], ratio: float, data: st.DataObject
-) -> None:
-    candidates, selection = chosen
-    order = data.draw(orders(candidates))
-    other, tokens = reordered(candidates, order)
-    there = keep_prunable(selection.kept[order])
-    budget = Budget.of(1.0, ratio, len(candidates), int(candidates.lengths.sum()))
-    for pruner in (
-        partial(fastv, within="sample", layer=2),
-        partial(fastv, within="batch", layer=2),
-        partial(sparsevlm, layer=2),
-    ):
-        assert torch.equal(pruner(other, there, budget, RNG), pruner(candidates, selection, budget, RNG)[tokens])

@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from populations import RATIOS, first, orders, populations, populations_selected, reordered
+from populations import RATIOS, first, populations, populations_selected
 
-from qtuning.pruners.base import Budget, Candidates, SamplePruner, SampleSelection, keep_prunable
+from qtuning.pruners.base import Budget, Candidates, SamplePruner, SampleSelection
 from qtuning.pruners.history import (
     infobatch_subsampled,
     lowest_character_entropy,
@@ -100,30 +100,3 @@ def test_sparsevlm_history_keeps_the_least_attended(chosen: tuple[Candidates, Sa
         best = sorted(range(length), key=lambda t: (received[at + t], t))[: max(1, rank)]
         assert mask[at : at + length].nonzero().flatten().tolist() == (sorted(best) if kept else [])
         at += length
-
-
-@pytest.mark.parametrize("pruner", [shortest_instructions, lowest_character_entropy, infobatch_subsampled])
-@settings(max_examples=150, deadline=None)
-@given(candidates=populations(), ratio=RATIOS, seed=st.integers(0, 9), data=st.data())
-def test_the_order_of_the_candidates_does_not_matter(
-    pruner: SamplePruner, candidates: Candidates, ratio: float, seed: int, data: st.DataObject
-) -> None:
-    order = data.draw(orders(candidates))
-    budget = budget_of(candidates, ratio)
-    here = pruner(candidates, budget, generator(seed))
-    there = pruner(reordered(candidates, order)[0], budget, generator(seed))
-    assert torch.equal(there.kept, here.kept[order])
-    if here.weights is not None and there.weights is not None:
-        assert torch.equal(there.weights, here.weights[order])
-
-
-@settings(max_examples=150, deadline=None)
-@given(chosen=populations_selected(), data=st.data())
-def test_the_order_does_not_matter_to_tokens(chosen: tuple[Candidates, SampleSelection], data: st.DataObject) -> None:
-    candidates, selection = chosen
-    order = data.draw(orders(candidates))
-    other, tokens = reordered(candidates, order)
-    budget = budget_of(candidates, 0.5)
-    here = sparsevlm_by_rank(candidates, selection, budget, generator(0))
-    there = sparsevlm_by_rank(other, keep_prunable(selection.kept[order]), budget, generator(0))
-    assert torch.equal(there, here[tokens])

@@ -2,14 +2,13 @@
 
 import inspect
 import math
-from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from populations import NATS, RATIOS, orders, populations, reordered
+from populations import NATS, RATIOS
 
 from qtuning.experiment.registry import SAMPLE_PRUNERS
 from qtuning.pruners.base import PRUNABLE, Budget, Candidates, SampleSelection
@@ -149,21 +148,6 @@ def test_the_last_epochs_are_full(epoch: int, epochs: int, anneal: float, full: 
     assert int(selection.kept.sum()) == (12 if full else 3)
     assert (selection.weights.tolist() == [1.0] * 12) == full
     assert selection.log["below_mean_share"] == 7 / 12
-
-
-@settings(max_examples=400, deadline=None)
-@given(candidates=populations(), ratio=RATIOS, epoch=st.integers(0, 2), seed=st.integers(0, 9), data=st.data())
-def test_the_order_of_the_candidates_does_not_matter(
-    candidates: Candidates, ratio: float, epoch: int, seed: int, data: st.DataObject
-) -> None:
-    candidates = replace(candidates, epoch=epoch)
-    order = data.draw(orders(candidates))
-    budget = Budget.of(ratio, 1.0, len(candidates), 1)
-    here = infobatch(candidates, budget, generator(seed), anneal=0.5)
-    there = infobatch(reordered(candidates, order)[0], budget, generator(seed), anneal=0.5)
-    assert here.weights is not None and there.weights is not None
-    assert torch.equal(there.kept, here.kept[order]) and torch.equal(there.weights, here.weights[order])
-    assert there.log == here.log
 
 
 def test_defaults_are_those_of_the_options() -> None:

@@ -6,8 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from populations import RATIOS, first, orders, populations, reordered, token_means
+from populations import RATIOS, first, populations, token_means
 
 from qtuning.pruners.base import PRUNABLE, Budget, Candidates, SamplePruner
 from qtuning.pruners.sample import (
@@ -91,22 +90,6 @@ def test_middle_ppl_by_hand() -> None:
     kept = [middle_ppl(candidates, budget_of(candidates, k / 5), generator(0)).kept.nonzero() for k in range(1, 6)]
     expected = [[4], [2, 4], [2, 3, 4], [1, 2, 3, 4], [0, 1, 2, 3, 4]]
     assert [indices.flatten().tolist() for indices in kept] == expected
-
-
-ALL = [keep_all, random_samples, longest, highest_entropy, highest_ppl, lowest_ppl, middle_ppl]
-
-
-@pytest.mark.parametrize("pruner", ALL)
-@settings(max_examples=200, deadline=None)
-@given(candidates=populations(), ratio=RATIOS, seed=st.integers(0, 9), data=st.data())
-def test_the_order_of_the_candidates_does_not_matter(
-    pruner: SamplePruner, candidates: Candidates, ratio: float, seed: int, data: st.DataObject
-) -> None:
-    order = data.draw(orders(candidates))
-    budget = budget_of(candidates, ratio)
-    here = pruner(candidates, budget, generator(seed)).kept
-    there = pruner(reordered(candidates, order)[0], budget, generator(seed)).kept
-    assert torch.equal(there, here[order])
 
 
 def test_full_keeps_everything() -> None:

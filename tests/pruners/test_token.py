@@ -4,13 +4,12 @@ import inspect
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from populations import RATIOS, orders, populations_selected, reordered
+from populations import RATIOS, populations_selected
 from torch import Tensor
 
 from qtuning.experiment.registry import TOKEN_PRUNERS
@@ -110,26 +109,6 @@ def test_within_samples_each_keeps_the_highest_of_its_own(
         up = [share % 1 for number, share in exact.items() if kept[number] > share]
         down = [share % 1 for number, share in exact.items() if kept[number] < share]
         assert min(up, default=1) >= max(down, default=0), "the largest remainders are rounded up"
-
-
-@pytest.mark.parametrize(
-    "pruner",
-    [keep_all, random_tokens]
-    + [partial(ranked, within=within) for ranked in (highest_loss, excess_loss) for within in ("batch", "sample")],
-    ids=["none", "random", "ppl-batch", "ppl-sample", "rho-1-batch", "rho-1-sample"],
-)
-@settings(max_examples=120, deadline=None)
-@given(chosen=populations_selected(), ratio=RATIOS, seed=st.integers(0, 9), data=st.data())
-def test_the_order_of_the_candidates_does_not_matter(
-    pruner: Callable[..., Tensor], chosen: Chosen, ratio: float, seed: int, data: st.DataObject
-) -> None:
-    candidates, selection = chosen
-    order = data.draw(orders(candidates))
-    other, tokens = reordered(candidates, order)
-    budget = budget_of(candidates, ratio)
-    here = pruner(candidates, selection, budget, generator(seed))
-    there = pruner(other, keep_prunable(selection.kept[order]), budget, generator(seed))
-    assert torch.equal(there, here[tokens])
 
 
 def test_losses_beyond_the_range_of_exp_keep_their_order() -> None:
