@@ -9,22 +9,18 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from heapq import heappush, heapreplace
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import TYPE_CHECKING, Any, Literal
 
 from qtuning.data.items import fetch_items, read_items, reading_from_hub
-from qtuning.data.overlap import Index, Shared, words
+from qtuning.data.overlap import Gram, Index, words
 from qtuning.data.rows import Example, parse_row
 from qtuning.data.sources import describe_source, local_folder, read_rows
 from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import BENCHMARKS, label_of
 from qtuning.experiment.schema import TrainSet
-from qtuning.experiment.yaml_files import validate
-from qtuning.files import canonical_json, short_hash
+from qtuning.files import canonical_json, read_json, short_hash
 
 if TYPE_CHECKING:
     import polars
@@ -79,15 +75,16 @@ class _Tally:
     """What is gathered of one benchmark.
 
     texts: of each item, by part, the number of the text in the index. example: the closest pair of item and training
-    sample so far, which share `example_shared` n-grams. top: a heap of the training samples that touch most items.
+    sample so far, which share `closest` n-grams (a short text counts as one). top: the training samples that touch
+    most items, the most first.
     """
 
     name: str
     digest: str
     texts: list[dict[str, int]] = field(default_factory=list)
     example: dict[str, Any] | None = None
-    example_shared: int = 0
-    top: list[tuple[int, int, dict[str, Any]]] = field(default_factory=list)
+    closest: int = 0
+    top: list[dict[str, Any]] = field(default_factory=list)
 
 
 Owners = dict[int, list[tuple[int, int]]]
@@ -114,13 +111,13 @@ def run_check(check: Check, *, data_dir: Path | None, progress: bool = False) ->
             continue
         texts = [message.content for message in example.prompt] + [example.input, example.response]
         shared = index.scan([words(text) for text in texts if text])
-        if shared.texts:
+        if shared:
             _record(shared, tallies, owners, row.line, shorten(example.prompt[-1].content, EXCERPT))
     if read == 0:
         raise UserError(f"train set {check.train_set.name}: its source has no rows")
     source = describe_source(check.train_set, data_dir)
     source.pop("path", None)  # the same data on another machine is the same report
-    covered = index.covered()
+    covered = index.covered()  # by text, how many of its n-grams stand in the train set
     return {
         "train_set": check.train_set.name,
         "label": check.train_set.label,
@@ -134,7 +131,6 @@ def run_check(check: Check, *, data_dir: Path | None, progress: bool = False) ->
 
 
 def _index_benchmarks(check: Check, data_dir: Path | None) -> tuple[Index, list[_Tally], Owners]:
-    """The index of the texts of all benchmarks, a tally for each benchmark, and whose each text is."""
     index, tallies, owners = Index(check.ngram), list[_Tally](), Owners()
     known: dict[tuple[int, str, str], int] = {}
     for place, (name, items) in enumerate(_items_of(check, data_dir)):
@@ -168,36 +164,33 @@ def _items_of(check: Check, data_dir: Path | None) -> Iterator[tuple[str, list[d
             yield name, read_items(folder, name)
 
 
-def _record(shared: Shared, tallies: Sequence[_Tally], owners: Owners, line: int, excerpt: str) -> None:
+def _record(
+    shared: dict[int, tuple[int, Gram]], tallies: Sequence[_Tally], owners: Owners, line: int, excerpt: str
+) -> None:
     """Keep a training sample if it is among those that touch the most items, or the closest to one item so far."""
     touched: dict[int, set[int]] = {}
-    for text in sorted(shared.texts):
+    for text, (count, gram) in sorted(shared.items()):
         for place, item in owners[text]:
             touched.setdefault(place, set()).add(item)
         place, item = owners[text][0]
-        tally, count = tallies[place], shared.counts.get(text, 1)
-        if count > tally.example_shared:
-            tally.example_shared = count
+        tally = tallies[place]
+        if max(count, 1) > tally.closest:
+            tally.closest = max(count, 1)
             tally.example = {
                 "item": item,
                 "part": next(part for part, number in tally.texts[item].items() if number == text),
                 "line": line,
                 "sample": excerpt,
-                "shared": " ".join(shared.grams[text]),
-                "ngrams_shared": shared.counts.get(text, 0),
+                "shared": " ".join(gram),
+                "ngrams_shared": count,
             }
     for place, items in touched.items():
-        top, entry = tallies[place].top, {"line": line, "items": len(items), "sample": excerpt}
-        # at equal counts the earlier line stays: the heap drops the smallest (count, -line)
-        candidate = (len(items), -line, entry)
-        if len(top) < TOP_SOURCES:
-            heappush(top, candidate)
-        elif candidate[:2] > top[0][:2]:
-            heapreplace(top, candidate)
+        top = [*tallies[place].top, {"line": line, "items": len(items), "sample": excerpt}]
+        # the sort is stable: at equal counts the earlier line stays
+        tallies[place].top = sorted(top, key=lambda entry: -entry["items"])[:TOP_SOURCES]
 
 
 def _result(tally: _Tally, index: Index, covered: Sequence[int]) -> dict[str, Any]:
-    """What the report says of one benchmark. covered: by text, how many of its n-grams stand in the train set."""
     by_part = dict.fromkeys((part for part, _ in BENCHMARKS[tally.name].texts), 0)
     counts = dict.fromkeys(("contaminated", "copied", "short", "short_found"), 0)
     coverage = []
@@ -223,7 +216,7 @@ def _result(tally: _Tally, index: Index, covered: Sequence[int]) -> dict[str, An
         "by_part": by_part,
         "coverage_of_contaminated": round(sum(coverage) / len(coverage), 4) if coverage else None,
         "example": tally.example,
-        "top_sources": [entry for _, _, entry in sorted(tally.top, key=lambda kept: (-kept[0], -kept[1]))],
+        "top_sources": tally.top,
     }
 
 
@@ -262,49 +255,21 @@ def print_report(report: dict[str, Any], seconds: float, path: Path) -> None:
     console.print(f"{path}\n", markup=False, highlight=False, style="dim")
 
 
-Count = Annotated[int, Field(ge=0)]
-
-
-class _Overlap(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    items: Annotated[int, Field(gt=0)]
-    contaminated: Count
-    short: Count
-
-    def __str__(self) -> str:
-        """`12 of 791 (1.5%; 8 shorter, compared whole)`."""
-        remarks = [f"{100 * self.contaminated / self.items:.1f}%"] if self.contaminated else []
-        remarks += [f"{self.short:,} shorter, compared whole"] if self.short else []
-        return f"{self.contaminated:,} of {self.items:,}" + (f" ({'; '.join(remarks)})" if remarks else "")
-
-
-class _Report(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    train_set: str
-    label: str
-    benchmark_source: str
-    ngram: Annotated[int, Field(gt=0)]
-    benchmarks: dict[str, _Overlap]
-
-    def overlaps(self, benchmarks: Sequence[str]) -> str:
-        """`GSM8K 0 of 791, MATH not checked`."""
-        return ", ".join(f"{label_of(name)} {self.benchmarks.get(name, 'not checked')}" for name in benchmarks)
-
-
 def notes_of_checks(store: Path, checks: Iterable[Check]) -> list[str]:
     """One line for each check that an experiment asks for (`checks_of`), of its own report.
 
     store: folder that has `contamination/`. `Contamination: items that share a 13-gram with MathInstruct: GSM8K 0 of
     791, MATH 50 of 5,000 (1.0%).`, or that it was not checked.
     """
-    notes = []
-    for check in checks:
-        path = check.path(store)
-        report = _read_report(path) if path.is_file() else None
-        notes.append(_note(report, check.train_set.name, check.train_set.label, check.benchmarks))
-    return notes
+    return [
+        _note(
+            read_json(check.path(store)) if check.path(store).is_file() else None,
+            check.train_set.name,
+            check.train_set.label,
+            check.benchmarks,
+        )
+        for check in checks
+    ]
 
 
 def notes_from_store(store: Path, scores: "polars.DataFrame") -> list[str]:
@@ -316,16 +281,16 @@ def notes_from_store(store: Path, scores: "polars.DataFrame") -> list[str]:
     """
     config = json.loads(scores["evaluation_config"][0])
     asked = config["benchmarks"]
-    known = {path.stem: _read_report(path) for path in sorted((Path(store) / "contamination").glob("*.json"))}
+    known = {path.stem: read_json(path) for path in sorted((Path(store) / "contamination").glob("*.json"))}
     notes = []
     for name, label in scores.select("train_set", "train_set_label").drop_nulls().unique(maintain_order=True).rows():
         covered = {
-            stem: len(report.benchmarks.keys() & set(asked))
+            stem: len(report["benchmarks"].keys() & set(asked))
             for stem, report in known.items()
-            if (report.train_set, report.benchmark_source, report.ngram) == (name, config["source"], NGRAM)
+            if (report["train_set"], report["benchmark_source"], report["ngram"]) == (name, config["source"], NGRAM)
         }
         best = [stem for stem, count in covered.items() if count == max(covered.values())]
-        if len({known[stem].overlaps(asked) for stem in best}) > 1:
+        if len({_overlaps(known[stem], asked) for stem in best}) > 1:
             notes.append(
                 f"Contamination: several reports on {label} that differ ({', '.join(best)}); `qtuning tables` knows "
                 "which."
@@ -335,12 +300,23 @@ def notes_from_store(store: Path, scores: "polars.DataFrame") -> list[str]:
     return notes
 
 
-def _note(report: _Report | None, train_set: str, label: str, benchmarks: Sequence[str]) -> str:
+def _note(report: dict[str, Any] | None, train_set: str, label: str, benchmarks: Sequence[str]) -> str:
     if report is not None:
-        return f"Contamination: items that share a {report.ngram}-gram with {label}: {report.overlaps(benchmarks)}."
+        counts = _overlaps(report, benchmarks)
+        return f"Contamination: items that share a {report['ngram']}-gram with {label}: {counts}."
     names = ", ".join(map(label_of, benchmarks))
     return f"Contamination: not checked ({label} against {names}); run `qtuning contamination {train_set}`."
 
 
-def _read_report(path: Path) -> _Report:
-    return validate(_Report, path.read_bytes(), str(path))
+def _overlaps(report: dict[str, Any], benchmarks: Sequence[str]) -> str:
+    """`GSM8K 12 of 791 (1.5%; 8 shorter, compared whole), MATH not checked`."""
+    told = []
+    for name in benchmarks:
+        text = "not checked"
+        if (result := report["benchmarks"].get(name)) is not None:
+            items, contaminated, short = result["items"], result["contaminated"], result["short"]
+            remarks = [f"{100 * contaminated / items:.1f}%"] if contaminated else []
+            remarks += [f"{short:,} shorter, compared whole"] if short else []
+            text = f"{contaminated:,} of {items:,}" + (f" ({'; '.join(remarks)})" if remarks else "")
+        told.append(f"{label_of(name)} {text}")
+    return ", ".join(told)

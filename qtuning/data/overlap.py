@@ -5,8 +5,7 @@ A text is a list of words, without case and punctuation. Texts of fewer than n w
 
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 Gram = tuple[str, ...]
@@ -18,24 +17,6 @@ def words(text: str) -> list[str]:
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     return WORD.findall(text.lower())
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What a training sample shares with indexed texts.
-
-    counts: by text, how many distinct n-grams. whole: the short texts that stand in it. grams: by text, one shared
-    n-gram, or the short text.
-    """
-
-    counts: dict[int, int]
-    whole: frozenset[int]
-    grams: dict[int, Gram]
-
-    @property
-    def texts(self) -> set[int]:
-        """Numbers of all texts that share something with the sample."""
-        return self.counts.keys() | self.whole
 
 
 @dataclass
@@ -51,8 +32,10 @@ class Index:
     sizes: list[int] = field(default_factory=list)
     single: list[int] = field(default_factory=list)
     found: set[int] = field(default_factory=set)
+    # a number, not a list of one, saves memory: most n-grams stand in one text
     _grams: dict[Gram, int | list[int]] = field(default_factory=dict)
     _seen: set[Gram] = field(default_factory=set)
+    # by first word, then length: few words of a sample begin a short text
     _short: dict[str, dict[int, dict[Gram, list[int]]]] = field(default_factory=dict)
     _vocabulary: dict[str, str] = field(default_factory=dict)
 
@@ -74,46 +57,41 @@ class Index:
             by_length.setdefault(len(text), {}).setdefault(tuple(text), []).append(number)
         return number
 
-    def scan(self, sample: Iterable[Sequence[str]]) -> Shared:
-        """Look up one training sample. Its texts (messages) stay apart: no n-gram reaches from one into the next."""
+    def scan(self, sample: Iterable[Sequence[str]]) -> dict[int, tuple[int, Gram]]:
+        """What one training sample shares: by text, how many distinct n-grams, and the first of them.
+
+        A short text that stands in the sample as a whole has 0 and its own words. The texts (messages) of the sample
+        stay apart: no n-gram reaches from one into the next.
+        """
+        shared: dict[int, tuple[int, Gram]] = {}
         hits: set[Gram] = set()
-        whole: dict[int, Gram] = {}
         for text in sample:
             hits |= self._grams.keys() & set(_grams(text, self.n))
-            whole |= self._whole(text)
+            for start, word in enumerate(text if self._short else ()):
+                for length, candidates in self._short.get(word, {}).items():
+                    gram = tuple(text[start : start + length])
+                    shared |= dict.fromkeys(candidates.get(gram, ()), (0, gram))
         self._seen |= hits
-        self.found |= whole.keys()
-        counts: Counter[int] = Counter()
-        grams: dict[int, Gram] = dict(whole)
+        self.found |= shared.keys()
         for gram in sorted(hits):
-            owners = self._grams[gram]
-            for number in owners if isinstance(owners, list) else [owners]:
-                counts[number] += 1
-                grams.setdefault(number, gram)
-        for number, count in counts.items():
-            self.single[number] = max(self.single[number], count)
-        return Shared(dict(counts), frozenset(whole), grams)
+            for number in self._owners(gram):
+                count, first = shared.get(number, (0, gram))
+                shared[number] = count + 1, first
+                self.single[number] = max(self.single[number], count + 1)
+        return shared
 
     def covered(self) -> list[int]:
         """By text, how many of its distinct n-grams have been seen in any sample."""
         covered = [0] * len(self.sizes)
         for gram in self._seen:
-            owners = self._grams[gram]
-            for number in owners if isinstance(owners, list) else [owners]:
+            for number in self._owners(gram):
                 covered[number] += 1
         return covered
 
-    def _whole(self, text: Sequence[str]) -> dict[int, Gram]:
-        """The short texts that stand in `text`, word for word."""
-        found: dict[int, Gram] = {}
-        if not self._short:
-            return found
-        for start, word in enumerate(text):
-            for length, candidates in self._short.get(word, {}).items():
-                gram = tuple(text[start : start + length])
-                found |= dict.fromkeys(candidates.get(gram, ()), gram)
-        return found
+    def _owners(self, gram: Gram) -> list[int]:
+        owners = self._grams[gram]
+        return owners if isinstance(owners, list) else [owners]
 
 
-def _grams(text: Sequence[str], n: int) -> Iterable[Gram]:
+def _grams(text: Sequence[str], n: int) -> Iterator[Gram]:
     return zip(*(text[start:] for start in range(n)), strict=False)

@@ -53,11 +53,11 @@ def test_the_index_counts_what_brute_force_counts(items: Any, samples: Any, n: A
         whole = [bool(item) and not runs and any(holds(text, item) for text in sample) for sample in samples]
         assert (number in index.found) == any(whole)
         for place, result in enumerate(shared):
-            assert result.counts.get(number, 0) == len(in_sample[place])
-            assert (number in result.whole) == whole[place]
-            assert (number in result.texts) == (bool(in_sample[place]) or whole[place])
-            if number in result.grams:
-                assert list(result.grams[number]) in in_sample[place] + [item]
+            assert (number in result) == (bool(in_sample[place]) or whole[place])
+            if number in result:
+                count, gram = result[number]
+                assert count == len(in_sample[place])
+                assert list(gram) in ([item] if whole[place] else in_sample[place])
 
 
 @given(
