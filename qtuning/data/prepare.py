@@ -61,12 +61,7 @@ Usable = tuple[Candidate, Tokenised]
 
 
 def prepare(
-    cell: Cell,
-    model_folder: Path,
-    out: Path,
-    *,
-    data_dir: Path | None = None,
-    console: "Console | None" = None,
+    cell: Cell, model_folder: Path, out: Path, *, data_dir: Path | None = None, console: "Console | None" = None
 ) -> None:
     """Prepare the train set of `cell` for the base model whose tokenizer lies in `model_folder`; write it to `out`.
 
@@ -75,8 +70,7 @@ def prepare(
     """
     from rich.console import Console
 
-    if cell.train_set is None or cell.training is None:
-        raise ValueError("a zero-shot cell has no train set")
+    assert cell.train_set is not None and cell.training is not None, "a zero-shot cell has no train set"
     train_set, template = cell.train_set, cell.model.template
     console = console or Console()
     out.mkdir(parents=True, exist_ok=True)
@@ -168,15 +162,14 @@ def check_bad_rows(train_set: TrainSet, read: int, bad: Sequence[BadRow]) -> Non
     first = "; ".join(
         f"{row.file}:{row.line} {row.reason}" + (f" ({row.detail})" if row.detail else "") for row in bad[:3]
     )
-    if len(bad) == read:
-        what = f"none of its {read} rows is usable"
-        remedy = "compare `format` and `columns` of its YAML with the file"
-        if all(row.reason == Reason.RESPONSE_CUT_AWAY for row in bad):
-            remedy = "raise training.cutoff"
-    else:
+    if len(bad) < read:
         allowed = f"{100 * train_set.bad_rows:.3g} % are allowed"
         what = f"{len(bad)} of {read} rows ({100 * share:.3g} %) are unusable, {allowed}"
         remedy = "mend the rows, or raise bad_rows in its YAML"
+    else:
+        what = f"none of its {read} rows is usable"
+        cut_away = all(row.reason == Reason.RESPONSE_CUT_AWAY for row in bad)
+        remedy = "raise training.cutoff" if cut_away else "compare `format` and `columns` of its YAML with the file"
     raise UserError(f"train set {train_set.name}: {what}: {counts}; first: {first}; {remedy}")
 
 
@@ -217,33 +210,21 @@ def write_samples(path: Path, used: Sequence[Usable]) -> None:
 
     candidates, tokenised = [candidate for candidate, _ in used], [tokens for _, tokens in used]
     instructions = [instruction(candidate.example) for candidate in candidates]
-    table = polars.DataFrame(
-        {
-            "sample": [candidate.sample for candidate in candidates],
-            "line": [candidate.row.line for candidate in candidates],
-            "id": [candidate.example.id for candidate in candidates],
-            "kind": [candidate.example.kind for candidate in candidates],
-            "input_ids": [sample.tokens for sample in tokenised],
-            "prompt_length": [sample.prompt for sample in tokenised],
-            "instruction_characters": [len(text) for text in instructions],
-            "instruction_entropy": [character_entropy(text) for text in instructions],
-        },
-        schema={
-            "sample": polars.Int64,
-            "line": polars.Int64,
-            "id": polars.String,
-            "kind": polars.String,
-            "input_ids": polars.List(polars.Int32),
-            "prompt_length": polars.Int32,
-            "instruction_characters": polars.Int64,
-            "instruction_entropy": polars.Float64,
-        },
-    )
+    tokens_type = polars.List(polars.Int32)
+    columns = [
+        polars.Series("sample", [candidate.sample for candidate in candidates], polars.Int64),
+        polars.Series("line", [candidate.row.line for candidate in candidates], polars.Int64),
+        polars.Series("id", [candidate.example.id for candidate in candidates], polars.String),
+        polars.Series("kind", [candidate.example.kind for candidate in candidates], polars.String),
+        polars.Series("input_ids", [sample.tokens for sample in tokenised], tokens_type),
+        polars.Series("prompt_length", [sample.prompt for sample in tokenised], polars.Int32),
+        polars.Series("instruction_characters", [len(text) for text in instructions], polars.Int64),
+        polars.Series("instruction_entropy", [character_entropy(text) for text in instructions], polars.Float64),
+    ]
     if any(candidate.example.errors is not None for candidate in candidates):
-        marked = polars.Series("errors", [list(sample.marked) for sample in tokenised], polars.List(polars.Int32))
-        table = table.with_columns(marked)
+        columns.append(polars.Series("errors", [list(sample.marked) for sample in tokenised], tokens_type))
     with atomic_path(path) as temporary:
-        table.write_parquet(temporary)
+        polars.DataFrame(columns).write_parquet(temporary)
 
 
 def _statistics(used: Sequence[Usable]) -> dict[str, Any]:
@@ -283,13 +264,10 @@ def _distribution(values: Sequence[int]) -> dict[str, float]:
 
 def print_summary(report: dict[str, Any], console: "Console") -> None:
     """The report on one screen."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(
-        title=f"{report['train_set']} for {report['model']} ({report['template']} template)", show_header=False
-    )
-    table.add_column()
-    table.add_column(justify="right")
+    title = f"{report['train_set']} for {report['model']} ({report['template']} template)"
+    table = Table("", Column(justify="right"), title=title, show_header=False)
     table.add_row("rows read", f"{report['read']:,}")
     for reason, count in report["bad_by_reason"].items():
         table.add_row(f"  unusable: {reason}", f"{count:,}")

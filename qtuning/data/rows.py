@@ -1,11 +1,11 @@
 """Parses a row of a train set into an `Example`, or says why it is none. Raises nothing, whatever the row holds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, cast, get_args
 
-from qtuning.experiment.schema import TrainSet
+from qtuning.experiment.schema import Column, TrainSet
 
 Role = Literal["system", "user", "assistant"]
 
@@ -90,44 +90,42 @@ def parse_row(row: Row, train_set: TrainSet) -> Example | Refusal:
         if not isinstance(row.value, Mapping):
             raise _Refused(Reason.NOT_AN_OBJECT, f"found {_kind(row.value)}")
         read = _chat if train_set.format == "chat" else _alpaca
-        return read(row.value, train_set)
+        prompt, response, input_ = read(row.value, train_set.columns)
+        if any(message.role == "user" and not message.content.strip() for message in prompt):
+            raise _Refused(Reason.EMPTY_INSTRUCTION)
+        if not response.strip():
+            raise _Refused(Reason.EMPTY_RESPONSE)
+        return Example(
+            prompt,
+            response,
+            input_ if input_.strip() else "",
+            id=_label(row.value.get("id")),
+            kind=_label(row.value.get("kind")),
+            errors=_spans(row.value, response, train_set.columns.get("errors")),
+        )
     except _Refused as refused:
         return refused.refusal
 
 
-def _alpaca(row: Mapping[object, object], train_set: TrainSet) -> Example:
+_Texts = tuple[tuple[Message, ...], str, str]  # prompt, response, input
+
+
+def _alpaca(row: Mapping[object, object], names: Mapping[Column, str]) -> _Texts:
     """{"instruction", "input" (optional), "output"}. A blank or null `input` is none."""
-    names = train_set.columns
     instruction = _text(row, names.get("instruction", "instruction"))
     response = _text(row, names.get("output", "output"))
     given = row.get(names.get("input", "input"))
     input_ = "" if given is None else _string(given, names.get("input", "input"))
-    if not instruction.strip():
-        raise _Refused(Reason.EMPTY_INSTRUCTION)
-    if not response.strip():
-        raise _Refused(Reason.EMPTY_RESPONSE)
-    return Example(
-        prompt=(Message("user", instruction),),
-        response=response,
-        input=input_ if input_.strip() else "",
-        id=_label(row.get("id")),
-        kind=_label(row.get("kind")),
-        errors=_spans(row, response, train_set),
-    )
+    return (Message("user", instruction),), response, input_
 
 
-def _chat(row: Mapping[object, object], train_set: TrainSet) -> Example:
+def _chat(row: Mapping[object, object], names: Mapping[Column, str]) -> _Texts:
     """{"messages": [{"role", "content"}, ...]}: the last assistant message is the response, all before it the prompt.
 
     Messages after it have no response to learn and are left out.
     """
-    name = train_set.columns.get("messages", "messages")
-    if name not in row:
-        raise _Refused(Reason.MISSING_KEY, repr(name))
-    turns = row[name]
-    if not isinstance(turns, list | tuple):
-        raise _Refused(Reason.NOT_A_LIST, f"{name!r} is {_kind(turns)}")
-    messages = [_message(turn, f"{name}[{index}]") for index, turn in enumerate(turns)]
+    name = names.get("messages", "messages")
+    messages = [_message(turn, f"{name}[{index}]") for index, turn in enumerate(_list(row, name))]
     answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
     if not answers:
         raise _Refused(Reason.NO_RESPONSE)
@@ -137,31 +135,15 @@ def _chat(row: Mapping[object, object], train_set: TrainSet) -> Example:
     found = tuple(message.role for message in turns_only)
     if not turns_only or found != expected or found[-1] != "user":
         raise _Refused(Reason.WRONG_ROLE_ORDER, "expected [system], user, assistant, user, assistant, ...")
-    if any(message.role == "user" and not message.content.strip() for message in turns_only):
-        raise _Refused(Reason.EMPTY_INSTRUCTION)
-    if not response.strip():
-        raise _Refused(Reason.EMPTY_RESPONSE)
-    return Example(
-        prompt,
-        response,
-        id=_label(row.get("id")),
-        kind=_label(row.get("kind")),
-        errors=_spans(row, response, train_set),
-    )
+    return prompt, response, ""
 
 
-def _spans(row: Mapping[object, object], response: str, train_set: TrainSet) -> tuple[tuple[int, int], ...] | None:
+def _spans(row: Mapping[object, object], response: str, name: str | None) -> tuple[tuple[int, int], ...] | None:
     """The known errors, each [start, end] in characters of the response. None if the train set has no such column."""
-    name = train_set.columns.get("errors")
     if name is None:
         return None
-    if name not in row:
-        raise _Refused(Reason.MISSING_KEY, repr(name))
-    given = row[name]
-    if not isinstance(given, list | tuple):
-        raise _Refused(Reason.NOT_A_LIST, f"{name!r} is {_kind(given)}")
     spans = []
-    for span in given:
+    for span in _list(row, name):
         if not isinstance(span, list | tuple) or [type(place) for place in span] != [int, int]:
             raise _Refused(Reason.NO_SPANS, "expected [start, end], two whole numbers")
         start, end = span
@@ -175,13 +157,19 @@ def _message(turn: object, where: str) -> Message:
     if not isinstance(turn, Mapping):
         raise _Refused(Reason.NOT_AN_OBJECT, f"{where} is {_kind(turn)}")
     role, content = _text(turn, "role", where), _text(turn, "content", where)
-    if role == "system":
-        return Message("system", content)
-    if role == "user":
-        return Message("user", content)
-    if role == "assistant":
-        return Message("assistant", content)
-    raise _Refused(Reason.WRONG_ROLE_ORDER, f"{where}: unknown role {_short(role)}")
+    if role not in get_args(Role):
+        shown = role if len(role) <= 20 else role[:20] + "..."
+        raise _Refused(Reason.WRONG_ROLE_ORDER, f"{where}: unknown role {shown!r}")
+    return Message(cast(Role, role), content)
+
+
+def _list(row: Mapping[object, object], key: str) -> Sequence[object]:
+    if key not in row:
+        raise _Refused(Reason.MISSING_KEY, repr(key))
+    value = row[key]
+    if not isinstance(value, list | tuple):
+        raise _Refused(Reason.NOT_A_LIST, f"{key!r} is {_kind(value)}")
+    return value
 
 
 def _text(row: Mapping[object, object], key: str, where: str = "") -> str:
@@ -215,15 +203,9 @@ def _label(value: object) -> str | None:
 
 def _kind(value: object) -> str:
     """What JSON calls the type of a value, for messages."""
-    names: dict[type, str] = {bool: "a boolean", str: "a string", int: "a number", float: "a number"}
-    if value is None:
-        return "null"
+    names = {bool: "a boolean", str: "a string", int: "a number", float: "a number", type(None): "null"}
     if isinstance(value, Mapping):
         return "an object"
     if isinstance(value, list | tuple):
         return "a list"
     return names.get(type(value), f"of type {type(value).__name__}")
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 20 else text[:20] + "...")

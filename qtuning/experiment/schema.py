@@ -12,6 +12,7 @@ from qtuning.experiment.registry import NAMED_METHODS
 
 Dtype = Literal["float32", "bfloat16"]
 Template = Literal["plain", "alpaca", "chat"]
+Column = Literal["instruction", "input", "output", "messages", "errors"]
 Scorer = Literal["chunked", "reference", "liger"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=64)]
 PrunerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._:-]*$", max_length=128)]
@@ -87,7 +88,7 @@ class TrainSet(Labelled):
     source: HubSource | FileSource = Field(discriminator="kind")
     local: str | None = Field(None, description="file below data_dir that replaces `source` when data_dir is given")
     format: Literal["alpaca", "chat"] = Field("alpaca", description="alpaca: columns; chat: a list of messages")
-    columns: dict[Literal["instruction", "input", "output", "messages", "errors"], str] = Field(
+    columns: dict[Column, str] = Field(
         default_factory=dict,
         description="names of the columns where they differ from the format's own; errors: the column that lists what "
         "is wrong in the response, [start, end] in characters each, for `localisation`",
