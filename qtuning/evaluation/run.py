@@ -8,7 +8,6 @@ import importlib.metadata
 import logging
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +26,7 @@ if TYPE_CHECKING:
     from lm_eval.api.model import LM
     from lm_eval.api.task import Task
 
-LoggedSample = dict[str, Any]
-"""What lm-eval logs of one item under one filter."""
+LoggedSample = dict[str, Any]  # what lm-eval logs of one item under one filter
 
 
 def evaluate_cell(cell: Cell, evaluation: Evaluation, paths: ResultPaths, *, data_dir: Path | None) -> None:
@@ -66,12 +64,16 @@ def evaluate_model(
     lie, for `evaluation.source` "data-dir". Returns what `scores.json` holds.
     """
     started = time.monotonic()
-    folder = _source_folder(evaluation, data_dir)
+    folder = None if evaluation.source == "hub" else local_folder(evaluation.source, data_dir)
     if folder is not None:
         # nothing is wanted from the hub: libraries shall not wait for it on a machine without network
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
-    _quiet()
+    elif evaluation.source != "hub":
+        raise UserError(f"evaluation.source = {evaluation.source!r}: no folder given; give --config data_dir=DIR")
+    # libraries warn of what is set on purpose (dtype, batch size, truncation, shots)
+    for name in ("lm_eval", "transformers", "datasets", "peft", "accelerate", "latex2sympy2_extended", "math_verify"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     # before the model, which takes longer to load: bad files are reported at once
     tasks = load_tasks(evaluation, folder)
 
@@ -89,10 +91,20 @@ def evaluate_model(
         }
         for benchmark, task in tasks.items()
     }
-    _warn_truncated(benchmarks, evaluation)
+    for benchmark, entry in benchmarks.items():
+        if entry["truncated_prompts"]:
+            counts = f"{entry['truncated_prompts']} of {entry['items']} prompts"
+            logging.getLogger(__name__).warning(
+                f"{benchmark}: {counts} did not fit evaluation.max_length = {evaluation.max_length} and lost their "
+                "beginning"
+            )
+    # scores may change with each of these
+    backend = {"name": evaluation.backend, "device": model.device.type}
+    backend |= evaluation.model_dump(include={"batch_size", "dtype", "max_length"})
+    backend |= {name: importlib.metadata.version(name) for name in ("lm_eval", "torch", "transformers", "peft")}
     scores = {
         **_identity(cell_id, evaluation),
-        "backend": _backend(model.device.type, evaluation),
+        "backend": backend,
         "benchmarks": benchmarks,
         "seconds": round(time.monotonic() - started, 3),
     }
@@ -143,13 +155,15 @@ def items_table(samples: dict[str, list[LoggedSample]]) -> polars.DataFrame:
         "score": polars.Float64,
         "response": polars.String,
     }
-    rows = (
-        (benchmark, sample["doc_id"], sample["doc_hash"], name, float(sample[metric]), _response(sample, metric))
-        for benchmark, logged in samples.items()
-        for sample in logged
-        for metric, name in _metrics(sample)
-    )
-    return polars.DataFrame(list(rows), schema=schema, orient="row")
+    rows: list[tuple[Any, ...]] = []
+    for benchmark, logged in samples.items():
+        for sample in logged:
+            # if a task has several filters, the name of a metric tells which it is
+            suffix = "" if sample["filter"] == "none" else f",{sample['filter']}"
+            item = benchmark, sample["doc_id"], sample["doc_hash"]
+            for metric in sample["metrics"]:
+                rows.append((*item, metric + suffix, float(sample[metric]), _response(sample, metric)))
+    return polars.DataFrame(rows, schema=schema, orient="row")
 
 
 def summarise_items(benchmark: str, items: polars.DataFrame) -> dict[str, Any]:
@@ -165,12 +179,6 @@ def summarise_items(benchmark: str, items: polars.DataFrame) -> dict[str, Any]:
     }
 
 
-def _metrics(sample: LoggedSample) -> Iterator[tuple[str, str]]:
-    """(key in the sample, our name) of each metric. If a task has several filters, the name tells which it is."""
-    for metric in sample["metrics"]:
-        yield metric, metric if sample["filter"] == "none" else f"{metric},{sample['filter']}"
-
-
 def _response(sample: LoggedSample, metric: str) -> str:
     """The generated text; for multiple choice, the choice that the model prefers by `metric`."""
     if not isinstance(sample["resps"][0][0], tuple):
@@ -180,16 +188,6 @@ def _response(sample: LoggedSample, metric: str) -> str:
     if metric == "acc_norm":  # log-likelihood for each character of the choice
         likelihoods = [value / len(choice) for value, choice in zip(likelihoods, choices, strict=True)]
     return str(choices[likelihoods.index(max(likelihoods))])
-
-
-def _source_folder(evaluation: Evaluation, data_dir: Path | None) -> Path | None:
-    """Folder of the local benchmark files; None for the hub."""
-    if evaluation.source == "hub":
-        return None
-    folder = local_folder(evaluation.source, data_dir)
-    if folder is None:
-        raise UserError(f"evaluation.source = {evaluation.source!r}: no folder given; give --config data_dir=DIR")
-    return Path(folder)
 
 
 def _truncated(model: Any, task: "Task", samples: list[LoggedSample]) -> int:
@@ -205,34 +203,3 @@ def _truncated(model: Any, task: "Task", samples: list[LoggedSample]) -> int:
     # a text has at most one token for each byte, and two special ones: most texts need no counting
     long = (text for text in items.values() if len(text.encode()) + 2 > room)
     return sum(len(model.tok_encode(text)) > room for text in long)
-
-
-def _warn_truncated(benchmarks: dict[str, Any], evaluation: Evaluation) -> None:
-    for benchmark, entry in benchmarks.items():
-        if entry["truncated_prompts"]:
-            logging.getLogger(__name__).warning(
-                "%s: %d of %d prompts did not fit evaluation.max_length = %d and lost their beginning",
-                benchmark,
-                entry["truncated_prompts"],
-                entry["items"],
-                evaluation.max_length,
-            )
-
-
-def _backend(device: str, evaluation: Evaluation) -> dict[str, Any]:
-    """What produced the scores; they may change with each of these."""
-    versions = {name: importlib.metadata.version(name) for name in ("lm_eval", "torch", "transformers", "peft")}
-    return {
-        "name": evaluation.backend,
-        "device": device,
-        "batch_size": evaluation.batch_size,
-        "dtype": evaluation.dtype,
-        "max_length": evaluation.max_length,
-        **versions,
-    }
-
-
-def _quiet() -> None:
-    """Let libraries report errors only: they warn of what is set on purpose (dtype, batch size, truncation, shots)."""
-    for name in ("lm_eval", "transformers", "datasets", "peft", "accelerate", "latex2sympy2_extended", "math_verify"):
-        logging.getLogger(name).setLevel(logging.ERROR)

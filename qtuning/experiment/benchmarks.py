@@ -97,9 +97,7 @@ def boxed(text: str) -> str | None:
     """
     if "\\boxed " in text:
         return text.rpartition("\\boxed ")[2].partition("$")[0].strip()
-    start = text.rfind("\\boxed")
-    if start < 0:
-        start = text.rfind("\\fbox")
+    start = text.rfind("\\boxed" if "\\boxed" in text else "\\fbox")
     if start < 0:
         return None
     depth = 0
@@ -108,6 +106,9 @@ def boxed(text: str) -> str | None:
         if text[end] == "}" and depth == 0:
             return text[text.index("{", start) + 1 : end].strip()
     return None
+
+
+_QUESTION = ("question", "question")
 
 
 @dataclass(frozen=True)
@@ -126,74 +127,43 @@ class Benchmark:
     hub_id: str
     split: Split
     item: type[Item]
-    texts: tuple[tuple[str, str], ...]
     subsets: tuple[str, ...] = ()
+    # choices and short gold answers are not among them: they are words that any text may hold
+    texts: tuple[tuple[str, str], ...] = (_QUESTION,)
     fewshot: int = 0
     chance: float | None = None
 
 
-# Choices and short gold answers are not among the `texts`: they are words that any text may hold.
-_QUESTION = ("question", "question")
 _ALL = (
     # nearly all ARC questions have four choices; a handful have three or five
+    Benchmark("arc_easy", "ARC-E", "acc", "allenai/ai2_arc", "test", ArcItem, subsets=("ARC-Easy",), chance=1 / 4),
     Benchmark(
-        name="arc_easy",
-        label="ARC-E",
-        metric="acc",
-        hub_id="allenai/ai2_arc",
-        subsets=("ARC-Easy",),
-        split="test",
-        item=ArcItem,
-        texts=(_QUESTION,),
-        chance=1 / 4,
+        "arc_challenge", "ARC-C", "acc", "allenai/ai2_arc", "test", ArcItem, subsets=("ARC-Challenge",), chance=1 / 4
     ),
     Benchmark(
-        name="arc_challenge",
-        label="ARC-C",
-        metric="acc",
-        hub_id="allenai/ai2_arc",
-        subsets=("ARC-Challenge",),
-        split="test",
-        item=ArcItem,
-        texts=(_QUESTION,),
-        chance=1 / 4,
-    ),
-    Benchmark(
-        name="gsm8k",
-        label="GSM8K",
-        # models tuned on instructions rarely write "#### 18", which strict-match demands
-        metric="exact_match,flexible-extract",
-        hub_id="openai/gsm8k",
+        "gsm8k",
+        "GSM8K",
+        "exact_match,flexible-extract",  # models tuned on instructions rarely write "#### 18", as strict-match demands
+        "openai/gsm8k",
+        "test",
+        Gsm8kItem,
         subsets=("main",),
-        split="test",
-        item=Gsm8kItem,
         texts=(_QUESTION, ("solution", "answer")),
         fewshot=5,  # lm-eval's own number
     ),
     Benchmark(
-        name="squad",
-        label="SQuAD",
-        metric="f1",
-        hub_id="rajpurkar/squad",
-        split="validation",
-        item=SquadItem,
-        texts=(_QUESTION, ("context", "context")),
+        "squad", "SQuAD", "f1", "rajpurkar/squad", "validation", SquadItem, texts=(_QUESTION, ("context", "context"))
     ),
     Benchmark(
-        name="triviaqa",
-        label="TriviaQA",
-        metric="exact_match",
-        hub_id="mandarjoshi/trivia_qa",
-        subsets=("rc.nocontext",),
-        split="validation",
-        item=TriviaItem,
-        texts=(_QUESTION,),
+        "triviaqa", "TriviaQA", "exact_match", "mandarjoshi/trivia_qa", "validation", TriviaItem, ("rc.nocontext",)
     ),
     Benchmark(
-        name="math",
-        label="MATH",
-        metric="exact_match",
-        hub_id="EleutherAI/hendrycks_math",
+        "math",
+        "MATH",
+        "exact_match",
+        "EleutherAI/hendrycks_math",
+        "test",
+        MathItem,
         subsets=(
             "algebra",
             "counting_and_probability",
@@ -203,8 +173,6 @@ _ALL = (
             "prealgebra",
             "precalculus",
         ),
-        split="test",
-        item=MathItem,
         texts=(("question", "problem"), ("solution", "solution")),
     ),
 )
