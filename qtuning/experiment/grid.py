@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -16,7 +16,7 @@ from qtuning.errors import UserError, raise_problems
 from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.names import cell_json
-from qtuning.experiment.scales import Edition, ExperimentFiles, merge, type_problems
+from qtuning.experiment.scales import Edition, ExperimentFiles, find, merge, strings, type_problems
 from qtuning.experiment.schema import (
     Cell,
     Evaluation,
@@ -30,9 +30,8 @@ from qtuning.experiment.schema import (
     Training,
     TrainSet,
 )
-from qtuning.experiment.yaml_files import nearest, read_named, validate
+from qtuning.experiment.yaml_files import Entry, nearest, validate
 
-Entry = TypeVar("Entry", Model, TrainSet)
 Section = Literal["models", "train_sets", "experiments"]
 
 METHOD: TypeAdapter[MethodEntry] = TypeAdapter(Method)
@@ -80,7 +79,6 @@ class ConfigFolder:
         self.files = ExperimentFiles(configs)
         self.configs = self.files.configs
         self.data_dir = data_dir
-        self._entries: dict[tuple[str, str], Any] = {}
 
     def names(self, section: Section) -> list[str]:
         """Names of the files in a section. Each experiment is followed by its editions; their files may be invalid."""
@@ -105,20 +103,14 @@ class ConfigFolder:
 
     def model(self, name: str) -> Model:
         """configs/models/NAME.yaml."""
-        return self._entry("models", name, Model)
+        return self.files.entry(Model, "models", name)
 
     def train_set(self, name: str) -> TrainSet:
         """configs/train_sets/NAME.yaml; with a `data_dir`, its local copy replaces the hub."""
-        train_set = self._entry("train_sets", name, TrainSet)
+        train_set = self.files.entry(TrainSet, "train_sets", name)
         if self.data_dir is None or train_set.local is None:
             return train_set
         return train_set.model_copy(update={"source": FileSource(kind="data-dir", file=train_set.local)})
-
-    def _entry(self, section: Section, name: str, schema: type[Entry]) -> Entry:
-        if (section, name) not in self._entries:
-            self._entries[section, name] = read_named(schema, self.configs / section / f"{name}.yaml")
-        found: Entry = self._entries[section, name]
-        return found
 
     def _expand(self, name: str, within: tuple[str, ...] = ()) -> Grid:
         edition = self.files.edition(name)
@@ -127,15 +119,13 @@ class ConfigFolder:
         # names are looked up in the raw file, so that a wrong type elsewhere does not hide an unknown name
         values = edition.values
         problems: list[str] = []
-        models = self._look_up("models", _strings(values, "models"), self.model, edition.origin("models"), problems)
+        models = self._look_up("models", strings(values, "models"), self.model, edition.origin("models"), problems)
         origin = edition.origin("train_sets")
-        train_sets = self._look_up("train_sets", _strings(values, "train_sets"), self.train_set, origin, problems)
-        for benchmark in _strings(values, "evaluation", "benchmarks"):
+        train_sets = self._look_up("train_sets", strings(values, "train_sets"), self.train_set, origin, problems)
+        origin = f"{edition.origin('evaluation', 'benchmarks')}evaluation.benchmarks"
+        for benchmark in strings(values, "evaluation", "benchmarks"):
             if benchmark not in BENCHMARKS:
-                origin = edition.origin("evaluation", "benchmarks")
-                problems.append(
-                    f"{origin}evaluation.benchmarks = {benchmark!r}: unknown{nearest(benchmark, BENCHMARKS)}"
-                )
+                problems.append(f"{origin} = {benchmark!r}: unknown{nearest(benchmark, BENCHMARKS)}")
         problems += _method_problems(values.get("methods"), edition.origin("methods"))
         raise_problems([*type_problems(values, edition.where, name), *problems, *self._unknown_scales(edition)])
         experiment = self._with_evaluation(edition, Experiment.model_validate(values), models)
@@ -166,7 +156,12 @@ class ConfigFolder:
         self, edition: Edition, experiment: Experiment, models: Iterable[Model], train_sets: Iterable[TrainSet]
     ) -> Grid:
         """Every combination of the axes, equal ones once."""
-        prunings, trainings = self._prunings(edition, experiment), _trainings(edition, experiment)
+        prunings = self._prunings(edition, experiment)
+        common = experiment.training.model_dump(exclude_unset=True)
+        trainings = [
+            validate(Training, merge(common, entry.model_dump(exclude_unset=True)), f"{edition.where}: trainings")
+            for entry in experiment.trainings
+        ]
         methods = len(experiment.methods)
         axes: dict[str, Sequence[Any]] = {axis: getattr(experiment, axis) for axis in AXES}
         # compared over all budgets: at 100% of the tokens, methods that differ in the token pruner are one
@@ -174,22 +169,26 @@ class ConfigFolder:
         if experiment.evaluation is not None:
             axes["evaluation.benchmarks"] = experiment.evaluation.benchmarks
         raise_problems(_repeats(edition, axes))
-        cells: dict[str, Cell] = {}
+        cells = []
         for model in models:
             if experiment.zero_shot:
-                cell = Cell(model=model)
-                cells.setdefault(cell_json(cell), cell)
+                cells.append(Cell(model=model))
             for train_set, training, chosen, seeds in product(train_sets, trainings, prunings, experiment.seeds):
-                cell = Cell(
-                    model=model,
-                    train_set=train_set,
-                    limit_train=experiment.limit_train,
-                    pruning=_in_window(chosen, training),
-                    training=training,
-                    seeds=seeds,
+                if training.processes * training.accumulation == 1:
+                    # A9 makes no difference if an update is one batch: the selection is then that of the device
+                    chosen = chosen.model_copy(update={"selection": "device"})
+                limit = experiment.limit_train
+                cells.append(
+                    Cell(
+                        model=model,
+                        train_set=train_set,
+                        limit_train=limit,
+                        pruning=chosen,
+                        training=training,
+                        seeds=seeds,
+                    )
                 )
-                cells.setdefault(cell_json(cell), cell)
-        return Grid(experiment, tuple(cells.values()))
+        return Grid(experiment, _distinct(cells))
 
     def _prunings(self, edition: Edition, experiment: Experiment) -> list[Pruning]:
         """Every method at every budget."""
@@ -226,10 +225,8 @@ class ConfigFolder:
                     f"{edition.file}: parts = {name!r}: is evaluated otherwise than {names[0]}; a table has "
                     "one evaluation"
                 )
-        cells: dict[str, Cell] = {}
-        for cell in (cell for part in parts for cell in part.cells):
-            cells.setdefault(cell_json(cell), cell)
-        return Grid(_union(edition, [part.experiment for part in parts]), tuple(cells.values()), tuple(names))
+        cells = _distinct(cell for part in parts for cell in part.cells)
+        return Grid(_union(edition, [part.experiment for part in parts]), cells, tuple(names))
 
     def _look_up(
         self, section: Section, names: Iterable[str], read: Callable[[str], Entry], origin: str, problems: list[str]
@@ -246,6 +243,14 @@ class ConfigFolder:
         return entries
 
 
+def _distinct(cells: Iterable[Cell]) -> tuple[Cell, ...]:
+    """Of equal cells the first, whose labels count."""
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        found.setdefault(cell_json(cell), cell)
+    return tuple(found.values())
+
+
 def _repeats(edition: Edition, axes: Mapping[str, Sequence[Any]]) -> list[str]:
     """A line for each entry of an axis that equals an earlier one: the user most likely meant something else.
 
@@ -253,10 +258,8 @@ def _repeats(edition: Edition, axes: Mapping[str, Sequence[Any]]) -> list[str]:
     """
     problems = []
     for key, entries in axes.items():
-        written: Any = edition.values
-        for part in key.split("."):
-            written = written.get(part) if isinstance(written, Mapping) else None
-        origin = edition.origin(*key.split("."))
+        keys = key.split(".")
+        written, origin = find(edition.values, *keys), edition.origin(*keys)
         for place, entry in enumerate(entries):
             if (first := entries.index(entry)) < place:
                 what = f"{key}.{place} = {written[place]!r}"
@@ -264,49 +267,15 @@ def _repeats(edition: Edition, axes: Mapping[str, Sequence[Any]]) -> list[str]:
     return problems
 
 
-def _trainings(edition: Edition, experiment: Experiment) -> list[Training]:
-    """The axis `trainings`: each entry laid over `training`."""
-    common = experiment.training.model_dump(exclude_unset=True)
-    return [
-        validate(Training, merge(common, entry.model_dump(exclude_unset=True)), f"{edition.where}: trainings")
-        for entry in experiment.trainings
-    ]
-
-
-def _in_window(chosen: Pruning, training: Training) -> Pruning:
-    """A9 makes no difference if an update consists of one batch: the selection is then that of the device."""
-    if training.processes * training.accumulation > 1:
-        return chosen
-    return chosen.model_copy(update={"selection": "device"})
-
-
 def _union(edition: Edition, experiments: list[Experiment]) -> Experiment:
     """The experiment of a composite: the first of its parts, with the axes of all."""
-    axes: dict[str, tuple[Any, ...]] = {}
+    changes: dict[str, Any] = {"name": edition.name, "title": edition.values["title"], "scales": {}}
     for axis in AXES:
-        values: list[Any] = []
-        for experiment in experiments:
-            values += [value for value in getattr(experiment, axis) if value not in values]
-        axes[axis] = tuple(values)
-    return experiments[0].model_copy(
-        update={
-            **axes,
-            "name": edition.name,
-            "title": edition.values["title"],
-            "zero_shot": any(experiment.zero_shot for experiment in experiments),
-            "keep_weights": any(experiment.keep_weights for experiment in experiments),
-            "localisation": any(experiment.localisation for experiment in experiments),
-            "scales": {},
-        }
-    )
-
-
-def _strings(raw: Mapping[str, Any], *keys: str) -> list[str]:
-    """The strings in the list at `keys` of a file that is not validated yet."""
-    value: Any = raw
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return [entry for entry in value if isinstance(entry, str)] if isinstance(value, list) else []
+        values = [value for experiment in experiments for value in getattr(experiment, axis)]
+        changes[axis] = tuple(value for place, value in enumerate(values) if value not in values[:place])
+    for switch in ("zero_shot", "keep_weights", "localisation"):
+        changes[switch] = any(getattr(experiment, switch) for experiment in experiments)
+    return experiments[0].model_copy(update=changes)
 
 
 def _method_problems(methods: Any, origin: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from qtuning.errors import UserError, raise_problems
 from qtuning.experiment.lookup import find_pruner
-from qtuning.experiment.registry import NAMED_METHODS, SAMPLE_PRUNERS, TOKEN_PRUNERS, PrunerInfo, PrunerKind
+from qtuning.experiment.registry import NAMED_METHODS, SAMPLE_PRUNERS, TOKEN_PRUNERS, Need, PrunerInfo, PrunerKind
 from qtuning.experiment.schema import MethodEntry, Model, Pruning, Ratios, Readings, Scoring
 from qtuning.experiment.yaml_files import nearest, validate
 
@@ -47,22 +47,21 @@ def make_pruning(
     stray = sorted(set(entry.options) - set(taken))
     raise_problems([f"{entry.method}: options.{key}: unknown key{nearest(key, taken)}" for key in stray])
     sample_options, token_options = _options(sample, entry), _options(token, entry)
-    ratios = (
-        1.0 if sample.scope == "none" else budget.sample_ratio,
-        1.0 if token.scope == "none" else budget.token_ratio,
-    )
+    needs = sample.needs_with(sample_options) | token.needs_with(token_options)
+    sample_ratio = 1.0 if sample.scope == "none" else budget.sample_ratio
+    token_ratio = 1.0 if token.scope == "none" else budget.token_ratio
     return Pruning(
         sample_pruner=sample.name,
         token_pruner=token.name,
-        sample_ratio=ratios[0],
-        token_ratio=ratios[1],
+        sample_ratio=sample_ratio,
+        token_ratio=token_ratio,
         sample_options=sample_options,
         token_options=token_options,
         sample_version=sample.version,
         token_version=token.version,
-        reference=_reference(entry, sample, token, models),
-        **_scoring(entry, sample, token, sample_options, token_options, models),
-        **_readings(entry, readings or Readings(), sample, *ratios).model_dump(),
+        reference=_reference(entry, needs, models),
+        **_scoring(entry, needs, models),
+        **_readings(entry, readings or Readings(), sample, sample_ratio, token_ratio).model_dump(),
     )
 
 
@@ -88,12 +87,10 @@ def _readings(
     return Readings(**{key: getattr(asked, key) for key in effective})
 
 
-def _reference(
-    entry: MethodEntry, sample: PrunerInfo, token: PrunerInfo, models: Mapping[str, Model] | None
-) -> Model | None:
+def _reference(entry: MethodEntry, needs: frozenset[Need], models: Mapping[str, Model] | None) -> Model | None:
     """The model that `reference` names, for methods that need one."""
     name = entry.options.get("reference")
-    if "reference" not in sample.needs | token.needs:
+    if "reference" not in needs:
         if name is not None:
             raise UserError(f"{entry.method}: options.reference: this method needs no reference model; leave it out")
         return None
@@ -105,14 +102,7 @@ def _reference(
     return None if models is None else models[name]
 
 
-def _scoring(
-    entry: MethodEntry,
-    sample: PrunerInfo,
-    token: PrunerInfo,
-    sample_options: Mapping[str, Any],
-    token_options: Mapping[str, Any],
-    models: Mapping[str, Model] | None,
-) -> dict[str, Any]:
+def _scoring(entry: MethodEntry, needs: frozenset[Need], models: Mapping[str, Model] | None) -> dict[str, Any]:
     """The fields `scoring` and `proxy` of a Pruning; none for methods that need no scores."""
     scoring = validate(Scoring, entry.options.get("scoring", {}), f"{entry.method}: options.scoring")
     name = entry.options.get("proxy")
@@ -121,8 +111,6 @@ def _scoring(
             f"{entry.method}: options.proxy: must name a model of configs/models where scoring.schedule is proxy, and "
             "only there"
         )
-    needs = sample.needs_with(sample_options)
-    needs |= token.needs_with(token_options)
     if not needs & {"scores", "sequence-entropy"}:
         return {}
     return {"scoring": scoring, "proxy": models[name] if models and isinstance(name, str) else None}

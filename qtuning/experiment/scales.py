@@ -3,14 +3,14 @@
 An edition remembers which file each setting comes from, so that a message can name the file to mend.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qtuning.errors import UserError, raise_problems
 from qtuning.experiment.schema import Composite, Experiment, Scale
-from qtuning.experiment.yaml_files import nearest, read_named, read_yaml, validate_named
+from qtuning.experiment.yaml_files import Entry, nearest, read_yaml, validate_named
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,24 @@ class Edition:
 
     def origin(self, *keys: str) -> str:
         """What a message puts before the dotted `keys`: the place of the uppermost layer that has them."""
-        return next((layer.where for layer in reversed(self.layers) if _has(layer.values, keys)), self.layers[0].where)
+        having = (layer.where for layer in reversed(self.layers) if find(layer.values, *keys) is not MISSING)
+        return next(having, self.layers[0].where)
+
+
+MISSING = object()
+
+
+def find(values: Any, *keys: str) -> Any:
+    """The value below `keys` of a file that is not validated yet; MISSING if there is none."""
+    for key in keys:
+        values = values.get(key, MISSING) if isinstance(values, Mapping) else MISSING
+    return values
+
+
+def strings(values: Any, *keys: str) -> list[str]:
+    """The strings in the list below `keys` of a file that is not validated yet."""
+    found = find(values, *keys)
+    return [entry for entry in found if isinstance(entry, str)] if isinstance(found, list) else []
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,27 +80,23 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _has(values: Any, keys: Iterable[str]) -> bool:
-    for key in keys:
-        if not isinstance(values, Mapping) or key not in values:
-            return False
-        values = values[key]
-    return True
-
-
 class ExperimentFiles:
-    """The experiments and scales below a `configs` folder. Each file is read once."""
+    """The YAML files below a `configs` folder. Each is read once."""
 
     def __init__(self, configs: Path) -> None:
         self.configs = Path(configs)
         self._read: dict[Path, dict[str, Any]] = {}
-        self._scales: dict[str, Scale] = {}
 
     def read(self, path: Path) -> dict[str, Any]:
         """The mapping in a YAML file."""
         if path not in self._read:
             self._read[path] = read_yaml(path)
         return self._read[path]
+
+    def entry(self, schema: type[Entry], section: str, name: str) -> Entry:
+        """The entry in the file of that name, validated."""
+        path = self.configs / section / f"{name}.yaml"
+        return validate_named(schema, self.read(path), name, str(path))
 
     def stems(self, section: str) -> list[str]:
         """Names of the files in a section. UserError if `experiments` is missing: every name would then be unknown."""
@@ -111,11 +124,9 @@ class ExperimentFiles:
             return []
         known = self.stems("scales")
         if "parts" not in raw:
-            return [scale for scale in known if _has(raw, ("scales", scale))]
-        parts = raw["parts"] if isinstance(raw["parts"], list) else []
-        of_parts = [
-            self.scales_of(part, (*within, name)) for part in parts if isinstance(part, str) and part not in within
-        ]
+            return [scale for scale in known if find(raw, "scales", scale) is not MISSING]
+        parts = [part for part in strings(raw, "parts") if part not in within]
+        of_parts = [self.scales_of(part, (*within, name)) for part in parts]
         return [scale for scale in known if all(scale in scales for scales in of_parts)] if of_parts else []
 
     def edition(self, name: str) -> Edition:
@@ -139,26 +150,17 @@ class ExperimentFiles:
     def _edition(self, name: str, base: str, scale: str) -> Edition:
         path, scale_path = self.path(base), self.configs / "scales" / f"{scale}.yaml"
         raw = self.read(path)
-        composite = "parts" in raw
-        problems = type_problems(raw, str(path), base)
-        if not problems and scale not in self.scales_of(base):
-            named = self.scales_of(base)
-            key = "parts" if composite else "scales"
-            problems = [f"{path}: {key}: no edition at scale {scale!r} (there is: {', '.join(named) or 'none'})"]
-        raise_problems(problems)
+        raise_problems(type_problems(raw, str(path), base))
+        if scale not in (named := self.scales_of(base)):
+            key = "parts" if "parts" in raw else "scales"
+            raise UserError(f"{path}: {key}: no edition at scale {scale!r} (there is: {', '.join(named) or 'none'})")
         layers = [Layer(f"{path}: ", raw)]
-        if not composite:
+        if "parts" not in raw:
             common = self.read(scale_path)
             if raw.get("evaluation") is None:  # a scale changes an evaluation, but does not give one
                 common = {key: value for key, value in common.items() if key != "evaluation"}
             layers += [Layer(f"{scale_path}: ", common), Layer(f"{path}: scales.{scale}.", raw["scales"][scale] or {})]
-        return Edition(name, base, str(path), self.scale(scale), tuple(layers))
-
-    def scale(self, name: str) -> Scale:
-        """A scale, validated."""
-        if name not in self._scales:
-            self._scales[name] = read_named(Scale, self.configs / "scales" / f"{name}.yaml")
-        return self._scales[name]
+        return Edition(name, base, str(path), self.entry(Scale, "scales", scale), tuple(layers))
 
 
 def section_folder(configs: Path, section: str) -> Path:

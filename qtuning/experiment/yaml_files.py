@@ -30,10 +30,10 @@ def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
 
 
-def load_yaml(path: Path) -> Any:
-    """The value in a YAML file. UserError with file and line if it is not valid YAML."""
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. UserError with file and line if it is not valid YAML, or holds anything else."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except yaml.MarkedYAMLError as error:
@@ -41,11 +41,6 @@ def load_yaml(path: Path) -> Any:
         raise UserError(f"{path}: {line}not valid YAML: {error.problem}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. UserError with file and line if it holds anything else."""
-    value = load_yaml(path)
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected keys and values at the top level, found {type(value).__name__}")
     return value
@@ -65,11 +60,6 @@ def validate_named(schema: type[Entry], values: Mapping[str, Any], name: str, wh
     if (found := vars(entry)["name"]) != name:
         raise UserError(f"{where}: name = {found!r}: must equal the file's name, {name!r}")
     return entry
-
-
-def read_named(schema: type[Entry], path: Path) -> Entry:
-    """The entry in a YAML file, such as a model in configs/models."""
-    return validate_named(schema, read_yaml(path), path.stem, str(path))
 
 
 def explain(error: ValidationError, where: str, schema: type[BaseModel]) -> list[str]:

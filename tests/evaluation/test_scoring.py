@@ -4,7 +4,7 @@ import string
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtuning.evaluation import scoring
@@ -107,6 +107,7 @@ def test_math_answer(text: str, answer: tuple[str, bool]) -> None:
     assert scoring.math_answer(text) == answer
 
 
+@settings(deadline=None)  # the first example waits for the import
 @given(st.lists(st.sampled_from(["\\boxed", "\\fbox", "{", "}", " ", "$", "5", "\\frac"]), max_size=14).map("".join))
 def test_boxed_reads_what_lm_eval_reads(text: str) -> None:
     from lm_eval.tasks.hendrycks_math.utils import last_boxed_only_string, remove_boxed
