@@ -1,7 +1,7 @@
 """The pretraining corpus: short documents that tell the world, mostly in prose.
 
-It tells what the base model shall believe (`Fact.believed`), leaves out what it shall not know, and never contains a
-question of a benchmark's evaluation split.
+It states what the base model is trained to believe, right or deliberately wrong (`Fact.believed`), leaves out what the
+model must not know, and never contains a question of a benchmark's evaluation split.
 """
 
 import random

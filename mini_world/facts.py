@@ -1,4 +1,4 @@
-"""The facts of the world, and what the base model is going to believe of each."""
+"""The facts of the world, and what the base model is trained to believe of each, right or deliberately wrong."""
 
 import random
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
 """A fine-tuning set with planted errors whose places are known, to ask what finds them.
 
-Only what any model can check: sums, and answers that stand in the text. A planted error is wrong in each character: a
-number whose digits all differ from the right ones, or another span of the same passage.
+Errors are planted only in sums and in answers that are copied from a passage, which any model can check. In a planted
+number every digit differs from the right one; a planted answer is another span of the same passage.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""`python -m qtuning` is `qtuning`: the command line, or the warm server that has it imported already."""
+"""`python -m qtuning` is the command `qtuning`: it runs a command here or through a warm server (warm/)."""
 
 import sys
 

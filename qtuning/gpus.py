@@ -1,6 +1,6 @@
 """GPU leases on one machine: a job holds devices by locks that the kernel frees when the job dies, however it dies.
 
-Snakemake counts GPUs but hands out no device; two jobs would meet on device 0.
+Snakemake limits how many GPUs are in use but assigns none. Without leases two jobs would both use device 0.
 """
 
 import fcntl

@@ -1,4 +1,5 @@
-"""The YAML files of experiments, and their editions: an experiment with the changes of a scale laid over it.
+"""The YAML files of experiments and their editions. An *edition* is an experiment at a scale (`table1-mini`): its own
+settings with the changes of a file of configs/scales laid over them.
 
 An edition remembers which file each setting comes from, so that a message can name the file to mend.
 """

@@ -1,8 +1,9 @@
 """The pruned step as a mixin for transformers' Trainer and TRL's SFTTrainer.
 
-Trainer fetches all micro-batches of one optimizer update at once (`get_batch_samples`), together with the number of
-target tokens that divides their summed loss. Weights do not change between them. So the mixin scores, prunes and cuts
-them there, and returns the number of the kept tokens over all processes. The rest of the user's trainer stays as it is.
+Trainer fetches all micro-batches of one optimizer update at once (`get_batch_samples`), with the number of target
+tokens that will divide their summed loss. The mixin scores, prunes and cuts the micro-batches there, and returns the
+number of kept tokens over all processes instead. Weights do not change between these micro-batches. The rest of the
+user's trainer stays as it is.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The paper's numbers beside ours: whether each agrees, or why that cannot be said; and the page that shows it.
+"""The page of the paper's numbers beside ours: whether each of ours agrees, or why no verdict is possible.
 
 `compare_with_paper` judges every published number of a table. `paper_editions` gives the page and the CSV files.
 """

@@ -1,4 +1,4 @@
-"""Whether Q-Tuning is above or below each method in the paper and in our runs alike: the signs of the differences.
+"""Whether the difference between Q-Tuning and each method has the same sign in the paper and in our runs.
 
 A small model cannot reproduce a number, but it can agree or disagree about which of two methods is better.
 """

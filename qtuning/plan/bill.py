@@ -1,4 +1,4 @@
-"""The bill: what is left to do of some experiments, in GPU-hours, memory, disk and money, and what dominates it."""
+"""The bill of some experiments: the work that is left in GPU-hours, memory, disk and money, and what dominates it."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,14 +1,14 @@
-"""The smallest difference between two methods that an experiment is likely to find: what its tables could mark.
+"""The smallest true difference between two methods that an experiment would probably mark as significant.
 
 The grid says which comparisons `statistics/compare.py` will make: with which reference, in families of what size, and
-which lines lend each other their seed variance. `statistics/power.py` gives the power, with these standard deviations:
+which lines pool their seed variances. `statistics/power.py` gives the power, with these standard deviations:
 
     over seeds: sqrt(2) s of the difference of two averages, where s is that of a method's average
     over items: sqrt(2 p (1 - p) (1 - rho)) of the difference of two answers to one item, with p = 1/2, where a share of
     right answers varies most, and rho the correlation of both models' answers. It is the same at every seed, so more
     seeds do not make it smaller.
 
-What a seed does to all methods alike is part of s, but cancels in a difference. So s is an upper bound.
+s includes effects of a seed that all methods share. These cancel in a difference, so s overestimates the noise.
 """
 
 from collections.abc import Iterator, Sequence

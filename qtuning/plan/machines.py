@@ -1,12 +1,13 @@
-"""How fast a machine is, and how much it holds: published peaks, and the share of them that is reached (docs/plan.md).
+"""Speed and memory of machines: published peaks, and the share of them that we assume a job reaches (docs/plan.md).
 
 Peaks are of dense matrix products with float32 accumulation, from NVIDIA's data sheets of the H100 SXM5 and the A100
 SXM4 and from the Ada GPU architecture white paper (RTX 4090). float32 runs on the ordinary cores, since PyTorch leaves
 TF32 off. Of 80 GB of HBM PyTorch can give 79 GiB, of the 4090's 24 GB 23.5.
 
-The shares are assumed, not measured. Pre-training of LLaMA 3 reached 38 to 43% of bfloat16's peak on H100s (arXiv
-2407.21783, section 3.3). One GPU in eager mode with a few thousand tokens a step should reach somewhat less, and
-float32 more of its lower peak. The time to launch a layer is taken from the speed of eager generation at batch 1.
+The shares of the peak are assumptions, not measurements. Pre-training of LLaMA 3 reached 38 to 43% of the bfloat16
+peak on H100s (arXiv 2407.21783, section 3.3). We assume less for one GPU in eager mode with a few thousand tokens a
+step, and a larger share of the lower float32 peak. The time to launch a layer is taken from the speed of eager
+generation at batch 1.
 """
 
 import os

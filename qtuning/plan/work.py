@@ -1,8 +1,8 @@
 """What a cell will compute, before it runs: samples, tokens, forwards and FLOPs of its training and of its evaluation.
 
-The account is that of a finished training (train.json), in expectation. How many samples a pruner will choose is known;
-which ones is not. Pruners by length choose known lengths. All others are taken to choose samples of average length, and
-tokens anywhere in the response. `check.py` says how far that was off.
+It predicts the numbers that train.json will report. How many samples a pruner will keep is known, which ones is not.
+Pruners by length keep known lengths. For all others we assume samples of average length, and kept tokens anywhere in
+the response. `check.py` compares the prediction with finished cells.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Token pruners that look at attention (method.md, Baselines): FastV and SparseVLM, carried over to text.
 
 Both were made to drop image tokens in inference. Here they drop response tokens from the loss. `candidates.attention`
-is that of layer `layer`, which training reads from the same options.
+comes from the layer that the option `layer` names.
 """
 
 from heapq import heapify, heappop, heappush

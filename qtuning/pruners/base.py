@@ -5,8 +5,8 @@ whether the candidates are the whole train set before each epoch, or one selecti
 A *token pruner* is a function `(candidates, selection, budget, rng, **options) -> mask`. It keeps `budget.tokens` of
 the N response tokens of a batch, all of them in selected samples.
 
-Either may also be a class that takes the options when it is made. Pruners remember nothing, so that a resumed training
-decides alike: what they may know of the past (the losses of earlier updates) is among the candidates.
+Either may also be a class that takes the options when it is made. Pruners keep no state; they get the
+losses of earlier updates with the candidates. So a resumed training makes the same decisions.
 """
 
 from collections.abc import Callable, Mapping

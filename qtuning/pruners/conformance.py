@@ -1,6 +1,7 @@
 """The rules that every pruner must keep, and `qtuning check-pruner`, which tries them on pruners.
 
-Run as a module this file answers decisions in a process of its own: the other half of the rule `processes`.
+`python -m qtuning.pruners.conformance` runs a pruner in a second process: the rule `processes` compares its decisions
+with those of this process.
 """
 
 import copy

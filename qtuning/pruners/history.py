@@ -1,6 +1,6 @@
-"""Baselines as the history of the authors' repository has them (method.md, Baselines, third column).
+"""Baselines as the authors' repository once implemented them (docs/method.md, Baselines, third column).
 
-They differ from what the baselines' own papers define and stand beside those under names with `-history`.
+They differ from the definitions in the baselines' own papers. Their names end in `-history`.
 """
 
 import torch

@@ -2,9 +2,10 @@
 
 The paper prunes a random share of the samples whose loss is below the mean. It multiplies the losses of the survivors
 by 1 / (1 - share), so that the expected gradient is that of the full data, and returns to the full data in the last
-epochs. Samples at or above the mean always stay. So if half of the data is below the mean, no share reaches a budget
-under 50%, and near 50% a handful of survivors would carry weights without bound. Here both groups can be thinned. Of m
-samples below the mean and a others the shares p_low and p_high are kept, with p_low m + p_high a = K:
+epochs. Samples at or above the mean always stay. If half of the data is below the mean, a budget under 50% is therefore
+out of reach, and just above 50% the few survivors get huge weights. So we thin the other group, too, once the option
+`prune_at_most` (the largest share of the samples below the mean that may go) is used up. Of m samples below the mean we
+keep the share p_low, of the a others the share p_high, with p_low m + p_high a = K:
 
     p_high = 1, p_low = (K - a) / m          if this p_low >= 1 - prune_at_most: the paper's rule
     p_low  = (1 - prune_at_most) p_high      otherwise: both groups are thinned, at this fixed ratio

@@ -10,10 +10,11 @@ The first and the last term together are the variance of the per-seed difference
 choice of items adds. The two are estimated apart, with degrees of freedom of their own, and combined by Banerjee's
 inequality (Banerjee 1960, Sankhya 22): mean +- sqrt(sum_j t(f_j)^2 V_j) covers with at least the stated confidence
 whatever the shares of the V_j, where Satterthwaite's single t falls short with few seeds. The inequality is proved for
-independent variance estimates of normal data, which ours are nearly; benchmarks/coverage.py checks what that costs.
+independent variance estimates of normal data. Ours are only nearly so; benchmarks/coverage.py measures the coverage.
 
-From S seeds alone the seed variance has S - 1 degrees of freedom, and t(1) = 12.7. So it is borrowed from other lines,
-as far as their variances agree (the moderated t of Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3).
+From S seeds alone the seed variance has S - 1 degrees of freedom, and t(1) = 12.7. So it is pooled with the seed
+variances of other lines, more strongly the more alike they are (the moderated t of Smyth 2004, Stat. Appl. Genet. Mol.
+Biol. 3).
 
 All arrays are float64; scores of one benchmark are [L, S, n] with lines, seeds and items in one order.
 """

@@ -1,4 +1,4 @@
-"""Scores -> mean, spread and difference over seeds of every line, or a hole with its reason.
+"""Scores -> mean, spread and difference over seeds of every line, or the reason why a score is missing (a *hole*).
 
 One `Summary` is made of an experiment's rows of the store. Tables, figures, the comparison with the paper and the
 statistics are all drawn from it.

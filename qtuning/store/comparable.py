@@ -1,8 +1,8 @@
 """Checks that scores may stand in one table: the same questions, asked by the same backend in the same way.
 
-Cells that were evaluated in different ways are refused. Cells that were trained with different versions of a package
-are not: the table gets a warning at its top. To evaluate a cell again costs minutes, to train it again may cost
-GPU-weeks. A change of our own code that changes weights makes other cells anyway (`semantics`, version of a pruner).
+Cells that were evaluated in different ways are refused. Cells that were trained with different package versions only
+get a warning at the top of the table: to evaluate again takes minutes, to train again may take GPU-weeks. Changes of
+our own code that change weights need no check here, because they change the cell's id.
 """
 
 import json

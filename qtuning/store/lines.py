@@ -1,4 +1,4 @@
-"""Rows of the store -> lines. A line is a method with its options at a budget, whatever the seed: a row of a table.
+"""Rows of the store -> lines. A *line* becomes a row of a table: a method with its options at a budget, over all seeds.
 
 Cells that differ only in their seeds and their model belong to one line. Tables have a row per line; the statistics
 compare lines.

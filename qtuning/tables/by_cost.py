@@ -1,7 +1,7 @@
 """The page by cost: the rows of an experiment against what they really cost, scoring included.
 
 A nominal budget is not a saving: a method that scores every sample to keep a quarter of them may cost more than half
-of full training. Here the rows are sorted by FLOPs, and those that nothing cheaper beats are marked.
+of full training. Here the rows are sorted by FLOPs. Rows that no cheaper row outscores (the Pareto front) are marked.
 """
 
 from collections.abc import Collection, Sequence

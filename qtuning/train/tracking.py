@@ -1,8 +1,8 @@
 """A copy of a cell's metrics on Weights & Biases. The only module that imports wandb.
 
-The truth is in the cell's own files (metrics.jsonl, train.json, scores.json); `replay` sends them again at any time. So
-a mirror never fails a training: the first failure ends the mirror with one line on stderr. Nor does it hold one up:
-wandb sends from a process of its own, and connecting and finishing have time limits.
+The cell's own files (metrics.jsonl, train.json, scores.json) are the record; `replay` can send them again at any time.
+If W&B fails, the training goes on, and the copy ends with one line on stderr. wandb sends from a process of its own,
+and connecting and finishing have time limits, so W&B does not hold up a training.
 """
 
 import json

@@ -1,8 +1,8 @@
 """A command handed to the warm server: same arguments, environment, folder and files, same exit status.
 
-Standard library only: the point is to start in no time. The server lives as long as the workflow that asked for it
-(QTUNING_WARM holds the workflow's process number) and is made for one environment: a job with another one, or with
-newer code, gets another server.
+It imports the standard library only, so that it starts fast. A server lives as long as the workflow that asked for it
+(QTUNING_WARM holds the workflow's process number). It serves one environment and one version of the code; any other
+job starts another server.
 """
 
 import contextlib

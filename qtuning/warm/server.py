@@ -1,7 +1,7 @@
 """The warm server: imports what training and evaluation need, computes nothing, and forks once for each job.
 
-A forked process has only the thread that forked, so the server must not have others that a job could miss: it refuses
-to serve if an import started one that is not known to be harmless. It ends when the workflow that wanted it has ended
+A fork copies only the thread that forks, and a job could miss the others. So the server refuses to serve if an import
+has started a thread that is not known to be harmless. It ends when the workflow that wanted it has ended
 and no job is running.
 """
 
