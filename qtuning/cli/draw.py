@@ -112,7 +112,7 @@ def audit(
 
     `qtuning audit --store docs/example/store`
     """
-    from qtuning.paper.claims import check_claims, claims_json, print_claims
+    from qtuning.paper.claims import check_claims, claims_json, claims_page, print_claims
     from qtuning.paper.published import read_published
     from qtuning.paper.recompute import read_ours
     from qtuning.store.store import Store
@@ -125,6 +125,6 @@ def audit(
     if as_json:
         print(json.dumps(claims_json(findings, published), indent=2, ensure_ascii=False, allow_nan=False))
         return
-    print_claims(findings, published)
+    print_claims(claims_page(findings, published))
     if not found:
         print(f"{store}/scores.parquet: no such file; published scores alone")

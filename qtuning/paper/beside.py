@@ -5,10 +5,11 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import sqrt
-from typing import Literal
+from typing import Literal, get_args
 
 import polars as pl
 
@@ -19,23 +20,24 @@ from qtuning.paper.published import (
     TRAIN_SAMPLES,
     PaperRow,
     Published,
-    count_impossible,
     place_of,
+    possible,
     read_published,
     table_number,
 )
 from qtuning.paper.signs import Sign, compare_signs, sign_table, tidy_signs
-from qtuning.statistics.summary import AVERAGE, Entry, Hole, Summary
+from qtuning.statistics.summary import AVERAGE, Entry, Summary
 from qtuning.store.lines import Line
 from qtuning.tables.html import render_html
-from qtuning.tables.labels import benchmark_label, percent, signed
+from qtuning.tables.labels import benchmark_label, block_title, pruner_labels, signed
 from qtuning.tables.markdown import render_markdown
-from qtuning.tables.page import Block, Column, Field, Footnotes, Page, Table
+from qtuning.tables.page import Block, Column, Footnotes, Page, Table
 from qtuning.tables.write import Edition
 
 Status = Literal["matched", "off", "not run", "not comparable"]
 
-CONFIDENCE = 0.95
+QUANTILE = 0.975
+"""Upper end of a two-sided interval at 95%."""
 
 LOST = 0.02
 """Share of the samples that may be missing: unusable rows of a train set."""
@@ -66,8 +68,7 @@ class Number:
     """A published score and ours, in per cent.
 
     ours: the mean of `values`, one for each seed; low, high: its interval (INTERVAL); line: our row. All four are
-    absent where we have no score. reason: why there is no verdict; empty for `matched` and `off`. has_model: whether
-    our experiment has the model.
+    absent where we have no score. reason: why there is no verdict; empty for `matched` and `off`.
     """
 
     row: PaperRow
@@ -79,7 +80,6 @@ class Number:
     low: float | None = None
     high: float | None = None
     values: tuple[float, ...] = ()
-    has_model: bool = True
     line: Line | None = None
 
     @property
@@ -88,53 +88,38 @@ class Number:
         return None if self.ours is None else self.ours - self.published
 
 
-@dataclass(frozen=True)
-class Refusals:
-    """Why numbers cannot be compared: all of the experiment's, or those of one benchmark. models: labels of ours."""
-
-    everything: str
-    benchmarks: dict[str, str]
-    models: str
-
-
 def compare_with_paper(summary: Summary, published: Published, table: int) -> list[Number]:
     """Every published number of a table beside ours, in the order of the publication.
 
     Ours are the rows with default options and readings.
     """
-    refused = _refusals(summary, published, table)
+    settings, benchmarks = _refusals(summary, published, table)
+    absent = "; ".join(filter(None, (f"the model is {', '.join(summary.models.values())}", settings)))
     return [
-        _number(row, benchmark, float(score), summary, refused)
+        _number(row, benchmark, float(score), summary, (settings, benchmarks.get(benchmark, "")))
+        if row.model in summary.models
+        else Number(row, benchmark, float(score), "not comparable", absent)
         for row in published.rows(table)
         for benchmark, score in published.scores[row].items()
     ]
 
 
-def _number(row: PaperRow, benchmark: str, score: float, summary: Summary, refused: Refusals) -> Number:
-    def without(status: Status, reason: str, has_model: bool = True) -> Number:
-        return Number(row, benchmark, score, status, reason, has_model=has_model)
-
-    if row.model not in summary.models:
-        reasons = (f"the model is {refused.models}", refused.everything)
-        return without("not comparable", "; ".join(filter(None, reasons)), has_model=False)
+def _number(row: PaperRow, benchmark: str, score: float, summary: Summary, refused: tuple[str, ...]) -> Number:
     candidates = [line for line in summary.lines if place_of(line) == row.place]
     line = next((line for line in candidates if not line.variant), None)
     if line is None and candidates:
         variants = ", ".join(line.variant for line in candidates)
-        return without("not comparable", f"run only with other options or readings: {variants}")
+        reason = f"run only with other options or readings: {variants}"
+        return Number(row, benchmark, score, "not comparable", reason)
     entry = None if line is None else summary.entries.get((line, row.model, benchmark))
-    if line is None or entry is None:
-        return without("not run", "not part of this experiment")
-    if isinstance(entry, Hole):
-        return without("not run", str(entry))
+    if line is None or not isinstance(entry, Entry):
+        return Number(row, benchmark, score, "not run", str(entry or "not part of this experiment"))
     low, high = prediction_interval(summary, line, row.model, benchmark)
-    reason = "; ".join(
-        filter(None, (refused.everything, refused.benchmarks.get(benchmark), _refused_amount(line, row, summary)))
-    )
+    reason = "; ".join(filter(None, (*refused, _refused_amount(line, row, summary))))
     # compared as printed: two decimals
     inside = round(low, 2) <= score <= round(high, 2)
     status: Status = "not comparable" if reason else "matched" if inside else "off"
-    return Number(row, benchmark, score, status, reason, entry.mean, low, high, entry.values, line=line)
+    return Number(row, benchmark, score, status, reason, entry.mean, low, high, entry.values, line)
 
 
 def prediction_interval(summary: Summary, line: Line, model: str, benchmark: str) -> tuple[float, float]:
@@ -150,24 +135,23 @@ def prediction_interval(summary: Summary, line: Line, model: str, benchmark: str
     assert isinstance(entry, Entry)
     n = len(entry.values)
     if entry.sd is not None:
-        half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * entry.sd * sqrt(1 + 1 / n)
+        half = float(t.ppf(QUANTILE, n - 1)) * entry.sd * sqrt(1 + 1 / n)
     else:
         parts = [name for name in summary.benchmarks if name != AVERAGE] if benchmark == AVERAGE else [benchmark]
-        found = [summary.entries[line, model, part] for part in parts]
-        variances = [
-            part.mean / 100 * (1 - part.mean / 100) / part.items
-            for part in found
-            if isinstance(part, Entry) and part.items
-        ]
-        half = 100 * float(norm.ppf((1 + CONFIDENCE) / 2)) * sqrt(sum(variances)) / len(variances)
+        found = (summary.entries[line, model, part] for part in parts)
+        shares = [(part.mean / 100, part.items) for part in found if isinstance(part, Entry) and part.items]
+        variances = [share * (1 - share) / items for share, items in shares]
+        half = 100 * float(norm.ppf(QUANTILE)) * sqrt(sum(variances)) / len(variances)
     return max(0.0, entry.mean - half), min(100.0, entry.mean + half)
 
 
-def _refusals(summary: Summary, published: Published, table: int) -> Refusals:
-    """What of an experiment's settings is not the paper's: other questions, shots, items, benchmarks or train set."""
+def _refusals(summary: Summary, published: Published, table: int) -> tuple[str, dict[str, str]]:
+    """Why no number of an experiment can be compared (empty where it can), and why none of a benchmark can."""
     scores = summary.scores
     config = json.loads(scores["evaluation_config"][0] or "{}")
     reasons = []
+    if summary.train_sets and published.rows(table)[0].train_set not in summary.train_sets:
+        reasons.append(f"the train set is {', '.join(summary.train_sets.values())}")
     if config.get("source") == "mini-world":
         reasons.append("the questions are those of the mini world")
     if config.get("limit") is not None:
@@ -175,9 +159,6 @@ def _refusals(summary: Summary, published: Published, table: int) -> Refusals:
     if config.get("fewshot") is not None:
         reasons.append(f"fewshot: {config['fewshot']} instead of each benchmark's own")
     reasons += [f"setting unknown: {name}" for name in ("source", "limit", "fewshot") if name not in config]
-    trained = summary.train_sets
-    if trained and published.rows(table)[0].train_set not in trained:
-        reasons.insert(0, f"the train set is {', '.join(trained.values())}")
     benchmarks = {}
     for benchmark in published.benchmarks(table):
         found = scores.filter((pl.col("benchmark") == benchmark) & pl.col("headline") & (pl.col("status") == "done"))
@@ -187,19 +168,19 @@ def _refusals(summary: Summary, published: Published, table: int) -> Refusals:
         items = int(found["items"][0])
         rows = [published.scores[row] for row in published.rows(table)]
         printed = [float(row[benchmark]) for row in rows if benchmark in row]
-        if (count := count_impossible(printed, items)) > OTHER_ITEMS * len(printed):
+        impossible = sum(not possible(score, items) for score in printed)
+        if impossible > OTHER_ITEMS * len(printed):
             benchmarks[benchmark] = (
-                f"benchmark split: {count} of the {len(printed)} published {benchmark_label(benchmark)} scores are no "
-                f"share of {items:,} items"
+                f"benchmark split: {impossible} of the {len(printed)} published {benchmark_label(benchmark)} scores "
+                f"are no share of {items:,} items"
             )
     ours = [name for name in summary.benchmarks if name != AVERAGE]
     if set(ours) != set(published.benchmarks(table)):
         benchmarks[AVERAGE] = f"our average is over {', '.join(map(benchmark_label, ours))}"
     elif benchmarks:
-        benchmarks[AVERAGE] = (
-            f"the average holds {', '.join(map(benchmark_label, benchmarks))}: another benchmark split"
-        )
-    return Refusals("; ".join(reasons), benchmarks, ", ".join(summary.models.values()))
+        others = ", ".join(map(benchmark_label, benchmarks))
+        benchmarks[AVERAGE] = f"the average holds {others}: another benchmark split"
+    return "; ".join(reasons), benchmarks
 
 
 def _refused_amount(line: Line, row: PaperRow, summary: Summary) -> str:
@@ -216,35 +197,21 @@ def _refused_amount(line: Line, row: PaperRow, summary: Summary) -> str:
     return ""
 
 
-def tidy_numbers(numbers: Sequence[Number]) -> pl.DataFrame:
-    """One row per published number; those of models that we do not have are one row a reason (`numbers`: how many)."""
-    rows = []
-    for number in numbers:
-        if number.has_model:
-            row = {name: value for name, value in vars(number.row).items() if name in NUMBER_SCHEMA}
-            rows.append(
-                row
-                | {name: float(row[name]) for name in ("sample_ratio", "token_ratio")}
-                | {"benchmark": number.benchmark, "published": number.published, "ours": number.ours}
-                | {"low": number.low, "high": number.high, "difference": number.difference}
-                | {"seeds": len(number.values), "numbers": 1, "status": number.status, "reason": number.reason or None}
-            )
-    for models, count, reason in _absent(numbers):
-        some = numbers[0].row
-        rows.append(
-            {"table": some.table, "train_set": some.train_set, "model": " ".join(models), "numbers": count}
-            | {"status": "not comparable", "reason": reason}
-        )
+def tidy_numbers(numbers: Sequence[Number], models: Collection[str]) -> pl.DataFrame:
+    """One row per published number of a model among ours (`models`), and one for all others (`numbers`: how many)."""
+    rows = [
+        vars(number.row)
+        | vars(number)
+        | {"sample_ratio": float(number.row.sample_ratio), "token_ratio": float(number.row.token_ratio)}
+        | {"difference": number.difference, "seeds": len(number.values), "numbers": 1, "reason": number.reason or None}
+        for number in numbers
+        if number.row.model in models
+    ]
+    if absent := [number for number in numbers if number.row.model not in models]:
+        names = dict.fromkeys(number.row.model for number in absent)
+        place = {"table": absent[0].row.table, "train_set": absent[0].row.train_set, "model": " ".join(names)}
+        rows.append(place | {"numbers": len(absent), "status": "not comparable", "reason": absent[0].reason})
     return pl.DataFrame(rows, schema=NUMBER_SCHEMA).with_columns(pl.selectors.float().round(6))
-
-
-def _absent(numbers: Sequence[Number]) -> list[tuple[list[str], int, str]]:
-    """(models, how many numbers, reason) of the models that the experiment does not have."""
-    groups: dict[str, list[str]] = {}
-    for number in numbers:
-        if not number.has_model:
-            groups.setdefault(number.reason, []).append(number.row.model)
-    return [(list(dict.fromkeys(models)), len(models), reason) for reason, models in groups.items()]
 
 
 def paper_editions(summary: Summary) -> list[Edition]:
@@ -256,49 +223,41 @@ def paper_editions(summary: Summary) -> list[Edition]:
     numbers = compare_with_paper(summary, published, table)
     signs = compare_signs(summary, published, table)
     texts = {"paper.md": render_markdown, "paper.html": render_html}
-    frames = {"paper.csv": tidy_numbers(numbers), "signs.csv": tidy_signs(signs, summary.experiment)}
+    frames = {
+        "paper.csv": tidy_numbers(numbers, summary.models),
+        "signs.csv": tidy_signs(signs, summary.experiment),
+    }
     return [Edition(paper_page(summary, numbers, signs), texts, frames)]
 
 
 def paper_page(summary: Summary, numbers: Sequence[Number], signs: Sequence[Sign]) -> Page:
     """The signs of the paper's findings, then its numbers beside ours; the models that we lack in one line."""
+    by_model: dict[str, list[Number]] = {}
+    for number in numbers:
+        by_model.setdefault(number.row.model, []).append(number)
     tables = [sign_table(signs, summary.models)] if signs else []
-    tables += [
-        _numbers_table(summary.models[model], [number for number in numbers if number.row.model == model])
-        for model in dict.fromkeys(number.row.model for number in numbers)
-        if model in summary.models
-    ]
+    tables += [_numbers_table(summary.models[name], by_model[name]) for name in by_model if name in summary.models]
     counts = Counter(number.status for number in numbers)
-    verdicts = ", ".join(f"{counts[status]} {status}" for status in ("matched", "off", "not run", "not comparable"))
+    verdicts = ", ".join(f"{counts[status]} {status}" for status in get_args(Status))
     lead = [f"Experiment {summary.experiment} beside the paper. {len(numbers)} published numbers: {verdicts}."]
-    lead += [
-        f"{count} numbers of {' and '.join(MODEL_LABEL[name] for name in names)}: not comparable because {reason}."
-        for names, count, reason in _absent(numbers)
-    ]
+    if absent := [name for name in by_model if name not in summary.models]:
+        count, labels = sum(len(by_model[name]) for name in absent), " and ".join(MODEL_LABEL[name] for name in absent)
+        lead.append(f"{count} numbers of {labels}: not comparable because {by_model[absent[0]][0].reason}.")
     return Page(f"{summary.experiment}-paper", f"{summary.title}: the paper and ours", tuple(lead), tuple(tables))
 
 
 def _numbers_table(label: str, numbers: Sequence[Number]) -> Table:
     """The numbers of one model: a block per budget, a row per method, a column per benchmark."""
-    benchmarks = list(dict.fromkeys(number.benchmark for number in numbers))
-    blocks: dict[str, dict[PaperRow, dict[str, Number]]] = {}
-    for number in sorted(numbers, key=lambda number: number.row.setting == "pruned"):
-        row = number.row
-        title = "Reference"
-        if row.setting == "pruned":
-            title = f"Samples {percent(row.place[0])} x Tokens {percent(row.place[1])}"
-        blocks.setdefault(title, {}).setdefault(row, {})[number.benchmark] = number
+    rows = {row: list(found) for row, found in groupby(numbers, key=lambda number: number.row)}
     footnotes = Footnotes()
-    drawn = tuple(
-        Block(
-            title,
-            tuple(
-                (*row.labels, *(_field(block[row].get(benchmark), footnotes) for benchmark in benchmarks))
-                # Q-Tuning comes last in its block, the model without training first in its
-                for row in sorted(block, key=lambda row: row.q_tuning or row.setting == "full")
-            ),
-        )
-        for title, block in blocks.items()
+    blocks: dict[str, list[tuple[str, ...]]] = {}
+    # what prunes nothing comes first, then the budgets from the smallest, Q-Tuning last in its block
+    for row in sorted(rows, key=lambda row: (row.setting == "pruned", row.sample_ratio, row.token_ratio, row.q_tuning)):
+        fields = (_field(number, footnotes) for number in rows[row])
+        blocks.setdefault(block_title(row.line), []).append((*pruner_labels(row.line), *fields))
+    columns = (
+        *(Column(name, words=True) for name in ("Sample pruner", "Token pruner")),
+        *(Column(benchmark_label(number.benchmark)) for number in next(iter(rows.values()))),
     )
     notes = (
         "Published / ours [interval] and verdict: ✓ the published number lies in our interval; ↑ ↓ it does not, and "
@@ -306,21 +265,15 @@ def _numbers_table(label: str, numbers: Sequence[Number]) -> Table:
         INTERVAL,
         f"Not published, so that ours is our choice: {NOT_PUBLISHED}.",
     )
-    columns = (
-        *(Column(name, words=True) for name in ("Sample pruner", "Token pruner")),
-        *(Column(benchmark_label(name)) for name in benchmarks),
-    )
+    drawn = tuple(Block(title, tuple(found)) for title, found in blocks.items())
     title = f"{label}: published and ours"
     return Table(f"numbers-{numbers[0].row.model}", title, columns, drawn, tuple(footnotes.texts), notes)
 
 
-def _field(number: Number | None, footnotes: Footnotes) -> Field:
-    if number is None:
-        return "–"
-    text = f"{number.published:.2f} / "
-    if number.ours is None:
-        return text + "–" + footnotes.mark(f"{number.status}: {number.reason}")
-    text += f"{number.ours:.2f} [{number.low:.1f}, {number.high:.1f}]"
-    if number.status == "not comparable":
-        return text + footnotes.mark(f"{number.status}: {number.reason}")
-    return f"{text} ✓" if number.status == "matched" else text + signed(number.difference)
+def _field(number: Number, footnotes: Footnotes) -> str:
+    ours = "–" if number.ours is None else f"{number.ours:.2f} [{number.low:.1f}, {number.high:.1f}]"
+    if number.reason:
+        verdict = footnotes.mark(f"{number.status}: {number.reason}")
+    else:
+        verdict = " ✓" if number.status == "matched" else signed(number.difference)
+    return f"{number.published:.2f} / {ours}{verdict}"

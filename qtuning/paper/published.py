@@ -5,20 +5,18 @@ the arithmetic on them is exact.
 """
 
 import csv
-import importlib.resources
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cached_property
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 from qtuning.statistics.summary import AVERAGE
 from qtuning.store.lines import Line
-from qtuning.tables.labels import pruner_labels
+from qtuning.tables.labels import method_label
 
-SCORES = Path(str(importlib.resources.files("qtuning"))) / "assets" / "paper" / "reference_scores.csv"
+SCORES = Path(str(files("qtuning"))) / "assets" / "paper" / "reference_scores.csv"
 
 ROUNDING = Decimal("0.005")
 """A printed 36.47 stands for every value from 36.465 to 36.475."""
@@ -70,12 +68,16 @@ class PaperRow:
         return self.sample_pruner == "q-tuning"
 
     @property
+    def line(self) -> Line:
+        """The line that our runs of this method would have, at default options."""
+        method = "q-tuning" if self.q_tuning else "" if self.setting == "pruned" else self.setting.replace("_", "-")
+        samples, tokens = (round(float(ratio) / 100, 12) for ratio in (self.sample_ratio, self.token_ratio))
+        return Line(self.train_set, method, self.sample_pruner, self.token_pruner, samples, tokens, "", "")
+
+    @property
     def place(self) -> Place:
         """See `Place`."""
-        if self.setting != "pruned":
-            return (self.setting.replace("_", "-"),)
-        ratios = (round(float(ratio) / 100, 12) for ratio in (self.sample_ratio, self.token_ratio))
-        return (*ratios, self.sample_pruner, self.token_pruner)
+        return place_of(self.line)
 
     @property
     def budget(self) -> str:
@@ -83,15 +85,9 @@ class PaperRow:
         return f"{float(self.sample_ratio):g}x{float(self.token_ratio):g}"
 
     @property
-    def labels(self) -> tuple[str, str]:
-        """How tables call the sample pruner and the token pruner; the second is empty for a named method."""
-        method = "q-tuning" if self.q_tuning else "" if self.setting == "pruned" else self.place[0]
-        return pruner_labels(Line("", method, self.sample_pruner, self.token_pruner, None, None, "", ""))
-
-    @property
     def method(self) -> str:
-        """`Q-Tuning`, `Longest + PPL`, `Full data`."""
-        return " + ".join(filter(None, self.labels))
+        """`Q-Tuning`, `longest + PPL`, `Full data`."""
+        return method_label(self.line)
 
     def __str__(self) -> str:
         budget = f", {self.budget}" if self.setting == "pruned" else ""
@@ -110,7 +106,7 @@ class Published:
 
     def row(self, table: int, model: str, *place: float | str) -> PaperRow:
         """One row, by its `Place`. KeyError if the paper does not have it."""
-        return self._by_place[table, model, place]
+        return {row.place: row for row in self.rows(table, model)}[place]
 
     def benchmarks(self, table: int) -> list[str]:
         """The benchmarks that the averages of a table are taken over."""
@@ -119,15 +115,12 @@ class Published:
 
     def baselines(self, row: PaperRow) -> list[PaperRow]:
         """What Q-Tuning competes with at the budget of a row."""
-        return [
-            other
-            for other in self.rows(row.table, row.model)
-            if (other.setting, other.budget) == ("pruned", row.budget) and not other.q_tuning
-        ]
+        rows = self.rows(row.table, row.model)
+        return [other for other in rows if other.place[:2] == row.place[:2] and not other.q_tuning]
 
-    def score(self, row: PaperRow, benchmark: str) -> float:
-        """A printed score."""
-        return float(self.scores[row][benchmark])
+    def values(self, row: PaperRow, benchmark: str) -> tuple[float, ...]:
+        """The one score that is printed."""
+        return (float(self.scores[row][benchmark]),)
 
     def range_of(self, row: PaperRow, benchmark: str, rival: PaperRow | None = None, relative: bool = False) -> Range:
         """What the rounding leaves open of a score, or of its change from that of `rival`.
@@ -140,11 +133,6 @@ class Published:
         other = self.scores[rival][benchmark]
         low, high = score - other - 2 * ROUNDING, score - other + 2 * ROUNDING
         return (100 * low / (other + ROUNDING), 100 * high / (other - ROUNDING)) if relative else (low, high)
-
-    def same_scores(self, row: PaperRow, other: PaperRow) -> bool:
-        """Whether two rows have the same score on every benchmark."""
-        mine, theirs = self.scores[row], self.scores[other]
-        return all(mine[benchmark] == theirs[benchmark] for benchmark in self.benchmarks(row.table))
 
     def exact_average(self, row: PaperRow) -> Decimal:
         """The mean of the printed scores of a row's benchmarks."""
@@ -159,10 +147,6 @@ class Published:
         return [
             row for row, scores in self.scores.items() if abs(scores[AVERAGE] - self.exact_average(row)) > 2 * ROUNDING
         ]
-
-    @cached_property
-    def _by_place(self) -> dict[tuple[int, str, Place], PaperRow]:
-        return {(row.table, row.model, row.place): row for row in self.scores}
 
 
 def read_published(path: Path = SCORES) -> Published:
@@ -198,8 +182,3 @@ def possible(score: float, items: int) -> bool:
     """
     nearest = round(score * items / 100)
     return any(abs(100 * count / items - score) <= 0.005 + 1e-9 for count in (nearest - 1, nearest, nearest + 1))
-
-
-def count_impossible(scores: Sequence[float], items: int) -> int:
-    """How many of these scores no count of right answers among so many items gives."""
-    return sum(not possible(score, items) for score in scores)

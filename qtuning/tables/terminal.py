@@ -21,13 +21,17 @@ SHOWN = ("scores", "costs")
 """The tables of a page that are printed; the rest are in its files."""
 
 
+def open_console() -> Console:
+    """The terminal, or a file or pipe of UNBOUNDED columns."""
+    return Console() if sys.stdout.isatty() else Console(width=UNBOUNDED)
+
+
 def print_page(page: Page, console: Console | None = None) -> None:
     """Print the scores and costs of a page.
 
     A narrow terminal gets one table a model, then no spreads, then no differences but those of Avg, then none.
     """
-    if console is None:
-        console = Console() if sys.stdout.isatty() else Console(width=UNBOUNDED)
+    console = console or open_console()
 
     def say(text: str, style: str = "") -> None:
         console.print(text, style=style, markup=False, highlight=False)
