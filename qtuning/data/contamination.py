@@ -191,29 +191,26 @@ def _record(
 
 
 def _result(tally: _Tally, index: Index, covered: Sequence[int]) -> dict[str, Any]:
-    by_part = dict.fromkeys((part for part, _ in BENCHMARKS[tally.name].texts), 0)
-    counts = dict.fromkeys(("contaminated", "copied", "short", "short_found"), 0)
-    coverage = []
-    for texts in tally.texts:
-        size = sum(index.sizes[number] for number in texts.values())
-        hit = [part for part, number in texts.items() if covered[number] or number in index.found]
-        counts["short"] += not size
-        counts["short_found"] += bool(hit) and not size
-        counts["contaminated"] += bool(hit)
-        counts["copied"] += any(
-            number in index.found or 0 < index.sizes[number] <= 2 * index.single[number] for number in texts.values()
-        )
-        for part in hit:
-            by_part[part] += 1
-        if hit and size:
-            coverage.append(sum(covered[number] for number in texts.values()) / size)
-    items = len(tally.texts)
+    items = [texts.values() for texts in tally.texts]
+    sizes = [sum(index.sizes[number] for number in numbers) for numbers in items]
+    # of each item, the parts that stand in the train set
+    hits = [
+        [part for part, number in texts.items() if covered[number] or number in index.found] for texts in tally.texts
+    ]
+    # texts of which one sample has at least half
+    half = {number for number, size in enumerate(index.sizes) if 0 < size <= 2 * index.single[number]} | index.found
+    together = list(zip(items, sizes, hits, strict=True))
+    coverage = [sum(covered[number] for number in numbers) / size for numbers, size, hit in together if hit and size]
+    contaminated = sum(map(bool, hits))
     return {
-        "items": items,
+        "items": len(items),
         "digest": tally.digest,
-        **counts,
-        "share": round(counts["contaminated"] / items, 6),
-        "by_part": by_part,
+        "contaminated": contaminated,
+        "copied": sum(not half.isdisjoint(numbers) for numbers in items),
+        "short": sizes.count(0),
+        "short_found": sum(bool(hit) and not size for _, size, hit in together),
+        "share": round(contaminated / len(items), 6),
+        "by_part": {part: sum(part in hit for hit in hits) for part, _ in BENCHMARKS[tally.name].texts},
         "coverage_of_contaminated": round(sum(coverage) / len(coverage), 4) if coverage else None,
         "example": tally.example,
         "top_sources": tally.top,
@@ -224,16 +221,14 @@ def print_report(report: dict[str, Any], seconds: float, path: Path) -> None:
     """The counts of one train set, an example of each benchmark, and where the report is."""
     from rich import box
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     console = Console() if sys.stdout.isatty() else Console(width=160)
     title = f"{report['label']}: {report['read']:,} rows, {report['ngram']}-grams, {seconds:.1f} s"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("Benchmark")
-    for header in ("Items", "Contaminated", "Share", "Half in one sample", "Coverage", "Short", "Short, found"):
-        table.add_column(header, justify="right")
-    table.add_column("Overlap in")
+    counts = ("Items", "Contaminated", "Share", "Half in one sample", "Coverage", "Short", "Short, found")
+    columns: list[Column | str] = ["Benchmark", *(Column(header, justify="right") for header in counts), "Overlap in"]
+    table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name, result in report["benchmarks"].items():
         coverage = result["coverage_of_contaminated"]
         table.add_row(

@@ -124,13 +124,8 @@ def _json(path: Path) -> Iterator[Row]:
         raise UserError(f"{path}: expected a JSON list of rows{hint}")
     line, counted = 1, 0
     position = _skip_space(text, position + 1)
-    first = True
-    while text[position : position + 1] != "]":
-        if not first:
-            if text[position : position + 1] != ",":
-                line += text.count("\n", counted, position)
-                raise UserError(f"{path}:{line}: not valid JSON: expected a comma or the end of the list")
-            position = _skip_space(text, position + 1)
+    closed = text[position : position + 1] == "]"
+    while not closed:
         line, counted = line + text.count("\n", counted, position), position
         try:
             value, position = decoder.raw_decode(text, position)
@@ -139,8 +134,12 @@ def _json(path: Path) -> Iterator[Row]:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}:{line}: JSON that cannot be read: {error}") from None
         yield Row(str(path), line, value)
-        first = False
         position = _skip_space(text, position)
+        closed = text[position : position + 1] == "]"
+        if not closed and text[position : position + 1] != ",":
+            line += text.count("\n", counted, position)
+            raise UserError(f"{path}:{line}: not valid JSON: expected a comma or the end of the list")
+        position = position if closed else _skip_space(text, position + 1)
     if _skip_space(text, position + 1) != len(text):
         raise UserError(f"{path}: text after the end of the JSON list")
 

@@ -1,5 +1,6 @@
 """Writes an example as two texts: the prompt, which the model reads, and the response, which it learns to write."""
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -89,13 +90,7 @@ def _chat(example: Example, tokenizer: "PreTrainedTokenizerBase") -> tuple[str, 
     assert isinstance(prompt, str) and isinstance(whole, str)
     if not whole.startswith(prompt):
         # some templates open an answer in another way if it is to be generated: the response begins where they differ
-        prompt = prompt[: _common_prefix(prompt, whole)]
+        prompt = os.path.commonprefix([prompt, whole])  # noqa: RUF071 (texts, not paths)
     if example.response.strip() not in whole[len(prompt) :]:
         raise TemplateRefusal("prompt and response cannot be told apart in what the chat template writes")
     return prompt, whole[len(prompt) :]
-
-
-def _common_prefix(left: str, right: str) -> int:
-    """Length of the longest common prefix."""
-    pairs = enumerate(zip(left, right, strict=False))
-    return next((index for index, (a, b) in pairs if a != b), min(len(left), len(right)))

@@ -42,7 +42,11 @@ def load_tasks(evaluation: Evaluation, folder: Path | None) -> dict[str, "Task"]
     tasks = {}
     for benchmark in evaluation.benchmarks:
         shots = shots_of(benchmark, evaluation)
-        task = _from_hub(manager, benchmark) if folder is None else _from_files(manager, benchmark, folder, shots)
+        if folder is None:
+            with reading_from_hub(BENCHMARKS[benchmark]):
+                task: Task = manager.load(benchmark)["tasks"][benchmark]
+        else:
+            task = _from_files(manager, benchmark, folder, shots)
         task.set_config("num_fewshot", shots)
         task.set_fewshot_seed(FEWSHOT_SEED)
         if task.OUTPUT_TYPE == "generate_until":
@@ -69,12 +73,6 @@ def _longest(task: "Task", evaluation: Evaluation) -> int:
     return evaluation.max_new_tokens
 
 
-def _from_hub(manager: Any, benchmark: str) -> "Task":
-    with reading_from_hub(BENCHMARKS[benchmark]):
-        task: Task = manager.load(benchmark)["tasks"][benchmark]
-        return task
-
-
 def _from_files(manager: Any, benchmark: str, folder: Path, shots: int) -> "Task":
     """The definition with items from `folder`. The training split is read only if prompts show examples."""
     from datasets import Dataset, DatasetDict
@@ -89,12 +87,8 @@ def _from_files(manager: Any, benchmark: str, folder: Path, shots: int) -> "Task
             )
     # in memory: a cache on disk would have to notice that a file has changed, and would fill the user's home
     data = DatasetDict({name: Dataset.from_list(rows) for name, rows in items.items()})
-
-    def from_memory(**_: Any) -> "DatasetDict":
-        return data
-
     # lm-eval merges a member of a group with the definition of the same name; a bare dictionary would replace it
-    member = {"task": benchmark, "custom_dataset": from_memory}
+    member = {"task": benchmark, "custom_dataset": lambda **_: data}
     task: Task = manager.load({"group": f"{benchmark}_local", "task": [member]})["tasks"][benchmark]
     return task
 

@@ -127,15 +127,13 @@ class ConfigFolder:
             if benchmark not in BENCHMARKS:
                 problems.append(f"{origin} = {benchmark!r}: unknown{nearest(benchmark, BENCHMARKS)}")
         problems += _method_problems(values.get("methods"), edition.origin("methods"))
-        raise_problems([*type_problems(values, edition.where, name), *problems, *self._unknown_scales(edition)])
+        known, named = self.files.stems("scales"), edition.layers[0].values.get("scales")
+        for scale in named if isinstance(named, Mapping) else ():
+            if scale not in known:
+                problems.append(f"{edition.file}: scales.{scale}: unknown scale{nearest(str(scale), known)}")
+        raise_problems([*type_problems(values, edition.where, name), *problems])
         experiment = self._with_evaluation(edition, Experiment.model_validate(values), models)
         return self._cells(edition, experiment, models, train_sets)
-
-    def _unknown_scales(self, edition: Edition) -> list[str]:
-        raw = edition.layers[0].values.get("scales")
-        known = self.files.stems("scales")
-        stray = [scale for scale in raw if scale not in known] if isinstance(raw, Mapping) else []
-        return [f"{edition.file}: scales.{scale}: unknown scale{nearest(str(scale), known)}" for scale in stray]
 
     def _with_evaluation(self, edition: Edition, experiment: Experiment, models: Iterable[Model]) -> Experiment:
         """The experiment with its evaluation checked; questions of the hub come from `data_dir` if that is given."""
@@ -191,12 +189,10 @@ class ConfigFolder:
         return Grid(experiment, _distinct(cells))
 
     def _prunings(self, edition: Edition, experiment: Experiment) -> list[Pruning]:
-        """Every method at every budget."""
         asked = (entry.options.get(key) for entry in experiment.methods for key in ("reference", "proxy"))
-        references = sorted({name for name in asked if isinstance(name, str)})
+        names = sorted({name for name in asked if isinstance(name, str)})
         problems: list[str] = []
-        origin = f"{edition.origin('methods')}methods: "
-        found = self._look_up("models", references, self.model, origin, problems)
+        found = self._look_up("models", names, self.model, f"{edition.origin('methods')}methods: ", problems)
         raise_problems(problems)
         known = {model.name: model for model in found}
         return [

@@ -42,12 +42,12 @@ def find_pruner(name: str, kind: PrunerKind) -> PrunerInfo:
 
 def kinds_of(name: str) -> list[PrunerKind]:
     """The kinds of pruner called `name`: both for some built-ins, else one. UserError if there is none."""
-    kinds = [kind for kind in PARAMETERS if name in BUILT_IN[kind] or name in _registered(kind)]
+    known = {kind: {*BUILT_IN[kind], *_registered(kind)} for kind in PARAMETERS}
+    kinds = [kind for kind, names in known.items() if name in names]
     if not kinds and ":" in name:
         return [_kind_of(_load(name), name)]
     if not kinds:
-        valid = {known for kind in PARAMETERS for known in (*BUILT_IN[kind], *_registered(kind))}
-        raise _unknown(name, "pruner", sorted(valid))
+        raise _unknown(name, "pruner", sorted(known["sample"] | known["token"]))
     return kinds
 
 

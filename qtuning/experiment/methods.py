@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from qtuning.errors import UserError, raise_problems
-from qtuning.experiment.lookup import find_pruner
-from qtuning.experiment.registry import NAMED_METHODS, SAMPLE_PRUNERS, TOKEN_PRUNERS, Need, PrunerInfo, PrunerKind
+from qtuning.experiment.lookup import PARAMETERS, find_pruner
+from qtuning.experiment.registry import NAMED_METHODS, SAMPLE_PRUNERS, TOKEN_PRUNERS, Need, PrunerInfo
 from qtuning.experiment.schema import MethodEntry, Model, Pruning, Ratios, Readings, Scoring
 from qtuning.experiment.yaml_files import nearest, validate
 
@@ -35,8 +35,7 @@ def make_pruning(
         valid = [*NAMED_METHODS, "SAMPLE+TOKEN with SAMPLE one of " + ", ".join(SAMPLE_PRUNERS)]
         raise UserError(f"{entry.method!r}: unknown method{nearest(entry.method, valid)}")
     problems, found = [], []
-    kinds: tuple[PrunerKind, PrunerKind] = ("sample", "token")
-    for name, kind in zip(names, kinds, strict=True):
+    for name, kind in zip(names, PARAMETERS, strict=True):
         try:
             found.append(find_pruner(name, kind))
         except UserError as error:

@@ -38,12 +38,9 @@ def needs_of(pruning: Pruning) -> Needs:
     """
     sample, token = find_pruner(pruning.sample_pruner, "sample"), find_pruner(pruning.token_pruner, "token")
     by_epoch = sample.scope == "epoch" and pruning.updates == "as-defined"
-    of_sample: frozenset[Need] = frozenset()
-    of_token: frozenset[Need] = frozenset()
-    if pruning.sample_ratio < 1 or sample.scope == "batch":
-        of_sample = sample.needs_with(pruning.sample_options)
-    if pruning.token_ratio < 1:
-        of_token = token.needs_with(pruning.token_options)
+    asked = pruning.sample_ratio < 1 or sample.scope == "batch"
+    of_sample = sample.needs_with(pruning.sample_options) if asked else frozenset[Need]()
+    of_token = token.needs_with(pruning.token_options) if pruning.token_ratio < 1 else frozenset[Need]()
     layer = (pruning.sample_options | pruning.token_options).get("layer")
     return Needs(
         of_sample if by_epoch else frozenset(),

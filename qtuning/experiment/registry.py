@@ -7,7 +7,7 @@ write.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -76,17 +76,16 @@ def _not_zero(layer: int) -> int:
 Layer = Annotated[int, AfterValidator(_not_zero)]
 
 
-class AttentionOptions(NoOptions):
-    """FastV: the layer whose attention counts."""
-
-    layer: Layer = Field(2, description="number of the layer, from 1; negative: from the end, -1 is the last")
-    within: Literal["batch", "sample"] = Field("sample", description="where tokens compete")
-
-
 class RaterOptions(NoOptions):
     """SparseVLM: the layer whose attention counts."""
 
     layer: Layer = Field(2, description="number of the layer, from 1; negative: from the end, -1 is the last")
+
+
+class AttentionOptions(RaterOptions):
+    """FastV: the layer whose attention counts."""
+
+    within: Literal["batch", "sample"] = Field("sample", description="where tokens compete")
 
 
 class LastLayerOptions(NoOptions):
@@ -120,18 +119,8 @@ class PrunerInfo:
         return self.needs | self.options.model_validate(options).needs()
 
 
-def _info(
-    name: str,
-    function: str,
-    scope: Scope,
-    *needs: Need,
-    options: type[NoOptions] = NoOptions,
-    budget: Literal["asked", "own"] = "asked",
-    label: str = "",
-) -> PrunerInfo:
-    return PrunerInfo(
-        name, f"qtuning.pruners.{function}", scope, frozenset(needs), options, budget=budget, label=label or name
-    )
+def _info(name: str, function: str, scope: Scope, *needs: Need, **others: Any) -> PrunerInfo:
+    return PrunerInfo(name, f"qtuning.pruners.{function}", scope, frozenset(needs), **{"label": name, **others})
 
 
 SAMPLE_PRUNERS: dict[str, PrunerInfo] = {

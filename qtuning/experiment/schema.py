@@ -311,11 +311,10 @@ def parse_budget(value: Any) -> Any:
     if match is None:
         raise ValueError(f"{value!r} is no budget; write per cent of samples x per cent of tokens, e.g. 25x50")
     # 33.3 / 100 is 0.33299999999999996, but "33.3x50" and the ratio 0.333 must be one cell
-    ratios = [round(float(match[part]) / 100, 12) for part in (1, 2)]
-    wrong = [name for name, ratio in zip(("samples", "tokens"), ratios, strict=True) if not 0 < ratio <= 1]
-    if wrong:
+    samples, tokens = (round(float(percent) / 100, 12) for percent in match.groups())
+    if wrong := [name for name, ratio in (("samples", samples), ("tokens", tokens)) if not 0 < ratio <= 1]:
         raise ValueError(f"per cent of {' and of '.join(wrong)} must be above 0 and at most 100")
-    return dict(zip(("sample_ratio", "token_ratio"), ratios, strict=True))
+    return {"sample_ratio": samples, "token_ratio": tokens}
 
 
 class Ratios(Config):
