@@ -1,5 +1,6 @@
 """`qtuning plane`: where the samples of an SFT file lie on the Error-Uncertainty plane of a model, without training."""
 
+import math
 import sys
 import tempfile
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from rich.table import Table
 from transformers.utils import logging
 
 from qtuning.data.prepare import prepare
-from qtuning.data.samples import REPORT, SAMPLES, Sample, load_samples
+from qtuning.data.samples import REPORT, SAMPLES, load_samples
 from qtuning.errors import UserError
 from qtuning.experiment.names import ResultPaths, model_id
 from qtuning.experiment.quadrants import QUADRANTS
@@ -26,20 +27,19 @@ from qtuning.model.load import MARKER, make_ready, model_path
 from qtuning.pruners.base import DROPPED, Budget, Candidates
 from qtuning.pruners.q_tuning import triage
 from qtuning.scoring.plane import Plane, Thresholds
-from qtuning.scoring.scores import BatchScores, NonFinite
+from qtuning.scoring.scores import NonFinite
 from qtuning.train.candidates import load_for_scoring, score_all
+from qtuning.train.decision import spearman
 from qtuning.train.seeding import generator
 
-BATCH = 8
-"""Samples of one forward."""
+BATCH = 8  # samples of one forward
 
 
 @dataclass(frozen=True)
 class ScoredFile:
-    """The samples of a file under a model.
+    """The samples of a file under a model, one row each, in the order of the file (columns: see `score_file`).
 
-    samples: one row each, in the order of the file (columns: see `score_file`). thresholds: of the triage. report: of
-    the preparation (data/prepare.py: rows read, bad rows by reason, truncated responses, ...).
+    thresholds: of the triage. report: of the preparation (data/prepare.py).
     """
 
     samples: pl.DataFrame
@@ -90,19 +90,7 @@ def score_file(
         scores, _ = score_all(packed, samples, accelerator, BATCH, progress=progress)
     except NonFinite as error:
         raise UserError(f"model {model.name}: {error}") from None
-    columns, thresholds = _triage(scores, samples, sample_ratio)
-    rows = table.select(pl.col("sample").alias("row"), "line", "id", "kind").with_columns(**columns)
-    return ScoredFile(rows, thresholds, report)
-
-
-def _triage(scores: BatchScores, samples: list[Sample], sample_ratio: float) -> tuple[dict[str, pl.Series], Thresholds]:
-    """What the scores and the triage say of each sample, a column each, and the thresholds of the triage."""
-    candidates = Candidates(
-        numbers=torch.tensor([sample.number for sample in samples]),
-        lengths=scores.lengths,
-        prompts=torch.tensor([sample.prompt for sample in samples]),
-        scores=scores,
-    )
+    candidates = Candidates(torch.tensor([sample.number for sample in samples]), scores.lengths, scores)
     budget = Budget.of(sample_ratio, 1.0, len(samples), int(scores.lengths.sum()))
     selection = triage(candidates, budget, generator(0, "plane"))
     on_plane = Plane(scores.ppl, scores.ent)
@@ -115,8 +103,9 @@ def _triage(scores: BatchScores, samples: list[Sample], sample_ratio: float) -> 
         "kept": selection.role != DROPPED,
         "supplement": selection.supplement,
     }
-    series = {name: pl.Series(name, values.numpy()) for name, values in columns.items()}
-    return series, on_plane.search(sample_ratio)
+    rows = table.select(pl.col("sample").alias("row"), "line", "id", "kind")
+    rows = rows.with_columns(pl.Series(name, values.numpy()) for name, values in columns.items())
+    return ScoredFile(rows, on_plane.search(sample_ratio), report)
 
 
 def print_plane(found: ScoredFile, sample_ratio: float, console: Console) -> None:
@@ -128,52 +117,37 @@ def print_plane(found: ScoredFile, sample_ratio: float, console: Console) -> Non
     table.add_column(f"At the thresholds\nfor {100 * sample_ratio:g}%", justify="right")
     table.add_column("Meaning, and what Q-Tuning does")
     for quadrant in QUADRANTS["figure"]:
-        shares = _shares(samples, quadrant.number)
-        table.add_row(f"Q{quadrant.number}", *shares, f"{quadrant.sides}: {quadrant.meaning}")
+        meaning = f"{quadrant.sides}: {quadrant.meaning}"
+        table.add_row(f"Q{quadrant.number}", *_shares(samples, quadrant.number), meaning)
     table.add_row("none", *_shares(samples, 0), "between the thresholds")
     console.print(table)
     bad = ", ".join(f"{count:,} {reason}" for reason, count in found.report["bad_by_reason"].items())
     kept, added = int(samples["kept"].sum()), int(samples["supplement"].sum())
     search = "converged" if lines.converged else "did not converge"
+    rho = spearman(samples["ppl"].to_torch(), samples["entropy"].to_torch())
     console.print(
         f"\nsamples      {len(samples):,} scored of {found.report['read']:,} rows{f' (unusable: {bad})' if bad else ''}"
         f"; {found.report['truncated_responses']:,} responses cut at {found.report['cutoff']:,} tokens\n"
         f"thresholds   level {lines.level:.3f} after {lines.iterations} iterations ({search}): PPL {lines.ppl_low:.4g} "
         f"and {lines.ppl_high:.4g}, entropy {lines.ent_low:.4g} and {lines.ent_high:.4g} nats\n"
         f"kept         {kept:,} samples: {kept - added:,} by the thresholds, {added:,} by the supplement\n"
-        f"Spearman     {_spearman(samples)} between perplexity and entropy\n",
+        f"Spearman     {'not defined' if math.isnan(rho) else f'{rho:.2f}'} between perplexity and entropy\n",
         highlight=False,
         soft_wrap=True,
     )
     if added > kept / 2:
+        taken = samples.filter(samples["supplement"])["quadrant_thresholds"].value_counts(sort=True, name="count")
+        places = [
+            f"{count} {f'of Q{number}' if number else 'between the lines'}" for number, count in taken.iter_rows()
+        ]
         console.print(
-            f"warning: most of what is kept is the supplement's, from {_supplemented(samples)}, whatever "
+            f"warning: most of what is kept is the supplement's, from {' and '.join(places)}, whatever "
             "the table says of these: the lines hold too little in Q2 and Q4, as where error and uncertainty agree\n",
             highlight=False,
             soft_wrap=True,
         )
 
 
-def _supplemented(samples: pl.DataFrame) -> str:
-    """Where the supplement took its samples: `30 of Q1 and 2 between the lines`."""
-    taken = samples.filter(samples["supplement"])["quadrant_thresholds"].value_counts(sort=True, name="count")
-    names = (
-        f"{count} {f'of Q{quadrant}' if quadrant else 'between the lines'}" for quadrant, count in taken.iter_rows()
-    )
-    return " and ".join(names)
-
-
-def _spearman(samples: pl.DataFrame) -> str:
-    """Rank correlation of perplexity and entropy, to two decimals; `not defined` where one of them is constant."""
-    from scipy.stats import spearmanr
-
-    ppl, entropy = samples["ppl"], samples["entropy"]
-    if ppl.n_unique() < 2 or entropy.n_unique() < 2:
-        return "not defined"
-    return f"{float(spearmanr(ppl.to_numpy(), entropy.to_numpy()).statistic):.2f}"
-
-
-def _shares(samples: Any, quadrant: int) -> tuple[str, str]:
-    return tuple(  # type: ignore[return-value]
-        f"{100 * float((samples[column] == quadrant).mean()):.1f}%" for column in ("quadrant", "quadrant_thresholds")
-    )
+def _shares(samples: pl.DataFrame, quadrant: int) -> list[str]:
+    columns = samples.select("quadrant", "quadrant_thresholds")
+    return [f"{100 * ((column == quadrant).sum() / len(column)):.1f}%" for column in columns]

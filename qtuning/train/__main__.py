@@ -8,8 +8,8 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -49,21 +49,6 @@ def launch(config: Path, threads: int, arguments: Sequence[str]) -> None:
     main(arguments)
 
 
-@contextmanager
-def _sole_writer(accelerator: Accelerator, state: Path) -> Iterator[None]:
-    """Allow one training of a cell at a time: a killed launcher may leave its child behind, still writing.
-
-    The first process takes the lock, and the others wait until it has it.
-    """
-    if not accelerator.is_main_process:
-        accelerator.wait_for_everyone()
-        yield
-        return
-    with exclusive(state.with_name(f"{state.name}.lock"), f"training {state.name}"):
-        accelerator.wait_for_everyone()
-        yield
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line of the training process; users type `qtuning train`, which launches this."""
     parser = argparse.ArgumentParser(prog="qtuning.train", description=__doc__)
@@ -85,29 +70,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     auxiliary = {role: getattr(args, role) for role in AUXILIARY if getattr(args, role) is not None}
     folders = CellFolders(args.model, args.samples, args.out, args.state, auxiliary)
-    failure = args.out / "failed.json"
+    failure, first = args.out / "failed.json", accelerator.is_main_process
+    # one training of a cell at a time: a killed launcher may leave its child behind, still writing
+    lock = exclusive(args.state.with_name(f"{args.state.name}.lock"), f"training {args.state.name}")
     try:
-        with _sole_writer(accelerator, args.state):
-            finished = [accelerator.is_main_process and is_finished(cell, folders)]
+        with lock if first else nullcontext():
+            accelerator.wait_for_everyone()  # until the first process has the lock
+            finished = [first and is_finished(cell, folders)]
             if broadcast_object_list(finished)[0]:
-                if accelerator.is_main_process:
+                if first:
                     checkpoint.clear(args.state)  # left by a kill after the marker was written
                     print(f"{args.out.name}: already done")
                 return
-            if accelerator.is_main_process:
+            if first:
                 failure.unlink(missing_ok=True)
                 for folder in (args.out, args.state):
                     remove_leftovers(folder)
-            train(
-                cell,
-                accelerator,
-                folders,
-                tracking=args.tracking,
-                groups=args.group,
-                checkpoint_seconds=args.checkpoint_seconds,
-            )
+            train(cell, accelerator, folders, args.tracking, args.group, args.checkpoint_seconds)
     except Exception as error:
-        if accelerator.is_main_process:
+        if first:
             write_json(failure, {"status": "failed", "reason": f"{type(error).__name__}: {error}"})
         if isinstance(error, UserError):
             print(f"error: {error}", file=sys.stderr)

@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,7 @@ from qtuning.scoring.scores import BatchScores, NonFinite, Observation, observe
 from qtuning.train.cost import Cost, shape_of
 from qtuning.train.reuse import Graphs, observe_with_graphs
 
-CHECKED = 64
-"""Samples among which the shortest and the longest check that the packed forward is the model's own."""
+CHECKED = 64  # samples among which the shortest and the longest check that the packed forward is the model's own
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,6 @@ class CandidateSource:
     scoring: Scoring = field(default_factory=Scoring)
     table: BatchScores | None = None
     losses: Tensor = field(init=False)
-    _at_rest: bool = field(default=False, init=False)
     _half: Mapping[str, Tensor] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -70,21 +68,19 @@ class CandidateSource:
         self._position = {sample.number: index for index, sample in enumerate(self.train_set.samples)}
         self._shape = shape_of(self.model.model, frozen=True, checkpointing=False)
 
-    def candidates(self, positions: Sequence[int], needs: Collection[str], epoch: int) -> Candidates:
-        """The samples at `positions`, with what `needs` asks for. Raises NonFinite."""
-        return self.candidates_and_graphs(positions, needs, epoch, with_graphs=False)[0]
-
-    def candidates_and_graphs(
-        self, positions: Sequence[int], needs: Collection[str], epoch: int, with_graphs: bool
+    def candidates(
+        self, positions: Sequence[int], needs: Collection[str], epoch: int, with_graphs: bool = False
     ) -> tuple[Candidates, Graphs | None]:
-        """The same, and if wanted the graphs of the forward that scored them (reuse.py)."""
+        """The samples at `positions`, with what `needs` asks for; and if wanted, the graphs of their forward.
+
+        Call it with the weights at rest. Raises NonFinite.
+        """
         samples = [self.train_set.samples[position] for position in positions]
         chosen = torch.tensor(positions)
         tabled = None if self.table is None else self.table.of(positions)
         observed, graphs = self._observe(samples, set(needs) - (SCORES if tabled else set()), with_graphs)
         texts, reference = self.train_set.instructions, self.train_set.reference
-        if "instructions" in needs:
-            assert texts is not None
+        if texts is not None:
             texts = Instructions(texts.characters[chosen], texts.entropy[chosen])
         candidates = Candidates(
             numbers=torch.tensor([sample.number for sample in samples]),
@@ -109,13 +105,13 @@ class CandidateSource:
         """
         count = len(self.train_set.samples)
         if not FORWARDS & set(needs):
-            return self.candidates(range(count), needs, epoch)
+            return self.candidates(range(count), needs, epoch)[0]
         batches = [range(start, min(start + self.batch_size, count)) for start in range(0, count, self.batch_size)]
         done: list[tuple[int, Any]] = []
         try:
             with self.weights_at_rest():
                 for index in range(self.accelerator.process_index, len(batches), self.accelerator.num_processes):
-                    done.append((index, self.candidates(batches[index], needs, epoch)))
+                    done.append((index, self.candidates(batches[index], needs, epoch)[0]))
                     if progress is not None:
                         progress(batches[index].stop, count)
         except UserError as error:
@@ -142,11 +138,10 @@ class CandidateSource:
 
         The copies take 2 bytes a weight of the linear layers, at a time when no gradients are held.
         """
-        self._at_rest = True
         try:
             yield
         finally:
-            self._at_rest, self._half = False, None
+            self._half = None
 
     def remember(self, number: int, loss: float) -> None:
         """Note the mean token NLL of sample `number` in the update just made."""
@@ -173,35 +168,22 @@ class CandidateSource:
     def _observe(
         self, samples: Sequence[Sample], needs: Collection[str], with_graphs: bool
     ) -> tuple[Observation | None, Graphs | None]:
-        """One forward of the samples, accounted for; None where `needs` takes none."""
         if not FORWARDS & set(needs):
             return None, None
         device, impl, graphs = self.accelerator.device, self.scoring.impl, None
-        with self._precision():
+        half = self.scoring.precision == "bfloat16"
+        with torch.autocast(device.type, torch.bfloat16) if half else self.accelerator.autocast():
             if with_graphs:
                 observed, graphs = observe_with_graphs(self.model, samples, needs, device, impl)
             else:
-                observed = observe(self.model, samples, needs, self.layer, device, self._half_weights(), impl)
+                # bfloat16 copies of the weights, where autocast would make them anew in every forward
+                if torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.bfloat16:
+                    self._half = self._half or half_weights(self.model)
+                observed = observe(self.model, samples, needs, self.layer, device, self._half, impl)
         self.cost.samples_scored += len(samples)
         self.cost.tokens_scored += observed.packed.tokens
         self.cost.flops_scoring += self._shape.forward_flops(observed.packed, observed.depth)
         return observed, graphs
-
-    def _half_weights(self) -> Mapping[str, Tensor] | None:
-        """bfloat16 copies of the weights, where autocast would make them anew in every forward."""
-        kind = self.accelerator.device.type
-        half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
-        if not half:
-            return None
-        weights = self._half or half_weights(self.model)
-        if self._at_rest:
-            self._half = weights
-        return weights
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        if self.scoring.precision == "bfloat16":
-            return torch.autocast(self.accelerator.device.type, torch.bfloat16)
-        return self.accelerator.autocast()
 
 
 def load_for_scoring(path: Path, dtype: str, samples: Sequence[Sample], device: torch.device) -> PackedModel:
@@ -268,7 +250,6 @@ def score_with_auxiliary(
 
 def raise_first(failures: Sequence[UserError]) -> None:
     """Raise what the processes met, if anything. A mistake of the user's goes before a training that diverged."""
-    if not failures:
-        return
     mistakes = [failure for failure in failures if not isinstance(failure, NonFinite)]
-    raise (mistakes or [NonFinite("; ".join(map(str, failures)))])[0]
+    if failures:
+        raise (mistakes or [NonFinite("; ".join(map(str, failures)))])[0]

@@ -4,8 +4,9 @@ Kill a training at any moment; the same command goes on from the last checkpoint
 the same CPU and thread count: bit for bit). Outputs appear whole, the marker train.json last.
 """
 
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from qtuning.data.samples import Sample, load_samples
 from qtuning.data.tokenise import load_tokenizer
@@ -26,13 +28,13 @@ from qtuning.model.load import load_model, model_path
 from qtuning.model.packed import PackedModel, causal_lm_of, check_packed_forward
 from qtuning.provenance import provenance
 from qtuning.pruners.base import Instructions
-from qtuning.pruners.method import Method, method_of
+from qtuning.pruners.method import method_of
 from qtuning.scoring.scores import BatchScores, NonFinite
 from qtuning.train import checkpoint
 from qtuning.train.candidates import CHECKED, TrainSet, score_with_auxiliary
 from qtuning.train.checkpoint import Checkpointer
 from qtuning.train.cost import Cost, peak_memory, sum_costs
-from qtuning.train.journal import Diagnosis, RunLog, print_derived, progress_bar, warn
+from qtuning.train.journal import Diagnosis, RunLog, print_derived
 from qtuning.train.seeding import derived_seed
 from qtuning.train.step import TrainingLoop
 from qtuning.train.tracking import Mirror
@@ -69,10 +71,9 @@ def train(
     cell: Cell,
     accelerator: Accelerator,
     folders: CellFolders,
-    *,
-    tracking: str = "auto",
-    groups: Sequence[str] = (),
-    checkpoint_seconds: float = 60.0,
+    tracking: str,
+    groups: Sequence[str],
+    checkpoint_seconds: float,
 ) -> None:
     """Train `cell` on its prepared inputs, or go on from its last checkpoint; write OUTPUTS below `folders.out`.
 
@@ -108,7 +109,7 @@ def train(
     prepared, optimizer = accelerator.prepare(model, optimizer)
 
     # the loop over the updates, and what records it
-    reference, table, cost = _score_with_auxiliaries(cell, method, samples, accelerator, folders)
+    reference, table, cost = _score_with_auxiliaries(cell, method.needs.all, samples, accelerator, folders)
     loop = TrainingLoop(cell, method, TrainSet(samples, texts, reference), accelerator, prepared, optimizer)
     loop.source.table = table
     loop.cost.add(cost)
@@ -195,24 +196,22 @@ def _build_model(base: Path, cell: Cell) -> nn.Module:
 
 
 def _score_with_auxiliaries(
-    cell: Cell, method: Method, samples: Sequence[Sample], accelerator: Accelerator, folders: CellFolders
+    cell: Cell, needs: Collection[str], samples: Sequence[Sample], accelerator: Accelerator, folders: CellFolders
 ) -> tuple[Sequence[Tensor] | None, BatchScores | None, Cost]:
     """(token NLL under the reference model, scores under the proxy, their cost), each None if the method needs none."""
     assert cell.pruning is not None
-    needs, total = method.needs.all, Cost()
-    reference, table = None, None
-    if "reference" in needs:
-        folder = folders.auxiliary.get("reference")
-        scores, cost = score_with_auxiliary(
-            "reference", folder, folders.samples, samples, {"scores"}, accelerator, cell
-        )
-        reference = scores.nll.split(scores.lengths.tolist())
-        total.add(cost)
-    if cell.pruning.scoring.schedule == "proxy" and SCORES & needs:  # at 100% a method needs no scores
-        folder = folders.auxiliary.get("proxy")
-        table, cost = score_with_auxiliary("proxy", folder, folders.samples, samples, needs, accelerator, cell)
-        total.add(cost)
-    return reference, table, total
+    wanted = {"reference": {"scores"} if "reference" in needs else set()}
+    if cell.pruning.scoring.schedule == "proxy":
+        wanted["proxy"] = set(needs) & SCORES  # at 100% a method needs no scores
+    found: dict[str, BatchScores] = {}
+    total = Cost()
+    for role, scores in wanted.items():
+        if scores:
+            model = folders.auxiliary.get(role)
+            found[role], cost = score_with_auxiliary(role, model, folders.samples, samples, scores, accelerator, cell)
+            total.add(cost)
+    reference = found["reference"].nll.split([s.response_length for s in samples]) if "reference" in found else None
+    return reference, found.get("proxy"), total
 
 
 def _run(
@@ -223,23 +222,26 @@ def _run(
     log: None in processes other than the main one.
     """
     loss, epochs = None, loop.training.epochs
-    try:
-        for window in progress_bar(
-            loop.windows(), loop.progress.update, loop.expected_updates, epochs, shown=log is not None
-        ):
-            record, trace = loop.step(window)
-            loss = record["loss"]
-            loop.cost.peak_memory_bytes = max(loop.cost.peak_memory_bytes, peak_memory(loop.accelerator.device))
-            if log is not None:
-                log.log(record)
-                log.trace(trace)
-                mirror.log(record)
-                diagnosis.feed(record)
-                if window.index + 1 == window.count:
-                    warn(diagnosis.news())
-            checkpointer.after_update(log, last=loop.progress.epoch == epochs)
-    except NonFinite as error:
-        return loss, str(error)
+    start, expected = loop.progress.update, loop.expected_updates
+    pace: dict[str, Any] = {"mininterval": 0.2} if sys.stderr.isatty() else {"mininterval": 5.0, "ascii": True}
+    with tqdm(initial=start, total=expected, unit="update", disable=log is None, **pace) as bar:
+        try:
+            for window in loop.windows():
+                bar.total = window.update - window.index + window.count * (epochs - window.epoch)
+                record, trace = loop.step(window)
+                loss = record["loss"]
+                loop.cost.peak_memory_bytes = max(loop.cost.peak_memory_bytes, peak_memory(loop.accelerator.device))
+                if log is not None:
+                    log.log(record)
+                    log.trace(trace)
+                    mirror.log(record)
+                    diagnosis.feed(record)
+                    for text in diagnosis.news() if window.index + 1 == window.count else ():
+                        tqdm.write(f"warning: {text}", file=sys.stderr)
+                checkpointer.after_update(log, last=loop.progress.epoch == epochs)
+                bar.update()
+        except NonFinite as error:
+            return loss, str(error)
     return loss, None
 
 

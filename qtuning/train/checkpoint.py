@@ -93,15 +93,14 @@ def save(folder: Path, update: int, tensors: Mapping[str, Tensor], state: Mappin
     written = folder / f"checkpoint-{update:07d}"
     with atomic_path(written) as temporary:
         temporary.mkdir()
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, temporary / "tensors.safetensors")
-        digest = file_digest(temporary / "tensors.safetensors")
-        whole = {**state, "update": update, "tensors_sha256": digest}
+        file = temporary / "tensors.safetensors"
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
+        whole = {**state, "update": update, "tensors_sha256": file_digest(file)}
         write_json(temporary / "state.json", whole | {"checksum": short_hash(whole)})
-    intact = [path for path in _checkpoints(folder) if path <= written]
-    for path in _checkpoints(folder):
-        if path not in intact[-KEPT:]:
-            shutil.rmtree(path)
+    checkpoints = _checkpoints(folder)
+    intact = [path for path in checkpoints if path <= written]
+    for path in set(checkpoints) - set(intact[-KEPT:]):
+        shutil.rmtree(path)
 
 
 def latest(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

@@ -1,7 +1,7 @@
 """What pruning decided: which samples an epoch holds (`Progress`), and what of a batch is trained (`Decision`)."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
@@ -16,11 +16,7 @@ from qtuning.scoring.plane import Plane
 from qtuning.train.reuse import Graphs
 from qtuning.train.windows import UpdateWindow
 
-EPOCH_TENSORS = ("drawn", "weights", "ppl", "ent")
-"""Fields of Progress that a checkpoint holds, as `pruner.NAME`."""
-
-PREFIX = "pool."
-"""Prefix of the names that the columns of a pool have in a checkpoint."""
+EPOCH_TENSORS = ("drawn", "weights", "ppl", "ent")  # fields of Progress that a checkpoint holds, as `pruner.NAME`
 
 
 @dataclass(frozen=True)
@@ -50,12 +46,10 @@ class Verdicts:
     def of(self, rows: Sequence[int], lengths: Sequence[int]) -> "Verdicts":
         """The verdicts on some of the samples. lengths: how many response tokens each of the n samples has."""
         chosen, masks = torch.tensor(rows, dtype=torch.int64), self.tokens.split(list(lengths))
-        columns: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        part: dict[str, Any] = {
-            name: None if column is None else column[chosen] for name, column in columns.items() if name != "tokens"
-        }
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "tokens"}
+        part = {name: None if column is None else column[chosen] for name, column in columns.items()}
         # the empty end gives the tensor its type where there are no rows
-        return Verdicts(tokens=torch.cat([*(masks[row] for row in rows), self.tokens[:0]]), **part)
+        return Verdicts(tokens=torch.cat([*(masks[row] for row in rows), self.tokens[:0]]), **part)  # type: ignore[arg-type]
 
     @classmethod
     def joined(cls, parts: Sequence["Verdicts"]) -> "Verdicts":
@@ -65,15 +59,14 @@ class Verdicts:
 
     def tensors(self) -> dict[str, Tensor]:
         """The columns that are not None, for a checkpoint."""
-        found = {f"{PREFIX}{f.name}": getattr(self, f.name) for f in fields(self)}
+        found = {f"pool.{f.name}": getattr(self, f.name) for f in fields(self)}
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     @classmethod
     def restored(cls, tensors: Mapping[str, Tensor]) -> "Verdicts | None":
         """The verdicts that `tensors` were made of; None if the checkpoint holds none."""
-        if f"{PREFIX}role" not in tensors:
-            return None
-        return cls(**{f.name: tensors.get(f"{PREFIX}{f.name}") for f in fields(cls)})  # type: ignore[arg-type]
+        columns: dict[str, Any] = {f.name: tensors.get(f"pool.{f.name}") for f in fields(cls)}
+        return None if columns["role"] is None else cls(**columns)
 
 
 @dataclass(frozen=True)
@@ -94,15 +87,13 @@ class Decision:
     log: Mapping[str, float] = field(default_factory=dict)
     losses: dict[int, float] = field(default_factory=dict)
 
-    def trace(self, window: UpdateWindow) -> Iterator[tuple[Any, ...]]:
+    def trace(self, window: UpdateWindow) -> list[tuple[Any, ...]]:
         """One row a sample, in the order of journal.TRACE_SCHEMA."""
         verdicts, count = self.verdicts, len(self.samples)
         lengths = [sample.response_length for sample in self.samples]
         kept = verdicts.kept.tolist()
         weights = [1.0] * count if verdicts.weights is None else verdicts.weights.tolist()
-        yield from zip(
-            [window.update] * count,
-            [window.epoch] * count,
+        columns = (
             [sample.number for sample in self.samples],
             [None] * count if verdicts.ppl is None else verdicts.ppl.tolist(),
             [None] * count if verdicts.ent is None else verdicts.ent.tolist(),
@@ -113,8 +104,8 @@ class Decision:
             [int(part.sum()) for part in verdicts.tokens.split(lengths)],
             [weight if stays else None for weight, stays in zip(weights, kept, strict=True)],
             [self.losses.get(row) for row in range(count)],
-            strict=True,
         )
+        return [(window.update, window.epoch, *row) for row in zip(*columns, strict=True)]
 
 
 @dataclass
@@ -166,9 +157,9 @@ class Progress:
     @classmethod
     def restored(cls, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Progress":
         """From a checkpoint."""
-        columns = {name: tensors.get(f"pruner.{name}") for name in EPOCH_TENSORS}
-        update, epoch, index = (int(numbers[name]) for name in ("update", "epoch", "index"))
-        return cls(update, epoch, index, **columns, log=numbers["draw"], pool=Verdicts.restored(tensors))
+        columns: dict[str, Any] = {name: tensors.get(f"pruner.{name}") for name in EPOCH_TENSORS}
+        columns |= {name: numbers[name] for name in ("update", "epoch", "index")}
+        return cls(**columns, log=numbers["draw"], pool=Verdicts.restored(tensors))
 
 
 def pack_kept(samples: Sequence[Sample], tokens: Tensor, weights: Tensor | None, removed: bool) -> Packed | None:
@@ -186,14 +177,6 @@ def pack_kept(samples: Sequence[Sample], tokens: Tensor, weights: Tensor | None,
     return pack(samples, keep, None if weights is None else weights.tolist())
 
 
-def forward_sizes(count: int, kept: Packed | None) -> Tensor:
-    """[count] int64: tokens that each of the packed samples puts through the model; 0 for those left out."""
-    sizes = torch.zeros(count, dtype=torch.int64)
-    if kept is not None:
-        sizes[torch.tensor(kept.rows)] = torch.tensor(kept.lengths)
-    return sizes
-
-
 def agreement(approximate: Verdicts, exact: Verdicts) -> dict[str, float]:
     """How far approximate scores decide as exact ones do, on one batch.
 
@@ -201,22 +184,21 @@ def agreement(approximate: Verdicts, exact: Verdicts) -> dict[str, float]:
     quadrant at a median split. samples_kept, tokens_kept: |A and B| / |B|, where A is kept by the approximate scores
     and B by the exact ones. A number that is not defined (scores without variance, nothing kept) is left out.
     """
-    medians = []
-    for verdicts in (approximate, exact):
-        assert verdicts.ppl is not None and verdicts.ent is not None
-        medians.append(Plane(verdicts.ppl, verdicts.ent).quadrants(0.5))
+    assert approximate.ppl is not None and approximate.ent is not None
+    assert exact.ppl is not None and exact.ent is not None
+    same = Plane(approximate.ppl, approximate.ent).quadrants(0.5) == Plane(exact.ppl, exact.ent).quadrants(0.5)
     found = {
-        "spearman_ppl": _spearman(approximate.ppl, exact.ppl),
-        "spearman_ent": _spearman(approximate.ent, exact.ent),
-        "quadrants": float((medians[0] == medians[1]).double().mean()),
+        "spearman_ppl": spearman(approximate.ppl, exact.ppl),
+        "spearman_ent": spearman(approximate.ent, exact.ent),
+        "quadrants": float(same.double().mean()),
         "samples_kept": _overlap(approximate.kept, exact.kept),
         "tokens_kept": _overlap(approximate.tokens, exact.tokens),
     }
     return {key: value for key, value in found.items() if math.isfinite(value)}
 
 
-def _spearman(ours: Tensor | None, theirs: Tensor | None) -> float:
-    assert ours is not None and theirs is not None
+def spearman(ours: Tensor, theirs: Tensor) -> float:
+    """Rank correlation of two columns; NaN if it is not defined, because one of them is constant."""
     if len(ours) < 2 or bool((ours == ours[0]).all()) or bool((theirs == theirs[0]).all()):
         return math.nan
     from scipy.stats import spearmanr  # takes a second to import, which other trainings need not spend

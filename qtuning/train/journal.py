@@ -1,4 +1,4 @@
-"""What a training writes and prints: metrics (JSONL) and pruning trace (Parquet), progress bar, warnings.
+"""What a training writes and prints: metrics (JSONL) and pruning trace (Parquet), settings, warnings.
 
 Metrics and trace survive a kill at any moment: `RunLog` drops what is later than the checkpoint that training goes on
 from. `Diagnosis` looks at the metrics and says what a user should be warned of.
@@ -7,9 +7,8 @@ from. `Diagnosis` looks at the metrics and says what a user should be warned of.
 import json
 import math
 import os
-import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,12 @@ import polars as pl
 import torch
 from accelerate import Accelerator
 from torch import nn
-from tqdm import tqdm
 
 from qtuning.data.samples import Sample
 from qtuning.experiment.names import cell_id
 from qtuning.experiment.quadrants import LEAST_SHARE
 from qtuning.experiment.schema import Cell, Pruning, Readings
 from qtuning.files import atomic_path, write_text
-from qtuning.train.windows import UpdateWindow
 
 TRACE_SCHEMA: dict[str, Any] = {
     "update": pl.Int32,
@@ -59,11 +56,8 @@ class RunLog:
         self._rows: list[tuple[Any, ...]] = []
         folder.mkdir(parents=True, exist_ok=True)
         # a kill may tear the last line inside a character; such a line is dropped below
-        lines = (
-            self._metrics.read_text(encoding="utf-8", errors="replace").splitlines() if self._metrics.exists() else []
-        )
-        kept = [line for line in lines if _update_of(line) < resume_from]
-        write_text(self._metrics, "".join(f"{line}\n" for line in kept))
+        text = self._metrics.read_text(encoding="utf-8", errors="replace") if self._metrics.exists() else ""
+        write_text(self._metrics, "".join(f"{s}\n" for s in text.splitlines() if _update_of(s) < resume_from))
         for part in self._parts():
             if int(part.stem.split("-")[1]) > resume_from:
                 part.unlink()
@@ -108,10 +102,9 @@ def _frame(rows: Sequence[tuple[Any, ...]]) -> pl.DataFrame:
 
 
 def _update_of(line: str) -> float:
-    """The update a metrics line belongs to; infinity for a line torn by a kill."""
     try:
         return float(json.loads(line)["update"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):  # torn by a kill
         return math.inf
 
 
@@ -138,33 +131,31 @@ class Diagnosis:
 
     def warnings(self) -> dict[str, str]:
         """All warnings so far, by subject. Ask at the end of an epoch: budgets are compared over whole epochs."""
-        found = {}
-        converged = self._mean("selection/converged")
+        found, pruning = {}, self._pruning
+        converged, spread = self._mean("selection/converged"), self._mean("selection/spread")
         # at a ratio of 1 the tails cannot hold everything, and need not
-        if converged is not None and converged < CONVERGED and self._pruning.sample_ratio < 1:
+        if converged < CONVERGED and pruning.sample_ratio < 1:
             found["convergence"] = (
                 f"the threshold search converged in {converged:.0%} of the decisions only; the supplement or the "
                 "trimming decides the rest (larger selection batches help)"
             )
         for quadrant in (1, 2, 3, 4):
             share = self._mean(f"selection/median_q{quadrant}")
-            if share is not None and share < LEAST_SHARE:
+            if share < LEAST_SHARE:
                 found[f"q{quadrant}"] = (
                     f"quadrant Q{quadrant} holds {share:.1%} of the samples at a median split "
                     f"(under {LEAST_SHARE:.0%}): error and uncertainty leave it nearly empty"
                 )
-        spread = self._mean("selection/spread")
-        if spread is not None and spread < 1:
+        if spread < 1:
             found["variance"] = (
                 f"the scores had no variance in {1 - spread:.0%} of the decisions (batches of one, or equal samples): "
                 "ties, not scores, decided there"
             )
-        pruning = self._pruning
-        for what, of, ratio in (
-            ("samples", self._samples, pruning.sample_ratio),
-            ("response tokens", self._tokens, pruning.sample_ratio * pruning.token_ratio),
+        for what, key, of, ratio in (
+            ("samples", "samples_kept", self._samples, pruning.sample_ratio),
+            ("response tokens", "tokens_kept", self._tokens, pruning.sample_ratio * pruning.token_ratio),
         ):
-            asked, kept = ratio * of * self._epochs, self._sums[f"{what.split()[-1]}_kept"]
+            asked, kept = ratio * of * self._epochs, self._sums[key]
             if asked and abs(kept - asked) > SPENT * asked:
                 found[f"budget of {what}"] = (
                     f"{kept:,.0f} {what} were kept; {asked:,.0f} are {ratio:.4g} of the train set's "
@@ -184,8 +175,8 @@ class Diagnosis:
         logged = (key for key in self._sums if key.startswith(("selection/", "agreement/")))
         return available | {key.removeprefix("selection/"): self._sums[key] / self._counts[key] for key in logged}
 
-    def _mean(self, key: str) -> float | None:
-        return self._sums[key] / self._counts[key] if self._counts[key] else None
+    def _mean(self, key: str) -> float:
+        return self._sums[key] / self._counts[key] if self._counts[key] else math.inf  # of nothing, so no warning
 
 
 def print_derived(
@@ -199,11 +190,17 @@ def print_derived(
 ) -> None:
     """Print every derived quantity once, at the start."""
     assert cell.training is not None and cell.pruning is not None
-    t = cell.training
+    t, pruning = cell.training, cell.pruning
+    readings = {
+        name: getattr(pruning, name)
+        for name, field in Readings.model_fields.items()
+        if getattr(pruning, name) != field.default
+    }
+    options = pruning.sample_options | pruning.token_options | readings
     print(
         f"cell                {cell_id(cell)}\n"
-        f"method              {cell.pruning.method} at {cell.pruning.budget} (samples x tokens, per cent)"
-        f"{f', {options}' if (options := _options(cell.pruning)) else ''}\n"
+        f"method              {pruning.method} at {pruning.budget} (samples x tokens, per cent)"
+        f"{f', {options}' if options else ''}\n"
         f"samples             {len(dataset)}, {sum(s.response_length for s in dataset)} response tokens an epoch\n"
         f"updates             {updates} expected in {t.epochs} epochs; selection batch {t.batch_size}, window "
         f"{t.processes} process(es) x {t.accumulation} x {t.batch_size} samples\n"
@@ -214,41 +211,3 @@ def print_derived(
         + (f"resumed             at update {start}\n" if start else ""),
         flush=True,
     )
-
-
-def _options(pruning: Pruning) -> dict[str, Any]:
-    """Options and readings of a method; those of every method only where they are not the default."""
-    readings = {
-        name: getattr(pruning, name)
-        for name, field in Readings.model_fields.items()
-        if getattr(pruning, name) != field.default
-    }
-    return pruning.sample_options | pruning.token_options | readings
-
-
-def progress_bar(
-    windows: Iterable[UpdateWindow], start: int, expected: int, epochs: int, shown: bool
-) -> Iterator[UpdateWindow]:
-    """The windows, with a bar on a terminal, or a line every few seconds in a log file.
-
-    start: updates made before. expected: updates of the whole cell by its budget; each epoch corrects it.
-    """
-    to_file = not sys.stderr.isatty()
-    with tqdm(
-        initial=start,
-        total=expected,
-        unit="update",
-        disable=not shown,
-        mininterval=5.0 if to_file else 0.2,
-        ascii=True if to_file else None,
-    ) as bar:
-        for window in windows:
-            bar.total = window.update - window.index + window.count * (epochs - window.epoch)
-            yield window
-            bar.update()
-
-
-def warn(news: Sequence[str]) -> None:
-    """Print warnings without tearing the progress bar."""
-    for text in news:
-        tqdm.write(f"warning: {text}", file=sys.stderr)

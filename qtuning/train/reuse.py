@@ -35,11 +35,6 @@ class Graphs:
         for place in self.hidden.keys() - set(places):
             del self.hidden[place]
 
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """How many positions backward goes through in each sample."""
-        return tuple(len(hidden) for hidden in self.hidden.values())
-
     def loss(self, model: PackedModel, packed: Packed) -> tuple[Tensor, Tensor]:
         """What `model(packed)` returns, computed from these graphs and not from a new forward.
 
@@ -65,7 +60,17 @@ def observe_with_graphs(
     everywhere = "sequence-entropy" in needs
     packed = pack_whole(samples, "everywhere") if everywhere else pack_responses(samples)
     on_device = packed.to(device)
-    hidden = _hidden_by_segment(model, on_device)
+    # A graph for each segment. They share the embedding only. It is looked up once, so that backward makes one gradient
+    # of the size of the vocabulary and not one a segment
+    embedded = model.causal_lm.get_input_embeddings()(on_device.input_ids[None]).split(packed.lengths, dim=1)
+    positions = on_device.position_ids[None].split(packed.lengths, dim=1)
+    backbone = getattr(model.causal_lm, model.causal_lm.base_model_prefix)
+    hidden = [
+        backbone(
+            inputs_embeds=inputs, position_ids=places, attention_mask=None, use_cache=False, segments=(length,)
+        ).last_hidden_state[0]
+        for inputs, places, length in zip(embedded, positions, packed.lengths, strict=True)
+    ]
     with torch.no_grad():
         rows = torch.cat(hidden).index_select(0, on_device.source)
         found = statistics(rows, head_of(model.causal_lm), on_device.labels, impl=impl)
@@ -73,34 +78,16 @@ def observe_with_graphs(
     return observation, Graphs(dict(zip(packed.rows, hidden, strict=True)))
 
 
-def _hidden_by_segment(model: PackedModel, packed: Packed) -> list[Tensor]:
-    """For each segment, [L, H] hidden states of all its positions, in a graph of its own.
-
-    The segments share the embedding only. It is looked up once, so that backward makes one gradient of the size of the
-    vocabulary and not one a segment.
-    """
-    causal_lm = model.causal_lm
-    backbone = getattr(causal_lm, causal_lm.base_model_prefix)
-    embedded = causal_lm.get_input_embeddings()(packed.input_ids[None]).split(packed.lengths, dim=1)
-    positions = packed.position_ids[None].split(packed.lengths, dim=1)
-    return [
-        backbone(
-            inputs_embeds=inputs, position_ids=places, attention_mask=None, use_cache=False, segments=(length,)
-        ).last_hidden_state[0]
-        for inputs, places, length in zip(embedded, positions, packed.lengths, strict=True)
-    ]
-
-
 def require_reusable(model: PackedModel, needs: Collection[str], pruned_tokens: str, processes: int) -> None:
     """UserError unless the forward that scores a batch is the one that would train its kept samples."""
-    reasons = [
-        (processes > 1, f"runs in one process, and training.processes = {processes}"),
-        ("attention" in needs, "knows scores only, and this method needs attention"),
-        (pruned_tokens == "remove", "trains what it scored, and pruned_tokens = 'remove' takes tokens out"),
-    ]
-    if dropout := _dropout_of(model):
-        reasons.append((True, f"scores in training mode, where {dropout} would blur the scores; set it to 0"))
-    for applies, reason in reasons:
+    dropout = _dropout_of(model)
+    reasons = {
+        f"runs in one process, and training.processes = {processes}": processes > 1,
+        "knows scores only, and this method needs attention": "attention" in needs,
+        "trains what it scored, and pruned_tokens = 'remove' takes tokens out": pruned_tokens == "remove",
+        f"scores in training mode, where {dropout} would blur the scores; set it to 0": dropout is not None,
+    }
+    for reason, applies in reasons.items():
         if applies:
             raise UserError(f"options.scoring.schedule = 'reuse-graph': {reason} (schedule fresh decides the same)")
 

@@ -38,11 +38,11 @@ from qtuning.pruners.method import Method, Selection, select_together
 from qtuning.scoring.scores import NonFinite
 from qtuning.train.candidates import CandidateSource, TrainSet, raise_first
 from qtuning.train.cost import Cost, shape_of
-from qtuning.train.decision import Decision, Progress, Verdicts, agreement, forward_sizes, pack_kept
+from qtuning.train.decision import Decision, Progress, Verdicts, agreement, pack_kept
 from qtuning.train.journal import TRACE_SCHEMA
 from qtuning.train.reuse import Graphs, require_reusable
 from qtuning.train.seeding import derived_seed, epoch_order, generator
-from qtuning.train.windows import Pooling, UpdateWindow, cut_epoch, rate_of, share_out_rows
+from qtuning.train.windows import Pooling, UpdateWindow, cut_epoch, learning_rate, share_out_rows
 
 
 class TrainingLoop:
@@ -125,7 +125,9 @@ class TrainingLoop:
         scores, loss or gradient norm are not finite.
         """
         assert self.optimizer is not None
-        rate = rate_of(window, self.training)
+        # by the update's place in its epoch: epochs may have different numbers of updates, not known in advance
+        done, epochs = window.epoch * window.count + window.index, self.training.epochs
+        rate = learning_rate(done, epochs * window.count, self.training)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
@@ -191,7 +193,7 @@ class TrainingLoop:
         try:
             with source.weights_at_rest():
                 for index, batch in self._own(window):
-                    found = source.candidates_and_graphs(batch, needs, window.epoch, self._reuses and not exact)
+                    found = source.candidates(batch, needs, window.epoch, self._reuses and not exact)
                     looked.append(found)
                     if not together:  # decide at once: graphs of dropped samples are freed before the next batch
                         selection = self.method.select(found[0], self._rng(window, index))
@@ -233,6 +235,9 @@ class TrainingLoop:
                 ppl, ent = progress.ppl[drawn], progress.ent[drawn]
         weights = None if weights is None else weights.double()
         kept = pack_kept(samples, selection.tokens, weights, self.pruning.pruned_tokens == "remove")
+        sizes = torch.zeros(len(samples), dtype=torch.int64)
+        if kept is not None:
+            sizes[torch.tensor(kept.rows)] = torch.tensor(kept.lengths)
         if graphs is not None:
             graphs.keep_only(() if kept is None else kept.rows)
         verdicts = Verdicts(
@@ -240,7 +245,7 @@ class TrainingLoop:
             quadrant=chosen.quadrant,
             supplement=chosen.supplement,
             tokens=selection.tokens,
-            sizes=forward_sizes(len(samples), kept),
+            sizes=sizes,
             ppl=ppl,
             ent=ent,
             weights=weights,
@@ -314,12 +319,14 @@ class TrainingLoop:
                 decision.losses[row] = float(part.double().mean())
         if not batches:
             # a process without tokens must still take part in the synchronisation, with a gradient of exactly zero
-            self.accelerator.backward(self.model(self._idle().to(self.accelerator.device))[0] * 0.0)
+            sample = self.samples[0]
+            idle = pack([Sample(sample.number, sample.tokens[: sample.prompt + 1], sample.prompt)], weights=[0.0])
+            assert idle is not None
+            self.accelerator.backward(self.model(idle.to(self.accelerator.device))[0] * 0.0)
         objective, mean = (self._sum(summed) / total).tolist()
         limit = self.training.max_grad_norm
         # called without a limit, too, because it returns the norm
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit)
-        norm = float(norm)
+        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit))
         if not (math.isfinite(objective) and math.isfinite(norm)):
             self.optimizer.zero_grad(set_to_none=True)
             numbers = [sample.number for decision in decisions for sample in decision.samples]
@@ -335,13 +342,6 @@ class TrainingLoop:
         with self.accelerator.autocast():
             return graphs.loss(self.bare, packed)
 
-    def _idle(self) -> Packed:
-        """One token of any sample, packed with weight zero."""
-        sample = self.samples[0]
-        packed = pack([Sample(sample.number, sample.tokens[: sample.prompt + 1], sample.prompt)], weights=[0.0])
-        assert packed is not None
-        return packed
-
     def _account(self, decisions: Sequence[Decision], total: int, scoring: float, training: float) -> None:
         cost = self.cost
         cost.updates += total > 0
@@ -355,7 +355,8 @@ class TrainingLoop:
                 cost.tokens_forwarded += kept.tokens
                 cost.flops_training += self.shape.training_flops(kept)
             elif kept is not None and graphs is not None:  # its forward is accounted for as scoring
-                cost.flops_training += self.shape.backward_flops(Positions.of(graphs.lengths, kept.targets))
+                lengths = [len(hidden) for hidden in graphs.hidden.values()]
+                cost.flops_training += self.shape.backward_flops(Positions.of(lengths, kept.targets))
         cost.seconds_scoring += scoring
         cost.seconds_training += training
 
@@ -398,7 +399,6 @@ class TrainingLoop:
         return generator(self.seeds.pruner, "batch", window.first, index)
 
     def _sum(self, value: Tensor) -> Tensor:
-        """Sum over processes."""
         if self.accelerator.num_processes == 1:
             return value
         return self.accelerator.reduce(value.to(self.accelerator.device), reduction="sum")  # type: ignore[return-value]

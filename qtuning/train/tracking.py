@@ -8,27 +8,22 @@ and connecting and finishing have time limits, so W&B does not hold up a trainin
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from qtuning.errors import UserError
 from qtuning.experiment.names import cell_id
 from qtuning.experiment.schema import Cell
-from qtuning.files import canonical_json, read_json, short_hash, write_text
+from qtuning.files import read_json, short_hash, write_text
 
 if TYPE_CHECKING:
     import wandb
 
-Mode = Literal["auto", "online", "offline", "disabled"]
-MODES: tuple[Mode, ...] = ("auto", "online", "offline", "disabled")
-
-PROJECT = "qtuning"
-CONNECT_SECONDS = 10.0
-"""How long wandb may try to reach its server before the mirror gives up."""
-FINISH_SECONDS = 30.0
-"""How long the end of a training may wait for an upload; the rest stays on disk for `wandb sync`."""
+MODES = ("auto", "online", "offline", "disabled")
+CONNECT_SECONDS = 10.0  # how long wandb may try to reach its server before the mirror gives up
+FINISH_SECONDS = 30.0  # how long a training may wait for an upload; the rest stays on disk for `wandb sync`
 
 
 class Mirror:
@@ -37,11 +32,10 @@ class Mirror:
     def __init__(self) -> None:
         self._run: wandb.Run | None = None
         self._known = 0  # updates that the server has from an earlier attempt
-        self.failure: str | None = None
-        """Why nothing is sent any more; None while all is well."""
+        self.failure: str | None = None  # why nothing is sent any more
 
     @classmethod
-    def open(cls, mode: str, cell: Cell, groups: Iterable[str], folder: Path, *, wait: bool = False) -> "Mirror":
+    def open(cls, mode: str, cell: Cell, groups: Sequence[str], folder: Path, *, wait: bool = False) -> "Mirror":
         """Start mirroring a cell below `folder`. Call it in the main process only.
 
         mode: see `resolve_mode`. groups: the experiments that the cell belongs to; the first becomes the run's group,
@@ -53,8 +47,8 @@ class Mirror:
             chosen = resolve_mode(mode)
             if chosen == "online" and not _logged_in():
                 raise UserError("online needs `wandb login` or WANDB_API_KEY; use offline and replay the cell later")
-            if chosen in ("online", "offline"):
-                mirror._run = _start(chosen, cell, tuple(groups), folder, wait)
+            if chosen != "disabled":
+                mirror._run = _start(chosen, cell, groups, folder, wait)
                 mirror._known = mirror._run.step
         return mirror
 
@@ -89,19 +83,20 @@ class Mirror:
             print(f"wandb: not mirroring this run ({self.failure}); its own files are complete", file=sys.stderr)
 
 
-def resolve_mode(mode: str) -> Mode:
+def resolve_mode(mode: str) -> str:
     """`auto` -> WANDB_MODE if set, else `online` for who is logged in, else `offline`; other modes stay.
 
     Raises UserError for an unknown mode.
     """
     if mode not in MODES:
         raise UserError(f"tracking = {mode!r}: unknown mode (valid: {', '.join(MODES)})")
+    if not os.environ.get("WANDB_MODE"):
+        os.environ.pop("WANDB_MODE", None)  # wandb refuses an empty value
     if mode != "auto":
-        return mode  # type: ignore[return-value]  # mypy does not narrow a str by membership
+        return mode
     environment = os.environ.get("WANDB_MODE", "").lower()
-    environment = {"dryrun": "offline", "run": "online"}.get(environment, environment)  # older spellings
     if environment:
-        return environment if environment in ("disabled", "offline") else "online"  # type: ignore[return-value]
+        return {"disabled": "disabled", "offline": "offline", "dryrun": "offline"}.get(environment, "online")
     return "online" if _logged_in() else "offline"
 
 
@@ -122,7 +117,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def replay(cell_folder: Path, mode: str = "auto", groups: Iterable[str] = ()) -> bool:
+def replay(folder: Path, mode: str = "auto", groups: Sequence[str] = ()) -> bool:
     """Send a finished cell to wandb from its files: metrics.jsonl, train.json and every scores.json.
 
     Returns whether anything was sent. Doing it twice does no harm: online, steps that the server has are not sent
@@ -130,7 +125,6 @@ def replay(cell_folder: Path, mode: str = "auto", groups: Iterable[str] = ()) ->
 
     Raises UserError where the folder holds no cell, or where wandb refused.
     """
-    folder = Path(cell_folder)
     if not (folder / "cell.json").exists():
         raise UserError(f"{folder / 'cell.json'}: no such file; give the folder of a cell (results/cells/...)")
     cell = Cell.model_validate(read_json(folder / "cell.json"))
@@ -149,7 +143,7 @@ def replay(cell_folder: Path, mode: str = "auto", groups: Iterable[str] = ()) ->
     target = folder.parent.parent / "wandb"
     # an offline run cannot be asked what it holds, so what was written is remembered
     marker = target / "replayed" / f"{folder.name}.txt"
-    contents = short_hash(json.loads(canonical_json({"records": records, "summary": summary, "groups": list(groups)})))
+    contents = short_hash({"records": records, "summary": summary, "groups": list(groups)})
     if chosen == "offline" and marker.exists() and marker.read_text(encoding="utf-8") == contents:
         return False
     mirror = Mirror.open(chosen, cell, groups, target, wait=True)
@@ -164,18 +158,13 @@ def replay(cell_folder: Path, mode: str = "auto", groups: Iterable[str] = ()) ->
     return True
 
 
-def _start(
-    mode: Literal["online", "offline"], cell: Cell, groups: tuple[str, ...], folder: Path, wait: bool
-) -> "wandb.Run":
-    """Start the run. Nothing but the cell's configuration and metrics leaves this machine.
-
-    No console output, no source code, no git state, no command line and machine (its metadata), no list of packages.
-    """
+def _start(mode: str, cell: Cell, groups: Sequence[str], folder: Path, wait: bool) -> "wandb.Run":
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):  # wandb itself would write to /tmp instead
         raise PermissionError(f"{folder}: not writable")
     import wandb
 
+    # nothing but the cell's configuration and metrics leaves this machine
     settings = wandb.Settings(
         silent=True,
         console="off",
@@ -192,9 +181,9 @@ def _start(
         finish_timeout_raises=True,
     )
     return wandb.init(
-        project=os.environ.get("WANDB_PROJECT", PROJECT),
+        project=os.environ.get("WANDB_PROJECT", "qtuning"),
         dir=str(folder),
-        mode=mode,
+        mode=mode,  # type: ignore[arg-type]  # online or offline
         id=cell_id(cell),
         name=cell_id(cell),
         resume="allow" if mode == "online" else None,  # an offline run has no server to ask

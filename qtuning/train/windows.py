@@ -70,10 +70,9 @@ class Pooling:
 
 
 def cut_epoch(
-    order: Sequence[int], epoch: int, training: Training, first_update: int, pooling: Pooling | None = None
+    order: Sequence[int], epoch: int, training: Training, first_update: int, pooling: Pooling
 ) -> Iterator[UpdateWindow]:
     """The updates of an epoch that meets the positions `order` of the train set in this order."""
-    pooling = pooling or Pooling()
     size = training.batch_size
     batches = [tuple(order[start : start + size]) for start in range(0, len(order), size)]
     window = training.processes * training.accumulation
@@ -112,24 +111,11 @@ def balance(rows: Sequence[int], sizes: Sequence[int], count: int) -> list[list[
     return sorted((sorted(group) for group in groups), key=lambda group: group[0] if group else len(sizes))
 
 
-def rate_of(window: UpdateWindow, training: Training) -> float:
-    """The learning rate of an update, by its place in its epoch and not by its number.
-
-    The two agree where all epochs have as many updates. Where they differ (InfoBatch trains its last epochs on the full
-    data), the number of updates of later epochs is not known yet.
-    """
-    return learning_rate(window.epoch * window.count + window.index, training.epochs * window.count, training)
-
-
 def learning_rate(update: int, updates: int, training: Training) -> float:
     """Linear warm-up over the first `warmup` share of the updates, then the schedule, reaching 0 after the last."""
     warm = round(training.warmup * updates)
     if update < warm:
         return training.learning_rate * (update + 1) / warm
     progress = (update - warm) / max(1, updates - warm)
-    factor = {
-        "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
-        "linear": 1 - progress,
-        "constant": 1.0,
-    }[training.schedule]
-    return training.learning_rate * factor
+    factors = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}
+    return training.learning_rate * factors[training.schedule]

@@ -201,6 +201,7 @@ class TestMode:
     @pytest.mark.parametrize(
         ("variable", "expected"),
         [
+            ("", "offline"),
             ("disabled", "disabled"),
             ("offline", "offline"),
             ("dryrun", "offline"),
