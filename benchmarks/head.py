@@ -10,7 +10,8 @@ from benchmarks.clock import alternate, seconds
 from benchmarks.fresh import in_fresh_process, peak_above
 from benchmarks.report import Checked, Table, Value
 from benchmarks.shapes import Setting, ragged
-from qtuning.model.head import CHUNK, Head, statistics
+from qtuning.model.flops import CHUNK
+from qtuning.model.head import Head, statistics
 
 TIME, MEMORY = 0.28, 0.10
 RESPONSE = 0.41  # share of the positions

@@ -8,6 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+# Positions whose logits exist at a time (head.py); the fastest on a CPU with 49,152 words, and a buffer of 250 MB with
+# 256,000. Memory depends on it, which `qtuning plan` predicts without torch.
+CHUNK = 256
+
 
 class Forwarded(Protocol):
     """What goes through a model, as far as FLOPs depend on it.

@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 
 from qtuning.errors import UserError
 from qtuning.experiment.schema import Scorer
-
-CHUNK = 256  # positions; the fastest on a CPU with 49,152 words, and a buffer of 250 MB with 256,000
+from qtuning.model.flops import CHUNK
 
 
 @dataclass(frozen=True)

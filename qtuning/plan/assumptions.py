@@ -49,13 +49,12 @@ class Assumptions(Config):
     benchmarks: dict[Source, dict[str, BenchmarkGuess]]
     effect: EffectGuess
 
-    def train_set(self, name: str) -> tuple[TrainSetGuess, bool]:
-        """The entry of a train set, and whether it is its own (else `default`). UserError where there is neither."""
-        if name in self.train_sets:
-            return self.train_sets[name], True
-        if "default" not in self.train_sets:
+    def train_set(self, name: str) -> TrainSetGuess:
+        """The entry of a train set, else `default`; UserError where there is neither."""
+        guess = self.train_sets.get(name, self.train_sets.get("default"))
+        if guess is None:
             raise UserError(f"{FILE}: train_sets.{name}: required, since the train set has not been prepared yet")
-        return self.train_sets["default"], False
+        return guess
 
     def benchmark(self, name: str, evaluation: Evaluation) -> BenchmarkGuess:
         """The entry of a benchmark; UserError where there is none."""

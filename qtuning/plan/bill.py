@@ -1,38 +1,17 @@
 """The bill of some experiments: the work that is left in GPU-hours, memory, disk and money, and what dominates it."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 from qtuning.experiment.benchmarks import label_of
-from qtuning.plan.jobs import EvaluationJob, Jobs, TrainingJob
+from qtuning.plan.jobs import EvaluationJob, Hours, Jobs, TrainingJob
 from qtuning.plan.machines import Machine
-from qtuning.plan.memory import evaluation_memory
 from qtuning.plan.shapes import BYTES
 
 # bytes, measured on finished mini cells: a row of the trace, an update in metrics.jsonl, an answer in items.parquet, a
 # tokenizer
 TRACE_ROW, METRICS_UPDATE, ITEM, TOKENIZER = 16, 360, 120, 5_000_000
-
-
-@dataclass(frozen=True)
-class Hours:
-    """Device-hours by stage. The start of each process is part of training or of evaluation."""
-
-    scoring: float = 0.0
-    training: float = 0.0
-    evaluation: float = 0.0
-
-    def __add__(self, other: "Hours") -> "Hours":
-        return Hours(self.scoring + other.scoring, self.training + other.training, self.evaluation + other.evaluation)
-
-    @property
-    def total(self) -> float:
-        """All stages."""
-        return self.scoring + self.training + self.evaluation
-
-
-HoursOf = Mapping[tuple[str, str], Hours]  # by experiment and label of the model
 
 
 @dataclass(frozen=True)
@@ -102,7 +81,7 @@ class Bill:
     generated: tuple[float, int]
     disk: Disk
     dominates: str
-    by_benchmark: dict[str, float] = field(default_factory=dict)
+    by_benchmark: dict[str, float]
 
     @property
     def wall_hours(self) -> float:
@@ -114,26 +93,44 @@ def bill_of(jobs: Jobs, machine: Machine, parallel: int, price: float | None) ->
     """Add up what is to do on a machine. parallel: devices that work at a time."""
     trainings = [job for job in jobs.trainings.values() if not job.done]
     evaluations = [job for job in jobs.evaluations.values() if not job.done]
-    hours: dict[tuple[str, str], Hours] = {}
-    benchmarks: Counter[str] = Counter()
-    for training in trainings:
-        key = training.experiment, training.cell.model.label
-        hours[key] = hours.get(key, Hours()) + _training_hours(training, machine)
-    for evaluation in evaluations:
-        key = evaluation.experiment, evaluation.cell.model.label
-        seconds = evaluation.seconds(machine)
-        benchmarks.update(seconds)
-        hours[key] = hours.get(key, Hours()) + Hours(evaluation=(sum(seconds.values()) + machine.start_seconds) / 3600)
-    total = sum(hours.values(), Hours())
-    unfinished = {job.identity for job in trainings} | {job.identity for job in evaluations}
+    hours: defaultdict[tuple[str, str], Hours] = defaultdict(Hours)  # by experiment and label of the model
+    left: list[TrainingJob | EvaluationJob] = [*trainings, *evaluations]
+    for job in left:
+        hours[job.experiment, job.cell.model.label] += job.hours(machine)
+    rows = [
+        ExperimentCost(
+            experiment=name,
+            cells=len(cells),
+            done=jobs.finished[name],
+            shared=jobs.shared[name],
+            trainings=sum(job.experiment == name for job in trainings),
+            evaluations=sum(job.experiment == name for job in evaluations),
+            hours=sum((spent for (experiment, _), spent in hours.items() if experiment == name), Hours()),
+        )
+        for name, cells in jobs.cells.items()
+    ]
+    models = []
+    for model, shape, ready in jobs.models.values():
+        mine = [job for job in trainings if job.cell.model.name == model.name]
+        largest = max(mine, key=lambda job: job.memory.total, default=None)
+        evaluated = (job.memory.total for job in evaluations if job.cell.model.name == model.name)
+        spent = sum((value for (_, label), value in hours.items() if label == model.label), Hours())
+        models.append(
+            ModelCost(
+                model.label, shape.parameters, len(mine), largest.memory.total if largest else 0.0,
+                largest.identity if largest else "", max(evaluated, default=0.0), spent, ready,
+            )
+        )  # fmt: skip
+    unfinished = {job.identity for job in left}
     everything = {identity for cells in jobs.cells.values() for identity in cells}
     asked = [work for job in evaluations for work in job.work]
+    total, benchmarks = sum(hours.values(), Hours()), _seconds(evaluations, machine)
     return Bill(
         machine=machine,
         parallel=parallel,
         price=price,
-        rows=_experiments(jobs, trainings, evaluations, hours),
-        models=_models(jobs, trainings, evaluations, hours),
+        rows=tuple(rows),
+        models=tuple(models),
         cells=len(everything),
         done=len(everything) - len(unfinished),
         total=total,
@@ -147,50 +144,17 @@ def bill_of(jobs: Jobs, machine: Machine, parallel: int, price: float | None) ->
         generations=sum(work.generations for work in asked),
         generated=(sum(work.generations * work.steps for work in asked), sum(work.most_new_tokens for work in asked)),
         disk=_disk(jobs, trainings, evaluations, parallel),
-        dominates=_what_dominates(total, hours, benchmarks, trainings, evaluations, machine),
+        dominates=_what_dominates(total, models, benchmarks, trainings, evaluations, machine),
         by_benchmark=dict(benchmarks),
     )
 
 
-def _training_hours(job: TrainingJob, machine: Machine) -> Hours:
-    """Device-hours of one training, its process start among them."""
-    scale = job.settings.processes / 3600
-    training = job.training_seconds(machine) + machine.start_seconds
-    return Hours(scoring=job.scoring_seconds(machine) * scale, training=training * scale)
-
-
-def _experiments(
-    jobs: Jobs, trainings: Sequence[TrainingJob], evaluations: Sequence[EvaluationJob], hours: HoursOf
-) -> tuple[ExperimentCost, ...]:
-    rows = []
-    for name, cells in jobs.cells.items():
-        own = [spent for (experiment, _), spent in hours.items() if experiment == name]
-        rows.append(
-            ExperimentCost(
-                name, len(cells), jobs.finished[name], jobs.shared[name],
-                sum(job.experiment == name for job in trainings), sum(job.experiment == name for job in evaluations),
-                sum(own, Hours()),
-            )
-        )  # fmt: skip
-    return tuple(rows)
-
-
-def _models(
-    jobs: Jobs, trainings: Sequence[TrainingJob], evaluations: Sequence[EvaluationJob], hours: HoursOf
-) -> tuple[ModelCost, ...]:
-    rows = []
-    for model, shape, ready in jobs.models.values():
-        mine = [job for job in trainings if job.cell.model.name == model.name]
-        largest = max(mine, key=lambda job: job.memory.total, default=None)
-        evaluated = [job.memory.total for job in evaluations if job.cell.model.name == model.name]
-        spent = sum((value for (_, label), value in hours.items() if label == model.label), Hours())
-        rows.append(
-            ModelCost(
-                model.label, shape.parameters, len(mine), 0.0 if largest is None else largest.memory.total,
-                "" if largest is None else largest.identity, max(evaluated, default=0.0), spent, ready,
-            )
-        )  # fmt: skip
-    return tuple(rows)
+def _seconds(evaluations: Sequence[EvaluationJob], machine: Machine) -> Counter[str]:
+    """By benchmark."""
+    seconds: Counter[str] = Counter()
+    for job in evaluations:
+        seconds.update(job.seconds(machine))
+    return seconds
 
 
 def _disk(jobs: Jobs, trainings: Sequence[TrainingJob], evaluations: Sequence[EvaluationJob], parallel: int) -> Disk:
@@ -209,7 +173,7 @@ def _disk(jobs: Jobs, trainings: Sequence[TrainingJob], evaluations: Sequence[Ev
 
 def _what_dominates(
     total: Hours,
-    hours: HoursOf,
+    models: Sequence[ModelCost],
     benchmarks: Counter[str],
     trainings: Sequence[TrainingJob],
     evaluations: Sequence[EvaluationJob],
@@ -219,46 +183,44 @@ def _what_dominates(
     if total.total == 0:
         return "Nothing is left to do."
     stages = {"evaluation": total.evaluation, "training": total.training, "scoring": total.scoring}
-    stage = max(stages, key=lambda name: stages[name])
-    shares = {name: f"{100 * value / total.total:.0f}%" for name, value in stages.items()}
-    others = " and ".join(f"{name} {shares[name]}" for name in stages if name != stage)
-    by_model: Counter[str] = Counter()
-    for (_, label), spent in hours.items():
-        by_model[label] += getattr(spent, stage)
-    label, most = by_model.most_common(1)[0]
-    of_model = f"{100 * most / stages[stage]:.0f}% of it is {label}" if len(by_model) > 1 else ""
+    share, stage = _largest(stages)
+    others = " and ".join(f"{name} {100 * stages[name] / total.total:.0f}%" for name in stages if name != stage)
+    by_model = {row.model: getattr(row.hours, stage) for row in models if row.hours.total}
+    parts = ["{} of it is {}".format(*_largest(by_model))] if len(by_model) > 1 else []
     if stage == "evaluation":
-        seconds = sum(benchmarks.values())
-        benchmark, longest = benchmarks.most_common(1)[0]
-        of_benchmark = f"{100 * longest / seconds:.0f}% of it is {label_of(benchmark)}"
-        parts = [of_benchmark, of_model, _quicker_evaluation(evaluations, seconds, machine)]
+        percentage, benchmark = _largest(benchmarks)
+        parts.insert(0, f"{percentage} of it is {label_of(benchmark)}")
+        parts += _quicker_evaluation(evaluations, sum(benchmarks.values()), machine)
     else:
         methods: Counter[str] = Counter()
         for job in trainings:
             assert job.cell.pruning is not None
             methods[job.cell.pruning.method] += getattr(job.work, f"{stage}_flops")
-        method, flops = methods.most_common(1)[0]
-        parts = [of_model, f"{100 * flops / max(1.0, sum(methods.values())):.0f}% of its FLOPs are of {method}"]
-    detail = "; ".join(part for part in parts if part)
-    return f"{stage.capitalize()} takes {shares[stage]} of the hours ({others}): {detail}."
+        parts.append("{} of its FLOPs are of {}".format(*_largest(methods)))
+    return f"{stage.capitalize()} takes {share} of the hours ({others}): {'; '.join(parts)}."
 
 
-def _quicker_evaluation(evaluations: Sequence[EvaluationJob], seconds: float, machine: Machine) -> str:
-    """The dtype and batch size that would shorten evaluation most, if by a quarter or more; else empty."""
-    best, least = "", seconds
+def _largest(amounts: Mapping[str, float]) -> tuple[str, str]:
+    """(percentage of all, name) of the largest amount."""
+    name = max(amounts, key=lambda name: amounts[name])
+    return f"{100 * amounts[name] / sum(amounts.values()):.0f}%", name
+
+
+def _quicker_evaluation(evaluations: Sequence[EvaluationJob], seconds: float, machine: Machine) -> list[str]:
+    """The dtype and batch size that would shorten evaluation most, if by a fifth or more."""
+    best, least = [], seconds
     # a CPU may emulate bfloat16, at a fraction of the speed of float32
-    faster = ("bfloat16",) if machine.device == "cuda" else ()
-    for dtype, times in (*((dtype, 1) for dtype in faster), (None, 4), *((dtype, 4) for dtype in faster)):
-        spent, keys = 0.0, [f"evaluation.dtype: {dtype}"] if dtype else []
+    ways = [("bfloat16", 1), (None, 4), ("bfloat16", 4)] if machine.device == "cuda" else [(None, 4)]
+    for dtype, times in ways:
+        spent = 0.0
         for job in evaluations:
-            size = times * job.evaluation.batch_size
-            work = tuple(replace(asked, batch_size=size, passes=-(-asked.requests // size)) for asked in job.work)
-            evaluation = job.evaluation.model_copy(update={"dtype": dtype or job.evaluation.dtype, "batch_size": size})
-            fits = evaluation_memory(job.cell, evaluation, job.shape, work).total <= machine.usable
-            changed = replace(job, evaluation=evaluation, work=work)
+            size = times * job.settings.batch_size
+            changed = job.changed(dtype=dtype or job.settings.dtype, batch_size=size)
+            fits = changed.memory.total <= machine.usable
             spent += sum(changed.seconds(machine).values()) if fits else float("inf")
+        keys = [f"evaluation.dtype: {dtype}"] if dtype else []
         if times > 1:
             keys.append(f"evaluation.batch_size: {size}")
         if spent < 0.8 * least:
-            best, least = f"{' and '.join(keys)} would take {100 * spent / seconds:.0f}% of that", spent
+            best, least = [f"{' and '.join(keys)} would take {100 * spent / seconds:.0f}% of that"], spent
     return best

@@ -1,5 +1,6 @@
 """How far predictions were off: what the plan says of finished cells, beside what was measured."""
 
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -7,7 +8,7 @@ from typing import Any
 
 from qtuning.files import read_json
 from qtuning.plan.jobs import Jobs
-from qtuning.plan.machines import Machine, machines
+from qtuning.plan.machines import MACHINES, Machine
 
 
 @dataclass(frozen=True)
@@ -41,35 +42,31 @@ def check_predictions(jobs: Jobs, results: Path, planned: Machine) -> Check:
     Seconds and memory are compared with the planned machine where a cell ran on its kind of device, and with one CPU
     thread where a cell ran on a CPU.
     """
-    flops: dict[str, float] = {}
-    training_seconds: dict[str, float] = {}
-    evaluation_seconds: dict[str, float] = {}
-    memory: dict[str, float] = {}
+    found: defaultdict[str, dict[str, tuple[float, float]]] = defaultdict(dict)  # predicted and measured, by cell
     elsewhere = 0
     for name, training in jobs.trainings.items():
         marker = _read(results / "cells" / name / "train.json")
         if marker.get("status") != "done":
             continue
         cost = marker["cost"]
-        flops[name] = _over(training.work.flops, cost["flops_total"])
+        found["flops"][name] = training.work.flops, cost["flops_total"]
         machine = _machine_of(marker.get("provenance", {}), planned)
         if machine is None:
             elsewhere += 1
             continue
         seconds = training.scoring_seconds(machine) + training.training_seconds(machine)
-        training_seconds[name] = _over(seconds, cost["seconds_scoring"] + cost["seconds_training"])
+        found["training_seconds"][name] = seconds, cost["seconds_scoring"] + cost["seconds_training"]
         # the resident size of a process holds its runtime, too; what torch allocates on a GPU does not
         runtime = machine.reserve if machine.device == "cpu" else 0.0
-        memory[name] = _over(training.memory.total + runtime, cost["peak_memory_bytes"])
+        found["memory"][name] = training.memory.total + runtime, cost["peak_memory_bytes"]
     for (name, evaluation), job in jobs.evaluations.items():
         scores = _read(results / "cells" / name / evaluation / "scores.json")
         machine = _machine_of(scores.get("backend", {}), planned)
         if "seconds" in scores and machine is not None:
             seconds = sum(job.seconds(machine).values()) + machine.start_seconds
-            evaluation_seconds[name] = _over(seconds, scores["seconds"])
-    return Check(
-        _ratio(flops), _ratio(training_seconds), _ratio(evaluation_seconds), _ratio(memory), elsewhere
-    )  # fmt: skip
+            found["evaluation_seconds"][name] = seconds, scores["seconds"]
+    seconds_of = _ratio(found["training_seconds"]), _ratio(found["evaluation_seconds"])
+    return Check(_ratio(found["flops"]), *seconds_of, _ratio(found["memory"]), elsewhere)
 
 
 def _machine_of(ran: dict[str, Any], planned: Machine) -> Machine | None:
@@ -77,16 +74,11 @@ def _machine_of(ran: dict[str, Any], planned: Machine) -> Machine | None:
     kind = str(ran.get("device", "cpu")).split(":")[0]
     if kind == planned.device:
         return planned
-    return machines()["cpu"] if kind == "cpu" else None
+    return MACHINES["cpu"] if kind == "cpu" else None
 
 
-def _over(predicted: float, measured: float) -> float:
-    """0 where nothing was measured."""
-    return predicted / measured if measured > 0 else 0.0
-
-
-def _ratio(ratios: dict[str, float]) -> Ratio | None:
-    ratios = {name: ratio for name, ratio in ratios.items() if ratio > 0}
+def _ratio(pairs: dict[str, tuple[float, float]]) -> Ratio | None:
+    ratios = {name: predicted / measured for name, (predicted, measured) in pairs.items() if measured and predicted}
     if not ratios:
         return None
     worst = max(ratios, key=lambda name: max(ratios[name], 1 / ratios[name]))

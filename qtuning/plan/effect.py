@@ -11,22 +11,22 @@ which lines pool their seed variances. `statistics/power.py` gives the power, wi
 s includes effects of a seed that all methods share. These cancel in a difference, so s overestimates the noise.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
 from statistics import fmean, variance
-from typing import TYPE_CHECKING, Any
 
 from qtuning.experiment.grid import Grid
 from qtuning.experiment.names import canonical, cell_id, evaluation_id
-from qtuning.experiment.schema import Cell
 from qtuning.files import canonical_json, read_json
 from qtuning.plan.assumptions import Assumptions
 from qtuning.plan.work import evaluation_work
-
-if TYPE_CHECKING:
-    from qtuning.store.lines import Line
+from qtuning.statistics.compare import pools_of, references, rival_of
+from qtuning.statistics.power import Spread, detectable_difference
+from qtuning.store.collect import identity
+from qtuning.store.lines import FULL, RANDOM, ZERO_SHOT, Line, line_of
 
 ONE_SEED = "one seed: nothing can be marked"
 NO_REFERENCE = "no reference in this experiment: nothing can be marked"
@@ -73,15 +73,12 @@ def effects_of(grids: Sequence[Grid], results: Path, assumptions: Assumptions) -
 
 
 def _effect(grid: Grid, results: Path, assumptions: Assumptions) -> Effect:
-    from qtuning.statistics.power import Spread, detectable_difference
-
     assert grid.evaluation is not None
     trained = [cell for cell in grid.cells if not cell.zero_shot]
     seeds = len({canonical_json(cell.seeds.model_dump()) for cell in trained if cell.seeds is not None})
     of_answer = 100 * sqrt(2 * 0.25 * (1 - assumptions.effect.correlation))
     items = {work.benchmark: work.items for work in evaluation_work(grid.evaluation, assumptions)}
-    measured = seed_spread(grid, results)
-    seed_sd = assumptions.seed_sd(grid.evaluation) if measured is None else measured[0]
+    seed_sd, measured = seed_spread(grid, results) or (assumptions.seed_sd(grid.evaluation), 0)
     families = families_of(grid)
     note = ""
     if not seeds:
@@ -103,10 +100,7 @@ def _effect(grid: Grid, results: Path, assumptions: Assumptions) -> Effect:
         )  # fmt: skip
         detects.append(Detectable(against, comparisons, lines, points))
     item_sd = of_answer * sqrt(sum(1 / count for count in items.values())) / len(items)
-    groups = 0 if measured is None else measured[1]
-    return Effect(
-        grid.experiment.name, seeds, sum(items.values()), tuple(detects), note, seed_sd, groups, item_sd
-    )  # fmt: skip
+    return Effect(grid.experiment.name, seeds, sum(items.values()), tuple(detects), note, seed_sd, measured, item_sd)
 
 
 def families_of(grid: Grid) -> dict[str, tuple[int, int]]:
@@ -115,9 +109,6 @@ def families_of(grid: Grid) -> dict[str, tuple[int, int]]:
     Only references that tables mark differences from: random + random where a budget has it, full data, and without
     full data the model without training.
     """
-    from qtuning.statistics.compare import pools_of, references, rival_of
-    from qtuning.store.lines import FULL, RANDOM, ZERO_SHOT
-
     found: dict[str, tuple[int, list[int]]] = {}
     for lines in _facets(grid):
         pools = pools_of(lines)
@@ -133,11 +124,8 @@ def families_of(grid: Grid) -> dict[str, tuple[int, int]]:
     return {name: (found[name][0], min(found[name][1])) for name in marked if name in found and found[name][1]}
 
 
-def _facets(grid: Grid) -> Iterator[list["Line"]]:
+def _facets(grid: Grid) -> Iterator[list[Line]]:
     """The lines of each model on each train set, as a table will have them."""
-    from qtuning.store.collect import identity
-    from qtuning.store.lines import line_of
-
     rows = [identity(grid, cell) for cell in grid.cells]
     train_sets = dict.fromkeys(row["train_set"] for row in rows if row["train_set"] is not None)
     for model in dict.fromkeys(row["model"] for row in rows):
@@ -152,28 +140,18 @@ def seed_spread(grid: Grid, results: Path) -> tuple[float, int] | None:
     None where no two such cells are finished.
     """
     assert grid.evaluation is not None
-    groups: dict[str, list[float]] = {}
+    groups: defaultdict[str, list[float]] = defaultdict(list)
     for cell in grid.cells:
         path = results / "cells" / cell_id(cell) / evaluation_id(grid.evaluation) / "scores.json"
         if cell.zero_shot or not path.is_file():
             continue
-        average = _average(read_json(path), grid.evaluation.benchmarks)
-        if average is not None:
-            groups.setdefault(_without_seeds(cell), []).append(average)
+        scores = read_json(path)["benchmarks"]
+        if scores.keys() >= set(grid.evaluation.benchmarks):
+            entries = [scores[name] for name in grid.evaluation.benchmarks]
+            method = canonical_json(canonical(cell).model_dump(mode="json", by_alias=True, exclude={"seeds"}))
+            groups[method].append(100 * fmean(entry["metrics"][entry["headline"]] for entry in entries))
     several = [values for values in groups.values() if len(values) > 1]
     if not several:
         return None
     squares = sum(variance(values) * (len(values) - 1) for values in several)
     return sqrt(squares / sum(len(values) - 1 for values in several)), len(several)
-
-
-def _average(scores: dict[str, Any], benchmarks: Sequence[str]) -> float | None:
-    """Mean of the headline metrics in points; None where a benchmark is missing."""
-    entries = [scores["benchmarks"].get(name) for name in benchmarks]
-    if any(entry is None for entry in entries):
-        return None
-    return 100 * fmean(entry["metrics"][entry["headline"]] for entry in entries)
-
-
-def _without_seeds(cell: Cell) -> str:
-    return canonical_json(canonical(cell).model_dump(mode="json", by_alias=True, exclude={"seeds"}))

@@ -1,8 +1,10 @@
 """Experiments -> the trainings and evaluations they ask for, each once: what a job takes, and whether it is done."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from qtuning.experiment.grid import Grid
 from qtuning.experiment.names import AUXILIARY, ResultPaths, cell_id, evaluation_id, pair_id
@@ -17,10 +19,27 @@ from qtuning.plan.work import BenchmarkWork, TrainingWork, evaluation_work, trai
 
 
 @dataclass(frozen=True)
-class TrainingJob:
-    """The training of one cell.
+class Hours:
+    """Device-hours by stage. The start of each process is part of training or of evaluation."""
 
-    identity: the cell's name. experiment: the first that asks for it, and pays. done: nothing is left to train.
+    scoring: float = 0.0
+    training: float = 0.0
+    evaluation: float = 0.0
+
+    def __add__(self, other: "Hours") -> "Hours":
+        return Hours(self.scoring + other.scoring, self.training + other.training, self.evaluation + other.evaluation)
+
+    @property
+    def total(self) -> float:
+        """All stages."""
+        return self.scoring + self.training + self.evaluation
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training or an evaluation of one cell.
+
+    identity: the cell's name. experiment: the first that asks for it, and pays. done: nothing is left to do.
     """
 
     cell: Cell
@@ -28,9 +47,29 @@ class TrainingJob:
     experiment: str
     done: bool
     shape: Shape
+
+    @property
+    def lora(self) -> bool:
+        """Whether the cell trains adapters."""
+        return self.cell.training is not None and self.cell.training.tuning == "lora"
+
+
+@dataclass(frozen=True)
+class TrainingJob(Job):
+    """The training of one cell. auxiliary: shapes of its `reference` and `proxy`, where it has them."""
+
     lengths: Lengths
-    work: TrainingWork
-    memory: Memory
+    auxiliary: dict[str, Shape]
+
+    @cached_property
+    def work(self) -> TrainingWork:
+        """Of all processes together."""
+        return training_work(self.cell, self.shape, self.lengths, self.auxiliary)
+
+    @cached_property
+    def memory(self) -> Memory:
+        """Of one process, at its peak."""
+        return training_memory(self.cell, self.shape, self.lengths)
 
     @property
     def settings(self) -> Training:
@@ -38,10 +77,10 @@ class TrainingJob:
         assert self.cell.training is not None
         return self.cell.training
 
-    @property
-    def lora(self) -> bool:
-        """Whether adapters are trained."""
-        return self.settings.tuning == "lora"
+    def changed(self, **settings: Any) -> "TrainingJob":
+        """The same job with other keys of `training`."""
+        training = self.settings.model_copy(update=settings)
+        return replace(self, cell=self.cell.model_copy(update={"training": training}))
 
     @property
     def trained_bytes(self) -> int:
@@ -64,30 +103,42 @@ class TrainingJob:
 
     def _seconds(self, machine: Machine, flops: float, batches: float, passes: float = 1.0) -> float:
         dtype = "bfloat16" if self.settings.mixed_precision == "bf16" else self.cell.dtype
-        processes = self.settings.processes
-        return machine.seconds(
-            flops / processes, batches / processes, self.shape, dtype, adapters=self.lora, factor=passes
-        )
+        flops, batches = flops / self.settings.processes, batches / self.settings.processes
+        return machine.seconds(flops, batches, self.shape, dtype, adapters=self.lora, factor=passes)
+
+    def hours(self, machine: Machine) -> Hours:
+        """Device-hours, the start of the processes among them."""
+        scale = self.settings.processes / 3600
+        training = self.training_seconds(machine) + machine.start_seconds
+        return Hours(scoring=self.scoring_seconds(machine) * scale, training=training * scale)
 
 
 @dataclass(frozen=True)
-class EvaluationJob:
-    """One evaluation of one cell. work: benchmark by benchmark. The other fields are those of a TrainingJob."""
+class EvaluationJob(Job):
+    """One evaluation of one cell. work: benchmark by benchmark."""
 
-    cell: Cell
-    identity: str
-    experiment: str
-    done: bool
-    shape: Shape
-    evaluation: Evaluation
+    settings: Evaluation
     work: tuple[BenchmarkWork, ...]
-    memory: Memory
+
+    @cached_property
+    def memory(self) -> Memory:
+        """At its peak."""
+        return evaluation_memory(self.cell, self.settings, self.shape, self.work)
+
+    def changed(self, **settings: Any) -> "EvaluationJob":
+        """The same job with other keys of `evaluation`."""
+        evaluation = self.settings.model_copy(update=settings)
+        work = tuple(replace(asked, batch_size=evaluation.batch_size) for asked in self.work)
+        return replace(self, settings=evaluation, work=work)
 
     def seconds(self, machine: Machine) -> dict[str, float]:
         """Wall-clock seconds by benchmark."""
-        adapters = self.cell.training is not None and self.cell.training.tuning == "lora"
-        dtype = self.evaluation.dtype
-        return {asked.benchmark: asked.seconds(self.shape, machine, dtype, adapters) for asked in self.work}
+        dtype = self.settings.dtype
+        return {asked.benchmark: asked.seconds(self.shape, machine, dtype, self.lora) for asked in self.work}
+
+    def hours(self, machine: Machine) -> Hours:
+        """Device-hours, the start of the process among them."""
+        return Hours(evaluation=(sum(self.seconds(machine).values()) + machine.start_seconds) / 3600)
 
 
 class Jobs:
@@ -112,69 +163,44 @@ class Jobs:
         self.models: dict[str, tuple[Model, Shape, bool]] = {}
         self.train_sets: dict[str, tuple[str, Lengths]] = {}
         self._paths, self._assumptions, self._data_dir = paths, assumptions, data_dir
-        self._work: dict[str, tuple[BenchmarkWork, ...]] = {}  # of evaluations, which many cells share
         for grid in grids:
-            self._add(grid)
+            name, cells = grid.experiment.name, tuple(cell_id(cell) for cell in grid.cells)
+            earlier = {identity for others in self.cells.values() for identity in others}
+            self.cells[name], self.shared[name] = cells, sum(identity in earlier for identity in cells)
+            self.finished[name] = sum([self._add(grid, *pair) for pair in zip(grid.cells, cells, strict=True)])
 
-    def _add(self, grid: Grid) -> None:
-        name = grid.experiment.name
-        earlier = {identity for cells in self.cells.values() for identity in cells}
-        self.cells[name] = tuple(cell_id(cell) for cell in grid.cells)
-        self.shared[name] = sum(identity in earlier for identity in self.cells[name])
-        self.finished[name] = 0
-        for cell, identity in zip(grid.cells, self.cells[name], strict=True):
-            evaluated = self._add_evaluation(name, cell, identity, grid.evaluation)
-            trained = self._add_training(name, cell, identity, evaluated, grid.experiment.keep_weights)
-            self.finished[name] += evaluated and trained
-
-    def _add_evaluation(self, experiment: str, cell: Cell, identity: str, evaluation: Evaluation | None) -> bool:
-        """Whether nothing is left to evaluate."""
+    def _add(self, grid: Grid, cell: Cell, identity: str) -> bool:
+        """Add the jobs of a cell, and say whether nothing is left to do of them."""
+        experiment, folder = grid.experiment.name, self._paths.root / "cells" / identity
         shape = self._shape(cell.model, self._paths.model(cell))
-        if evaluation is None:
-            return True
-        name = evaluation_id(evaluation)
-        done = (self._paths.root / "cells" / identity / name / "scores.json").is_file()
-        if name not in self._work:
-            self._work[name] = tuple(evaluation_work(evaluation, self._assumptions))
-        if (identity, name) not in self.evaluations:
-            work = self._work[name]
-            memory = evaluation_memory(cell, evaluation, shape, work)
-            job = EvaluationJob(cell, identity, experiment, done, shape, evaluation, work, memory)
-            self.evaluations[identity, name] = job
-        return done
-
-    def _add_training(self, experiment: str, cell: Cell, identity: str, evaluated: bool, keep_weights: bool) -> bool:
-        """Whether nothing is left to train.
-
-        Full weights go after evaluation, so another evaluation of the same cell trains it again.
-        """
-        if cell.training is None:
-            return True
-        folder = self._paths.root / "cells" / identity
-        done = (folder / "train.json").is_file() and (evaluated or (folder / "weights").is_dir())
-        if cell.training.tuning == "lora" or keep_weights:
-            self.kept.add(identity)
-        earlier = self.trainings.get(identity)
-        if earlier is None or (earlier.done and not done):
-            first = experiment if earlier is None else earlier.experiment
-            shape, lengths = self._shape(cell.model, self._paths.model(cell)), self._lengths(cell)
-            work = training_work(cell, shape, lengths, self._auxiliary_shapes(cell))
-            memory = training_memory(cell, shape, lengths)
-            self.trainings[identity] = TrainingJob(cell, identity, first, done, shape, lengths, work, memory)
-        return done
+        evaluated = trained = True
+        if grid.evaluation is not None:
+            name = evaluation_id(grid.evaluation)
+            evaluated = (folder / name / "scores.json").is_file()
+            work = evaluation_work(grid.evaluation, self._assumptions)
+            job = EvaluationJob(cell, identity, experiment, evaluated, shape, grid.evaluation, work)
+            self.evaluations.setdefault((identity, name), job)
+        if cell.training is not None:
+            # full weights go after evaluation, so another evaluation of the same cell trains it again
+            trained = (folder / "train.json").is_file() and (evaluated or (folder / "weights").is_dir())
+            if cell.training.tuning == "lora" or grid.experiment.keep_weights:
+                self.kept.add(identity)
+            earlier = self.trainings.get(identity)
+            if earlier is None or (earlier.done and not trained):
+                pays = experiment if earlier is None else earlier.experiment
+                others = {
+                    role: self._shape(getattr(cell.pruning, role), ready)
+                    for role in AUXILIARY
+                    if (ready := self._paths.auxiliary(cell, role)) is not None
+                }
+                lengths = self._lengths(cell)
+                self.trainings[identity] = TrainingJob(cell, identity, pays, trained, shape, lengths, others)
+        return evaluated and trained
 
     def _shape(self, model: Model, ready: Path) -> Shape:
         if ready.name not in self.models:
             self.models[ready.name] = model, shape_of_model(model, ready), (ready / "model.json").is_file()
         return self.models[ready.name][1]
-
-    def _auxiliary_shapes(self, cell: Cell) -> dict[str, Shape]:
-        shapes = {}
-        for role in AUXILIARY:
-            model, ready = getattr(cell.pruning, role), self._paths.auxiliary(cell, role)
-            if model is not None and ready is not None:
-                shapes[role] = self._shape(model, ready)
-        return shapes
 
     def _lengths(self, cell: Cell) -> Lengths:
         assert cell.train_set is not None

@@ -9,8 +9,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from qtuning.data.rows import Example, parse_row
+from qtuning.data.sources import read_rows
 from qtuning.errors import UserError
-from qtuning.experiment.schema import Cell, FileSource, Template, TrainSet
+from qtuning.experiment.schema import Cell, FileSource, Template
 from qtuning.plan.assumptions import Assumptions
 
 POINTS = 512  # lengths that stand for those of an assumed train set
@@ -55,9 +57,8 @@ def lengths_of(cell: Cell, samples: Path, assumptions: Assumptions, data_dir: Pa
         return _counted(samples / "samples.parquet")
     source = cell.train_set.source
     if isinstance(source, FileSource) and (source.kind == "path" or (source.kind == "data-dir" and data_dir)):
-        prompts, responses = _characters(cell.train_set, data_dir)
-        return _read(prompts, responses, cell.limit_train, WRAPPING[cell.model.template], cell.training.cutoff)
-    guess, _ = assumptions.train_set(cell.train_set.name)
+        return _by_characters(cell, data_dir)
+    guess = assumptions.train_set(cell.train_set.name)
     rows = guess.rows if cell.limit_train is None else min(cell.limit_train, guess.rows)
     return assumed(rows, guess.prompt_tokens, guess.response_tokens, guess.spread, PROMPT_SPREAD, cell.training.cutoff)
 
@@ -74,45 +75,35 @@ def assumed(rows: int, prompt: float, response: float, spread: float, prompt_spr
     return Lengths(prompts, np.minimum(responses, cutoff - prompts), rows / points, "assumed")
 
 
-def _characters(train_set: TrainSet, data_dir: Path | None) -> tuple[Array, Array]:
-    """[n] characters of the prompts and of the responses of all usable rows of a local train set."""
-    from qtuning.data.rows import Example, parse_row
-    from qtuning.data.sources import read_rows
-
-    examples = (parse_row(row, train_set) for row in read_rows(train_set, data_dir=data_dir))
+def _by_characters(cell: Cell, data_dir: Path | None) -> Lengths:
+    """Those of all usable rows of a local train set, cut as preparation cuts them."""
+    assert cell.train_set is not None and cell.training is not None
+    examples = (parse_row(row, cell.train_set) for row in read_rows(cell.train_set, data_dir=data_dir))
     sizes = [
         (sum(len(turn.content) for turn in example.prompt) + len(example.input), len(example.response))
         for example in examples
         if isinstance(example, Example)
     ]
     if not sizes:
-        raise UserError(f"train set {train_set.name}: {train_set.source.file}: no usable row")  # type: ignore[union-attr]
-    prompts, responses = np.array(sizes, dtype=np.float64).T
-    return prompts, responses
-
-
-def _read(prompts: Array, responses: Array, limit: int | None, wrapping: int, cutoff: int) -> Lengths:
-    """Lengths by characters, cut as preparation cuts them; one token more ends a response."""
-    rows = len(prompts) if limit is None else min(limit, len(prompts))
-    asked = np.clip(np.ceil(prompts / CHARACTERS) + wrapping, 1.0, cutoff - 1.0)
-    answered = np.minimum(np.ceil(responses / CHARACTERS) + 1, cutoff - asked)
-    return Lengths(asked, answered, rows / len(prompts), "characters")
+        source: Any = cell.train_set.source
+        raise UserError(f"train set {cell.train_set.name}: {source.file}: no usable row")
+    prompts, responses = np.ceil(np.array(sizes).T / CHARACTERS)
+    rows = len(sizes) if cell.limit_train is None else min(cell.limit_train, len(sizes))
+    prompts = np.clip(prompts + WRAPPING[cell.model.template], 1.0, cell.training.cutoff - 1.0)
+    responses = np.minimum(responses + 1, cell.training.cutoff - prompts)  # one token more ends a response
+    return Lengths(prompts, responses, rows / len(sizes), "characters")
 
 
 def _log_normal(mean: float, spread: float, points: int) -> Array:
     """[points]: quantiles of the log-normal distribution, scaled to the mean."""
-    middles = (np.arange(points) + 0.5) / points
-    normal = np.array([NormalDist().inv_cdf(share) for share in middles])
-    values = np.exp(normal * np.sqrt(np.log1p(spread**2)))
-    scaled: Array = values * (mean / values.mean())
-    return scaled
+    normal = np.array([NormalDist().inv_cdf((point + 0.5) / points) for point in range(points)])
+    values: Array = np.exp(normal * np.sqrt(np.log1p(spread**2)))
+    return values * (mean / values.mean())
 
 
 def _counted(path: Path) -> Lengths:
-    """Lengths of a prepared train set."""
     import polars as pl
 
-    columns = (pl.col("prompt_length"), pl.col("input_ids").list.len().alias("length"))
-    table: Any = pl.scan_parquet(path).select(*columns).collect()
-    prompts = table["prompt_length"].to_numpy().astype(np.float64)
-    return Lengths(prompts, table["length"].to_numpy().astype(np.float64) - prompts, 1.0, "tokens")
+    columns = [pl.col("prompt_length").cast(float), pl.col("input_ids").list.len().cast(float).alias("length")]
+    prompts, tokens = pl.scan_parquet(path).select(columns).collect().to_numpy().T
+    return Lengths(prompts, tokens - prompts, 1.0, "tokens")

@@ -13,6 +13,7 @@ generation at batch 1.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from qtuning.errors import UserError
 from qtuning.experiment.yaml_files import nearest
@@ -67,32 +68,29 @@ class Machine:
         return max(flops / self.rate(dtype), reading) + launching
 
 
-def _memory() -> float:
-    """Bytes of this machine."""
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-
-
-def machines() -> dict[str, Machine]:
-    """The machines that `--gpu` knows."""
-    reached = {"bfloat16": 0.35, "float32": 0.6}
-    gpu = {"reached": reached, "layer_seconds": 0.6e-3, "update_seconds": 0.01, "start_seconds": 25.0, "device": "cuda"}
-    return {
-        "h100": Machine("h100", "NVIDIA H100 SXM, 80 GB", memory=79 * GIB, bandwidth=3.35e12,
-                        peak={"bfloat16": 989e12, "float32": 67e12}, **gpu),  # type: ignore[arg-type]
-        "a100": Machine("a100", "NVIDIA A100 SXM, 80 GB", memory=79 * GIB, bandwidth=2.04e12,
-                        peak={"bfloat16": 312e12, "float32": 19.5e12}, **gpu),  # type: ignore[arg-type]
-        "4090": Machine("4090", "NVIDIA RTX 4090, 24 GB", memory=23.5 * GIB, bandwidth=1.01e12,
-                        peak={"bfloat16": 165e12, "float32": 82.6e12}, **gpu),  # type: ignore[arg-type]
-        # measured on one thread of a server with AVX-512 (docs/benchmarks/cpu.md), and with the mini model
-        "cpu": Machine("cpu", "one CPU thread (AVX-512)", device="cpu", memory=_memory(), bandwidth=10e9,
-                       peak={"bfloat16": 200e9, "float32": 70e9}, reached={"bfloat16": 0.9, "float32": 0.9},
-                       layer_seconds=0.4e-3, update_seconds=0.008, start_seconds=6.0, margin=0.1, reserve=0.5 * GIB),
-    }  # fmt: skip
+_gpu = partial(
+    Machine, reached={"bfloat16": 0.35, "float32": 0.6}, layer_seconds=0.6e-3, update_seconds=0.01, start_seconds=25.0,
+    device="cuda",
+)  # fmt: skip
+MACHINES = {
+    "h100": _gpu("h100", "NVIDIA H100 SXM, 80 GB", memory=79 * GIB, bandwidth=3.35e12,
+                 peak={"bfloat16": 989e12, "float32": 67e12}),
+    "a100": _gpu("a100", "NVIDIA A100 SXM, 80 GB", memory=79 * GIB, bandwidth=2.04e12,
+                 peak={"bfloat16": 312e12, "float32": 19.5e12}),
+    "4090": _gpu("4090", "NVIDIA RTX 4090, 24 GB", memory=23.5 * GIB, bandwidth=1.01e12,
+                 peak={"bfloat16": 165e12, "float32": 82.6e12}),
+    # measured on one thread of a server with AVX-512 (docs/benchmarks/cpu.md), and with the mini model; the memory is
+    # that of this machine
+    "cpu": Machine("cpu", "one CPU thread (AVX-512)", device="cpu", bandwidth=10e9,
+                   memory=float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
+                   peak={"bfloat16": 200e9, "float32": 70e9}, reached={"bfloat16": 0.9, "float32": 0.9},
+                   layer_seconds=0.4e-3, update_seconds=0.008, start_seconds=6.0, margin=0.1, reserve=0.5 * GIB),
+}  # fmt: skip
+"""The machines that `--gpu` knows."""
 
 
 def find_machine(name: str) -> Machine:
     """The machine that `--gpu` names; UserError for an unknown one."""
-    known = machines()
-    if name not in known:
-        raise UserError(f"--gpu = {name!r}: unknown{nearest(name, known)}")
-    return known[name]
+    if name not in MACHINES:
+        raise UserError(f"--gpu = {name!r}: unknown{nearest(name, MACHINES)}")
+    return MACHINES[name]

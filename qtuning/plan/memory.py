@@ -8,11 +8,10 @@ import numpy as np
 
 from qtuning.experiment.needs import FORWARDS, needs_of, schedule_of
 from qtuning.experiment.schema import Cell, Evaluation, Training
+from qtuning.model.flops import CHUNK
 from qtuning.plan.lengths import Array, Lengths
 from qtuning.plan.shapes import BYTES, Shape
 from qtuning.plan.work import BenchmarkWork
-
-CHUNK = 256  # head.CHUNK, which torch comes with; a test compares them
 
 # Bytes that autograd saves for one token in one layer, for each channel of (hidden, queries, keys, intermediate), by
 # tuning and arithmetic; counted on LLaMA layers of transformers 5.23 with peft 0.21 (a test counts them again). peft

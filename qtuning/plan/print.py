@@ -10,10 +10,10 @@ from rich.table import Table
 
 from qtuning.files import canonical_json
 from qtuning.plan.assumptions import Assumptions
-from qtuning.plan.bill import Bill, Hours
-from qtuning.plan.check import Check, Ratio
+from qtuning.plan.bill import Bill
+from qtuning.plan.check import Check
 from qtuning.plan.effect import Effect
-from qtuning.plan.jobs import Jobs
+from qtuning.plan.jobs import Hours, Jobs
 from qtuning.plan.lengths import CHARACTERS
 from qtuning.plan.machines import GIB, Machine
 
@@ -27,14 +27,8 @@ def plan_json(
     bill: Bill, effects: Sequence[Effect], check: Check, assumed: Sequence[str], too_large: Sequence[str]
 ) -> str:
     """Everything, for machines."""
-    content = asdict(bill) | {
-        "wall_hours": bill.wall_hours,
-        "effects": [asdict(effect) for effect in effects],
-        "check": asdict(check),
-        "assumed": list(assumed),
-        "too_large": list(too_large),
-    }
-    return canonical_json(content)
+    found = {"effects": [asdict(effect) for effect in effects], "check": asdict(check), "wall_hours": bill.wall_hours}
+    return canonical_json(asdict(bill) | found | {"assumed": assumed, "too_large": too_large})
 
 
 def print_plan(bill: Bill, effects: Sequence[Effect], check: Check, assumed: Sequence[str]) -> None:
@@ -58,17 +52,15 @@ def print_plan(bill: Bill, effects: Sequence[Effect], check: Check, assumed: Seq
 
 def list_assumptions(jobs: Jobs, machine: Machine, assumptions: Assumptions) -> list[str]:
     """What the bill rests on that was not measured."""
-    by_basis: dict[str, dict[str, int]] = {}
-    for name, lengths in jobs.train_sets.values():
-        by_basis.setdefault(lengths.basis, {})[name] = lengths.rows
+    read = {name: lengths.rows for name, lengths in jobs.train_sets.values() if lengths.basis == "characters"}
     notes = [
         f"{name}: {rows:,} rows of its file, {CHARACTERS:g} characters a token, until it has been prepared"
-        for name, rows in sorted(by_basis.get("characters", {}).items())
+        for name, rows in sorted(read.items())
     ]
-    for name in sorted(by_basis.get("assumed", {})):
-        guess, own = assumptions.train_set(name)
+    for name in sorted({name for name, lengths in jobs.train_sets.values() if lengths.basis == "assumed"}):
+        guess = assumptions.train_set(name)
         size = f"{guess.rows:,} rows, {guess.prompt_tokens:g} + {guess.response_tokens:g} tokens"
-        whose = "" if own else " (default: no entry of its own)"
+        whose = "" if name in assumptions.train_sets else " (default: no entry of its own)"
         notes.append(f"{name}: {size}, from planning.yaml{whose}, until it has been prepared")
     unit, name = (1e12, "TFLOP/s") if machine.device == "cuda" else (1e9, "GFLOP/s")
     rates = ", ".join(f"{dtype} {machine.rate(dtype) / unit:.3g} {name}" for dtype in ("bfloat16", "float32"))
@@ -78,25 +70,18 @@ def list_assumptions(jobs: Jobs, machine: Machine, assumptions: Assumptions) -> 
 
 def _experiments(bill: Bill, console: Console) -> Table:
     """The table of experiments, with the widest spacing that fits."""
-    unlimited = console.options.update(max_width=10_000)
-    tables = [_spaced_experiments(bill, gap) for gap in (3, 2, 1)]
-    return next((t for t in tables if console.measure(t, options=unlimited).maximum <= console.width), tables[-1])
-
-
-def _spaced_experiments(bill: Bill, gap: int) -> Table:
     in_minutes = bill.total.total < 2
     unit = ("GPU" if bill.machine.device == "cuda" else "CPU") + ("-minutes" if in_minutes else "-hours")
     headers = ["\nExperiment", "\ncells", "\ndone", "\nshared", "to do:\ntrain", "\nevaluate"]
     headers += [f"{unit}\nscoring", "\ntraining", "\nevaluation", "\ntotal"]
-    table = _table(headers if bill.price is None else [*headers, "\nUSD"], gap)
-
-    def numbers(hours: Hours) -> list[str]:
-        stages = (hours.scoring, hours.training, hours.evaluation, hours.total)
-        texts = [_amount(60 * value if in_minutes else value) for value in stages]
-        return texts if bill.price is None else [*texts, _amount(hours.total * bill.price)]
+    table = _table(headers if bill.price is None else [*headers, "\nUSD"])
 
     def add(name: str, counts: Iterable[int], hours: Hours, style: str = "") -> None:
-        table.add_row(name, *(f"{count:,}" for count in counts), *numbers(hours), style=style)
+        stages = (hours.scoring, hours.training, hours.evaluation, hours.total)
+        numbers = [_amount(60 * value if in_minutes else value) for value in stages]
+        if bill.price is not None:
+            numbers.append(_amount(hours.total * bill.price))
+        table.add_row(name, *(f"{count:,}" for count in counts), *numbers, style=style)
 
     for row in bill.rows:
         add(row.experiment, (row.cells, row.done, row.shared, row.trainings, row.evaluations), row.hours)
@@ -104,6 +89,11 @@ def _spaced_experiments(bill: Bill, gap: int) -> Table:
         table.add_section()
         sums = (sum(getattr(row, count) for row in bill.rows) for count in ("shared", "trainings", "evaluations"))
         add("All", (bill.cells, bill.done, *sums), bill.total, "bold")
+    unlimited = console.options.update(max_width=10_000)
+    for gap in (3, 2, 1):
+        table.padding = (0, gap, 0, 0)
+        if console.measure(table, options=unlimited).maximum <= console.width:
+            break
     return table
 
 
@@ -113,11 +103,9 @@ def _models(bill: Bill) -> Table:
     for row in bill.models:
         largest = max(row.training_bytes, row.evaluation_bytes)
         verdict = "–" if largest == 0 else "fits" if largest <= room else "TOO LARGE"
-        table.add_row(
-            row.model, _count(row.parameters), f"{row.trainings:,}",
-            _gib(row.training_bytes), _gib(row.evaluation_bytes), verdict,
-            style="bold red" if verdict == "TOO LARGE" else "",
-        )  # fmt: skip
+        gib = _gib(row.training_bytes), _gib(row.evaluation_bytes)
+        style = "bold red" if verdict == "TOO LARGE" else ""
+        table.add_row(row.model, _count(row.parameters), f"{row.trainings:,}", *gib, verdict, style=style)
     return table
 
 
@@ -159,34 +147,35 @@ def _detectable(effects: Sequence[Effect]) -> list[Line]:
 
 def _checked(check: Check) -> list[Line]:
     """Predictions beside what finished cells took."""
-    ratios = {
-        "FLOPs": check.flops,
-        "seconds of training": check.training_seconds,
-        "seconds of evaluation": check.evaluation_seconds,
-        "peak memory": check.memory,
-    }
-    lines = [("checked", f"{what}: predicted / measured {_ratio(ratio)}") for what, ratio in ratios.items() if ratio]
+    texts = []
+    for what, ratio in (
+        ("FLOPs", check.flops),
+        ("seconds of training", check.training_seconds),
+        ("seconds of evaluation", check.evaluation_seconds),
+        ("peak memory", check.memory),
+    ):
+        if ratio is not None:
+            text = f"{what}: predicted / measured {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f}), "
+            furthest = f", furthest {ratio.worst}" if ratio.cells > 1 else ""
+            texts.append(f"{text}{ratio.cells} finished cells{furthest}")
     if check.elsewhere:
-        lines.append(("checked", f"{check.elsewhere} finished cells ran on a GPU: their seconds are not compared"))
-    return lines or [("checked", "no finished cell to compare predictions with yet")]
+        texts.append(f"{check.elsewhere} finished cells ran on a GPU: their seconds are not compared")
+    return [("checked", text) for text in texts or ["no finished cell to compare predictions with yet"]]
 
 
-def _ratio(ratio: Ratio) -> str:
-    furthest = f", furthest {ratio.worst}" if ratio.cells > 1 else ""
-    return f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f}), {ratio.cells} finished cells{furthest}"
-
-
-def _table(headers: Sequence[str], gap: int = 2) -> Table:
+def _table(headers: Sequence[str]) -> Table:
     """A table whose first column is text, and whose others are numbers."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for index, header in enumerate(headers):
         table.add_column(header, justify="right" if index else "left", no_wrap=True)
     return table
 
 
 def _labelled(label: str, text: str) -> str:
-    lines = textwrap.wrap(text, WIDTH - LABEL_WIDTH, break_on_hyphens=False, break_long_words=False)
-    return f"{label:<{LABEL_WIDTH}}" + ("\n" + LABEL_WIDTH * " ").join(lines)
+    return textwrap.fill(
+        text, WIDTH, initial_indent=f"{label:<{LABEL_WIDTH}}", subsequent_indent=" " * LABEL_WIDTH,
+        break_on_hyphens=False, break_long_words=False,
+    )  # fmt: skip
 
 
 def _points(points: float) -> str:

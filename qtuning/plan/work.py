@@ -193,8 +193,8 @@ class BenchmarkWork:
     """The work of one benchmark in one evaluation.
 
     choices: of an item of multiple choice, each of which is a request for a likelihood; None where answers are
-    generated. prompt_tokens: of one request. passes: batches. steps, most_steps: tokens that a batch generates,
-    expected and at most. item_seconds: of marking an answer.
+    generated. prompt_tokens: of one request. steps, most_steps: tokens that a batch generates, expected and at most.
+    item_seconds: of marking an answer.
     """
 
     benchmark: str
@@ -202,7 +202,6 @@ class BenchmarkWork:
     choices: int | None
     requests: int
     prompt_tokens: float
-    passes: int
     batch_size: int
     steps: float
     most_steps: int
@@ -217,6 +216,11 @@ class BenchmarkWork:
     def most_new_tokens(self) -> int:
         """Tokens generated if no answer ends before its limit."""
         return self.generations * self.most_steps
+
+    @property
+    def passes(self) -> int:
+        """Batches."""
+        return math.ceil(self.requests / self.batch_size)
 
     def flops(self, shape: Shape) -> float:
         """Prefill and generation."""
@@ -247,7 +251,7 @@ class BenchmarkWork:
         return shape.forward_flops(new, new * self._mean_context, new)
 
 
-def evaluation_work(evaluation: Evaluation, assumptions: Assumptions) -> list[BenchmarkWork]:
+def evaluation_work(evaluation: Evaluation, assumptions: Assumptions) -> tuple[BenchmarkWork, ...]:
     """What an evaluation asks a model, benchmark by benchmark."""
     found = []
     for name in evaluation.benchmarks:
@@ -259,9 +263,8 @@ def evaluation_work(evaluation: Evaluation, assumptions: Assumptions) -> list[Be
         most = 0 if guess.choices else evaluation.max_new_tokens or own
         found.append(
             BenchmarkWork(
-                name, items, guess.choices, requests, min(prompt, evaluation.max_length),
-                math.ceil(requests / evaluation.batch_size), evaluation.batch_size, min(guess.steps, most), most,
-                guess.item_seconds,
+                name, items, guess.choices, requests, min(prompt, evaluation.max_length), evaluation.batch_size,
+                min(guess.steps, most), most, guess.item_seconds,
             )
         )  # fmt: skip
-    return found
+    return tuple(found)

@@ -19,7 +19,7 @@ from qtuning.plan.assumptions import read_assumptions
 from qtuning.plan.check import check_predictions
 from qtuning.plan.jobs import Jobs
 from qtuning.plan.lengths import Lengths
-from qtuning.plan.machines import machines
+from qtuning.plan.machines import MACHINES
 from qtuning.plan.shapes import from_config
 from qtuning.plan.work import training_work
 from qtuning.pruners.method import method_of
@@ -74,10 +74,10 @@ def planned(results: Path) -> Jobs:
 
 def test_finished_cells_are_compared_where_they_ran(tmp_path: Path) -> None:
     jobs = planned(tmp_path)
-    cpu, h100 = machines()["cpu"], machines()["h100"]
+    cpu, h100 = MACHINES["cpu"], MACHINES["h100"]
     assert check_predictions(jobs, tmp_path, cpu).flops is None
     here, there, diverged = list(jobs.trainings.values())[:3]
-    seconds = here.scoring_seconds(machines()["cpu"]) + here.training_seconds(machines()["cpu"])
+    seconds = here.scoring_seconds(MACHINES["cpu"]) + here.training_seconds(MACHINES["cpu"])
     for job, device, factor in ((here, "cpu", 2.0), (there, "cuda:0", 0.5), (diverged, "cpu", 9.0)):
         cost = {"flops_total": job.work.flops * factor, "seconds_scoring": 0.0, "seconds_training": seconds * 4}
         marker: dict[str, Any] = {"status": "diverged" if job is diverged else "done", "provenance": {"device": device}}
@@ -92,7 +92,7 @@ def test_finished_cells_are_compared_where_they_ran(tmp_path: Path) -> None:
     assert both.elsewhere == 0 and both.training_seconds is not None and both.training_seconds.cells == 2
     assert both.training_seconds.high == pytest.approx(0.25)  # what ran on the CPU is compared with the CPU
     # of a process all that is resident was measured, of a GPU what torch allocates there
-    reserve = machines()["cpu"].reserve
+    reserve = MACHINES["cpu"].reserve
     assert both.memory is not None and reserve > 1e8
     bytes_of = [(here.memory.total + reserve) / 1e9, there.memory.total / 1e9]
     assert [both.memory.low, both.memory.high] == pytest.approx(sorted(bytes_of))

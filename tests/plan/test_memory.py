@@ -9,10 +9,9 @@ import torch
 from test_work import a_cell
 
 from qtuning.model.batch import pack
-from qtuning.model.head import CHUNK as REAL_CHUNK
 from qtuning.plan.assumptions import BenchmarkGuess
 from qtuning.plan.lengths import Lengths, assumed
-from qtuning.plan.memory import CHUNK, largest_batches, saved_bytes, training_memory
+from qtuning.plan.memory import largest_batches, saved_bytes, training_memory
 from qtuning.plan.shapes import Shape, from_config
 
 WAYS = [("full", "float32", "no"), ("full", "bfloat16", "no"), ("full", "float32", "bf16")]
@@ -72,10 +71,6 @@ def test_the_parts_of_full_fine_tuning_by_hand() -> None:
     lora = training_memory(a_cell("full", tuning="lora", dtype="bfloat16"), shape, lengths)
     adapters = shape.lora_parameters(8)
     assert (lora.weights, lora.gradients) == (2 * shape.parameters + 4 * adapters, 4 * adapters)
-
-
-def test_the_chunk_is_that_of_the_head() -> None:
-    assert CHUNK == REAL_CHUNK
 
 
 def test_the_largest_batch_bounds_those_that_are_drawn() -> None:

@@ -22,7 +22,7 @@ from qtuning.plan.bill import Bill, bill_of
 from qtuning.plan.effect import effects_of
 from qtuning.plan.fits import list_too_large
 from qtuning.plan.jobs import Jobs
-from qtuning.plan.machines import machines
+from qtuning.plan.machines import MACHINES
 
 ITEMS = 2376 + 1172 + 1319 + 10_570 + 17_944
 
@@ -32,7 +32,7 @@ def jobs(configs: Path, results: Path, *names: str) -> Jobs:
 
 
 def bill(configs: Path, results: Path, *names: str, gpu: str = "h100") -> Bill:
-    return bill_of(jobs(configs, results, *names), machines()[gpu], 1, None)
+    return bill_of(jobs(configs, results, *names), MACHINES[gpu], 1, None)
 
 
 def test_table_1_is_counted_and_paid_once(configs: Path, experiment: Callable[..., Path], tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_an_experiment_without_evaluation_is_trained_only(configs: Path, tmp_pat
     (grid,) = ConfigFolder(configs).expand(["mini"])
     bare = replace(grid, experiment=grid.experiment.model_copy(update={"evaluation": None}))
     assumptions = read_assumptions(configs)
-    found = bill_of(Jobs([bare], ResultPaths(tmp_path), assumptions), machines()["cpu"], 1, None)
+    found = bill_of(Jobs([bare], ResultPaths(tmp_path), assumptions), MACHINES["cpu"], 1, None)
     (row,) = found.rows
     assert (row.cells, row.done, row.trainings, row.evaluations) == (11, 1, 10, 0)  # zero-shot asks for nothing
     assert found.total.evaluation == found.items == 0 < found.total.training
@@ -109,15 +109,15 @@ def test_what_cannot_fit_is_refused_with_the_key_that_helps(
     configs: Path, experiment: Callable[..., Path], tmp_path: Path
 ) -> None:
     experiment("huge", training={"tuning": "full", "dtype": "float32"}, methods=["full"], models=["mistral-7b"])
-    line, *others = list_too_large(jobs(configs, tmp_path, "huge"), machines()["h100"])
+    line, *others = list_too_large(jobs(configs, tmp_path, "huge"), MACHINES["h100"])
     assert not others
     assert "huge: training mistral-7b-wizardlm-full-" in line and "NVIDIA H100 SXM, 80 GB has" in line
     assert "training.tuning: lora" in line or "training.tuning: lora with gradient_checkpointing" in line
     need = int(line.split(" needs ")[1].split(" GiB")[0])
     assert need > 7.2 * 16 / 1.074  # 16 bytes a parameter
     experiment("fits", methods=["full"], models=["smollm2-135m"])
-    assert not list_too_large(jobs(configs, tmp_path, "fits"), machines()["h100"])
-    small = list_too_large(jobs(configs, tmp_path, "huge"), machines()["4090"])
+    assert not list_too_large(jobs(configs, tmp_path, "fits"), MACHINES["h100"])
+    small = list_too_large(jobs(configs, tmp_path, "huge"), MACHINES["4090"])
     assert any("evaluating" in line and "evaluation.dtype: bfloat16" in line for line in small)
 
 
@@ -210,7 +210,7 @@ def test_no_bfloat16_is_advised_on_a_processor(run: Callable[..., Any], experime
 def test_every_shipped_train_set_has_an_estimate_of_its_own(configs: Path) -> None:
     assumptions = read_assumptions(configs)
     for path in (configs / "train_sets").glob("*.yaml"):
-        assert assumptions.train_set(path.stem)[1], f"{path.stem}: would be planned as `default`"
+        assert path.stem in assumptions.train_sets, f"{path.stem}: would be planned as `default`"
 
 
 def test_limits_of_generations_are_those_of_the_tasks(configs: Path) -> None:
