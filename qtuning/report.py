@@ -10,9 +10,11 @@ from importlib.resources import files
 from pathlib import Path
 
 import polars as pl
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from qtuning.data.contamination import notes_from_store
-from qtuning.figures.write import Written, write_figures
+from qtuning.figures.write import write_figures
 from qtuning.files import atomic_path, write_text
 from qtuning.paper.beside import paper_editions
 from qtuning.paper.claims import check_claims, claims_page
@@ -30,30 +32,21 @@ from qtuning.tables.scores import score_edition
 from qtuning.tables.write import Edition, write_edition, write_tables
 
 ASSETS = files("qtuning") / "assets" / "report"
-MEDIA = {".svg": "image/svg+xml", ".csv": "text/csv", ".png": "image/png"}
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure on the page. image, data: as data URIs, so that the page needs no other file."""
-
-    name: str
-    caption: str
-    image: str
-    data: str
+MEDIA = {".svg": "image/svg+xml", ".csv": "text/csv"}
 
 
 @dataclass(frozen=True)
 class Section:
     """An experiment on the page.
 
-    tables: (what it is folded under, HTML fragment). comparisons: CSV as a data URI, or None.
+    tables: (what it is folded under, HTML fragment). figures: name, caption, image and data of each. Images, data and
+    comparisons (or None) are data URIs, so that the page needs no other file.
     """
 
     name: str
     title: str
-    tables: tuple[tuple[str, str], ...]
-    figures: tuple[Figure, ...]
+    tables: tuple[tuple[str, Markup], ...]
+    figures: tuple[dict[str, str], ...]
     comparisons: str | None
 
 
@@ -91,12 +84,16 @@ def _section(name: str, store: Store, out: Path) -> Section:
     if (planted := planted_errors_edition(store.localisation, cells)) is not None:
         write_edition(planted, out / "tables", name)
         editions.append(planted)
-    figures = write_figures(name, store, out / "figures", summary)
+    figures = []
+    for figure in write_figures(name, store, out / "figures", summary):
+        uris = {path.suffix: _uri(path) for path in figure.paths if path.suffix != ".png"}
+        figures.append({"name": figure.name, "caption": figure.caption, "image": uris[".svg"], "data": uris[".csv"]})
     return Section(
         name,
         cells["title"][0],
-        tuple((_fold(edition.page, name), html.fragment(edition.page)) for edition in editions),
-        tuple(map(_figure, figures)),
+        # fragments are escaped already
+        tuple((_fold(edition.page, name), Markup(html.fragment(edition.page))) for edition in editions),
+        tuple(figures),
         None if compared is None else _uri(compared),
     )
 
@@ -107,22 +104,12 @@ def _fold(page: Page, name: str) -> str:
     return known.get(page.name.removeprefix(name), page.title)
 
 
-def _figure(written: Written) -> Figure:
-    by_kind = {path.suffix: path for path in written.paths}
-    return Figure(written.name, written.caption, _uri(by_kind[".svg"]), _uri(by_kind[".csv"]))
-
-
 def _uri(path: Path) -> str:
     return f"data:{MEDIA[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _render(sections: Sequence[Section], claims: Page) -> str:
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((ASSETS / "report.html").read_text(encoding="utf-8"))
     styles = html.css() + (ASSETS / "report.css").read_text(encoding="utf-8")
-    # fragments are escaped already, and the style sheets are ours
-    parts = [(section, [(summary, Markup(fragment)) for summary, fragment in section.tables]) for section in sections]
-    return template.render(parts=parts, css=Markup(styles), claims=Markup(html.fragment(claims))) + "\n"
+    return template.render(sections=sections, css=Markup(styles), claims=Markup(html.fragment(claims))) + "\n"

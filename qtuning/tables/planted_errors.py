@@ -7,7 +7,7 @@ import polars as pl
 
 from qtuning.statistics.summary import labels_of
 from qtuning.store.lines import cells_by_line
-from qtuning.tables.labels import budget_label, method_label, subjects
+from qtuning.tables.labels import budget_label, method_label, number, subjects
 from qtuning.tables.markdown import render_markdown
 from qtuning.tables.page import Block, Column, Field, Page, Parts, Table
 from qtuning.tables.write import Edition
@@ -34,6 +34,16 @@ weights: `base` or `trained`. lambda: of the smoothed score. Of each measure the
 standard deviation; share: of the response tokens that are pruned, or of the samples that are kept. missing: how many
 of the seeds have no answer; the means are null then.
 """
+
+HEADERS = (
+    ("PPL", "token perplexity", {"AUC": "auc", "P@wrong": "precision"}),
+    ("Smoothed", "smoothed score", {"λ": "lambda", "AUC": "auc", "P@wrong": "precision"}),
+    ("All", PRUNED[0], {"pruned": "share", "precision": "precision", "recall": "recall"}),
+    ("Within kept samples", PRUNED[1], {"pruned": "share", "precision": "precision", "recall": "recall"}),
+    ("Kept", "kept samples with an error", {"with": "share"}),
+    ("Kept", "kept samples without", {"without": "share"}),
+)
+"""Columns of numbers: heading, score, and the measure of it below each header."""
 
 NOTES = (
     "Means over the seeds ± 1 sample standard deviation. AUC: probability that a wrong token scores above a right one. "
@@ -88,29 +98,15 @@ def planted_errors_edition(answers: pl.DataFrame, cells: pl.DataFrame) -> Editio
         fields: list[tuple[Field, ...]] = []
         for part in chosen:
             by_score = {row["score"]: row for row in part.iter_rows(named=True)}
-            ppl, smoothed, pruned, inside, faulty, sound = (by_score[score] for score in SCORES)
-            fields.append(
-                (
-                    ppl["budget"],
-                    ppl["label"],
-                    *([models[ppl["model"]]] if len(models) > 1 else []),
-                    *([train_sets[ppl["train_set"]]] if len(train_sets) > 1 else []),
-                    *(_parts(ppl, name) for name in ("auc", "precision")),
-                    "–" if smoothed["lambda"] is None else f"{smoothed['lambda']:g}",
-                    *(_parts(smoothed, name) for name in ("auc", "precision")),
-                    *(_parts(pruned, name) for name in ("share", "precision", "recall")),
-                    *(_parts(inside, name) for name in ("share", "precision", "recall")),
-                    *(_parts(row, "share") for row in (faulty, sound)),
-                )
-            )
+            names = [part["budget"][0], part["label"][0]]
+            names += [models[part["model"][0]]] if len(models) > 1 else []
+            names += [train_sets[part["train_set"][0]]] if len(train_sets) > 1 else []
+            numbers = [_field(by_score[score], name) for _, score, measures in HEADERS for name in measures.values()]
+            fields.append((*names, *numbers))
         blocks.append(Block(title, tuple(fields)))
     columns = (
         *(Column(word, words=True) for word in words),
-        *(Column(name, "PPL") for name in ("AUC", "P@wrong")),
-        *(Column(name, "Smoothed") for name in ("λ", "AUC", "P@wrong")),
-        *(Column(name, "All") for name in ("pruned", "precision", "recall")),
-        *(Column(name, "Within kept samples") for name in ("pruned", "precision", "recall")),
-        *(Column(name, "Kept") for name in ("with", "without")),
+        *(Column(header, group) for group, _, measures in HEADERS for header in measures),
     )
     experiment = cells["experiment"][0]
     table = Table("localisation", "", columns, tuple(blocks), notes=NOTES)
@@ -132,8 +128,9 @@ def _over_seeds(found: list[dict[str, Any] | None]) -> dict[str, float | None]:
     return values
 
 
-def _parts(row: dict[str, Any], name: str) -> Parts:
-    mean, spread = row[name], row[f"{name}_sd"]
-    if mean is None:
-        return Parts("–")
-    return Parts(f"{mean:.3f}", "" if spread is None else f" ± {spread:.3f}")
+def _field(row: dict[str, Any], name: str) -> Field:
+    mean = row[name]
+    if name == "lambda":
+        return number(mean, "g")
+    spread = row[f"{name}_sd"]
+    return Parts(number(mean, ".3f"), "" if spread is None else f" ± {spread:.3f}")
