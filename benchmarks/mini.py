@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rich.console import Console
-
 from qtuning.data.prepare import prepare
 from qtuning.data.samples import Sample, load_samples
 from qtuning.experiment.grid import ConfigFolder
@@ -53,5 +51,5 @@ def mini_world() -> Iterator[Mini]:
         model = ready.paths.model(cell)
         make_ready(cell.model, model)
         out = ready.paths.samples(cell)
-        prepare(cell, model_path(model), out, console=Console(quiet=True))
+        prepare(cell, model_path(model), out)
         yield ready

@@ -201,7 +201,7 @@ def contamination(
         checks.append(Check(train_set, cast("BenchmarkSource", source or origin), names, ngram))
     for check in checks:
         started = time.monotonic()
-        report = run_check(check, data_dir=data_dir, progress=sys.stderr.isatty())
+        report = run_check(check, data_dir=data_dir)
         write_json(check.path(results), report)
         print_report(report, time.monotonic() - started, check.path(results))
 

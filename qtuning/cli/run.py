@@ -57,7 +57,10 @@ def base_model(cell: CellFile, results: Results = RESULTS) -> None:
 def prepare(cell: CellFile, results: Results = RESULTS, data_dir: DataDir = None, threads: Threads = 1) -> None:
     """Validate and tokenise a cell's train set; bad rows are counted by reason and listed with file and line."""
     set_threads(threads)
+    from rich.console import Console
+
     from qtuning.data.prepare import prepare as run
+    from qtuning.data.prepare import print_summary
     from qtuning.experiment.names import ResultPaths
     from qtuning.files import exclusive
     from qtuning.model.load import model_path
@@ -65,7 +68,8 @@ def prepare(cell: CellFile, results: Results = RESULTS, data_dir: DataDir = None
     loaded, paths = read_cell(cell, trained=True), ResultPaths(results)
     folder = paths.samples(loaded)
     with exclusive(paths.lock(cell.stem), f"preparing {folder.name}"):
-        run(loaded, model_path(paths.model(loaded)), folder, data_dir=data_dir)
+        report = run(loaded, model_path(paths.model(loaded)), folder, data_dir=data_dir)
+        print_summary(report, Console())
 
 
 def train(

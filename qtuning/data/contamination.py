@@ -7,11 +7,13 @@ a report; the tables of an experiment quote the reports of its checks in a note.
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Literal
+
+from tqdm import tqdm
 
 from qtuning.data.items import fetch_items, read_items, reading_from_hub
 from qtuning.data.overlap import Gram, Index, words
@@ -87,23 +89,19 @@ class _Tally:
     top: list[dict[str, Any]] = field(default_factory=list)
 
 
+# number of a text -> (place of the benchmark, item) of all that have it; equal texts (a SQuAD context) are one
 Owners = dict[int, list[tuple[int, int]]]
-"""Number of a text -> (place of the benchmark, item) of all that have it; equal texts (a SQuAD context) are one."""
 
 
-def run_check(check: Check, *, data_dir: Path | None, progress: bool = False) -> dict[str, Any]:
+def run_check(check: Check, *, data_dir: Path | None) -> dict[str, Any]:
     """The report of one check: one pass over the train set. UserError where either side cannot be read.
 
     Rows that are no sample (rows.Refusal) are counted, not compared: no model is trained on them.
     """
     index, tallies, owners = _index_benchmarks(check, data_dir)
     read, unusable = 0, 0
-    rows: Iterable[Any] = read_rows(check.train_set, data_dir=data_dir)
-    if progress:
-        from tqdm import tqdm
-
-        rows = tqdm(rows, desc=check.name, unit=" samples", mininterval=0.2)
-    for row in rows:
+    rows = read_rows(check.train_set, data_dir=data_dir)
+    for row in tqdm(rows, desc=check.name, unit=" samples", mininterval=0.2, disable=None):
         read += 1
         example = parse_row(row, check.train_set)
         if not isinstance(example, Example):
@@ -133,7 +131,8 @@ def run_check(check: Check, *, data_dir: Path | None, progress: bool = False) ->
 def _index_benchmarks(check: Check, data_dir: Path | None) -> tuple[Index, list[_Tally], Owners]:
     index, tallies, owners = Index(check.ngram), list[_Tally](), Owners()
     known: dict[tuple[int, str, str], int] = {}
-    for place, (name, items) in enumerate(_items_of(check, data_dir)):
+    for place, name in enumerate(check.benchmarks):
+        items = _items_of(check, name, data_dir)
         tally = _Tally(name, hashlib.sha256(canonical_json(items).encode()).hexdigest())
         tallies.append(tally)
         for number, item in enumerate(items):
@@ -149,19 +148,15 @@ def _index_benchmarks(check: Check, data_dir: Path | None) -> tuple[Index, list[
     return index, tallies, owners
 
 
-def _items_of(check: Check, data_dir: Path | None) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Every benchmark with its items, in the order in which they are asked."""
-    folder = local_folder(check.source, data_dir)
-    for name in check.benchmarks:
-        benchmark = BENCHMARKS[name]
-        if check.source == "hub":
-            with reading_from_hub(benchmark):
-                items = fetch_items(benchmark)[benchmark.split]
-            yield name, items.select_columns([key for _, key in benchmark.texts]).to_list()
-        elif folder is None:
-            raise UserError("benchmarks from local files: no folder given; add --data-dir DIR")
-        else:
-            yield name, read_items(folder, name)
+def _items_of(check: Check, name: str, data_dir: Path | None) -> list[dict[str, Any]]:
+    benchmark, folder = BENCHMARKS[name], local_folder(check.source, data_dir)
+    if check.source == "hub":
+        with reading_from_hub(benchmark):
+            items = fetch_items(benchmark)[benchmark.split]
+        return items.select_columns([key for _, key in benchmark.texts]).to_list()
+    if folder is None:
+        raise UserError("benchmarks from local files: no folder given; add --data-dir DIR")
+    return read_items(folder, name)
 
 
 def _record(

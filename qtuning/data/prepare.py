@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Column, Table
 from tqdm import tqdm
 
 from qtuning.data.rows import Example, Reason, Refusal, Row, parse_row
@@ -25,7 +27,6 @@ from qtuning.experiment.schema import Cell, Template, TrainSet
 from qtuning.files import atomic_path, canonical_json, write_json
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from transformers import PreTrainedTokenizerBase
 
 BATCH = 1000  # texts that the tokenizer gets at once
@@ -60,19 +61,14 @@ class Candidate:
 Usable = tuple[Candidate, Tokenised]
 
 
-def prepare(
-    cell: Cell, model_folder: Path, out: Path, *, data_dir: Path | None = None, console: "Console | None" = None
-) -> None:
+def prepare(cell: Cell, model_folder: Path, out: Path, *, data_dir: Path | None = None) -> dict[str, Any]:
     """Prepare the train set of `cell` for the base model whose tokenizer lies in `model_folder`; write it to `out`.
 
-    Only what `names.pair_id` covers is read from the cell. UserError if the source cannot be read, if more of its
-    rows are unusable than `train_set.bad_rows` allows, or if no row is usable.
+    Only what `names.pair_id` covers is read from the cell. Returns the report. UserError if the source cannot be read,
+    if more of its rows are unusable than `train_set.bad_rows` allows, or if no row is usable.
     """
-    from rich.console import Console
-
     assert cell.train_set is not None and cell.training is not None, "a zero-shot cell has no train set"
     train_set, template = cell.train_set, cell.model.template
-    console = console or Console()
     out.mkdir(parents=True, exist_ok=True)
     (out / REPORT).unlink(missing_ok=True)
     tokenizer = load_tokenizer(model_folder)
@@ -101,7 +97,7 @@ def prepare(
     }
     write_samples(out / SAMPLES, used)
     write_json(out / REPORT, report)
-    print_summary(report, console)
+    return report
 
 
 def parse_rows(rows: Iterable[Row], train_set: TrainSet) -> tuple[list[Candidate], list[BadRow]]:
@@ -262,10 +258,8 @@ def _distribution(values: Sequence[int]) -> dict[str, float]:
     }
 
 
-def print_summary(report: dict[str, Any], console: "Console") -> None:
+def print_summary(report: dict[str, Any], console: Console) -> None:
     """The report on one screen."""
-    from rich.table import Column, Table
-
     title = f"{report['train_set']} for {report['model']} ({report['template']} template)"
     table = Table("", Column(justify="right"), title=title, show_header=False)
     table.add_row("rows read", f"{report['read']:,}")

@@ -74,16 +74,15 @@ def _readings(
     """
     own = {key: value for key, value in entry.options.items() if key in Readings.model_fields}
     asked = validate(Readings, common.model_dump() | own, f"{entry.method}: options")
-    effective = set()
-    drawn = sample.scope == "epoch" and sample_ratio < 1
-    if drawn:
-        effective |= {"updates", "passes"}
-    if token_ratio < 1:
-        effective |= {"pruned_tokens"}
+    drawn, prunes_tokens = sample.scope == "epoch" and sample_ratio < 1, token_ratio < 1
     in_batch = sample.scope == "batch" or (drawn and (asked.updates, asked.passes) != ("as-defined", "once"))
-    if token_ratio < 1 or in_batch:
-        effective |= {"selection"}
-    return Readings(**{key: getattr(asked, key) for key in effective})
+    effective = {
+        "updates": drawn,
+        "passes": drawn,
+        "pruned_tokens": prunes_tokens,
+        "selection": prunes_tokens or in_batch,
+    }
+    return Readings(**{key: getattr(asked, key) for key, matters in effective.items() if matters})
 
 
 def _reference(entry: MethodEntry, needs: frozenset[Need], models: Mapping[str, Model] | None) -> Model | None:

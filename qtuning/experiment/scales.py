@@ -134,18 +134,18 @@ class ExperimentFiles:
         """The experiment of that name, or the edition called EXPERIMENT-SCALE. UserError if there is neither."""
         experiments, scales = self.stems("experiments"), self.stems("scales")
         splits = [(name.removesuffix(f"-{scale}"), scale) for scale in scales if name.endswith(f"-{scale}")]
+        splits = [(base, scale) for base, scale in splits if base in experiments]
         if name in experiments:
             for base, scale in splits:
-                if base in experiments and scale in self.scales_of(base):
+                if scale in self.scales_of(base):
                     raise UserError(
                         f"{self.path(name)}: name = {name!r}: is the name of {base} at scale {scale} "
                         f"({self.path(base)}: scales); rename the file"
                     )
             path = self.path(name)
             return Edition(name, name, str(path), None, (Layer(f"{path}: ", self.read(path)),))
-        for base, scale in splits:
-            if base in experiments:
-                return self._edition(name, base, scale)
+        if splits:
+            return self._edition(name, *splits[0])
         raise UserError(f"experiment = {name!r}: unknown{nearest(name, self.names())}")
 
     def _edition(self, name: str, base: str, scale: str) -> Edition:

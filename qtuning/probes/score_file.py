@@ -1,7 +1,6 @@
 """`qtuning plane`: where the samples of an SFT file lie on the Error-Uncertainty plane of a model, without training."""
 
 import math
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +16,12 @@ from rich.table import Table
 from transformers.utils import logging
 
 from qtuning.data.prepare import prepare
-from qtuning.data.samples import REPORT, SAMPLES, load_samples
+from qtuning.data.samples import SAMPLES, load_samples
 from qtuning.errors import UserError
 from qtuning.experiment.names import ResultPaths, model_id
 from qtuning.experiment.quadrants import QUADRANTS
 from qtuning.experiment.schema import Cell, Model, Pruning, Seeds, Training, TrainSet
-from qtuning.files import exclusive, read_json
+from qtuning.files import exclusive
 from qtuning.model.load import MARKER, make_ready, model_path
 from qtuning.pruners.base import DROPPED, Budget, Candidates
 from qtuning.pruners.q_tuning import triage
@@ -81,8 +80,8 @@ def score_file(
             make_ready(model, folder)
     with tempfile.TemporaryDirectory(prefix="qtuning-plane-") as temporary:
         out = Path(temporary)
-        prepare(cell, model_path(folder), out, data_dir=data_dir, console=Console(file=sys.stderr, quiet=True))
-        table, stored, report = pl.read_parquet(out / SAMPLES), load_samples(out), read_json(out / REPORT)
+        report = prepare(cell, model_path(folder), out, data_dir=data_dir)
+        table, stored = pl.read_parquet(out / SAMPLES), load_samples(out)
     samples, accelerator = stored.samples, Accelerator()
     logging.disable_progress_bar()  # of transformers' loading of weights; ours counts samples
     packed = load_for_scoring(model_path(folder), model.dtype, samples, accelerator.device)

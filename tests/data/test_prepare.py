@@ -1,6 +1,5 @@
 """Preparation: what is stored, what is counted, what is refused. Through real files and real tokenizers."""
 
-import io
 import json
 import math
 import os
@@ -13,8 +12,9 @@ import numpy as np
 import polars
 import pytest
 import torch
+from rich.console import Console
 
-from qtuning.data.prepare import prepare
+from qtuning.data.prepare import prepare, print_summary
 from qtuning.data.samples import load_samples
 from qtuning.errors import UserError
 from qtuning.experiment.schema import Cell, FileSource, HubSource, Model, Pruning, Seeds, Training, TrainSet
@@ -204,14 +204,11 @@ def test_other_columns_and_the_data_folder(bpe_folder: Path, tmp_path: Path, wri
     assert len(load_samples(tmp_path / "out")) == 100
 
 
-def test_the_summary_fits_one_screen(bpe_folder: Path, tmp_path: Path, write: Any) -> None:
-    from rich.console import Console
-
-    written = io.StringIO()
-    screen = Console(file=written, width=80)
+def test_the_summary_fits_one_screen(bpe_folder: Path, tmp_path: Path, write: Any, capfd: Any) -> None:
     rows_of = train_set(write("a.jsonl", [*ROWS, {}]))
-    prepare(cell_for(rows_of), bpe_folder, tmp_path / "out", console=screen)
-    text = written.getvalue()
+    report = prepare(cell_for(rows_of), bpe_folder, tmp_path / "out")
+    print_summary(report, Console(width=80))
+    text = "".join(capfd.readouterr())
     assert len(text.splitlines()) <= 24
     assert "unusable: missing key" in text
     assert "tokenising" not in text, "no progress bar where there is no terminal"
