@@ -40,8 +40,8 @@ RULES = frozenset({
     *("tables", "tables_beside_the_paper", "localisation_table", "figures"),
 })  # fmt: skip
 # With these options Snakemake builds nothing, or only single jobs (`target_jobs`: the processes that it starts itself).
-OPTIONS_WITHOUT_TARGETS = ["target_jobs", "lint", "list_rules", "list_target_rules", "print_compilation", "unlock"]
-OPTIONS_WITHOUT_TARGETS += ["cleanup_metadata"]
+OPTIONS_WITHOUT_TARGETS = ("target_jobs", "lint", "list_rules", "list_target_rules", "print_compilation", "unlock",
+                           "cleanup_metadata")  # fmt: skip
 
 
 class WorkflowInputs:
@@ -173,7 +173,7 @@ class WorkflowInputs:
         return list(dict.fromkeys([*self._train_set_files(check.train_set), *questions]))
 
     def _train_set_files(self, train_set: TrainSet) -> list[Path]:
-        """None for the hub, and none for the mini world, which changes only with the package."""
+        # the mini world changes only with the package
         if isinstance(train_set.source, HubSource) or train_set.source.kind == "mini-world":
             return []
         return [locate(train_set.source, data_dir=self.data_dir)]
@@ -258,13 +258,13 @@ class WorkflowInputs:
     def _missing_files(self, experiment: str) -> list[str]:
         """What is wrong with the local files that an experiment is made from."""
         grid = self.grid(experiment)
-        pairs = dict.fromkeys(pair_id(cell) for cell in grid.cells if cell.training is not None)
-        asked: list[tuple[Callable[[str], list[Path]], str]] = [(self.sources_of_pair, pair) for pair in pairs]
+        asked: dict[str, Callable[[str], list[Path]]]
+        asked = {pair_id(cell): self.sources_of_pair for cell in grid.cells if cell.training is not None}
         if grid.evaluation is not None:
-            asked.append((self.sources_of_evaluation, evaluation_id(grid.evaluation)))
-            asked += [(self.sources_of_check, name) for name in checks_of([grid])]
+            asked[evaluation_id(grid.evaluation)] = self.sources_of_evaluation
+            asked |= dict.fromkeys(checks_of([grid]), self.sources_of_check)
         problems: list[str] = []
-        for sources, name in asked:
+        for name, sources in asked.items():
             try:
                 sources(name)
             except UserError as error:

@@ -28,11 +28,6 @@ from qtuning.statistics.power import Spread, detectable_difference
 from qtuning.store.collect import identity
 from qtuning.store.lines import FULL, RANDOM, ZERO_SHOT, Line, line_of
 
-ONE_SEED = "one seed: nothing can be marked"
-NO_REFERENCE = "no reference in this experiment: nothing can be marked"
-NOTHING_TRAINED = "nothing is trained: nothing can be marked"
-TOO_FEW_ITEMS = "a benchmark has fewer than 2 items: nothing can be marked"
-
 
 @dataclass(frozen=True)
 class Detectable:
@@ -80,15 +75,16 @@ def _effect(grid: Grid, results: Path, assumptions: Assumptions) -> Effect:
     items = {work.benchmark: work.items for work in evaluation_work(grid.evaluation, assumptions)}
     seed_sd, measured = seed_spread(grid, results) or (assumptions.seed_sd(grid.evaluation), 0)
     families = families_of(grid)
-    note = ""
+    reason = ""
     if not seeds:
-        note, families = NOTHING_TRAINED, {}
+        reason, families = "nothing is trained", {}
     elif not families:
-        note = NO_REFERENCE
+        reason = "no reference in this experiment"
     elif min(items.values()) < 2:
-        note, families = TOO_FEW_ITEMS, {}
+        reason, families = "a benchmark has fewer than 2 items", {}
     elif seeds == 1:
-        note = ONE_SEED
+        reason = "one seed"
+    note = f"{reason}: nothing can be marked" if reason else ""
     spreads = dict.fromkeys(items, Spread(seed=0.0, item=of_answer, rest=0.0))
     detects = []
     for against, (comparisons, lines) in families.items():

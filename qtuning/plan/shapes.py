@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qtuning.errors import UserError
-from qtuning.experiment.schema import GgufSource, HubSource, Model, ShippedModelSource
+from qtuning.experiment.schema import HubSource, Model, ShippedModelSource
 from qtuning.files import read_json
 from qtuning.model.flops import ModelShape, Positions
 
@@ -90,10 +90,16 @@ def shape_of_model(model: Model, ready: Path) -> Shape:
 
     ready: the folder where the model is, or would be, made ready (`ResultPaths.model`).
     """
-    folder = _local(model, ready)
-    if folder is not None:
-        return from_config(read_json(folder / "config.json"), str(folder / "config.json"))
-    source = model.source
+    source, folders = model.source, []
+    if (ready / "model.json").is_file():
+        folders.append(ready / str(read_json(ready / "model.json")["path"]))
+    if isinstance(source, ShippedModelSource):
+        folders.append(Path(__file__).parents[1] / "assets" / source.asset)
+    elif isinstance(source, HubSource):
+        folders.append(Path(source.id).expanduser())
+    for folder in folders:
+        if (folder / "config.json").is_file():
+            return from_config(read_json(folder / "config.json"), str(folder / "config.json"))
     key = source.id if isinstance(source, HubSource) else getattr(source, "package", "")
     if key not in PUBLISHED:
         raise UserError(
@@ -120,18 +126,3 @@ def from_config(config: dict[str, Any], where: str) -> Shape:
         )
     except KeyError as error:
         raise UserError(f"{where}: {error.args[0]}: missing, so the cost of this model cannot be foreseen") from None
-
-
-def _local(model: Model, ready: Path) -> Path | None:
-    """The folder of a model that is ready, shipped or local."""
-    if (ready / "model.json").is_file():
-        folder = ready / str(read_json(ready / "model.json")["path"])
-        if (folder / "config.json").is_file():
-            return folder
-    source = model.source
-    if isinstance(source, ShippedModelSource):
-        return Path(__file__).parents[1] / "assets" / source.asset
-    if isinstance(source, GgufSource):
-        return None
-    local = Path(source.id).expanduser()
-    return local if (local / "config.json").is_file() else None

@@ -22,8 +22,6 @@ from qtuning.plan.machines import Machine
 from qtuning.plan.shapes import Shape
 from qtuning.train.windows import Pooling
 
-ONLY_SCORES: frozenset[Need] = frozenset({"scores"})
-
 
 @dataclass(frozen=True)
 class TrainingWork:
@@ -71,7 +69,7 @@ def training_work(
     everyone = np.full(len(lengths.prompts), lengths.weight)
     total = TrainingWork()
     for role, other in (auxiliary or {}).items():
-        asked = needs.all if role == "proxy" else ONLY_SCORES
+        asked = needs.all if role == "proxy" else frozenset[Need]({"scores"})
         total += _scoring(other, lengths, everyone, asked, None, training.batch_size)
     # scores that were computed for the whole train set are looked up, not computed again
     looked_up = SCORES if pruning.scoring.tabled else frozenset[Need]()
