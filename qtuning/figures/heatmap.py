@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 
 from qtuning.figures.points import budget_name
 from qtuning.figures.style import BLACK, BLUE, COLUMN, PAGE, VERMILLION, Drawing, colour_bar, panels, styled
-from qtuning.statistics.summary import Entry, Hole, Summary
+from qtuning.statistics.summary import Entry, Summary
 from qtuning.store.lines import random_at_budget
 from qtuning.tables.labels import benchmark_label, method_label
 
@@ -26,15 +26,9 @@ DIVERGING = LinearSegmentedColormap.from_list("difference", [VERMILLION, "#FFFFF
 """Vermillion below zero, blue above: as ↓ and ↑ in the tables."""
 
 SCHEMA: dict[str, Any] = {
-    "train_set": pl.String,
-    "model": pl.String,
-    "budget": pl.String,
-    "label": pl.String,
-    "reference": pl.Boolean,
-    "benchmark": pl.String,
-    "mean": pl.Float64,
-    "difference": pl.Float64,
-    "hole": pl.String,
+    **dict.fromkeys(("train_set", "model", "budget", "label"), pl.String),
+    **{"reference": pl.Boolean, "benchmark": pl.String},
+    **{"mean": pl.Float64, "difference": pl.Float64, "hole": pl.String},
 }
 
 
@@ -47,26 +41,17 @@ def differences(summary: Summary) -> pl.DataFrame:
     rows = []
     for line in summary.lines:
         rival = random_at_budget(line, summary.lines)
-        if rival is None or line.sample_ratio is None or line.token_ratio is None:
+        if rival is None:
             continue
+        budget = budget_name(line.sample_ratio, line.token_ratio)
+        row = {"budget": budget, "label": method_label(line), "reference": rival == line}
         for model, benchmark in product(summary.models, summary.benchmarks):
             entry = summary.entries.get((line, model, benchmark))
             if entry is None:
                 continue
-            rows.append(
-                {
-                    "train_set": line.train_set,
-                    "model": model,
-                    "budget": budget_name(line.sample_ratio, line.token_ratio),
-                    "label": method_label(line),
-                    "reference": rival == line,
-                    "benchmark": benchmark,
-                    "mean": entry.mean if isinstance(entry, Entry) else None,
-                    "difference": entry.difference if isinstance(entry, Entry) else None,
-                    "hole": str(entry) if isinstance(entry, Hole) else None,
-                }
-            )
-    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+            score = vars(entry) if isinstance(entry, Entry) else {"hole": str(entry)}
+            rows.append({"train_set": line.train_set, "model": model, "benchmark": benchmark} | row | score)
+    return pl.DataFrame(rows, schema=SCHEMA)
 
 
 def heatmaps(summary: Summary) -> Iterator[tuple[str, Drawing]]:
@@ -93,6 +78,7 @@ def pages(frame: pl.DataFrame) -> list[pl.DataFrame]:
     return [pl.concat(blocks) for blocks in found]
 
 
+@styled()
 def draw_heatmap(frame: pl.DataFrame) -> Drawing:
     """Difference from random + random in every cell, a block per budget, white at 0; the reference shows its score.
 
@@ -107,19 +93,16 @@ def draw_heatmap(frame: pl.DataFrame) -> Drawing:
     norm = TwoSlopeNorm(0.0, -reach, reach)
     longest = max(len(label) for label in frame["label"])
     width = min(PAGE, max(COLUMN, 0.065 * longest + 0.5 * len(benchmarks) + 0.2))
-    with styled():
-        height = sum(counts) * ROW + len(blocks) * HEAD + 0.75
-        figure, axes = panels(len(blocks), 1, width, height, gridspec_kw={"height_ratios": counts})
-        for number, (panel, block) in enumerate(zip(axes, blocks, strict=True)):
-            _draw_block(panel, block, benchmarks, norm)
-            panel.set_title(f"Samples × tokens {block['budget'][0]}%", loc="left", fontsize=7.5)
-            if number == len(blocks) - 1:
-                panel.set_xticks(range(len(benchmarks)), [benchmark_label(name) for name in benchmarks])
-            else:
-                panel.set_xticks([])
-        options = {"location": "bottom", "aspect": 45, "pad": 0.01, "fraction": 0.04}
-        colours = ScalarMappable(norm, DIVERGING)
-        colour_bar(figure, axes, colours, "Difference from random + random (points)", **options)
+    height = sum(counts) * ROW + len(blocks) * HEAD + 0.75
+    figure, axes = panels(len(blocks), 1, width, height, gridspec_kw={"height_ratios": counts})
+    for panel, block in zip(axes, blocks, strict=True):
+        _draw_block(panel, block, benchmarks, norm)
+        panel.set_title(f"Samples × tokens {block['budget'][0]}%", loc="left", fontsize=7.5)
+        panel.set_xticks([])
+    axes[-1].set_xticks(range(len(benchmarks)), [benchmark_label(name) for name in benchmarks])
+    options = {"location": "bottom", "aspect": 45, "pad": 0.01, "fraction": 0.04}
+    colours = ScalarMappable(norm, DIVERGING)
+    colour_bar(figure, axes, colours, "Difference from random + random (points)", **options)
     text = (
         f"Difference from random + random at the same budget in percentage points, {frame['model'][0]} on "
         f"{frame['train_set'][0]}: mean over seeds of the paired differences. Blue: above it; orange: below. "
@@ -132,30 +115,25 @@ def _draw_block(panel: Axes, block: pl.DataFrame, benchmarks: list[str], norm: T
     labels = list(block["label"].unique(maintain_order=True))
     for row in block.iter_rows(named=True):
         x, y = benchmarks.index(row["benchmark"]), labels.index(row["label"])
-        face, text, hatch = "#FFFFFF", "", None
+        edge, text, style, colour = "white", "", "normal", BLACK
+        face: Any = "#FFFFFF"
+        options: dict[str, Any] = {}
         if row["mean"] is None:
-            hatch = "/////"
-        elif row["difference"] is not None:
-            face, text = DIVERGING(norm(row["difference"])), _signed(row["difference"])
+            edge, options = "#AAAAAA", {"hatch": "/////"}
+        elif row["difference"] is None:
+            face, text, style = "#EEEEEE", f"{row['mean']:.1f}", "italic"
         else:
-            face, text = "#EEEEEE", f"{row['mean']:.1f}"
-        box = Rectangle(
-            (x - 0.5, y - 0.5), 1, 1, facecolor=face, edgecolor="#AAAAAA" if hatch else "white", hatch=hatch
-        )
-        box.set_linewidth(0.6)
-        panel.add_patch(box)
-        bright = isinstance(face, str) or 0.3 * face[0] + 0.59 * face[1] + 0.11 * face[2] > 0.5
-        style = "italic" if row["difference"] is None else "normal"
-        panel.text(
-            x, y, text, ha="center", va="center_baseline", fontsize=7, style=style, color=BLACK if bright else "white"
-        )
+            face, text = DIVERGING(norm(row["difference"])), _signed(row["difference"])
+            red, green, blue, _ = face
+            colour = BLACK if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
+        panel.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=face, edgecolor=edge, linewidth=0.6, **options))
+        panel.text(x, y, text, ha="center", va="center_baseline", style=style, color=colour)
     panel.set_xlim(-0.5, len(benchmarks) - 0.5)
     panel.set_ylim(len(labels) - 0.5, -0.5)
     panel.set_yticks(range(len(labels)), labels)
     panel.tick_params(length=0)
     panel.grid(visible=False)
-    for spine in panel.spines.values():
-        spine.set_visible(False)
+    panel.spines[:].set_visible(False)
 
 
 def _signed(difference: float) -> str:

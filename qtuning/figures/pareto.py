@@ -21,42 +21,40 @@ NAMED = 16
 COSTS = (("flops", "FLOPs"), ("seconds", "Seconds"))
 
 
+@styled()
 def draw_pareto(frame: pl.DataFrame) -> Drawing:
     """Score against FLOPs and against seconds, a row per train set and model.
 
     frame: `points` of an experiment. The axes are in per cent of what training on the full data costs in the mean over
-    the seeds; absolute where that is not known. The front is that of the means (tables/pareto.py). In the data,
+    the seeds; absolute where that is not known. The front is that of the means (tables/by_cost.py). In the data,
     `flops_drawn` and `seconds_drawn` say where a point stands, `flops_front` and `seconds_front` whether it is on the
     front.
     """
     trained = frame.drop_nulls(["mean", "flops", "seconds"]).filter(pl.col("method") != "zero-shot")
     zero_shot = frame.filter(pl.col("method") == "zero-shot")
     looks, places, data = assign_looks(trained), facets(trained), []
-    with styled():
-        height = 2.7 * len(places) + 0.4 + 0.14 * -(-len(looks) // 4)
-        figure, axes = panels(len(places), 2, PAGE, height, sharey="row")
-        for row, facet in enumerate(places):
-            part = facet.of(trained)
-            for index, (cost, unit) in enumerate(COSTS, start=2 * row):
-                panel, whole = axes[index], _full_cost(part, cost)
-                x = [value if whole is None else 100 * value / whole for value in part[cost]]
-                front = pareto_front(list(part.select(cost, "mean").iter_rows()))
-                part = part.with_columns(pl.Series(f"{cost}_drawn", x), pl.Series(f"{cost}_front", front))
-                drawn = part.with_columns(x=pl.col(f"{cost}_drawn"))
-                _dress(panel, drawn["x"], unit if whole is None else f"{unit}, % of full data")
-                _draw_points(panel, drawn, looks)
-                _draw_front(panel, drawn.filter(front).sort("x", maintain_order=True), looks)
-                draw_references(panel, facet.of(zero_shot))
-                letter(panel, index, facet.title)
-            axes[2 * row].set_ylabel(score_label(frame))
-            data.append(part)
-        legend_below(figure, axes, 4)
+    figure, axes = panels(len(places), 2, PAGE, 2.7 * len(places) + 0.4 + 0.14 * -(-len(looks) // 4), sharey="row")
+    for row, (title, here) in enumerate(places):
+        part = trained.filter(here)
+        for index, (cost, unit) in enumerate(COSTS, start=2 * row):
+            panel, whole = axes[index], _full_cost(part, cost)
+            x = part[cost].to_list() if whole is None else [100 * value / whole for value in part[cost]]
+            front = pareto_front(part.select(cost, "mean").rows())
+            part = part.with_columns(pl.Series(f"{cost}_drawn", x), pl.Series(f"{cost}_front", front))
+            drawn = part.with_columns(x=f"{cost}_drawn")
+            _dress(panel, drawn["x"], unit if whole is None else f"{unit}, % of full data")
+            _draw_points(panel, drawn, looks)
+            _draw_front(panel, drawn.filter(front).sort("x", maintain_order=True), looks)
+            draw_references(panel, zero_shot.filter(here))
+            letter(panel, index, title)
+        axes[2 * row].set_ylabel(score_label(frame))
+        data.append(part)
+    legend_below(figure, axes, 4)
     return Drawing(figure, pl.concat(data), _text(frame))
 
 
 def _text(frame: pl.DataFrame) -> str:
-    """What the caption says."""
-    scored = frame.filter(pl.col("mean").is_not_null() & pl.col("flops").is_not_null())
+    scored = frame.drop_nulls(["mean", "flops"])
     unit = " in per cent of what training on the full data cost (absolute where that is not known)"
     return (
         "Average score against what training cost, scoring included: FLOPs and seconds"
@@ -104,7 +102,6 @@ def _draw_front(panel: Axes, front: pl.DataFrame, looks: Mapping[str, Look]) -> 
             (3, -2 - 9 * number),
             textcoords=OffsetFrom(panel, (0, 1)),
             va="top",
-            fontsize=7,
             color=colour,
             arrowprops=line | {"color": colour},
         )

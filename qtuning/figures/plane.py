@@ -3,7 +3,7 @@ this moves in training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,6 @@ from qtuning.figures.style import (
 )
 
 Array = npt.NDArray[np.float64]
-Counts = npt.NDArray[np.int64]
 
 BINS = 36
 """Bins along each axis."""
@@ -45,7 +44,10 @@ PARTS = 10
 FEWEST = 2 * PARTS
 """Fewest updates that have stages."""
 
+UNCERTAINTY, ERROR = "Uncertainty: mean token entropy (nats)", "Error: perplexity (log scale)"
 
+
+@styled()
 def draw_plane(
     frame: pl.DataFrame,
     naming: Naming = "figure",
@@ -59,72 +61,67 @@ def draw_plane(
     ent_high), drawn dashed. kept: how the legend calls the samples that are kept; of each kind at most MOST_MARKS are
     marked, evenly spaced. about: what was trained, for the caption.
     """
-    medians = Medians.of(frame)
-    data = add_quadrant(frame, medians, naming)
-    with styled():
-        figure, axes = panels(1, 1, COLUMN, 3.2)
-        panel = axes[0]
-        grid = Grid.of(data, medians)
-        counts = grid.count(data)
-        most = max(2, int(counts.max()))
-        _draw_density(panel, grid, counts, naming, most)
-        _draw_lines(panel, grid, tails)
-        _draw_kept(panel, data, kept)
-        _draw_shares(panel, data, naming)
-        _dress(panel, grid)
-        panel.set_xlabel("Uncertainty: mean token entropy (nats)")
-        panel.set_ylabel("Error: perplexity (log scale)")
-        _draw_density_bar(figure, axes, most)
-        labels = panel.get_legend_handles_labels()[1]
-        legend_below(figure, axes, 1 if len(labels) > 2 else 2)
+    plane = Plane.of(frame, naming)
+    figure, axes = panels(1, 1, COLUMN, 3.2)
+    panel = axes[0]
+    most = _most(plane)
+    _draw_density(panel, plane, most)
+    _draw_lines(panel, plane, "median", (plane.ppl,), (plane.ent,))
+    if tails is not None:
+        _draw_lines(panel, plane, "thresholds", tails[:2], tails[2:], linestyle=(0, (3, 2)))
+    _draw_kept(panel, plane.samples, kept)
+    _draw_shares(panel, plane, fontsize=8)
+    _dress(panel, plane)
+    panel.set(xlabel=UNCERTAINTY, ylabel=ERROR)
+    _draw_density_bar(figure, axes, most)
+    labels = panel.get_legend_handles_labels()[1]
+    legend_below(figure, axes, 1 if len(labels) > 2 else 2)
     text = (
-        f"The Error-Uncertainty plane of {about}: {len(data):,} samples, evenly spaced over all that were scored "
+        f"The Error-Uncertainty plane of {about}: {len(frame):,} samples, evenly spaced over all that were scored "
         "in training, each under the model of its update. Lines: medians of what is shown; corners: shares of the "
         "median split. Dots: samples that were kept, by the thresholds (filled) or by the supplement (open)."
     )
-    return Drawing(figure, data, text)
+    return Drawing(figure, plane.samples, text)
 
 
+@styled()
 def draw_flow(frame: pl.DataFrame, naming: Naming = "figure", about: str = "") -> Drawing:
     """Density, medians and quadrant shares at three stages on common axes; the arrow is where the medians went.
 
     frame: rows of planes.parquet of one cell. about: what was trained, for the caption.
     """
     staged = stages(frame.sort("update", maintain_order=True))
-    parts = [staged.filter(pl.col("stage") == name) for name in STAGES]
-    grids = [Grid.of(part, Medians.of(part), staged) for part in parts]
-    parts = [add_quadrant(part, grid.medians, naming) for part, grid in zip(parts, grids, strict=True)]
-    counts = [grid.count(part) for part, grid in zip(parts, grids, strict=True)]
-    most = max(2, *(int(count.max()) for count in counts))
-    before = grids[0].medians
-    with styled():
-        figure, axes = panels(1, 3, PAGE, 2.45, sharex=True, sharey=True)
-        for index, (panel, part, grid, count) in enumerate(zip(axes, parts, grids, counts, strict=True)):
-            _draw_density(panel, grid, count, naming, most)
-            _draw_lines(panel, grid)
-            _draw_shares(panel, part, naming, size=7)
-            now = grid.medians
-            if index:
-                panel.annotate(
-                    "",
-                    (now.ent, now.ppl),
-                    (before.ent, before.ppl),
-                    arrowprops={"arrowstyle": "-|>", "color": BLACK, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0},
-                    zorder=6,
-                )
-                panel.plot(before.ent, before.ppl, "o", markersize=3.5, color="white", markeredgecolor=BLACK, zorder=6)
-            letter(panel, index, f"updates {part['update'][0]}–{part['update'][-1]} (n = {len(part)})")
-            before = now
-        for panel in axes:
-            _dress(panel, *grids)
-        _draw_density_bar(figure, axes, most)
-        axes[1].set_xlabel("Uncertainty: mean token entropy (nats)")
-        axes[0].set_ylabel("Error: perplexity (log scale)")
+    planes = [Plane.of(staged.filter(pl.col("stage") == name), naming, staged) for name in STAGES]
+    most = _most(*planes)
+    figure, axes = panels(1, 3, PAGE, 2.45, sharex=True, sharey=True)
+    for index, (panel, plane) in enumerate(zip(axes, planes, strict=True)):
+        _draw_density(panel, plane, most)
+        _draw_lines(panel, plane, "median", (plane.ppl,), (plane.ent,))
+        _draw_shares(panel, plane, fontsize=7)
+        if index:
+            before = planes[index - 1].ent, planes[index - 1].ppl
+            arrow = {
+                "arrowstyle": "-|>",
+                "mutation_scale": 8,
+                "color": BLACK,
+                "linewidth": 1.2,
+                "shrinkA": 0,
+                "shrinkB": 0,
+            }
+            panel.annotate("", (plane.ent, plane.ppl), before, arrowprops=arrow, zorder=6)
+            panel.plot(*before, "o", markersize=3.5, color="white", markeredgecolor=BLACK, zorder=6)
+        updates = plane.samples["update"]
+        letter(panel, index, f"updates {updates[0]}–{updates[-1]} (n = {len(updates)})")
+    for panel in axes:
+        _dress(panel, *planes)
+    _draw_density_bar(figure, axes, most)
+    axes[1].set_xlabel(UNCERTAINTY)
+    axes[0].set_ylabel(ERROR)
     text = (
         f"The plane of {about} in the first, the middle and the last tenth of the updates; the arrow leads from "
         "the medians of the stage before to its own."
     )
-    return Drawing(figure, pl.concat(parts), text)
+    return Drawing(figure, pl.concat(plane.samples for plane in planes), text)
 
 
 def stages(frame: pl.DataFrame) -> pl.DataFrame:
@@ -141,65 +138,47 @@ def stages(frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-class Medians(NamedTuple):
-    """Where the plane is cut: error is high above `ppl`, uncertainty above `ent`."""
-
-    ppl: float
-    ent: float
-
-    @classmethod
-    def of(cls, frame: pl.DataFrame) -> "Medians":
-        """The medians of `ppl` and `entropy`."""
-        return cls(float(frame["ppl"].median()), float(frame["entropy"].median()))  # type: ignore[arg-type]
-
-
-def add_quadrant(frame: pl.DataFrame, medians: Medians, naming: Naming = "figure") -> pl.DataFrame:
-    """Add `median_quadrant`, 1 to 4: the quadrant of each sample with respect to the medians."""
-    error, uncertainty = pl.col("ppl") > medians.ppl, pl.col("entropy") > medians.ent
-    inside = [
-        pl.when((error == quadrant.high_error) & (uncertainty == quadrant.high_uncertainty)).then(quadrant.number)
-        for quadrant in QUADRANTS[naming]
-    ]
-    return frame.with_columns(median_quadrant=pl.coalesce(inside).cast(pl.Int8))
-
-
-def quadrant_shares(data: pl.DataFrame) -> dict[int, float]:
-    """Share of the samples in each quadrant of the median split."""
-    return {quadrant: float((data["median_quadrant"] == quadrant).mean()) for quadrant in (1, 2, 3, 4)}  # type: ignore[arg-type]
-
-
 @dataclass(frozen=True)
-class Grid:
-    """Edges of the bins: along the entropy, and along log10 of the perplexity.
+class Plane:
+    """Samples, split at their medians and counted in bins.
 
-    The medians are edges, so that every bin lies in one quadrant.
+    samples: with their `median_quadrant`, 1 to 4. ppl, ent: the medians: error is high above the first, uncertainty
+    above the second. log_ppls, ents: edges of the bins along log10 of the perplexity, and along the entropy. The
+    medians are edges, so that every bin lies in one quadrant. bins: (row of perplexity, column of entropy, quadrant,
+    number of samples) of each bin that holds samples; a value on an edge is in the bin below it, as it is in the
+    quadrant below.
     """
 
-    ent: Array
-    log_ppl: Array
-    medians: Medians
+    samples: pl.DataFrame
+    naming: Naming
+    ppl: float
+    ent: float
+    log_ppls: Array
+    ents: Array
+    bins: pl.DataFrame
 
     @classmethod
-    def of(cls, frame: pl.DataFrame, medians: Medians, scale: pl.DataFrame | None = None) -> "Grid":
+    def of(cls, frame: pl.DataFrame, naming: Naming = "figure", scale: pl.DataFrame | None = None) -> "Plane":
         """Bins that cover every sample of `frame`, so large that BINS an axis cover `scale` (default: `frame`)."""
         whole = frame if scale is None else scale
-        steps = np.ptp(whole["entropy"].to_numpy()) / BINS, np.ptp(np.log10(whole["ppl"].to_numpy())) / BINS
-        return cls(
-            _edges(frame["entropy"].to_numpy(), medians.ent, steps[0]),
-            _edges(np.log10(frame["ppl"].to_numpy()), float(np.log10(medians.ppl)), steps[1]),
-            medians,
-        )
+        middle_ppl, middle_ent = float(frame["ppl"].median()), float(frame["entropy"].median())  # type: ignore[arg-type]
+        error, uncertainty = pl.col("ppl") > middle_ppl, pl.col("entropy") > middle_ent
+        inside = [
+            pl.when((error == quadrant.high_error) & (uncertainty == quadrant.high_uncertainty)).then(quadrant.number)
+            for quadrant in QUADRANTS[naming]
+        ]
+        samples = frame.with_columns(median_quadrant=pl.coalesce(inside).cast(pl.Int8))
+        log_ppl, ent = np.log10(frame["ppl"].to_numpy()), frame["entropy"].to_numpy()
+        log_ppls = _edges(log_ppl, float(np.log10(middle_ppl)), np.ptp(np.log10(whole["ppl"].to_numpy())) / BINS)
+        ents = _edges(ent, middle_ent, np.ptp(whole["entropy"].to_numpy()) / BINS)
+        places = {"row": np.searchsorted(log_ppls, log_ppl) - 1, "column": np.searchsorted(ents, ent) - 1}
+        bins = pl.DataFrame(places | {"quadrant": samples["median_quadrant"]})
+        bins = bins.group_by("row", "column", "quadrant").len().sort("row", "column")
+        return cls(samples, naming, middle_ppl, middle_ent, log_ppls, ents, bins)
 
-    def count(self, frame: pl.DataFrame) -> Counts:
-        """[rows of perplexity, columns of entropy]: how many samples lie in each bin.
-
-        A value on an edge is in the bin below it, as it is in the quadrant below.
-        """
-        x = np.searchsorted(self.ent, frame["entropy"].to_numpy(), side="left") - 1
-        y = np.searchsorted(self.log_ppl, np.log10(frame["ppl"].to_numpy()), side="left") - 1
-        counts = np.zeros((len(self.log_ppl) - 1, len(self.ent) - 1), dtype=np.int64)
-        np.add.at(counts, (y, x), 1)
-        return counts
+    def share(self, quadrant: int) -> float:
+        """Share of the samples in a quadrant of the median split."""
+        return float((self.samples["median_quadrant"] == quadrant).mean())  # type: ignore[arg-type]
 
 
 def _edges(values: Array, line: float, step: float) -> Array:
@@ -214,19 +193,20 @@ def _edges(values: Array, line: float, step: float) -> Array:
     return edges
 
 
-def _draw_density(panel: Axes, grid: Grid, counts: Counts, naming: Naming, most: int) -> None:
-    """Fill the bins that hold samples in the colour of their quadrant, the fuller the more; `most` has full colour."""
+def _most(*planes: Plane) -> int:
+    """The number of samples that has full colour: that of the fullest bin."""
+    return max(2, *(int(plane.bins["len"].max()) for plane in planes))  # type: ignore[arg-type]
+
+
+def _draw_density(panel: Axes, plane: Plane, most: int) -> None:
+    """Fill the bins that hold samples in the colour of their quadrant, the fuller the more."""
     norm = LogNorm(1, most)
-    numbers = {(quadrant.high_error, quadrant.high_uncertainty): quadrant.number for quadrant in QUADRANTS[naming]}
-    middle_ent = np.searchsorted(grid.ent, grid.medians.ent)
-    middle_ppl = np.searchsorted(grid.log_ppl, np.log10(grid.medians.ppl) - 1e-12)
     squares, colours = [], []
-    for row, column in zip(*np.nonzero(counts), strict=True):
-        quadrant = numbers[bool(row >= middle_ppl), bool(column >= middle_ent)]
-        low, high = 10 ** grid.log_ppl[row], 10 ** grid.log_ppl[row + 1]
-        left, right = grid.ent[column], grid.ent[column + 1]
+    for row, column, quadrant, count in plane.bins.iter_rows():
+        low, high = 10 ** plane.log_ppls[row], 10 ** plane.log_ppls[row + 1]
+        left, right = plane.ents[column], plane.ents[column + 1]
         squares.append([(left, low), (right, low), (right, high), (left, high)])
-        colours.append(_tint(QUADRANT_COLOUR[quadrant], 0.25 + 0.75 * float(norm(counts[row, column]))))
+        colours.append(_tint(QUADRANT_COLOUR[quadrant], 0.25 + 0.75 * float(norm(count))))
     panel.add_collection(PolyCollection(squares, facecolors=colours, edgecolors=colours, linewidths=0.15, zorder=2))
 
 
@@ -236,54 +216,48 @@ def _tint(colour: str, strength: float) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _draw_lines(panel: Axes, grid: Grid, tails: tuple[float, float, float, float] | None = None) -> None:
-    """The medians as solid lines, the thresholds of the tails, if given, as dashed ones; they end where the bins do."""
-    across, up = (grid.ent[0], grid.ent[-1]), (10 ** grid.log_ppl[0], 10 ** grid.log_ppl[-1])
-    cuts: list[tuple[str, tuple[float, ...], Any]] = [("median", grid.medians, "-")]
-    if tails is not None:
-        cuts.append(("thresholds", tails, (0, (3, 2))))
-    for name, values, dashes in cuts:
-        ppl, ent = values[: len(values) // 2], values[len(values) // 2 :]
-        options: dict[str, Any] = {"color": BLACK, "linewidth": 0.7, "linestyle": dashes, "zorder": 3}
-        for number, value in enumerate(ppl):
-            panel.plot(across, (value, value), label=None if number else name, **options)
-        for value in ent:
-            panel.plot((value, value), up, **options)
+def _draw_lines(
+    panel: Axes, plane: Plane, name: str, ppls: Sequence[float], ents: Sequence[float], linestyle: Any = "-"
+) -> None:
+    """Lines across and up that end where the bins do; the first of them has the name."""
+    ends = (10 ** plane.log_ppls[0], 10 ** plane.log_ppls[-1])
+    options: dict[str, Any] = {"color": BLACK, "linewidth": 0.7, "linestyle": linestyle, "zorder": 3}
+    for number, ppl in enumerate(ppls):
+        panel.plot(plane.ents[[0, -1]], (ppl, ppl), label=None if number else name, **options)
+    for ent in ents:
+        panel.plot((ent, ent), ends, **options)
 
 
 def _draw_kept(panel: Axes, data: pl.DataFrame, name: str) -> None:
     """Marks of the samples that are kept, by the thresholds (filled) and by the supplement (open)."""
     added = pl.col("supplement") if "supplement" in data.columns else pl.lit(False)
     for chosen, by, face, edge, width in (
-        (pl.col("kept") & ~added, "thresholds", BLACK, "white", 0.3),
-        (pl.col("kept") & added, "supplement", "white", BLACK, 0.5),
+        (~added, "thresholds", BLACK, "white", 0.3),
+        (added, "supplement", "white", BLACK, 0.5),
     ):
-        rows = data.filter(chosen)
+        rows = data.filter(pl.col("kept") & chosen)
         if rows.is_empty():
             continue
         step = -(-len(rows) // MOST_MARKS)
         shown = rows.gather_every(step)
+        thinned = f" (1 in {step} shown)" if step > 1 else ""
         panel.plot(
-            shown["entropy"],
-            shown["ppl"],
-            linestyle="none",
-            marker="o",
+            *(shown["entropy"], shown["ppl"], "o"),
             markersize=2.0,
             markerfacecolor=face,
             markeredgecolor=edge,
             markeredgewidth=width,
-            label=f"{name} by the {by}: {len(rows):,} of {len(data):,}" + (f" (1 in {step} shown)" if step > 1 else ""),
+            label=f"{name} by the {by}: {len(rows):,} of {len(data):,}{thinned}",
             zorder=4,
         )
 
 
-def _draw_shares(panel: Axes, data: pl.DataFrame, naming: Naming, size: float = 8) -> None:
+def _draw_shares(panel: Axes, plane: Plane, fontsize: float) -> None:
     """`Q1 31%` in each corner, outside the data, in the colour of the quadrant."""
-    shares = quadrant_shares(data)
-    for quadrant in QUADRANTS[naming]:
+    for quadrant in QUADRANTS[plane.naming]:
         top, right, number = quadrant.high_error, quadrant.high_uncertainty, quadrant.number
         panel.annotate(
-            f"Q{number} {100 * shares[number]:.0f}%",
+            f"Q{number} {100 * plane.share(number):.0f}%",
             (float(right), float(top)),
             (-3 if right else 3, -3 if top else 3),
             xycoords="axes fraction",
@@ -291,17 +265,17 @@ def _draw_shares(panel: Axes, data: pl.DataFrame, naming: Naming, size: float = 
             ha="right" if right else "left",
             va="top" if top else "bottom",
             color=QUADRANT_COLOUR[number],
-            fontsize=size,
+            fontsize=fontsize,
             fontweight="bold",
             zorder=5,
             bbox={"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
         )
 
 
-def _dress(panel: Axes, *grids: Grid) -> None:
+def _dress(panel: Axes, *planes: Plane) -> None:
     """Axes that hold all the bins and room for the corners; perplexity on a log axis with its ticks written out."""
-    left, right = min(grid.ent[0] for grid in grids), max(grid.ent[-1] for grid in grids)
-    low, high = min(grid.log_ppl[0] for grid in grids), max(grid.log_ppl[-1] for grid in grids)
+    left, right = min(plane.ents[0] for plane in planes), max(plane.ents[-1] for plane in planes)
+    low, high = min(plane.log_ppls[0] for plane in planes), max(plane.log_ppls[-1] for plane in planes)
     height, width = high - low, right - left
     panel.set_yscale("log")
     panel.set_ylim(10 ** (low - 0.11 * height), 10 ** (high + 0.11 * height))
@@ -321,6 +295,5 @@ def _draw_density_bar(figure: Figure, axes: Sequence[Axes], most: int) -> None:
     bar = colour_bar(figure, axes, colours, "Samples per bin (log scale)", **options)
     ticks = [factor * 10**power for power in range(7) for factor in (1, 3) if factor * 10**power <= most]
     ticks = ticks if len(ticks) > 1 else [1, most]
-    bar.set_ticks(ticks)
-    bar.set_ticklabels([str(value) for value in ticks])
+    bar.set_ticks(ticks, labels=[str(value) for value in ticks])
     bar.minorticks_off()

@@ -6,6 +6,7 @@ import polars as pl
 from matplotlib.axes import Axes
 
 from qtuning.figures.captions import SPREAD
+from qtuning.figures.points import budget_name
 from qtuning.figures.style import BLUE, GREEN, PAGE, VERMILLION, Drawing, legend_below, letter, panels, styled
 from qtuning.tables.planted_errors import PRUNED
 
@@ -28,6 +29,7 @@ OFFSET = {("base", 0): -0.27, ("trained", 0): -0.09, ("base", 1): 0.09, ("traine
 """Of a point from the middle of its row, by the weights and the number of the measure."""
 
 
+@styled()
 def draw_planted_errors(frame: pl.DataFrame) -> Drawing:
     """Points from 0 to 1: a row per method and budget, a panel per score; open: base model, filled: trained.
 
@@ -40,19 +42,23 @@ def draw_planted_errors(frame: pl.DataFrame) -> Drawing:
     ratios = [len(rows) for rows in lines]
     height = sum(0.30 * count + 0.55 for count in ratios) + 0.35
     options: dict[str, Any] = {"sharex": True, "sharey": "row", "gridspec_kw": {"height_ratios": ratios}}
-    with styled():
-        figure, axes = panels(len(groups), len(PANELS), PAGE, height, **options)
-        for number, (part, rows) in enumerate(zip(groups, lines, strict=True)):
-            for index, (score, title, measures) in enumerate(PANELS, start=number * len(PANELS)):
-                _draw_score(axes[index], rows, part.filter(pl.col("score") == score), measures)
-                letter(axes[index], index, title)
-            first = axes[number * len(PANELS)]
-            first.set_yticks(range(len(rows)), [_row_label(row) for row in rows.iter_rows(named=True)])
-            first.set_ylim(len(rows) - 0.45, -0.55)
-            if several:
-                first.set_ylabel(", ".join(part[name][0] for name in several))
-        order = [f"{label}, {weights}" for label, *_ in LOOKS.values() for weights in ("base", "trained")]
-        legend_below(figure, axes, len(order), order, handlelength=1.2)
+    figure, axes = panels(len(groups), len(PANELS), PAGE, height, **options)
+    for number, (part, rows) in enumerate(zip(groups, lines, strict=True)):
+        for index, (score, title, measures) in enumerate(PANELS, start=number * len(PANELS)):
+            _draw_score(axes[index], rows, part.filter(pl.col("score") == score), measures)
+            letter(axes[index], index, title)
+        first = axes[number * len(PANELS)]
+        named = [
+            row["label"]
+            + ("" if row["method"] == "full" else f", {budget_name(row['sample_ratio'], row['token_ratio'])}")
+            for row in rows.iter_rows(named=True)
+        ]
+        first.set_yticks(range(len(rows)), named)
+        first.set_ylim(len(rows) - 0.45, -0.55)
+        if several:
+            first.set_ylabel(", ".join(part[name][0] for name in several))
+    order = [f"{label}, {weights}" for label, *_ in LOOKS.values() for weights in ("base", "trained")]
+    legend_below(figure, axes, len(order), order, handlelength=1.2)
     text = (
         "Planted errors: how well scores rank wrong tokens above right ones (precision among as many highest-scored"
         " tokens as are wrong, which is also the recall; area under the ROC curve, dotted: of guessing), and which "
@@ -63,16 +69,9 @@ def draw_planted_errors(frame: pl.DataFrame) -> Drawing:
     return Drawing(figure, frame, text)
 
 
-def _row_label(row: dict[str, Any]) -> str:
-    """`Q-Tuning, 50×70`; `Full data`."""
-    if row["method"] == "full":
-        return str(row["label"])
-    return f"{row['label']}, {row['budget'].replace('% x ', '×').removesuffix('%')}"
-
-
 def _draw_score(panel: Axes, lines: pl.DataFrame, rows: pl.DataFrame, measures: tuple[str, ...]) -> None:
     """One score: a row per line, its measures by colour and marker; the λ of the smoothed score in its row."""
-    places = {(row["label"], row["budget"]): place for place, row in enumerate(lines.iter_rows(named=True))}
+    places = {line: place for place, line in enumerate(lines.select("label", "budget").iter_rows())}
     for row in rows.iter_rows(named=True):
         if row["score"] in PRUNED and row["share"] == 0:
             continue
@@ -81,7 +80,7 @@ def _draw_score(panel: Axes, lines: pl.DataFrame, rows: pl.DataFrame, measures: 
             label, colour, marker = LOOKS[measure]
             y = place + OFFSET[row["weights"], number]
             if row[measure] is None:
-                panel.annotate("–", (0.01, y), fontsize=7, va="center", color=colour)
+                panel.annotate("–", (0.01, y), va="center", color=colour)
                 continue
             panel.errorbar(
                 row[measure],
@@ -97,7 +96,7 @@ def _draw_score(panel: Axes, lines: pl.DataFrame, rows: pl.DataFrame, measures: 
                 label=f"{label}, {row['weights']}",
             )
         if row["score"] == "smoothed score" and row["weights"] == "base" and row["lambda"] is not None:
-            panel.annotate(f"λ {row['lambda']:g}", (0.13, place), fontsize=7, va="center", color="#444444")
+            panel.annotate(f"λ {row['lambda']:g}", (0.13, place), va="center", color="#444444")
     if "auc" in measures:  # of guessing
         panel.axvline(0.5, color="#444444", linewidth=0.6, linestyle=(0, (1, 2)), zorder=1)
     panel.set_xlim(0, 1)

@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -14,29 +13,11 @@ from qtuning.tables.costs import cost_of
 from qtuning.tables.labels import benchmark_label, method_label, percent
 
 SCHEMA: dict[str, Any] = {
-    "train_set": pl.String,
-    "model": pl.String,
-    "label": pl.String,
-    "method": pl.String,
-    "sample_pruner": pl.String,
-    "token_pruner": pl.String,
-    "sample_ratio": pl.Float64,
-    "token_ratio": pl.Float64,
-    "budget": pl.String,
-    "nominal": pl.Float64,
-    "variant": pl.String,
-    "training": pl.String,
-    "lambda": pl.Float64,
-    "batch_size": pl.Int64,
-    "benchmark": pl.String,
-    "mean": pl.Float64,
-    "sd": pl.Float64,
-    "n_seeds": pl.Int64,
-    "hole": pl.String,
-    "flops": pl.Float64,
-    "flops_share": pl.Float64,
-    "seconds": pl.Float64,
-    "seconds_share": pl.Float64,
+    **dict.fromkeys(("train_set", "model", "label", "method", "sample_pruner", "token_pruner"), pl.String),
+    **{"sample_ratio": pl.Float64, "token_ratio": pl.Float64, "budget": pl.String, "nominal": pl.Float64},
+    **{"variant": pl.String, "training": pl.String, "lambda": pl.Float64, "batch_size": pl.Int64},
+    **{"benchmark": pl.String, "mean": pl.Float64, "sd": pl.Float64, "n_seeds": pl.Int64, "hole": pl.String},
+    **dict.fromkeys(("flops", "flops_share", "seconds", "seconds_share"), pl.Float64),
 }
 """Columns of `points`.
 
@@ -67,25 +48,21 @@ def points(summary: Summary) -> pl.DataFrame:
         row = line.columns() | {
             "model": model,
             "label": method_label(line),
-            "budget": "",
+            "budget": budget_name(line.sample_ratio, line.token_ratio),
             "lambda": options.get("token", {}).get("lambda"),
             "batch_size": int(batch[1]) if batch else None,
             "benchmark": summary.overall,
-            "n_seeds": 0,
-            "flops": cost.mean("flops_total"),
-            "flops_share": cost.share_of_full("flops_total"),
-            "seconds": cost.mean("seconds_total"),
-            "seconds_share": cost.share_of_full("seconds_total"),
         }
         if line.sample_ratio is not None and line.token_ratio is not None:
-            row["budget"] = budget_name(line.sample_ratio, line.token_ratio)
             row["nominal"] = 100 * line.sample_ratio * line.token_ratio
         if isinstance(entry, Entry):
             row |= {"mean": entry.mean, "sd": entry.sd, "n_seeds": len(entry.seeds)}
         else:
-            row["hole"] = str(entry)
+            row |= {"hole": str(entry), "n_seeds": 0}
+        for name, column in (("flops", "flops_total"), ("seconds", "seconds_total")):
+            row |= {name: cost.mean(column), f"{name}_share": cost.share_of_full(column)}
         rows.append(row)
-    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    return pl.DataFrame(rows, schema=SCHEMA)
 
 
 def pruned(frame: pl.DataFrame) -> pl.DataFrame:
@@ -93,28 +70,16 @@ def pruned(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.filter(~pl.col("method").is_in(UNPRUNED))
 
 
-@dataclass(frozen=True)
-class Facet:
-    """A train set and a model, which have a panel of their own. title: empty for the only facet of a figure."""
+def facets(frame: pl.DataFrame) -> list[tuple[str, pl.Expr]]:
+    """(title, condition) of each train set and model of some points, in table order: each has panels of its own.
 
-    train_set: str
-    model: str
-    title: str
-
-    def of(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """The points of this train set and model."""
-        return frame.filter((pl.col("train_set") == self.train_set) & (pl.col("model") == self.model))
-
-
-def facets(frame: pl.DataFrame) -> list[Facet]:
-    """The train sets and models of some points, in table order."""
-    places = list(dict.fromkeys(frame.select("train_set", "model").iter_rows()))
+    The only one has no title.
+    """
+    places = frame.select("train_set", "model").unique(maintain_order=True).rows()
     several = frame["train_set"].n_unique() > 1
     titles = [f"{model}, {train_set}" if several else model for train_set, model in places]
-    return [
-        Facet(train_set, model, title if len(places) > 1 else "")
-        for (train_set, model), title in zip(places, titles, strict=True)
-    ]
+    chosen = [(pl.col("train_set") == train_set) & (pl.col("model") == model) for train_set, model in places]
+    return list(zip(titles if len(places) > 1 else [""], chosen, strict=True))
 
 
 def score_label(frame: pl.DataFrame) -> str:
@@ -123,6 +88,8 @@ def score_label(frame: pl.DataFrame) -> str:
     return "Average score (%)" if benchmark == AVERAGE else f"{benchmark_label(benchmark)} (%)"
 
 
-def budget_name(sample_ratio: float, token_ratio: float) -> str:
-    """`25×50`: per cent of the samples x per cent of the tokens."""
+def budget_name(sample_ratio: float | None, token_ratio: float | None) -> str:
+    """`25×50`: per cent of the samples x per cent of the tokens; empty for a model without training."""
+    if sample_ratio is None or token_ratio is None:
+        return ""
     return f"{percent(sample_ratio)[:-1]}×{percent(token_ratio)[:-1]}"

@@ -34,7 +34,7 @@ QUADRANT_DASHES: dict[int, Any] = {1: "-", 2: (0, (5, 1.5)), 3: (0, (1, 1.2)), 4
 """Line style of a quadrant, so that its line is known without its colour."""
 
 RC = {
-    "font.size": 8,
+    "font.size": 7,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
     "xtick.labelsize": 7,

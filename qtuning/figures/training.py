@@ -45,50 +45,46 @@ def over_seeds(steps: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
     )
 
 
+@styled()
 def draw_shares(steps: pl.DataFrame, about: str = "") -> Drawing:
     """Quadrant shares at the median split and at the thresholds, and the thresholds of error and uncertainty.
 
     steps: rows of steps.parquet of the seeds of one Q-Tuning setting. Lines are means over the seeds, bands reach from
     the lowest seed to the highest. about: what was trained, for the caption.
     """
-    medians = [f"median_q{quadrant}" for quadrant in (1, 2, 3, 4)]
-    tails = [f"q{quadrant}_share" for quadrant in (1, 2, 3, 4)]
-    data = over_seeds(steps, [*medians, *tails, "ppl_low", "ppl_high", "ent_low", "ent_high"])
-    with styled():
-        figure, axes = panels(2, 2, PAGE, 4.2, sharex=True)
-        for panel, columns in ((axes[0], medians), (axes[1], tails)):
-            for quadrant, column in zip((1, 2, 3, 4), columns, strict=True):
-                # at the medians Q1 = Q3 and Q2 = Q4, but for ties: the thin line runs on top of the thick one
-                width = 2.2 if columns is medians and quadrant < 3 else 1.1
-                colour, dashes = QUADRANT_COLOUR[quadrant], QUADRANT_DASHES[quadrant]
-                _draw_band(panel, data, column, f"Q{quadrant}", colour, dashes, 100, width)
-            panel.set_ylim(0, None)
-            panel.set_ylabel("Share of the samples (%)")
-        floor = f"{LEAST_SHARE:.0%}, the least a quadrant should hold"
-        axes[0].axhline(100 * LEAST_SHARE, color=BLACK, linewidth=0.7, linestyle=(0, (1, 2)), label=floor)
-        for panel, name in ((axes[2], "ppl"), (axes[3], "ent")):
-            _draw_band(panel, data, f"{name}_high", "high above", VERMILLION, "-")
-            _draw_band(panel, data, f"{name}_low", "low up to", BLUE, (0, (5, 1.5)))
-            panel.set_xlabel("Optimizer update")
-        axes[2].set_yscale("log")
-        axes[2].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes[2].set_ylabel("Perplexity (log scale)")
-        axes[3].set_ylabel("Entropy (nats)")
-        titles = (
-            "quadrants of the median split",
-            "quadrants of the thresholds",
-            "thresholds of error",
-            "thresholds of uncertainty",
-        )
-        starts = data.group_by("epoch").agg(pl.col("update").min()).sort("epoch")["update"].to_list()
-        for index, (panel, title) in enumerate(zip(axes, titles, strict=True)):
-            letter(panel, index, title)
-            for start in starts[1:]:
-                panel.axvline(start, color="#BBBBBB", linewidth=0.6, zorder=1)
-            panel.margins(x=0.01)
-        figure.align_ylabels()
-        axes[2].legend(loc="best")  # where the curves leave room
-        legend_below(figure, [axes[1], axes[0]], 5)
+    shares = ("median_q{}", "q{}_share")
+    data = over_seeds(
+        steps,
+        [*(share.format(q) for share in shares for q in QUADRANT_COLOUR), "ppl_low", "ppl_high", "ent_low", "ent_high"],
+    )
+    figure, axes = panels(2, 2, PAGE, 4.2, sharex=True)
+    for panel, share in zip(axes, shares, strict=False):
+        for quadrant, colour in QUADRANT_COLOUR.items():
+            # at the medians Q1 = Q3 and Q2 = Q4, but for ties: the thin line runs on top of the thick one
+            width = 2.2 if panel is axes[0] and quadrant < 3 else 1.1
+            name, dashes = f"Q{quadrant}", QUADRANT_DASHES[quadrant]
+            _draw_band(panel, data, share.format(quadrant), name, colour, dashes, 100, width)
+        panel.set_ylim(0, None)
+        panel.set_ylabel("Share of the samples (%)")
+    floor = f"{LEAST_SHARE:.0%}, the least a quadrant should hold"
+    axes[0].axhline(100 * LEAST_SHARE, color=BLACK, linewidth=0.7, linestyle=(0, (1, 2)), label=floor)
+    for panel, name, label in ((axes[2], "ppl", "Perplexity (log scale)"), (axes[3], "ent", "Entropy (nats)")):
+        _draw_band(panel, data, f"{name}_high", "high above", VERMILLION, "-")
+        _draw_band(panel, data, f"{name}_low", "low up to", BLUE, (0, (5, 1.5)))
+        panel.set(xlabel="Optimizer update", ylabel=label)
+    axes[2].set_yscale("log")
+    axes[2].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    titles = [f"quadrants of the {by}" for by in ("median split", "thresholds")]
+    titles += [f"thresholds of {axis}" for axis in ("error", "uncertainty")]
+    starts = data.group_by("epoch").agg(pl.col("update").min()).sort("epoch")["update"].to_list()
+    for index, (panel, title) in enumerate(zip(axes, titles, strict=True)):
+        letter(panel, index, title)
+        for start in starts[1:]:
+            panel.axvline(start, color="#BBBBBB", linewidth=0.6, zorder=1)
+        panel.margins(x=0.01)
+    figure.align_ylabels()
+    axes[2].legend(loc="best")  # where the curves leave room
+    legend_below(figure, [axes[1], axes[0]], 5)
     text = (
         f"Quadrant shares and thresholds of {about}, over the updates: means of consecutive updates; lines are "
         "means over the seeds, bands their range. (a): at the medians Q1 = Q3 and Q2 = Q4, but for ties; "
@@ -98,6 +94,7 @@ def draw_shares(steps: pl.DataFrame, about: str = "") -> Drawing:
     return Drawing(figure, data, text)
 
 
+@styled()
 def draw_convergence(steps: pl.DataFrame, lines: pl.DataFrame, budget: str = "") -> Drawing:
     """Loss of the kept tokens, and response tokens kept in an update, over the updates.
 
@@ -109,22 +106,21 @@ def draw_convergence(steps: pl.DataFrame, lines: pl.DataFrame, budget: str = "")
     """
     looks = assign_looks(lines)
     parts = []
-    with styled():
-        figure, axes = panels(1, 2, PAGE, 2.5 + 0.14 * -(-len(looks) // 4))
-        for label, look in looks.items():
-            cells = lines.filter(pl.col("label") == label)["cell"]
-            part = over_seeds(steps.filter(pl.col("cell").is_in(cells.implode())), ["loss", "tokens_kept"])
-            for panel, column in zip(axes, ("loss", "tokens_kept"), strict=True):
-                _draw_band(panel, part, column, label, look.colour, look.dashes)
-            parts.append(part.with_columns(pl.lit(label).alias("label")))
-        names = ("Loss of the kept tokens (nats)", "Tokens kept per update")
-        for index, (panel, name) in enumerate(zip(axes, names, strict=True)):
-            panel.margins(x=0.01)
-            panel.set_ylim(0, None)
-            panel.set_xlabel("Optimizer update")
-            panel.set_ylabel(name)
-            letter(panel, index)
-        legend_below(figure, axes, 4)
+    figure, axes = panels(1, 2, PAGE, 2.5 + 0.14 * -(-len(looks) // 4))
+    for label, look in looks.items():
+        cells = lines.filter(pl.col("label") == label)["cell"]
+        part = over_seeds(steps.filter(pl.col("cell").is_in(cells.implode())), ["loss", "tokens_kept"])
+        for panel, column in zip(axes, ("loss", "tokens_kept"), strict=True):
+            _draw_band(panel, part, column, label, look.colour, look.dashes)
+        parts.append(part.with_columns(label=pl.lit(label)))
+    for index, (panel, name) in enumerate(
+        zip(axes, ("Loss of the kept tokens (nats)", "Tokens kept per update"), strict=True)
+    ):
+        panel.margins(x=0.01)
+        panel.set_ylim(0, None)
+        panel.set(xlabel="Optimizer update", ylabel=name)
+        letter(panel, index)
+    legend_below(figure, axes, 4)
     text = (
         "Loss over the tokens that each method keeps (comparable over seeds, not between methods), and "
         f"response tokens kept per update{f', at {budget}' if budget else ''}; the area below it is what was "
@@ -140,15 +136,14 @@ def _draw_band(
     label: str,
     colour: str,
     dashes: Any,
-    scale: float = 1,
+    scale: int = 1,
     width: float = 1.1,
 ) -> None:
     """The mean over the seeds as a line, and the range of the seeds as a band; updates without a value are left out.
 
     data: as of `over_seeds`. scale: factor of the values. width: of the line, in points.
     """
-    rows = data.filter(pl.col(column).is_not_null())
-    x = rows["update"].to_numpy()
-    panel.plot(x, scale * rows[column].to_numpy(), color=colour, linestyle=dashes, linewidth=width, label=label)
-    low, high = (scale * rows[f"{column}_{end}_seed"].to_numpy() for end in ("low", "high"))
-    panel.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+    columns = ("update", column, f"{column}_low_seed", f"{column}_high_seed")
+    x, mean, low, high = (data.drop_nulls(column)[name].to_numpy() for name in columns)
+    panel.plot(x, scale * mean, color=colour, linestyle=dashes, linewidth=width, label=label)
+    panel.fill_between(x, scale * low, scale * high, color=colour, alpha=0.18, linewidth=0)

@@ -13,7 +13,7 @@ from qtuning.figures.heatmap import heatmaps
 from qtuning.figures.pareto import draw_pareto
 from qtuning.figures.plane import FEWEST, draw_flow, draw_plane
 from qtuning.figures.planted_errors import draw_planted_errors
-from qtuning.figures.points import budget_name, points, pruned
+from qtuning.figures.points import SCHEMA, budget_name, points, pruned
 from qtuning.figures.score_curves import score_curves
 from qtuning.figures.style import Drawing, save
 from qtuning.figures.training import draw_convergence, draw_shares
@@ -25,12 +25,6 @@ from qtuning.tables.labels import method_label
 from qtuning.tables.planted_errors import localised
 
 CAPTIONS = "captions.json"
-
-TRAINED = (
-    *("cell", "train_set", "model", "method", "sample_pruner", "token_pruner"),
-    *("options", "variant", "training", "label", "budget"),
-)
-"""Columns of `_trained`."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +123,9 @@ def _trained(collected: pl.DataFrame) -> pl.DataFrame:
     rows = [
         line.columns()
         | {"model": model, "label": method_label(line), "cell": row["cell"]}
-        | {"budget": budget_name(row["sample_ratio"], row["token_ratio"])}
+        | {"budget": budget_name(line.sample_ratio, line.token_ratio)}
         for (line, model), by_seed in cells_by_line(collected).items()
         for row in by_seed.values()
         if row["cell"]
     ]
-    return pl.DataFrame(rows, schema=dict.fromkeys(TRAINED, pl.String), orient="row")
+    return pl.DataFrame(rows, schema=SCHEMA | {"cell": pl.String, "options": pl.String})

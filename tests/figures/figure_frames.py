@@ -96,6 +96,19 @@ def points_of(scores: pl.DataFrame) -> pl.DataFrame:
     return points(summarise(scores))
 
 
+def one(frame: pl.DataFrame, **where: object) -> dict[str, object]:
+    """The only row with these values."""
+    (row,) = frame.filter(**where).to_dicts()
+    return row
+
+
+def trained(frame: pl.DataFrame, size: int) -> pl.DataFrame:
+    """Points as they are where the experiment varies the batch size."""
+    text = f"batch_size={size}"
+    named = pl.when(pl.col("variant") == "").then(pl.lit(text)).otherwise(text + ", " + pl.col("variant"))
+    return frame.with_columns(variant=named, training=pl.lit(text), batch_size=pl.lit(size, pl.Int64))
+
+
 def table(*cells: Sequence[dict[str, Any]]) -> pl.DataFrame:
     """Rows of cells as a score table."""
     return pl.DataFrame([row for cell in cells for row in cell], schema=SCHEMA, orient="row")

@@ -10,16 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.text import Annotation
 
-from qtuning.figures.plane import (
-    STAGES,
-    Grid,
-    Medians,
-    add_quadrant,
-    draw_flow,
-    draw_plane,
-    quadrant_shares,
-    stages,
-)
+from qtuning.figures.plane import STAGES, Plane, draw_flow, draw_plane, stages
 
 values = st.floats(0.0, 8.0, allow_nan=False)
 clouds = st.lists(st.tuples(values, values), min_size=2, max_size=60)
@@ -42,31 +33,33 @@ def expected(ppl: float, ent: float, ppl_line: float, ent_line: float, text: boo
 @settings(max_examples=60, deadline=None)
 def test_quadrants_are_those_of_the_medians(cloud: list[tuple[float, float]], text: bool) -> None:
     frame = frame_of(cloud)
-    found = add_quadrant(frame, Medians.of(frame), "text" if text else "figure")
+    plane = Plane.of(frame, "text" if text else "figure")
     middle = median(frame["ppl"]), median(frame["entropy"])
     wanted = [expected(ppl, ent, *middle, text) for ppl, ent in zip(frame["ppl"], frame["entropy"], strict=True)]
-    assert found["median_quadrant"].to_list() == wanted
-    assert sum(quadrant_shares(found).values()) == pytest.approx(1)
+    assert plane.samples["median_quadrant"].to_list() == wanted
+    assert [plane.share(quadrant) for quadrant in (1, 2, 3, 4)] == [
+        pytest.approx(wanted.count(quadrant) / len(wanted)) for quadrant in (1, 2, 3, 4)
+    ]
 
 
 @given(clouds)
 @settings(max_examples=60, deadline=None)
 def test_every_sample_lies_in_one_bin_and_no_bin_in_two_quadrants(cloud: list[tuple[float, float]]) -> None:
     frame = frame_of(cloud)
-    medians = Medians.of(frame)
-    grid = Grid.of(frame, medians)
-    assert grid.count(frame).sum() == len(frame)
-    assert medians.ent in grid.ent and np.log10(medians.ppl) in grid.log_ppl
-    assert grid.ent[0] < frame["entropy"].min() and grid.ent[-1] >= frame["entropy"].max()  # type: ignore[operator]
-    right = int((frame["entropy"] > medians.ent).sum())
-    column = int(np.flatnonzero(grid.ent == medians.ent)[0])
-    assert grid.count(frame)[:, column:].sum() == right
+    plane = Plane.of(frame)
+    assert plane.bins["len"].sum() == len(frame)
+    assert plane.ent in plane.ents and np.log10(plane.ppl) in plane.log_ppls
+    assert plane.ents[0] < frame["entropy"].min() and plane.ents[-1] >= frame["entropy"].max()  # type: ignore[operator]
+    right = int((frame["entropy"] > plane.ent).sum())
+    column = int(np.flatnonzero(plane.ents == plane.ent)[0])
+    assert plane.bins.filter(pl.col("column") >= column)["len"].sum() == right
 
 
 def test_the_plane_shows_every_share_and_all_its_data() -> None:
     frame = planes("cell")
     drawing = draw_plane(frame, tails=(2.0, 4.0, 0.6, 1.2))
-    found = quadrant_shares(drawing.data)
+    quadrants = drawing.data["median_quadrant"].to_list()
+    found = {quadrant: quadrants.count(quadrant) / len(quadrants) for quadrant in (1, 2, 3, 4)}
     texts = {(text.xy, text.get_text()) for text in drawing.figure.axes[0].texts if isinstance(text, Annotation)}
     corners = {1: (1, 1), 2: (0, 1), 3: (0, 0), 4: (1, 0)}  # uncertainty to the right, error upwards
     assert texts == {(corner, f"Q{quadrant} {100 * found[quadrant]:.0f}%") for quadrant, corner in corners.items()}
@@ -79,7 +72,7 @@ def test_the_plane_shows_every_share_and_all_its_data() -> None:
 
 def test_a_constant_axis_is_no_error() -> None:
     frame = pl.DataFrame({"ppl": [2.0, 2.0, 2.0], "entropy": [1.0, 1.0, 1.0], "kept": [True, False, False]})
-    assert quadrant_shares(draw_plane(frame).data) == {1: 0.0, 2: 0.0, 3: 1.0, 4: 0.0}
+    assert draw_plane(frame).data["median_quadrant"].to_list() == [3, 3, 3]
 
 
 def test_stages_are_the_first_middle_and_last_tenth() -> None:
