@@ -16,7 +16,10 @@ def scores_caption(text: str, scores: pl.DataFrame) -> str:
     """`text`, and what the scores rest on. scores: rows of the score store of the cells that the figure shows."""
     missing = scores.filter(pl.col("headline") & (pl.col("status") != "done"))["cell"].n_unique()
     cells = _cells(scores, missing, "with missing scores")
-    return " ".join([text, _seeds(scores), _items(scores), _evaluations(scores), cells, _versions(scores)])
+    measured = scores.filter(pl.col("status") == "done")
+    evaluations = (measured if len(measured) else scores)["evaluation"].unique(maintain_order=True)
+    evaluation = f"Evaluation {', '.join(evaluations)}."
+    return " ".join([text, _seeds(scores), _items(scores), evaluation, cells, _versions(scores)])
 
 
 def cells_caption(text: str, cells: pl.DataFrame) -> str:
@@ -34,23 +37,11 @@ def _seeds(scores: pl.DataFrame) -> str:
 
 def _items(scores: pl.DataFrame) -> str:
     done = scores.filter(pl.col("headline") & (pl.col("status") == "done"))
-    parts = [
-        f"{benchmark_label(row['benchmark'])} {row['items']:,} ({row['metric']})"
-        for row in done.unique("benchmark", keep="first", maintain_order=True).iter_rows(named=True)
-    ]
-    missing = [
-        benchmark_label(name)
-        for name in scores["benchmark"].unique(maintain_order=True)
-        if name not in set(done["benchmark"])
-    ]
-    parts += [f"{name} not evaluated" for name in missing]
+    first = done.unique("benchmark", keep="first", maintain_order=True).select("benchmark", "items", "metric")
+    parts = [f"{benchmark_label(name)} {items:,} ({metric})" for name, items, metric in first.iter_rows()]
+    missing = scores.filter(~pl.col("benchmark").is_in(done["benchmark"].implode()))["benchmark"]
+    parts += [f"{benchmark_label(name)} not evaluated" for name in missing.unique(maintain_order=True)]
     return f"Items (metric): {', '.join(parts)}."
-
-
-def _evaluations(scores: pl.DataFrame) -> str:
-    measured = scores.filter(pl.col("status") == "done")
-    found = (measured if len(measured) else scores)["evaluation"].unique(maintain_order=True)
-    return f"Evaluation {', '.join(found)}."
 
 
 def _cells(rows: pl.DataFrame, missing: int, what: str) -> str:

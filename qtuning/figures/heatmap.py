@@ -128,8 +128,7 @@ def _draw_block(panel: Axes, block: pl.DataFrame, benchmarks: list[str], norm: T
             colour = BLACK if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
         panel.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=face, edgecolor=edge, linewidth=0.6, **options))
         panel.text(x, y, text, ha="center", va="center_baseline", style=style, color=colour)
-    panel.set_xlim(-0.5, len(benchmarks) - 0.5)
-    panel.set_ylim(len(labels) - 0.5, -0.5)
+    panel.set(xlim=(-0.5, len(benchmarks) - 0.5), ylim=(len(labels) - 0.5, -0.5))
     panel.set_yticks(range(len(labels)), labels)
     panel.tick_params(length=0)
     panel.grid(visible=False)

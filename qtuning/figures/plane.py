@@ -100,14 +100,9 @@ def draw_flow(frame: pl.DataFrame, naming: Naming = "figure", about: str = "") -
         _draw_shares(panel, plane, fontsize=7)
         if index:
             before = planes[index - 1].ent, planes[index - 1].ppl
-            arrow = {
-                "arrowstyle": "-|>",
-                "mutation_scale": 8,
-                "color": BLACK,
-                "linewidth": 1.2,
-                "shrinkA": 0,
-                "shrinkB": 0,
-            }
+            # as large as with text of 8 points, on which the size of an arrow depends
+            arrow: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 8, "linewidth": 1.2, "color": BLACK}
+            arrow |= {"shrinkA": 0, "shrinkB": 0}
             panel.annotate("", (plane.ent, plane.ppl), before, arrowprops=arrow, zorder=6)
             panel.plot(*before, "o", markersize=3.5, color="white", markeredgecolor=BLACK, zorder=6)
         updates = plane.samples["update"]

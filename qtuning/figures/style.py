@@ -30,32 +30,14 @@ WINE, INDIGO, OLIVE = "#882255", "#332288", "#999933"
 QUADRANT_COLOUR = {1: VERMILLION, 2: BLUE, 3: GREY, 4: GREEN}
 """Colour of a quadrant of the Error-Uncertainty plane."""
 
-QUADRANT_DASHES: dict[int, Any] = {1: "-", 2: (0, (5, 1.5)), 3: (0, (1, 1.2)), 4: (0, (5, 1.2, 1, 1.2))}
-"""Line style of a quadrant, so that its line is known without its colour."""
-
 RC = {
-    "font.size": 7,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "legend.handlelength": 2.6,
-    "legend.columnspacing": 1.2,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": "#E5E5E5",
-    "grid.linewidth": 0.5,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "lines.linewidth": 1.1,
-    "lines.markersize": 3.6,
-    "errorbar.capsize": 1.5,
-    "savefig.dpi": DPI,
+    **dict.fromkeys(("axes.titlesize", "axes.labelsize"), 8),
+    **dict.fromkeys(("font.size", "xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 7),
+    **dict.fromkeys(("axes.linewidth", "xtick.major.width", "ytick.major.width"), 0.6),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **{"legend.handlelength": 2.6, "legend.columnspacing": 1.2},
+    **{"axes.grid": True, "axes.axisbelow": True, "grid.color": "#E5E5E5", "grid.linewidth": 0.5},
+    **{"lines.linewidth": 1.1, "lines.markersize": 3.6, "errorbar.capsize": 1.5, "savefig.dpi": DPI},
     "svg.fonttype": "path",  # the same look wherever the file is opened, with or without the font
     "svg.hashsalt": "qtuning",  # identifiers follow from the content, not from chance (see `_number_parts`)
 }

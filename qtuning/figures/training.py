@@ -9,19 +9,10 @@ from matplotlib.ticker import FuncFormatter
 
 from qtuning.experiment.quadrants import LEAST_SHARE
 from qtuning.figures.marks import assign_looks
-from qtuning.figures.style import (
-    BLACK,
-    BLUE,
-    PAGE,
-    QUADRANT_COLOUR,
-    QUADRANT_DASHES,
-    VERMILLION,
-    Drawing,
-    legend_below,
-    letter,
-    panels,
-    styled,
-)
+from qtuning.figures.style import BLUE, PAGE, QUADRANT_COLOUR, VERMILLION, Drawing, legend_below, letter, panels, styled
+
+QUADRANT_DASHES: dict[int, Any] = {1: "-", 2: (0, (5, 1.5)), 3: (0, (1, 1.2)), 4: (0, (5, 1.2, 1, 1.2))}
+"""Line style of a quadrant, so that its line is known without its colour."""
 
 
 def over_seeds(steps: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
@@ -67,7 +58,7 @@ def draw_shares(steps: pl.DataFrame, about: str = "") -> Drawing:
         panel.set_ylim(0, None)
         panel.set_ylabel("Share of the samples (%)")
     floor = f"{LEAST_SHARE:.0%}, the least a quadrant should hold"
-    axes[0].axhline(100 * LEAST_SHARE, color=BLACK, linewidth=0.7, linestyle=(0, (1, 2)), label=floor)
+    axes[0].axhline(100 * LEAST_SHARE, color="black", linewidth=0.7, linestyle=(0, (1, 2)), label=floor)
     for panel, name, label in ((axes[2], "ppl", "Perplexity (log scale)"), (axes[3], "ent", "Entropy (nats)")):
         _draw_band(panel, data, f"{name}_high", "high above", VERMILLION, "-")
         _draw_band(panel, data, f"{name}_low", "low up to", BLUE, (0, (5, 1.5)))

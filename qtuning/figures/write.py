@@ -71,7 +71,7 @@ def _of_scores(summary: Summary) -> Iterator[tuple[str, Drawing, str]]:
     scores, frame = summary.scores, points(summary)
     for name, drawing in score_curves(frame):
         yield name, drawing, scores_caption(drawing.text, scores)
-    if pruned(frame).drop_nulls(["mean", "flops"]).height > 1:
+    if len(pruned(frame).drop_nulls(["mean", "flops"])) > 1:
         drawing = draw_pareto(frame)
         yield "pareto", drawing, scores_caption(drawing.text, scores)
     for name, drawing in heatmaps(summary):
