@@ -251,15 +251,11 @@ def notes_of_checks(store: Path, checks: Iterable[Check]) -> list[str]:
     store: folder that has `contamination/`. `Contamination: items that share a 13-gram with MathInstruct: GSM8K 0 of
     791, MATH 50 of 5,000 (1.0%).`, or that it was not checked.
     """
-    return [
-        _note(
-            read_json(check.path(store)) if check.path(store).is_file() else None,
-            check.train_set.name,
-            check.train_set.label,
-            check.benchmarks,
-        )
-        for check in checks
-    ]
+    notes = []
+    for check in checks:
+        report = read_json(check.path(store)) if check.path(store).is_file() else None
+        notes.append(_note(report, check.train_set.name, check.train_set.label, check.benchmarks))
+    return notes
 
 
 def notes_from_store(store: Path, scores: "polars.DataFrame") -> list[str]:

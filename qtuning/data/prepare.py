@@ -224,7 +224,6 @@ def write_samples(path: Path, used: Sequence[Usable]) -> None:
 
 
 def _statistics(used: Sequence[Usable]) -> dict[str, Any]:
-    """Counts, token statistics and a digest of the texts of the samples that are used."""
     contents = [_content(candidate.example) for candidate, _ in used]
     digest = hashlib.sha256()
     for content in contents:

@@ -56,9 +56,9 @@ class Grid:
         return self.experiment.evaluation
 
     @cached_property
-    def _varied(self) -> tuple[str, ...]:
+    def _varied(self) -> list[str]:
         trainings = [cell.training.model_dump() for cell in self.cells if cell.training is not None]
-        return tuple(key for key in Training.model_fields if any(t[key] != trainings[0][key] for t in trainings))
+        return [key for key in Training.model_fields if any(t[key] != trainings[0][key] for t in trainings)]
 
     def variant(self, cell: Cell) -> dict[str, Any]:
         """The settings of training that differ between cells of this experiment, with the values of this cell.
@@ -202,7 +202,6 @@ class ConfigFolder:
         ]
 
     def _composite(self, edition: Edition, within: tuple[str, ...]) -> Grid:
-        """The union of several experiments, in their order."""
         raw = edition.layers[0].values
         raise_problems(type_problems(raw, edition.file, edition.base))
         names = [part if edition.scale is None else f"{part}-{edition.scale.name}" for part in raw["parts"]]

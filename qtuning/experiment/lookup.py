@@ -57,8 +57,7 @@ def bind_options(info: PrunerInfo, options: Mapping[str, object], kind: PrunerKi
     A function gets the options as keyword arguments, a class gets them when it is made. They are called as the fields
     of `info.options` are (`lambda_`, not `lambda`). UserError for wrong options.
     """
-    chosen = validate(info.options, options, f"{kind} pruner {info.name}: options")
-    values = {name: getattr(chosen, name) for name in info.options.model_fields}
+    values = dict(validate(info.options, options, f"{kind} pruner {info.name}: options"))
     found = _load(info.function)
     if not inspect.isclass(found):
         return partial(found, **values)

@@ -76,12 +76,8 @@ def _readings(
     asked = validate(Readings, common.model_dump() | own, f"{entry.method}: options")
     drawn, prunes_tokens = sample.scope == "epoch" and sample_ratio < 1, token_ratio < 1
     in_batch = sample.scope == "batch" or (drawn and (asked.updates, asked.passes) != ("as-defined", "once"))
-    effective = {
-        "updates": drawn,
-        "passes": drawn,
-        "pruned_tokens": prunes_tokens,
-        "selection": prunes_tokens or in_batch,
-    }
+    effective = dict.fromkeys(("updates", "passes"), drawn)
+    effective |= {"pruned_tokens": prunes_tokens, "selection": prunes_tokens or in_batch}
     return Readings(**{key: getattr(asked, key) for key, matters in effective.items() if matters})
 
 
