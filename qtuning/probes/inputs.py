@@ -29,10 +29,8 @@ def find_model(name: str, template: str | None, named: ConfigFolder) -> Model:
     elif name.count("/") == 1 and not name.startswith((".", "/", "~")):
         model = Model(name=_slug(name.rpartition("/")[2]), source=HubSource(id=name))
     else:
-        raise UserError(
-            f"model {name!r}: no folder, no owner/name of the hub, and not in {named.configs}/models"
-            f"{nearest(name, dict.fromkeys([*known, 'mini']))}"
-        )
+        hint = nearest(name, dict.fromkeys([*known, "mini"]))
+        raise UserError(f"model {name!r}: no folder, no owner/name of the hub, and not in {named.configs}/models{hint}")
     return model if template is None else model.model_copy(update={"template": template})
 
 
@@ -48,17 +46,13 @@ def find_train_set(name: str, named: ConfigFolder) -> TrainSet:
     if name == "mini":
         return TrainSet(name="mini", source=FileSource(kind="mini-world", file="sft/train.jsonl.gz"))
     if not path.exists():
-        raise UserError(
-            f"data {name!r}: no such file, and not in {named.configs}/train_sets"
-            f"{nearest(name, dict.fromkeys([*known, 'mini']))}"
-        )
+        hint = nearest(name, dict.fromkeys([*known, "mini"]))
+        raise UserError(f"data {name!r}: no such file, and not in {named.configs}/train_sets{hint}")
     source = FileSource(kind="path", file=str(path.resolve()))
-    stem = path.name.split(".")[0]
-    return TrainSet(name=_slug(stem), source=source, format=_form(path), bad_rows=1.0)
+    return TrainSet(name=_slug(path.name.split(".")[0]), source=source, format=_form(path), bad_rows=1.0)
 
 
 def _form(path: Path) -> Literal["alpaca", "chat"]:
-    """`alpaca` or `chat`, by the columns of the first row that is an object."""
     rows = read_file(locate(FileSource(kind="path", file=str(path)), data_dir=None))
     first = next((row for row in rows if isinstance(row.value, dict)), None)
     if first is None:
@@ -75,5 +69,4 @@ def _form(path: Path) -> Literal["alpaca", "chat"]:
 
 
 def _slug(text: str) -> str:
-    """`text` as a name: what is not allowed in one becomes a dash."""
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-._")[:64] or "unnamed"

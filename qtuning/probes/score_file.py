@@ -124,27 +124,24 @@ def print_plane(found: ScoredFile, sample_ratio: float, console: Console) -> Non
     kept, added = int(samples["kept"].sum()), int(samples["supplement"].sum())
     search = "converged" if lines.converged else "did not converge"
     rho = spearman(samples["ppl"].to_torch(), samples["entropy"].to_torch())
-    console.print(
+    text = (
         f"\nsamples      {len(samples):,} scored of {found.report['read']:,} rows{f' (unusable: {bad})' if bad else ''}"
         f"; {found.report['truncated_responses']:,} responses cut at {found.report['cutoff']:,} tokens\n"
         f"thresholds   level {lines.level:.3f} after {lines.iterations} iterations ({search}): PPL {lines.ppl_low:.4g} "
         f"and {lines.ppl_high:.4g}, entropy {lines.ent_low:.4g} and {lines.ent_high:.4g} nats\n"
         f"kept         {kept:,} samples: {kept - added:,} by the thresholds, {added:,} by the supplement\n"
-        f"Spearman     {'not defined' if math.isnan(rho) else f'{rho:.2f}'} between perplexity and entropy\n",
-        highlight=False,
-        soft_wrap=True,
+        f"Spearman     {'not defined' if math.isnan(rho) else f'{rho:.2f}'} between perplexity and entropy\n"
     )
     if added > kept / 2:
         taken = samples.filter(samples["supplement"])["quadrant_thresholds"].value_counts(sort=True, name="count")
         places = [
             f"{count} {f'of Q{number}' if number else 'between the lines'}" for number, count in taken.iter_rows()
         ]
-        console.print(
-            f"warning: most of what is kept is the supplement's, from {' and '.join(places)}, whatever "
-            "the table says of these: the lines hold too little in Q2 and Q4, as where error and uncertainty agree\n",
-            highlight=False,
-            soft_wrap=True,
+        text += (
+            f"\nwarning: most of what is kept is the supplement's, from {' and '.join(places)}, whatever "
+            "the table says of these: the lines hold too little in Q2 and Q4, as where error and uncertainty agree\n"
         )
+    console.print(text, highlight=False, soft_wrap=True)
 
 
 def _shares(samples: pl.DataFrame, quadrant: int) -> list[str]:

@@ -6,7 +6,7 @@ Here are also the readings that concern every method (A9, A11, A12), and the che
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import accumulate, pairwise
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -29,6 +29,8 @@ from qtuning.pruners.base import (
     keep_prunable,
     sample_budget,
 )
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,8 @@ class Method:
         return replace(selection, weights=selection.weights * share)
 
 
-def concatenate(parts: Sequence[Candidates]) -> Candidates:
-    """The samples of several batches as one: for reading A9, `global`, and for the train set before an epoch."""
+def concatenate(parts: Sequence[T]) -> T:
+    """The samples of several batches as one: for reading A9, `global`, for pools, and for the train set."""
     return _join(parts)  # type: ignore[no-any-return]
 
 

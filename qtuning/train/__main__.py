@@ -96,13 +96,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise
 
 
-def _stop_with_parent() -> None:
-    """Ask the kernel to send SIGTERM when the launcher dies, because the launcher holds the lease of our GPU."""
-    if sys.platform == "linux":
-        PR_SET_PDEATHSIG = 1
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 def run_as_worker(main: Callable[[], None]) -> NoReturn:
     """Run `main` in a process that a launcher started beside others, then exit without tearing Python down.
 
@@ -122,5 +115,7 @@ def run_as_worker(main: Callable[[], None]) -> NoReturn:
 
 
 if __name__ == "__main__":
-    _stop_with_parent()
+    if sys.platform == "linux":  # the launcher holds the lease of our GPU: if it dies, the kernel shall end us, too
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     run_as_worker(main)

@@ -65,7 +65,6 @@ class CandidateSource:
 
     def __post_init__(self) -> None:
         self.losses = torch.full((len(self.train_set.samples),), torch.nan, dtype=torch.float64)
-        self._position = {sample.number: index for index, sample in enumerate(self.train_set.samples)}
         self._shape = shape_of(self.model.model, frozen=True, checkpointing=False)
 
     def candidates(
@@ -120,12 +119,6 @@ class CandidateSource:
         raise_first([result for _, result in everyone if isinstance(result, UserError)])
         return concatenate([result for _, result in everyone])
 
-    def start_epoch(self, needs: Collection[str], epoch: int) -> None:
-        """Score the train set anew, if the schedule asks for it before this epoch (`stale`)."""
-        if self.scoring.schedule == "stale" and epoch % self.scoring.epochs == 0:
-            self.table = None
-            self.table = self.whole_train_set(set(needs) & SCORES, epoch).scores
-
     def exact(self) -> "CandidateSource":
         """A source of exact scores under the current weights, at no cost: to see what an approximation changes."""
         source = copy.copy(self)
@@ -142,10 +135,6 @@ class CandidateSource:
             yield
         finally:
             self._half = None
-
-    def remember(self, number: int, loss: float) -> None:
-        """Note the mean token NLL of sample `number` in the update just made."""
-        self.losses[self._position[number]] = loss
 
     def tensors(self) -> dict[str, Tensor]:
         """The resume state."""

@@ -68,17 +68,12 @@ class CellFolders:
 
 
 def train(
-    cell: Cell,
-    accelerator: Accelerator,
-    folders: CellFolders,
-    tracking: str,
-    groups: Sequence[str],
-    checkpoint_seconds: float,
+    cell: Cell, accelerator: Accelerator, folders: CellFolders, tracking: str, groups: Sequence[str], seconds: float
 ) -> None:
     """Train `cell` on its prepared inputs, or go on from its last checkpoint; write OUTPUTS below `folders.out`.
 
-    A diverged cell (non-finite scores, loss or gradient) is a result: it is recorded as such in train.json, without
-    weights. UserError for what the user can mend.
+    tracking, groups: see `Mirror.open`. seconds: between checkpoints. A diverged cell (non-finite scores, loss or
+    gradient) is a result: it is recorded as such in train.json, without weights. UserError for what the user can mend.
     """
     assert cell.training is not None and cell.seeds is not None and cell.pruning is not None
     started, main = time.perf_counter(), accelerator.is_main_process
@@ -122,7 +117,7 @@ def train(
     diagnosis = Diagnosis(cell.pruning, len(samples), sum(sample.response_length for sample in samples))
     for earlier in log.records() if log is not None else []:
         diagnosis.feed(earlier)
-    checkpointer = Checkpointer(loop, folders.state, identity, checkpoint_seconds, started)
+    checkpointer = Checkpointer(loop, folders.state, identity, seconds, started)
     mirror = Mirror.open(tracking if main else "disabled", cell, groups, folders.state.parent.parent / "wandb")
 
     loss, reason = _run(loop, log, mirror, diagnosis, checkpointer)
@@ -181,12 +176,9 @@ def _build_model(base: Path, cell: Cell) -> nn.Module:
     lora, targets = cell.training.lora, cell.model.lora_targets
     if cell.training.gradient_checkpointing:
         model.enable_input_require_grads()
+    modules = targets if targets == "all-linear" else list(targets)
     config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets if targets == "all-linear" else list(targets),
+        task_type="CAUSAL_LM", r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=modules
     )
     adapted = get_peft_model(model, config)
     if hasattr(causal_lm_of(adapted).get_output_embeddings(), "base_layer"):

@@ -51,12 +51,6 @@ class Verdicts:
         # the empty end gives the tensor its type where there are no rows
         return Verdicts(tokens=torch.cat([*(masks[row] for row in rows), self.tokens[:0]]), **part)  # type: ignore[arg-type]
 
-    @classmethod
-    def joined(cls, parts: Sequence["Verdicts"]) -> "Verdicts":
-        """The verdicts on several batches as one."""
-        columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(cls)}
-        return cls(**{name: None if of[0] is None else torch.cat(of) for name, of in columns.items()})  # type: ignore[arg-type]
-
     def tensors(self) -> dict[str, Tensor]:
         """The columns that are not None, for a checkpoint."""
         found = {f"pool.{f.name}": getattr(self, f.name) for f in fields(self)}

@@ -191,11 +191,7 @@ def print_derived(
     """Print every derived quantity once, at the start."""
     assert cell.training is not None and cell.pruning is not None
     t, pruning = cell.training, cell.pruning
-    readings = {
-        name: getattr(pruning, name)
-        for name, field in Readings.model_fields.items()
-        if getattr(pruning, name) != field.default
-    }
+    readings = pruning.model_dump(include=set(Readings.model_fields), exclude_defaults=True)
     options = pruning.sample_options | pruning.token_options | readings
     print(
         f"cell                {cell_id(cell)}\n"

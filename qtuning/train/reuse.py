@@ -80,23 +80,16 @@ def observe_with_graphs(
 
 def require_reusable(model: PackedModel, needs: Collection[str], pruned_tokens: str, processes: int) -> None:
     """UserError unless the forward that scores a batch is the one that would train its kept samples."""
-    dropout = _dropout_of(model)
+    config = model.causal_lm.config.get_text_config().to_dict()
+    named = [key for key in config if ("dropout" in key or key.endswith("pdrop")) and not key.startswith("classifier")]
+    dropouts = [key for key in named if isinstance(config[key], float) and config[key] > 0]
+    dropouts += [name for name, part in model.named_modules() if isinstance(part, nn.Dropout) and part.p > 0]
     reasons = {
         f"runs in one process, and training.processes = {processes}": processes > 1,
         "knows scores only, and this method needs attention": "attention" in needs,
         "trains what it scored, and pruned_tokens = 'remove' takes tokens out": pruned_tokens == "remove",
-        f"scores in training mode, where {dropout} would blur the scores; set it to 0": dropout is not None,
+        f"scores in training mode, where {''.join(dropouts[:1])} would blur the scores; set it to 0": bool(dropouts),
     }
     for reason, applies in reasons.items():
         if applies:
             raise UserError(f"options.scoring.schedule = 'reuse-graph': {reason} (schedule fresh decides the same)")
-
-
-def _dropout_of(model: PackedModel) -> str | None:
-    """The name of a dropout that is in use, or None."""
-    for key, value in model.causal_lm.config.get_text_config().to_dict().items():
-        named = ("dropout" in key or key.endswith("pdrop")) and not key.startswith("classifier")
-        if named and isinstance(value, float) and value > 0:
-            return key
-    modules = model.named_modules()
-    return next((name for name, part in modules if isinstance(part, nn.Dropout) and part.p > 0), None)

@@ -30,11 +30,11 @@ from qtuning.data.samples import Sample
 from qtuning.errors import UserError
 from qtuning.experiment.needs import SCORES, schedule_of
 from qtuning.experiment.schema import Cell
-from qtuning.model.batch import Packed, pack
+from qtuning.model.batch import pack
 from qtuning.model.flops import Positions
 from qtuning.model.packed import PackedModel
 from qtuning.pruners.base import Candidates, sample_budget
-from qtuning.pruners.method import Method, Selection, select_together
+from qtuning.pruners.method import Method, Selection, concatenate, select_together
 from qtuning.scoring.scores import NonFinite
 from qtuning.train.candidates import CandidateSource, TrainSet, raise_first
 from qtuning.train.cost import Cost, shape_of
@@ -66,6 +66,7 @@ class TrainingLoop:
         self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
         self.bare: PackedModel = accelerator.unwrap_model(model)
         self.cost, self.progress = Cost(), Progress()
+        self._positions = {sample.number: position for position, sample in enumerate(self.samples)}
         self.shape = shape_of(self.bare.model, self.training.tuning == "lora", self.training.gradient_checkpointing)
         size, epochs, scoring = self.training.batch_size, self.training.epochs, self.pruning.scoring
         self.source = CandidateSource(
@@ -109,7 +110,10 @@ class TrainingLoop:
     def _draw_epoch(self) -> None:
         """Decide which samples the epoch holds: all, unless the method draws by epoch."""
         progress, started = self.progress, time.perf_counter()
-        self.source.start_epoch(self.method.needs.all, progress.epoch)
+        scoring = self.pruning.scoring
+        if scoring.schedule == "stale" and progress.epoch % scoring.epochs == 0:
+            self.source.table = None
+            self.source.table = self.source.whole_train_set(self.method.needs.all & SCORES, progress.epoch).scores
         candidates = self.source.whole_train_set(self.method.needs.epoch, progress.epoch)
         selection = self.method.select_epoch(candidates, generator(self.seeds.pruner, "epoch", progress.epoch))
         progress.drawn, progress.weights = selection.kept.nonzero().flatten(), selection.weights
@@ -266,7 +270,7 @@ class TrainingLoop:
             raise_first(gather_object(list(failures)))
             own = [(index, part.verdicts) for (index, _), part in zip(self._own(window), decided, strict=True)]
             parts = sorted(gather_object(own), key=lambda part: part[0])
-            pool = self.progress.pool = Verdicts.joined([part for _, part in parts])
+            pool = self.progress.pool = concatenate([part for _, part in parts])
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         groups = share_out_rows(pool.sizes.tolist(), window, world * self.training.accumulation)[rank::world]
         if window.offset == 0:
@@ -310,7 +314,10 @@ class TrainingLoop:
         for index, (decision, kept) in enumerate(batches):
             last = index == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                loss, nll = self._loss(kept.to(self.accelerator.device), decision.graphs)
+                packed, graphs = kept.to(self.accelerator.device), decision.graphs
+                with nullcontext() if graphs is None else self.accelerator.autocast():
+                    # (weighted sum of the NLL of the kept tokens, [M] the NLL without a gradient)
+                    loss, nll = self.model(packed) if graphs is None else graphs.loss(self.bare, packed)
                 plain = loss.detach() if decision.verdicts.weights is None else nll.sum()
                 summed += torch.stack([loss.detach(), plain]).double()
                 # the one division by the number of kept tokens; DDP averages over processes, `world` undoes that
@@ -334,13 +341,6 @@ class TrainingLoop:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return {"loss": mean, "objective": objective, "grad_norm": norm}
-
-    def _loss(self, packed: Packed, graphs: Graphs | None) -> tuple[Tensor, Tensor]:
-        """(weighted sum of the NLL of the kept tokens, [M] the NLL without a gradient)."""
-        if graphs is None:
-            return self.model(packed)  # type: ignore[no-any-return]
-        with self.accelerator.autocast():
-            return graphs.loss(self.bare, packed)
 
     def _account(self, decisions: Sequence[Decision], total: int, scoring: float, training: float) -> None:
         cost = self.cost
@@ -368,10 +368,9 @@ class TrainingLoop:
         """
         current = bool(SCORES & self.method.needs.batch) and not self.pruning.scoring.tabled
         for number, ppl, loss in zip(columns["sample"], columns["ppl"], columns["loss"], strict=True):
-            if ppl is not None and current:
-                self.source.remember(number, math.log(ppl))
-            elif loss is not None:
-                self.source.remember(number, loss)
+            known = math.log(ppl) if ppl is not None and current else loss
+            if known is not None:
+                self.source.losses[self._positions[number]] = known
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """(numbers, tensors) of the resume state, beside weights, optimizer and cost; the same on every process."""

@@ -128,10 +128,10 @@ def replay(folder: Path, mode: str = "auto", groups: Sequence[str] = ()) -> bool
     if not (folder / "cell.json").exists():
         raise UserError(f"{folder / 'cell.json'}: no such file; give the folder of a cell (results/cells/...)")
     cell = Cell.model_validate(read_json(folder / "cell.json"))
-    metrics = folder / "metrics.jsonl"
+    metrics, marker = folder / "metrics.jsonl", folder / "train.json"
     lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
     records = [json.loads(line) for line in lines]
-    train = read_json(folder / "train.json") if (folder / "train.json").exists() else {}
+    train = read_json(marker) if marker.exists() else {}
     summary = {key: train[key] for key in ("status", "updates", "loss", "cost") if key in train}
     for path in sorted(folder.glob("*/scores.json")):
         scores = read_json(path)
@@ -142,9 +142,9 @@ def replay(folder: Path, mode: str = "auto", groups: Sequence[str] = ()) -> bool
         return False
     target = folder.parent.parent / "wandb"
     # an offline run cannot be asked what it holds, so what was written is remembered
-    marker = target / "replayed" / f"{folder.name}.txt"
+    sent = target / "replayed" / f"{folder.name}.txt"
     contents = short_hash({"records": records, "summary": summary, "groups": list(groups)})
-    if chosen == "offline" and marker.exists() and marker.read_text(encoding="utf-8") == contents:
+    if chosen == "offline" and sent.exists() and sent.read_text(encoding="utf-8") == contents:
         return False
     mirror = Mirror.open(chosen, cell, groups, target, wait=True)
     for record in records:
@@ -154,7 +154,7 @@ def replay(folder: Path, mode: str = "auto", groups: Sequence[str] = ()) -> bool
     if mirror.failure is not None:
         raise UserError(f"{folder.name}: not sent to wandb: {mirror.failure}")
     if chosen == "offline":
-        write_text(marker, contents)
+        write_text(sent, contents)
     return True
 
 
