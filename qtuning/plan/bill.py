@@ -124,7 +124,10 @@ def bill_of(jobs: Jobs, machine: Machine, parallel: int, price: float | None) ->
     unfinished = {job.identity for job in left}
     everything = {identity for cells in jobs.cells.values() for identity in cells}
     asked = [work for job in evaluations for work in job.work]
-    total, benchmarks = sum(hours.values(), Hours()), _seconds(evaluations, machine)
+    total = sum(hours.values(), Hours())
+    benchmarks: Counter[str] = Counter()  # seconds
+    for evaluation in evaluations:
+        benchmarks.update(evaluation.seconds(machine))
     return Bill(
         machine=machine,
         parallel=parallel,
@@ -147,14 +150,6 @@ def bill_of(jobs: Jobs, machine: Machine, parallel: int, price: float | None) ->
         dominates=_what_dominates(total, models, benchmarks, trainings, evaluations, machine),
         by_benchmark=dict(benchmarks),
     )
-
-
-def _seconds(evaluations: Sequence[EvaluationJob], machine: Machine) -> Counter[str]:
-    """By benchmark."""
-    seconds: Counter[str] = Counter()
-    for job in evaluations:
-        seconds.update(job.seconds(machine))
-    return seconds
 
 
 def _disk(jobs: Jobs, trainings: Sequence[TrainingJob], evaluations: Sequence[EvaluationJob], parallel: int) -> Disk:
