@@ -11,7 +11,7 @@ from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.grid import Grid
 from qtuning.experiment.names import AUXILIARY, cell_id, evaluation_id
-from qtuning.experiment.schema import Cell, Pruning, Readings, Seeds
+from qtuning.experiment.schema import Cell, Evaluation, Pruning, Readings, Seeds
 from qtuning.experiment.yaml_files import validate
 from qtuning.files import canonical_json, read_json
 from qtuning.store.comparable import check_comparable
@@ -76,85 +76,67 @@ class _Failed(_File):
 FileModel = TypeVar("FileModel", bound=_File)
 
 
-def collect(grids: Sequence[Grid], results: Path) -> pl.DataFrame:
-    """The score table of these experiments, read from `results/cells`.
+def collect(grids: Sequence[Grid], results: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The scores and the cells of these experiments, read from `results/cells`; rows keep the order of the grid.
 
-    One row per experiment x cell x benchmark x metric; `headline` marks the metric that tables show. A cell that is not
-    finished has one row per benchmark with a null score, and `status` and `reason` say why. Rows keep the order of
-    the grid. An experiment without evaluation has no rows.
+    Scores: one row per experiment x cell x benchmark x metric; `headline` marks the metric that tables show. A cell
+    that is not finished has one row per benchmark with a null score, and `status` and `reason` say why. An experiment
+    without evaluation has no rows.
+
+    Cells: one row per experiment x cell. `status` is that of training, whatever became of the evaluation; a zero-shot
+    cell has nothing to train and is done.
 
     Raises UserError where a file is malformed, or where an experiment mixes evaluations that cannot be compared.
     """
-    rows = [row for grid in grids for cell in grid.cells for row in _rows(grid, cell, Path(results))]
-    table = pl.DataFrame(rows, schema=SCHEMA, orient="row")
-    check_comparable(table)
-    return table
-
-
-def collect_cells(grids: Sequence[Grid], results: Path) -> pl.DataFrame:
-    """One row per experiment x cell, in the order of the grid: identity, end of training, costs, selection.
-
-    `status` is that of training, whatever became of the evaluation; a zero-shot cell has nothing to train and is done.
-    Raises UserError where a file is malformed.
-    """
-    rows = []
+    scores: list[dict[str, Any]] = []
+    cells: list[dict[str, Any]] = []
     for grid in grids:
         for cell in grid.cells:
-            folder = Path(results) / "cells" / cell_id(cell)
+            folder = results / "cells" / cell_id(cell)
             train = _read(folder / "train.json", _Train)
-            if cell.zero_shot or (train is not None and train.status == "done"):
-                status, reason = "done", None
-            else:
-                status, reason = _why_missing(cell, folder, train, None)
-            rows.append(identity(grid, cell) | _costs(train) | {"status": status, "reason": reason})
-    return pl.DataFrame([{key: row[key] for key in CELL_SCHEMA} for row in rows], schema=CELL_SCHEMA, orient="row")
+            base = identity(grid, cell) | _costs(train)
+            done = cell.zero_shot or (train is not None and train.status == "done")
+            status, reason = ("done", None) if done else _why_missing(cell, folder, train, None)
+            cells.append(base | {"status": status, "reason": reason})
+            if grid.evaluation is not None:
+                scores += (base | row for row in _scores(grid.evaluation, cell, folder, train))
+    table = pl.DataFrame(scores, schema=SCHEMA, orient="row")
+    check_comparable(table)
+    return table, pl.DataFrame(cells, schema=CELL_SCHEMA, orient="row")
 
 
-def _rows(grid: Grid, cell: Cell, results: Path) -> Iterator[dict[str, Any]]:
-    """The rows of one cell in one experiment."""
-    if grid.evaluation is None:
-        return
-    folder = results / "cells" / cell_id(cell)
-    evaluation = folder / evaluation_id(grid.evaluation)
-    train = _read(folder / "train.json", _Train)
-    base = identity(grid, cell) | _costs(train)
-    scores = _read(evaluation / "scores.json", _Scores)
+def _scores(evaluation: Evaluation, cell: Cell, folder: Path, train: _Train | None) -> Iterator[dict[str, Any]]:
+    """The columns of one cell's scores: a row per benchmark and metric."""
+    path = folder / evaluation_id(evaluation) / "scores.json"
+    scores = _read(path, _Scores)
     if scores is None or scores.status == "skipped":
         status, reason = _why_missing(cell, folder, train, scores)
-        for benchmark in grid.evaluation.benchmarks:
-            yield base | _hole(benchmark, status, reason)
+        for benchmark in evaluation.benchmarks:
+            yield _hole(benchmark, status, reason)
         return
     for key, found, expected in (
         ("cell", scores.cell, folder.name),
-        ("evaluation_id", scores.evaluation_id, evaluation.name),
+        ("evaluation_id", scores.evaluation_id, path.parent.name),
     ):
         if found != expected:
             raise UserError(
-                f"{evaluation / 'scores.json'}: {key} = {found!r}: belongs to another folder than {expected}; "
-                "delete it and evaluate again"
+                f"{path}: {key} = {found!r}: belongs to another folder than {expected}; delete it and evaluate again"
             )
-    base |= {"backend": canonical_json(scores.backend), "evaluation_config": canonical_json(scores.evaluation)}
-    for benchmark in grid.evaluation.benchmarks:
+    base = {"backend": canonical_json(scores.backend), "evaluation_config": canonical_json(scores.evaluation)}
+    for benchmark in evaluation.benchmarks:
         result = scores.benchmarks.get(benchmark)
         if result is None:
-            reason = "the evaluation has no score of this benchmark"
-            yield base | _hole(benchmark, "not run", reason)
+            yield base | _hole(benchmark, "not run", "the evaluation has no score of this benchmark")
             continue
         if result.headline not in result.metrics:
             raise UserError(
-                f"{evaluation / 'scores.json'}: benchmarks.{benchmark}.headline = {result.headline!r}: "
+                f"{path}: benchmarks.{benchmark}.headline = {result.headline!r}: "
                 f"not among its metrics ({', '.join(result.metrics)})"
             )
         for metric in sorted(result.metrics, key=lambda name: (name != result.headline, name)):
-            yield base | {
-                "benchmark": benchmark,
-                "metric": metric,
-                "headline": metric == result.headline,
-                "score": 100 * result.metrics[metric],
-                "items": result.items,
-                "digest": result.digest,
-                "status": "done",
-            }
+            headline, score = metric == result.headline, 100 * result.metrics[metric]
+            found_here = {"benchmark": benchmark, "metric": metric, "headline": headline, "score": score}
+            yield base | found_here | {"items": result.items, "digest": result.digest, "status": "done"}
 
 
 def identity(grid: Grid, cell: Cell) -> dict[str, Any]:
@@ -257,67 +239,46 @@ def _read(path: Path, schema: type[FileModel]) -> FileModel | None:
 def collect_items(scores: pl.DataFrame, results: Path) -> pl.DataFrame:
     """Every item's score by the headline metric, of the evaluated cells among the rows of a score table.
 
-    A cell whose evaluation left no items.parquet has no rows. Sorted by evaluation, benchmark, item and cell: a
-    question's answers stand together, which is also what compresses best.
+    A cell whose evaluation left no items.parquet has no rows.
     """
     done = scores.filter(pl.col("headline") & (pl.col("status") == "done"))
     frames = [pl.DataFrame(schema=ITEM_SCHEMA)]
     for (cell, evaluation), rows in done.group_by("cell", "evaluation", maintain_order=True):
-        path = Path(results) / "cells" / str(cell) / str(evaluation) / "items.parquet"
-        if not path.exists():
-            continue
-        shown = rows.select("benchmark", "metric").unique()
-        items = pl.read_parquet(path).join(shown, on=["benchmark", "metric"], how="semi")
-        frames.append(
-            items.select(
-                pl.lit(cell).alias("cell"),
-                pl.lit(evaluation).alias("evaluation"),
-                "benchmark",
-                "item",
-                pl.col("item_hash").str.slice(0, HASH_DIGITS),
-                "score",
-            )
-        )
-    return pl.concat(frames).sort("evaluation", "benchmark", "item", "cell")
+        path = results / "cells" / str(cell) / str(evaluation) / "items.parquet"
+        if path.exists():
+            items = pl.read_parquet(path).join(rows, on=["benchmark", "metric"], how="semi")
+            hashes = pl.col("item_hash").str.slice(0, HASH_DIGITS)
+            found = items.with_columns(hashes, cell=pl.lit(cell), evaluation=pl.lit(evaluation))
+            frames.append(found.select(*ITEM_SCHEMA))
+    return pl.concat(frames)
 
 
 def collect_steps(cells: Iterable[str], results: Path) -> pl.DataFrame:
     """The metrics of the updates, as means over at most BINS bins of consecutive updates per cell.
 
     A mean leaves out updates without the value (an update that kept nothing has no loss); it is null where all lack it.
-    Sorted by cell and update.
+    Sorted by update.
     """
+    names = {f"selection/{name}" if name in SELECTION_STEPS else name: name for name in STEP_SCHEMA if name != "cell"}
+    first, means = list(STEP_SCHEMA)[1:3], list(STEP_SCHEMA)[3:]
     frames = [pl.DataFrame(schema=STEP_SCHEMA)]
-    for cell in sorted(set(cells)):
-        path = Path(results) / "cells" / cell / "metrics.jsonl"
-        if path.exists() and path.stat().st_size:
-            frames.append(_binned(cell, path))
+    for cell, path in _files(cells, results, "metrics.jsonl"):
+        if path.stat().st_size:
+            metrics = pl.read_ndjson(path, schema={key: STEP_SCHEMA[name] for key, name in names.items()})
+            place = (pl.int_range(pl.len(), dtype=pl.Int64) * min(BINS, len(metrics)) // pl.len()).alias("bin")
+            groups = metrics.rename(names).sort("update").group_by(place, maintain_order=True)
+            binned = groups.agg(pl.col(first).first(), pl.col(means).mean())
+            frames.append(binned.select(pl.lit(cell).alias("cell"), *first, *means))
     return pl.concat(frames)
 
 
-def _binned(cell: str, path: Path) -> pl.DataFrame:
-    logged = {name: f"selection/{name}" if name in SELECTION_STEPS else name for name in STEP_SCHEMA if name != "cell"}
-    metrics = pl.read_ndjson(path, schema={key: STEP_SCHEMA[name] for name, key in logged.items()})
-    metrics = metrics.rename({key: name for name, key in logged.items()}).sort("update")
-    bins = min(BINS, len(metrics))
-    places = pl.int_range(pl.len(), dtype=pl.Int64) * bins // pl.len()
-    first, means = ("update", "epoch"), list(STEP_SCHEMA)[3:]
-    return (
-        metrics.group_by(places.alias("bin"), maintain_order=True)
-        .agg(pl.col(first).first(), pl.col(means).mean())
-        .select(pl.lit(cell).alias("cell"), *first, *means)
-    )
-
-
-def collect_planes(cells: Iterable[str], results: Path, rows: int = PLANE_ROWS) -> pl.DataFrame:
-    """The samples that were scored, from the pruning traces: at most `rows` a cell, in the order of its trace."""
+def collect_planes(cells: Iterable[str], results: Path) -> pl.DataFrame:
+    """The samples that were scored, from the pruning traces: at most PLANE_ROWS a cell, in the order of its trace."""
+    columns = list(PLANE_SCHEMA)[1:]
     frames = [pl.DataFrame(schema=PLANE_SCHEMA)]
-    for cell in sorted(set(cells)):
-        path = Path(results) / "cells" / cell / "trace.parquet"
-        if path.exists():
-            trace = pl.read_parquet(path, columns=list(PLANE_SCHEMA)[1:])
-            scored = trace.filter(pl.col("ppl").is_not_null())
-            frames.append(thinned(scored, rows).select(pl.lit(cell).alias("cell"), *list(PLANE_SCHEMA)[1:]))
+    for cell, path in _files(cells, results, "trace.parquet"):
+        scored = pl.read_parquet(path, columns=columns).filter(pl.col("ppl").is_not_null())
+        frames.append(thinned(scored, PLANE_ROWS).select(pl.lit(cell).alias("cell"), *columns))
     return pl.concat(frames)
 
 
@@ -329,16 +290,15 @@ def thinned(table: pl.DataFrame, rows: int) -> pl.DataFrame:
 
 
 def collect_localisation(cells: Iterable[str], results: Path) -> pl.DataFrame:
-    """What localisation.json of each cell says, a row per model (base, trained) and score; sorted by cell.
+    """What localisation.json of each cell says, a row per model (base, trained) and score.
 
     The precision of a score is that of as many highest-scored tokens as there are wrong ones, so its recall is the
     same number. Pruning ranks nothing: it has no AUC, but a share of the tokens that it prunes. Of kept samples there
     is only their share.
     """
     rows = []
-    for cell in sorted(set(cells)):
-        path = Path(results) / "cells" / cell / "localisation.json"
-        answer = read_json(path) if path.exists() else {}
+    for cell, path in _files(cells, results, "localisation.json"):
+        answer = read_json(path)
         for model in ("base", "trained"):
             if (found := answer.get(model)) is None:
                 continue
@@ -353,3 +313,9 @@ def collect_localisation(cells: Iterable[str], results: Path) -> pl.DataFrame:
             for key, name in (("with_error", "kept samples with an error"), ("without", "kept samples without")):
                 rows.append((cell, model, name, None, None, None, found["kept_samples"][key], weight))
     return pl.DataFrame(rows, schema=LOCALISATION_SCHEMA, orient="row")
+
+
+def _files(cells: Iterable[str], results: Path, name: str) -> Iterator[tuple[str, Path]]:
+    """(cell, file) of the cells that have such a file, sorted by cell."""
+    paths = ((cell, results / "cells" / cell / name) for cell in sorted(set(cells)))
+    return ((cell, path) for cell, path in paths if path.exists())

@@ -86,7 +86,7 @@ def line_of(row: Mapping[str, Any], train_set: str) -> Line:
         return Line(train_set, ZERO_SHOT, "", "", None, None, "", "")
     names = ("method", "sample_pruner", "token_pruner", "sample_ratio", "token_ratio", "options")
     training = row.get("training") or ""
-    chosen = variant(row["sample_pruner"], row["token_pruner"], row["options"])
+    chosen = option_text(changed_options(row["sample_pruner"], row["token_pruner"], row["options"]).values())
     return Line(
         train_set,
         **{name: row[name] for name in names},
@@ -201,11 +201,6 @@ def changed_options(sample_pruner: str, token_pruner: str, options: str) -> Opti
         }
         for part in PARTS
     }
-
-
-def variant(sample_pruner: str, token_pruner: str, options: str) -> str:
-    """The same in one text: `lambda=0.3`, or empty."""
-    return option_text(changed_options(sample_pruner, token_pruner, options).values())
 
 
 def varied(lines: Iterable[tuple[str, str, str]]) -> tuple[tuple[Part, str], ...]:

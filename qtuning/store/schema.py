@@ -2,92 +2,56 @@
 
 import polars as pl
 
-COST_COLUMNS: dict[str, pl.DataType] = {
-    "updates": pl.Int64(),
-    "updates_skipped": pl.Int64(),
-    "samples_scored": pl.Int64(),
-    "tokens_scored": pl.Int64(),
-    "samples_kept": pl.Int64(),
-    "response_tokens": pl.Int64(),
-    "tokens_kept": pl.Int64(),
-    "tokens_forwarded": pl.Int64(),
-    "flops_scoring": pl.Float64(),
-    "flops_training": pl.Float64(),
-    "flops_total": pl.Float64(),
-    "seconds_scoring": pl.Float64(),
-    "seconds_training": pl.Float64(),
-    "seconds_total": pl.Float64(),
+Columns = dict[str, pl.DataType]
+
+COST_COLUMNS: Columns = {
+    **dict.fromkeys(("updates", "updates_skipped", "samples_scored", "tokens_scored", "samples_kept"), pl.Int64()),
+    **dict.fromkeys(("response_tokens", "tokens_kept", "tokens_forwarded"), pl.Int64()),
+    **dict.fromkeys(("flops_scoring", "flops_training", "flops_total"), pl.Float64()),
+    **dict.fromkeys(("seconds_scoring", "seconds_training", "seconds_total"), pl.Float64()),
     "peak_memory_bytes": pl.Int64(),
 }
 """What a cell cost (train.json, `cost`; qtuning/train/cost.py)."""
 
-SELECTION_COLUMNS: dict[str, pl.DataType] = {
-    "samples_available": pl.Float64(),
-    "tokens_available": pl.Float64(),
-    "level": pl.Float64(),
-    "iterations": pl.Float64(),
-    "converged": pl.Float64(),
-    "q1_share": pl.Float64(),
-    "q2_share": pl.Float64(),
-    "q3_share": pl.Float64(),
-    "q4_share": pl.Float64(),
-    "from_thresholds": pl.Float64(),
-    "supplemented": pl.Float64(),
-    "trimmed": pl.Float64(),
+SELECTION_COLUMNS: Columns = {
+    **dict.fromkeys(("samples_available", "tokens_available", "level", "iterations", "converged"), pl.Float64()),
+    **dict.fromkeys(("q1_share", "q2_share", "q3_share", "q4_share"), pl.Float64()),
+    **dict.fromkeys(("from_thresholds", "supplemented", "trimmed"), pl.Float64()),
 }
 """What there was to choose from, and how Q-Tuning's triage decided (`selection` of train.json; train/journal.py)."""
 
-SCHEMA: dict[str, pl.DataType] = {
-    "experiment": pl.String(),
-    "title": pl.String(),
-    "cell": pl.String(),
-    "model": pl.String(),
-    "model_label": pl.String(),
-    "train_set": pl.String(),
-    "train_set_label": pl.String(),
-    "method": pl.String(),
-    "sample_pruner": pl.String(),
-    "token_pruner": pl.String(),
-    "sample_ratio": pl.Float64(),
-    "token_ratio": pl.Float64(),
-    "options": pl.String(),
-    "training": pl.String(),
-    "seed": pl.String(),
-    "seed_data": pl.Int64(),
-    "seed_pruner": pl.Int64(),
-    "seed_init": pl.Int64(),
-    "benchmark": pl.String(),
-    "metric": pl.String(),
+IDENTITY_COLUMNS: Columns = {
+    **dict.fromkeys(("experiment", "title", "cell", "model", "model_label"), pl.String()),
+    **dict.fromkeys(("train_set", "train_set_label", "method", "sample_pruner", "token_pruner"), pl.String()),
+    **dict.fromkeys(("sample_ratio", "token_ratio"), pl.Float64()),
+    **dict.fromkeys(("options", "training", "seed"), pl.String()),
+    **dict.fromkeys(("seed_data", "seed_pruner", "seed_init"), pl.Int64()),
+}
+"""Which cell of which experiment a row is about."""
+
+SCHEMA: Columns = {
+    **IDENTITY_COLUMNS,
+    **dict.fromkeys(("benchmark", "metric"), pl.String()),
     "headline": pl.Boolean(),
     "score": pl.Float64(),
     "items": pl.Int64(),
-    "digest": pl.String(),
-    "status": pl.String(),
-    "reason": pl.String(),
-    "evaluation": pl.String(),
-    "evaluation_config": pl.String(),
-    "backend": pl.String(),
+    **dict.fromkeys(("digest", "status", "reason", "evaluation", "evaluation_config", "backend"), pl.String()),
     "versions": pl.String(),
     **COST_COLUMNS,
     **SELECTION_COLUMNS,
 }
 """Columns of the score table, in order."""
 
-CELL_SCHEMA: dict[str, pl.DataType] = {
-    name: dtype
-    for name, dtype in SCHEMA.items()
-    if name
-    not in (
-        *("benchmark", "metric", "headline", "score", "items", "digest"),
-        *("evaluation", "evaluation_config", "backend"),
-    )
+CELL_SCHEMA: Columns = {
+    **IDENTITY_COLUMNS,
+    **dict.fromkeys(("status", "reason", "versions"), pl.String()),
+    **COST_COLUMNS,
+    **SELECTION_COLUMNS,
 }
 """Columns of cells.parquet: what is known of a cell without its evaluation; `status` is that of its training."""
 
-ITEM_SCHEMA: dict[str, pl.DataType] = {
-    "cell": pl.String(),
-    "evaluation": pl.String(),
-    "benchmark": pl.String(),
+ITEM_SCHEMA: Columns = {
+    **dict.fromkeys(("cell", "evaluation", "benchmark"), pl.String()),
     "item": pl.Int64(),
     "item_hash": pl.String(),
     "score": pl.Float64(),
@@ -101,30 +65,26 @@ SELECTION_STEPS = (
 )
 """What the triage logs of each update (`selection/` in metrics.jsonl)."""
 
-STEP_SCHEMA: dict[str, pl.DataType] = {
+STEP_SCHEMA: Columns = {
     "cell": pl.String(),
-    "update": pl.Int32(),
-    "epoch": pl.Int32(),
+    **dict.fromkeys(("update", "epoch"), pl.Int32()),
     **dict.fromkeys(("samples", "samples_kept", "tokens_kept", "response_tokens"), pl.Float64()),
     **dict.fromkeys(("loss", "grad_norm"), pl.Float64()),
     **dict.fromkeys(SELECTION_STEPS, pl.Float64()),
 }
 """Columns of steps.parquet: means over at most 64 bins of consecutive updates a cell, named by their first update."""
 
-PLANE_SCHEMA: dict[str, pl.DataType] = {
+PLANE_SCHEMA: Columns = {
     "cell": pl.String(),
-    "update": pl.Int32(),
-    "epoch": pl.Int32(),
+    **dict.fromkeys(("update", "epoch"), pl.Int32()),
     "sample": pl.Int64(),
-    "ppl": pl.Float64(),
-    "entropy": pl.Float64(),
+    **dict.fromkeys(("ppl", "entropy"), pl.Float64()),
     "quadrant": pl.Int8(),
-    "kept": pl.Boolean(),
-    "supplement": pl.Boolean(),
+    **dict.fromkeys(("kept", "supplement"), pl.Boolean()),
 }
 """Columns of planes.parquet: scored samples of the pruning trace, evenly thinned to at most 3000 a cell."""
 
-LOCALISATION_SCHEMA: dict[str, pl.DataType] = {
+LOCALISATION_SCHEMA: Columns = {
     **dict.fromkeys(("cell", "model", "score"), pl.String()),
     **dict.fromkeys(("precision", "recall", "auc", "share", "lambda"), pl.Float64()),
 }
@@ -133,7 +93,7 @@ LOCALISATION_SCHEMA: dict[str, pl.DataType] = {
 share: of the response tokens that are pruned, or of the samples that are kept. lambda: of the smoothed score.
 """
 
-SCHEMAS: dict[str, dict[str, pl.DataType]] = {
+SCHEMAS: dict[str, Columns] = {
     "scores": SCHEMA,
     "cells": CELL_SCHEMA,
     "items": ITEM_SCHEMA,

@@ -5,7 +5,7 @@ items.parquet, steps.parquet, planes.parquet, localisation.parquet: by cell, sin
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,19 +16,11 @@ from qtuning.errors import UserError
 from qtuning.experiment.grid import Grid
 from qtuning.experiment.yaml_files import nearest
 from qtuning.files import atomic_path, exclusive
-from qtuning.store.collect import (
-    collect,
-    collect_cells,
-    collect_items,
-    collect_localisation,
-    collect_planes,
-    collect_steps,
-    thinned,
-)
+from qtuning.store.collect import collect, collect_items, collect_localisation, collect_planes, collect_steps, thinned
 from qtuning.store.schema import SCHEMAS
 
-DETAILS = ("items", "steps", "planes", "localisation")
-"""The files that are keyed by cell."""
+DETAILS = {"items": ["cell", "evaluation"], "steps": ["cell"], "planes": ["cell"], "localisation": ["cell"]}
+"""The files that are keyed by cell, and their keys."""
 
 
 @dataclass(frozen=True)
@@ -72,37 +64,45 @@ class Store:
         rows = self.scores.filter(pl.col("experiment") == name)
         if rows.is_empty():
             known = self.scores["experiment"].unique(maintain_order=True).to_list()
-            path = Path(self.folder) / "scores.parquet"
+            path = self.folder / "scores.parquet"
             raise UserError(f"{path}: experiment = {name!r}: no rows (collected: {', '.join(known) or 'none'})")
         return rows
 
     def cells_of(self, name: str) -> pl.DataFrame:
         """The rows of one experiment among `cells`, whether it has benchmarks or not; UserError if there are none."""
-        rows = self.cells.filter(pl.col("experiment") == name)
-        if rows.is_empty():
-            known = self.cells["experiment"].unique(maintain_order=True).to_list()
-            raise UserError(
-                f"{Path(self.folder) / 'cells.parquet'}: experiment = {name!r}: no rows{nearest(name, known)}; "
-                f"collect it first (`qtuning collect {name}`)"
-            )
-        return rows
+        hint = f"; collect it first (`qtuning collect {name}`)"
+        self._check_collected(name, "no rows", hint)
+        return self.cells.filter(pl.col("experiment") == name)
 
     def require(self, experiments: Sequence[str]) -> None:
         """Raise UserError for an experiment that has no cells in the store."""
-        known = self.cells["experiment"].unique(maintain_order=True).to_list()
         for name in experiments:
-            if name not in known:
-                path = Path(self.folder) / "cells.parquet"
-                raise UserError(f"{path}: experiment = {name!r}: not collected{nearest(name, known)}")
+            self._check_collected(name, "not collected")
+
+    def _check_collected(self, name: str, problem: str, hint: str = "") -> None:
+        known = self.cells["experiment"].unique(maintain_order=True).to_list()
+        if name not in known:
+            path = self.folder / "cells.parquet"
+            raise UserError(f"{path}: experiment = {name!r}: {problem}{nearest(name, known)}{hint}")
 
     def _read(self, name: str) -> pl.DataFrame:
-        path = Path(self.folder) / f"{name}.parquet"
+        path = self.folder / f"{name}.parquet"
         if not path.exists():
             raise UserError(f"{path}: no such file; collect the experiment first (`qtuning tables EXPERIMENT`)")
         table = pl.read_parquet(path)
         if list(table.columns) != list(SCHEMAS[name]):
             raise UserError(f"{path}: written by another version; collect the experiment again")
         return table.cast(dict(SCHEMAS[name]))  # type: ignore[arg-type]  # a plain mapping of columns
+
+    def _read_to_extend(self, name: str) -> pl.DataFrame:
+        """A file as it is now; empty if it does not exist or another version wrote it."""
+        try:
+            return self._read(name)
+        except UserError:
+            if (path := self.folder / f"{name}.parquet").exists():
+                dropped = "what it held of other experiments is dropped"
+                print(f"{path}: written by another version; {dropped}", file=sys.stderr)
+            return pl.DataFrame(schema=SCHEMAS[name])
 
 
 def write_store(grids: Sequence[Grid], results: Path) -> None:
@@ -114,30 +114,27 @@ def write_store(grids: Sequence[Grid], results: Path) -> None:
     Raises UserError where a cell's file is malformed or an experiment mixes evaluations that cannot be compared; the
     store is then left as it was.
     """
-    folder = Path(results)
-    scores, cells = collect(grids, folder), collect_cells(grids, folder)
+    scores, cells = collect(grids, results)
     mine = cells["cell"].unique().to_list()
     found = {
         "scores": scores,
         "cells": cells,
-        "items": collect_items(scores, folder),
-        "steps": collect_steps(mine, folder),
-        "planes": collect_planes(mine, folder),
-        "localisation": collect_localisation(mine, folder),
+        "items": collect_items(scores, results),
+        "steps": collect_steps(mine, results),
+        "planes": collect_planes(mine, results),
+        "localisation": collect_localisation(mine, results),
     }
-    names = [grid.experiment.name for grid in grids]
-    with exclusive(folder / ".store.lock", "collecting scores"):
+    names, store = [grid.experiment.name for grid in grids], Store(results)
+    with exclusive(results / ".store.lock", "collecting scores"):
         merged = {}
         for name in ("scores", "cells"):
-            others = _older(folder, name).filter(~pl.col("experiment").is_in(names))
+            others = store._read_to_extend(name).filter(~pl.col("experiment").is_in(names))
             merged[name] = pl.concat([others, found[name]]).sort("experiment", maintain_order=True)
-        for name in DETAILS:
-            replaced, key = (scores, ["cell", "evaluation"]) if name == "items" else (cells, ["cell"])
-            others = _older(folder, name).join(replaced, on=key, how="anti")
+        for name, key in DETAILS.items():
+            others = store._read_to_extend(name).join(found[_keyed(name)], on=key, how="anti")
             # cells that no experiment has any more go
             merged[name] = pl.concat([others.join(merged["cells"], on="cell", how="semi"), found[name]])
-        for name, table in merged.items():
-            _write(table, folder / f"{name}.parquet", name)
+        _write(merged, results)
 
 
 def export_store(experiments: Sequence[str], results: Path, out: Path, plane_rows: int | None = None) -> None:
@@ -146,43 +143,33 @@ def export_store(experiments: Sequence[str], results: Path, out: Path, plane_row
     `out` holds nothing else afterwards of what was in its store. plane_rows: thin the planes to so many rows a cell.
     Raises UserError for an experiment that is not in the store.
     """
-    store = Store(Path(results))
+    store = Store(results)
     store.require(experiments)
     chosen = pl.col("experiment").is_in(list(experiments))
-    cells, scores = store.cells.filter(chosen), store.scores.filter(chosen)
-    planes = store.planes.join(cells, on="cell", how="semi")
+    tables = {"scores": store.scores.filter(chosen), "cells": store.cells.filter(chosen)}
+    for name, key in DETAILS.items():
+        tables[name] = store._read(name).join(tables[_keyed(name)], on=key, how="semi")
     if plane_rows is not None:
-        groups = planes.group_by("cell", maintain_order=True)
-        planes = pl.concat([planes.clear(), *(thinned(rows, plane_rows) for _, rows in groups)])
-    tables = {
-        "scores": scores,
-        "cells": cells,
-        "items": store.items.join(scores, on=["cell", "evaluation"], how="semi"),
-        "steps": store.steps.join(cells, on="cell", how="semi"),
-        "planes": planes,
-        "localisation": store.localisation.join(cells, on="cell", how="semi"),
-    }
+        groups = tables["planes"].group_by("cell", maintain_order=True)
+        thin = [thinned(rows, plane_rows) for _, rows in groups]
+        tables["planes"] = pl.concat([tables["planes"].clear(), *thin])
+    _write(tables, out)
+
+
+def _keyed(name: str) -> str:
+    """The table that says which rows a file of details has: items are of evaluated cells."""
+    return "scores" if name == "items" else "cells"
+
+
+def _write(tables: Mapping[str, pl.DataFrame], folder: Path) -> None:
+    """Sorted and small: measured values of updates and samples as 32-bit floats (7 digits), everything compressed.
+
+    Items by benchmark and item: a question's answers stand together, which is also what compresses best.
+    """
     for name, table in tables.items():
-        _write(table, Path(out) / f"{name}.parquet", name)
-
-
-def _older(folder: Path, name: str) -> pl.DataFrame:
-    """A file as it is now; empty if it does not exist or another version wrote it."""
-    path = folder / f"{name}.parquet"
-    schema = pl.Schema(SCHEMAS[name])
-    if path.exists():
-        table = pl.read_parquet(path)
-        if list(table.columns) == list(schema):
-            return table.cast(schema)  # type: ignore[arg-type]
-        print(f"{path}: written by another version; what it held of other experiments is dropped", file=sys.stderr)
-    return schema.to_frame()
-
-
-def _write(table: pl.DataFrame, path: Path, name: str) -> None:
-    """Sorted and small: measured values of updates and samples as 32-bit floats (7 digits), everything compressed."""
-    if name in ("steps", "planes"):
-        table = table.sort("cell", maintain_order=True).with_columns(pl.col(pl.Float64).cast(pl.Float32))
-    if name == "items":
-        table = table.sort("evaluation", "benchmark", "item", "cell")
-    with atomic_path(path) as temporary:
-        table.write_parquet(temporary, compression="zstd", compression_level=9, statistics=False)
+        if name in ("steps", "planes"):
+            table = table.sort("cell", maintain_order=True).with_columns(pl.col(pl.Float64).cast(pl.Float32))
+        if name == "items":
+            table = table.sort("evaluation", "benchmark", "item", "cell")
+        with atomic_path(folder / f"{name}.parquet") as temporary:
+            table.write_parquet(temporary, compression="zstd", compression_level=9, statistics=False)

@@ -77,7 +77,7 @@ def test_a_grid_reads_the_report_of_its_own_check(folders: Any) -> None:
 
 def test_an_experiment_has_a_line_for_each_train_set(folders: Any) -> None:
     """From the score table as collecting makes it."""
-    scores = collect([folders.grid], folders.results)
+    scores = collect([folders.grid], folders.results)[0]
     (line,) = notes_from_store(folders.results, scores)
     assert line == (
         "Contamination: not checked (Mini SFT against ARC-E, ARC-C, GSM8K, SQuAD, TriviaQA, MATH); "

@@ -21,7 +21,7 @@ from qtuning.store.store import Store, write_store
 def test_finished_cell_has_a_row_for_every_metric(folders: Folders) -> None:
     cell = folders.find("q-tuning-25x50-s0")
     folders.finish(cell, lambda benchmark: 0.375)
-    table = collect([folders.grid], folders.results)
+    table = collect([folders.grid], folders.results)[0]
     assert dict(table.schema) == SCHEMA
     rows = table.filter(pl.col("cell") == cell_id(cell))
     assert [(r["benchmark"], r["metric"]) for r in rows.to_dicts()] == [
@@ -73,7 +73,7 @@ def test_finished_cell_has_a_row_for_every_metric(folders: Folders) -> None:
 
 def test_zero_shot_has_neither_seed_nor_cost(folders: Folders) -> None:
     folders.finish(folders.find("zero-shot"))
-    row = collect([folders.grid], folders.results).filter(pl.col("status") == "done").to_dicts()[0]
+    row = collect([folders.grid], folders.results)[0].filter(pl.col("status") == "done").to_dicts()[0]
     assert row["method"] == "zero-shot"
     nothing = ("train_set", "sample_pruner", "token_pruner", "sample_ratio", "seed", "options", "updates", "versions")
     assert [row[key] for key in nothing] == [None] * len(nothing)
@@ -90,7 +90,7 @@ def test_every_hole_says_why(folders: Folders) -> None:
     folders.evaluate(partial, change=lambda scores: scores["benchmarks"].pop("math"))
     folders.diverge(stale, "nan")
     folders.train(stale)  # trained again with success; its evaluation is that of the first time
-    rows = collect([folders.grid], folders.results).filter(pl.col("headline") & (pl.col("benchmark") == "math"))
+    rows = collect([folders.grid], folders.results)[0].filter(pl.col("headline") & (pl.col("benchmark") == "math"))
     found = {row["cell"]: (row["status"], row["reason"]) for row in rows.to_dicts()}
     assert len(found) == len(folders.grid.cells)
     assert found[cell_id(trained)] == ("not run", "trained, not evaluated yet")
@@ -138,7 +138,7 @@ def test_mixing_between_experiments_is_none_of_our_business(folders: Folders, ma
         folders.finish(cell)
     for cell in other.grid.cells:
         other.evaluate(cell, change=lambda s: s["backend"].update(batch_size=2))
-    table = collect([folders.grid, other.grid], folders.results)
+    table = collect([folders.grid, other.grid], folders.results)[0]
     assert table["status"].unique().to_list() == ["done"]
 
 
@@ -176,7 +176,7 @@ def test_malformed_scores_are_named(change: Callable[[dict[str, Any]], None], me
 
 def test_seeds_of_the_axes_tell_cells_apart(make_folders: Callable[..., Folders]) -> None:
     folders = make_folders(seeds=[0, {"data": 0, "pruner": 1, "init": 2}])
-    rows = collect([folders.grid], folders.results)
+    rows = collect([folders.grid], folders.results)[0]
     assert set(rows["seed"].drop_nulls()) == {"0", "data0-pruner1-init2"}
 
 
@@ -219,7 +219,7 @@ def test_cells_of_the_shipped_experiments_are_all_accounted_for(folders: Folders
     """No experiment of the project makes collecting stumble before anything has run."""
     library = ConfigFolder(CONFIGS)
     grids = library.expand(library.names("experiments"))
-    table = collect(grids, folders.results)
+    table = collect(grids, folders.results)[0]
     evaluated = [grid for grid in grids if grid.evaluation is not None]
     assert len(table) == sum(len(grid.cells) * len(grid.evaluation.benchmarks) for grid in evaluated)
     assert table["status"].unique().to_list() == ["not run"]
