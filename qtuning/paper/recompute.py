@@ -11,7 +11,7 @@ from typing import Literal
 from qtuning.errors import UserError
 from qtuning.paper.beside import Number, compare_with_paper
 from qtuning.paper.published import MODEL_LABEL, PaperRow, Published, Range, table_number
-from qtuning.statistics.compare import Facet, facets, interval
+from qtuning.statistics.compare import AnswerSet, answer_sets, interval
 from qtuning.statistics.summary import AVERAGE, Summary, summarise
 from qtuning.store.store import Store
 from qtuning.tables.labels import benchmark_label
@@ -30,11 +30,11 @@ class Recomputed:
 class OurScores:
     """Our scores of the paper's models; the range of a figure is its 95% interval over seeds and items.
 
-    numbers: the published numbers of these models beside ours. facets: our answers, by table and model.
+    numbers: the published numbers of these models beside ours. answers: ours, by table and model.
     """
 
     numbers: dict[tuple[PaperRow, str], Number]
-    facets: dict[tuple[int, str], Facet]
+    answers: dict[tuple[int, str], AnswerSet]
 
     def values(self, row: PaperRow, benchmark: str) -> tuple[float, ...] | str:
         """Our score at each seed, per cent; or why there is none that can be held against the paper's."""
@@ -50,10 +50,11 @@ class OurScores:
         number = self.numbers[row, benchmark]
         if len(number.values) < 2:
             return "one seed"
-        facet = self.facets.get((row.table, row.model))
-        if facet is None or number.line is None:
+        answers = self.answers.get((row.table, row.model))
+        if answers is None or number.line is None:
             return "the store has no answers item by item"
-        return interval(facet, number.line, benchmark, self.numbers[rival, benchmark].line if rival else None, relative)
+        other = self.numbers[rival, benchmark].line if rival else None
+        return interval(answers, number.line, benchmark, other, relative)
 
 
 Scores = Published | OurScores
@@ -76,11 +77,11 @@ def read_ours(store: Store, published: Published) -> OurScores | None:
             comparable = sum(number.status in ("matched", "off") for number in mine)
             if mine and comparable > chosen.get((table, model), (-1,))[0]:
                 chosen[table, model] = comparable, summary, mine
-    found: dict[tuple[int, str], Facet] = {}
+    found: dict[tuple[int, str], AnswerSet] = {}
     for (table, model), (comparable, summary, numbers) in chosen.items():
         if comparable:
             try:
-                of_experiment = {(facet.model, facet.train_set): facet for facet in facets(summary, store.items)}
+                of_experiment = {(each.model, each.train_set): each for each in answer_sets(summary, store.items)}
             except UserError:
                 continue  # a store without answers item by item still has scores, though no intervals
             found[table, model] = of_experiment[model, numbers[0].row.train_set]

@@ -106,7 +106,7 @@ def families_of(grid: Grid) -> dict[str, tuple[int, int]]:
     full data the model without training.
     """
     found: dict[str, tuple[int, list[int]]] = {}
-    for lines in _facets(grid):
+    for lines in _lines_of_tables(grid):
         pools = pools_of(lines)
         for line in (line for line in lines if not line.reference):
             for against in references(lines):
@@ -120,7 +120,7 @@ def families_of(grid: Grid) -> dict[str, tuple[int, int]]:
     return {name: (found[name][0], min(found[name][1])) for name in marked if name in found and found[name][1]}
 
 
-def _facets(grid: Grid) -> Iterator[list[Line]]:
+def _lines_of_tables(grid: Grid) -> Iterator[list[Line]]:
     """The lines of each model on each train set, as a table will have them."""
     rows = [identity(grid, cell) for cell in grid.cells]
     train_sets = dict.fromkeys(row["train_set"] for row in rows if row["train_set"] is not None)

@@ -33,14 +33,8 @@ ABSENT = {
 }
 UNTRAINED = "not trained, so without seeds: the interval covers items only"
 
-LINE_KEY = ("train_set", "model", "method", "options", "training", "sample_ratio", "token_ratio")
-"""Columns that identify a line with a model."""
-
 Answers = dict[str, tuple[int, Array]]
 """Seed -> (a number that stands for the sequence of items, their scores in per cent)."""
-
-Estimates = dict[tuple[tuple[Line, ...], Line, str], tuple[list[Line], Estimate, Array]]
-"""(pool, reference, benchmark) -> the lines of the pool that are paired, their differences, and their p values."""
 
 LINE_SCHEMA: dict[str, pl.DataType] = {
     **dict.fromkeys(("experiment", "model", "train_set", "method", "options", "training", "variant"), pl.String()),
@@ -69,8 +63,8 @@ INTERVAL_SCHEMA: dict[str, pl.DataType] = {
 """Columns of `score_intervals`."""
 
 
-@dataclass(frozen=True)
-class Facet:
+@dataclass(frozen=True, eq=False)
+class AnswerSet:
     """The lines of one model on one train set, with their answers item by item.
 
     answers: of a line to a benchmark; absent where the store has none.
@@ -105,6 +99,11 @@ class Facet:
         return prior_freedom(groups)
 
     @cached_property
+    def _known(self) -> dict[tuple[tuple[Line, ...], Line, str], tuple[list[Line], Estimate]]:
+        """(pool, rival, benchmark) -> the lines of the pool that are paired with the rival, and their differences."""
+        return {}
+
+    @cached_property
     def pools(self) -> dict[Line, tuple[Line, ...]]:
         """Line -> the lines that lend it their seed variance, itself among them."""
         return pools_of(self.lines)
@@ -113,6 +112,30 @@ class Facet:
         """`rival`, and the lines of the pool that answered the same items at the same seeds as it did."""
         others = [line for line in pool if line != rival and self.unpaired(line, rival, benchmark) is None]
         return [rival, *others]
+
+    def score(self, line: Line, benchmark: str) -> tuple[Estimate, int]:
+        """The scores of the lines of its pool, and the place of `line` among them."""
+        lines = self.paired(self.pools[line], line, benchmark)
+        return estimate_scores(self.arrays(lines, benchmark), self.prior), 0
+
+    def difference(self, line: Line, rival: Line, benchmark: str) -> tuple[Estimate, int]:
+        """The lines of the pool of `line` minus `rival`, which share one estimate, and the place of `line` among them.
+
+        The model without training is one and the same at every seed. So what a seed does to all lines does not cancel,
+        and the differences behave as scores do.
+        """
+        pool = self.pools[line]
+        if rival.method == ZERO_SHOT:
+            lines = self.paired(pool, line, benchmark)
+            fixed = self.arrays([rival], benchmark)
+            differences = [scores - one for scores, one in zip(self.arrays(lines, benchmark), fixed, strict=True)]
+            return estimate_scores(differences, self.prior), 0
+        if (pool, rival, benchmark) not in self._known:
+            lines = self.paired(pool, rival, benchmark)
+            estimate = estimate_differences(self.arrays(lines, benchmark), 0, self.prior)
+            self._known[pool, rival, benchmark] = lines, estimate
+        lines, estimate = self._known[pool, rival, benchmark]
+        return estimate, lines.index(line)
 
     def arrays(self, lines: Sequence[Line], benchmark: str) -> list[Array]:
         """[L, S, n] scores of each benchmark that `benchmark` stands for, of lines that are paired."""
@@ -159,35 +182,27 @@ class Facet:
         return None
 
 
-def facets(summary: Summary, items: pl.DataFrame) -> Iterator[Facet]:
-    """The facets of an experiment. items: items.parquet of the same store."""
-    scores = summary.scores.filter(pl.col("headline"))
-    asked = items.join(scores.select("cell", "evaluation").unique(), on=["cell", "evaluation"], how="semi")
-    groups = asked.sort("item").partition_by("cell", "evaluation", "benchmark", as_dict=True, maintain_order=True)
+def answer_sets(summary: Summary, items: pl.DataFrame) -> Iterator[AnswerSet]:
+    """The answers of each model on each train set of an experiment. items: items.parquet of the same store."""
+    asked = items.join(summary.scores.filter(pl.col("headline")), on=["cell", "evaluation"], how="semi")
     sequences: dict[tuple[str, ...], int] = {}
     known: dict[tuple[Any, ...], tuple[int, Array]] = {}
-    for key, group in groups.items():
+    for key, group in asked.sort("item").group_by("cell", "evaluation", "benchmark", maintain_order=True):
         sequence = sequences.setdefault(tuple(group["item_hash"]), len(sequences))
         known[key] = (sequence, 100 * group["score"].to_numpy())
-    rows: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in scores.filter(pl.col("status") == "done").iter_rows(named=True):
-        rows.setdefault(tuple(row[name] for name in (*LINE_KEY, "benchmark")), []).append(row)
+    found: dict[tuple[str, str], dict[tuple[Line, str], dict[str, tuple[int, Array] | None]]] = {}
+    for (line, model, benchmark, seed), row in summary.places.items():
+        if row["status"] == "done":
+            by_seed = found.setdefault((model, line.train_set), {}).setdefault((line, benchmark), {})
+            by_seed[seed] = known.get((row["cell"], row["evaluation"], benchmark))
     for model in summary.models:
         for train_set in dict.fromkeys(line.train_set for line in summary.lines):
-            answers: dict[tuple[Line, str], Answers] = {}
-            for line in summary.lines:
-                for benchmark in summary.benchmarks:
-                    found = rows.get((*_key(line, model), benchmark), [])
-                    cells = {row["seed"] or "": (row["cell"], row["evaluation"], benchmark) for row in found}
-                    if line.train_set == train_set and cells and all(cell in known for cell in cells.values()):
-                        answers[line, benchmark] = {seed: known[cell] for seed, cell in cells.items()}
-            yield Facet(model, train_set, summary, answers)
-
-
-def _key(line: Line, model: str) -> tuple[Any, ...]:
-    """LINE_KEY of a line's rows in the store; a zero-shot row there has nothing but its model and its method."""
-    of_training = dict.fromkeys(LINE_KEY) if line.method == ZERO_SHOT else line.columns()
-    return tuple((of_training | {"model": model, "method": line.method})[name] for name in LINE_KEY)
+            answers = {
+                place: {seed: of_seed for seed, of_seed in by_seed.items() if of_seed is not None}
+                for place, by_seed in found.get((model, train_set), {}).items()
+                if None not in by_seed.values()
+            }
+            yield AnswerSet(model, train_set, summary, answers)
 
 
 def pools_of(lines: Sequence[Line]) -> dict[Line, tuple[Line, ...]]:
@@ -217,13 +232,13 @@ def compare(summary: Summary, items: pl.DataFrame) -> pl.DataFrame:
     A comparison that cannot be made is a row of nulls with its reason in `note`.
     """
     rows: list[dict[str, Any]] = []
-    for facet in facets(summary, items):
-        known: Estimates = {}
-        for line in facet.lines:
+    for known in answer_sets(summary, items):
+        for line in known.lines:
             if not line.reference:
-                for against in references(facet.lines):
-                    rows += _compared(facet, line, against, known)
-    return _with_families(pl.DataFrame(rows, schema=COMPARISON_SCHEMA, orient="row"))
+                for against in references(known.lines):
+                    rows += _compared(known, line, against)
+    _correct_families(rows, summary.overall)
+    return pl.DataFrame(rows, schema=COMPARISON_SCHEMA, orient="row")
 
 
 def score_intervals(summary: Summary, items: pl.DataFrame) -> pl.DataFrame:
@@ -231,17 +246,18 @@ def score_intervals(summary: Summary, items: pl.DataFrame) -> pl.DataFrame:
 
     seed_sd: of the score, from seed to seed.
     """
-    rows = [
-        _scored(facet, line, benchmark)
-        for facet in facets(summary, items)
-        for line in facet.lines
-        for benchmark in summary.benchmarks
-    ]
+    rows = []
+    for known in answer_sets(summary, items):
+        for line in known.lines:
+            for benchmark in summary.benchmarks:
+                reason = known.hole(line, benchmark)
+                found = {"note": reason} if reason else _estimated(known, line, benchmark)
+                rows.append(_identity(known, line, benchmark) | found)
     return pl.DataFrame(rows, schema=INTERVAL_SCHEMA, orient="row")
 
 
 def interval(
-    facet: Facet, line: Line, benchmark: str, rival: Line | None = None, relative: bool = False
+    known: AnswerSet, line: Line, benchmark: str, rival: Line | None = None, relative: bool = False
 ) -> tuple[float, float] | str:
     """The 95% interval of a line's score, or of its change from `rival`; or why there is none.
 
@@ -249,17 +265,17 @@ def interval(
     intervals, of the difference d and of the score b, each at 97.5%: both hold at once in at least 95% of the cases
     (Bonferroni). An interval that is cut off at both ends of what is possible says nothing, and is none.
     """
-    reason = facet.hole(line, benchmark) if rival is None else facet.unpaired(line, rival, benchmark)
+    reason = known.hole(line, benchmark) if rival is None else known.unpaired(line, rival, benchmark)
     if reason is not None:
         return reason
+    confidence = 0.975 if relative else 0.95
     if rival is None:
-        low, high = _interval(_of_score(facet, line, benchmark), 0, "score")
+        low, high = _interval(*known.score(line, benchmark), "score")
         return "it would be all of 0 to 100" if (low, high) == (0, 100) else (low, high)
-    lines, estimate = _from_pool(facet, line, rival, benchmark)
-    low, high = difference = _interval(estimate, lines.index(line), "difference", 0.975 if relative else 0.95)
+    low, high = difference = _interval(*known.difference(line, rival, benchmark), "difference", confidence)
     if not relative:
         return "it would be all of -100 to 100" if (low, high) == (-100, 100) else (low, high)
-    low, high = _interval(_of_score(facet, rival, benchmark), 0, "score", 0.975)
+    low, high = _interval(*known.score(rival, benchmark), "score", confidence)
     if low <= 0:
         return f"the score that it is relative to, {rival.method}, cannot be told from zero"
     quotients = [100 * d / b for d in difference for b in (low, high)]
@@ -279,72 +295,33 @@ def rival_of(line: Line, lines: Sequence[Line], against: str) -> Line | None:
     return random_at_budget(line, lines) if against == RANDOM else full_data_of(line, lines)
 
 
-def _compared(facet: Facet, line: Line, against: str, known: Estimates) -> Iterator[dict[str, Any]]:
-    """The rows of one line against one reference, one a benchmark; none for the reference itself.
-
-    known: the estimates of whole pools, which their lines share.
-    """
-    rival = rival_of(line, facet.lines, against)
+def _compared(known: AnswerSet, line: Line, against: str) -> Iterator[dict[str, Any]]:
+    """The rows of one line against one reference, one a benchmark; none for the reference itself."""
+    rival = rival_of(line, known.lines, against)
     if rival == line:
         return
-    for benchmark in facet.summary.benchmarks:
-        row = _identity(facet, line, benchmark) | {"against": against}
+    for benchmark in known.summary.benchmarks:
+        row = _identity(known, line, benchmark) | {"against": against}
         if rival is None:
             yield row | {"note": ABSENT[against]}
-        elif (reason := facet.unpaired(line, rival, benchmark)) is not None:
+        elif (reason := known.unpaired(line, rival, benchmark)) is not None:
             yield row | {"note": reason}
-        elif against == ZERO_SHOT:
-            estimate = _from_untrained(facet, line, rival, benchmark)
-            row |= {"p": float(estimate.p_value()[0])}
-            yield row | _estimated(facet, line, benchmark, estimate, 0, "difference")
         else:
-            pool = facet.pools[line]
-            if (pool, rival, benchmark) not in known:
-                lines, estimate = _from_pool(facet, line, rival, benchmark)
-                known[pool, rival, benchmark] = lines, estimate, estimate.p_value()
-            lines, estimate, p = known[pool, rival, benchmark]
-            row |= {"p": float(p[lines.index(line)])}
-            yield row | _estimated(facet, line, benchmark, estimate, lines.index(line), "difference")
+            yield row | _estimated(known, line, benchmark, rival)
 
 
-def _from_pool(facet: Facet, line: Line, rival: Line, benchmark: str) -> tuple[list[Line], Estimate]:
-    """Of the lines of the pool of `line` minus `rival`, which stands first."""
-    lines = facet.paired(facet.pools[line], rival, benchmark)
-    return lines, estimate_differences(facet.arrays(lines, benchmark), 0, facet.prior)
-
-
-def _from_untrained(facet: Facet, line: Line, untrained: Line, benchmark: str) -> Estimate:
-    """Of `line` minus the model without training, which is one and the same at every seed: what a seed does to all
-    lines does not cancel, so the differences behave as scores do. Items are paired. The line stands first."""
-    lines = facet.paired(facet.pools[line], line, benchmark)
-    fixed = facet.arrays([untrained], benchmark)
-    differences = [scores - one for scores, one in zip(facet.arrays(lines, benchmark), fixed, strict=True)]
-    return estimate_scores(differences, facet.prior)
-
-
-def _scored(facet: Facet, line: Line, benchmark: str) -> dict[str, Any]:
-    """The row of one line's own score."""
-    row = _identity(facet, line, benchmark)
-    if (reason := facet.hole(line, benchmark)) is not None:
-        return row | {"note": reason}
-    return row | _estimated(facet, line, benchmark, _of_score(facet, line, benchmark), 0, "score")
-
-
-def _of_score(facet: Facet, line: Line, benchmark: str) -> Estimate:
-    """Of the lines of the pool, `line` first."""
-    lines = facet.paired(facet.pools[line], line, benchmark)
-    return estimate_scores(facet.arrays(lines, benchmark), facet.prior)
-
-
-def _identity(facet: Facet, line: Line, benchmark: str) -> dict[str, Any]:
+def _identity(known: AnswerSet, line: Line, benchmark: str) -> dict[str, Any]:
     """The columns that identify a row."""
-    return {"experiment": facet.summary.experiment, "model": facet.model, "benchmark": benchmark} | line.columns()
+    return line.columns() | {"experiment": known.summary.experiment, "model": known.model, "benchmark": benchmark}
 
 
-def _estimated(facet: Facet, line: Line, benchmark: str, estimate: Estimate, place: int, what: str) -> dict[str, Any]:
-    """The mean with its interval, and where its error comes from."""
+def _estimated(known: AnswerSet, line: Line, benchmark: str, rival: Line | None = None) -> dict[str, Any]:
+    """A score, or its difference from `rival` with the p value; its interval, and where its error comes from."""
+    what = "score" if rival is None else "difference"
+    found = known.score(line, benchmark) if rival is None else known.difference(line, rival, benchmark)
+    estimate, place = found
     low, high = _interval(estimate, place, what)
-    answers = [facet.answers[line, name] for name in facet.parts(benchmark)]
+    answers = [known.answers[line, name] for name in known.parts(benchmark)]
     row: dict[str, Any] = {
         what: float(estimate.mean[place]),
         "low": low,
@@ -353,6 +330,8 @@ def _estimated(facet: Facet, line: Line, benchmark: str, estimate: Estimate, pla
         "n_items": sum(len(next(iter(by_seed.values()))[1]) for by_seed in answers),
         "item_se": float(np.sqrt(estimate.variances[-1, place])),
     }
+    if rival is not None:
+        row["p"] = float(estimate.p_value()[place])
     if estimate.seeds == 1:
         return row | {"note": UNTRAINED if line.method == ZERO_SHOT else ONE_SEED}
     over_seeds, freedom = estimate.variances[:-1, place], estimate.freedom[:-1, place]
@@ -367,23 +346,14 @@ def _interval(estimate: Estimate, place: int, what: str, confidence: float = 0.9
     return max(mean - half, LEAST[what]), min(mean + half, 100.0)
 
 
-def _with_families(table: pl.DataFrame) -> pl.DataFrame:
-    """Holm's correction over the averages against one reference, and the marks that follow."""
-    several = (table["benchmark"] == AVERAGE).any()
+def _correct_families(rows: list[dict[str, Any]], overall: str) -> None:
+    """Adds Holm's correction over the averages against one reference, and the marks that follow."""
     # the note of a full-data row that has a hole is another one
-    has_full = not table.filter(
-        (pl.col("against") == FULL) & (pl.col("note") != ABSENT[FULL]).fill_null(True)
-    ).is_empty()
-    parts = []
-    for (against,), rows in table.with_row_index("place").group_by("against", maintain_order=True):
-        family = rows.filter(pl.col("benchmark") == AVERAGE) if several else rows
-        tested = family.filter(pl.col("p").is_not_null())
-        p_holm = holm(tested["p"].to_numpy(), len(family))
-        found = rows.drop("p_holm", "significant", "mark").join(
-            tested.select("place", p_holm=pl.Series(p_holm, dtype=pl.Float64)), on="place", how="left"
-        )
-        significant = pl.when(pl.col("n_seeds") > 1).then(pl.col("p_holm") < FAMILY_ERROR)
-        shown = pl.col("significant") & pl.lit(not (against == ZERO_SHOT and has_full))
-        mark = pl.when(shown).then(pl.lit(MARKS[str(against)]))
-        parts.append(found.with_columns(significant=significant).with_columns(mark=mark))
-    return pl.concat(parts).sort("place").select(list(COMPARISON_SCHEMA)) if parts else table
+    has_full = any(row["against"] == FULL and row.get("note") != ABSENT[FULL] for row in rows)
+    for against in MARKS:
+        family = [row for row in rows if (row["against"], row["benchmark"]) == (against, overall)]
+        tested = [row for row in family if "p" in row]
+        for row, p_holm in zip(tested, holm(np.array([row["p"] for row in tested]), len(family)), strict=True):
+            significant = bool(p_holm < FAMILY_ERROR) if row["n_seeds"] > 1 else None
+            shown = significant and not (against == ZERO_SHOT and has_full)
+            row |= {"p_holm": float(p_holm), "significant": significant, "mark": MARKS[against] if shown else None}

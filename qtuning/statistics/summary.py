@@ -15,13 +15,13 @@ import polars as pl
 
 from qtuning.errors import UserError
 from qtuning.store.comparable import check_comparable
-from qtuning.store.lines import Cells, Line, cells_by_line, in_table_order, line_of, random_at_budget
+from qtuning.store.lines import ZERO_SHOT, Cells, Line, cells_by_line, in_table_order, line_of, random_at_budget
 
 AVERAGE = "avg"
 """Name of the column that averages a cell's benchmarks."""
 
-Tree = dict[Line, dict[str, dict[str, dict[str, dict[str, Any]]]]]
-"""Line -> model -> benchmark -> seed -> row."""
+Places = dict[tuple[Line, str, str, str], dict[str, Any]]
+"""(line, model, benchmark, seed) -> row of the store, by the headline metric. The seed of a model without training is empty."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ class Entry:
 class Summary:
     """An experiment, summarised: entries by (line, model, benchmark), with `avg` as the last of several benchmarks.
 
-    scores: the rows of the store that it was made of. models, train_sets: name -> label. seeds: of the experiment;
-    every trained line has an entry for each of them, or a hole.
+    scores: the rows of the store that it was made of, places: the same by place. models, train_sets: name -> label.
     """
 
     scores: pl.DataFrame
@@ -70,7 +69,7 @@ class Summary:
     train_sets: dict[str, str]
     benchmarks: tuple[str, ...]
     entries: dict[tuple[Line, str, str], Entry | Hole]
-    seeds: tuple[str, ...]
+    places: Places
 
     @property
     def experiment(self) -> str:
@@ -119,27 +118,30 @@ def summarise(scores: pl.DataFrame) -> Summary:
     rows = scores.filter(pl.col("headline")).to_dicts()
     benchmarks = tuple(dict.fromkeys(row["benchmark"] for row in rows))
     seeds = tuple(dict.fromkeys(row["seed"] for row in rows if row["seed"] is not None))
-    tree, train_sets = _places(rows)
-    lines = in_table_order(list(tree), train_sets)
-    for line, by_model in tree.items():
-        expected = ("",) if line.method == "zero-shot" else seeds
-        for model, found in by_model.items():
-            by_model[model] = {
-                benchmark: {seed: found.get(benchmark, {}).get(seed) or _absent(benchmark) for seed in expected}
-                for benchmark in benchmarks
-            }
+    places, train_sets = _places(rows)
+    lines = in_table_order(list(dict.fromkeys(line for line, *_ in places)), train_sets)
+    models, known = labels_of(scores, "model"), {(line, model) for line, model, *_ in places}
+
+    def columns(line: Line, model: str) -> dict[str, dict[str, dict[str, Any]]]:
+        """Benchmark -> seed -> row, with the average as the last of several benchmarks."""
+        expected = ("",) if line.method == ZERO_SHOT else seeds
+        found = {
+            benchmark: {seed: places.get((line, model, benchmark, seed)) or _absent(benchmark) for seed in expected}
+            for benchmark in benchmarks
+        }
+        if len(benchmarks) > 1:
+            found[AVERAGE] = {seed: _average([found[name][seed] for name in benchmarks]) for seed in expected}
+        return found
+
     entries: dict[tuple[Line, str, str], Entry | Hole] = {}
     for line in lines:
         rival = random_at_budget(line, lines)
-        for model, by_benchmark in tree[line].items():
-            against = tree[rival].get(model, {}) if rival is not None and rival != line else {}
-            for benchmark, by_seed in by_benchmark.items():
+        for model in (model for model in models if (line, model) in known):
+            against = columns(rival, model) if rival not in (None, line) else {}
+            for benchmark, by_seed in columns(line, model).items():
                 entries[line, model, benchmark] = _entry(by_seed, against.get(benchmark, {}))
-            if len(benchmarks) > 1:
-                entries[line, model, AVERAGE] = _entry(_averages(by_benchmark), _averages(against))
     shown = (*benchmarks, AVERAGE) if len(benchmarks) > 1 else benchmarks
-    models, trained_on = labels_of(scores, "model"), labels_of(scores, "train_set")
-    return Summary(scores, tuple(lines), models, trained_on, shown, entries, seeds)
+    return Summary(scores, tuple(lines), models, labels_of(scores, "train_set"), shown, entries, places)
 
 
 def labels_of(rows: pl.DataFrame, column: str) -> dict[str, str]:
@@ -149,23 +151,21 @@ def labels_of(rows: pl.DataFrame, column: str) -> dict[str, str]:
     return dict(pairs.iter_rows())
 
 
-def _places(rows: list[dict[str, Any]]) -> tuple[Tree, list[str]]:
+def _places(rows: list[dict[str, Any]]) -> tuple[Places, list[str]]:
     """The rows by their place in the table, and the train sets; the zero-shot model belongs to every train set."""
     train_sets = list(dict.fromkeys(row["train_set"] for row in rows if row["train_set"] is not None)) or [""]
-    tree: Tree = {}
+    places: Places = {}
     for row in rows:
         for train_set in [row["train_set"]] if row["train_set"] is not None else train_sets:
-            by_model = tree.setdefault(line_of(row, train_set), {})
-            by_seed = by_model.setdefault(row["model"], {}).setdefault(row["benchmark"], {})
-            seed = row["seed"] or ""
-            if seed in by_seed:
+            place = line_of(row, train_set), row["model"], row["benchmark"], row["seed"] or ""
+            if place in places:
                 raise UserError(
-                    f"experiment {row['experiment']}: {by_seed[seed]['cell']} and {row['cell']} claim the same place "
-                    f"of the table ({row['benchmark']}, seed {seed or 'none'}): they differ in something that its rows "
-                    "do not show; put them into experiments of their own"
+                    f"experiment {row['experiment']}: {places[place]['cell']} and {row['cell']} claim the same place "
+                    f"of the table ({row['benchmark']}, seed {row['seed'] or 'none'}): they differ in something that "
+                    "its rows do not show; put them into experiments of their own"
                 )
-            by_seed[seed] = row
-    return tree, train_sets
+            places[place] = row
+    return places, train_sets
 
 
 def _absent(benchmark: str) -> dict[str, Any]:
@@ -174,22 +174,15 @@ def _absent(benchmark: str) -> dict[str, Any]:
     return {"benchmark": benchmark, "status": "not run", "reason": reason}
 
 
-def _averages(by_benchmark: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Per seed the mean over the benchmarks, as a row of its own; missing if any benchmark is missing."""
-    averages: dict[str, dict[str, Any]] = {}
-    for seed in dict.fromkeys(seed for by_seed in by_benchmark.values() for seed in by_seed):
-        rows = [by_seed[seed] for by_seed in by_benchmark.values()]
-        average: dict[str, Any] = {"status": "done", "score": None, "items": None, "metric": None}
-        missing = [row for row in rows if row["status"] != "done"]
-        if not missing:
-            average["score"] = fmean(row["score"] for row in rows)
-        elif len(missing) == len(rows):
-            average |= {"status": rows[0]["status"], "reason": rows[0]["reason"]}
-        else:
-            names = ", ".join(row["benchmark"] for row in missing)
-            average |= {"status": missing[0]["status"], "reason": f"no average without {names}: {missing[0]['reason']}"}
-        averages[seed] = average
-    return averages
+def _average(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The mean over the benchmarks of one seed, as a row of its own; missing if any benchmark is missing."""
+    missing = [row for row in rows if row["status"] != "done"]
+    if not missing:
+        return {"status": "done", "score": fmean(row["score"] for row in rows), "items": None, "metric": None}
+    reason = missing[0]["reason"]
+    if len(missing) < len(rows):
+        reason = f"no average without {', '.join(row['benchmark'] for row in missing)}: {reason}"
+    return {"status": missing[0]["status"], "reason": reason}
 
 
 def _entry(by_seed: dict[str, dict[str, Any]], against: dict[str, dict[str, Any]]) -> Entry | Hole:

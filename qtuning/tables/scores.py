@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from qtuning.experiment.benchmarks import BENCHMARKS
-from qtuning.statistics.compare import LINE_KEY, MARKS
+from qtuning.statistics.compare import MARKS
 from qtuning.statistics.summary import AVERAGE, Entry, Summary
 from qtuning.store.comparable import training_warnings
 from qtuning.store.lines import FULL, RANDOM, ZERO_SHOT, Line
@@ -34,6 +34,10 @@ CSV_SCHEMA: dict[str, pl.DataType] = {
     **dict.fromkeys(("status", "reason"), pl.String()),
 }
 """Columns of the CSV of scores, in order."""
+
+
+LINE_KEY = ("train_set", "model", "method", "options", "training", "sample_ratio", "token_ratio")
+"""Columns that identify a line with a model among comparisons."""
 
 
 @dataclass(frozen=True)
