@@ -26,11 +26,8 @@ SMALL = 5
 """A budget with fewer lines than this borrows its seed variance from the lines of all budgets."""
 
 ONE_SEED = "one seed: how scores move from seed to seed is unknown; the interval covers items only, a lower bound"
-ABSENT = {
-    RANDOM: f"{RANDOM} at this budget is not part of this experiment",
-    FULL: f"{FULL} is not part of this experiment",
-    ZERO_SHOT: f"{ZERO_SHOT} is not part of this experiment",
-}
+ABSENT = {against: f"{against} is not part of this experiment" for against in (FULL, ZERO_SHOT)}
+ABSENT[RANDOM] = f"{RANDOM} at this budget is not part of this experiment"
 UNTRAINED = "not trained, so without seeds: the interval covers items only"
 
 Answers = dict[str, tuple[int, Array]]
@@ -91,8 +88,8 @@ class AnswerSet:
         groups: list[Array] = []
         for pool in dict.fromkeys(self.pools[line] for line in self.lines if not line.reference):
             for benchmark in self.summary.benchmarks:
-                whole = [line for line in pool if self.hole(line, benchmark) is None]
-                group = [line for line in whole if self.unpaired(line, whole[0], benchmark) is None]
+                first = next((line for line in pool if self.hole(line, benchmark) is None), None)
+                group = [] if first is None else self.paired(pool, first, benchmark)
                 if len(group) > 2:
                     means = [scores.mean(axis=2) for scores in self.arrays(group, benchmark)]
                     groups.append(np.mean(means, axis=0))
@@ -113,13 +110,13 @@ class AnswerSet:
         others = [line for line in pool if line != rival and self.unpaired(line, rival, benchmark) is None]
         return [rival, *others]
 
-    def score(self, line: Line, benchmark: str) -> tuple[Estimate, int]:
-        """The scores of the lines of its pool, and the place of `line` among them."""
+    def score(self, line: Line, benchmark: str) -> Estimate:
+        """Of the line's own score; the lines of its pool lend it their seed variance."""
         lines = self.paired(self.pools[line], line, benchmark)
-        return estimate_scores(self.arrays(lines, benchmark), self.prior), 0
+        return estimate_scores(self.arrays(lines, benchmark), self.prior).at(0)
 
-    def difference(self, line: Line, rival: Line, benchmark: str) -> tuple[Estimate, int]:
-        """The lines of the pool of `line` minus `rival`, which share one estimate, and the place of `line` among them.
+    def difference(self, line: Line, rival: Line, benchmark: str) -> Estimate:
+        """Of `line` minus `rival`; the lines of its pool minus the same rival share one estimate.
 
         The model without training is one and the same at every seed. So what a seed does to all lines does not cancel,
         and the differences behave as scores do.
@@ -129,13 +126,13 @@ class AnswerSet:
             lines = self.paired(pool, line, benchmark)
             fixed = self.arrays([rival], benchmark)
             differences = [scores - one for scores, one in zip(self.arrays(lines, benchmark), fixed, strict=True)]
-            return estimate_scores(differences, self.prior), 0
+            return estimate_scores(differences, self.prior).at(0)
         if (pool, rival, benchmark) not in self._known:
             lines = self.paired(pool, rival, benchmark)
             estimate = estimate_differences(self.arrays(lines, benchmark), 0, self.prior)
             self._known[pool, rival, benchmark] = lines, estimate
         lines, estimate = self._known[pool, rival, benchmark]
-        return estimate, lines.index(line)
+        return estimate.at(lines.index(line))
 
     def arrays(self, lines: Sequence[Line], benchmark: str) -> list[Array]:
         """[L, S, n] scores of each benchmark that `benchmark` stands for, of lines that are paired."""
@@ -270,12 +267,12 @@ def interval(
         return reason
     confidence = 0.975 if relative else 0.95
     if rival is None:
-        low, high = _interval(*known.score(line, benchmark), "score")
+        low, high = _interval(known.score(line, benchmark), "score")
         return "it would be all of 0 to 100" if (low, high) == (0, 100) else (low, high)
-    low, high = difference = _interval(*known.difference(line, rival, benchmark), "difference", confidence)
+    low, high = difference = _interval(known.difference(line, rival, benchmark), "difference", confidence)
     if not relative:
         return "it would be all of -100 to 100" if (low, high) == (-100, 100) else (low, high)
-    low, high = _interval(*known.score(rival, benchmark), "score", confidence)
+    low, high = _interval(known.score(rival, benchmark), "score", confidence)
     if low <= 0:
         return f"the score that it is relative to, {rival.method}, cannot be told from zero"
     quotients = [100 * d / b for d in difference for b in (low, high)]
@@ -318,31 +315,30 @@ def _identity(known: AnswerSet, line: Line, benchmark: str) -> dict[str, Any]:
 def _estimated(known: AnswerSet, line: Line, benchmark: str, rival: Line | None = None) -> dict[str, Any]:
     """A score, or its difference from `rival` with the p value; its interval, and where its error comes from."""
     what = "score" if rival is None else "difference"
-    found = known.score(line, benchmark) if rival is None else known.difference(line, rival, benchmark)
-    estimate, place = found
-    low, high = _interval(estimate, place, what)
+    estimate = known.score(line, benchmark) if rival is None else known.difference(line, rival, benchmark)
+    low, high = _interval(estimate, what)
     answers = [known.answers[line, name] for name in known.parts(benchmark)]
     row: dict[str, Any] = {
-        what: float(estimate.mean[place]),
+        what: float(estimate.mean),
         "low": low,
         "high": high,
         "n_seeds": 0 if line.method == ZERO_SHOT else estimate.seeds,
         "n_items": sum(len(next(iter(by_seed.values()))[1]) for by_seed in answers),
-        "item_se": float(np.sqrt(estimate.variances[-1, place])),
+        "item_se": float(np.sqrt(estimate.variances[-1])),
     }
     if rival is not None:
-        row["p"] = float(estimate.p_value()[place])
+        row["p"] = float(estimate.p_value())
     if estimate.seeds == 1:
         return row | {"note": UNTRAINED if line.method == ZERO_SHOT else ONE_SEED}
-    over_seeds, freedom = estimate.variances[:-1, place], estimate.freedom[:-1, place]
+    over_seeds, freedom = estimate.variances[:-1], estimate.freedom[:-1]
     total, spread = float(over_seeds.sum()), float((over_seeds**2 / freedom).sum())
     seed_df = total**2 / spread if spread > 0 else float(freedom.min())
     return row | {"seed_sd": float(np.sqrt(total * estimate.seeds)), "seed_df": seed_df}
 
 
-def _interval(estimate: Estimate, place: int, what: str, confidence: float = 0.95) -> tuple[float, float]:
+def _interval(estimate: Estimate, what: str, confidence: float = 0.95) -> tuple[float, float]:
     """Mean +- half the width, within what a score (0 to 100) or a difference of two (-100 to 100) can be."""
-    mean, half = float(estimate.mean[place]), float(estimate.half_width(confidence)[place])
+    mean, half = float(estimate.mean), float(estimate.half_width(confidence))
     return max(mean - half, LEAST[what]), min(mean + half, 100.0)
 
 

@@ -45,9 +45,13 @@ class Estimate:
     freedom: Array
     seeds: int
 
+    def at(self, line: int) -> "Estimate":
+        """The estimate of one line alone; its arrays lack the axis L."""
+        return Estimate(self.mean[line], self.variances[:, line], self.freedom[:, line], self.seeds)
+
     def half_width(self, confidence: float = 0.95) -> Array:
         """[L] half the width of the interval, sqrt(sum_j t(f_j)^2 V_j)."""
-        return _half_width(self.variances, self.freedom, np.full(self.mean.shape, (1 - confidence) / 2))
+        return self._half_width(np.full(self.mean.shape, (1 - confidence) / 2))
 
     def p_value(self) -> Array:
         """[L] two-sided p of the mean being zero: 1 - the confidence of the interval that just reaches it.
@@ -58,18 +62,17 @@ class Estimate:
         low, high = np.full(self.mean.shape, np.log(SMALLEST_P)), np.zeros(self.mean.shape)
         for _ in range(50):  # the half width falls as p rises; 50 halvings of 69 are 6e-14
             middle = (low + high) / 2
-            wide = _half_width(self.variances, self.freedom, np.exp(middle) / 2) >= target
+            wide = self._half_width(np.exp(middle) / 2) >= target
             low, high = np.where(wide, middle, low), np.where(wide, high, middle)
         return np.where(target == 0, 1.0, np.exp((low + high) / 2))
 
+    def _half_width(self, tail: Array) -> Array:
+        from scipy.special import stdtrit
 
-def _half_width(variances: Array, freedom: Array, tail: Array) -> Array:
-    from scipy.special import stdtrit
-
-    # a part without variance counts nothing, even where its quantile is infinite
-    quantile: Array = -stdtrit(freedom, np.broadcast_to(tail, freedom.shape))
-    width: Array = np.sqrt(np.sum(np.where(variances > 0, quantile**2 * variances, 0.0), axis=0))
-    return width
+        quantile = -stdtrit(self.freedom, np.broadcast_to(tail, self.freedom.shape))
+        # a part without variance counts nothing, even where its quantile is infinite
+        parts = np.where(self.variances > 0, quantile**2 * self.variances, 0.0)
+        return np.asarray(np.sqrt(np.sum(parts, axis=0)))
 
 
 def mean_squares(scores: Array) -> tuple[Array, Array, Array]:
@@ -109,11 +112,7 @@ def estimate_differences(benchmarks: Sequence[Array], reference: int, prior: flo
     own = (by_seed - by_seed[reference]).var(axis=1, ddof=1)
     # 2 x the interaction's mean square: the mean variance of the L - 1 orthogonal contrasts, each of the scale of a
     # difference; the difference itself is one of them
-    pooled = 2 * _interaction(by_seed)
-    borrowed = np.minimum(prior, (lines - 2) * (seeds - 1))
-    others = np.maximum((lines - 1) * pooled - own, 0.0) / max(lines - 2, 1)
-    freedom = borrowed + seeds - 1
-    over_seeds = (borrowed * others + (seeds - 1) * own) / freedom
+    over_seeds, freedom = _moderated(own, 2 * _interaction(by_seed), seeds, prior)
     over_seeds = np.where(np.arange(lines) == reference, 0.0, np.maximum(over_seeds, floor))
     return Estimate(
         mean, np.stack([over_seeds / seeds, items]), np.stack([np.full(lines, freedom), item_freedom]), seeds
@@ -137,13 +136,10 @@ def estimate_scores(benchmarks: Sequence[Array], prior: float = np.inf) -> Estim
     freedom = [np.full(lines, seeds - 1.0), item_freedom]
     if lines == 1:
         return Estimate(mean, np.stack([np.maximum(common, floor) / seeds, items]), np.stack(freedom), seeds)
-    pooled, own = _interaction(by_seed), _own_variances(by_seed)
-    borrowed = np.minimum(prior, (lines - 2) * (seeds - 1))
-    others = np.maximum((lines - 1) * pooled - own, 0.0) / max(lines - 2, 1)
-    single = (borrowed * others + (seeds - 1) * own) / (borrowed + seeds - 1)
+    single, gained = _moderated(_own_variances(by_seed), _interaction(by_seed), seeds, prior)
     # a line is the mean of all plus its deviation, of which a share 1/L belongs to the mean
     single = np.maximum(single * (1 - 1 / lines), floor - common)
-    freedom.insert(1, np.full(lines, borrowed + seeds - 1))
+    freedom.insert(1, np.full(lines, gained))
     return Estimate(mean, np.stack([common / seeds, single / seeds, items]), np.stack(freedom), seeds)
 
 
@@ -169,6 +165,18 @@ def _over_items(benchmarks: Sequence[Array]) -> tuple[Array, Array, Array]:
     together = np.full(lines, float(sum(freedom)))
     np.divide(total**2, spread, out=together, where=spread > 0)
     return total / len(benchmarks) ** 2, floor / len(benchmarks) ** 2, together
+
+
+def _moderated(own: Array, pooled: float, seeds: int, prior: float) -> tuple[Array, float]:
+    """[L] variances over seeds after each line has borrowed from the others, and their degrees of freedom.
+
+    own: [L], of each line alone. pooled: of all lines. The other lines count as at most `prior` degrees of freedom.
+    """
+    lines = len(own)
+    borrowed = min(prior, (lines - 2) * (seeds - 1))
+    others = np.maximum((lines - 1) * pooled - own, 0.0) / max(lines - 2, 1)
+    freedom = borrowed + seeds - 1
+    return (borrowed * others + (seeds - 1) * own) / freedom, freedom
 
 
 def _residuals(by_seed: Array) -> Array:
@@ -198,11 +206,11 @@ def prior_freedom(groups: Sequence[Array]) -> float:
     estimates have the variance trigamma((S - 1) / 2) + trigamma(d / 2). This is solved for d. Infinite where the
     estimates scatter no more than those of one common variance do. Groups of fewer than 3 lines or 2 seeds are skipped.
     """
+    from scipy.optimize import brentq
     from scipy.special import polygamma
     from scipy.stats import chi2
 
-    squares, count = 0.0, 0
-    expected = 0.0
+    squares, expected, count = 0.0, 0.0, 0
     for by_seed in groups:
         lines, seeds = by_seed.shape
         pooled = _interaction(by_seed) if lines > 2 and seeds > 1 else 0.0
@@ -214,16 +222,11 @@ def prior_freedom(groups: Sequence[Array]) -> float:
         count += lines - 1
         expected += (lines - 1) * float(polygamma(1, (seeds - 1) / 2))
     excess = (squares - expected) / count if count else 0.0
-    return 2 * _inverse_trigamma(excess) if excess > 0 else np.inf
-
-
-def _inverse_trigamma(value: float) -> float:
-    from scipy.optimize import brentq
-    from scipy.special import polygamma
-
-    # 1/x < trigamma(x) < 1/x + 1/x^2 brackets the root
-    low, high = 1 / value, (1 + np.sqrt(1 + 4 * value)) / (2 * value)
-    return float(brentq(lambda x: float(polygamma(1, x)) - value, low * 0.999, high * 1.001))
+    if excess <= 0:
+        return np.inf
+    # 1/x < trigamma(x) < 1/x + 1/x^2 brackets the root of trigamma(x) = excess
+    low, high = 1 / excess, (1 + np.sqrt(1 + 4 * excess)) / (2 * excess)
+    return 2 * float(brentq(lambda x: float(polygamma(1, x)) - excess, low * 0.999, high * 1.001))
 
 
 def holm(p: Array, comparisons: int | None = None) -> Array:

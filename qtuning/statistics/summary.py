@@ -21,7 +21,7 @@ AVERAGE = "avg"
 """Name of the column that averages a cell's benchmarks."""
 
 Places = dict[tuple[Line, str, str, str], dict[str, Any]]
-"""(line, model, benchmark, seed) -> row of the store, by the headline metric. The seed of a model without training is empty."""
+"""(line, model, benchmark, seed) -> row of the store, by the headline metric; without training the seed is empty."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,7 +11,7 @@ from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.grid import Grid
 from qtuning.experiment.names import AUXILIARY, cell_id, evaluation_id
-from qtuning.experiment.schema import Cell, Evaluation, Pruning, Readings, Seeds
+from qtuning.experiment.schema import Cell, Evaluation, Pruning, Readings
 from qtuning.experiment.yaml_files import validate
 from qtuning.files import canonical_json, read_json
 from qtuning.store.comparable import check_comparable
@@ -41,6 +41,11 @@ class _File(BaseModel):
     """Base of what is read from a cell's folder: keys that the table does not need are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """None if the file does not exist."""
+        return validate(cls, path.read_bytes(), str(path)) if path.exists() else None
 
 
 class _Benchmark(_File):
@@ -73,9 +78,6 @@ class _Failed(_File):
     reason: str
 
 
-FileModel = TypeVar("FileModel", bound=_File)
-
-
 def collect(grids: Sequence[Grid], results: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The scores and the cells of these experiments, read from `results/cells`; rows keep the order of the grid.
 
@@ -93,7 +95,7 @@ def collect(grids: Sequence[Grid], results: Path) -> tuple[pl.DataFrame, pl.Data
     for grid in grids:
         for cell in grid.cells:
             folder = results / "cells" / cell_id(cell)
-            train = _read(folder / "train.json", _Train)
+            train = _Train.read(folder / "train.json")
             base = identity(grid, cell) | _costs(train)
             done = cell.zero_shot or (train is not None and train.status == "done")
             status, reason = ("done", None) if done else _why_missing(cell, folder, train, None)
@@ -108,7 +110,7 @@ def collect(grids: Sequence[Grid], results: Path) -> tuple[pl.DataFrame, pl.Data
 def _scores(evaluation: Evaluation, cell: Cell, folder: Path, train: _Train | None) -> Iterator[dict[str, Any]]:
     """The columns of one cell's scores: a row per benchmark and metric."""
     path = folder / evaluation_id(evaluation) / "scores.json"
-    scores = _read(path, _Scores)
+    scores = _Scores.read(path)
     if scores is None or scores.status == "skipped":
         status, reason = _why_missing(cell, folder, train, scores)
         for benchmark in evaluation.benchmarks:
@@ -154,7 +156,8 @@ def identity(grid: Grid, cell: Cell) -> dict[str, Any]:
         columns["evaluation_config"] = canonical_json(grid.evaluation.model_dump(mode="json"))
     if cell.pruning is None or cell.train_set is None or cell.seeds is None:
         return columns
-    pruning = cell.pruning
+    pruning, seeds = cell.pruning, cell.seeds
+    apart = f"data{seeds.data}-pruner{seeds.pruner}-init{seeds.init}"
     return columns | {
         "train_set": cell.train_set.name,
         "train_set_label": cell.train_set.label,
@@ -165,10 +168,10 @@ def identity(grid: Grid, cell: Cell) -> dict[str, Any]:
         "token_ratio": pruning.token_ratio,
         "options": canonical_json(_options(pruning)),
         "training": ", ".join(f"{key}={value}" for key, value in grid.variant(cell).items()),
-        "seed": _seed_name(cell.seeds),
-        "seed_data": cell.seeds.data,
-        "seed_pruner": cell.seeds.pruner,
-        "seed_init": cell.seeds.init,
+        "seed": str(seeds.data) if seeds.data == seeds.pruner == seeds.init else apart,
+        "seed_data": seeds.data,
+        "seed_pruner": seeds.pruner,
+        "seed_init": seeds.init,
     }
 
 
@@ -184,13 +187,6 @@ def _options(pruning: Pruning) -> dict[str, Any]:
     return {"sample": pruning.sample_options, "token": pruning.token_options, "method": method_wide}
 
 
-def _seed_name(seeds: Seeds) -> str:
-    """`0` where the three axes share a seed, else e.g. `data0-pruner1-init0`."""
-    if seeds.data == seeds.pruner == seeds.init:
-        return str(seeds.data)
-    return f"data{seeds.data}-pruner{seeds.pruner}-init{seeds.init}"
-
-
 def _costs(train: _Train | None) -> dict[str, Any]:
     """Columns of costs and selection, and the versions that trained the cell; nothing for one that is not trained."""
     if train is None:
@@ -200,9 +196,8 @@ def _costs(train: _Train | None) -> dict[str, Any]:
         value = train.cost.get(key)
         costs[key] = int(value) if value is not None and dtype == pl.Int64() else value
     costs |= {key: train.selection.get(key) for key in SELECTION_COLUMNS}
-    found = train.provenance
-    versions = {name: found.get(name) for name in ("qtuning", "git", "python")}
-    versions |= dict(found.get("packages", {}))
+    versions = {name: train.provenance.get(name) for name in ("qtuning", "git", "python")}
+    versions |= train.provenance.get("packages", {})
     return costs | {"versions": canonical_json({name: text for name, text in versions.items() if text is not None})}
 
 
@@ -222,18 +217,8 @@ def _why_missing(cell: Cell, folder: Path, train: _Train | None, scores: _Scores
         return "not run", "not evaluated yet"
     if train is not None:  # a failed.json beside it is older: that failure was repeated with success
         return "not run", "trained, not evaluated yet"
-    failed = _read(folder / "failed.json", _Failed)
-    if failed is not None:
-        return failed.status, failed.reason
-    return "not run", "not trained yet"
-
-
-def _read(path: Path, schema: type[FileModel]) -> FileModel | None:
-    """A file of a cell, validated; None if it does not exist."""
-    try:
-        return validate(schema, path.read_bytes(), str(path))
-    except FileNotFoundError:
-        return None
+    failed = _Failed.read(folder / "failed.json")
+    return (failed.status, failed.reason) if failed is not None else ("not run", "not trained yet")
 
 
 def collect_items(scores: pl.DataFrame, results: Path) -> pl.DataFrame:

@@ -27,9 +27,10 @@ def check_comparable(table: pl.DataFrame) -> None:
     """
     for (experiment,), rows in table.filter(pl.col("status") == "done").group_by("experiment", maintain_order=True):
         problems = [
-            f"experiment {experiment}: {aspect} differs between cells, so they cannot stand in one table: {sides}; "
-            "evaluate the odd ones again (delete their evaluation folders)"
-            for aspect, sides in _differences(rows)
+            f"experiment {experiment}: {aspect} differs between cells, so they cannot stand in one table: "
+            f"{_describe(sides)}; evaluate the odd ones again (delete their evaluation folders)"
+            for aspect, sides in _aspects(rows).items()
+            if len(sides) > 1
         ]
         if problems:
             raise UserError("\n".join(problems))
@@ -55,8 +56,8 @@ def training_warnings(scores: pl.DataFrame) -> list[str]:
     return warnings
 
 
-def _differences(rows: pl.DataFrame) -> list[tuple[str, str]]:
-    """(aspect, description of the sides) for every aspect with more than one value."""
+def _aspects(rows: pl.DataFrame) -> dict[str, dict[str, dict[str, None]]]:
+    """Aspect -> value -> the cells that have it."""
     headline = rows.filter(pl.col("headline"))
     values: dict[str, dict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))  # dict: an ordered set
     for column in ("backend", "evaluation_config"):
@@ -70,7 +71,7 @@ def _differences(rows: pl.DataFrame) -> list[tuple[str, str]]:
         values[f"headline metric of {benchmark}"][row["metric"]][cell] = None
         values[f"number of {benchmark} items"][str(row["items"])][cell] = None
         values[f"digest of the {benchmark} items"][row["digest"][:16]][cell] = None
-    return [(aspect, _describe(sides)) for aspect, sides in values.items() if len(sides) > 1]
+    return values
 
 
 def _describe(sides: dict[str, dict[str, None]]) -> str:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import chain
+from itertools import chain, product
 from typing import Any, Literal
 
 import polars as pl
@@ -155,13 +155,11 @@ def random_at_budget(line: Line, lines: Sequence[Line]) -> Line | None:
     samples = ["random", "full"] if line.sample_ratio == 1 else ["random"]
     tokens = ["random", "none"] if line.token_ratio == 1 else ["random"]
     budget = (line.train_set, line.sample_ratio, line.token_ratio, line.training)
-    rivals = [
-        other
-        for pair in ((sample, token) for sample in samples for token in tokens)
-        for other in lines
-        if (other.train_set, other.sample_ratio, other.token_ratio, other.training) == budget
-        and (other.sample_pruner, other.token_pruner) == pair
+    same = [
+        other for other in lines if (other.train_set, other.sample_ratio, other.token_ratio, other.training) == budget
     ]
+    pairs = product(samples, tokens)
+    rivals = [other for pair in pairs for other in same if (other.sample_pruner, other.token_pruner) == pair]
     alike, plain = _with_readings_of(line, rivals), _plain(rivals)
     if line in alike and plain:  # a reading of random pruning itself, against random pruning as it is
         return plain[0]
@@ -193,14 +191,7 @@ def changed_options(sample_pruner: str, token_pruner: str, options: str) -> Opti
         "token": _defaults(token_pruner, "token"),
         "method": Readings().model_dump(mode="json", by_alias=True),
     }
-    return {
-        part: {
-            key: value
-            for key, value in chosen[part].items()
-            if key not in defaults[part] or defaults[part][key] != value
-        }
-        for part in PARTS
-    }
+    return {part: dict(item for item in chosen[part].items() if item not in defaults[part].items()) for part in PARTS}
 
 
 def varied(lines: Iterable[tuple[str, str, str]]) -> tuple[tuple[Part, str], ...]:

@@ -23,41 +23,28 @@ DETAILS = {"items": ["cell", "evaluation"], "steps": ["cell"], "planes": ["cell"
 """The files that are keyed by cell, and their keys."""
 
 
+def _file(name: str) -> cached_property[pl.DataFrame]:
+    return cached_property(lambda store: store.read(name))
+
+
 @dataclass(frozen=True)
 class Store:
     """A store's files, each read once, when it is first asked for. UserError where one is missing or too old."""
 
     folder: Path
 
-    @cached_property
-    def scores(self) -> pl.DataFrame:
-        """One row per experiment x cell x benchmark x metric."""
-        return self._read("scores")
-
-    @cached_property
-    def cells(self) -> pl.DataFrame:
-        """One row per experiment x cell: identity, end of training, costs; also of cells without evaluation."""
-        return self._read("cells")
-
-    @cached_property
-    def items(self) -> pl.DataFrame:
-        """One row per cell x evaluation x benchmark x item: score by the headline metric."""
-        return self._read("items")
-
-    @cached_property
-    def steps(self) -> pl.DataFrame:
-        """Up to 64 rows per cell: means over consecutive updates."""
-        return self._read("steps")
-
-    @cached_property
-    def planes(self) -> pl.DataFrame:
-        """Up to 3000 rows per cell: scored samples and what became of them."""
-        return self._read("planes")
-
-    @cached_property
-    def localisation(self) -> pl.DataFrame:
-        """How well scores and pruning find planted errors, per cell; empty where no experiment asks."""
-        return self._read("localisation")
+    scores = _file("scores")
+    """One row per experiment x cell x benchmark x metric."""
+    cells = _file("cells")
+    """One row per experiment x cell: identity, end of training, costs; also of cells without evaluation."""
+    items = _file("items")
+    """One row per cell x evaluation x benchmark x item: score by the headline metric."""
+    steps = _file("steps")
+    """Up to 64 rows per cell: means over consecutive updates."""
+    planes = _file("planes")
+    """Up to 3000 rows per cell: scored samples and what became of them."""
+    localisation = _file("localisation")
+    """How well scores and pruning find planted errors, per cell; empty where no experiment asks."""
 
     def experiment(self, name: str) -> pl.DataFrame:
         """The rows of one experiment among `scores`; UserError if there are none."""
@@ -85,7 +72,8 @@ class Store:
             path = self.folder / "cells.parquet"
             raise UserError(f"{path}: experiment = {name!r}: {problem}{nearest(name, known)}{hint}")
 
-    def _read(self, name: str) -> pl.DataFrame:
+    def read(self, name: str) -> pl.DataFrame:
+        """A file (without .parquet) as it is now."""
         path = self.folder / f"{name}.parquet"
         if not path.exists():
             raise UserError(f"{path}: no such file; collect the experiment first (`qtuning tables EXPERIMENT`)")
@@ -97,7 +85,7 @@ class Store:
     def _read_to_extend(self, name: str) -> pl.DataFrame:
         """A file as it is now; empty if it does not exist or another version wrote it."""
         try:
-            return self._read(name)
+            return self.read(name)
         except UserError:
             if (path := self.folder / f"{name}.parquet").exists():
                 dropped = "what it held of other experiments is dropped"
@@ -148,7 +136,7 @@ def export_store(experiments: Sequence[str], results: Path, out: Path, plane_row
     chosen = pl.col("experiment").is_in(list(experiments))
     tables = {"scores": store.scores.filter(chosen), "cells": store.cells.filter(chosen)}
     for name, key in DETAILS.items():
-        tables[name] = store._read(name).join(tables[_keyed(name)], on=key, how="semi")
+        tables[name] = store.read(name).join(tables[_keyed(name)], on=key, how="semi")
     if plane_rows is not None:
         groups = tables["planes"].group_by("cell", maintain_order=True)
         thin = [thinned(rows, plane_rows) for _, rows in groups]

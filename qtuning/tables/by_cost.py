@@ -4,15 +4,16 @@ A nominal budget is not a saving: a method that scores every sample to keep a qu
 of full training. Here the rows are sorted by FLOPs. Rows that no cheaper row outscores (the Pareto front) are marked.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 
-from qtuning.statistics.summary import Entry, Hole, Summary
+from qtuning.statistics.compare import rival_of
+from qtuning.statistics.summary import Entry, Summary
 from qtuning.store.comparable import training_warnings
 from qtuning.store.lines import ZERO_SHOT, Line
-from qtuning.tables.costs import cost_of, flops_text, which
+from qtuning.tables.costs import cost_of, explain_shares, flops_text
 from qtuning.tables.labels import benchmark_label, budget_label, method_label, number, score_parts, subjects
 from qtuning.tables.markdown import render_markdown
 from qtuning.tables.page import Block, Column, Field, Footnotes, Page, Table
@@ -74,7 +75,11 @@ def cost_page(summary: Summary) -> Page:
         fields = [dict(zip(names, _fields(row, footnotes), strict=True)) for row in rows]
         drawn.append(Block(", ".join(title), tuple(tuple(row[name] for name in shown) for row in fields)))
     columns = tuple(Column(name, words=name in names[:2]) for name in shown)
-    table = Table("by-cost", "", columns, tuple(drawn), tuple(footnotes.texts), _notes(summary, compared))
+    untrained = UNTRAINED if any(line.method == ZERO_SHOT for line in summary.lines) else ""
+    first = " ".join([SORTED, *explain_shares(compared, SHARES, WITHOUT_SHARES)])
+    per_cost = (PER_COST,) if True in compared else ()
+    notes = (first, NOMINAL, *per_cost, FRONT.format(untrained=untrained), MACHINE)
+    table = Table("by-cost", "", columns, tuple(drawn), tuple(footnotes.texts), notes)
     lead = f"Experiment {summary.experiment}, by cost. {subjects(summary.scores)}"
     warnings = tuple(training_warnings(summary.scores))
     return Page(f"{summary.experiment}-cost", f"{summary.title}: by cost", (lead,), (table,), warnings)
@@ -129,24 +134,24 @@ def _row(line: Line, model: str, summary: Summary) -> dict[str, Any]:
     score_per_cost, gain_per_cost: points per full training's worth of FLOPs.
     """
     entry = summary.entries.get((line, model, summary.overall))
-    score = entry.mean if isinstance(entry, Entry) else None
-    row = line.columns() | {"experiment": summary.experiment, "model": model, "benchmark": summary.overall}
-    row |= {"line": line, "entry": entry, "mean": score, "sd": entry.sd if isinstance(entry, Entry) else None}
-    row |= {"reason": str(entry) if isinstance(entry, Hole) else None, "score_per_cost": None, "gain_per_cost": None}
-    if line.method == ZERO_SHOT:
+    row = dict.fromkeys(CSV_SCHEMA) | line.columns() | {"experiment": summary.experiment, "model": model}
+    row |= {"benchmark": summary.overall, "line": line, "entry": entry, "compared": True}
+    if isinstance(entry, Entry):
+        row |= {"mean": entry.mean, "sd": entry.sd}
+    elif entry is not None:
+        row["reason"] = str(entry)
+    if line.sample_ratio is None or line.token_ratio is None:  # the model without training
         free = ("nominal", "flops", "flops_scoring", "flops_share", "seconds", "seconds_share")
-        return row | dict.fromkeys(free, 0.0) | {"compared": True}
+        return row | dict.fromkeys(free, 0.0)
     cost = cost_of(line, model, summary.cells)
     share = cost.share_of_full("flops_total")
-    if score is not None and share:
-        row["score_per_cost"] = score / share
-        zero_shot = [other for other in summary.lines if (other.train_set, other.method) == (line.train_set, ZERO_SHOT)]
-        found = (summary.entries.get((other, model, summary.overall)) for other in zero_shot)
-        untrained = [other.mean for other in found if isinstance(other, Entry)]
-        row["gain_per_cost"] = (score - untrained[0]) / share if untrained else None
-    known = line.sample_ratio is not None and line.token_ratio is not None
+    if isinstance(entry, Entry) and share:
+        row["score_per_cost"] = entry.mean / share
+        untrained = rival_of(line, summary.lines, ZERO_SHOT)
+        start = summary.entries.get((untrained, model, summary.overall)) if untrained else None
+        row["gain_per_cost"] = (entry.mean - start.mean) / share if isinstance(start, Entry) else None
     return row | {
-        "nominal": line.sample_ratio * line.token_ratio if known else None,  # type: ignore[operator]
+        "nominal": line.sample_ratio * line.token_ratio,
         "flops": cost.mean("flops_total"),
         "flops_scoring": cost.mean("flops_scoring"),
         "flops_share": share,
@@ -173,15 +178,3 @@ def _fields(row: dict[str, Any], footnotes: Footnotes) -> tuple[Field, ...]:
         number(row["gain_per_cost"], ".1f"),
         "●" if row["pareto"] else "",
     )
-
-
-def _notes(summary: Summary, compared: Collection[bool]) -> tuple[str, ...]:
-    """compared: whether there is training on the full data to compare with, of any line and of any not."""
-    first = [SORTED]
-    if True in compared:
-        first.append(SHARES)
-    if False in compared:
-        first.append(WITHOUT_SHARES.format(Which=which(compared)))
-    untrained = UNTRAINED if any(line.method == ZERO_SHOT for line in summary.lines) else ""
-    per_cost = (PER_COST,) if True in compared else ()
-    return (" ".join(first), NOMINAL, *per_cost, FRONT.format(untrained=untrained), MACHINE)

@@ -1,6 +1,6 @@
 """What lines cost and what they selected: measured over the seeds, and the second and third table of an experiment."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -51,12 +51,8 @@ class Cost:
 
     def share_of_full(self, column: str) -> float | None:
         """Mean over the seeds of the quotient with the full-data cell of the same seed; None if any is missing."""
-        return _mean(
-            [
-                _quotient(_sum(row, column), _sum(self.full[seed], column) if seed in self.full else None)
-                for seed, row in self.by_seed.items()
-            ]
-        )
+        rows = self.by_seed.items()
+        return _mean([_quotient(_sum(row, column), _sum(self.full.get(seed), column)) for seed, row in rows])
 
     def share_of_available(self, column: str, available: str) -> float | None:
         """Mean over the seeds of what was kept (`column`) over what there was to choose from, in all epochs."""
@@ -64,8 +60,8 @@ class Cost:
 
     def total(self, column: str) -> float | None:
         """Sum over the seeds; None if any seed lacks it."""
-        mean = [_sum(row, column) for row in self.by_seed.values()]
-        return None if None in mean else sum(value for value in mean if value is not None)
+        values = _known([_sum(row, column) for row in self.by_seed.values()])
+        return sum(values) if values else None
 
 
 def cost_of(line: Line, model: str, cells: Cells) -> Cost:
@@ -87,11 +83,14 @@ def cost_tables(summary: Summary) -> list[Table]:
         if (line, model) in summary.cells
     ]
     pruned = [(line, model, cost) for line, model, cost in costs if not line.reference]
+    compared = {bool(cost.full) for *_, cost in costs}
+    other = " (or the full-data cell it is compared with)" if True in compared else ""
+    spent = " ".join([INCLUDED, *explain_shares(compared, OF_FULL, WITHOUT_FULL), DASH.format(other=other)])
     several = len(summary.models) > 1
     words = ("Samples x Tokens", "Method", *(["Model"] if several else []))
     tables = []
     for name, title, columns, rows, fields, note in (
-        ("costs", "What it cost", COLUMNS, costs, _spent, _explanation({bool(cost.full) for *_, cost in costs})),
+        ("costs", "What it cost", COLUMNS, costs, _spent, spent),
         ("selected", "What was selected", SELECTED, pruned, _selected, SELECTED_EXPLANATION),
     ):
         drawn = tuple(
@@ -104,9 +103,13 @@ def cost_tables(summary: Summary) -> list[Table]:
     return tables
 
 
-def which(compared: Collection[bool]) -> str:
-    """Subject and verb of what lacks full data: `compared` says of which lines there is some to compare with."""
-    return "Some rows have" if True in compared else "This experiment has"
+def explain_shares(compared: Collection[bool], shares: str, without: str) -> list[str]:
+    """How to read shares of full training, and what stands in their place in rows without it.
+
+    compared: whether there is training on the full data to compare with, of any line and of any not.
+    """
+    subject = "Some rows have" if True in compared else "This experiment has"
+    return [text for known, text in ((True, shares), (False, without.format(Which=subject))) if known in compared]
 
 
 def flops_text(value: float | None) -> str:
@@ -115,17 +118,6 @@ def flops_text(value: float | None) -> str:
         return "–" if value is None else "0"
     mantissa, _, exponent = f"{value:.2e}".partition("e")
     return f"{mantissa}e{int(exponent)}"
-
-
-def _explanation(compared: Collection[bool]) -> str:
-    """How to read what it cost: what its shares are shares of."""
-    sentences = [INCLUDED]
-    if True in compared:
-        sentences.append(OF_FULL)
-    if False in compared:
-        sentences.append(WITHOUT_FULL.format(Which=which(compared)))
-    other = " (or the full-data cell it is compared with)" if True in compared else ""
-    return " ".join([*sentences, DASH.format(other=other)])
 
 
 def _spent(cost: Cost) -> tuple[Field, ...]:
@@ -162,17 +154,22 @@ def _selected(cost: Cost) -> tuple[Field, ...]:
     return tuple(number(_quotient(part, whole), ".1%") for part, whole in shares)
 
 
-def _sum(row: dict[str, Any], *columns: str) -> float | None:
+def _sum(row: dict[str, Any] | None, *columns: str) -> float | None:
     """Sum of the columns; None where one is not reported, and for a training that diverged, which ended early."""
-    values: list[float] = [row[column] for column in columns if row[column] is not None]
-    return sum(values) if len(values) == len(columns) and row["status"] != "diverged" else None
+    values = _known([row[column] for column in columns]) if row is not None and row["status"] != "diverged" else []
+    return sum(values) if values else None
 
 
 def _quotient(part: float | None, whole: float | None) -> float | None:
     return None if part is None or not whole else part / whole
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    """None where a value is missing, or there is none."""
+def _known(values: list[float | None]) -> list[float]:
+    """The values; none of them where one is missing."""
     known = [value for value in values if value is not None]
-    return fmean(known) if known and len(known) == len(values) else None
+    return known if len(known) == len(values) else []
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = _known(values)
+    return fmean(known) if known else None

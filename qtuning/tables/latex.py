@@ -15,13 +15,7 @@ LINE = 105
 
 SIGNS = {
     "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "#": r"\#",
-    "$": r"\$",
-    "%": r"\%",
-    "&": r"\&",
-    "_": r"\_",
+    **{sign: f"\\{sign}" for sign in "{}#$%&_"},
     "^": r"\textasciicircum{}",
     "~": r"\textasciitilde{}",
     "<": r"\textless{}",
@@ -45,12 +39,15 @@ SIGNS = {
 }
 """What LaTeX would read as a command, and what its default fonts lack."""
 
+RAISED = {superscript(digit): str(digit) for digit in range(10)}
+
 PREAMBLE = "% needs: \\usepackage[T1]{fontenc} \\usepackage{textcomp,booktabs,graphicx}"
 
 
 def render_latex(page: Page) -> str:
     """The page as a fragment: a `table` environment for each table, with its notes."""
-    lines = [f"% {_comment(page.title)}", PREAMBLE]
+    title = " ".join(page.title.split()).encode("ascii", "replace").decode()  # a comment is one line of ASCII
+    lines = [f"% {title}", PREAMBLE]
     for table in page.tables:
         lines += ["", *_float(page, table)]
     return "\n".join(lines) + "\n"
@@ -60,15 +57,12 @@ def escape(text: str) -> str:
     """Text that LaTeX prints as it is; a character that its default fonts do not have is named by its number."""
     pieces = []
     # superscripts that follow each other are one number
-    for raised, characters in groupby(text, lambda character: character in _RAISED):
+    for raised, characters in groupby(text, lambda character: character in RAISED):
         if raised:
-            pieces.append(rf"\textsuperscript{{{''.join(_RAISED[character] for character in characters)}}}")
+            pieces.append(rf"\textsuperscript{{{''.join(RAISED[character] for character in characters)}}}")
         else:
             pieces += [_character(character) for character in characters]
     return "".join(pieces)
-
-
-_RAISED = {superscript(digit): str(digit) for digit in range(10)}
 
 
 def _character(character: str) -> str:
@@ -82,11 +76,6 @@ def _character(character: str) -> str:
     if character.isalpha() and "À" <= character <= "ÿ" and unicodedata.decomposition(character):
         return character
     return f"[U+{ord(character):04X}]"
-
-
-def _comment(text: str) -> str:
-    """Text for a comment: one line of ASCII."""
-    return " ".join(text.split()).encode("ascii", "replace").decode()
 
 
 def _float(page: Page, table: Table) -> Iterator[str]:

@@ -25,7 +25,7 @@ def _table(table: Table) -> list[str]:
     lines = [f"## {escape(table.title)}", ""] if table.title else []
     columns = list(zip(*table.rows, strict=True))
     texts = [_texts(column) for column in columns] if columns else [[] for _ in table.columns]
-    headers = [escape(header) for header in table.headers]
+    headers = [escape(f"{column.group} {column.name}".strip()) for column in table.columns]
     # every block has the same column widths, so that the eye can run down the raw text, too
     widths = [max(map(len, (header, *column))) for header, column in zip(headers, texts, strict=True)]
     words = [column.words for column in table.columns]
@@ -54,7 +54,8 @@ def _texts(column: Sequence[Field]) -> list[str]:
         parts = next(scores)
         mean = parts.mean.lstrip()
         gap = " " * (len(parts.mean) - len(mean))
-        texts.append(gap + (f"**{mean}**" if parts.best else f"  {mean}  " if bold else mean) + parts.rest)
+        mean = f"**{mean}**" if parts.best else f"  {mean}  " if bold else mean
+        texts.append(gap + mean + parts.spread + parts.difference + parts.marks)
     return texts
 
 
@@ -62,15 +63,8 @@ def _grid(
     headers: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int], words: Sequence[bool]
 ) -> list[str]:
     """A pipe table with the given column widths; words are aligned left, numbers right."""
-
-    def pipe(fields: Sequence[str]) -> str:
-        padded = [
-            field.ljust(width) if left else field.rjust(width)
-            for field, width, left in zip(fields, widths, words, strict=True)
-        ]
-        return f"| {' | '.join(padded)} |"
-
-    rule = [
-        ":" + "-" * (width + 1) if left else "-" * (width + 1) + ":" for width, left in zip(widths, words, strict=True)
-    ]
-    return [pipe(headers), f"|{'|'.join(rule)}|", *map(pipe, rows)]
+    forms = [f"{{:{'<' if left else '>'}{width}}}" for width, left in zip(widths, words, strict=True)]
+    line = f"| {' | '.join(forms)} |"
+    dashes = ["-" * (width + 1) for width in widths]
+    rule = [f":{dash}" if left else f"{dash}:" for dash, left in zip(dashes, words, strict=True)]
+    return [line.format(*headers), f"|{'|'.join(rule)}|", *(line.format(*row) for row in rows)]

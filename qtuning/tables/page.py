@@ -25,11 +25,6 @@ class Parts:
     best: bool = False
 
     @property
-    def rest(self) -> str:
-        """What follows the mean."""
-        return self.spread + self.difference + self.marks
-
-    @property
     def direction(self) -> Literal["up", "down", ""]:
         """Where the difference points."""
         return "up" if "↑" in self.difference else "down" if "↓" in self.difference else ""
@@ -81,11 +76,6 @@ class Table:
     def rows(self) -> Iterator[tuple[Field, ...]]:
         """All rows, whatever their block."""
         return (row for block in self.blocks for row in block.rows)
-
-    @property
-    def headers(self) -> list[str]:
-        """The headers in one line each: `Mistral-7B ARC-E`."""
-        return [f"{column.group} {column.name}".strip() for column in self.columns]
 
     @property
     def all_notes(self) -> tuple[str, ...]:

@@ -110,40 +110,25 @@ def _score_table(summary: Summary, comparisons: pl.DataFrame | None, notes: Sequ
     """A block per train set and budget, a row per line, a column per model and benchmark."""
     footnotes, entries = Footnotes(), summary.entries
     marks = read_significance(comparisons, summary.experiment)
-    columns = [(model, benchmark) for model in summary.models for benchmark in summary.benchmarks]
+    places = [(model, benchmark) for model in summary.models for benchmark in summary.benchmarks]
     blocks = []
     for lines in summary.blocks():
-        best = {column: summary.best(lines, *column) for column in columns}
-        rows: list[tuple[Field, ...]] = [
-            (
-                *pruner_labels(line),
-                *(
-                    score_parts(entries.get((line, *column)), line in best[column], footnotes, marks.of(line, *column))
-                    for column in columns
-                ),
+        best = {place: summary.best(lines, *place) for place in places}
+        rows: list[tuple[Field, ...]] = []
+        for line in lines:
+            scores = (
+                score_parts(entries.get((line, *place)), line in best[place], footnotes, marks.of(line, *place))
+                for place in places
             )
-            for line in lines
-        ]
-        title = block_title(lines[0])
-        if len(summary.train_sets) > 1:
-            title = f"{summary.train_sets[lines[0].train_set]}: {title}"
-        blocks.append(Block(title, tuple(rows)))
-    headers = (
-        *(Column(name, words=True) for name in ("Sample pruner", "Token pruner")),
-        *(
-            Column(benchmark_label(benchmark), summary.models[model] if len(summary.models) > 1 else "")
-            for model, benchmark in columns
-        ),
-    )
-    return Table(
-        name="scores",
-        title="",
-        columns=headers,
-        blocks=tuple(blocks),
-        footnotes=tuple(footnotes.texts),
-        notes=tuple(_how_to_read(summary, marks)),
-        details=(*notes, _items(summary), *_evaluations(summary.scores), *_versions(summary.scores)),
-    )
+            rows.append((*pruner_labels(line), *scores))
+        train_set = f"{summary.train_sets[lines[0].train_set]}: " if len(summary.train_sets) > 1 else ""
+        blocks.append(Block(f"{train_set}{block_title(lines[0])}", tuple(rows)))
+    columns = [Column(name, words=True) for name in ("Sample pruner", "Token pruner")]
+    for model, benchmark in places:
+        columns.append(Column(benchmark_label(benchmark), summary.models[model] if len(summary.models) > 1 else ""))
+    details = (*notes, _items(summary), *_evaluations(summary.scores), *_versions(summary.scores))
+    texts, how = tuple(footnotes.texts), tuple(_how_to_read(summary, marks))
+    return Table("scores", "", tuple(columns), tuple(blocks), texts, how, details)
 
 
 def _how_to_read(summary: Summary, marks: Significance) -> list[str]:
