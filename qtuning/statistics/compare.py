@@ -64,7 +64,7 @@ INTERVAL_SCHEMA: dict[str, pl.DataType] = {
 class AnswerSet:
     """The lines of one model on one train set, with their answers item by item.
 
-    answers: of a line to a benchmark; absent where the store has none.
+    answers: of a line to a benchmark; without the seeds whose items the store lacks.
     """
 
     model: str
@@ -154,9 +154,10 @@ class AnswerSet:
         if isinstance(entry, Hole):
             return str(entry)
         for name in self.parts(benchmark):
-            if (line, name) not in self.answers:
+            answers = self.answers.get((line, name), {})
+            if len(answers) < len(entry.seeds):
                 return f"the store has no items of {name}; evaluate again and collect the experiment again"
-            if any(len(scores) < 2 for _, scores in self.answers[line, name].values()):
+            if any(len(scores) < 2 for _, scores in answers.values()):
                 return f"{name} has fewer than 2 items"
         return None
 
@@ -187,18 +188,12 @@ def answer_sets(summary: Summary, items: pl.DataFrame) -> Iterator[AnswerSet]:
     for key, group in asked.sort("item").group_by("cell", "evaluation", "benchmark", maintain_order=True):
         sequence = sequences.setdefault(tuple(group["item_hash"]), len(sequences))
         known[key] = (sequence, 100 * group["score"].to_numpy())
-    found: dict[tuple[str, str], dict[tuple[Line, str], dict[str, tuple[int, Array] | None]]] = {}
-    for (line, model, benchmark, seed), row in summary.places.items():
-        if row["status"] == "done":
-            by_seed = found.setdefault((model, line.train_set), {}).setdefault((line, benchmark), {})
-            by_seed[seed] = known.get((row["cell"], row["evaluation"], benchmark))
     for model in summary.models:
+        answers: dict[tuple[Line, str], Answers] = {}
+        for (line, other, benchmark, seed), row in summary.places.items():
+            if other == model and (key := (row["cell"], row["evaluation"], benchmark)) in known:
+                answers.setdefault((line, benchmark), {})[seed] = known[key]
         for train_set in dict.fromkeys(line.train_set for line in summary.lines):
-            answers = {
-                place: {seed: of_seed for seed, of_seed in by_seed.items() if of_seed is not None}
-                for place, by_seed in found.get((model, train_set), {}).items()
-                if None not in by_seed.values()
-            }
             yield AnswerSet(model, train_set, summary, answers)
 
 

@@ -112,7 +112,7 @@ def estimate_differences(benchmarks: Sequence[Array], reference: int, prior: flo
     own = (by_seed - by_seed[reference]).var(axis=1, ddof=1)
     # 2 x the interaction's mean square: the mean variance of the L - 1 orthogonal contrasts, each of the scale of a
     # difference; the difference itself is one of them
-    over_seeds, freedom = _moderated(own, 2 * _interaction(by_seed), seeds, prior)
+    over_seeds, freedom = _moderated(own, 2 * _seed_variances(by_seed)[0], seeds, prior)
     over_seeds = np.where(np.arange(lines) == reference, 0.0, np.maximum(over_seeds, floor))
     return Estimate(
         mean, np.stack([over_seeds / seeds, items]), np.stack([np.full(lines, freedom), item_freedom]), seeds
@@ -136,7 +136,8 @@ def estimate_scores(benchmarks: Sequence[Array], prior: float = np.inf) -> Estim
     freedom = [np.full(lines, seeds - 1.0), item_freedom]
     if lines == 1:
         return Estimate(mean, np.stack([np.maximum(common, floor) / seeds, items]), np.stack(freedom), seeds)
-    single, gained = _moderated(_own_variances(by_seed), _interaction(by_seed), seeds, prior)
+    pooled, own = _seed_variances(by_seed)
+    single, gained = _moderated(own, pooled, seeds, prior)
     # a line is the mean of all plus its deviation, of which a share 1/L belongs to the mean
     single = np.maximum(single * (1 - 1 / lines), floor - common)
     freedom.insert(1, np.full(lines, gained))
@@ -179,23 +180,13 @@ def _moderated(own: Array, pooled: float, seeds: int, prior: float) -> tuple[Arr
     return (borrowed * others + (seeds - 1) * own) / freedom, freedom
 
 
-def _residuals(by_seed: Array) -> Array:
-    """[L, S] -> deviations of each line and seed from its line's and its seed's mean."""
-    residuals: Array = by_seed - by_seed.mean(axis=1, keepdims=True) - by_seed.mean(axis=0) + by_seed.mean()
-    return residuals
-
-
-def _interaction(by_seed: Array) -> float:
-    """[L, S] -> mean square of lines x seeds: the variance over seeds of a line, without what a seed does to all."""
+def _seed_variances(by_seed: Array) -> tuple[float, Array]:
+    """[L, S] -> variances over seeds, without what a seed does to all lines: the mean square of lines x seeds, and [L]
+    the variance of each line alone, S - 1 degrees of freedom each."""
     lines, seeds = by_seed.shape
-    return float((_residuals(by_seed) ** 2).sum() / ((lines - 1) * (seeds - 1)))
-
-
-def _own_variances(by_seed: Array) -> Array:
-    """[L, S] -> the same variance of each line alone, S - 1 degrees of freedom each."""
-    lines, seeds = by_seed.shape
-    own: Array = (_residuals(by_seed) ** 2).sum(axis=1) * lines / ((lines - 1) * (seeds - 1))
-    return own
+    squares = (by_seed - by_seed.mean(axis=1, keepdims=True) - by_seed.mean(axis=0) + by_seed.mean()) ** 2
+    freedom = (lines - 1) * (seeds - 1)
+    return float(squares.sum() / freedom), squares.sum(axis=1) * lines / freedom
 
 
 def prior_freedom(groups: Sequence[Array]) -> float:
@@ -213,11 +204,13 @@ def prior_freedom(groups: Sequence[Array]) -> float:
     squares, expected, count = 0.0, 0.0, 0
     for by_seed in groups:
         lines, seeds = by_seed.shape
-        pooled = _interaction(by_seed) if lines > 2 and seeds > 1 else 0.0
+        if lines < 3 or seeds < 2:
+            continue
+        pooled, own = _seed_variances(by_seed)
         if pooled == 0:
             continue
         least = chi2.ppf(ZERO_QUANTILE, seeds - 1) / (seeds - 1)
-        logs = np.log(np.maximum(_own_variances(by_seed) / pooled, least))
+        logs = np.log(np.maximum(own / pooled, least))
         squares += float(((logs - logs.mean()) ** 2).sum())
         count += lines - 1
         expected += (lines - 1) * float(polygamma(1, (seeds - 1) / 2))

@@ -39,6 +39,7 @@ FRONT = (
 UNTRAINED = " The model without training costs nothing, and is on no front."
 MACHINE = "Seconds are those of the machine that each cell ran on."
 
+WORDS = ("Samples x Tokens", "Method")
 COMPARED = ("FLOPs share", "Seconds share", "Score per cost", "Gain per cost")
 """Columns that need training on the full data to compare with."""
 
@@ -64,17 +65,14 @@ def cost_page(summary: Summary) -> Page:
     footnotes = Footnotes()
     blocks = _blocks(summary)
     compared = {row["compared"] for rows in blocks for row in rows if row["line"].method != ZERO_SHOT}
-    spent = ("Nominal", "FLOPs", "FLOPs share", "of it scoring", "Seconds", "Seconds share")
-    scored = (benchmark_label(summary.overall), "Score per cost", "Gain per cost", "Pareto")
-    names = ("Samples x Tokens", "Method", *spent, *scored)
-    shown = [name for name in names if True in compared or name not in COMPARED]
     drawn = []
     for rows in blocks:
         title = [summary.train_sets[rows[0]["line"].train_set]] if len(summary.train_sets) > 1 else []
         title += [summary.models[rows[0]["model"]]] if len(summary.models) > 1 else []
-        fields = [dict(zip(names, _fields(row, footnotes), strict=True)) for row in rows]
-        drawn.append(Block(", ".join(title), tuple(tuple(row[name] for name in shown) for row in fields)))
-    columns = tuple(Column(name, words=name in names[:2]) for name in shown)
+        fields = [_fields(row, footnotes) for row in rows]
+        names = [name for name in fields[0] if True in compared or name not in COMPARED]
+        drawn.append(Block(", ".join(title), tuple(tuple(row[name] for name in names) for row in fields)))
+    columns = tuple(Column(name, words=name in WORDS) for name in names)
     untrained = UNTRAINED if any(line.method == ZERO_SHOT for line in summary.lines) else ""
     first = " ".join([SORTED, *explain_shares(compared, SHARES, WITHOUT_SHARES)])
     per_cost = (PER_COST,) if True in compared else ()
@@ -161,20 +159,20 @@ def _row(line: Line, model: str, summary: Summary) -> dict[str, Any]:
     }
 
 
-def _fields(row: dict[str, Any], footnotes: Footnotes) -> tuple[Field, ...]:
-    """All fields of a row, shares included."""
+def _fields(row: dict[str, Any], footnotes: Footnotes) -> dict[str, Field]:
+    """All fields of a row by column, shares included."""
     scoring = None if row["flops_scoring"] is None or not row["flops"] else row["flops_scoring"] / row["flops"]
-    return (
-        budget_label(row["line"]) or "–",
-        method_label(row["line"]),
-        number(row["nominal"], ".1%"),
-        flops_text(row["flops"]),
-        number(row["flops_share"], ".1%"),
-        number(scoring, ".1%"),
-        number(row["seconds"], ",.1f"),
-        number(row["seconds_share"], ".1%"),
-        score_parts(row["entry"], False, footnotes),
-        number(row["score_per_cost"], ".1f"),
-        number(row["gain_per_cost"], ".1f"),
-        "●" if row["pareto"] else "",
-    )
+    return {
+        "Samples x Tokens": budget_label(row["line"]) or "–",
+        "Method": method_label(row["line"]),
+        "Nominal": number(row["nominal"], ".1%"),
+        "FLOPs": flops_text(row["flops"]),
+        "FLOPs share": number(row["flops_share"], ".1%"),
+        "of it scoring": number(scoring, ".1%"),
+        "Seconds": number(row["seconds"], ",.1f"),
+        "Seconds share": number(row["seconds_share"], ".1%"),
+        benchmark_label(row["benchmark"]): score_parts(row["entry"], False, footnotes),
+        "Score per cost": number(row["score_per_cost"], ".1f"),
+        "Gain per cost": number(row["gain_per_cost"], ".1f"),
+        "Pareto": "●" if row["pareto"] else "",
+    }

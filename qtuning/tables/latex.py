@@ -66,16 +66,11 @@ def escape(text: str) -> str:
 
 
 def _character(character: str) -> str:
-    if character in SIGNS:
-        return SIGNS[character]
-    if character.isspace():
-        return " "
-    if " " < character <= "~":
-        return character
+    if character in SIGNS or character.isspace():
+        return SIGNS.get(character, " ")
     # the accented letters of Latin-1, all of which T1 has
-    if character.isalpha() and "À" <= character <= "ÿ" and unicodedata.decomposition(character):
-        return character
-    return f"[U+{ord(character):04X}]"
+    accented = character.isalpha() and "À" <= character <= "ÿ" and unicodedata.decomposition(character)
+    return character if accented or " " < character <= "~" else f"[U+{ord(character):04X}]"
 
 
 def _float(page: Page, table: Table) -> Iterator[str]:

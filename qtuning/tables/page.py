@@ -53,7 +53,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with its footnotes (numbered from 1) and notes. ValueError where a row does not fit the columns.
+    """A table with its footnotes (numbered from 1) and notes.
 
     name: ASCII, unique on its page. title: empty for the main table of a page, which the page's title names. notes: how
     to read it; details: how it was measured. Files have both, the terminal only the former.
@@ -66,11 +66,6 @@ class Table:
     footnotes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     details: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for row in self.rows:
-            if len(row) != len(self.columns):
-                raise ValueError(f"{self.name}: {len(row)} fields for {len(self.columns)} columns: {row}")
 
     @property
     def rows(self) -> Iterator[tuple[Field, ...]]:

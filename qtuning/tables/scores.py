@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -47,8 +47,8 @@ class Significance:
     symbols: place of a score -> `†`, `‡`, `§` or several. legend: what they mean; empty where nothing was compared.
     """
 
-    symbols: dict[tuple[object, ...], str] = field(default_factory=dict)
-    legend: tuple[str, ...] = ()
+    symbols: dict[tuple[object, ...], str]
+    legend: list[str]
 
     def of(self, line: Line, model: str, benchmark: str) -> str:
         """The symbols of one score, or an empty text."""
@@ -59,13 +59,11 @@ class Significance:
 def read_significance(comparisons: pl.DataFrame | None, experiment: str) -> Significance:
     """The marks of an experiment among rows of `statistics.compare.compare`."""
     rows = [] if comparisons is None else comparisons.filter(pl.col("experiment") == experiment).to_dicts()
-    if not rows:
-        return Significance()
-    found: dict[tuple[object, ...], set[str]] = {}
-    for row in rows:
-        if row["mark"]:
-            found.setdefault(tuple(row[name] for name in (*LINE_KEY, "benchmark")), set()).add(row["mark"])
-    return Significance({place: "".join(sorted(marks)) for place, marks in found.items()}, tuple(_legend(rows)))
+    symbols: dict[tuple[object, ...], str] = {}
+    for row in sorted((row for row in rows if row["mark"]), key=lambda row: row["mark"]):
+        place = tuple(row[name] for name in (*LINE_KEY, "benchmark"))
+        symbols[place] = symbols.get(place, "") + row["mark"]
+    return Significance(symbols, _legend(rows) if rows else [])
 
 
 def score_page(summary: Summary, comparisons: pl.DataFrame | None = None, notes: Sequence[str] = ()) -> Page:
@@ -153,41 +151,38 @@ def _how_to_read(summary: Summary, marks: Significance) -> list[str]:
 
 def _legend(rows: Sequence[dict[str, Any]]) -> list[str]:
     """What the marks mean, how many comparisons were tested, and what is to be known of the tested ones."""
+
+    def count(rows: Sequence[object]) -> str:
+        return f"{len(rows)} comparison{'' if len(rows) == 1 else 's'}"
+
     tested = [row for row in rows if row["p_holm"] is not None]
     trained = [row for row in tested if row["against"] != ZERO_SHOT]
     untrained = [row for row in tested if row["against"] == ZERO_SHOT]
     legend = [
         f"{MARKS[RANDOM]} differs significantly from random + random at the same budget, {MARKS[FULL]} from the full "
-        f"data: two-sided at 5%, after Holm's correction ({_count(trained)} tested, the others are not marked); no "
+        f"data: two-sided at 5%, after Holm's correction ({count(trained)} tested, the others are not marked); no "
         "mark is no proof of equality."
     ]
     shown = trained
     if any(row["mark"] for row in untrained):
         legend.append(
             f"{MARKS[ZERO_SHOT]} differs significantly from the model without training, tested likewise in a family of "
-            f"its own ({_count(untrained)})."
+            f"its own ({count(untrained)})."
         )
         shown = tested
     return legend + [f"Significance: {note}." for note in dict.fromkeys(row["note"] for row in shown if row["note"])]
-
-
-def _count(rows: Sequence[object]) -> str:
-    return f"{len(rows)} comparison{'' if len(rows) == 1 else 's'}"
 
 
 def _items(summary: Summary) -> str:
     """`Items (metric): ARC-E 200 (acc), guessing scores 25; ...`."""
     done = summary.scores.filter(pl.col("headline") & (pl.col("status") == "done"))
     parts = []
-    for benchmark in summary.benchmarks:
-        if benchmark == AVERAGE:
-            continue
+    for benchmark in (name for name in summary.benchmarks if name != AVERAGE):
         rows = done.filter(pl.col("benchmark") == benchmark)
         detail = f"{rows['items'][0]:,} ({rows['metric'][0]})" if len(rows) else "not evaluated"
         guessing = BENCHMARKS[benchmark].chance if benchmark in BENCHMARKS else None
-        parts.append(
-            f"{benchmark_label(benchmark)} {detail}" + (f", guessing scores {100 * guessing:.0f}" if guessing else "")
-        )
+        chance = f", guessing scores {100 * guessing:.0f}" if guessing else ""
+        parts.append(f"{benchmark_label(benchmark)} {detail}{chance}")
     return f"Items (metric): {'; '.join(parts)}."
 
 

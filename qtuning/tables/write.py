@@ -10,15 +10,13 @@ from qtuning.files import atomic_path, write_text
 from qtuning.statistics.summary import Summary
 from qtuning.tables.page import Page
 
-Render = Callable[[Page], str]
-
 
 @dataclass(frozen=True)
 class Edition:
     """A page with the files it is written to, by what follows the experiment's name: `md`, `cost.csv`, ..."""
 
     page: Page
-    texts: Mapping[str, Render]
+    texts: Mapping[str, Callable[[Page], str]]
     frames: Mapping[str, pl.DataFrame] = field(default_factory=dict)
 
 
