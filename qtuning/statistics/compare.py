@@ -7,6 +7,7 @@ points.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,6 @@ MARKS = {RANDOM: "†", FULL: "‡", ZERO_SHOT: "§"}
 """What stands beside an average that differs from random pruning, from the full data, or, only in an experiment that
 has no full data, from the model without training."""
 FAMILY_ERROR = 0.05
-LEAST = {"score": 0.0, "difference": -100.0}
-"""The lowest possible value, per cent or percentage points."""
 SMALL = 5
 """A budget with fewer lines than this borrows its seed variance from the lines of all budgets."""
 
@@ -225,10 +224,13 @@ def compare(summary: Summary, items: pl.DataFrame) -> pl.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     for known in answer_sets(summary, items):
-        for line in known.lines:
-            if not line.reference:
-                for against in references(known.lines):
-                    rows += _compared(known, line, against)
+        pruned = [line for line in known.lines if not line.reference]
+        for line, against in product(pruned, references(known.lines)):
+            rival = rival_of(line, known.lines, against)
+            for benchmark in summary.benchmarks if rival != line else ():
+                row = _identity(known, line, benchmark) | {"against": against}
+                reason = ABSENT[against] if rival is None else known.unpaired(line, rival, benchmark)
+                rows.append(row | ({"note": reason} if reason else _estimated(known, line, benchmark, rival)))
     _correct_families(rows, summary.overall)
     return pl.DataFrame(rows, schema=COMPARISON_SCHEMA, orient="row")
 
@@ -240,11 +242,10 @@ def score_intervals(summary: Summary, items: pl.DataFrame) -> pl.DataFrame:
     """
     rows = []
     for known in answer_sets(summary, items):
-        for line in known.lines:
-            for benchmark in summary.benchmarks:
-                reason = known.hole(line, benchmark)
-                found = {"note": reason} if reason else _estimated(known, line, benchmark)
-                rows.append(_identity(known, line, benchmark) | found)
+        for line, benchmark in product(known.lines, summary.benchmarks):
+            reason = known.hole(line, benchmark)
+            found = {"note": reason} if reason else _estimated(known, line, benchmark)
+            rows.append(_identity(known, line, benchmark) | found)
     return pl.DataFrame(rows, schema=INTERVAL_SCHEMA, orient="row")
 
 
@@ -287,23 +288,7 @@ def rival_of(line: Line, lines: Sequence[Line], against: str) -> Line | None:
     return random_at_budget(line, lines) if against == RANDOM else full_data_of(line, lines)
 
 
-def _compared(known: AnswerSet, line: Line, against: str) -> Iterator[dict[str, Any]]:
-    """The rows of one line against one reference, one a benchmark; none for the reference itself."""
-    rival = rival_of(line, known.lines, against)
-    if rival == line:
-        return
-    for benchmark in known.summary.benchmarks:
-        row = _identity(known, line, benchmark) | {"against": against}
-        if rival is None:
-            yield row | {"note": ABSENT[against]}
-        elif (reason := known.unpaired(line, rival, benchmark)) is not None:
-            yield row | {"note": reason}
-        else:
-            yield row | _estimated(known, line, benchmark, rival)
-
-
 def _identity(known: AnswerSet, line: Line, benchmark: str) -> dict[str, Any]:
-    """The columns that identify a row."""
     return line.columns() | {"experiment": known.summary.experiment, "model": known.model, "benchmark": benchmark}
 
 
@@ -334,7 +319,7 @@ def _estimated(known: AnswerSet, line: Line, benchmark: str, rival: Line | None 
 def _interval(estimate: Estimate, what: str, confidence: float = 0.95) -> tuple[float, float]:
     """Mean +- half the width, within what a score (0 to 100) or a difference of two (-100 to 100) can be."""
     mean, half = float(estimate.mean), float(estimate.half_width(confidence))
-    return max(mean - half, LEAST[what]), min(mean + half, 100.0)
+    return max(mean - half, 0.0 if what == "score" else -100.0), min(mean + half, 100.0)
 
 
 def _correct_families(rows: list[dict[str, Any]], overall: str) -> None:

@@ -4,7 +4,6 @@ One `Summary` is made of an experiment's rows of the store. Tables, figures, the
 statistics are all drawn from it.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -208,12 +207,9 @@ def _entry(by_seed: dict[str, dict[str, Any]], against: dict[str, dict[str, Any]
 
 def _seeds(seeds: Sequence[str]) -> str:
     """`seed 1 `, `seeds 0, 1 `, or nothing for a model without training."""
-    if list(seeds) == [""]:
-        return ""
-    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} "
+    return "" if seeds == [""] else f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} "
 
 
-def _one_line(text: str, limit: int = 160) -> str:
-    """White space collapsed, cut at `limit` characters."""
-    text = re.sub(r"\s+", " ", text).strip()
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def _one_line(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 160 else text[:159] + "…"

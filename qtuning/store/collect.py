@@ -108,7 +108,6 @@ def collect(grids: Sequence[Grid], results: Path) -> tuple[pl.DataFrame, pl.Data
 
 
 def _scores(evaluation: Evaluation, cell: Cell, folder: Path, train: _Train | None) -> Iterator[dict[str, Any]]:
-    """The columns of one cell's scores: a row per benchmark and metric."""
     path = folder / evaluation_id(evaluation) / "scores.json"
     scores = _Scores.read(path)
     if scores is None or scores.status == "skipped":
@@ -202,13 +201,11 @@ def _costs(train: _Train | None) -> dict[str, Any]:
 
 
 def _hole(benchmark: str, status: str, reason: str) -> dict[str, Any]:
-    """What is known of a score that is missing."""
     metric = BENCHMARKS[benchmark].metric if benchmark in BENCHMARKS else None
     return {"benchmark": benchmark, "metric": metric, "headline": True, "status": status, "reason": reason}
 
 
 def _why_missing(cell: Cell, folder: Path, train: _Train | None, scores: _Scores | None) -> tuple[str, str]:
-    """Status and reason of a cell without scores."""
     if train is not None and train.status == "diverged":
         return "diverged", train.reason or "no reason recorded"
     if scores is not None:

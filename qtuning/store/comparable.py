@@ -60,12 +60,11 @@ def _aspects(rows: pl.DataFrame) -> dict[str, dict[str, dict[str, None]]]:
     """Aspect -> value -> the cells that have it."""
     headline = rows.filter(pl.col("headline"))
     values: dict[str, dict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))  # dict: an ordered set
-    for column in ("backend", "evaluation_config"):
+    for name, column in (("backend", "backend"), ("evaluation", "evaluation_config")):
         settings = {row["cell"]: json.loads(row[column]) for row in headline.iter_rows(named=True)}
-        name = column.removesuffix("_config")
-        for key in dict.fromkeys(key for values_of_cell in settings.values() for key in values_of_cell):
-            for cell, values_of_cell in settings.items():
-                values[f"{name} {key}"][str(values_of_cell.get(key, "not given"))][cell] = None
+        for key in dict.fromkeys(key for of_cell in settings.values() for key in of_cell):
+            for cell, of_cell in settings.items():
+                values[f"{name} {key}"][str(of_cell.get(key, "not given"))][cell] = None
     for row in headline.iter_rows(named=True):
         benchmark, cell = row["benchmark"], row["cell"]
         values[f"headline metric of {benchmark}"][row["metric"]][cell] = None

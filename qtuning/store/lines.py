@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain, product
+from operator import attrgetter
 from typing import Any, Literal
 
 import polars as pl
@@ -154,11 +155,8 @@ def random_at_budget(line: Line, lines: Sequence[Line]) -> Line | None:
         return None
     samples = ["random", "full"] if line.sample_ratio == 1 else ["random"]
     tokens = ["random", "none"] if line.token_ratio == 1 else ["random"]
-    budget = (line.train_set, line.sample_ratio, line.token_ratio, line.training)
-    same = [
-        other for other in lines if (other.train_set, other.sample_ratio, other.token_ratio, other.training) == budget
-    ]
-    pairs = product(samples, tokens)
+    place = attrgetter("train_set", "sample_ratio", "token_ratio", "training")
+    same, pairs = [other for other in lines if place(other) == place(line)], product(samples, tokens)
     rivals = [other for pair in pairs for other in same if (other.sample_pruner, other.token_pruner) == pair]
     alike, plain = _with_readings_of(line, rivals), _plain(rivals)
     if line in alike and plain:  # a reading of random pruning itself, against random pruning as it is

@@ -35,8 +35,8 @@ SCHEMA: Columns = {
     "headline": pl.Boolean(),
     "score": pl.Float64(),
     "items": pl.Int64(),
-    **dict.fromkeys(("digest", "status", "reason", "evaluation", "evaluation_config", "backend"), pl.String()),
-    "versions": pl.String(),
+    **dict.fromkeys(("digest", "status", "reason"), pl.String()),
+    **dict.fromkeys(("evaluation", "evaluation_config", "backend", "versions"), pl.String()),
     **COST_COLUMNS,
     **SELECTION_COLUMNS,
 }

@@ -19,8 +19,11 @@ from qtuning.files import atomic_path, exclusive
 from qtuning.store.collect import collect, collect_items, collect_localisation, collect_planes, collect_steps, thinned
 from qtuning.store.schema import SCHEMAS
 
-DETAILS = {"items": ["cell", "evaluation"], "steps": ["cell"], "planes": ["cell"], "localisation": ["cell"]}
-"""The files that are keyed by cell, and their keys."""
+DETAILS = {
+    "items": ("scores", ["cell", "evaluation"]),
+    **dict.fromkeys(("steps", "planes", "localisation"), ("cells", ["cell"])),
+}
+"""The files that are keyed by cell: the table that says which rows they have, and their key."""
 
 
 def _file(name: str) -> cached_property[pl.DataFrame]:
@@ -87,9 +90,9 @@ class Store:
         try:
             return self.read(name)
         except UserError:
-            if (path := self.folder / f"{name}.parquet").exists():
+            if (old := self.folder / f"{name}.parquet").exists():
                 dropped = "what it held of other experiments is dropped"
-                print(f"{path}: written by another version; {dropped}", file=sys.stderr)
+                print(f"{old}: written by another version; {dropped}", file=sys.stderr)
             return pl.DataFrame(schema=SCHEMAS[name])
 
 
@@ -118,8 +121,8 @@ def write_store(grids: Sequence[Grid], results: Path) -> None:
         for name in ("scores", "cells"):
             others = store._read_to_extend(name).filter(~pl.col("experiment").is_in(names))
             merged[name] = pl.concat([others, found[name]]).sort("experiment", maintain_order=True)
-        for name, key in DETAILS.items():
-            others = store._read_to_extend(name).join(found[_keyed(name)], on=key, how="anti")
+        for name, (table, key) in DETAILS.items():
+            others = store._read_to_extend(name).join(found[table], on=key, how="anti")
             # cells that no experiment has any more go
             merged[name] = pl.concat([others.join(merged["cells"], on="cell", how="semi"), found[name]])
         _write(merged, results)
@@ -135,18 +138,13 @@ def export_store(experiments: Sequence[str], results: Path, out: Path, plane_row
     store.require(experiments)
     chosen = pl.col("experiment").is_in(list(experiments))
     tables = {"scores": store.scores.filter(chosen), "cells": store.cells.filter(chosen)}
-    for name, key in DETAILS.items():
-        tables[name] = store.read(name).join(tables[_keyed(name)], on=key, how="semi")
+    for name, (table, key) in DETAILS.items():
+        tables[name] = store.read(name).join(tables[table], on=key, how="semi")
     if plane_rows is not None:
         groups = tables["planes"].group_by("cell", maintain_order=True)
         thin = [thinned(rows, plane_rows) for _, rows in groups]
         tables["planes"] = pl.concat([tables["planes"].clear(), *thin])
     _write(tables, out)
-
-
-def _keyed(name: str) -> str:
-    """The table that says which rows a file of details has: items are of evaluated cells."""
-    return "scores" if name == "items" else "cells"
 
 
 def _write(tables: Mapping[str, pl.DataFrame], folder: Path) -> None:

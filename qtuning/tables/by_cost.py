@@ -160,7 +160,6 @@ def _row(line: Line, model: str, summary: Summary) -> dict[str, Any]:
 
 
 def _fields(row: dict[str, Any], footnotes: Footnotes) -> dict[str, Field]:
-    """All fields of a row by column, shares included."""
     scoring = None if row["flops_scoring"] is None or not row["flops"] else row["flops_scoring"] / row["flops"]
     return {
         "Samples x Tokens": budget_label(row["line"]) or "–",

@@ -121,7 +121,6 @@ def flops_text(value: float | None) -> str:
 
 
 def _spent(cost: Cost) -> tuple[Field, ...]:
-    """The fields of COLUMNS."""
     samples, tokens = (
         cost.share_of_full(kept) if cost.full else cost.share_of_available(kept, available)
         for kept, available in (("samples_kept", "samples_available"), ("tokens_kept", "tokens_available"))
@@ -138,7 +137,6 @@ def _spent(cost: Cost) -> tuple[Field, ...]:
 
 
 def _selected(cost: Cost) -> tuple[Field, ...]:
-    """The fields of SELECTED, over all seeds together."""
     some, seeds = next(iter(cost.by_seed.values())), float(len(cost.by_seed))
     samples, tokens = cost.total("samples_available"), cost.total("tokens_available")
     inside, added = cost.total("from_thresholds"), cost.total("supplemented")

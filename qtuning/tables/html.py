@@ -36,7 +36,6 @@ def render_html(page: Page) -> str:
 
 
 def _groups(table: Table) -> list[tuple[str, list[Column]]]:
-    """Neighbouring columns with the same heading."""
     return [(title, list(columns)) for title, columns in groupby(table.columns, lambda column: column.group)]
 
 

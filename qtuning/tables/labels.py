@@ -45,8 +45,7 @@ def _bracketed(*texts: str) -> str:
 
 
 def _pruner_label(name: str, known: Mapping[str, PrunerInfo]) -> str:
-    """A plug-in goes by its attribute."""
-    return known[name].label if name in known else name.split(":")[-1]
+    return known[name].label if name in known else name.split(":")[-1]  # a plug-in goes by its attribute
 
 
 def budget_label(line: Line) -> str:

@@ -120,7 +120,6 @@ def _tabular(table: Table) -> Iterator[str]:
 
 
 def _groups(columns: Sequence[Column]) -> Iterator[str]:
-    """The headings over groups of columns, each with a rule below it."""
     headings, rules, start = [], [], 1
     for title, group in groupby(columns, lambda column: column.group):
         width = len(list(group))

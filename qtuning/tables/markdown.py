@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import islice
 
 from qtuning.tables.page import Field, Page, Parts, Table, aligned, superscript
 
@@ -29,11 +30,11 @@ def _table(table: Table) -> list[str]:
     # every block has the same column widths, so that the eye can run down the raw text, too
     widths = [max(map(len, (header, *column))) for header, column in zip(headers, texts, strict=True)]
     words = [column.words for column in table.columns]
-    rows = iter(list(zip(*texts, strict=True)))
+    rows = zip(*texts, strict=True)
     for block in table.blocks:
         if block.title:
             lines += [f"{'###' if table.title else '##'} {escape(block.title)}", ""]
-        lines += [*_grid(headers, [next(rows) for _ in block.rows], widths, words), ""]
+        lines += [*_grid(headers, list(islice(rows, len(block.rows))), widths, words), ""]
     lines += [f"- {superscript(number)} {escape(text)}" for number, text in enumerate(table.footnotes, start=1)]
     lines += [f"- {escape(note)}" for note in table.all_notes]
     return lines

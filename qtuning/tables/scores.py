@@ -94,8 +94,7 @@ def tidy_scores(summary: Summary) -> pl.DataFrame:
     """
     rows = []
     for (line, model, benchmark), entry in summary.entries.items():
-        row: dict[str, Any] = {"experiment": summary.experiment, "model": model, "benchmark": benchmark}
-        row |= line.columns()
+        row = line.columns() | {"experiment": summary.experiment, "model": model, "benchmark": benchmark}
         if isinstance(entry, Entry):
             row |= vars(entry) | {"n_seeds": len(entry.seeds), "seeds": " ".join(entry.seeds), "status": "done"}
         else:
@@ -187,7 +186,6 @@ def _items(summary: Summary) -> str:
 
 
 def _evaluations(scores: pl.DataFrame) -> list[str]:
-    """Backend, dtype, batch size and the rest of the evaluation's settings."""
     notes = []
     measured = scores.sort(pl.col("backend").is_null(), maintain_order=True)  # an evaluated cell knows its backend
     for row in measured.unique("evaluation", keep="first", maintain_order=True).iter_rows(named=True):

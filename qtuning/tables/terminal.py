@@ -3,7 +3,8 @@
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, islice
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -43,12 +44,11 @@ def print_page(page: Page, console: Console | None = None) -> None:
         say(f"Warning: {warning}", "yellow")
     for table in (table for table in page.tables if table.name in SHOWN):
         console.print()
-        main = not table.title
         for number, drawn in enumerate(_fitting(table, console)):
             if number:
                 console.print()
             console.print(drawn)
-        if main:
+        if not table.title:  # the main table
             console.print()
             for number, text in enumerate(table.footnotes, start=1):
                 say(f"{superscript(number)} {text}", "yellow")
@@ -57,7 +57,6 @@ def print_page(page: Page, console: Console | None = None) -> None:
 
 
 def _fitting(table: Table, console: Console) -> list[RichTable]:
-    """The most detailed tables that fit the console."""
     numbers = [index for index, column in enumerate(table.columns) if not column.words]
     apart = [list(group) for _, group in groupby(numbers, lambda index: table.columns[index].group)]
     unlimited = console.options.update(max_width=10_000)
@@ -92,12 +91,13 @@ def _draw(table: Table, numbers: Sequence[int], spread: bool, differences: Colle
             no_wrap=True,
         )
         texts.append(_texts([row[index] for row in table.rows], spread, index in differences))
-    rows = iter(list(zip(*texts, strict=True)))
+    rows = zip(*texts, strict=True)
     for block in table.blocks:
         for heading in _headings(block.title):
             drawn.add_row(*(Text(text, style="cyan") for text in heading))
-        for number in range(len(block.rows)):
-            drawn.add_row(*next(rows), end_section=number == len(block.rows) - 1)
+        for row in islice(rows, len(block.rows)):
+            drawn.add_row(*row)
+        drawn.add_section()
     return drawn
 
 
@@ -121,15 +121,8 @@ def _headings(title: str) -> list[tuple[str, ...]]:
 
 def _texts(column: Sequence[Field], spread: bool, difference: bool) -> list[Text]:
     """The fields of one column; scores with each piece under its like."""
-    scores = iter(
-        aligned(
-            [
-                replace(field, spread=field.spread if spread else "", difference=field.difference if difference else "")
-                for field in column
-                if isinstance(field, Parts)
-            ]
-        )
-    )
+    hidden: dict[str, Any] = ({} if spread else {"spread": ""}) | ({} if difference else {"difference": ""})
+    scores = iter(aligned([replace(field, **hidden) for field in column if isinstance(field, Parts)]))
     return [_styled(next(scores)) if isinstance(field, Parts) else Text(field) for field in column]
 
 
