@@ -7,13 +7,12 @@ import pytest
 from cell_folders import Folders
 from hypothesis import given
 from hypothesis import strategies as st
+from score_tables import TWO, fill, scores_of
 
 from qtuning.statistics.summary import summarise
-from qtuning.store.store import Store, write_store
 from qtuning.tables.by_cost import cost_page, pareto_front, tidy_costs
 
 Make = Callable[..., Folders]
-TWO = {"benchmarks": ["gsm8k", "math"], "source": "mini-world", "batch_size": 64, "max_length": 256}
 few = st.integers(0, 4).map(float)
 
 
@@ -33,7 +32,7 @@ def test_what_is_not_known_is_on_no_front() -> None:
 def scores(make_folders: Make) -> pl.DataFrame:
     """Averages: zero-shot 10; full 40, 44; random 25x50 20, 24; q-tuning 22, 26, at 12e12, 9e12 + 12e12 FLOPs."""
     folders = make_folders(evaluation=TWO, budgets=["25x50"])
-    for text, fraction in {
+    fractions = {
         "zero-shot": 0.10,
         "mini-full-s0": 0.40,
         "mini-full-s1": 0.44,
@@ -41,10 +40,9 @@ def scores(make_folders: Make) -> pl.DataFrame:
         "random+random-25x50-s1": 0.24,
         "q-tuning-25x50-s0": 0.22,
         "q-tuning-25x50-s1": 0.18,
-    }.items():
-        folders.finish(folders.find(text), lambda _, value=fraction: value)  # type: ignore[misc]
-    write_store([folders.grid], folders.results)
-    return Store(folders.results).experiment("mini")
+    }
+    fill(folders, {text: (fraction, fraction) for text, fraction in fractions.items()})
+    return scores_of(folders)
 
 
 def test_rows_by_cost(scores: pl.DataFrame) -> None:
