@@ -56,7 +56,15 @@ def find_targets(batch: Batch) -> TargetMap:
         raise UserError("the batch has no input_ids and labels: pruning needs both; see the data collator")
     labels: Tensor = batch["labels"]
     real = batch["attention_mask"].bool() if "attention_mask" in batch else torch.ones_like(labels, dtype=torch.bool)
-    _require_one_sample_a_row(batch, real)
+    shared, positions = [key for key in SHARED_ROWS if key in batch], batch.get("position_ids")
+    if isinstance(positions, Tensor) and positions.shape == real.shape:
+        restarts = (positions[:, 1:] <= positions[:, :-1]) & real[:, 1:] & real[:, :-1]
+        shared += ["position_ids"] * bool(restarts.any())
+    if shared:
+        raise UserError(
+            f"batch[{shared[0]!r}]: several samples share a row, so that none can be dropped; switch packing and "
+            "padding_free off, and take a data collator that pads"
+        )
     for key, value in batch.items():
         if isinstance(value, Tensor) and value.dim() and (value.dim() > 2 or len(value) != len(labels)):
             raise UserError(
@@ -67,19 +75,6 @@ def find_targets(batch: Batch) -> TargetMap:
     targets[:, 0] = False
     targets[:, 1:] &= real[:, :-1]  # in a row padded on the left, nothing predicts the first token
     return TargetMap(real, targets, torch.where(targets, labels, batch["input_ids"]).roll(-1, dims=1))
-
-
-def _require_one_sample_a_row(batch: Batch, real: Tensor) -> None:
-    key = next((key for key in SHARED_ROWS if key in batch), None)
-    positions = batch.get("position_ids")
-    if key is None and isinstance(positions, Tensor) and positions.shape == real.shape:
-        restarts = (positions[:, 1:] <= positions[:, :-1]) & real[:, 1:] & real[:, :-1]
-        key = "position_ids" if bool(restarts.any()) else None
-    if key is not None:
-        raise UserError(
-            f"batch[{key!r}]: several samples share a row, so that none can be dropped; switch packing and "
-            "padding_free off, and take a data collator that pads"
-        )
 
 
 def cut(batch: Batch, target_map: TargetMap, kept: Tensor) -> Batch:

@@ -6,6 +6,7 @@ number of kept tokens over all processes instead. Weights do not change between 
 user's trainer stays as it is.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -54,7 +55,7 @@ class Pruned(Trainer):
         _require_prunable(self)
         self._pruner_seed = self.args.seed if seed is None else seed
         self._checked = False  # whether the head can be called by itself shows at the first batch
-        self._counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
+        self._counts = Counter[str]()
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
@@ -140,14 +141,13 @@ class Pruned(Trainer):
             for chosen in selections
         ]
         total = self.accelerator.reduce(torch.tensor(counted, device=self.args.device).sum(dim=0), reduction="sum")
-        for key, value in zip(COUNTS, total.tolist(), strict=True):
-            self._counts[key] += value
+        self._counts.update(dict(zip(COUNTS, total.tolist(), strict=True)))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Also what was kept and asked for since the last training log, over all processes."""
         if "loss" in logs:
-            logs.update({f"qtuning/{key}": float(value) for key, value in self._counts.items()})
-            self._counts = dict.fromkeys(COUNTS, 0)
+            logs.update({f"qtuning/{key}": float(self._counts[key]) for key in COUNTS})
+            self._counts.clear()
         super().log(logs, start_time)
 
 

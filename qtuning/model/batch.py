@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from qtuning.data.samples import Sample
-from qtuning.model.flops import causal_pairs
+from qtuning.model.flops import Positions
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ class Packed:
         return int(self.input_ids.numel())
 
     @property
-    def pairs(self) -> float:
-        """How many times one position attends to another."""
-        return causal_pairs(self.lengths)
-
-    @property
     def targets(self) -> int:
         """M, the positions that go through the head."""
         return int(self.labels.numel())
+
+    @property
+    def positions(self) -> Positions:
+        """What its FLOPs depend on."""
+        return Positions.of(self.lengths, self.targets)
 
 
 def pack(
@@ -113,17 +113,13 @@ def pack_whole(samples: Sequence[Sample], predicting: Literal["everywhere", "res
     """
     lengths = [len(sample.tokens) for sample in samples]
     starts = [0, *accumulate(lengths[:-1])]
-    sources = [
-        {
-            "everywhere": torch.arange(length),
-            "response": torch.arange(sample.prompt - 1, length - 1),
-            "nowhere": torch.arange(0),
-        }[predicting]
-        for sample, length in zip(samples, lengths, strict=True)
-    ]
+    positions = [torch.arange(length) for length in lengths]
+    sources = positions if predicting == "everywhere" else [nothing[:0] for nothing in positions]
+    if predicting == "response":
+        sources = [place[sample.prompt - 1 : -1] for sample, place in zip(samples, positions, strict=True)]
     return Packed(
         torch.cat([sample.tokens for sample in samples]),
-        torch.cat([torch.arange(length) for length in lengths]),
+        torch.cat(positions),
         tuple(lengths),
         torch.cat([source + start for source, start in zip(sources, starts, strict=True)]),
         torch.cat([sample.tokens.roll(-1)[source] for sample, source in zip(samples, sources, strict=True)]),

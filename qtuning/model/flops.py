@@ -6,31 +6,19 @@ frozen base (LoRA) needs no gradients of its weights, so 2F. Activation checkpoi
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 # Positions whose logits exist at a time (head.py); the fastest on a CPU with 49,152 words, and a buffer of 250 MB with
 # 256,000. Memory depends on it, which `qtuning plan` predicts without torch.
 CHUNK = 256
 
 
-class Forwarded(Protocol):
-    """What goes through a model, as far as FLOPs depend on it.
-
-    tokens: positions that go through the layers. pairs: how many times one position attends to another, the sum of
-    L (L + 1) / 2 over the sequences. targets: positions that go through the head.
-    """
-
-    @property
-    def tokens(self) -> float: ...
-    @property
-    def pairs(self) -> float: ...
-    @property
-    def targets(self) -> float: ...
-
-
 @dataclass(frozen=True)
 class Positions:
-    """A `Forwarded` by its numbers, which may be expectations."""
+    """What goes through a model, as far as FLOPs depend on it; the numbers may be expectations.
+
+    tokens: positions that go through the layers. pairs: how many times one position attends to another. targets:
+    positions that go through the head.
+    """
 
     tokens: float
     pairs: float
@@ -38,14 +26,9 @@ class Positions:
 
     @classmethod
     def of(cls, lengths: Iterable[int], targets: float) -> "Positions":
-        """Those of sequences of these lengths."""
+        """Those of sequences of these lengths: under a causal mask a position attends to itself and those before it."""
         sizes = list(lengths)
-        return cls(sum(sizes), causal_pairs(sizes), targets)
-
-
-def causal_pairs(lengths: Iterable[int]) -> float:
-    """The sum of L (L + 1) / 2: under a causal mask a position attends to itself and to those before it."""
-    return sum(length * (length + 1) / 2 for length in lengths)
+        return cls(sum(sizes), sum(length * (length + 1) / 2 for length in sizes), targets)
 
 
 @dataclass(frozen=True)
@@ -67,27 +50,27 @@ class ModelShape:
         """Forward and backward, counted in forwards."""
         return (2.0 if self.frozen else 3.0) + self.checkpointing
 
-    def forward_flops(self, forwarded: Forwarded, depth: float = 1.0) -> float:
+    def forward_flops(self, positions: Positions, depth: float = 1.0) -> float:
         """2 FLOPs a weight and token, 4 a pair of positions and attention channel, and the head.
 
         depth: the share of the layers that ran, where a forward stopped early.
         """
-        return self._layers(forwarded) * depth + self._head(forwarded)
+        return self._layers(positions) * depth + self._head(positions)
 
-    def training_flops(self, forwarded: Forwarded) -> float:
+    def training_flops(self, positions: Positions) -> float:
         """Forward and backward."""
-        return self.forward_flops(forwarded) * self.passes
+        return self.forward_flops(positions) * self.passes
 
-    def backward_flops(self, forwarded: Forwarded) -> float:
+    def backward_flops(self, positions: Positions) -> float:
         """Backward alone, through samples whose forward is accounted for already (schedule `reuse-graph`).
 
         That forward went through the head without a gradient, so the head's own comes once more.
         """
-        head = self._head(forwarded) * (2.0 if self.frozen else 3.0)
-        return self._layers(forwarded) * (self.passes - 1.0) + head
+        head = self._head(positions) * (2.0 if self.frozen else 3.0)
+        return self._layers(positions) * (self.passes - 1.0) + head
 
-    def _layers(self, forwarded: Forwarded) -> float:
-        return 2.0 * self.matmul * forwarded.tokens + 4.0 * self.attention * forwarded.pairs
+    def _layers(self, positions: Positions) -> float:
+        return 2.0 * self.matmul * positions.tokens + 4.0 * self.attention * positions.pairs
 
-    def _head(self, forwarded: Forwarded) -> float:
-        return 2.0 * self.head * forwarded.targets
+    def _head(self, positions: Positions) -> float:
+        return 2.0 * self.head * positions.targets

@@ -75,21 +75,16 @@ def statistics(
     entropy = torch.empty_like(nll)
     for start in range(0, len(labels), chunk):
         part = slice(start, start + chunk)
-        nll[part], entropy[part] = statistics_of_logits(head.logits(hidden[part]), labels[part])
+        z = head.logits(hidden[part])
+        z -= z.max(dim=-1, keepdim=True).values  # neither statistic changes, and exp cannot overflow
+        target = z.gather(1, labels[part, None]).squeeze(1)
+        p = z.exp()  # not yet divided by its sum: dividing [M] results costs less than dividing [M, V]
+        total = p.sum(dim=-1)
+        # a logit of -inf (a masked word) has p = 0, but 0 * -inf is NaN; the lowest finite number gives 0
+        mean = p.mul_(z.clamp_(min=torch.finfo(z.dtype).min)).sum(dim=-1) / total
+        lse = total.log()
+        nll[part], entropy[part] = _bounded(lse - target, lse - mean, z.shape[1])
     return nll, entropy
-
-
-@torch.no_grad()
-def statistics_of_logits(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The same from logits. z: [M, V] float32, overwritten; labels: [M]."""
-    z -= z.max(dim=-1, keepdim=True).values  # neither statistic changes, and exp cannot overflow
-    target = z.gather(1, labels[:, None]).squeeze(1)
-    p = z.exp()  # not yet divided by its sum: dividing [M] results costs less than dividing [M, V]
-    total = p.sum(dim=-1)
-    # a logit of -inf (a masked word) has p = 0, but 0 * -inf is NaN; the lowest finite number gives 0
-    mean = p.mul_(z.clamp_(min=torch.finfo(z.dtype).min)).sum(dim=-1) / total
-    lse = total.log()
-    return _bounded(lse - target, lse - mean, z.shape[1])
 
 
 def _bounded(nll: Tensor, entropy: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:

@@ -31,12 +31,13 @@ def make_ready(model: Model, out: Path) -> None:
     below it. revision: the commit of a hub model, else null. sha256: of the weights of a local model; null for a hub
     model, whose commit says as much.
     """
-    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / MARKER).unlink(missing_ok=True)
     source, revision = model.source, None
     if isinstance(source, ShippedModelSource):
-        path = _shipped(source)
+        path = Path(str(importlib.resources.files("qtuning") / "assets" / source.asset))
+        if not path.is_dir():
+            raise UserError(f"the package ships no model {source.asset!r} ({path} is missing); install it anew")
     elif isinstance(source, GgufSource):
         _convert(model.name, source, out / WEIGHTS)
         path = out / WEIGHTS
@@ -56,7 +57,6 @@ def make_ready(model: Model, out: Path) -> None:
 
 def model_path(folder: Path) -> Path:
     """The folder with the weights of a model made ready in `folder`; UserError if it is not, or has vanished."""
-    folder = Path(folder)
     try:
         marker = read_json(folder / MARKER)
     except FileNotFoundError:
@@ -116,13 +116,6 @@ def weights_digest(path: Path) -> str:
     return total.hexdigest()
 
 
-def _shipped(source: ShippedModelSource) -> Path:
-    path = Path(str(importlib.resources.files("qtuning") / "assets" / source.asset))
-    if not path.is_dir():
-        raise UserError(f"the package ships no model {source.asset!r} ({path} is missing); install it anew")
-    return path
-
-
 def _snapshot(name: str, source: HubSource) -> tuple[Path, str | None]:
     """(folder, commit) of a hub model, which is downloaded unless it is cached. A local folder has no commit."""
     local = Path(source.id).expanduser()
@@ -164,16 +157,10 @@ def _convert(name: str, source: GgufSource, target: Path) -> None:
 
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".gguf-") as folder, atomic_path(target) as temporary:
         file = Path(package.assemble(os.path.join(folder, "model.gguf")))
-        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name, dtype=torch.float32)
-        _forget_quantisation(model)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name, dtype=torch.float32)
+        # let transformers save it: its weights are plain float32 now, but it still counts as quantised
+        model.hf_quantizer, model.is_quantized, model.quantization_method = None, False, None
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
         model.save_pretrained(temporary)
         AutoTokenizer.from_pretrained(folder, gguf_file=file.name).save_pretrained(temporary)
-
-
-def _forget_quantisation(model: Any) -> None:
-    """Let transformers save the model: its weights are plain float32 now, but it still counts as quantised."""
-    model.hf_quantizer = None
-    model.is_quantized = False
-    model.quantization_method = None
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Literal, cast
 
 import torch
@@ -35,15 +35,6 @@ class PackedModel(nn.Module):
         super().__init__()
         self.model = model
         self.causal_lm.set_attn_implementation(PACKED)
-
-    @contextmanager
-    def plain_attention(self) -> Iterator[None]:
-        """Within, the model has transformers' simplest attention."""
-        self.causal_lm.set_attn_implementation("eager")
-        try:
-            yield
-        finally:
-            self.causal_lm.set_attn_implementation(PACKED)
 
     @property
     def causal_lm(self) -> PreTrainedModel:
@@ -111,10 +102,10 @@ class PackedModel(nn.Module):
         collector: is filled on the way; it must not stop. weights: stand in for the parameters of these names
         (`half_weights`). impl: see `statistics`.
         """
+        arguments = (packed, "scores", collector, impl)
         with evaluating(self):
             if weights is None:
-                return self(packed, "scores", collector, impl)  # type: ignore[no-any-return]
-            arguments = (packed, "scores", collector, impl)
+                return self(*arguments)  # type: ignore[no-any-return]
             return functional_call(self, dict(weights), arguments, tie_weights=False)  # type: ignore[no-any-return]
 
     @torch.no_grad()
@@ -164,11 +155,7 @@ def check_packed_forward(model: PackedModel, samples: Sequence[Sample], device: 
     """
     by_length = sorted(samples, key=lambda sample: len(sample.tokens))
     probes = [by_length[0], by_length[-1]]
-    counts = [min(PROBED, sample.response_length) for sample in probes]
-    keep = [
-        torch.arange(sample.response_length) >= sample.response_length - count
-        for sample, count in zip(probes, counts, strict=True)
-    ]
+    keep = [torch.arange(sample.response_length).flip(0) < PROBED for sample in probes]
     packed = pack(probes, keep)
     assert packed is not None
     causal_lm, theirs = model.causal_lm, []
@@ -177,8 +164,10 @@ def check_packed_forward(model: PackedModel, samples: Sequence[Sample], device: 
     except (AttributeError, TypeError, ValueError) as error:
         raise _refusal(causal_lm, f"the packed forward fails ({error})") from None
     partial = "logits_to_keep" in inspect.signature(type(causal_lm).forward).parameters
-    with evaluating(model), model.plain_attention():
-        for sample, count in zip(probes, counts, strict=True):
+    with evaluating(model), ExitStack() as undo:
+        causal_lm.set_attn_implementation("eager")
+        undo.callback(causal_lm.set_attn_implementation, PACKED)
+        for sample, count in zip(probes, packed.counts, strict=True):
             ids = sample.tokens[None].to(device)
             fewer = {"logits_to_keep": count + 1} if partial else {}
             logits = causal_lm(input_ids=ids, use_cache=False, **fewer).logits[0, -count - 1 : -1]

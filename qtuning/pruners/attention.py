@@ -4,12 +4,12 @@ Both were made to drop image tokens in inference. Here they drop response tokens
 comes from the layer that the option `layer` names.
 """
 
-from heapq import heapify, heappop, heappush
+from collections import Counter
 
 import torch
 from torch import Tensor
 
-from qtuning.pruners.base import Budget, Candidates, SampleSelection, Within, keep_highest
+from qtuning.pruners.base import Budget, Candidates, SampleSelection, Within, keep_highest, keep_highest_of_each
 
 
 def fastv(
@@ -44,15 +44,7 @@ def sparsevlm(
     attention = candidates.attention
     assert attention is not None
     counts = _seats(budget.tokens, attention.rank, candidates.lengths * selection.kept, candidates.numbers)
-    parts = attention.rated.split(candidates.lengths.tolist())
-    return torch.cat([_highest(part, count) for part, count in zip(parts, counts, strict=True)])
-
-
-def _highest(values: Tensor, count: int) -> Tensor:
-    """[n] bool: the `count` highest values; of equal ones the first."""
-    mask = torch.zeros(len(values), dtype=torch.bool)
-    mask[torch.argsort(values, descending=True, stable=True)[:count]] = True
-    return mask
+    return keep_highest_of_each(attention.rated, candidates.lengths, counts)
 
 
 def _seats(total: int, weights: Tensor, sizes: Tensor, numbers: Tensor) -> list[int]:
@@ -61,13 +53,12 @@ def _seats(total: int, weights: Tensor, sizes: Tensor, numbers: Tensor) -> list[
     Handed out one at a time, to the highest weight / (2 * held + 1) (the rounding of Sainte-Lague). A sample that holds
     all its tokens leaves the rest to the others. If `total` suffices, each gets one first. Ties go to the lower number.
     """
-    held, most, shares = [0] * len(sizes), sizes.tolist(), weights.clamp(min=1).tolist()
-    # the heap serves its smallest entry: a sample that holds nothing, then the largest quotient, then the lowest number
-    queue = [(False, -shares[index], number, index) for index, number in enumerate(numbers.tolist()) if most[index]]
-    heapify(queue)
-    for _ in range(min(total, sum(most))):
-        *_, number, index = heappop(queue)
-        held[index] += 1
-        if held[index] < most[index]:
-            heappush(queue, (True, -shares[index] / (2 * held[index] + 1), number, index))
-    return held
+    shares = weights.clamp(min=1).tolist()
+    # every token claims a place: first one of each sample, then by the quotient; those of a sample come in their order
+    claims = sorted(
+        (held > 0, -shares[index] / (2 * held + 1), number, index)
+        for index, (size, number) in enumerate(zip(sizes.tolist(), numbers.tolist(), strict=True))
+        for held in range(size)
+    )
+    served = Counter(index for *_, index in claims[:total])
+    return [served[index] for index in range(len(sizes))]

@@ -9,7 +9,7 @@ Either may also be a class that takes the options when it is made. Pruners keep 
 losses of earlier updates with the candidates. So a resumed training makes the same decisions.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -27,7 +27,8 @@ Within = Literal["batch", "sample"]
 class Budget:
     """What B candidates with N response tokens in all may keep (method.md, Setting).
 
-    samples: K = max(1, round(r_sample * B)). tokens: round(N * r_sample * r_token), at least 1.
+    samples: K = max(1, round(r_sample * B)). tokens: round(N * r_sample * r_token), at least 1, so that no batch trains
+    on nothing.
     """
 
     sample_ratio: float
@@ -38,12 +39,8 @@ class Budget:
     @classmethod
     def of(cls, sample_ratio: float, token_ratio: float, count: int, tokens: int) -> "Budget":
         """The budget of `count` samples with `tokens` response tokens."""
-        return cls(
-            sample_ratio,
-            token_ratio,
-            sample_budget(sample_ratio, count),
-            token_budget(sample_ratio, token_ratio, tokens),
-        )
+        asked = max(1, round(tokens * sample_ratio * token_ratio))
+        return cls(sample_ratio, token_ratio, sample_budget(sample_ratio, count), asked)
 
 
 @dataclass(frozen=True)
@@ -115,10 +112,6 @@ class SampleSelection:
         return self.role != DROPPED
 
 
-SamplePruner = Callable[[Candidates, Budget, torch.Generator], SampleSelection]
-TokenPruner = Callable[[Candidates, SampleSelection, Budget, torch.Generator], Tensor]
-
-
 def keep_prunable(kept: Tensor, weights: Tensor | None = None) -> SampleSelection:
     """A selection by a pruner without quadrants: any token of a kept sample may be pruned."""
     role = torch.where(kept, PRUNABLE, DROPPED).to(torch.int8)
@@ -135,11 +128,6 @@ def keep_first(order: Tensor, count: int) -> SampleSelection:
 def sample_budget(ratio: float, count: int) -> int:
     """K = max(1, round(r_sample * B)) (method.md, Stage 1)."""
     return max(1, round(ratio * count))
-
-
-def token_budget(sample_ratio: float, token_ratio: float, tokens: int) -> int:
-    """round(N * r_sample * r_token), at least 1 so that no batch trains on nothing (method.md, Stage 2)."""
-    return max(1, round(tokens * sample_ratio * token_ratio))
 
 
 def ranking(values: Tensor, *ties: Tensor) -> Tensor:
@@ -171,18 +159,24 @@ def keep_highest(
     (by largest remainder, at least one if `tokens` suffices). Of equal values the sample with the lower number stays,
     then the earlier position.
     """
+    if within == "sample":
+        allowance = shares(candidates.lengths * selection.kept, tokens, candidates.numbers)
+        return keep_highest_of_each(values, candidates.lengths, allowance.tolist())
     owner = candidates.owner
     mask = selection.kept[owner]
     order = ranking(values, candidates.numbers[owner])
-    order = order[mask[order]]
-    if within == "batch":
-        mask[order[tokens:]] = False
-        return mask
-    allowance = shares(candidates.lengths * selection.kept, tokens, candidates.numbers)
-    for index in selection.kept.nonzero().flatten().tolist():
-        mine = order[owner[order] == index]
-        mask[mine[int(allowance[index]) :]] = False
+    mask[order[mask[order]][tokens:]] = False
     return mask
+
+
+def keep_highest_of_each(values: Tensor, lengths: Tensor, counts: Sequence[int]) -> Tensor:
+    """[N] bool: from each sample so many of its tokens, those of highest value; of equal values the earlier stays."""
+    masks = []
+    for part, count in zip(values.split(lengths.tolist()), counts, strict=True):
+        mask = torch.zeros(len(part), dtype=torch.bool)
+        mask[ranking(part)[:count]] = True
+        masks.append(mask)
+    return torch.cat(masks)
 
 
 def shares(sizes: Tensor, total: int, numbers: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -26,21 +26,25 @@ from torch import Tensor
 from qtuning.errors import UserError
 from qtuning.experiment.lookup import BUILT_IN, bind_options, describe_error, find_pruner, kinds_of
 from qtuning.experiment.registry import PrunerInfo, PrunerKind
+from qtuning.pruners.base import keep_prunable
 from qtuning.pruners.method import check_samples, check_tokens
 from qtuning.pruners.specimens import (
     Specimen,
     degenerate,
     limited,
     ordinary,
-    permuted,
     random_batches,
     random_candidates,
+    reordered,
     rounded,
     specimen,
 )
 
-Answer = dict[str, list[float]]
-"""A decision as plain numbers: role and weights of the samples, or the mask of the tokens."""
+Answer = tuple[list[float], list[float]]
+"""A decision as plain numbers: the roles of the samples or the mask of the tokens, and the samples' weights, if any."""
+
+
+_MARKS = {True: ("ok", None), False: ("FAIL", "bold red")}  # text and style of a row
 
 
 @dataclass(frozen=True)
@@ -64,13 +68,12 @@ class Subject:
             if self.kind == "token":
                 mask = decide(case.candidates, case.selection, case.budget, case.rng)
                 check_tokens(self.info, mask, case.candidates, case.selection)
-                return {"tokens": mask.double().tolist()}
+                return mask.double().tolist(), []
             chosen = decide(case.candidates, case.budget, case.rng)
             check_samples(self.info, chosen, case.candidates)
             if not bool(chosen.kept.any()):
                 raise UserError("kept nothing")
-            weights = [] if chosen.weights is None else chosen.weights.double().tolist()
-            return {"role": chosen.role.double().tolist(), "weights": weights}
+            return chosen.role.double().tolist(), [] if chosen.weights is None else chosen.weights.double().tolist()
 
         return answer
 
@@ -84,43 +87,33 @@ class Outcome:
     detail: str
 
 
-class _Broken(Exception):
-    """A rule is broken; the message says how."""
-
-
 def check_pruners(subjects: Sequence[Subject]) -> list[list[Outcome]]:
     """The outcomes of every rule, for each subject in turn. Whatever a pruner raises is an outcome."""
     elsewhere = _answers_of_another_process(subjects)
     results = []
     for subject, theirs in zip(subjects, elsewhere, strict=True):
-        checks: list[tuple[str, Callable[[Subject], str]]] = [
-            ("budget", _budget),
-            ("repeat", _determinism),
-            ("order", _permutation),
-            ("rounding", _rounding),
-            ("processes", partial(_processes, theirs=theirs)),
-            ("resume", _resume),
-            ("extremes", _degenerate),
-            ("needs", _needs),
-        ]
-        results.append([_outcome(name, rule, subject) for name, rule in checks])
+        checks: dict[str, Callable[[Subject], str]] = {
+            "budget": _budget,
+            "repeat": _determinism,
+            "order": _permutation,
+            "rounding": _rounding,
+            "processes": partial(_processes, theirs=theirs),
+            "resume": _resume,
+            "extremes": _degenerate,
+            "needs": _needs,
+        }
+        outcomes = []
+        for name, rule in checks.items():
+            try:
+                outcomes.append(Outcome(name, True, rule(subject)))
+            except (Exception, SystemExit) as error:  # whatever the user's code raises is a finding
+                outcomes.append(Outcome(name, False, _finding(error)))
+        results.append(outcomes)
     return results
 
 
-def _outcome(name: str, rule: Callable[[Subject], str], subject: Subject) -> Outcome:
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002 (the caller gets them back)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            return Outcome(name, True, rule(subject))
-    except (Exception, SystemExit) as error:  # whatever the user's code raises is a finding
-        return Outcome(name, False, _finding(error))
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-
-
 def _finding(error: BaseException) -> str:
-    return str(error) if isinstance(error, _Broken | UserError) else describe_error(error)
+    return str(error) if isinstance(error, UserError) else describe_error(error)
 
 
 def _budget(subject: Subject) -> str:
@@ -131,11 +124,11 @@ def _budget(subject: Subject) -> str:
     for case in ordinary():
         kept, asked = _kept(subject.fresh(case)), _asked(subject, case)
         if abs(kept - asked) > 1:
-            raise _Broken(f"{case.name}: kept {kept} {subject.kind}s, the budget is {asked}")
+            raise UserError(f"{case.name}: kept {kept} {subject.kind}s, the budget is {asked}")
     everything = specimen("ratio 1", random_candidates(9, 30), (1.0, 1.0), 30)
     kept, asked = _kept(subject.fresh(everything)), _asked(subject, everything)
     if kept != asked:
-        raise _Broken(f"at a ratio of 1 kept {kept} of {asked} {subject.kind}s")
+        raise UserError(f"at a ratio of 1 kept {kept} of {asked} {subject.kind}s")
     return f"{len(ordinary())} budgets, and everything at a ratio of 1"
 
 
@@ -148,26 +141,24 @@ def _determinism(subject: Subject) -> str:
             state = _global_state()
             answers.append(subject.made()(given))
             if _global_state() != state:
-                raise _Broken(f"{case.name}: draws from a global random generator; draw from `rng` alone")
+                raise UserError(f"{case.name}: draws from a global random generator; draw from `rng` alone")
             if not _same(case, given):
-                raise _Broken(f"{case.name}: changes its input; change a copy (clone)")
+                raise UserError(f"{case.name}: changes its input; change a copy (clone)")
         if answers[0] != answers[1]:
-            raise _Broken(f"{case.name}: the same input gave two answers")
+            raise UserError(f"{case.name}: the same input gave two answers")
     return "same answers twice, no global random state used, inputs untouched"
 
 
 def _permutation(subject: Subject) -> str:
     for case in ordinary():
         order = torch.randperm(len(case.candidates), generator=torch.Generator().manual_seed(5))
-        straight, turned = subject.fresh(case), subject.fresh(permuted(case, order))
-        lengths = case.candidates.lengths
-        tokens = torch.cat(list(_positions(lengths, order)))
-        expected = {
-            key: values and torch.tensor(values, dtype=torch.float64)[tokens if key == "tokens" else order].tolist()
-            for key, values in straight.items()
-        }
-        if not _agree(turned, expected, rounding=1e-9):
-            raise _Broken(
+        turned, tokens = reordered(case.candidates, order)
+        other = replace(case, candidates=turned, selection=keep_prunable(case.selection.kept[order]))
+        decided, weights = subject.fresh(case)
+        moved = tokens if subject.kind == "token" else order
+        expected = [decided[index] for index in moved], [weights[index] for index in order] if weights else []
+        if not _agree(subject.fresh(other), expected, rounding=1e-9):
+            raise UserError(
                 f"{case.name}: another order of the batch gave another answer; break ties by candidates.numbers, "
                 "draw with base.draw"
             )
@@ -179,16 +170,16 @@ def _rounding(subject: Subject) -> str:
     for case in cases:
         # weights may be sums over the batch, in which rounding adds up
         if not _agree(subject.fresh(case), subject.fresh(rounded(case)), rounding=1e-3):
-            raise _Broken(f"{case.name}: scores that differ in rounding alone gave another answer")
+            raise UserError(f"{case.name}: scores that differ in rounding alone gave another answer")
     return f"{len(cases)} batches with scores that differ in rounding alone"
 
 
 def _processes(subject: Subject, theirs: list[Answer] | str) -> str:
     if isinstance(theirs, str):
-        raise _Broken(f"fails in another process: {theirs}")
+        raise UserError(f"fails in another process: {theirs}")
     for case, other in zip(ordinary(), theirs, strict=True):
         if not _agree(subject.fresh(case), other, rounding=1e-9):
-            raise _Broken(
+            raise UserError(
                 f"{case.name}: another process, asked in another order, decided otherwise; keep nothing in global "
                 "variables, and do not depend on hash()"
             )
@@ -200,7 +191,7 @@ def _resume(subject: Subject) -> str:
     for case in [*ordinary(), *ordinary()]:
         _seed_everything(0)
         if veteran(copy.deepcopy(case)) != subject.fresh(case):
-            raise _Broken(f"{case.name}: remembers earlier decisions, which a resumed run has not made")
+            raise UserError(f"{case.name}: remembers earlier decisions, which a resumed run has not made")
     return "a fresh instance decides like one that has decided before"
 
 
@@ -210,10 +201,10 @@ def _degenerate(subject: Subject) -> str:
         try:
             kept, asked = _kept(subject.fresh(case)), _asked(subject, case)
         except (Exception, SystemExit) as error:
-            raise _Broken(f"{case.name}: {_finding(error)}") from None
+            raise UserError(f"{case.name}: {_finding(error)}") from None
         free = subject.kind == "sample" or not bool((case.selection.role == 4).any())
         if subject.info.budget == "asked" and free and abs(kept - asked) > 1:
-            raise _Broken(f"{case.name}: kept {kept} {subject.kind}s, the budget is {asked}")
+            raise UserError(f"{case.name}: kept {kept} {subject.kind}s, the budget is {asked}")
     return f"{len(cases)} of them"
 
 
@@ -225,14 +216,14 @@ def _needs(subject: Subject) -> str:
         try:
             same = _agree(subject.fresh(case), subject.fresh(told), rounding=0)
         except (Exception, SystemExit) as error:
-            raise _Broken(f"{case.name}, knowing only what it needs ({declared}): {_finding(error)}") from None
+            raise UserError(f"{case.name}, knowing only what it needs ({declared}): {_finding(error)}") from None
         if not same:
-            raise _Broken(f"{case.name}: decides otherwise when it knows only what it needs ({declared})")
+            raise UserError(f"{case.name}: decides otherwise when it knows only what it needs ({declared})")
     return f"decides alike when it knows only what it needs: {declared}"
 
 
 def _kept(answer: Answer) -> int:
-    return sum(value != 0 for value in answer["tokens" if "tokens" in answer else "role"])
+    return sum(value != 0 for value in answer[0])
 
 
 def _asked(subject: Subject, case: Specimen) -> int:
@@ -244,25 +235,16 @@ def _asked(subject: Subject, case: Specimen) -> int:
     return held if everything else min(case.budget.tokens, held)
 
 
-def _positions(lengths: Tensor, order: Tensor) -> Iterable[Tensor]:
-    """The tokens of each sample, in that order of the samples."""
-    ends = torch.cumsum(lengths, 0)
-    return (torch.arange(int(ends[i] - lengths[i]), int(ends[i])) for i in order)
-
-
 def _agree(one: Answer, other: Answer, rounding: float) -> bool:
     """Whether two decisions are the same. rounding: weights may differ by this share, for they may sum over a batch."""
-    if {key: one[key] for key in one if key != "weights"} != {key: other[key] for key in other if key != "weights"}:
-        return False
-    mine, theirs = one.get("weights", []), other.get("weights", [])
-    return len(mine) == len(theirs) and bool(np.allclose(mine, theirs, rtol=rounding, atol=0))
+    (mine, weights), (theirs, others) = one, other
+    return mine == theirs and len(weights) == len(others) and np.allclose(weights, others, rtol=rounding, atol=0)
 
 
 def _same(one: Any, other: Any) -> bool:
     """Equal in every bit, but for the kinds of NaN."""
     if isinstance(one, Tensor):
-        unknown = one.isnan()
-        return torch.equal(unknown, other.isnan()) and torch.equal(one[~unknown], other[~unknown])
+        return np.array_equal(one, other, equal_nan=True)
     if hasattr(one, "__dataclass_fields__"):
         return all(_same(getattr(one, name), getattr(other, name)) for name in one.__dataclass_fields__)
     return bool(one == other)
@@ -301,7 +283,12 @@ def run_checks(names: Sequence[str], kind: str | None, options: Sequence[str]) -
     if kind not in (None, "sample", "token"):
         raise UserError(f"--kind = {kind!r}: must be sample or token")
     kinds: list[PrunerKind] = ["sample", "token"] if kind is None else [kind]  # type: ignore[list-item]
-    chosen = _chosen_options(options)
+    chosen = {}
+    for option in options:
+        key, separator, value = option.partition("=")
+        if not separator:
+            raise UserError(f"--option = {option!r}: must be KEY=VALUE")
+        chosen[key] = yaml.safe_load(value)
     if chosen and len(names) != 1:
         raise UserError("--option: give the options of one pruner at a time")
     subjects = [
@@ -324,37 +311,29 @@ def run_checks(names: Sequence[str], kind: str | None, options: Sequence[str]) -
     return failed == 0
 
 
-def _chosen_options(options: Sequence[str]) -> dict[str, Any]:
-    chosen = {}
-    for option in options:
-        key, separator, value = option.partition("=")
-        if not separator:
-            raise UserError(f"--option = {option!r}: must be KEY=VALUE")
-        chosen[key] = yaml.safe_load(value)
-    return chosen
-
-
 def subjects_of(name: str, kinds: Sequence[PrunerKind], chosen: dict[str, Any]) -> list[Subject]:
     """The pruners of that name. An option that only one of two knows is for that one."""
-    infos = [(find_pruner(name, kind), kind) for kind in kinds]
-    known = [{field.alias or key for key, field in info.options.model_fields.items()} for info, _ in infos]
-    subjects = []
-    for (info, kind), mine in zip(infos, known, strict=True):
-        others = set().union(*known) - mine
-        subjects.append(Subject(info, kind, {key: value for key, value in chosen.items() if key not in others}))
-    return subjects
+    infos = {kind: find_pruner(name, kind) for kind in kinds}
+    known = {
+        kind: {field.alias or key for key, field in info.options.model_fields.items()} for kind, info in infos.items()
+    }
+    # an option that none knows goes to all, who refuse it
+    foreign = {kind: set().union(*known.values()) - known[kind] for kind in kinds}
+    return [
+        Subject(info, kind, {key: value for key, value in chosen.items() if key not in foreign[kind]})
+        for kind, info in infos.items()
+    ]
 
 
 def _table(subject: Subject, outcomes: Sequence[Outcome]) -> Table:
-    info = subject.info
-    table = Table(title=f"{subject.kind} pruner {info.name}", title_justify="left", title_style="bold", box=None)
-    table.show_header = False
+    title = f"{subject.kind} pruner {subject.info.name}"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False)
     table.add_column(width=4)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for outcome in outcomes:
-        passed = outcome.passed
-        table.add_row(_mark(passed), outcome.name, escape(outcome.detail), style=None if passed else "bold red")
+        mark, style = _MARKS[outcome.passed]
+        table.add_row(mark, outcome.name, escape(outcome.detail), style=style)
     return table
 
 
@@ -364,14 +343,10 @@ def _overview(subjects: Sequence[Subject], results: Sequence[Sequence[Outcome]])
     for heading in ("", "kind", "pruner", "rules broken"):
         table.add_column(heading, overflow="fold")
     for subject, outcomes in zip(subjects, results, strict=True):
-        broken = [outcome.name for outcome in outcomes if not outcome.passed]
-        style = "bold red" if broken else None
-        table.add_row(_mark(not broken), subject.kind, subject.info.name, ", ".join(broken) or "none", style=style)
+        broken = ", ".join(outcome.name for outcome in outcomes if not outcome.passed)
+        mark, style = _MARKS[not broken]
+        table.add_row(mark, subject.kind, subject.info.name, broken or "none", style=style)
     return table
-
-
-def _mark(passed: bool) -> str:
-    return "ok" if passed else "FAIL"
 
 
 def main() -> None:

@@ -6,7 +6,16 @@ They differ from the definitions in the baselines' own papers. Their names end i
 import torch
 from torch import Tensor
 
-from qtuning.pruners.base import Budget, Candidates, SampleSelection, draw, keep_first, keep_prunable, ranking
+from qtuning.pruners.base import (
+    Budget,
+    Candidates,
+    SampleSelection,
+    draw,
+    keep_first,
+    keep_highest_of_each,
+    keep_prunable,
+    ranking,
+)
 from qtuning.pruners.infobatch import below_mean
 
 
@@ -56,11 +65,5 @@ def sparsevlm_by_rank(
     the same rows at 50% and 70% of the tokens. `layer` is not used here: `candidates.attention` is that of this layer.
     """
     assert candidates.attention is not None
-    parts = candidates.attention.received.split(candidates.lengths.tolist())
-    masks = []
-    for received, kept, rank in zip(parts, selection.kept.tolist(), candidates.attention.rank.tolist(), strict=True):
-        mask = torch.zeros(len(received), dtype=torch.bool)
-        if kept:
-            mask[ranking(-received)[: max(1, rank)]] = True
-        masks.append(mask)
-    return torch.cat(masks)
+    counts = candidates.attention.rank.clamp(min=1) * selection.kept
+    return keep_highest_of_each(-candidates.attention.received, candidates.lengths, counts.tolist())

@@ -66,27 +66,22 @@ def below_mean(losses: Tensor) -> Tensor:
     return losses * len(known) < math.fsum(known.tolist())
 
 
-def group_counts(below: int, others: int, samples: int, prune_at_most: float) -> tuple[int, int]:
-    """(kept of those below the mean, kept of the others), of sum `samples`; at least 1 of each group that has any.
-
-    `samples` is at most below + others, and at least 2 where neither group is empty.
-    """
-    thinned = (1 - prune_at_most) * below  # what stays below the mean at p_low = 1 - prune_at_most
-    wanted = samples - others if samples - others >= thinned else round(samples * thinned / (thinned + others))
-    least, most = max(samples - others, min(1, below)), min(below, samples - min(1, others))
-    kept = min(max(wanted, least), most)
-    return kept, samples - kept
-
-
 def _draw_groups(
     below: Tensor, numbers: Tensor, samples: int, rng: torch.Generator, prune_at_most: float
 ) -> tuple[Tensor, Tensor]:
-    """(kept: [B] bool, weights: [B] float64) of one draw from the two groups."""
+    """(kept: [B] bool, weights: [B] float64) of one draw from the two groups; at least 1 of each group that has any.
+
+    `samples` is at most B, and at least 2 where neither group is empty.
+    """
     order = draw(numbers, rng)
-    groups = order[below[order]], order[~below[order]]
+    low, high = order[below[order]], order[~below[order]]
+    m, others = len(low), len(high)
+    thinned = (1 - prune_at_most) * m  # what stays below the mean at p_low = 1 - prune_at_most
+    wanted = samples - others if samples - others >= thinned else round(samples * thinned / (thinned + others))
+    least, most = max(samples - others, min(1, m)), min(m, samples - min(1, others))
+    kept_low = min(max(wanted, least), most)
     kept, weights = torch.zeros_like(below), torch.zeros(len(below), dtype=torch.float64)
-    counts = group_counts(len(groups[0]), len(groups[1]), samples, prune_at_most)
-    for group, count in zip(groups, counts, strict=True):
+    for group, count in ((low, kept_low), (high, samples - kept_low)):
         kept[group[:count]] = True
         weights[group[:count]] = len(group) / max(1, count)
     return kept, weights

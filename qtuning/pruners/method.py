@@ -3,10 +3,9 @@
 Here are also the readings that concern every method (A9, A11, A12), and the checks of what a pruner returns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from itertools import accumulate, pairwise
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,15 +21,13 @@ from qtuning.pruners.base import (
     WHOLE,
     Budget,
     Candidates,
-    SamplePruner,
     SampleSelection,
-    TokenPruner,
     draw,
     keep_prunable,
     sample_budget,
 )
 
-T = TypeVar("T")
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -54,8 +51,8 @@ class Method:
     needs: Needs
     sample: PrunerInfo
     token: PrunerInfo
-    prune_samples: SamplePruner
-    prune_tokens: TokenPruner
+    prune_samples: Callable[..., SampleSelection]
+    prune_tokens: Callable[..., Tensor]
 
     def select_epoch(self, candidates: Candidates, rng: torch.Generator) -> SampleSelection:
         """The samples of the whole train set that the coming epoch holds."""
@@ -73,7 +70,11 @@ class Method:
             samples, ratio = self._samples(candidates, rng), pruning.sample_ratio
         asked = sample_budget(ratio, len(candidates))
         if pruning.passes == "twice":
-            samples, asked = _again(samples, candidates, pruning.sample_ratio, rng)
+            kept = samples.kept.nonzero().flatten()
+            asked = sample_budget(pruning.sample_ratio, len(kept))
+            role = samples.role.clone()
+            role[kept[draw(candidates.numbers[kept], rng)][asked:]] = DROPPED
+            samples = replace(samples, role=role, supplement=samples.supplement & (role != DROPPED))
             ratio *= pruning.sample_ratio
         budget = Budget.of(ratio, pruning.token_ratio, len(candidates), candidates.tokens)
         if pruning.token_ratio == 1 or not bool(samples.kept.any()):
@@ -100,19 +101,18 @@ class Method:
         return replace(selection, weights=selection.weights * share)
 
 
-def concatenate(parts: Sequence[T]) -> T:
-    """The samples of several batches as one: for reading A9, `global`, for pools, and for the train set."""
-    return _join(parts)  # type: ignore[no-any-return]
+def concatenate(parts: Sequence[Part]) -> Part:
+    """The samples of several batches as one: for reading A9, `global`, for pools, and for the train set.
 
-
-def _join(parts: Sequence[Any]) -> Any:
-    """Tensors, or dataclasses of tensors, laid end to end. Anything else is taken from the first part."""
-    first = parts[0]
+    Tensors and dataclasses of tensors are laid end to end. Anything else is taken from the first part.
+    """
+    first: Any = parts[0]
     if isinstance(first, Tensor):
-        return torch.cat(list(parts))
-    if not is_dataclass(first):
-        return first
-    return replace(first, **{f.name: _join([getattr(part, f.name) for part in parts]) for f in fields(first)})  # type: ignore[type-var]
+        return torch.cat(list(parts))  # type: ignore[arg-type, return-value]
+    if is_dataclass(first):
+        joined = {f.name: concatenate([getattr(part, f.name) for part in parts]) for f in fields(first)}
+        first = replace(first, **joined)  # type: ignore[type-var]
+    return first  # type: ignore[no-any-return]
 
 
 def select_together(method: Method, parts: Sequence[Candidates], rng: torch.Generator) -> list[Selection]:
@@ -121,27 +121,17 @@ def select_together(method: Method, parts: Sequence[Candidates], rng: torch.Gene
     The budget is that of the whole: what was asked stands in the first batch, and 0 in the others.
     """
     whole = method.select(concatenate(parts), rng)
-    counts = [len(part) for part in parts]
     masks = whole.tokens.split([part.tokens for part in parts])
+    columns = ("role", "quadrant", "supplement") + ("weights",) * (whole.samples.weights is not None)
+    split = [getattr(whole.samples, column).split([len(part) for part in parts]) for column in columns]
     return [
-        Selection(chosen, mask, whole.asked_samples * (index == 0), whole.asked_tokens * (index == 0))
-        for index, (chosen, mask) in enumerate(zip(_split(whole.samples, counts), masks, strict=True))
-    ]
-
-
-def _split(selection: SampleSelection, counts: Sequence[int]) -> list[SampleSelection]:
-    """One selection of so many samples after the other; each has the whole log."""
-    starts = [0, *accumulate(counts)]
-    parts = [slice(*ends) for ends in pairwise(starts)]
-    return [
-        replace(
-            selection,
-            role=selection.role[part],
-            quadrant=selection.quadrant[part],
-            supplement=selection.supplement[part],
-            weights=None if selection.weights is None else selection.weights[part],
+        Selection(
+            replace(whole.samples, **dict(zip(columns, mine, strict=True))),
+            mask,
+            whole.asked_samples * (index == 0),
+            whole.asked_tokens * (index == 0),
         )
-        for part in parts
+        for index, (mask, *mine) in enumerate(zip(masks, *split, strict=True))
     ]
 
 
@@ -180,25 +170,13 @@ def _require(info: PrunerInfo, what: str, column: object, count: int, *dtypes: t
     """UserError unless `column` is a [count] tensor of one of the dtypes."""
     if isinstance(column, Tensor) and column.shape == (count,) and column.dtype in dtypes:
         return
-    is_tensor = isinstance(column, Tensor)
-    found = f"{column.dtype} {list(column.shape)}" if is_tensor else type(column).__name__  # type: ignore[attr-defined]
+    found = f"{column.dtype} {list(column.shape)}" if isinstance(column, Tensor) else type(column).__name__
     allowed = " or ".join(map(str, dtypes))
     raise UserError(f"pruner {info.name}: {what} must be a {allowed} tensor [{count}], not {found}")
 
 
 def _everything(candidates: Candidates) -> SampleSelection:
     return keep_prunable(torch.ones(len(candidates), dtype=torch.bool))
-
-
-def _again(
-    samples: SampleSelection, candidates: Candidates, ratio: float, rng: torch.Generator
-) -> tuple[SampleSelection, int]:
-    """A random `ratio` of the kept samples, and how many these are."""
-    kept = samples.kept.nonzero().flatten()
-    count = sample_budget(ratio, len(kept))
-    role = samples.role.clone()
-    role[kept[draw(candidates.numbers[kept], rng)][count:]] = DROPPED
-    return replace(samples, role=role, supplement=samples.supplement & (role != DROPPED)), count
 
 
 def method_of(pruning: Pruning) -> Method:
@@ -221,6 +199,6 @@ def method_of(pruning: Pruning) -> Method:
         needs_of(pruning),
         sample,
         token,
-        cast(SamplePruner, bind_options(sample, pruning.sample_options, "sample")),
-        cast(TokenPruner, bind_options(token, pruning.token_options, "token")),
+        bind_options(sample, pruning.sample_options, "sample"),
+        bind_options(token, pruning.token_options, "token"),
     )

@@ -14,6 +14,9 @@ from qtuning.scoring.plane import Lines, Plane, Thresholds
 _ROLES = torch.full((5,), DROPPED, dtype=torch.int8)
 _ROLES[MISCONCEPTION], _ROLES[CALIBRATION] = PRUNABLE, WHOLE
 
+# [prune_in] -> roles: the samples that may lose tokens
+_PRUNED_IN = {"Q2": [PRUNABLE], "Q4": [WHOLE], "Q2+Q4": [PRUNABLE, WHOLE], "nothing": []}
+
 
 def triage(
     candidates: Candidates,
@@ -45,19 +48,16 @@ def triage(
     samples = Plane(ppl, ent, quadrants, thresholds)
     found = samples.search(budget.sample_ratio)
     quadrant = samples.quadrants(found.level)
-    selected = plane.in_q2_or_q4(quadrant)
-    inside = int(selected.sum())
-    missing, surplus_samples = max(0, budget.samples - inside), max(0, inside - budget.samples)
-
     role = _ROLES[quadrant.long()]
+    selected = role != DROPPED
+    inside = int(selected.sum())
+    missing = 0 if supplement == "none" else max(0, budget.samples - inside)
+    surplus_samples = 0 if surplus == "no-trim" else max(0, inside - budget.samples)
+
     scaled = plane.ranks if supplement == "rank" else plane.min_max
     tilt = scaled(ppl) - scaled(ent)
     best_first = ranking(tilt.abs(), candidates.numbers)  # supp = max(t, -t) = |t|
     queue = draw(candidates.numbers, rng) if supplement == "random" else best_first
-    if surplus == "no-trim":
-        surplus_samples = 0
-    if supplement == "none":
-        missing = 0
     if surplus_samples:
         role[best_first[selected[best_first]][budget.samples :]] = DROPPED
     supplemented = torch.zeros_like(selected)
@@ -83,16 +83,8 @@ def _log(found: Thresholds, quadrant: Tensor, median: Tensor) -> dict[str, float
         for q, count in enumerate(torch.bincount(where, minlength=5).tolist())
         if q
     }
-    return {
-        "level": found.level,
-        "iterations": found.iterations,
-        "converged": float(found.converged),
-        "ppl_low": found.ppl_low,
-        "ppl_high": found.ppl_high,
-        "ent_low": found.ent_low,
-        "ent_high": found.ent_high,
-        **shares,
-    }
+    search = {key: value for key, value in vars(found).items() if key != "kept"}
+    return search | {"converged": float(found.converged)} | shares
 
 
 def prune_tokens(
@@ -120,7 +112,7 @@ def prune_tokens(
     assert candidates.scores is not None
     owner = candidates.owner
     kept = selection.kept
-    prunable = _prunable(selection, prune_in)
+    prunable = torch.isin(selection.role, torch.tensor(_PRUNED_IN[prune_in], dtype=torch.int8))
     # whole responses, so that the neighbours of a token are still beside it
     can_go = prunable[owner].nonzero().flatten()
     s = smooth(candidates.scores.token_ppl[can_go], candidates.lengths[prunable], lambda_, neighbours)
@@ -142,14 +134,6 @@ def prune_tokens(
     surplus = min(held - allowed, held - 1)
     mask[first_to_go[: max(0, surplus)]] = False
     return mask
-
-
-def _prunable(selection: SampleSelection, prune_in: str) -> Tensor:
-    """[B] bool: the samples that may lose tokens."""
-    prunable = torch.zeros_like(selection.kept)
-    for role in {"Q2": (PRUNABLE,), "Q4": (WHOLE,), "Q2+Q4": (PRUNABLE, WHOLE), "nothing": ()}[prune_in]:
-        prunable |= selection.role == role
-    return prunable
 
 
 def smooth(token_ppl: Tensor, lengths: Tensor, lambda_: float, neighbours: Literal["sum", "mean"] = "sum") -> Tensor:

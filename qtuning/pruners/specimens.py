@@ -2,22 +2,22 @@
 
 import math
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from qtuning.pruners.base import (
+    DROPPED,
     PRUNABLE,
     WHOLE,
     Budget,
     Candidates,
     Instructions,
     SampleSelection,
-    keep_prunable,
+    keep_first,
     ranking,
-    sample_budget,
 )
 from qtuning.pruners.method import concatenate
 from qtuning.scoring.scores import BatchScores, TokenAttention
@@ -39,18 +39,11 @@ class Specimen:
         return torch.Generator().manual_seed(self.seed)
 
 
-def specimen(
-    name: str, candidates: Candidates, ratios: tuple[float, float], seed: int, role: int = PRUNABLE
-) -> Specimen:
-    """A decision at a budget. For token pruners a random r_sample of the candidates is selected, with that role."""
-    budget = Budget.of(*ratios, len(candidates), int(candidates.lengths.sum()))
+def specimen(name: str, candidates: Candidates, ratios: tuple[float, float], seed: int) -> Specimen:
+    """A decision at a budget. For token pruners a random r_sample of the candidates is selected."""
+    budget = Budget.of(*ratios, len(candidates), candidates.tokens)
     keys = torch.rand(len(candidates), generator=torch.Generator().manual_seed(seed + 1))
-    kept = torch.zeros(len(candidates), dtype=torch.bool)
-    kept[ranking(keys)[: sample_budget(ratios[0], len(candidates))]] = True
-    selection = keep_prunable(kept)
-    if role == WHOLE:
-        selection = replace(selection, role=torch.where(kept, WHOLE, selection.role).to(torch.int8))
-    return Specimen(name, candidates, selection, budget, seed)
+    return Specimen(name, candidates, keep_first(ranking(keys), budget.samples), budget, seed)
 
 
 def random_candidates(count: int, seed: int, longest: int = 40) -> Candidates:
@@ -107,13 +100,13 @@ def degenerate() -> Iterator[Specimen]:
     yield specimen("one-token responses", random_candidates(16, 13, longest=1), half, 13)
     usual = random_candidates(12, 14)
     assert usual.scores is not None
-    total, lengths = int(usual.lengths.sum()), usual.lengths
+    lengths = usual.lengths
 
     def scored(nll: Tensor, entropy: Tensor) -> Candidates:
         sequence = torch.stack([part.mean() for part in entropy.split(lengths.tolist())])
         return replace(usual, scores=BatchScores(nll, entropy, lengths, sequence), reference=torch.zeros_like(nll))
 
-    flat = torch.ones(total, dtype=torch.float64)
+    flat = torch.ones(usual.tokens, dtype=torch.float64)
     rising = torch.repeat_interleave(torch.arange(12, dtype=torch.float64), lengths)
     yield specimen("equal scores", scored(flat, flat), half, 14)
     yield specimen("two values only", scored((rising % 2), (rising % 2).flip(0)), half, 15)
@@ -127,19 +120,32 @@ def degenerate() -> Iterator[Specimen]:
     yield specimen("a budget that rounds to nothing", usual, (1e-4, 1e-4), 21)
     yield specimen("equal scores and a budget that rounds to nothing", scored(flat, flat), (1e-4, 1e-4), 23)
     yield specimen("equal scores at a ratio of 1", scored(flat, flat), (1.0, 1.0), 24)
-    whole = specimen("no Q2-like sample while tokens must go", usual, half, 22, role=WHOLE)
-    yield whole
-    every_other = whole.selection.kept.cumsum(0) % 2 == 0
-    role = torch.where(every_other, whole.selection.role.clamp(max=PRUNABLE), whole.selection.role)
-    yield replace(whole, name="some samples stay whole", selection=replace(whole.selection, role=role))
+    case = specimen("no Q2-like sample while tokens must go", usual, half, 22)
+    kept = case.selection.kept
+    role = torch.where(kept, WHOLE, DROPPED).to(torch.int8)
+    yield replace(case, selection=replace(case.selection, role=role))
+    role = role.where(kept.cumsum(0) % 2 == 1, role.clamp(max=PRUNABLE))
+    yield replace(case, name="some samples stay whole", selection=replace(case.selection, role=role))
 
 
-def permuted(case: Specimen, order: Tensor) -> Specimen:
-    """The same decision with the candidates in another order (indices)."""
-    parts = [part_of(case.candidates, index) for index in order.tolist()]
-    chosen = case.selection
-    selection = SampleSelection(chosen.role[order], chosen.quadrant[order], chosen.supplement[order])
-    return replace(case, candidates=concatenate(parts), selection=selection)
+def reordered(candidates: Candidates, order: Tensor) -> tuple[Candidates, Tensor]:
+    """The candidates in `order` (indices), and where each of their tokens was before: [N] indices."""
+    scores, attention, texts = candidates.scores, candidates.attention, candidates.instructions
+    assert scores is not None and attention is not None and texts is not None
+    assert candidates.prompts is not None and candidates.reference is not None and candidates.losses is not None
+    places = torch.arange(candidates.tokens).split(candidates.lengths.tolist())
+    tokens = torch.cat([places[index] for index in order.tolist()])
+    return replace(
+        candidates,
+        numbers=candidates.numbers[order],
+        lengths=candidates.lengths[order],
+        prompts=candidates.prompts[order],
+        scores=scores.of(order.tolist()),
+        attention=TokenAttention(attention.received[tokens], attention.rated[tokens], attention.rank[order]),
+        reference=candidates.reference[tokens],
+        losses=candidates.losses[order],
+        instructions=Instructions(texts.characters[order], texts.entropy[order]),
+    ), tokens
 
 
 def rounded(case: Specimen) -> Specimen:
@@ -159,43 +165,8 @@ def rounded(case: Specimen) -> Specimen:
 
 def limited(case: Specimen, needs: Collection[str]) -> Specimen:
     """The same decision by a pruner that knows only what `needs` asks for, as in training; the rest is None."""
-    whole, scores = case.candidates, case.candidates.scores
+    scores = case.candidates.scores
     if scores is not None and "sequence-entropy" not in needs:
         scores = replace(scores, sequence_ent=None) if "scores" in needs else None
-    known = replace(
-        whole,
-        scores=scores,
-        attention=whole.attention if "attention" in needs else None,
-        reference=whole.reference if "reference" in needs else None,
-        losses=whole.losses if "losses" in needs else None,
-        instructions=whole.instructions if "instructions" in needs else None,
-    )
-    return replace(case, candidates=known)
-
-
-def part_of(candidates: Candidates, index: int) -> Candidates:
-    """One of the samples alone."""
-    count = len(candidates)
-    ends = torch.cumsum(candidates.lengths, 0).tolist()
-    tokens = slice(ends[index] - int(candidates.lengths[index]), ends[index])
-
-    def cut(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value[index : index + 1] if len(value) == count and not _by_token(value) else value[tokens]
-        if hasattr(value, "__dataclass_fields__"):
-            return replace(value, **{field.name: cut(getattr(value, field.name)) for field in fields(value)})
-        return value
-
-    by_token = {id(tensor) for tensor in _token_tensors(candidates)}
-
-    def _by_token(value: Tensor) -> bool:
-        return id(value) in by_token
-
-    return cut(candidates)  # type: ignore[no-any-return]
-
-
-def _token_tensors(candidates: Candidates) -> list[Tensor]:
-    """The tensors with one entry for each response token; all others have one for each sample."""
-    scores, attention = candidates.scores, candidates.attention
-    assert scores is not None and attention is not None and candidates.reference is not None
-    return [scores.nll, scores.entropy, attention.received, attention.rated, candidates.reference]
+    hidden: dict[str, Any] = dict.fromkeys({"attention", "reference", "losses", "instructions"} - set(needs))
+    return replace(case, candidates=replace(case.candidates, scores=scores, **hidden))

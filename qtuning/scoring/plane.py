@@ -20,17 +20,6 @@ TOLERANCE = 0.01  # on the kept fraction
 Lines = Literal["two-tails", "midpoint"]  # reading A5
 
 
-def _numbers(naming: Naming) -> np.ndarray:
-    """[3, 3] int8: the quadrant at [error, uncertainty], each 0 low, 1 between, 2 high."""
-    numbers = np.full((3, 3), BETWEEN, np.int8)
-    for quadrant in QUADRANTS[naming]:
-        numbers[2 * quadrant.high_error, 2 * quadrant.high_uncertainty] = quadrant.number
-    return numbers
-
-
-_NUMBERS: dict[Naming, np.ndarray] = {naming: _numbers(naming) for naming in QUADRANTS}
-
-
 @dataclass(frozen=True)
 class Thresholds:
     """The lines on the plane, and how the search found them.
@@ -41,13 +30,13 @@ class Thresholds:
     """
 
     level: float
+    iterations: int
+    converged: bool
     ppl_low: float
     ppl_high: float
     ent_low: float
     ent_high: float
     kept: float
-    iterations: int
-    converged: bool
 
 
 class Plane:
@@ -59,7 +48,10 @@ class Plane:
         # once for all quantiles
         self._axes = ppl.numpy(), ent.numpy()
         self._sorted = [np.sort(values).tolist() for values in self._axes]
-        self._numbers = _NUMBERS[naming]
+        # [3, 3] int8: the quadrant at [error, uncertainty], each 0 low, 1 between, 2 high
+        self._numbers = np.full((3, 3), BETWEEN, np.int8)
+        for quadrant in QUADRANTS[naming]:
+            self._numbers[2 * quadrant.high_error, 2 * quadrant.high_uncertainty] = quadrant.number
         self._held = (self._numbers == MISCONCEPTION) | (self._numbers == CALIBRATION)
 
     @property
@@ -110,7 +102,7 @@ class Plane:
             else:
                 high = level
         ppl, ent = self.lines(level)
-        return Thresholds(level, *ppl, *ent, kept, iterations, converged)
+        return Thresholds(level, iterations, converged, *ppl, *ent, kept)
 
     def _bands(self, level: float) -> tuple[np.ndarray, np.ndarray]:
         """([B], [B]) of error and of uncertainty: 0 low, 1 between, 2 high."""
@@ -118,11 +110,6 @@ class Plane:
         error_lines, uncertainty_lines = np.array(self.lines(level))
         error, uncertainty = self._axes
         return error_lines.searchsorted(error), uncertainty_lines.searchsorted(uncertainty)
-
-
-def in_q2_or_q4(quadrant: Tensor) -> Tensor:
-    """[B] bool: the samples in the two quadrants that Q-Tuning keeps."""
-    return (quadrant == MISCONCEPTION) | (quadrant == CALIBRATION)
 
 
 def min_max(values: Tensor) -> Tensor:

@@ -58,15 +58,10 @@ class BatchScores:
 
     def of(self, positions: Sequence[int]) -> "BatchScores":
         """The scores of some of the samples."""
-        sizes = self.lengths.tolist()
-        nll, entropy = self.nll.split(sizes), self.entropy.split(sizes)
-        chosen = torch.tensor(positions)
-        return BatchScores(
-            torch.cat([nll[position] for position in positions]),
-            torch.cat([entropy[position] for position in positions]),
-            self.lengths[chosen],
-            None if self.sequence_ent is None else self.sequence_ent[chosen],
-        )
+        places = torch.arange(len(self.nll)).split(self.lengths.tolist())
+        tokens, chosen = torch.cat([places[position] for position in positions]), torch.tensor(positions)
+        sequence_ent = None if self.sequence_ent is None else self.sequence_ent[chosen]
+        return BatchScores(self.nll[tokens], self.entropy[tokens], self.lengths[chosen], sequence_ent)
 
 
 def segment_mean(values: Tensor, lengths: Tensor) -> Tensor:

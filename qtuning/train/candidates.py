@@ -171,7 +171,7 @@ class CandidateSource:
                 observed = observe(self.model, samples, needs, self.layer, device, self._half, impl)
         self.cost.samples_scored += len(samples)
         self.cost.tokens_scored += observed.packed.tokens
-        self.cost.flops_scoring += self._shape.forward_flops(observed.packed, observed.depth)
+        self.cost.flops_scoring += self._shape.forward_flops(observed.packed.positions, observed.depth)
         return observed, graphs
 
 

@@ -353,7 +353,7 @@ class TrainingLoop:
             kept, graphs = decision.kept, decision.graphs
             if kept is not None and graphs is None:
                 cost.tokens_forwarded += kept.tokens
-                cost.flops_training += self.shape.training_flops(kept)
+                cost.flops_training += self.shape.training_flops(kept.positions)
             elif kept is not None and graphs is not None:  # its forward is accounted for as scoring
                 lengths = [len(hidden) for hidden in graphs.hidden.values()]
                 cost.flops_training += self.shape.backward_flops(Positions.of(lengths, kept.targets))

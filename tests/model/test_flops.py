@@ -38,7 +38,7 @@ def test_forward_flops(build: Any, family: str, tied: bool) -> None:
         wrapped.score(packed)
     # the counter takes attention as a full square (where it sees it at all) and counts rotary angles
     seen = [t for name, t in counter.get_flop_counts()["Global"].items() if "attention" not in str(name)]
-    ours = shape.forward_flops(packed) - attention_flops(shape, packed, full=False)
+    ours = shape.forward_flops(packed.positions) - attention_flops(shape, packed, full=False)
     assert ours <= sum(seen) <= ours + attention_flops(shape, packed, full=True) + 0.01 * ours
 
 
@@ -50,7 +50,10 @@ def test_forward_flops_by_hand(tiny_llama: Any) -> None:
     packed = batch()
     assert (packed.lengths, packed.tokens, packed.targets) == ((11, 4, 7), 22, 15)
     pairs = 66 + 10 + 28
-    assert shape.forward_flops(packed) == 2 * shape.matmul * 22 + 4 * shape.attention * pairs + 2 * shape.head * 15
+    assert (
+        shape.forward_flops(packed.positions)
+        == 2 * shape.matmul * 22 + 4 * shape.attention * pairs + 2 * shape.head * 15
+    )
 
 
 def test_a_forward_that_stops_early_costs_the_layers_that_ran(build: Any) -> None:
@@ -59,19 +62,19 @@ def test_a_forward_that_stops_early_costs_the_layers_that_ran(build: Any) -> Non
     shape, samples = shape_of(wrapped.model, False, False), oracles.random_samples([(8, 24), (5, 30)], seed=0)
     with FlopCounterMode(display=False) as counter:
         observed = observe(wrapped, samples, {"attention"}, 2, torch.device("cpu"))
-    whole = shape.forward_flops(observed.packed)
-    ours = shape.forward_flops(observed.packed, observed.depth)
+    whole = shape.forward_flops(observed.packed.positions)
+    ours = shape.forward_flops(observed.packed.positions, observed.depth)
     assert ours == pytest.approx(whole / 3) and observed.packed.targets == 0
     assert whole / 6 < counter.get_total_flops() <= ours
     # the head does not become cheaper with the layers
     head = 2 * shape.head * batch().targets
-    assert shape.forward_flops(batch(), 0.5) == (shape.forward_flops(batch()) - head) / 2 + head
+    assert shape.forward_flops(batch().positions, 0.5) == (shape.forward_flops(batch().positions) - head) / 2 + head
 
 
 @pytest.mark.parametrize(("frozen", "checkpointing", "factor"), [(0, 0, 3), (1, 0, 2), (0, 1, 4), (1, 1, 3)])
 def test_training_flops(tiny_llama: Any, frozen: bool, checkpointing: bool, factor: int) -> None:
     shape, packed = shape_of(tiny_llama, bool(frozen), bool(checkpointing)), batch()
-    assert shape.training_flops(packed) == factor * shape.forward_flops(packed)
+    assert shape.training_flops(packed.positions) == factor * shape.forward_flops(packed.positions)
 
 
 def test_adapters_do_not_change_the_shape(tiny_llama: Any) -> None:

@@ -56,7 +56,7 @@ def lengths(sizes: list[tuple[int, int]] = SIZES) -> Lengths:
 def cost_of(samples: list[Sample], keep: Any = None, factor: float = 1.0) -> float:
     packed = pack(samples, keep)
     assert packed is not None
-    return factor * SHAPE.model_shape().forward_flops(packed)
+    return factor * SHAPE.model_shape().forward_flops(packed.positions)
 
 
 WAYS = [("full", False, 3), ("lora", True, 3), ("lora", False, 2)]
@@ -107,9 +107,12 @@ def test_scoring_is_accounted_as_it_is_forwarded() -> None:
     assert entropy.samples_scored == 2 * (10 + 5)
     # attention of layer 2 of 4: whole sequences through half of the layers, and no head
     attention = training_work(a_cell("full+fastv"), SHAPE, lengths())
-    assert attention.scoring_flops == pytest.approx(2 * shape.forward_flops(pack_whole(samples, "nowhere"), 0.5))
+    assert attention.scoring_flops == pytest.approx(
+        2 * shape.forward_flops(pack_whole(samples, "nowhere").positions, 0.5)
+    )
     sequence = training_work(a_cell("q-tuning", options={"entropy": "sequence"}), SHAPE, lengths())
-    assert sequence.scoring_flops == pytest.approx(2 * shape.forward_flops(pack_whole(samples, "everywhere")))
+    positions = pack_whole(samples, "everywhere").positions
+    assert sequence.scoring_flops == pytest.approx(2 * shape.forward_flops(positions))
     assert training_work(a_cell("random+random"), SHAPE, lengths()).scoring_flops == 0
     assert training_work(a_cell("infobatch+random"), SHAPE, lengths()).scoring_flops == 0
 
@@ -164,7 +167,7 @@ def test_reused_graphs_save_the_forward_of_what_is_kept(tuning: str, checkpointi
     packed = pack(samples)
     assert packed is not None
     through_head = 2 * SHAPE.head * packed.targets
-    layers = shape.forward_flops(packed) - through_head
+    layers = shape.forward_flops(packed.positions) - through_head
     work = training_work(a_cell("q-tuning", 1.0, 0.5, reuse, **training), SHAPE, lengths())
     kept = sum(max(1.0, response / 2) for _, response in SIZES)
     assert work.scoring_flops == pytest.approx(2 * (layers + through_head))

@@ -2,13 +2,12 @@
 
 import math
 import random
-from dataclasses import replace
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qtuning.pruners.base import Candidates, Instructions, SampleSelection, keep_prunable
+from qtuning.pruners.base import Budget, Candidates, Instructions, SampleSelection, keep_prunable
 from qtuning.scoring.scores import BatchScores, TokenAttention
 
 # nats in multiples of 1/64 have exact sums in any order; the second line is made of ties, the third of extremes
@@ -18,6 +17,21 @@ NATS = (
     [0.0, 0.25, 701.0, 702.0, 1e6],
 )
 RATIOS = st.sampled_from([1e-4, 0.0078125, 0.125, 0.25, 0.5, 0.7, 1.0]) | st.floats(1e-3, 1.0)
+
+
+def budget_of(candidates: Candidates, samples: float = 1.0, tokens: float = 1.0) -> Budget:
+    """The budget of these candidates at the ratios."""
+    return Budget.of(samples, tokens, len(candidates), candidates.tokens)
+
+
+def exactly(tokens: int) -> Budget:
+    """A budget of so many tokens."""
+    return Budget(1.0, 1.0, 1, tokens)
+
+
+def candidates_of(lengths: list[int]) -> Candidates:
+    """Candidates of which nothing is known but how long they are."""
+    return Candidates(torch.arange(len(lengths)) * 5 + 2, torch.tensor(lengths))
 
 
 @st.composite
@@ -46,6 +60,7 @@ def populations(draw: st.DrawFn, samples: int = 12, tokens: int = 6) -> Candidat
         reference=floats(nats, total),
         losses=floats([*nats, *[math.nan] * (len(nats) // 3)], count),
         instructions=Instructions(integers(1, 5), floats(nats, count)),
+        prompts=integers(1, 5),
         epoch=0,
         epochs=3,
     )
@@ -57,24 +72,6 @@ def populations_selected(draw: st.DrawFn) -> tuple[Candidates, SampleSelection]:
     candidates = draw(populations())
     pattern = draw(st.integers(1, 2 ** len(candidates) - 1))
     return candidates, keep_prunable(torch.tensor([bool(pattern >> index & 1) for index in range(len(candidates))]))
-
-
-def reordered(candidates: Candidates, order: Tensor) -> tuple[Candidates, Tensor]:
-    """The candidates in `order` (indices), and where each of their tokens was before: [N] indices."""
-    assert candidates.scores is not None and candidates.attention is not None
-    assert candidates.reference is not None and candidates.losses is not None and candidates.instructions is not None
-    tokens = torch.cat([torch.arange(len(candidates.owner))[candidates.owner == index] for index in order.tolist()])
-    scores, attention, texts = candidates.scores, candidates.attention, candidates.instructions
-    return replace(
-        candidates,
-        numbers=candidates.numbers[order],
-        lengths=candidates.lengths[order],
-        scores=BatchScores(scores.nll[tokens], scores.entropy[tokens], scores.lengths[order]),
-        attention=TokenAttention(attention.received[tokens], attention.rated[tokens], attention.rank[order]),
-        reference=candidates.reference[tokens],
-        losses=candidates.losses[order],
-        instructions=Instructions(texts.characters[order], texts.entropy[order]),
-    ), tokens
 
 
 def orders(candidates: Candidates) -> st.SearchStrategy[Tensor]:

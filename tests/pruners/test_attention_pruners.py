@@ -4,19 +4,15 @@ from fractions import Fraction
 
 import torch
 from hypothesis import given, settings
-from populations import RATIOS, populations_selected
+from populations import RATIOS, budget_of, exactly, populations_selected
 from torch import Tensor
 
 from qtuning.pruners.attention import fastv, sparsevlm
-from qtuning.pruners.base import Budget, Candidates, SampleSelection, keep_prunable
+from qtuning.pruners.base import Candidates, SampleSelection, keep_prunable
 from qtuning.scoring.scores import TokenAttention
 from qtuning.train.seeding import generator
 
 RNG = generator(0)
-
-
-def exactly(tokens: int) -> Budget:
-    return Budget(1.0, 1.0, 1, tokens)
 
 
 def attended(lengths: list[int], values: list[float], rank: list[int], numbers: list[int] | None = None) -> Candidates:
@@ -54,7 +50,7 @@ def test_fastv_spends_its_budget_on_the_highest(chosen: tuple[Candidates, Sample
     candidates, selection = chosen
     assert candidates.attention is not None
     available = int(candidates.lengths[selection.kept].sum())
-    budget = Budget.of(1.0, ratio, len(candidates), int(candidates.lengths.sum()))
+    budget = budget_of(candidates, tokens=ratio)
     mask = fastv(candidates, selection, budget, RNG, layer=2, within="sample")
     assert int(mask.sum()) == min(budget.tokens, available)
     kept = positions(mask, candidates.lengths)
@@ -95,7 +91,7 @@ def test_sparsevlm_divides_its_budget_by_rank(chosen: tuple[Candidates, SampleSe
     candidates, selection = chosen
     assert candidates.attention is not None
     sizes = (candidates.lengths * selection.kept).tolist()
-    budget = Budget.of(1.0, ratio, len(candidates), int(candidates.lengths.sum()))
+    budget = budget_of(candidates, tokens=ratio)
     mask = sparsevlm(candidates, selection, budget, RNG, layer=2)
     kept = positions(mask, candidates.lengths)
     held = [len(part) for part in kept]

@@ -22,7 +22,6 @@ from qtuning.pruners.base import (
     ranking,
     sample_budget,
     shares,
-    token_budget,
 )
 from qtuning.train.seeding import generator
 
@@ -49,14 +48,14 @@ def test_sample_budget(ratio: float, count: int, expected: int) -> None:
     [(0.25, 0.5, 800, 100), (0.125, 0.7, 1000, 88), (1.0, 1.0, 13, 13), (0.01, 0.01, 50, 1), (1.0, 0.7, 10, 7)],
 )
 def test_token_budget(samples: float, tokens: float, total: int, expected: int) -> None:
-    assert token_budget(samples, tokens, total) == expected
+    assert Budget.of(samples, tokens, 1, total).tokens == expected
 
 
 @given(st.floats(1e-9, 1.0), st.floats(1e-9, 1.0), st.integers(1, 10**6))
 def test_budgets_are_within_one_half_and_never_empty(samples: float, tokens: float, count: int) -> None:
     for budget, exact in (
         (sample_budget(samples, count), samples * count),
-        (token_budget(samples, tokens, count), samples * tokens * count),
+        (Budget.of(samples, tokens, 1, count).tokens, samples * tokens * count),
     ):
         assert 1 <= budget <= count
         assert abs(budget - exact) <= 0.5 + 1e-6 or budget == 1 > exact

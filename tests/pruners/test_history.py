@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from populations import RATIOS, first, populations, populations_selected
+from populations import RATIOS, budget_of, first, populations, populations_selected
 
-from qtuning.pruners.base import Budget, Candidates, SamplePruner, SampleSelection
+from qtuning.pruners.base import Budget, Candidates, SampleSelection
 from qtuning.pruners.history import (
     infobatch_subsampled,
     lowest_character_entropy,
@@ -17,10 +17,6 @@ from qtuning.pruners.history import (
     sparsevlm_by_rank,
 )
 from qtuning.train.seeding import generator
-
-
-def budget_of(candidates: Candidates, ratio: float) -> Budget:
-    return Budget.of(ratio, 1.0, len(candidates), int(candidates.lengths.sum()))
 
 
 def characters(candidates: Candidates) -> list[float]:
@@ -41,7 +37,10 @@ def entropies(candidates: Candidates) -> list[float]:
 @settings(max_examples=800, deadline=None)
 @given(candidates=populations(), ratio=RATIOS)
 def test_the_lowest_instructions_are_kept(
-    pruner: SamplePruner, value: Callable[[Candidates], list[float]], candidates: Candidates, ratio: float
+    pruner: Callable[..., SampleSelection],
+    value: Callable[[Candidates], list[float]],
+    candidates: Candidates,
+    ratio: float,
 ) -> None:
     selection = pruner(candidates, budget_of(candidates, ratio), generator(0))
     count = max(1, round(ratio * len(candidates)))

@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from populations import RATIOS, orders, populations, populations_selected, reordered
+from populations import RATIOS, budget_of, orders, populations, populations_selected
 
 from qtuning.experiment.lookup import BUILT_IN, bind_options
-from qtuning.pruners.base import Budget, Candidates, SampleSelection, keep_prunable
+from qtuning.pruners.base import Candidates, SampleSelection, keep_prunable
+from qtuning.pruners.specimens import reordered
 from qtuning.train.seeding import generator
 
 SEEDS = st.integers(0, 9)
@@ -33,7 +34,7 @@ def test_samples(name: str, candidates: Candidates, ratio: float, epoch: int, se
     decide = bind_options(BUILT_IN["sample"][name], options_of(name), "sample")
     candidates = replace(candidates, epoch=epoch)
     order = data.draw(orders(candidates))
-    budget = Budget.of(ratio, 1.0, len(candidates), candidates.tokens)
+    budget = budget_of(candidates, ratio)
     here = decide(candidates, budget, generator(seed))
     there = decide(reordered(candidates, order)[0], budget, generator(seed))
     for column in ("role", "quadrant", "supplement", "weights"):
@@ -57,7 +58,7 @@ def test_tokens(
     candidates, selection = chosen
     order = data.draw(orders(candidates))
     other, tokens = reordered(candidates, order)
-    budget = Budget.of(1.0, ratio, len(candidates), candidates.tokens)
+    budget = budget_of(candidates, tokens=ratio)
     here = decide(candidates, selection, budget, generator(seed))
     there = decide(other, keep_prunable(selection.kept[order]), budget, generator(seed))
     assert torch.equal(there, here[tokens])

@@ -12,9 +12,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from populations import budget_of
 
 from qtuning.experiment.registry import NoOptions, TokenPruningOptions, TriageOptions
-from qtuning.pruners.base import DROPPED, PRUNABLE, WHOLE, Budget, Candidates, SampleSelection
+from qtuning.pruners.base import DROPPED, PRUNABLE, WHOLE, Candidates, SampleSelection
 from qtuning.pruners.q_tuning import prune_tokens, smooth, triage
 from qtuning.scoring.scores import OVERFLOW, BatchScores
 from qtuning.train.seeding import generator
@@ -120,7 +121,7 @@ def hostile(seed: int, count: int) -> Iterator[list[Row]]:
 
 
 def triage_of(candidates: Candidates, ratio: float, readings: Options, seed: int = 0) -> SampleSelection:
-    budget = Budget.of(ratio, 0.5, len(candidates), int(candidates.lengths.sum()))
+    budget = budget_of(candidates, ratio, 0.5)
     return triage(candidates, budget, generator(seed), **readings)
 
 
@@ -254,7 +255,7 @@ def check_tokens(
     candidates = candidates_of(rows)
     role = torch.tensor(roles, dtype=torch.int8)
     selection = SampleSelection(role, torch.zeros_like(role), torch.zeros(len(role), dtype=torch.bool))
-    budget = Budget.of(*ratios, len(rows), int(candidates.lengths.sum()))
+    budget = budget_of(candidates, *ratios)
     mask = prune_tokens(candidates, selection, budget, generator(0), lambda_=lambda_, **readings)
     assert mask.dtype == torch.bool and mask.shape == (int(candidates.lengths.sum()),)
     assert candidates.scores is not None
@@ -441,7 +442,7 @@ def test_the_order_of_the_batch_does_not_matter(
     for order in (rows, rng.sample(rows, len(rows))):
         candidates = candidates_of(order)
         selection = triage_of(candidates, ratio, readings)
-        budget = Budget.of(ratio, token_ratio, len(rows), int(candidates.lengths.sum()))
+        budget = budget_of(candidates, ratio, token_ratio)
         mask = prune_tokens(candidates, selection, budget, generator(1), lambda_=lambda_, **token_readings)
         columns = (selection.role.tolist(), selection.quadrant.tolist(), selection.supplement.tolist())
         parts = (tuple(part.tolist()) for part in mask.split(candidates.lengths.tolist()))

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 import torch
 from hypothesis import given, settings
-from populations import RATIOS, first, populations, token_means
+from populations import RATIOS, budget_of, candidates_of, first, populations, token_means
 
-from qtuning.pruners.base import PRUNABLE, Budget, Candidates, SamplePruner
+from qtuning.pruners.base import PRUNABLE, Candidates, SampleSelection
 from qtuning.pruners.sample import (
     highest_entropy,
     highest_ppl,
@@ -22,19 +22,11 @@ from qtuning.scoring.scores import BatchScores
 from qtuning.train.seeding import generator
 
 
-def candidates_of(count: int) -> Candidates:
-    return Candidates(torch.arange(count) * 5 + 2, torch.arange(count) % 4 + 1)
-
-
 def scored(nll: list[float]) -> Candidates:
     """One-token samples."""
     lengths = torch.ones(len(nll), dtype=torch.int64)
     loss = torch.tensor(nll, dtype=torch.float64)
     return Candidates(torch.arange(len(nll)), lengths, BatchScores(loss, loss, lengths))
-
-
-def budget_of(candidates: Candidates, ratio: float) -> Budget:
-    return Budget.of(ratio, 1.0, len(candidates), int(candidates.lengths.sum()))
 
 
 def lengths(candidates: Candidates) -> list[float]:
@@ -52,7 +44,7 @@ def errors(candidates: Candidates) -> list[float]:
     return [min(700.0, mean) for mean in token_means(candidates.scores.nll, candidates.lengths)]
 
 
-RANKED: list[tuple[SamplePruner, int, Callable[[Candidates], list[float]]]] = [
+RANKED: list[tuple[Callable[..., SampleSelection], int, Callable[[Candidates], list[float]]]] = [
     (longest, -1, lengths),
     (highest_entropy, -1, entropies),
     (highest_ppl, -1, errors),
@@ -64,7 +56,11 @@ RANKED: list[tuple[SamplePruner, int, Callable[[Candidates], list[float]]]] = [
 @settings(max_examples=800, deadline=None)
 @given(candidates=populations(), ratio=RATIOS)
 def test_the_ranked_pruners_keep_the_extremes(
-    pruner: SamplePruner, sign: int, value: Callable[[Candidates], list[float]], candidates: Candidates, ratio: float
+    pruner: Callable[..., SampleSelection],
+    sign: int,
+    value: Callable[[Candidates], list[float]],
+    candidates: Candidates,
+    ratio: float,
 ) -> None:
     selection = pruner(candidates, budget_of(candidates, ratio), generator(0))
     count = max(1, round(ratio * len(candidates)))
@@ -93,14 +89,14 @@ def test_middle_ppl_by_hand() -> None:
 
 
 def test_full_keeps_everything() -> None:
-    candidates = candidates_of(9)
+    candidates = candidates_of([1] * 9)
     assert keep_all(candidates, budget_of(candidates, 0.25), generator(0)).role.tolist() == [PRUNABLE] * 9
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 100])
 @pytest.mark.parametrize("ratio", [0.0078125, 0.125, 0.25, 0.5, 1.0])
 def test_random_keeps_the_budget_exactly(count: int, ratio: float) -> None:
-    candidates = candidates_of(count)
+    candidates = candidates_of([1] * count)
     selection = random_samples(candidates, budget_of(candidates, ratio), generator(1))
     assert int(selection.kept.sum()) == max(1, round(ratio * count))
     assert set(selection.role[selection.kept].tolist()) == {PRUNABLE}
@@ -108,7 +104,7 @@ def test_random_keeps_the_budget_exactly(count: int, ratio: float) -> None:
 
 
 def test_random_is_settled_by_its_generator_alone() -> None:
-    candidates = candidates_of(64)
+    candidates = candidates_of([1] * 64)
     half = budget_of(candidates, 0.5)
     first_, again, other, next_epoch = (
         random_samples(candidates, half, generator(seed, "epoch", epoch)).kept
@@ -120,7 +116,7 @@ def test_random_is_settled_by_its_generator_alone() -> None:
 
 def test_random_prefers_no_sample_and_no_pair() -> None:
     """Over 2000 draws of 3 from 12 each sample comes 500 times, each pair 91 times, give or take 5 deviations."""
-    candidates = candidates_of(12)
+    candidates = candidates_of([1] * 12)
     quarter = budget_of(candidates, 0.25)
     singles: Counter[int] = Counter()
     pairs: Counter[tuple[int, int]] = Counter()

@@ -9,29 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from populations import RATIOS, populations_selected
+from populations import RATIOS, budget_of, candidates_of, exactly, populations_selected
 from torch import Tensor
 
 from qtuning.experiment.registry import TOKEN_PRUNERS
-from qtuning.pruners.base import Budget, Candidates, SampleSelection, keep_prunable
+from qtuning.pruners.base import Candidates, SampleSelection, keep_prunable
 from qtuning.pruners.token import excess_loss, highest_loss, keep_all, random_tokens
 from qtuning.scoring.scores import BatchScores
 from qtuning.train.seeding import generator
 
 Chosen = tuple[Candidates, SampleSelection]
-
-
-def candidates_of(lengths: list[int]) -> Candidates:
-    return Candidates(torch.arange(len(lengths)), torch.tensor(lengths))
-
-
-def budget_of(candidates: Candidates, ratio: float) -> Budget:
-    """`ratio` of all the tokens of the batch."""
-    return Budget.of(1.0, ratio, len(candidates), int(candidates.lengths.sum()))
-
-
-def exactly(tokens: int) -> Budget:
-    return Budget(1.0, 1.0, 1, tokens)
 
 
 def losses(candidates: Candidates) -> list[float]:
@@ -76,7 +63,7 @@ def test_the_highest_of_the_batch_stay(
     pruner: Callable[..., Tensor], values: Callable[[Candidates], list[float]], chosen: Chosen, ratio: float
 ) -> None:
     candidates, selection = chosen
-    budget = budget_of(candidates, ratio)
+    budget = budget_of(candidates, tokens=ratio)
     mask = pruner(candidates, selection, budget, generator(0), within="batch")
     assert budget.tokens == max(1, round(ratio * len(mask)))
     assert found(candidates, mask) == set(ranked_rows(candidates, selection, values(candidates))[: budget.tokens])
@@ -89,7 +76,7 @@ def test_within_samples_each_keeps_the_highest_of_its_own(
     pruner: Callable[..., Tensor], values: Callable[[Candidates], list[float]], chosen: Chosen, ratio: float
 ) -> None:
     candidates, selection = chosen
-    budget = budget_of(candidates, ratio)
+    budget = budget_of(candidates, tokens=ratio)
     mask = pruner(candidates, selection, budget, generator(0), within="sample")
     rows = ranked_rows(candidates, selection, values(candidates))
     lengths = dict(zip(candidates.numbers.tolist(), candidates.lengths.tolist(), strict=True))

@@ -115,11 +115,11 @@ def test_backward_flops_are_two_thirds_of_a_step_but_for_the_head(tiny_llama: An
     packed = pack(oracles.random_samples(SHAPES, seed=8))
     assert packed is not None
     full, frozen = (shape_of(tiny_llama, frozen, False) for frozen in (False, True))
-    head, forward = 2 * full.head * packed.targets, full.forward_flops(packed)
-    assert full.backward_flops(packed) == pytest.approx(2 * (forward - head) + 3 * head)
-    assert frozen.backward_flops(packed) == pytest.approx(forward - head + 2 * head)
+    head, forward = 2 * full.head * packed.targets, full.forward_flops(packed.positions)
+    assert full.backward_flops(packed.positions) == pytest.approx(2 * (forward - head) + 3 * head)
+    assert frozen.backward_flops(packed.positions) == pytest.approx(forward - head + 2 * head)
     recomputed = shape_of(tiny_llama, False, True)
-    assert recomputed.backward_flops(packed) == pytest.approx(3 * forward)
+    assert recomputed.backward_flops(packed.positions) == pytest.approx(3 * forward)
 
 
 @pytest.mark.parametrize(
