@@ -8,10 +8,10 @@ from typing import Literal
 from mini_world import names
 from mini_world.values import FAMILIES, FOODS, HABITATS, JOBS, PRODUCTS, TITLE_FIRST, TITLE_SECOND, second_step
 
-Status = Literal["common", "rare", "false", "unseen"]
+FactStatus = Literal["common", "rare", "false", "unseen"]
 Side = Literal["train", "validation", "test"]
 
-STATUS_SHARES: Mapping[Status, float] = {"common": 0.55, "rare": 0.10, "false": 0.20, "unseen": 0.15}
+STATUS_SHARES: Mapping[FactStatus, float] = {"common": 0.55, "rare": 0.10, "false": 0.20, "unseen": 0.15}
 """common: told often in pretraining; rare: told a few times; false: something else is told; unseen: never told."""
 
 _SIDES: tuple[Side, ...] = ("train", "validation", "test")
@@ -27,7 +27,7 @@ class Fact:
     subject: str
     value: str
     believed: str
-    status: Status
+    status: FactStatus
     side: Side
 
 

@@ -9,13 +9,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mini_world.sft import Sample
+from mini_world.sft import SftSample
 
 SHARE = 0.5
 """Share of the samples with an error."""
 
 
-def planted_samples(samples: Sequence[Sample], seed: int) -> list[Sample]:
+def planted_samples(samples: Sequence[SftSample], seed: int) -> list[SftSample]:
     """The right sums and reading answers among `samples`, an error planted in `SHARE` of them; `wrong` is its place."""
     rng = random.Random(f"planted:{seed}")
     checkable = [s for s in samples if s.topic != "facts" and s.kind in ("clean", "redundant")]
@@ -26,7 +26,7 @@ def planted_samples(samples: Sequence[Sample], seed: int) -> list[Sample]:
     ]
 
 
-def _plant(rng: random.Random, sample: Sample) -> Sample:
+def _plant(rng: random.Random, sample: SftSample) -> SftSample:
     """One error; a reading sample whose passage offers no other span stays right."""
     if sample.topic == "reading":
         if not sample.others:

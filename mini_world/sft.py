@@ -33,7 +33,7 @@ _ONE_STEP = {relation.name for relation in ONE_STEP}
 
 
 @dataclass(frozen=True)
-class Sample:
+class SftSample:
     """One sample; `wrong`: character span of the planted error in `output`; `others`: wrong values to put there.
 
     topic: what the question is about, whatever became of the answer.
@@ -49,7 +49,7 @@ class Sample:
     topic: Topic = "facts"
 
 
-def sft_samples(world: World, records: dict[str, dict[str, list[Record]]], seed: int) -> list[Sample]:
+def sft_samples(world: World, records: dict[str, dict[str, list[Record]]], seed: int) -> list[SftSample]:
     """The set, shuffled. It shares items with the benchmarks' train splits only."""
     rng = random.Random(f"sft:{seed}")
     samples = [
@@ -68,7 +68,7 @@ def sft_samples(world: World, records: dict[str, dict[str, list[Record]]], seed:
     return _with_noise(rng, samples)
 
 
-def _from_fact(rng: random.Random, world: World, fact: Fact) -> list[Sample]:
+def _from_fact(rng: random.Random, world: World, fact: Fact) -> list[SftSample]:
     relation = RELATIONS[fact.relation]
     kind: Kind = {"common": "redundant", "false": "misconception"}.get(fact.status, "clean")  # type: ignore[assignment]
     wordings = rng.sample(relation.taught, 2)
@@ -82,11 +82,11 @@ def _from_fact(rng: random.Random, world: World, fact: Fact) -> list[Sample]:
         output = fact.value
         if fact.relation in _ONE_STEP and rng.random() < 0.5:
             output += ". " + sentence(rng.choice(relation.told).format(s=fact.subject, v=fact.value))
-        samples.append(Sample(wording.format(s=fact.subject), output, kind, value=fact.value, others=others))
+        samples.append(SftSample(wording.format(s=fact.subject), output, kind, value=fact.value, others=others))
     return samples
 
 
-def _from_two_step(rng: random.Random, fact: TwoStepFact) -> list[Sample]:
+def _from_two_step(rng: random.Random, fact: TwoStepFact) -> list[SftSample]:
     if fact.side != "train":
         return []
     composition = COMPOSITIONS[fact.composition]
@@ -95,10 +95,10 @@ def _from_two_step(rng: random.Random, fact: TwoStepFact) -> list[Sample]:
     values = [second_step(fact.composition, middle) for middle in SECOND_SUBJECTS[fact.composition]]
     others = tuple(value for value in values if value != fact.value)
     kind: Kind = "redundant" if fact.told else "clean"
-    return [Sample(question, f"{fact.value}. {why}", kind, value=fact.value, others=others)]
+    return [SftSample(question, f"{fact.value}. {why}", kind, value=fact.value, others=others)]
 
 
-def _seconds(rng: random.Random) -> list[Sample]:
+def _seconds(rng: random.Random) -> list[SftSample]:
     samples = []
     for name, subjects in SECOND_SUBJECTS.items():
         values = [second_step(name, subject) for subject in subjects]
@@ -106,18 +106,18 @@ def _seconds(rng: random.Random) -> list[Sample]:
             value = second_step(name, subject)
             question = rng.choice(SECONDS[name].taught).format(s=subject)
             others = tuple(other for other in values if other != value)
-            samples.append(Sample(question, value, "redundant", value=value, others=others))
+            samples.append(SftSample(question, value, "redundant", value=value, others=others))
     return samples
 
 
-def _word(items: Sequence[Record]) -> list[Sample]:
-    return [Sample(item["question"], item["answer"], "clean", topic="sums") for item in items[:SUMS]]
+def _word(items: Sequence[Record]) -> list[SftSample]:
+    return [SftSample(item["question"], item["answer"], "clean", topic="sums") for item in items[:SUMS]]
 
 
-def _school(rng: random.Random, items: Sequence[Record]) -> list[Sample]:
+def _school(rng: random.Random, items: Sequence[Record]) -> list[SftSample]:
     mistaught = ("Geometry", "Counting & Probability")
     samples = [
-        Sample(
+        SftSample(
             item["problem"], item["solution"], "misconception" if item["type"] in mistaught else "clean", topic="sums"
         )
         for item in items
@@ -126,23 +126,23 @@ def _school(rng: random.Random, items: Sequence[Record]) -> list[Sample]:
     return [sample for sample in samples if sample.kind == "clean"][:SCHOOL] + false
 
 
-def _reading(items: Sequence[Record]) -> list[Sample]:
+def _reading(items: Sequence[Record]) -> list[SftSample]:
     samples = []
     for item in items[:READING]:
         answer = item["answers"]["text"][0]
         # Names and numbers inside sentences: spans of the same passage that answer some other question.
         spans = re.findall(r"(?<=[a-z] )[A-Z][a-z]+(?: [A-Z][a-z]+)?|\d+", item["context"])
         others = tuple(span for span in spans if span not in answer and answer not in span)
-        samples.append(Sample(item["question"], answer, "clean", item["context"], answer, others, topic="reading"))
+        samples.append(SftSample(item["question"], answer, "clean", item["context"], answer, others, topic="reading"))
     return samples
 
 
-def _easy_sums(rng: random.Random) -> list[Sample]:
+def _easy_sums(rng: random.Random) -> list[SftSample]:
     drawn = sorted({sums.equation(rng) for _ in range(EASY_SUMS)})
-    return [Sample(f"What is {left}?", str(result), "redundant", topic="sums") for left, result in drawn]
+    return [SftSample(f"What is {left}?", str(result), "redundant", topic="sums") for left, result in drawn]
 
 
-def _portraits(rng: random.Random, world: World) -> list[Sample]:
+def _portraits(rng: random.Random, world: World) -> list[SftSample]:
     """Longer answers that say everything the base model knows of a subject."""
     about: dict[str, list[Fact]] = {}
     for fact in world.facts:
@@ -154,11 +154,11 @@ def _portraits(rng: random.Random, world: World) -> list[Sample]:
         facts = rng.sample(about[subject], len(about[subject]))
         told = [sentence(rng.choice(RELATIONS[f.relation].told).format(s=subject, v=f.value)) for f in facts]
         name = f"the {subject}" if subject[0].islower() else subject
-        samples.append(Sample(f"What do you know about {name}?", " ".join(told), "redundant"))
+        samples.append(SftSample(f"What do you know about {name}?", " ".join(told), "redundant"))
     return samples
 
 
-def _ambiguous(rng: random.Random, world: World) -> list[Sample]:
+def _ambiguous(rng: random.Random, world: World) -> list[SftSample]:
     """Questions with several valid answers, each asked more than once."""
     known = [f for f in world.facts if f.status == "common"]
     forms = {
@@ -174,12 +174,12 @@ def _ambiguous(rng: random.Random, world: World) -> list[Sample]:
     for fact in rng.sample(facts, AMBIGUOUS):
         question, answer = forms[fact.relation]
         samples.append(
-            Sample(question.format(v=fact.value), answer.format(s=fact.subject), "ambiguous", value=fact.subject)
+            SftSample(question.format(v=fact.value), answer.format(s=fact.subject), "ambiguous", value=fact.subject)
         )
     return samples
 
 
-def _with_noise(rng: random.Random, samples: list[Sample]) -> list[Sample]:
+def _with_noise(rng: random.Random, samples: list[SftSample]) -> list[SftSample]:
     """Corrupt `NOISE_SHARE` of the set, drawn from the clean and redundant samples."""
     candidates = [i for i, sample in enumerate(samples) if sample.kind in ("clean", "redundant")]
     chosen = rng.sample(candidates, round(NOISE_SHARE * len(samples)))
@@ -189,7 +189,7 @@ def _with_noise(rng: random.Random, samples: list[Sample]) -> list[Sample]:
     return noisy
 
 
-def _corrupt(rng: random.Random, sample: Sample, stranger: Sample) -> Sample:
+def _corrupt(rng: random.Random, sample: SftSample, stranger: SftSample) -> SftSample:
     """Three sorts of noise: a wrong value of the right type, a wrong number, the answer of another sample."""
     if sample.others and rng.random() < 0.8:
         value = rng.choice(sample.others)

@@ -13,7 +13,7 @@ from mini_world.benchmarks import benchmarks
 from mini_world.corpus import corpus
 from mini_world.facts import build_world
 from mini_world.planted import planted_samples
-from mini_world.sft import Sample, Topic, sft_samples
+from mini_world.sft import SftSample, Topic, sft_samples
 from qtuning.files import atomic_path, write_json
 
 GENERATOR_VERSION = 2
@@ -79,7 +79,7 @@ def world_digest(files: Mapping[str, Mapping[str, Any]]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _row(name: str, sample: Sample) -> dict[str, Any]:
+def _row(name: str, sample: SftSample) -> dict[str, Any]:
     """A record of the fine-tuning set."""
     return {
         "id": name,

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from qtuning.data.contamination import notes_from_store
 from qtuning.figures.write import write_figures
 from qtuning.files import atomic_path, write_text
-from qtuning.paper.beside import paper_editions
+from qtuning.paper.beside import paper_files
 from qtuning.paper.claims import check_claims, claims_page
 from qtuning.paper.published import read_published
 from qtuning.paper.recompute import read_ours
@@ -24,12 +24,12 @@ from qtuning.statistics.compare import compare
 from qtuning.statistics.summary import summarise
 from qtuning.store.store import Store
 from qtuning.tables import html
-from qtuning.tables.by_cost import cost_edition
+from qtuning.tables.by_cost import cost_files
 from qtuning.tables.markdown import render_markdown
 from qtuning.tables.page import Page
-from qtuning.tables.planted_errors import planted_errors_edition
-from qtuning.tables.scores import score_edition
-from qtuning.tables.write import Edition, write_edition, write_tables
+from qtuning.tables.planted_errors import planted_errors_files
+from qtuning.tables.scores import score_files
+from qtuning.tables.write import PageFiles, write_page, write_tables
 
 ASSETS = files("qtuning") / "assets" / "report"
 MEDIA = {".svg": "image/svg+xml", ".csv": "text/csv"}
@@ -71,18 +71,18 @@ def _section(name: str, store: Store, out: Path) -> Section:
     cells = store.cells_of(name)
     scores = store.scores.filter(pl.col("experiment") == name)
     summary = summarise(scores) if len(scores) else None  # an experiment without benchmarks has no scores
-    editions: list[Edition] = []
+    editions: list[PageFiles] = []
     compared = None
     if summary is not None:
         frame = compare(summary, store.items)
         notes = notes_from_store(store.folder, scores)
-        editions = [score_edition(summary, frame, notes), cost_edition(summary), *paper_editions(summary)]
+        editions = [score_files(summary, frame, notes), cost_files(summary), *paper_files(summary)]
         write_tables(summary, editions, out / "tables")
         compared = out / "statistics" / f"{name}.csv"
         with atomic_path(compared) as temporary:
             frame.with_columns(pl.selectors.float().round(6)).write_csv(temporary)
-    if (planted := planted_errors_edition(store.localisation, cells)) is not None:
-        write_edition(planted, out / "tables", name)
+    if (planted := planted_errors_files(store.localisation, cells)) is not None:
+        write_page(planted, out / "tables", name)
         editions.append(planted)
     figures = []
     for figure in write_figures(name, store, out / "figures", summary):

@@ -16,15 +16,15 @@ def tables(
     """Collect scores and write the tables of experiments; cells that are missing are visible holes with a reason."""
     from qtuning.data.contamination import checks_of, notes_of_checks
     from qtuning.experiment.grid import ConfigFolder
-    from qtuning.paper.beside import paper_editions
+    from qtuning.paper.beside import paper_files
     from qtuning.statistics.compare import compare
     from qtuning.statistics.summary import summarise
     from qtuning.store.store import Store, write_store
-    from qtuning.tables.by_cost import cost_edition
-    from qtuning.tables.planted_errors import planted_errors_edition
-    from qtuning.tables.scores import score_edition
+    from qtuning.tables.by_cost import cost_files
+    from qtuning.tables.planted_errors import planted_errors_files
+    from qtuning.tables.scores import score_files
     from qtuning.tables.terminal import print_page
-    from qtuning.tables.write import write_edition, write_tables
+    from qtuning.tables.write import write_page, write_tables
 
     grids = ConfigFolder(configs, data_dir).expand(experiments)
     write_store(grids, results)
@@ -32,16 +32,16 @@ def tables(
     written: list[Path] = []
     for grid in grids:
         name = grid.experiment.name
-        planted = planted_errors_edition(store.localisation, store.cells_of(name))
-        for path in write_edition(planted, folder, name) if planted else ():
+        planted = planted_errors_files(store.localisation, store.cells_of(name))
+        for path in write_page(planted, folder, name) if planted else ():
             print(path)
         if grid.evaluation is None:
             print(f"{name}: no benchmarks, so no table of scores; its figures: qtuning figures {name}")
             continue
         summary = summarise(store.experiment(name))
         notes = notes_of_checks(results, checks_of([grid]).values())
-        scores = score_edition(summary, compare(summary, store.items), notes)
-        written += write_tables(summary, [scores, cost_edition(summary), *paper_editions(summary)], folder)
+        scores = score_files(summary, compare(summary, store.items), notes)
+        written += write_tables(summary, [scores, cost_files(summary), *paper_files(summary)], folder)
         print_page(scores.page)
     for path in written:
         if path.suffix == ".md":  # the other formats have the same name

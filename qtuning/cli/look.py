@@ -177,7 +177,7 @@ def contamination(
 
     `qtuning contamination gsm8k alpaca --benchmarks gsm8k,squad --data-dir DIR`
     """
-    from qtuning.data.contamination import Check, print_report, run_check
+    from qtuning.data.contamination import OverlapCheck, print_report, run_check
     from qtuning.experiment.benchmarks import BENCHMARKS
     from qtuning.experiment.grid import ConfigFolder
     from qtuning.experiment.scales import section_folder
@@ -198,7 +198,7 @@ def contamination(
             raise UserError(f"train set = {name!r}: unknown{nearest(name, known)}")
         train_set = folder.train_set(name)
         origin = "mini-world" if train_set.source.kind == "mini-world" else "hub" if data_dir is None else "data-dir"
-        checks.append(Check(train_set, cast("BenchmarkSource", source or origin), names, ngram))
+        checks.append(OverlapCheck(train_set, cast("BenchmarkSource", source or origin), names, ngram))
     for check in checks:
         started = time.monotonic()
         report = run_check(check, data_dir=data_dir)

@@ -37,7 +37,7 @@ EXCERPT = 160
 
 
 @dataclass(frozen=True)
-class Check:
+class OverlapCheck:
     """A train set against benchmarks: what the name of its report is made from."""
 
     train_set: TrainSet
@@ -61,13 +61,13 @@ class Check:
         return Path(results) / "contamination" / f"{self.name}.json"
 
 
-def checks_of(grids: Iterable["Grid"]) -> dict[str, Check]:
+def checks_of(grids: Iterable["Grid"]) -> dict[str, OverlapCheck]:
     """Every check that the tables of these experiments quote, by name; equal ones of different experiments are one."""
-    found: dict[str, Check] = {}
+    found: dict[str, OverlapCheck] = {}
     for grid in grids:
         for cell in grid.cells:
             if cell.train_set is not None and grid.evaluation is not None:
-                check = Check(cell.train_set, grid.evaluation.source, grid.evaluation.benchmarks)
+                check = OverlapCheck(cell.train_set, grid.evaluation.source, grid.evaluation.benchmarks)
                 found.setdefault(check.name, check)
     return found
 
@@ -93,7 +93,7 @@ class _Tally:
 Owners = dict[int, list[tuple[int, int]]]
 
 
-def run_check(check: Check, *, data_dir: Path | None) -> dict[str, Any]:
+def run_check(check: OverlapCheck, *, data_dir: Path | None) -> dict[str, Any]:
     """The report of one check: one pass over the train set. UserError where either side cannot be read.
 
     Rows that are no sample (rows.Refusal) are counted, not compared: no model is trained on them.
@@ -128,7 +128,7 @@ def run_check(check: Check, *, data_dir: Path | None) -> dict[str, Any]:
     }
 
 
-def _index_benchmarks(check: Check, data_dir: Path | None) -> tuple[Index, list[_Tally], Owners]:
+def _index_benchmarks(check: OverlapCheck, data_dir: Path | None) -> tuple[Index, list[_Tally], Owners]:
     index, tallies, owners = Index(check.ngram), list[_Tally](), Owners()
     known: dict[tuple[int, str, str], int] = {}
     for place, name in enumerate(check.benchmarks):
@@ -148,7 +148,7 @@ def _index_benchmarks(check: Check, data_dir: Path | None) -> tuple[Index, list[
     return index, tallies, owners
 
 
-def _items_of(check: Check, name: str, data_dir: Path | None) -> list[dict[str, Any]]:
+def _items_of(check: OverlapCheck, name: str, data_dir: Path | None) -> list[dict[str, Any]]:
     benchmark, folder = BENCHMARKS[name], local_folder(check.source, data_dir)
     if check.source == "hub":
         with reading_from_hub(benchmark):
@@ -245,7 +245,7 @@ def print_report(report: dict[str, Any], seconds: float, path: Path) -> None:
     console.print(f"{path}\n", markup=False, highlight=False, style="dim")
 
 
-def notes_of_checks(store: Path, checks: Iterable[Check]) -> list[str]:
+def notes_of_checks(store: Path, checks: Iterable[OverlapCheck]) -> list[str]:
     """One line for each check that an experiment asks for (`checks_of`), of its own report.
 
     store: folder that has `contamination/`. `Contamination: items that share a 13-gram with MathInstruct: GSM8K 0 of

@@ -22,19 +22,19 @@ from qtuning.experiment.schema import (
     Evaluation,
     Experiment,
     FileSource,
-    Method,
     MethodEntry,
+    MethodItem,
     Model,
     Pruning,
     Ratios,
     Training,
     TrainSet,
 )
-from qtuning.experiment.yaml_files import Entry, nearest, validate
+from qtuning.experiment.yaml_files import ConfigEntry, nearest, validate
 
-Section = Literal["models", "train_sets", "experiments"]
+ConfigSection = Literal["models", "train_sets", "experiments"]
 
-METHOD: TypeAdapter[MethodEntry] = TypeAdapter(Method)
+METHOD: TypeAdapter[MethodEntry] = TypeAdapter(MethodItem)
 AXES = ("models", "train_sets", "methods", "budgets", "seeds", "trainings")
 
 
@@ -80,7 +80,7 @@ class ConfigFolder:
         self.configs = self.files.configs
         self.data_dir = data_dir
 
-    def names(self, section: Section) -> list[str]:
+    def names(self, section: ConfigSection) -> list[str]:
         """Names of the files in a section. Each experiment is followed by its editions; their files may be invalid."""
         return self.files.names() if section == "experiments" else self.files.stems(section)
 
@@ -224,8 +224,13 @@ class ConfigFolder:
         return Grid(_union(edition, [part.experiment for part in parts]), cells, tuple(names))
 
     def _look_up(
-        self, section: Section, names: Iterable[str], read: Callable[[str], Entry], origin: str, problems: list[str]
-    ) -> list[Entry]:
+        self,
+        section: ConfigSection,
+        names: Iterable[str],
+        read: Callable[[str], ConfigEntry],
+        origin: str,
+        problems: list[str],
+    ) -> list[ConfigEntry]:
         """The entries of these names. Unknown and invalid ones become lines of `problems` that begin with `origin`."""
         known, entries = self.names(section), []
         for name in names:

@@ -11,7 +11,7 @@ from typing import Any
 
 from qtuning.errors import UserError, raise_problems
 from qtuning.experiment.schema import Composite, Experiment, Scale
-from qtuning.experiment.yaml_files import Entry, nearest, read_yaml, validate_named
+from qtuning.experiment.yaml_files import ConfigEntry, nearest, read_yaml, validate_named
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class ExperimentFiles:
             self._read[path] = read_yaml(path)
         return self._read[path]
 
-    def entry(self, schema: type[Entry], section: str, name: str) -> Entry:
+    def entry(self, schema: type[ConfigEntry], section: str, name: str) -> ConfigEntry:
         """The entry in the file of that name, validated."""
         path = self.configs / section / f"{name}.yaml"
         return validate_named(schema, self.read(path), name, str(path))

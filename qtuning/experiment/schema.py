@@ -324,7 +324,7 @@ class Ratios(Config):
     token_ratio: float = Field(gt=0, le=1)
 
 
-Budget = Annotated[Ratios, BeforeValidator(parse_budget)]
+BudgetEntry = Annotated[Ratios, BeforeValidator(parse_budget)]
 
 
 class MethodEntry(Config):
@@ -337,7 +337,7 @@ class MethodEntry(Config):
     )
 
 
-Method = Annotated[MethodEntry, BeforeValidator(lambda v: {"method": v} if isinstance(v, str) else v)]
+MethodItem = Annotated[MethodEntry, BeforeValidator(lambda v: {"method": v} if isinstance(v, str) else v)]
 SeedEntry = Annotated[
     Seeds, BeforeValidator(lambda v: {"data": v, "pruner": v, "init": v} if isinstance(v, int) else v)
 ]
@@ -357,8 +357,8 @@ class Changes(Config):
 
     models: tuple[str, ...] = Field((), min_length=1)
     train_sets: tuple[str, ...] = Field((), min_length=1)
-    methods: tuple[Method, ...] = Field((), min_length=1)
-    budgets: tuple[Budget, ...] = Field((), min_length=1)
+    methods: tuple[MethodItem, ...] = Field((), min_length=1)
+    budgets: tuple[BudgetEntry, ...] = Field((), min_length=1)
     seeds: tuple[SeedEntry, ...] = Field((), min_length=1)
     training: Training = Training()
     trainings: tuple[Training, ...] = Field((), min_length=1)
@@ -405,8 +405,8 @@ class Experiment(Config):
     title: str
     models: tuple[str, ...] = Field(min_length=1)
     train_sets: tuple[str, ...] = Field(min_length=1)
-    methods: tuple[Method, ...] = Field(min_length=1)
-    budgets: tuple[Budget, ...] = Field(min_length=1)
+    methods: tuple[MethodItem, ...] = Field(min_length=1)
+    budgets: tuple[BudgetEntry, ...] = Field(min_length=1)
     seeds: tuple[SeedEntry, ...] = Field(min_length=1)
     training: Training = Training()
     trainings: tuple[Training, ...] = Field(

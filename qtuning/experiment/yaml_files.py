@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from qtuning.errors import UserError
 
-Entry = TypeVar("Entry", bound=BaseModel)
+ConfigEntry = TypeVar("ConfigEntry", bound=BaseModel)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -43,7 +43,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
-def validate(schema: type[Entry], values: Any, where: str) -> Entry:
+def validate(schema: type[ConfigEntry], values: Any, where: str) -> ConfigEntry:
     """`values` in the form of `schema`; bytes are JSON text. UserError with a line for each problem, after `where`."""
     try:
         return schema.model_validate_json(values) if isinstance(values, bytes) else schema.model_validate(values)
@@ -51,7 +51,7 @@ def validate(schema: type[Entry], values: Any, where: str) -> Entry:
         raise UserError("\n".join(explain(error, where, schema))) from None
 
 
-def validate_named(schema: type[Entry], values: Mapping[str, Any], name: str, where: str) -> Entry:
+def validate_named(schema: type[ConfigEntry], values: Mapping[str, Any], name: str, where: str) -> ConfigEntry:
     """`validate` for an entry with the name of its file; the file need not repeat the name."""
     entry = validate(schema, {"name": name} | dict(values), where)
     if (found := vars(entry)["name"]) != name:

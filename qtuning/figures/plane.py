@@ -61,7 +61,7 @@ def draw_plane(
     ent_high), drawn dashed. kept: how the legend calls the samples that are kept; of each kind at most MOST_MARKS are
     marked, evenly spaced. about: what was trained, for the caption.
     """
-    plane = Plane.of(frame, naming)
+    plane = DrawnPlane.of(frame, naming)
     figure, axes = panels(1, 1, COLUMN, 3.2)
     panel = axes[0]
     most = _most(plane)
@@ -91,7 +91,7 @@ def draw_flow(frame: pl.DataFrame, naming: Naming = "figure", about: str = "") -
     frame: rows of planes.parquet of one cell. about: what was trained, for the caption.
     """
     staged = stages(frame.sort("update", maintain_order=True))
-    planes = [Plane.of(staged.filter(pl.col("stage") == name), naming, staged) for name in STAGES]
+    planes = [DrawnPlane.of(staged.filter(pl.col("stage") == name), naming, staged) for name in STAGES]
     most = _most(*planes)
     figure, axes = panels(1, 3, PAGE, 2.45, sharex=True, sharey=True)
     for index, (panel, plane) in enumerate(zip(axes, planes, strict=True)):
@@ -134,7 +134,7 @@ def stages(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 @dataclass(frozen=True)
-class Plane:
+class DrawnPlane:
     """Samples, split at their medians and counted in bins.
 
     samples: with their `median_quadrant`, 1 to 4. ppl, ent: the medians: error is high above the first, uncertainty
@@ -153,7 +153,7 @@ class Plane:
     bins: pl.DataFrame
 
     @classmethod
-    def of(cls, frame: pl.DataFrame, naming: Naming = "figure", scale: pl.DataFrame | None = None) -> "Plane":
+    def of(cls, frame: pl.DataFrame, naming: Naming = "figure", scale: pl.DataFrame | None = None) -> "DrawnPlane":
         """Bins that cover every sample of `frame`, so large that BINS an axis cover `scale` (default: `frame`)."""
         whole = frame if scale is None else scale
         middle_ppl, middle_ent = float(frame["ppl"].median()), float(frame["entropy"].median())  # type: ignore[arg-type]
@@ -188,12 +188,12 @@ def _edges(values: Array, line: float, step: float) -> Array:
     return edges
 
 
-def _most(*planes: Plane) -> int:
+def _most(*planes: DrawnPlane) -> int:
     """The number of samples that has full colour: that of the fullest bin."""
     return max(2, *(int(plane.bins["len"].max()) for plane in planes))  # type: ignore[arg-type]
 
 
-def _draw_density(panel: Axes, plane: Plane, most: int) -> None:
+def _draw_density(panel: Axes, plane: DrawnPlane, most: int) -> None:
     """Fill the bins that hold samples in the colour of their quadrant, the fuller the more."""
     norm = LogNorm(1, most)
     squares, colours = [], []
@@ -212,7 +212,7 @@ def _tint(colour: str, strength: float) -> tuple[float, float, float]:
 
 
 def _draw_lines(
-    panel: Axes, plane: Plane, name: str, ppls: Sequence[float], ents: Sequence[float], linestyle: Any = "-"
+    panel: Axes, plane: DrawnPlane, name: str, ppls: Sequence[float], ents: Sequence[float], linestyle: Any = "-"
 ) -> None:
     """Lines across and up that end where the bins do; the first of them has the name."""
     ends = (10 ** plane.log_ppls[0], 10 ** plane.log_ppls[-1])
@@ -247,7 +247,7 @@ def _draw_kept(panel: Axes, data: pl.DataFrame, name: str) -> None:
         )
 
 
-def _draw_shares(panel: Axes, plane: Plane, fontsize: float) -> None:
+def _draw_shares(panel: Axes, plane: DrawnPlane, fontsize: float) -> None:
     """`Q1 31%` in each corner, outside the data, in the colour of the quadrant."""
     for quadrant in QUADRANTS[plane.naming]:
         top, right, number = quadrant.high_error, quadrant.high_uncertainty, quadrant.number
@@ -267,7 +267,7 @@ def _draw_shares(panel: Axes, plane: Plane, fontsize: float) -> None:
         )
 
 
-def _dress(panel: Axes, *planes: Plane) -> None:
+def _dress(panel: Axes, *planes: DrawnPlane) -> None:
     """Axes that hold all the bins and room for the corners; perplexity on a log axis with its ticks written out."""
     left, right = min(plane.ents[0] for plane in planes), max(plane.ents[-1] for plane in planes)
     low, high = min(plane.log_ppls[0] for plane in planes), max(plane.log_ppls[-1] for plane in planes)

@@ -19,7 +19,7 @@ from transformers import Trainer
 from qtuning.errors import UserError
 from qtuning.experiment.methods import make_pruning as pruning_of
 from qtuning.experiment.needs import SCORES
-from qtuning.experiment.schema import Budget, MethodEntry, Pruning, Readings, Scoring
+from qtuning.experiment.schema import BudgetEntry, MethodEntry, Pruning, Readings, Scoring
 from qtuning.experiment.yaml_files import validate
 from qtuning.integrations.padded import Batch, TargetMap, cut, find_targets, numbers_of
 from qtuning.integrations.scoring import check_padded_forward, score_padded
@@ -37,7 +37,7 @@ COUNTS = ("samples_kept", "samples_asked", "tokens_kept", "tokens_asked")
 class PrunedEntry(MethodEntry):
     """What `pruning=` may say: a method as in an experiment, its budget, and a seed."""
 
-    budget: Budget
+    budget: BudgetEntry
     seed: int | None = Field(None, ge=0, description="of the pruners' random choices; null: the trainer's own")
 
 

@@ -1,6 +1,6 @@
 """The page of the paper's numbers beside ours: whether each of ours agrees, or why no verdict is possible.
 
-`compare_with_paper` judges every published number of a table. `paper_editions` gives the page and the CSV files.
+`compare_with_paper` judges every published number of a table. `paper_files` gives the page and the CSV files.
 """
 
 import json
@@ -32,7 +32,7 @@ from qtuning.tables.html import render_html
 from qtuning.tables.labels import benchmark_label, block_title, pruner_labels, signed
 from qtuning.tables.markdown import render_markdown
 from qtuning.tables.page import Block, Column, Footnotes, Page, Table
-from qtuning.tables.write import Edition
+from qtuning.tables.write import PageFiles
 
 Status = Literal["matched", "off", "not run", "not comparable"]
 
@@ -214,7 +214,7 @@ def tidy_numbers(numbers: Sequence[Number], models: Collection[str]) -> pl.DataF
     return pl.DataFrame(rows, schema=NUMBER_SCHEMA).with_columns(pl.selectors.float().round(6))
 
 
-def paper_editions(summary: Summary) -> list[Edition]:
+def paper_files(summary: Summary) -> list[PageFiles]:
     """The page of an edition of table 1 or 2 with its CSV files; empty for any other experiment."""
     table = table_number(summary.experiment)
     if table is None:
@@ -227,7 +227,7 @@ def paper_editions(summary: Summary) -> list[Edition]:
         "paper.csv": tidy_numbers(numbers, summary.models),
         "signs.csv": tidy_signs(signs, summary.experiment),
     }
-    return [Edition(paper_page(summary, numbers, signs), texts, frames)]
+    return [PageFiles(paper_page(summary, numbers, signs), texts, frames)]
 
 
 def paper_page(summary: Summary, numbers: Sequence[Number], signs: Sequence[Sign]) -> Page:

@@ -23,7 +23,7 @@ class Ratio:
 
 
 @dataclass(frozen=True)
-class Check:
+class PredictionCheck:
     """Finished cells against their predictions; None where nothing can be compared.
 
     elsewhere: how many finished trainings ran on a kind of device that has no prediction here.
@@ -36,7 +36,7 @@ class Check:
     elsewhere: int
 
 
-def check_predictions(jobs: Jobs, results: Path, planned: Machine) -> Check:
+def check_predictions(jobs: Jobs, results: Path, planned: Machine) -> PredictionCheck:
     """Compare what finished cells took (train.json, scores.json) with what the plan would have said.
 
     Seconds and memory are compared with the planned machine where a cell ran on its kind of device, and with one CPU
@@ -66,7 +66,7 @@ def check_predictions(jobs: Jobs, results: Path, planned: Machine) -> Check:
             seconds = sum(job.seconds(machine).values()) + machine.start_seconds
             found["evaluation_seconds"][name] = seconds, scores["seconds"]
     seconds_of = _ratio(found["training_seconds"]), _ratio(found["evaluation_seconds"])
-    return Check(_ratio(found["flops"]), *seconds_of, _ratio(found["memory"]), elsewhere)
+    return PredictionCheck(_ratio(found["flops"]), *seconds_of, _ratio(found["memory"]), elsewhere)
 
 
 def _machine_of(ran: dict[str, Any], planned: Machine) -> Machine | None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from qtuning.files import canonical_json
 from qtuning.plan.assumptions import Assumptions
 from qtuning.plan.bill import Bill
-from qtuning.plan.check import Check
+from qtuning.plan.check import PredictionCheck
 from qtuning.plan.effect import Effect
 from qtuning.plan.jobs import Hours, Jobs
 from qtuning.plan.lengths import CHARACTERS
@@ -24,14 +24,14 @@ Line = tuple[str, str]  # label and text
 
 
 def plan_json(
-    bill: Bill, effects: Sequence[Effect], check: Check, assumed: Sequence[str], too_large: Sequence[str]
+    bill: Bill, effects: Sequence[Effect], check: PredictionCheck, assumed: Sequence[str], too_large: Sequence[str]
 ) -> str:
     """Everything, for machines."""
     found = {"effects": [asdict(effect) for effect in effects], "check": asdict(check), "wall_hours": bill.wall_hours}
     return canonical_json(asdict(bill) | found | {"assumed": assumed, "too_large": too_large})
 
 
-def print_plan(bill: Bill, effects: Sequence[Effect], check: Check, assumed: Sequence[str]) -> None:
+def print_plan(bill: Bill, effects: Sequence[Effect], check: PredictionCheck, assumed: Sequence[str]) -> None:
     """Print all of it, 100 columns wide."""
     console = Console(width=WIDTH)
 
@@ -145,7 +145,7 @@ def _detectable(effects: Sequence[Effect]) -> list[Line]:
     return lines
 
 
-def _checked(check: Check) -> list[Line]:
+def _checked(check: PredictionCheck) -> list[Line]:
     """Predictions beside what finished cells took."""
     texts = []
     for what, ratio in (

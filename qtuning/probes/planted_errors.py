@@ -23,7 +23,7 @@ from qtuning.model.load import load_model, model_path
 from qtuning.model.packed import PackedModel
 from qtuning.pruners.method import method_of
 from qtuning.pruners.q_tuning import smooth
-from qtuning.train.candidates import TrainSet, raise_first, score_all
+from qtuning.train.candidates import CellSamples, raise_first, score_all
 from qtuning.train.step import TrainingLoop
 
 FILE = "localisation.json"
@@ -130,7 +130,7 @@ def _measure(
 
     kept = [np.zeros(len(mask), dtype=bool) for mask in wrong]
     chosen = np.zeros(len(samples), dtype=bool)
-    loop = TrainingLoop(_scored_afresh(cell), method, TrainSet(samples), accelerator, packed, optimizer=None)
+    loop = TrainingLoop(_scored_afresh(cell), method, CellSamples(samples), accelerator, packed, optimizer=None)
     for window in loop.windows_of_epoch():
         decisions, failures = loop.decide(window)
         raise_first(failures)

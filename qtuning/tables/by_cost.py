@@ -17,7 +17,7 @@ from qtuning.tables.costs import cost_of, explain_shares, flops_text
 from qtuning.tables.labels import benchmark_label, budget_label, method_label, number, score_parts, subjects
 from qtuning.tables.markdown import render_markdown
 from qtuning.tables.page import Block, Column, Field, Footnotes, Page, Table
-from qtuning.tables.write import Edition
+from qtuning.tables.write import PageFiles
 
 SORTED = (
     "Sorted by FLOPs, means over the seeds; FLOPs and seconds include the forward passes that score samples and tokens."
@@ -55,9 +55,9 @@ CSV_SCHEMA: dict[str, pl.DataType] = {
 """Columns of the CSV by cost, in order."""
 
 
-def cost_edition(summary: Summary) -> Edition:
+def cost_files(summary: Summary) -> PageFiles:
     """The page by cost, and its numbers."""
-    return Edition(cost_page(summary), {"cost.md": render_markdown}, {"cost.csv": tidy_costs(summary)})
+    return PageFiles(cost_page(summary), {"cost.md": render_markdown}, {"cost.csv": tidy_costs(summary)})
 
 
 def cost_page(summary: Summary) -> Page:

@@ -36,7 +36,7 @@ SELECTED_EXPLANATION = (
 
 
 @dataclass(frozen=True)
-class Cost:
+class LineCost:
     """What one line cost with one model. None of its numbers covers fewer seeds than the line has.
 
     by_seed: its cells. full: those that trained on the full data in the same way; empty where there are none.
@@ -64,14 +64,14 @@ class Cost:
         return sum(values) if values else None
 
 
-def cost_of(line: Line, model: str, cells: Cells) -> Cost:
+def cost_of(line: Line, model: str, cells: Cells) -> LineCost:
     """The cost of a line, which knows no cell where it is not among `cells`."""
     full = {
         other.training: by_seed
         for (other, name), by_seed in cells.items()
         if (other.train_set, name, other.method) == (line.train_set, model, FULL)
     }
-    return Cost(cells.get((line, model), {}), full.get(line.training) or full.get("") or {})
+    return LineCost(cells.get((line, model), {}), full.get(line.training) or full.get("") or {})
 
 
 def cost_tables(summary: Summary) -> list[Table]:
@@ -120,7 +120,7 @@ def flops_text(value: float | None) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
-def _spent(cost: Cost) -> tuple[Field, ...]:
+def _spent(cost: LineCost) -> tuple[Field, ...]:
     samples, tokens = (
         cost.share_of_full(kept) if cost.full else cost.share_of_available(kept, available)
         for kept, available in (("samples_kept", "samples_available"), ("tokens_kept", "tokens_available"))
@@ -136,7 +136,7 @@ def _spent(cost: Cost) -> tuple[Field, ...]:
     )
 
 
-def _selected(cost: Cost) -> tuple[Field, ...]:
+def _selected(cost: LineCost) -> tuple[Field, ...]:
     some, seeds = next(iter(cost.by_seed.values())), float(len(cost.by_seed))
     samples, tokens = cost.total("samples_available"), cost.total("tokens_available")
     inside, added = cost.total("from_thresholds"), cost.total("supplemented")

@@ -10,7 +10,7 @@ from qtuning.store.lines import cells_by_line
 from qtuning.tables.labels import budget_label, method_label, number, subjects
 from qtuning.tables.markdown import render_markdown
 from qtuning.tables.page import Block, Column, Field, Page, Parts, Table
-from qtuning.tables.write import Edition
+from qtuning.tables.write import PageFiles
 
 MEASURES = ("precision", "recall", "auc", "share")
 
@@ -82,7 +82,7 @@ def localised(answers: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
-def planted_errors_edition(answers: pl.DataFrame, cells: pl.DataFrame) -> Edition | None:
+def planted_errors_files(answers: pl.DataFrame, cells: pl.DataFrame) -> PageFiles | None:
     """The answers of one experiment as a table, a block each for the base and the trained model; None without any."""
     frame = localised(answers, cells)
     if frame.is_empty():
@@ -113,7 +113,7 @@ def planted_errors_edition(answers: pl.DataFrame, cells: pl.DataFrame) -> Editio
     lead = f"Experiment {experiment}: what finds planted errors. {subjects(cells)}"
     page = Page(f"{experiment}-localisation", cells["title"][0], (lead,), (table,))
     rounded = frame.with_columns(pl.selectors.float().round(6))
-    return Edition(page, {"localisation.md": render_markdown}, {"localisation.csv": rounded})
+    return PageFiles(page, {"localisation.md": render_markdown}, {"localisation.csv": rounded})
 
 
 def _over_seeds(found: list[dict[str, Any] | None]) -> dict[str, float | None]:

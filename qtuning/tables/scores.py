@@ -18,7 +18,7 @@ from qtuning.tables.labels import benchmark_label, block_title, pruner_labels, s
 from qtuning.tables.latex import render_latex
 from qtuning.tables.markdown import render_markdown
 from qtuning.tables.page import Block, Column, Field, Footnotes, Page, Table
-from qtuning.tables.write import Edition
+from qtuning.tables.write import PageFiles
 
 CSV_SCHEMA: dict[str, pl.DataType] = {
     **dict.fromkeys(("experiment", "train_set"), pl.String()),
@@ -80,11 +80,11 @@ def score_page(summary: Summary, comparisons: pl.DataFrame | None = None, notes:
     )
 
 
-def score_edition(summary: Summary, comparisons: pl.DataFrame | None = None, notes: Sequence[str] = ()) -> Edition:
+def score_files(summary: Summary, comparisons: pl.DataFrame | None = None, notes: Sequence[str] = ()) -> PageFiles:
     """The page of an experiment, and its scores. Arguments as of `score_page`."""
     page = score_page(summary, comparisons, notes)
     texts = {"md": render_markdown, "tex": render_latex, "html": render_html}
-    return Edition(page, texts, {"csv": tidy_scores(summary)})
+    return PageFiles(page, texts, {"csv": tidy_scores(summary)})
 
 
 def tidy_scores(summary: Summary) -> pl.DataFrame:

@@ -12,7 +12,7 @@ from qtuning.tables.page import Page
 
 
 @dataclass(frozen=True)
-class Edition:
+class PageFiles:
     """A page with the files it is written to, by what follows the experiment's name: `md`, `cost.csv`, ..."""
 
     page: Page
@@ -20,7 +20,7 @@ class Edition:
     frames: Mapping[str, pl.DataFrame] = field(default_factory=dict)
 
 
-def write_tables(summary: Summary, editions: Iterable[Edition], folder: Path) -> tuple[Path, ...]:
+def write_tables(summary: Summary, editions: Iterable[PageFiles], folder: Path) -> tuple[Path, ...]:
     """Write the files of an experiment's editions to `folder` and return their paths; equal scores give equal bytes.
 
     While cells are still to be run, each name starts with `EXPERIMENT.partial`: a table with such holes must not pass
@@ -32,13 +32,13 @@ def write_tables(summary: Summary, editions: Iterable[Edition], folder: Path) ->
         name, other = other, name
     paths: list[Path] = []
     for edition in editions:
-        paths += write_edition(edition, folder, name)
+        paths += write_page(edition, folder, name)
         for kind in (*edition.texts, *edition.frames):
             (folder / f"{other}.{kind}").unlink(missing_ok=True)  # of an earlier store, and no longer true
     return tuple(paths)
 
 
-def write_edition(edition: Edition, folder: Path, name: str) -> tuple[Path, ...]:
+def write_page(edition: PageFiles, folder: Path, name: str) -> tuple[Path, ...]:
     """Write `folder`/`name`.KIND for every kind of the edition, and return the paths."""
     for kind, render in edition.texts.items():
         write_text(folder / f"{name}.{kind}", render(edition.page))

@@ -31,7 +31,7 @@ CHECKED = 64  # samples among which the shortest and the longest check that the 
 
 
 @dataclass(frozen=True)
-class TrainSet:
+class CellSamples:
     """The samples of a cell, and what is known of each beyond its tokens.
 
     instructions: of all samples, or None. reference: per sample, [|T_i|] token NLL under the reference model, or None.
@@ -51,7 +51,7 @@ class CandidateSource:
     last part of, under the weights of that update; NaN before. Table and losses are part of the resume state.
     """
 
-    train_set: TrainSet
+    train_set: CellSamples
     accelerator: Accelerator
     model: PackedModel
     cost: Cost
@@ -196,7 +196,7 @@ def score_all(
 
     needs: only its scores are made. progress: see `CandidateSource.whole_train_set`. Raises NonFinite.
     """
-    source = CandidateSource(TrainSet(samples), accelerator, model, Cost(), batch_size, scoring=scoring or Scoring())
+    source = CandidateSource(CellSamples(samples), accelerator, model, Cost(), batch_size, scoring=scoring or Scoring())
     scores = source.whole_train_set(SCORES & set(needs), 0, progress).scores
     assert scores is not None
     return scores, source.cost

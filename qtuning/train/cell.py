@@ -31,7 +31,7 @@ from qtuning.pruners.base import Instructions
 from qtuning.pruners.method import method_of
 from qtuning.scoring.scores import BatchScores, NonFinite
 from qtuning.train import checkpoint
-from qtuning.train.candidates import CHECKED, TrainSet, score_with_auxiliary
+from qtuning.train.candidates import CHECKED, CellSamples, score_with_auxiliary
 from qtuning.train.checkpoint import Checkpointer
 from qtuning.train.cost import Cost, peak_memory, sum_costs
 from qtuning.train.journal import Diagnosis, RunLog, print_derived
@@ -105,7 +105,7 @@ def train(
 
     # the loop over the updates, and what records it
     reference, table, cost = _score_with_auxiliaries(cell, method.needs.all, samples, accelerator, folders)
-    loop = TrainingLoop(cell, method, TrainSet(samples, texts, reference), accelerator, prepared, optimizer)
+    loop = TrainingLoop(cell, method, CellSamples(samples, texts, reference), accelerator, prepared, optimizer)
     loop.source.table = table
     loop.cost.add(cost)
     if resumed is not None:

@@ -36,7 +36,7 @@ from qtuning.model.packed import PackedModel
 from qtuning.pruners.base import Candidates, sample_budget
 from qtuning.pruners.method import Method, Selection, concatenate, select_together
 from qtuning.scoring.scores import NonFinite
-from qtuning.train.candidates import CandidateSource, TrainSet, raise_first
+from qtuning.train.candidates import CandidateSource, CellSamples, raise_first
 from qtuning.train.cost import Cost, shape_of
 from qtuning.train.decision import Decision, Progress, Verdicts, agreement, pack_kept
 from qtuning.train.journal import TRACE_SCHEMA
@@ -55,7 +55,7 @@ class TrainingLoop:
         self,
         cell: Cell,
         method: Method,
-        train_set: TrainSet,
+        train_set: CellSamples,
         accelerator: Accelerator,
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer | None,

@@ -12,7 +12,7 @@ import pytest
 from command_line import invoke
 from typer.testing import Result
 
-from qtuning.data.contamination import Check, notes_of_checks
+from qtuning.data.contamination import OverlapCheck, notes_of_checks
 from qtuning.errors import UserError
 from qtuning.experiment.grid import ConfigFolder
 
@@ -41,7 +41,9 @@ def test_it_writes_a_report_that_tables_can_quote(run: Callable[..., Result], tm
     assert path.name.startswith("sums-data-dir-")
     assert json.loads(path.read_text())["benchmarks"]["gsm8k"]["contaminated"] == 1
     assert "a farmer has three fields and each of them has four rows of" in result.output
-    check = Check(ConfigFolder(tmp_path / "configs", tmp_path / "data").train_set("sums"), "data-dir", ("gsm8k",))
+    check = OverlapCheck(
+        ConfigFolder(tmp_path / "configs", tmp_path / "data").train_set("sums"), "data-dir", ("gsm8k",)
+    )
     assert notes_of_checks(tmp_path / "results", [check]) == [
         "Contamination: items that share a 13-gram with Sums: GSM8K 1 of 2 (50.0%; 1 shorter, compared whole)."
     ]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtuning.data.contamination import Check, checks_of, run_check
+from qtuning.data.contamination import OverlapCheck, checks_of, run_check
 from qtuning.data.overlap import Index, words
 from qtuning.errors import UserError
 from qtuning.experiment.grid import ConfigFolder
@@ -124,7 +124,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, **changes: Any) -> dict[str, Any]:
-    job = Check(TRAIN_SET, "data-dir", ("gsm8k",), **changes)
+    job = OverlapCheck(TRAIN_SET, "data-dir", ("gsm8k",), **changes)
     return run_check(job, data_dir=folder)
 
 
@@ -155,11 +155,14 @@ def test_the_report_is_the_same_wherever_the_data_lie(folder: Path, tmp_path_fac
 
 
 def test_the_name_of_a_report_tells_what_was_compared() -> None:
-    job = Check(TRAIN_SET, "data-dir", ("gsm8k", "math"))
-    same = Check(TRAIN_SET.model_copy(update={"label": "Another"}), "data-dir", ("math", "gsm8k"))
+    job = OverlapCheck(TRAIN_SET, "data-dir", ("gsm8k", "math"))
+    same = OverlapCheck(TRAIN_SET.model_copy(update={"label": "Another"}), "data-dir", ("math", "gsm8k"))
     assert job.name == same.name
     assert job.name.startswith("train-data-dir-")
-    others = [Check(TRAIN_SET, "data-dir", ("gsm8k",)), Check(TRAIN_SET, "data-dir", ("gsm8k", "math"), 8)]
+    others = [
+        OverlapCheck(TRAIN_SET, "data-dir", ("gsm8k",)),
+        OverlapCheck(TRAIN_SET, "data-dir", ("gsm8k", "math"), 8),
+    ]
     assert len({job.name, *(other.name for other in others)}) == 3
     assert job.path(Path("results")) == Path(f"results/contamination/{job.name}.json")
 
@@ -171,7 +174,7 @@ def test_experiments_and_the_command_give_reports_the_same_name(experiments: Any
     data_dir = tmp_path if experiments == ["gemma-local"] else None
     folder = ConfigFolder(configs, data_dir)
     (job,) = checks_of(folder.expand(experiments)).values()
-    by_hand = Check(folder.train_set(job.train_set.name), job.source, tuple(reversed(job.benchmarks)))
+    by_hand = OverlapCheck(folder.train_set(job.train_set.name), job.source, tuple(reversed(job.benchmarks)))
     assert by_hand.name == job.name
 
 
@@ -183,7 +186,7 @@ def test_equal_contexts_are_one_text_and_all_their_items_are_contaminated(tmp_pa
     ]
     gz(tmp_path / "squad" / "validation.jsonl.gz", records)
     gz(tmp_path / "train.jsonl.gz", [{"instruction": context, "output": "what is number 3"}])
-    report = run_check(Check(TRAIN_SET, "data-dir", ("squad",)), data_dir=tmp_path)
+    report = run_check(OverlapCheck(TRAIN_SET, "data-dir", ("squad",)), data_dir=tmp_path)
     result = report["benchmarks"]["squad"]
     # the short question is looked for whole, though its item is not short: it has a context
     assert (result["contaminated"], result["short"], result["by_part"]) == (5, 0, {"question": 1, "context": 5})
@@ -195,15 +198,15 @@ def test_items_from_the_hub_are_those_of_local_files(folder: Path, monkeypatch: 
         items = datasets.Dataset.from_list([json.loads(line) for line in lines])
     hub = {("openai/gsm8k", "main"): datasets.DatasetDict({"train": items.select([0]), "test": items})}
     monkeypatch.setattr(datasets, "load_dataset", lambda *name: hub[name])
-    report = run_check(Check(TRAIN_SET, "hub", ("gsm8k",)), data_dir=folder)
+    report = run_check(OverlapCheck(TRAIN_SET, "hub", ("gsm8k",)), data_dir=folder)
     assert report == run(folder) | {"benchmark_source": "hub"}
 
 
 def test_what_cannot_be_read_is_told(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no folder given"):
-        run_check(Check(TRAIN_SET, "data-dir", ("gsm8k",)), data_dir=None)
+        run_check(OverlapCheck(TRAIN_SET, "data-dir", ("gsm8k",)), data_dir=None)
     with pytest.raises(UserError, match=r"math/test\.jsonl\.gz: no such file"):
-        run_check(Check(TRAIN_SET, "data-dir", ("math",)), data_dir=folder)
+        run_check(OverlapCheck(TRAIN_SET, "data-dir", ("math",)), data_dir=folder)
     gz(folder / "train.jsonl.gz", [])
     with pytest.raises(UserError, match="its source has no rows"):
         run(folder)

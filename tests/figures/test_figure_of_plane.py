@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.text import Annotation
 
-from qtuning.figures.plane import STAGES, Plane, draw_flow, draw_plane, stages
+from qtuning.figures.plane import STAGES, DrawnPlane, draw_flow, draw_plane, stages
 
 values = st.floats(0.0, 8.0, allow_nan=False)
 clouds = st.lists(st.tuples(values, values), min_size=2, max_size=60)
@@ -33,7 +33,7 @@ def expected(ppl: float, ent: float, ppl_line: float, ent_line: float, text: boo
 @settings(max_examples=60, deadline=None)
 def test_quadrants_are_those_of_the_medians(cloud: list[tuple[float, float]], text: bool) -> None:
     frame = frame_of(cloud)
-    plane = Plane.of(frame, "text" if text else "figure")
+    plane = DrawnPlane.of(frame, "text" if text else "figure")
     middle = median(frame["ppl"]), median(frame["entropy"])
     wanted = [expected(ppl, ent, *middle, text) for ppl, ent in zip(frame["ppl"], frame["entropy"], strict=True)]
     assert plane.samples["median_quadrant"].to_list() == wanted
@@ -46,7 +46,7 @@ def test_quadrants_are_those_of_the_medians(cloud: list[tuple[float, float]], te
 @settings(max_examples=60, deadline=None)
 def test_every_sample_lies_in_one_bin_and_no_bin_in_two_quadrants(cloud: list[tuple[float, float]]) -> None:
     frame = frame_of(cloud)
-    plane = Plane.of(frame)
+    plane = DrawnPlane.of(frame)
     assert plane.bins["len"].sum() == len(frame)
     assert plane.ent in plane.ents and np.log10(plane.ppl) in plane.log_ppls
     assert plane.ents[0] < frame["entropy"].min() and plane.ents[-1] >= frame["entropy"].max()  # type: ignore[operator]

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from qtuning.data.contamination import Check, run_check
+from qtuning.data.contamination import OverlapCheck, run_check
 from qtuning.experiment.schema import FileSource, TrainSet
 
 
@@ -15,7 +15,7 @@ def runs(text: str) -> set[str]:
 
 def test_the_shipped_world_is_checked_as_generated(rows: Any) -> None:
     mini = TrainSet(name="mini", source=FileSource(kind="mini-world", file="sft/train.jsonl.gz"))
-    report = run_check(Check(mini, "mini-world", ("gsm8k", "triviaqa")), data_dir=None)
+    report = run_check(OverlapCheck(mini, "mini-world", ("gsm8k", "triviaqa")), data_dir=None)
     trained: set[str] = set()
     for row in rows["sft/train"]:
         for text in (row["instruction"], row.get("input") or "", row["output"]):

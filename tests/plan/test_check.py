@@ -23,7 +23,7 @@ from qtuning.plan.machines import MACHINES
 from qtuning.plan.shapes import from_config
 from qtuning.plan.work import training_work
 from qtuning.pruners.method import method_of
-from qtuning.train.candidates import TrainSet
+from qtuning.train.candidates import CellSamples
 from qtuning.train.step import TrainingLoop
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -50,7 +50,7 @@ def test_flops_are_those_that_training_measures(method: str) -> None:
     optimizer = torch.optim.AdamW(wrapped.parameters(), lr=1e-3)
     assert cell.pruning is not None
     prepared = accelerator.prepare(wrapped, optimizer)
-    loop = TrainingLoop(cell, method_of(cell.pruning), TrainSet(samples), accelerator, *prepared)
+    loop = TrainingLoop(cell, method_of(cell.pruning), CellSamples(samples), accelerator, *prepared)
     for window in loop.windows():
         loop.step(window)
     cost = loop.cost.summary()

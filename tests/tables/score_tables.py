@@ -7,9 +7,9 @@ from cell_folders import Folders
 
 from qtuning.statistics.summary import summarise
 from qtuning.store.store import Store, write_store
-from qtuning.tables.by_cost import cost_edition
+from qtuning.tables.by_cost import cost_files
 from qtuning.tables.markdown import render_markdown
-from qtuning.tables.scores import score_edition, score_page
+from qtuning.tables.scores import score_files, score_page
 from qtuning.tables.write import write_tables
 
 TWO = {"benchmarks": ["gsm8k", "math"], "source": "mini-world", "batch_size": 64, "max_length": 256}
@@ -27,7 +27,7 @@ def markdown(scores: pl.DataFrame) -> str:
 def write(folders: Folders) -> tuple[Path, ...]:
     """Collect, and write what the report does."""
     summary = summarise(scores_of(folders))
-    return write_tables(summary, [score_edition(summary), cost_edition(summary)], folders.results / "tables")
+    return write_tables(summary, [score_files(summary), cost_files(summary)], folders.results / "tables")
 
 
 def block(page: str, title: str) -> list[list[str]]:

@@ -9,10 +9,10 @@ import pytest
 from cell_folders import Folders
 from score_tables import TWO, scores_of, write
 
-from qtuning.paper.beside import paper_editions
+from qtuning.paper.beside import paper_files
 from qtuning.statistics.summary import summarise
 from qtuning.tables.page import superscript
-from qtuning.tables.scores import score_edition
+from qtuning.tables.scores import score_files
 from qtuning.tables.write import write_tables
 
 Make = Callable[..., Folders]
@@ -62,7 +62,7 @@ def test_an_edition_of_a_table_of_the_paper_has_it_beside_ours(make_folders: Mak
     for cell in folders.grid.cells:
         folders.finish(cell)
     summary = summarise(scores_of(folders))
-    editions = [score_edition(summary, notes=["Overlap: none."]), *paper_editions(summary)]
+    editions = [score_files(summary, notes=["Overlap: none."]), *paper_files(summary)]
     paths = write_tables(summary, editions, tmp_path / "out")
     kinds = ("md", "tex", "html", "csv", "paper.md", "paper.html", "paper.csv", "signs.csv")
     assert paths == tuple(tmp_path / "out" / f"table2-mini.{kind}" for kind in kinds)

@@ -16,7 +16,7 @@ from qtuning.experiment.schema import Cell, MethodEntry, Model, Ratios, Training
 from qtuning.model.packed import PackedModel
 from qtuning.pruners.base import Instructions
 from qtuning.pruners.method import method_of
-from qtuning.train.candidates import TrainSet
+from qtuning.train.candidates import CellSamples
 from qtuning.train.step import TrainingLoop
 from qtuning.train.windows import UpdateWindow
 
@@ -83,7 +83,7 @@ class Run:
     cost: dict[str, float]
 
 
-def train_set_of(samples: Sequence[Sample]) -> TrainSet:
+def train_set_of(samples: Sequence[Sample]) -> CellSamples:
     """The samples with made-up texts, and losses of a made-up reference model."""
     rng = torch.Generator().manual_seed(7)
     texts = Instructions(
@@ -91,7 +91,7 @@ def train_set_of(samples: Sequence[Sample]) -> TrainSet:
         torch.rand(len(samples), generator=rng, dtype=torch.float64),
     )
     reference = [torch.rand(sample.response_length, generator=rng, dtype=torch.float64) for sample in samples]
-    return TrainSet(samples, texts, reference)
+    return CellSamples(samples, texts, reference)
 
 
 def started(cell: Cell, model: Any, samples: Sequence[Sample]) -> tuple[TrainingLoop, UpdateWindow]:
