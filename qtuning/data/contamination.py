@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from pydantic import BaseModel, Field
 from tqdm import tqdm
 
 from qtuning.data.items import fetch_items, read_items, reading_from_hub
@@ -22,7 +23,8 @@ from qtuning.data.sources import describe_source, local_folder, read_rows
 from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import BENCHMARKS, label_of
 from qtuning.experiment.schema import TrainSet
-from qtuning.files import canonical_json, read_json, short_hash
+from qtuning.experiment.yaml_files import validate
+from qtuning.files import canonical_json, short_hash
 
 if TYPE_CHECKING:
     import polars
@@ -245,6 +247,35 @@ def print_report(report: dict[str, Any], seconds: float, path: Path) -> None:
     console.print(f"{path}\n", markup=False, highlight=False, style="dim")
 
 
+class _Overlap(BaseModel):
+    items: Annotated[int, Field(gt=0)]
+    contaminated: Annotated[int, Field(ge=0)]
+    short: Annotated[int, Field(ge=0)]
+
+    def __str__(self) -> str:
+        """`12 of 791 (1.5%; 8 shorter, compared whole)`."""
+        remarks = [f"{100 * self.contaminated / self.items:.1f}%"] if self.contaminated else []
+        remarks += [f"{self.short:,} shorter, compared whole"] if self.short else []
+        return f"{self.contaminated:,} of {self.items:,}" + (f" ({'; '.join(remarks)})" if remarks else "")
+
+
+class _Report(BaseModel):
+    """What a note needs of a report. It may come with a store from another machine, so it is read strictly."""
+
+    train_set: str
+    benchmark_source: str
+    ngram: Annotated[int, Field(gt=0)]
+    benchmarks: dict[str, _Overlap]
+
+    def overlaps(self, benchmarks: Sequence[str]) -> str:
+        """`GSM8K 0 of 791, MATH not checked`."""
+        return ", ".join(f"{label_of(name)} {self.benchmarks.get(name, 'not checked')}" for name in benchmarks)
+
+
+def _read_report(path: Path) -> _Report:
+    return validate(_Report, path.read_bytes(), str(path))
+
+
 def notes_of_checks(store: Path, checks: Iterable[OverlapCheck]) -> list[str]:
     """One line for each check that an experiment asks for (`checks_of`), of its own report.
 
@@ -253,7 +284,7 @@ def notes_of_checks(store: Path, checks: Iterable[OverlapCheck]) -> list[str]:
     """
     notes = []
     for check in checks:
-        report = read_json(check.path(store)) if check.path(store).is_file() else None
+        report = _read_report(check.path(store)) if check.path(store).is_file() else None
         notes.append(_note(report, check.train_set.name, check.train_set.label, check.benchmarks))
     return notes
 
@@ -267,16 +298,16 @@ def notes_from_store(store: Path, scores: "polars.DataFrame") -> list[str]:
     """
     config = json.loads(scores["evaluation_config"][0])
     asked = config["benchmarks"]
-    known = {path.stem: read_json(path) for path in sorted((Path(store) / "contamination").glob("*.json"))}
+    known = {path.stem: _read_report(path) for path in sorted((Path(store) / "contamination").glob("*.json"))}
     notes = []
     for name, label in scores.select("train_set", "train_set_label").drop_nulls().unique(maintain_order=True).rows():
         covered = {
-            stem: len(report["benchmarks"].keys() & set(asked))
+            stem: len(report.benchmarks.keys() & set(asked))
             for stem, report in known.items()
-            if (report["train_set"], report["benchmark_source"], report["ngram"]) == (name, config["source"], NGRAM)
+            if (report.train_set, report.benchmark_source, report.ngram) == (name, config["source"], NGRAM)
         }
         best = [stem for stem, count in covered.items() if count == max(covered.values())]
-        if len({_overlaps(known[stem], asked) for stem in best}) > 1:
+        if len({known[stem].overlaps(asked) for stem in best}) > 1:
             notes.append(
                 f"Contamination: several reports on {label} that differ ({', '.join(best)}); `qtuning tables` knows "
                 "which."
@@ -286,23 +317,9 @@ def notes_from_store(store: Path, scores: "polars.DataFrame") -> list[str]:
     return notes
 
 
-def _note(report: dict[str, Any] | None, train_set: str, label: str, benchmarks: Sequence[str]) -> str:
+def _note(report: _Report | None, train_set: str, label: str, benchmarks: Sequence[str]) -> str:
     if report is not None:
-        counts = _overlaps(report, benchmarks)
-        return f"Contamination: items that share a {report['ngram']}-gram with {label}: {counts}."
+        counts = report.overlaps(benchmarks)
+        return f"Contamination: items that share a {report.ngram}-gram with {label}: {counts}."
     names = ", ".join(map(label_of, benchmarks))
     return f"Contamination: not checked ({label} against {names}); run `qtuning contamination {train_set}`."
-
-
-def _overlaps(report: dict[str, Any], benchmarks: Sequence[str]) -> str:
-    """`GSM8K 12 of 791 (1.5%; 8 shorter, compared whole), MATH not checked`."""
-    told = []
-    for name in benchmarks:
-        text = "not checked"
-        if (result := report["benchmarks"].get(name)) is not None:
-            items, contaminated, short = result["items"], result["contaminated"], result["short"]
-            remarks = [f"{100 * contaminated / items:.1f}%"] if contaminated else []
-            remarks += [f"{short:,} shorter, compared whole"] if short else []
-            text = f"{contaminated:,} of {items:,}" + (f" ({'; '.join(remarks)})" if remarks else "")
-        told.append(f"{label_of(name)} {text}")
-    return ", ".join(told)

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pytest
 
 from qtuning.data.contamination import checks_of, notes_from_store, notes_of_checks
+from qtuning.errors import UserError
 from qtuning.files import write_json
 from qtuning.store.collect import collect
 
@@ -62,6 +64,12 @@ def test_the_report_that_covers_the_benchmarks_is_taken(tmp_path: Path) -> None:
     # of another copy that says the same, one is as good as the other
     report(tmp_path, "mathinstruct-hub-4", gsm8k=(791, 2, 0), math=(5000, 50, 0))
     assert note(tmp_path, "gsm8k", "math") == both
+
+
+def test_a_damaged_report_is_refused_with_its_key(tmp_path: Path) -> None:
+    report(tmp_path, "mathinstruct-hub-1", gsm8k=(0, 0, 0))
+    with pytest.raises(UserError, match=r"mathinstruct-hub-1\.json: benchmarks\.gsm8k\.items = 0"):
+        note(tmp_path, "gsm8k")
 
 
 def test_a_grid_reads_the_report_of_its_own_check(folders: Any) -> None:
