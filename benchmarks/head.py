@@ -11,7 +11,7 @@ from benchmarks.fresh import in_fresh_process, peak_above
 from benchmarks.report import Checked, Table, Value
 from benchmarks.shapes import Setting, ragged
 from qtuning.model.flops import CHUNK
-from qtuning.model.head import Head, statistics
+from qtuning.model.head import Head, token_statistics
 
 TIME, MEMORY = 0.28, 0.10
 RESPONSE = 0.41  # share of the positions
@@ -42,7 +42,7 @@ def _ragged_batch(setting: Setting) -> Table:
     variants: dict[str, Callable[[], object]] = {
         "naive": lambda: naive_statistics(hidden, weight, labels),
         "gemm": lambda: _products(hidden[:response], weight),
-        "ours": lambda: statistics(hidden[:response], Head(weight), labels[:response]),
+        "ours": lambda: token_statistics(hidden[:response], Head(weight), labels[:response]),
     }
     times = alternate(variants, sizes.fewer, device)
     arguments = (hidden_size, vocabulary, positions, response, str(device))
@@ -127,10 +127,10 @@ def measure(
     def action() -> object:
         if variant == "naive":
             return naive_statistics(hidden, weight, labels)
-        return statistics(hidden[:response], Head(weight), labels[:response])
+        return token_statistics(hidden[:response], Head(weight), labels[:response])
 
     naive_statistics(hidden[:2], weight[:64], labels[:2] % 64)  # the code of the kernels is in memory from here on
-    statistics(hidden[:2], Head(weight[:64]), labels[:2] % 64)
+    token_statistics(hidden[:2], Head(weight[:64]), labels[:2] % 64)
     spent: list[float] = []
     peak = peak_above(lambda: spent.append(seconds(action, where)), where)
     return peak, spent[0]

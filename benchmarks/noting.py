@@ -67,7 +67,7 @@ def _evaluate(note: Note, paths: list[str]) -> None:
 
     note("import lm-eval and transformers")
     from qtuning.evaluation.run import evaluate_cell
-    from qtuning.experiment.names import ResultPaths
+    from qtuning.experiment.ids import ResultPaths
     from qtuning.experiment.schema import Cell, Evaluation
     from qtuning.files import read_json
 

@@ -15,7 +15,7 @@ from typing import Literal
 from benchmarks.mini import REPOSITORY, Mini, mini_world
 from benchmarks.report import Checked, Table, Value
 from benchmarks.shapes import Setting
-from qtuning.experiment.names import cell_json
+from qtuning.experiment.ids import cell_json
 from qtuning.files import write_text
 from qtuning.warm.client import VARIABLE
 

@@ -15,7 +15,7 @@ from qtuning.data.items import items_file
 from qtuning.data.sources import locate
 from qtuning.errors import UserError, raise_problems
 from qtuning.experiment.grid import ConfigFolder, Grid
-from qtuning.experiment.names import (
+from qtuning.experiment.ids import (
     AUXILIARY,
     ResultPaths,
     canonical,

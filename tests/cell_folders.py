@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from qtuning.experiment.grid import ConfigFolder, Grid
-from qtuning.experiment.names import cell_id, cell_json, evaluation_id
+from qtuning.experiment.ids import cell_id, cell_json, evaluation_id
 from qtuning.experiment.schema import Cell
 from qtuning.files import write_json, write_text
 from qtuning.statistics.summary import Summary, summarise

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from qtuning.cli.app import app
 from qtuning.experiment.grid import ConfigFolder
-from qtuning.experiment.names import cell_id, evaluation_id, model_id, pair_id
+from qtuning.experiment.ids import cell_id, evaluation_id, model_id, pair_id
 
 PINS = Path(__file__).parent / "pins"
 CONFIGS = Path(__file__).parent.parent / "configs"

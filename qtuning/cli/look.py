@@ -64,7 +64,7 @@ def plan(
     `qtuning plan table1 table2 --gpu h100 --devices 8 --usd-per-gpu-hour 2.5`
     """
     from qtuning.experiment.grid import ConfigFolder
-    from qtuning.experiment.names import ResultPaths
+    from qtuning.experiment.ids import ResultPaths
     from qtuning.plan.assumptions import read_assumptions
     from qtuning.plan.bill import bill_of
     from qtuning.plan.check import check_predictions
@@ -132,7 +132,7 @@ def plane(
     from rich.console import Console
     from tqdm import tqdm
 
-    from qtuning.experiment.names import ResultPaths
+    from qtuning.experiment.ids import ResultPaths
     from qtuning.figures.plane import draw_plane
     from qtuning.figures.style import save
     from qtuning.probes.score_file import print_plane, score_file

@@ -31,7 +31,7 @@ def cells(
 ) -> None:
     """List the cells of experiments; equal cells of different experiments are listed once."""
     from qtuning.experiment.grid import ConfigFolder
-    from qtuning.experiment.names import ResultPaths
+    from qtuning.experiment.ids import ResultPaths
     from qtuning.files import write_text
     from qtuning.workflow import WorkflowInputs
 
@@ -45,7 +45,7 @@ def cells(
 
 def base_model(cell: CellFile, results: Results = RESULTS) -> None:
     """Make a cell's base model ready: fetch it from the hub, convert it, or find it in the package."""
-    from qtuning.experiment.names import ResultPaths
+    from qtuning.experiment.ids import ResultPaths
     from qtuning.files import exclusive
     from qtuning.model.load import make_ready
 
@@ -61,7 +61,7 @@ def prepare(cell: CellFile, results: Results = RESULTS, data_dir: DataDir = None
 
     from qtuning.data.prepare import prepare as run
     from qtuning.data.prepare import print_summary
-    from qtuning.experiment.names import ResultPaths
+    from qtuning.experiment.ids import ResultPaths
     from qtuning.files import exclusive
     from qtuning.model.load import model_path
 
@@ -82,7 +82,7 @@ def train(
     threads: Threads = 1,
 ) -> None:
     """Train one cell (`accelerate launch -m qtuning.train`). Kill it and type it again: it goes on where it was."""
-    from qtuning.experiment.names import AUXILIARY, ResultPaths
+    from qtuning.experiment.ids import AUXILIARY, ResultPaths
     from qtuning.train.tracking import MODES
 
     loaded, paths = read_cell(cell, trained=True), ResultPaths(results)
@@ -119,7 +119,7 @@ def evaluate(
     set_threads(threads)
     hold_gpus(1)
     from qtuning.evaluation.run import evaluate_cell
-    from qtuning.experiment.names import ResultPaths
+    from qtuning.experiment.ids import ResultPaths
     from qtuning.files import exclusive
 
     paths = ResultPaths(results)
@@ -140,7 +140,7 @@ def localise(
     `qtuning localise results/configurations/CELL.json`
     """
     set_threads(threads)
-    from qtuning.experiment.names import ResultPaths
+    from qtuning.experiment.ids import ResultPaths
     from qtuning.files import exclusive
     from qtuning.probes.planted_errors import find_planted_errors
 

@@ -14,8 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from qtuning.errors import UserError, raise_problems
 from qtuning.experiment.benchmarks import BENCHMARKS
+from qtuning.experiment.ids import cell_json
 from qtuning.experiment.methods import make_pruning
-from qtuning.experiment.names import cell_json
 from qtuning.experiment.scales import Edition, ExperimentFiles, find, merge, strings, type_problems
 from qtuning.experiment.schema import (
     Cell,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from qtuning.errors import UserError
 from qtuning.integrations.padded import TargetMap
-from qtuning.model.head import head_of, statistics
+from qtuning.model.head import head_of, token_statistics
 from qtuning.model.packed import PROBED, causal_lm_of, same_but_for_rounding
 from qtuning.scoring.scores import BatchScores, NonFinite, segment_mean
 
@@ -79,7 +79,7 @@ def _statistics(model: nn.Module, inputs: Inputs, wanted: Tensor, following: Ten
     head = head_of(causal_lm)
     hidden = backbone(**_accepted(backbone, inputs), use_cache=False).last_hidden_state[wanted]
     device = head.weight.device  # of a model spread over several, the last one
-    return statistics(hidden.to(device), head, following[wanted].to(device))
+    return token_statistics(hidden.to(device), head, following[wanted].to(device))
 
 
 def _accepted(module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:

@@ -54,7 +54,7 @@ def head_of(model: PreTrainedModel) -> Head:
 
 
 @torch.no_grad()
-def statistics(
+def token_statistics(
     hidden: Tensor, head: Head, labels: Tensor, chunk: int = CHUNK, impl: Scorer = "chunked"
 ) -> tuple[Tensor, Tensor]:
     """Token NLL and entropy (method.md, Scores), in nats.

@@ -15,7 +15,7 @@ from qtuning.errors import UserError
 from qtuning.experiment.schema import Scorer
 from qtuning.model.attention import PACKED, Collected, Collector
 from qtuning.model.batch import Packed, pack
-from qtuning.model.head import head_of, statistics, summed_loss
+from qtuning.model.head import head_of, summed_loss, token_statistics
 
 
 def causal_lm_of(model: nn.Module) -> PreTrainedModel:
@@ -86,7 +86,7 @@ class PackedModel(nn.Module):
         """
         hidden, head = self.hidden(packed, collector), head_of(self.causal_lm)
         if mode == "scores":
-            return statistics(hidden, head, packed.labels, impl=impl)
+            return token_statistics(hidden, head, packed.labels, impl=impl)
         return summed_loss(hidden, head, packed.labels, packed.weights)
 
     @torch.no_grad()
@@ -100,7 +100,7 @@ class PackedModel(nn.Module):
         """Token NLL and entropy of the targets, each [M] float32, without gradient and without dropout.
 
         collector: is filled on the way; it must not stop. weights: stand in for the parameters of these names
-        (`half_weights`). impl: see `statistics`.
+        (`half_weights`). impl: see `token_statistics`.
         """
         arguments = (packed, "scores", collector, impl)
         with evaluating(self):

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import fmean, variance
 
 from qtuning.experiment.grid import Grid
-from qtuning.experiment.names import canonical, cell_id, evaluation_id
+from qtuning.experiment.ids import canonical, cell_id, evaluation_id
 from qtuning.files import canonical_json, read_json
 from qtuning.plan.assumptions import Assumptions
 from qtuning.plan.work import evaluation_work

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qtuning.experiment.grid import Grid
-from qtuning.experiment.names import AUXILIARY, ResultPaths, cell_id, evaluation_id, pair_id
+from qtuning.experiment.ids import AUXILIARY, ResultPaths, cell_id, evaluation_id, pair_id
 from qtuning.experiment.needs import schedule_of
 from qtuning.experiment.schema import Cell, Evaluation, Model, Training
 from qtuning.plan.assumptions import Assumptions

@@ -18,7 +18,7 @@ from transformers.utils import logging
 from qtuning.data.prepare import prepare
 from qtuning.data.samples import SAMPLES, load_samples
 from qtuning.errors import UserError
-from qtuning.experiment.names import ResultPaths, model_id
+from qtuning.experiment.ids import ResultPaths, model_id
 from qtuning.experiment.quadrants import QUADRANTS
 from qtuning.experiment.schema import Cell, Model, Pruning, Seeds, Training, TrainSet
 from qtuning.files import exclusive

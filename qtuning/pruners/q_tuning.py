@@ -1,4 +1,9 @@
-"""Q-Tuning (method.md, Stage 1 and Stage 2), with the readings of its ambiguities (A1, A2, ...) as options."""
+"""Q-Tuning: Stage 1 (`triage`) and Stage 2 (`prune_tokens`), with the readings A1, A2, ... as options.
+
+A reading is an interpretation of what the paper leaves open. docs/method.md lists them and has the equations. Its
+symbols here: B = len(candidates), K = budget.samples, N = candidates.tokens; w_i or supp(x) = |tilt|; n(.) = `scaled`;
+the quantile level a = b = `level`, searched by scoring/plane.py; s_t = `smooth`.
+"""
 
 from typing import Literal
 
@@ -32,7 +37,7 @@ def triage(
     """Stage 1, sample triage on the Error-Uncertainty plane.
 
     Keeps K = budget.samples: the samples of Q2 and Q4. If these are too few, the best-scored of the others are added;
-    if they are too many, the lowest-scored go. The score is
+    if they are too many, the lowest-scored go (of equal scores, the higher sample number). The score is
     supp(x) = max(n(PPL) - n(Ent), n(Ent) - n(PPL)). An added sample counts as Q2 if the first term wins, else as Q4.
 
     quadrants (A1): `text` calls the quadrant of high PPL and high Ent Q2; the score stays as it is.
@@ -45,9 +50,9 @@ def triage(
     if entropy == "sequence":
         assert candidates.scores.sequence_ent is not None
         ent = candidates.scores.sequence_ent
-    samples = Plane(ppl, ent, quadrants, thresholds)
-    found = samples.search(budget.sample_ratio)
-    quadrant = samples.quadrants(found.level)
+    points = Plane(ppl, ent, quadrants, thresholds)
+    found = points.search(budget.sample_ratio)
+    quadrant = points.quadrants(found.level)
     role = _ROLES[quadrant.long()]
     selected = role != DROPPED
     inside = int(selected.sum())
@@ -59,18 +64,19 @@ def triage(
     best_first = ranking(tilt.abs(), candidates.numbers)  # supp = max(t, -t) = |t|
     queue = draw(candidates.numbers, rng) if supplement == "random" else best_first
     if surplus_samples:
-        role[best_first[selected[best_first]][budget.samples :]] = DROPPED
+        selected_best_first = best_first[selected[best_first]]
+        role[selected_best_first[budget.samples :]] = DROPPED
     supplemented = torch.zeros_like(selected)
     if missing:
         added = queue[~selected[queue]][:missing]
         role[added] = torch.where(tilt[added] > 0, PRUNABLE, WHOLE).to(torch.int8)
         supplemented[added] = True
-    median = samples.quadrants(0.5)  # at the medians both readings of the lines are one
+    median = points.quadrants(0.5)  # a median split, for the log only; both readings of A5 coincide there
     log = _log(found, quadrant, median) | {
         "from_thresholds": inside - surplus_samples,
         "supplemented": missing,
         "trimmed": surplus_samples,
-        "spread": float(samples.spread),
+        "spread": float(points.spread),
     }
     return SampleSelection(role, quadrant, supplemented, log=log)
 
@@ -131,7 +137,7 @@ def prune_tokens(
         total = int((candidates.prompts + candidates.lengths).sum())
         allowed = Budget.of(budget.sample_ratio, budget.token_ratio, len(candidates), total).tokens
         allowed -= int(candidates.prompts[kept].sum())
-    surplus = min(held - allowed, held - 1)
+    surplus = min(held - allowed, held - 1)  # `allowed` may be below 1: prompts count against it under `sequence`
     mask[first_to_go[: max(0, surplus)]] = False
     return mask
 

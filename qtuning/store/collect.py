@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.grid import Grid
-from qtuning.experiment.names import AUXILIARY, cell_id, evaluation_id
+from qtuning.experiment.ids import AUXILIARY, cell_id, evaluation_id
 from qtuning.experiment.schema import Cell, Evaluation, Pruning, Readings
 from qtuning.experiment.yaml_files import validate
 from qtuning.files import canonical_json, read_json

@@ -18,7 +18,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list
 
 from qtuning.errors import UserError
-from qtuning.experiment.names import AUXILIARY
+from qtuning.experiment.ids import AUXILIARY
 from qtuning.experiment.schema import Cell
 from qtuning.files import exclusive, read_json, remove_leftovers, write_json
 from qtuning.train import checkpoint

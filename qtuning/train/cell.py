@@ -20,7 +20,7 @@ from tqdm import tqdm
 from qtuning.data.samples import Sample, load_samples
 from qtuning.data.tokenise import load_tokenizer
 from qtuning.errors import UserError
-from qtuning.experiment.names import cell_id, cell_json
+from qtuning.experiment.ids import cell_id, cell_json
 from qtuning.experiment.needs import SCORES
 from qtuning.experiment.schema import Cell, Training
 from qtuning.files import atomic_path, file_digest, read_json, write_json, write_text

@@ -16,7 +16,7 @@ from qtuning.data.samples import Sample
 from qtuning.errors import UserError
 from qtuning.experiment.schema import Scorer
 from qtuning.model.batch import Packed, pack_whole
-from qtuning.model.head import head_of, statistics, summed_loss
+from qtuning.model.head import head_of, summed_loss, token_statistics
 from qtuning.model.packed import PackedModel
 from qtuning.scoring.scores import Observation, batch_scores, pack_responses
 
@@ -73,7 +73,7 @@ def observe_with_graphs(
     ]
     with torch.no_grad():
         rows = torch.cat(hidden).index_select(0, on_device.source)
-        found = statistics(rows, head_of(model.causal_lm), on_device.labels, impl=impl)
+        found = token_statistics(rows, head_of(model.causal_lm), on_device.labels, impl=impl)
     observation = Observation(packed, 1.0, batch_scores(samples, *found, everywhere), None)
     return observation, Graphs(dict(zip(packed.rows, hidden, strict=True)))
 

@@ -3,15 +3,15 @@
 Before an epoch, sample pruners that draw by epoch draw which samples it holds. An update then works on a window of
 `processes x accumulation` selection batches, consecutive in the order of the epoch. `TrainingLoop.step` makes it:
 
-    1. score every batch of the window without gradient, if the method needs scores      method.md, Scores
-    2. select samples and tokens, batch by batch or all together (A9), and pack them     method.md, Stages 1 and 2
-    3. count the kept tokens of the window over all processes                            method.md, Loss
+    1. score every batch of the window without gradient, if the method needs scores (candidates.py, scoring/scores.py)
+    2. select samples and tokens, batch by batch or all together (A9), and pack them (pruners/method.py, decision.py)
+    3. count the kept tokens of the window over all processes: the one denominator
     4. forward and backward of the kept tokens; loss = sum of NLL / that count
     5. clip the gradient, step the optimizer
 
-Weights do not change inside a window, so scoring before training is exact. If nothing is pruned, this is plain
-supervised fine-tuning, bit for bit. The other schedules of scoring (docs/scoring.md) change step 1; `pool` also changes
-which samples an update trains.
+docs/method.md has the equations of steps 1 to 4 (Scores, Stage 1 and 2, Loss). Weights do not change inside a window,
+so scoring before training is exact. If nothing is pruned, this is plain supervised fine-tuning, bit for bit. The other
+schedules of scoring (docs/scoring.md) change step 1; `pool` also changes which samples an update trains.
 """
 
 import math

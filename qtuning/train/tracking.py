@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtuning.errors import UserError
-from qtuning.experiment.names import cell_id
+from qtuning.experiment.ids import cell_id
 from qtuning.experiment.schema import Cell
 from qtuning.files import read_json, short_hash, write_text
 

@@ -15,7 +15,7 @@ from qtuning.errors import UserError
 from qtuning.evaluation import run
 from qtuning.evaluation.model import StopTexts, load_model
 from qtuning.experiment.benchmarks import BENCHMARKS
-from qtuning.experiment.names import evaluation_id
+from qtuning.experiment.ids import evaluation_id
 from qtuning.experiment.schema import Evaluation
 
 Run = tuple[Path, dict[str, Any], Evaluation]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtuning.experiment.grid import ConfigFolder
-from qtuning.experiment.names import cell_id
+from qtuning.experiment.ids import cell_id
 from qtuning.experiment.scales import merge
 
 EXPERIMENT: dict[str, Any] = {

@@ -13,8 +13,8 @@ from config_files import Configs
 
 from qtuning.errors import UserError
 from qtuning.experiment.grid import ConfigFolder, Grid
+from qtuning.experiment.ids import cell_id, cell_json, evaluation_id, evaluation_json, model_id, pair_id
 from qtuning.experiment.methods import make_pruning
-from qtuning.experiment.names import cell_id, cell_json, evaluation_id, evaluation_json, model_id, pair_id
 from qtuning.experiment.schema import Cell, Evaluation, MethodEntry, Ratios
 from qtuning.experiment.yaml_files import nearest, read_yaml
 from qtuning.files import canonical_json, short_hash
@@ -74,7 +74,7 @@ def test_identities_are_pinned() -> None:
 def test_identities_do_not_depend_on_the_process() -> None:
     code = (
         "import sys; from pathlib import Path; from qtuning.experiment.schema import Cell; "
-        "from qtuning.experiment.names import cell_id; "
+        "from qtuning.experiment.ids import cell_id; "
         "print(cell_id(Cell.model_validate_json(sys.argv[1])), 'torch' in sys.modules)"
     )
     for hash_seed in ("1", "2"):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qtuning.errors import UserError
-from qtuning.model.head import Head, statistics, summed_loss
+from qtuning.model.head import Head, summed_loss, token_statistics
 
 SHAPES = [(52, 507, 123), (1, 97, 32), (257, 33, 5), (300, 2, 1)]  # positions, vocabulary, hidden: nothing round
 
@@ -51,7 +51,7 @@ def test_statistics_are_as_good_as_naive_float32(
     log_p = z.log_softmax(dim=-1)
     naive = -log_p.gather(1, labels[:, None])[:, 0], -(log_p.exp() * log_p).sum(dim=-1)
 
-    ours = statistics(hidden, Head(weight, offset, scale, softcap), labels, chunk=37)
+    ours = token_statistics(hidden, Head(weight, offset, scale, softcap), labels, chunk=37)
     for mine, plain, exact in zip(ours, naive, truth, strict=True):
         assert mine.dtype == torch.float32 and mine.shape == labels.shape
         error, naive_error = (np.abs(x.double().numpy() - exact).max() for x in (mine, plain))
@@ -71,8 +71,8 @@ def test_the_reference_is_right_and_the_default_agrees(
     truth = oracles.token_nll(exact, labels.tolist()), oracles.token_entropy(exact)
     head = Head(weight, offset, scale, softcap)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        found = statistics(hidden, head, labels, impl="reference")
-    for mine, default, right in zip(found, statistics(hidden, head, labels), truth, strict=True):
+        found = token_statistics(hidden, head, labels, impl="reference")
+    for mine, default, right in zip(found, token_statistics(hidden, head, labels), truth, strict=True):
         assert mine.dtype == torch.float32 and mine.shape == labels.shape
         assert np.abs(mine.double().numpy() - right).max() <= 2e-5
         if dtype == torch.float32:
@@ -82,7 +82,7 @@ def test_the_reference_is_right_and_the_default_agrees(
 def test_liger_is_refused_in_one_line_where_it_cannot_run() -> None:
     hidden, weight, _, labels = random_case(SHAPES[0])
     with pytest.raises(UserError, match=r"scoring\.impl = 'liger': needs a GPU, and the model is on cpu") as error:
-        statistics(hidden, Head(weight), labels, impl="liger")
+        token_statistics(hidden, Head(weight), labels, impl="liger")
     assert "\n" not in str(error.value)
 
 
@@ -92,7 +92,7 @@ def test_statistics_do_not_depend_on_the_chunk(chunk: int) -> None:
     head = Head(weight, bias)
     rounding = 4 * torch.finfo(torch.float32).eps * float(head.logits(hidden).abs().max())
     for mine, whole in zip(
-        statistics(hidden, head, labels, chunk), statistics(hidden, head, labels, 10**6), strict=True
+        token_statistics(hidden, head, labels, chunk), token_statistics(hidden, head, labels, 10**6), strict=True
     ):
         torch.testing.assert_close(mine, whole, rtol=0, atol=rounding)
 
@@ -100,7 +100,7 @@ def test_statistics_do_not_depend_on_the_chunk(chunk: int) -> None:
 @pytest.mark.parametrize("spread", [0.0, 1e-4, 1.0, 1e3, 1e6])
 def test_statistics_stay_in_their_bounds(spread: float) -> None:
     hidden, weight, _, labels = random_case((200, 97, 16), bias=False, spread=spread)
-    nll, entropy = statistics(hidden, Head(weight), labels)
+    nll, entropy = token_statistics(hidden, Head(weight), labels)
     assert bool((nll >= 0).all()) and bool(torch.isfinite(nll).all())
     assert bool((entropy >= 0).all()) and bool((entropy <= math.log(97)).all())
     if spread == 0.0:
@@ -110,7 +110,7 @@ def test_statistics_stay_in_their_bounds(spread: float) -> None:
 
 def test_uniform_logits_far_from_zero_give_log_vocabulary() -> None:
     bias = torch.full((11,), 1e4)
-    nll, entropy = statistics(torch.ones(3, 2), Head(torch.zeros(11, 2), bias), torch.tensor([0, 5, 10]))
+    nll, entropy = token_statistics(torch.ones(3, 2), Head(torch.zeros(11, 2), bias), torch.tensor([0, 5, 10]))
     torch.testing.assert_close(nll, torch.full((3,), math.log(11)))
     torch.testing.assert_close(entropy, torch.full((3,), math.log(11)))
 
@@ -123,8 +123,8 @@ def test_forbidden_words_have_no_part_in_the_entropy() -> None:
     masked = bias.clone()
     masked[30:] = -math.inf
     for mine, small in zip(
-        statistics(hidden, Head(weight, masked), labels),
-        statistics(hidden, Head(weight[:30], bias[:30]), labels),
+        token_statistics(hidden, Head(weight, masked), labels),
+        token_statistics(hidden, Head(weight[:30], bias[:30]), labels),
         strict=True,
     ):
         torch.testing.assert_close(mine, small)
@@ -135,7 +135,7 @@ def test_bfloat16_statistics_follow_the_rounding_of_the_logits() -> None:
     hidden, weight, _, labels = random_case((64, 507, 32), bias=False, spread=4.0)
     hidden, weight = hidden.bfloat16(), weight.bfloat16()
     logits = reference_logits(hidden.float(), weight.float(), None, 1.0, None)
-    nll, entropy = statistics(hidden, Head(weight), labels)
+    nll, entropy = token_statistics(hidden, Head(weight), labels)
     step = np.abs(logits).max() * 2.0**-8
     assert nll.dtype == entropy.dtype == torch.float32
     assert np.abs(nll.double().numpy() - oracles.token_nll(logits, labels.tolist())).max() <= 2 * step

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from test_work import a_cell
 
 from qtuning.experiment.grid import ConfigFolder
-from qtuning.experiment.names import ResultPaths
+from qtuning.experiment.ids import ResultPaths
 from qtuning.files import write_json
 from qtuning.model.load import load_model
 from qtuning.model.packed import PackedModel

@@ -12,7 +12,7 @@ from scipy import stats
 
 from qtuning.cli.look import plan
 from qtuning.experiment.grid import ConfigFolder
-from qtuning.experiment.names import cell_id, evaluation_id
+from qtuning.experiment.ids import cell_id, evaluation_id
 from qtuning.files import write_json
 from qtuning.plan.assumptions import read_assumptions
 from qtuning.plan.effect import Effect, effects_of, families_of, seed_spread

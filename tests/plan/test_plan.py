@@ -15,7 +15,7 @@ from command_line import invoke
 from qtuning.errors import UserError
 from qtuning.evaluation.tasks import DEFAULT_NEW_TOKENS, TASKS
 from qtuning.experiment.grid import ConfigFolder
-from qtuning.experiment.names import ResultPaths, cell_id, evaluation_id
+from qtuning.experiment.ids import ResultPaths, cell_id, evaluation_id
 from qtuning.files import write_json
 from qtuning.plan.assumptions import read_assumptions
 from qtuning.plan.bill import Bill, bill_of

@@ -13,8 +13,8 @@ from qtuning.data.prepare import prepare
 from qtuning.data.samples import load_samples
 from qtuning.data.tokenise import load_tokenizer
 from qtuning.errors import UserError
+from qtuning.experiment.ids import ResultPaths
 from qtuning.experiment.methods import make_pruning
-from qtuning.experiment.names import ResultPaths
 from qtuning.experiment.schema import (
     Cell,
     FileSource,

@@ -10,7 +10,7 @@ import pytest
 from cell_folders import METRICS, Folders, of_store
 from scipy.stats import t
 
-from qtuning.experiment.names import evaluation_id
+from qtuning.experiment.ids import evaluation_id
 from qtuning.experiment.schema import Cell
 from qtuning.statistics.compare import (
     COMPARISON_SCHEMA,

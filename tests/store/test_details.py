@@ -10,7 +10,7 @@ import pytest
 from cell_folders import ITEMS, METRICS, Folders
 
 from qtuning.errors import UserError
-from qtuning.experiment.names import cell_id, evaluation_id
+from qtuning.experiment.ids import cell_id, evaluation_id
 from qtuning.experiment.schema import Cell
 from qtuning.files import write_json
 from qtuning.store.collect import collect_localisation, thinned

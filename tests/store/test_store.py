@@ -11,7 +11,7 @@ from cell_folders import CONFIGS, ITEMS, METRICS, Folders
 
 from qtuning.errors import UserError
 from qtuning.experiment.grid import ConfigFolder
-from qtuning.experiment.names import cell_id, evaluation_id
+from qtuning.experiment.ids import cell_id, evaluation_id
 from qtuning.files import read_json, write_text
 from qtuning.store.collect import collect
 from qtuning.store.schema import COST_COLUMNS, SCHEMA

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from qtuning.cli.app import app
 from qtuning.errors import UserError
 from qtuning.experiment.grid import ConfigFolder
-from qtuning.experiment.names import cell_id
+from qtuning.experiment.ids import cell_id
 from qtuning.experiment.schema import Cell
 from qtuning.figures.write import write_figures
 from qtuning.files import write_json

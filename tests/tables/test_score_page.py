@@ -10,7 +10,7 @@ from cell_folders import Folders
 from score_tables import TWO, block, markdown, scores_of
 
 from qtuning.errors import UserError
-from qtuning.experiment.names import cell_id
+from qtuning.experiment.ids import cell_id
 from qtuning.statistics.compare import MARKS
 from qtuning.statistics.summary import summarise
 from qtuning.store.lines import random_at_budget

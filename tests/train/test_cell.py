@@ -18,8 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from qtuning.data.prepare import prepare
 from qtuning.data.samples import load_samples
+from qtuning.experiment.ids import cell_id, cell_json
 from qtuning.experiment.methods import make_pruning
-from qtuning.experiment.names import cell_id, cell_json
 from qtuning.experiment.schema import (
     Cell,
     FileSource,

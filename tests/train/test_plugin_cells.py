@@ -15,8 +15,8 @@ from loops import TRAINING, run
 
 from qtuning.data.samples import Sample
 from qtuning.errors import UserError
+from qtuning.experiment.ids import cell_id, cell_json
 from qtuning.experiment.methods import make_pruning
-from qtuning.experiment.names import cell_id, cell_json
 from qtuning.experiment.schema import Cell, MethodEntry, Pruning, Ratios
 from qtuning.pruners.method import method_of
 from qtuning.pruners.specimens import random_candidates
@@ -141,7 +141,7 @@ from qtuning.experiment.schema import Cell, MethodEntry, Ratios
 from qtuning.data.samples import Sample
 from qtuning.errors import UserError
 from qtuning.experiment.methods import make_pruning
-from qtuning.experiment.names import cell_id
+from qtuning.experiment.ids import cell_id
 asked = make_pruning(MethodEntry(method="changing:surest+random"), Ratios(sample_ratio=0.5, token_ratio=0.25))
 cell = Cell.model_validate(
     {

@@ -15,7 +15,7 @@ import wandb
 
 from qtuning.errors import UserError
 from qtuning.experiment.grid import ConfigFolder
-from qtuning.experiment.names import cell_id, cell_json
+from qtuning.experiment.ids import cell_id, cell_json
 from qtuning.experiment.schema import Cell, Seeds
 from qtuning.files import write_json, write_text
 from qtuning.train import tracking

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from qtuning.experiment.grid import ConfigFolder
-from qtuning.experiment.names import ResultPaths, cell_id, cell_json, pair_id
+from qtuning.experiment.ids import ResultPaths, cell_id, cell_json, pair_id
 from qtuning.experiment.schema import Cell
 from qtuning.files import write_text
 from qtuning.model.load import make_ready
