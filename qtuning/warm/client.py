@@ -41,6 +41,9 @@ def run(arguments: Sequence[str]) -> int | None:
     except OSError as error:
         print(f"no warm start ({error}); starting by itself", file=sys.stderr)
         return None
+    except KeyboardInterrupt:
+        print("stopped as asked, before the job began", file=sys.stderr)
+        return 128 + signal.SIGINT
     request = {"arguments": list(arguments), "environment": dict(os.environ), "folder": os.getcwd()}
     with connection:
         socket.send_fds(connection, [b"\0"], [0, 1, 2])
