@@ -170,14 +170,11 @@ def test_a_folder_of_others_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_an_interrupt_while_the_server_starts_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    monkeypatch.setenv(client.VARIABLE, str(os.getpid()))
-
-    def interrupted(*_: object) -> None:
+    def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("qtuning.warm.client._start", interrupted)
+    monkeypatch.setattr("qtuning.warm.client._connect", interrupted)
     assert client.run(["train", "x"]) == 130
     assert capsys.readouterr().err == "stopped as asked, before the job began\n"
