@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 
 from qtuning.data.prepare import prepare
 from qtuning.data.samples import Sample, load_samples
+from qtuning.experiment.cell import Cell, Evaluation
 from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.ids import ResultPaths, cell_id, cell_json, evaluation_id
-from qtuning.experiment.schema import Cell, Evaluation
 from qtuning.files import write_text
 from qtuning.model.load import make_ready, model_path
 

@@ -67,8 +67,8 @@ def _evaluate(note: Note, paths: list[str]) -> None:
 
     note("import lm-eval and transformers")
     from qtuning.evaluation.run import evaluate_cell
+    from qtuning.experiment.cell import Cell, Evaluation
     from qtuning.experiment.ids import ResultPaths
-    from qtuning.experiment.schema import Cell, Evaluation
     from qtuning.files import read_json
 
     def noted(module: ModuleType, function: str, part: str) -> None:

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.shapes import Kept
 from qtuning.data.samples import Sample
-from qtuning.experiment.schema import Pruning
+from qtuning.experiment.cell import Pruning
 from qtuning.integrations.padded import IGNORED, cut, find_targets
 from qtuning.model.batch import Packed, pack
 from qtuning.model.packed import PackedModel, half_weights

@@ -14,6 +14,7 @@ from qtuning.data.contamination import checks_of
 from qtuning.data.items import items_file
 from qtuning.data.sources import locate
 from qtuning.errors import UserError, raise_problems
+from qtuning.experiment.cell import Cell, Evaluation, HubSource, Model, Pruning, Seeds, Training, TrainSet
 from qtuning.experiment.grid import ConfigFolder, Grid
 from qtuning.experiment.ids import (
     AUXILIARY,
@@ -26,7 +27,6 @@ from qtuning.experiment.ids import (
     model_id,
     pair_id,
 )
-from qtuning.experiment.schema import Cell, Evaluation, HubSource, Model, Pruning, Seeds, Training, TrainSet
 from qtuning.experiment.yaml_files import nearest
 from qtuning.files import canonical_json
 from qtuning.gpus import visible

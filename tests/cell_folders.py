@@ -9,9 +9,9 @@ from typing import Any
 
 import polars as pl
 
+from qtuning.experiment.cell import Cell
 from qtuning.experiment.grid import ConfigFolder, Grid
 from qtuning.experiment.ids import cell_id, cell_json, evaluation_id
-from qtuning.experiment.schema import Cell
 from qtuning.files import write_json, write_text
 from qtuning.statistics.summary import Summary, summarise
 from qtuning.store.store import Store

@@ -11,10 +11,11 @@ import torch
 import yaml
 
 from qtuning.cli.app import main
+from qtuning.experiment.cell import Readings, Scoring
 from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, Need, TokenPruningOptions, TriageOptions
-from qtuning.experiment.schema import MethodEntry, Ratios, Readings, Scoring
+from qtuning.experiment.schema import MethodEntry, Ratios
 from qtuning.pruners.base import Candidates
 from qtuning.pruners.method import method_of
 from qtuning.scoring.scores import BatchScores

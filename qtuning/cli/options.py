@@ -10,7 +10,7 @@ import typer
 from qtuning.errors import UserError
 
 if TYPE_CHECKING:
-    from qtuning.experiment.schema import Cell, Evaluation
+    from qtuning.experiment.cell import Cell, Evaluation
 
 CellFile = Annotated[
     Path,
@@ -53,7 +53,7 @@ def hold_gpus(count: int) -> None:
 
 def read_cell(path: Path, *, trained: bool = False) -> "Cell":
     """The configuration of a cell. UserError where there is none, or if it is zero-shot but shall be `trained`."""
-    from qtuning.experiment.schema import Cell
+    from qtuning.experiment.cell import Cell
 
     cell = Cell.model_validate_json(_read(path))
     if trained and cell.zero_shot:
@@ -63,7 +63,7 @@ def read_cell(path: Path, *, trained: bool = False) -> "Cell":
 
 def read_evaluation(path: Path) -> "Evaluation":
     """The configuration of an evaluation."""
-    from qtuning.experiment.schema import Evaluation
+    from qtuning.experiment.cell import Evaluation
 
     return Evaluation.model_validate_json(_read(path))
 

@@ -22,7 +22,7 @@ from qtuning.data.rows import Example, parse_row
 from qtuning.data.sources import describe_source, local_folder, read_rows
 from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import BENCHMARKS, label_of
-from qtuning.experiment.schema import TrainSet
+from qtuning.experiment.cell import TrainSet
 from qtuning.experiment.yaml_files import validate
 from qtuning.files import canonical_json, short_hash
 

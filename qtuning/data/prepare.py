@@ -23,7 +23,7 @@ from qtuning.data.sources import describe_source, read_rows
 from qtuning.data.templates import TemplateRefusal, render
 from qtuning.data.tokenise import Tokenised, load_tokenizer, tokenise, tokenizer_fingerprint
 from qtuning.errors import UserError
-from qtuning.experiment.schema import Cell, Template, TrainSet
+from qtuning.experiment.cell import Cell, Template, TrainSet
 from qtuning.files import atomic_path, canonical_json, write_json
 
 if TYPE_CHECKING:

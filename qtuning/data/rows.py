@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, cast, get_args
 
-from qtuning.experiment.schema import Column, TrainSet
+from qtuning.experiment.cell import Column, TrainSet
 
 Role = Literal["system", "user", "assistant"]
 

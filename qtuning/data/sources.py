@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, cast
 
 from qtuning.data.rows import Reason, Row
 from qtuning.errors import UserError, one_line
-from qtuning.experiment.schema import FileSource, HubSource, TrainSet
+from qtuning.experiment.cell import FileSource, HubSource, TrainSet
 from qtuning.files import file_digest
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qtuning.data.rows import Example, Message
 from qtuning.errors import UserError
-from qtuning.experiment.schema import Template
+from qtuning.experiment.cell import Template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from qtuning.data.rows import Reason, Refusal
 from qtuning.data.templates import end_of_sequence
 from qtuning.errors import UserError, one_line
-from qtuning.experiment.schema import Template
+from qtuning.experiment.cell import Template
 from qtuning.files import canonical_json
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from qtuning.errors import UserError
-from qtuning.experiment.schema import Evaluation
+from qtuning.experiment.cell import Evaluation
 
 
 class StopTexts(StoppingCriteria):

@@ -17,8 +17,8 @@ from qtuning.data.sources import local_folder
 from qtuning.errors import UserError
 from qtuning.evaluation.tasks import load_tasks, max_new_tokens, shots_of
 from qtuning.experiment.benchmarks import BENCHMARKS
+from qtuning.experiment.cell import Cell, Evaluation
 from qtuning.experiment.ids import ResultPaths, cell_id, cell_json, evaluation_id
-from qtuning.experiment.schema import Cell, Evaluation
 from qtuning.files import atomic_path, read_json, write_json, write_text
 from qtuning.model.load import model_path
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qtuning.data.items import fetch_items, items_file, read_items, reading_from_hub
 from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import BENCHMARKS
-from qtuning.experiment.schema import Evaluation
+from qtuning.experiment.cell import Evaluation
 
 if TYPE_CHECKING:
     from datasets import DatasetDict

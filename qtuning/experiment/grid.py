@@ -14,22 +14,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from qtuning.errors import UserError, raise_problems
 from qtuning.experiment.benchmarks import BENCHMARKS
+from qtuning.experiment.cell import Cell, Evaluation, FileSource, Model, Pruning, Training, TrainSet
 from qtuning.experiment.ids import cell_json
 from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.scales import Edition, ExperimentFiles, find, merge, strings, type_problems
-from qtuning.experiment.schema import (
-    Cell,
-    Evaluation,
-    Experiment,
-    FileSource,
-    MethodEntry,
-    MethodItem,
-    Model,
-    Pruning,
-    Ratios,
-    Training,
-    TrainSet,
-)
+from qtuning.experiment.schema import Experiment, MethodEntry, MethodItem, Ratios
 from qtuning.experiment.yaml_files import ConfigEntry, nearest, validate
 
 ConfigSection = Literal["models", "train_sets", "experiments"]

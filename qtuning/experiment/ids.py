@@ -7,9 +7,9 @@ experiments ask for it.
 from dataclasses import dataclass
 from pathlib import Path
 
+from qtuning.experiment.cell import Cell, Evaluation, Lora, Model, Pruning
 from qtuning.experiment.lookup import find_pruner
 from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS
-from qtuning.experiment.schema import Cell, Evaluation, Lora, Model, Pruning
 from qtuning.files import canonical_json, short_hash
 
 AUXILIARY = ("reference", "proxy")

@@ -21,8 +21,8 @@ from pydantic import Field, TypeAdapter, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 
 from qtuning.errors import UserError
+from qtuning.experiment.cell import PrunerName, Readings
 from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, Need, NoOptions, PrunerInfo, PrunerKind, Scope
-from qtuning.experiment.schema import PrunerName, Readings
 from qtuning.experiment.yaml_files import explain, nearest, validate
 
 BUILT_IN: dict[PrunerKind, dict[str, PrunerInfo]] = {"sample": SAMPLE_PRUNERS, "token": TOKEN_PRUNERS}

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from qtuning.errors import UserError, raise_problems
+from qtuning.experiment.cell import Model, Pruning, Readings, Scoring
 from qtuning.experiment.lookup import PARAMETERS, find_pruner
 from qtuning.experiment.registry import NAMED_METHODS, SAMPLE_PRUNERS, TOKEN_PRUNERS, Need, PrunerInfo
-from qtuning.experiment.schema import MethodEntry, Model, Pruning, Ratios, Readings, Scoring
+from qtuning.experiment.schema import MethodEntry, Ratios
 from qtuning.experiment.yaml_files import nearest, validate
 
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from qtuning.experiment.cell import Pruning
 from qtuning.experiment.lookup import find_pruner
 from qtuning.experiment.registry import Need
-from qtuning.experiment.schema import Pruning
 
 SCORES: frozenset[Need] = frozenset({"scores", "sequence-entropy"})
 FORWARDS: frozenset[Need] = SCORES | frozenset[Need]({"attention"})  # these take a forward of the model

@@ -17,9 +17,10 @@ from torch import Tensor
 from transformers import Trainer
 
 from qtuning.errors import UserError
+from qtuning.experiment.cell import Pruning, Readings, Scoring
 from qtuning.experiment.methods import make_pruning as pruning_of
 from qtuning.experiment.needs import SCORES
-from qtuning.experiment.schema import BudgetEntry, MethodEntry, Pruning, Readings, Scoring
+from qtuning.experiment.schema import BudgetEntry, MethodEntry
 from qtuning.experiment.yaml_files import validate
 from qtuning.integrations.padded import Batch, TargetMap, cut, find_targets, numbers_of
 from qtuning.integrations.scoring import check_padded_forward, score_padded

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from qtuning.errors import UserError
-from qtuning.experiment.schema import Scorer
+from qtuning.experiment.cell import Scorer
 from qtuning.model.flops import CHUNK
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtuning.errors import UserError, one_line
-from qtuning.experiment.schema import GgufSource, HubSource, Model, ShippedModelSource
+from qtuning.experiment.cell import GgufSource, HubSource, Model, ShippedModelSource
 from qtuning.files import atomic_path, file_digest, read_json, write_json
 
 if TYPE_CHECKING:

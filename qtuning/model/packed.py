@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from qtuning.data.samples import Sample
 from qtuning.errors import UserError
-from qtuning.experiment.schema import Scorer
+from qtuning.experiment.cell import Scorer
 from qtuning.model.attention import PACKED, Collected, Collector
 from qtuning.model.batch import Packed, pack
 from qtuning.model.head import head_of, summed_loss, token_statistics

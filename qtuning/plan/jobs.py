@@ -6,10 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from qtuning.experiment.cell import Cell, Evaluation, Model, Training
 from qtuning.experiment.grid import Grid
 from qtuning.experiment.ids import AUXILIARY, ResultPaths, cell_id, evaluation_id, pair_id
 from qtuning.experiment.needs import schedule_of
-from qtuning.experiment.schema import Cell, Evaluation, Model, Training
 from qtuning.plan.assumptions import Assumptions
 from qtuning.plan.lengths import Lengths, lengths_of
 from qtuning.plan.machines import Machine

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from qtuning.data.rows import Example, parse_row
 from qtuning.data.sources import read_rows
 from qtuning.errors import UserError
-from qtuning.experiment.schema import Cell, FileSource, Template
+from qtuning.experiment.cell import Cell, FileSource, Template
 from qtuning.plan.assumptions import Assumptions
 
 POINTS = 512  # lengths that stand for those of an assumed train set

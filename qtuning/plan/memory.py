@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qtuning.experiment.cell import Cell, Evaluation, Training
 from qtuning.experiment.needs import FORWARDS, needs_of, schedule_of
-from qtuning.experiment.schema import Cell, Evaluation, Training
 from qtuning.model.flops import CHUNK
 from qtuning.plan.lengths import Array, Lengths
 from qtuning.plan.shapes import BYTES, Shape

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qtuning.errors import UserError
-from qtuning.experiment.schema import HubSource, Model, ShippedModelSource
+from qtuning.experiment.cell import HubSource, Model, ShippedModelSource
 from qtuning.files import read_json
 from qtuning.model.flops import ModelShape, Positions
 

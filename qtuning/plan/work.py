@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from qtuning.evaluation.tasks import shots_of
+from qtuning.experiment.cell import Cell, Evaluation, Pruning, Training
 from qtuning.experiment.needs import FORWARDS, SCORES, needs_of, schedule_of
 from qtuning.experiment.registry import Need
-from qtuning.experiment.schema import Cell, Evaluation, Pruning, Training
 from qtuning.model.flops import ModelShape, Positions
 from qtuning.plan.assumptions import Assumptions
 from qtuning.plan.lengths import Array, Lengths

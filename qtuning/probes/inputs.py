@@ -6,8 +6,8 @@ from typing import Literal, get_args
 
 from qtuning.data.sources import locate, read_file
 from qtuning.errors import UserError
+from qtuning.experiment.cell import FileSource, HubSource, Model, ShippedModelSource, Template, TrainSet
 from qtuning.experiment.grid import ConfigFolder
-from qtuning.experiment.schema import FileSource, HubSource, Model, ShippedModelSource, Template, TrainSet
 from qtuning.experiment.yaml_files import nearest
 
 

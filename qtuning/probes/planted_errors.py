@@ -16,8 +16,8 @@ from torch import nn
 
 from qtuning.data.samples import Sample, load_samples
 from qtuning.errors import UserError
+from qtuning.experiment.cell import Cell, Scoring
 from qtuning.experiment.ids import ResultPaths, cell_id
-from qtuning.experiment.schema import Cell, Scoring
 from qtuning.files import read_json, write_json
 from qtuning.model.load import load_model, model_path
 from qtuning.model.packed import PackedModel

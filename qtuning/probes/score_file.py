@@ -18,9 +18,9 @@ from transformers.utils import logging
 from qtuning.data.prepare import prepare
 from qtuning.data.samples import SAMPLES, load_samples
 from qtuning.errors import UserError
+from qtuning.experiment.cell import Cell, Model, Pruning, Seeds, Training, TrainSet
 from qtuning.experiment.ids import ResultPaths, model_id
 from qtuning.experiment.quadrants import QUADRANTS
-from qtuning.experiment.schema import Cell, Model, Pruning, Seeds, Training, TrainSet
 from qtuning.files import exclusive
 from qtuning.model.load import MARKER, make_ready, model_path
 from qtuning.pruners.base import DROPPED, Budget, Candidates

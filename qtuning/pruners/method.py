@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from qtuning.errors import UserError
+from qtuning.experiment.cell import Pruning
 from qtuning.experiment.lookup import bind_options, find_pruner
 from qtuning.experiment.needs import Needs, needs_of
 from qtuning.experiment.registry import SAMPLE_PRUNERS, PrunerInfo
-from qtuning.experiment.schema import Pruning
 from qtuning.pruners.base import (
     DROPPED,
     PRUNABLE,

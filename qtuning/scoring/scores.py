@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qtuning.data.samples import Sample
 from qtuning.errors import UserError
-from qtuning.experiment.schema import Scorer
+from qtuning.experiment.cell import Scorer
 from qtuning.model.batch import Packed, pack, pack_whole
 
 if TYPE_CHECKING:

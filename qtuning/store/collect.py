@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import BENCHMARKS
+from qtuning.experiment.cell import Cell, Evaluation, Pruning, Readings
 from qtuning.experiment.grid import Grid
 from qtuning.experiment.ids import AUXILIARY, cell_id, evaluation_id
-from qtuning.experiment.schema import Cell, Evaluation, Pruning, Readings
 from qtuning.experiment.yaml_files import validate
 from qtuning.files import canonical_json, read_json
 from qtuning.store.comparable import check_comparable

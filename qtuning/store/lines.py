@@ -15,8 +15,8 @@ from typing import Any, Literal
 import polars as pl
 
 from qtuning.errors import UserError
+from qtuning.experiment.cell import Readings
 from qtuning.experiment.lookup import find_pruner
-from qtuning.experiment.schema import Readings
 from qtuning.store.schema import COST_COLUMNS, SELECTION_COLUMNS
 
 RANDOM, FULL, ZERO_SHOT = "random+random", "full", "zero-shot"

@@ -18,8 +18,8 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list
 
 from qtuning.errors import UserError
+from qtuning.experiment.cell import Cell
 from qtuning.experiment.ids import AUXILIARY
-from qtuning.experiment.schema import Cell
 from qtuning.files import exclusive, read_json, remove_leftovers, write_json
 from qtuning.train import checkpoint
 from qtuning.train.cell import CellFolders, is_finished, train

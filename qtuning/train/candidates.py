@@ -16,8 +16,8 @@ from torch import Tensor
 from qtuning.data.samples import Sample
 from qtuning.data.tokenise import load_tokenizer, tokenizer_fingerprint
 from qtuning.errors import UserError
+from qtuning.experiment.cell import Cell, Scoring
 from qtuning.experiment.needs import FORWARDS, SCORES
-from qtuning.experiment.schema import Cell, Scoring
 from qtuning.files import read_json
 from qtuning.model.load import load_model, model_path
 from qtuning.model.packed import PackedModel, check_packed_forward, half_weights

@@ -20,9 +20,9 @@ from tqdm import tqdm
 from qtuning.data.samples import Sample, load_samples
 from qtuning.data.tokenise import load_tokenizer
 from qtuning.errors import UserError
+from qtuning.experiment.cell import Cell, Training
 from qtuning.experiment.ids import cell_id, cell_json
 from qtuning.experiment.needs import SCORES
-from qtuning.experiment.schema import Cell, Training
 from qtuning.files import atomic_path, file_digest, read_json, write_json, write_text
 from qtuning.model.load import load_model, model_path
 from qtuning.model.packed import PackedModel, causal_lm_of, check_packed_forward

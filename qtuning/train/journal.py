@@ -18,9 +18,9 @@ from accelerate import Accelerator
 from torch import nn
 
 from qtuning.data.samples import Sample
+from qtuning.experiment.cell import Cell, Pruning, Readings
 from qtuning.experiment.ids import cell_id
 from qtuning.experiment.quadrants import LEAST_SHARE
-from qtuning.experiment.schema import Cell, Pruning, Readings
 from qtuning.files import atomic_path, write_text
 
 TRACE_SCHEMA: dict[str, Any] = {

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from qtuning.data.samples import Sample
 from qtuning.errors import UserError
-from qtuning.experiment.schema import Scorer
+from qtuning.experiment.cell import Scorer
 from qtuning.model.batch import Packed, pack_whole
 from qtuning.model.head import head_of, summed_loss, token_statistics
 from qtuning.model.packed import PackedModel

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from qtuning.data.samples import Sample
 from qtuning.errors import UserError
+from qtuning.experiment.cell import Cell
 from qtuning.experiment.needs import SCORES, schedule_of
-from qtuning.experiment.schema import Cell
 from qtuning.model.batch import pack
 from qtuning.model.flops import Positions
 from qtuning.model.packed import PackedModel

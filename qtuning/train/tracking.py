@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtuning.errors import UserError
+from qtuning.experiment.cell import Cell
 from qtuning.experiment.ids import cell_id
-from qtuning.experiment.schema import Cell
 from qtuning.files import read_json, short_hash, write_text
 
 if TYPE_CHECKING:

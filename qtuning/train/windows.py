@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from qtuning.experiment.schema import Pruning, Training
+from qtuning.experiment.cell import Pruning, Training
 
 
 @dataclass(frozen=True)

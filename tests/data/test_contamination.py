@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from qtuning.data.contamination import OverlapCheck, checks_of, run_check
 from qtuning.data.overlap import Index, words
 from qtuning.errors import UserError
+from qtuning.experiment.cell import FileSource, TrainSet
 from qtuning.experiment.grid import ConfigFolder
-from qtuning.experiment.schema import FileSource, TrainSet
 from qtuning.files import canonical_json
 
 LETTERS = "abcde"

@@ -17,7 +17,7 @@ from rich.console import Console
 from qtuning.data.prepare import prepare, print_summary
 from qtuning.data.samples import load_samples
 from qtuning.errors import UserError
-from qtuning.experiment.schema import Cell, FileSource, HubSource, Model, Pruning, Seeds, Training, TrainSet
+from qtuning.experiment.cell import Cell, FileSource, HubSource, Model, Pruning, Seeds, Training, TrainSet
 from qtuning.files import file_digest, read_json
 
 ROWS = [{"instruction": f"What is {n}?", "input": "", "output": f"It is {n}.", "kind": "ab"[n % 2]} for n in range(100)]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtuning.data.rows import Example, Message, Reason, Refusal, Row, parse_row
-from qtuning.experiment.schema import FileSource, TrainSet
+from qtuning.experiment.cell import FileSource, TrainSet
 
 SOURCE = FileSource(kind="path", file="unused.jsonl")
 ALPACA = TrainSet(name="a", label="A", source=SOURCE)

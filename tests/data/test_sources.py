@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from qtuning.data.rows import Reason, Row
 from qtuning.data.sources import MINI_WORLD, SUFFIXES, locate, read_file, read_rows
 from qtuning.errors import UserError
-from qtuning.experiment.schema import FileSource, HubSource, TrainSet
+from qtuning.experiment.cell import FileSource, HubSource, TrainSet
 
 ROWS = [
     {"instruction": "Größe?", "input": "", "output": "2 m"},

@@ -15,7 +15,7 @@ from lm_eval.api.model import LM
 from qtuning.evaluation.run import items_table, run_tasks, summarise_items
 from qtuning.evaluation.tasks import load_tasks
 from qtuning.experiment.benchmarks import BENCHMARKS
-from qtuning.experiment.schema import Evaluation
+from qtuning.experiment.cell import Evaluation
 
 
 class Oracle(LM):

@@ -15,8 +15,8 @@ from qtuning.errors import UserError
 from qtuning.evaluation import run
 from qtuning.evaluation.model import StopTexts, load_model
 from qtuning.experiment.benchmarks import BENCHMARKS
+from qtuning.experiment.cell import Evaluation
 from qtuning.experiment.ids import evaluation_id
-from qtuning.experiment.schema import Evaluation
 
 Run = tuple[Path, dict[str, Any], Evaluation]
 

@@ -11,7 +11,7 @@ import pytest
 from qtuning.errors import UserError
 from qtuning.evaluation.tasks import load_tasks, max_new_tokens
 from qtuning.experiment.benchmarks import BENCHMARKS
-from qtuning.experiment.schema import Evaluation
+from qtuning.experiment.cell import Evaluation
 
 
 def local(*benchmarks: str, **options: Any) -> Evaluation:

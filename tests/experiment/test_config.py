@@ -6,19 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from qtuning.experiment.schema import (
-    Cell,
-    Evaluation,
-    Model,
-    Pruning,
-    Ratios,
-    Readings,
-    Scoring,
-    Seeds,
-    Training,
-    TrainSet,
-    parse_budget,
-)
+from qtuning.experiment.cell import Cell, Evaluation, Model, Pruning, Readings, Scoring, Seeds, Training, TrainSet
+from qtuning.experiment.schema import Ratios, parse_budget
 
 MODEL: dict[str, Any] = {"name": "m", "label": "M", "source": {"kind": "hub", "id": "a/b"}, "parameters": 10}
 TRAIN_SET: dict[str, Any] = {"name": "t", "label": "T", "source": {"kind": "mini-world", "file": "f.jsonl"}}

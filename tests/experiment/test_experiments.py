@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from qtuning.experiment.cell import Cell
 from qtuning.experiment.grid import ConfigFolder, Grid
 from qtuning.experiment.ids import cell_id, evaluation_id, pair_id
-from qtuning.experiment.schema import Cell
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PAPER = (

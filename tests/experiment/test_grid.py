@@ -12,10 +12,11 @@ import pytest
 from config_files import Configs
 
 from qtuning.errors import UserError
+from qtuning.experiment.cell import Cell, Evaluation
 from qtuning.experiment.grid import ConfigFolder, Grid
 from qtuning.experiment.ids import cell_id, cell_json, evaluation_id, evaluation_json, model_id, pair_id
 from qtuning.experiment.methods import make_pruning
-from qtuning.experiment.schema import Cell, Evaluation, MethodEntry, Ratios
+from qtuning.experiment.schema import MethodEntry, Ratios
 from qtuning.experiment.yaml_files import nearest, read_yaml
 from qtuning.files import canonical_json, short_hash
 

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from qtuning.data.contamination import OverlapCheck, run_check
-from qtuning.experiment.schema import FileSource, TrainSet
+from qtuning.experiment.cell import FileSource, TrainSet
 
 
 def runs(text: str) -> set[str]:

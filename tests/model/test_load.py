@@ -10,7 +10,7 @@ import pytest
 
 from qtuning.data.tokenise import load_tokenizer
 from qtuning.errors import UserError
-from qtuning.experiment.schema import GgufSource, HubSource, Model, ShippedModelSource
+from qtuning.experiment.cell import GgufSource, HubSource, Model, ShippedModelSource
 from qtuning.files import read_json
 from qtuning.model import load as models
 

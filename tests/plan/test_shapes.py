@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from qtuning.errors import UserError
+from qtuning.experiment.cell import HubSource, Model, ShippedModelSource
 from qtuning.experiment.grid import ConfigFolder
-from qtuning.experiment.schema import HubSource, Model, ShippedModelSource
 from qtuning.files import write_json
 from qtuning.plan.shapes import PUBLISHED, Shape, from_config, shape_of_model
 

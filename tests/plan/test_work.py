@@ -12,18 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtuning.data.samples import Sample
+from qtuning.experiment.cell import Cell, FileSource, Model, Seeds, ShippedModelSource, Training, TrainSet
 from qtuning.experiment.methods import make_pruning
-from qtuning.experiment.schema import (
-    Cell,
-    FileSource,
-    MethodEntry,
-    Model,
-    Ratios,
-    Seeds,
-    ShippedModelSource,
-    Training,
-    TrainSet,
-)
+from qtuning.experiment.schema import MethodEntry, Ratios
 from qtuning.model.batch import pack, pack_whole
 from qtuning.plan.lengths import Lengths, assumed
 from qtuning.plan.shapes import Shape

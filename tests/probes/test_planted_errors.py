@@ -13,19 +13,10 @@ from qtuning.data.prepare import prepare
 from qtuning.data.samples import load_samples
 from qtuning.data.tokenise import load_tokenizer
 from qtuning.errors import UserError
+from qtuning.experiment.cell import Cell, FileSource, Model, Seeds, ShippedModelSource, Training, TrainSet
 from qtuning.experiment.ids import ResultPaths
 from qtuning.experiment.methods import make_pruning
-from qtuning.experiment.schema import (
-    Cell,
-    FileSource,
-    MethodEntry,
-    Model,
-    Ratios,
-    Seeds,
-    ShippedModelSource,
-    Training,
-    TrainSet,
-)
+from qtuning.experiment.schema import MethodEntry, Ratios
 from qtuning.files import read_json, write_json, write_text
 from qtuning.model.load import load_model, make_ready, model_path
 from qtuning.probes.planted_errors import find_planted_errors, found_by_pruning, found_by_score

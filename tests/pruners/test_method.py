@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from qtuning.errors import UserError
+from qtuning.experiment.cell import Pruning
 from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, TokenPruningOptions, TriageOptions
-from qtuning.experiment.schema import Pruning
 from qtuning.pruners.base import PRUNABLE, Budget, Candidates, Instructions, SampleSelection, keep_first
 from qtuning.pruners.method import Method, check_samples, check_tokens, method_of
 from qtuning.pruners.q_tuning import prune_tokens, triage

@@ -10,8 +10,8 @@ import pytest
 from cell_folders import METRICS, Folders, of_store
 from scipy.stats import t
 
+from qtuning.experiment.cell import Cell
 from qtuning.experiment.ids import evaluation_id
-from qtuning.experiment.schema import Cell
 from qtuning.statistics.compare import (
     COMPARISON_SCHEMA,
     INTERVAL_SCHEMA,

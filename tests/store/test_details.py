@@ -10,8 +10,8 @@ import pytest
 from cell_folders import ITEMS, METRICS, Folders
 
 from qtuning.errors import UserError
+from qtuning.experiment.cell import Cell
 from qtuning.experiment.ids import cell_id, evaluation_id
-from qtuning.experiment.schema import Cell
 from qtuning.files import write_json
 from qtuning.store.collect import collect_localisation, thinned
 from qtuning.store.schema import ITEM_SCHEMA, PLANE_SCHEMA, STEP_SCHEMA

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from qtuning.experiment.cell import Readings
 from qtuning.experiment.methods import make_pruning
-from qtuning.experiment.schema import MethodEntry, Ratios, Readings
+from qtuning.experiment.schema import MethodEntry, Ratios
 from qtuning.store.lines import Line, in_table_order, line_of, varied
 from qtuning.tables.labels import method_label, pruner_labels
 

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from qtuning.cli.app import app
 from qtuning.errors import UserError
+from qtuning.experiment.cell import Cell
 from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.ids import cell_id
-from qtuning.experiment.schema import Cell
 from qtuning.figures.write import write_figures
 from qtuning.files import write_json
 from qtuning.report import write_report

@@ -11,8 +11,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from qtuning.data.samples import Sample
+from qtuning.experiment.cell import Cell, Model, Training
 from qtuning.experiment.methods import make_pruning
-from qtuning.experiment.schema import Cell, MethodEntry, Model, Ratios, Training
+from qtuning.experiment.schema import MethodEntry, Ratios
 from qtuning.model.packed import PackedModel
 from qtuning.pruners.base import Instructions
 from qtuning.pruners.method import method_of

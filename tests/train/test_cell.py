@@ -18,19 +18,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from qtuning.data.prepare import prepare
 from qtuning.data.samples import load_samples
+from qtuning.experiment.cell import Cell, FileSource, Model, Seeds, ShippedModelSource, Training, TrainSet
 from qtuning.experiment.ids import cell_id, cell_json
 from qtuning.experiment.methods import make_pruning
-from qtuning.experiment.schema import (
-    Cell,
-    FileSource,
-    MethodEntry,
-    Model,
-    Ratios,
-    Seeds,
-    ShippedModelSource,
-    Training,
-    TrainSet,
-)
+from qtuning.experiment.schema import MethodEntry, Ratios
 from qtuning.files import canonical_json, write_json, write_text
 
 SCHEDULES: dict[str, dict[str, Any]] = {

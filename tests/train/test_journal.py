@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from qtuning.experiment.schema import Pruning
+from qtuning.experiment.cell import Pruning
 from qtuning.train.journal import TRACE_SCHEMA, Diagnosis, RunLog
 
 

@@ -15,9 +15,10 @@ from loops import TRAINING, run
 
 from qtuning.data.samples import Sample
 from qtuning.errors import UserError
+from qtuning.experiment.cell import Cell, Pruning
 from qtuning.experiment.ids import cell_id, cell_json
 from qtuning.experiment.methods import make_pruning
-from qtuning.experiment.schema import Cell, MethodEntry, Pruning, Ratios
+from qtuning.experiment.schema import MethodEntry, Ratios
 from qtuning.pruners.method import method_of
 from qtuning.pruners.specimens import random_candidates
 from qtuning.train.seeding import generator
@@ -137,7 +138,8 @@ def test_names_that_no_cell_can_bear_are_refused(written: Written, tmp_path: Pat
 DESCRIBE = """
 import sys
 from qtuning.pruners.method import method_of
-from qtuning.experiment.schema import Cell, MethodEntry, Ratios
+from qtuning.experiment.cell import (Cell)
+from qtuning.experiment.schema import (MethodEntry, Ratios)
 from qtuning.data.samples import Sample
 from qtuning.errors import UserError
 from qtuning.experiment.methods import make_pruning

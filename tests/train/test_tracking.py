@@ -14,9 +14,9 @@ import pytest
 import wandb
 
 from qtuning.errors import UserError
+from qtuning.experiment.cell import Cell, Seeds
 from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.ids import cell_id, cell_json
-from qtuning.experiment.schema import Cell, Seeds
 from qtuning.files import write_json, write_text
 from qtuning.train import tracking
 from qtuning.train.tracking import Mirror, flatten, replay, resolve_mode

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loops import described_rate
 
-from qtuning.experiment.schema import Training
+from qtuning.experiment.cell import Training
 from qtuning.train.windows import Pooling, balance, cut_epoch, learning_rate
 
 SIZES = st.lists(st.integers(1, 1000), min_size=0, max_size=40)

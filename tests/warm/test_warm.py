@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from qtuning.experiment.cell import Cell
 from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.ids import ResultPaths, cell_id, cell_json, pair_id
-from qtuning.experiment.schema import Cell
 from qtuning.files import write_text
 from qtuning.model.load import make_ready
 from qtuning.warm import client

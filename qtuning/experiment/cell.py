@@ -1,0 +1,293 @@
+"""What a cell is made of: model, train set, training, pruning, seeds; and how it is evaluated.
+
+Every key has its type, its default and what it means. `schema.py` has the keys of experiments around it.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from qtuning.experiment.registry import NAMED_METHODS
+
+Dtype = Literal["float32", "bfloat16"]
+Template = Literal["plain", "alpaca", "chat"]
+Column = Literal["instruction", "input", "output", "messages", "errors"]
+Scorer = Literal["chunked", "reference", "liger"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=64)]
+PrunerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._:-]*$", max_length=128)]
+
+
+class Config(BaseModel):
+    """Base class: refuses unknown keys and infinities, is immutable, accepts aliases as well as field names."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+
+class HubSource(Config):
+    """A model or data set on the Hugging Face hub; a model may also be a local folder of the same layout."""
+
+    kind: Literal["hub"] = "hub"
+    id: str = Field(min_length=1, description="owner/name, or a local folder for a model")
+    revision: str = Field("main", description="branch, tag or commit; pin a commit for exact reproduction")
+    subset: str | None = Field(None, description="configuration name of a hub data set")
+    split: str = Field("train", description="split of a hub data set")
+
+
+class ShippedModelSource(Config):
+    """The base model of the mini world, shipped in the package (`python -m mini_world pretrain` makes it anew)."""
+
+    kind: Literal["shipped"]
+    asset: str = Field("mini", description="folder under qtuning/assets")
+
+
+class GgufSource(Config):
+    """A GGUF file that comes with an installed Python package. It is converted once to safetensors."""
+
+    kind: Literal["gguf"]
+    package: str = Field(description="import name; its assemble(FILE) writes the GGUF file")
+    install: str = Field(description="what to install when it is missing, for the error message")
+
+
+class FileSource(Config):
+    """A JSON, JSONL (.gz) or Parquet file: under `data_dir`, of the mini world in the package, or anywhere (`path`)."""
+
+    kind: Literal["data-dir", "mini-world", "path"]
+    file: str = Field(description="path of the file, relative to the folder that `kind` names (`path`: as given)")
+
+
+class Labelled(Config):
+    """An entry with a name, which is that of its file, and a label for tables."""
+
+    name: Name
+    label: str = Field("", description="how tables call it; default: the name")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_is_label(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("label"):
+            return values | {"label": values.get("name", "")}
+        return values
+
+
+class Model(Labelled):
+    """A base model (configs/models/NAME.yaml)."""
+
+    source: HubSource | ShippedModelSource | GgufSource = Field(discriminator="kind")
+    parameters: int | None = Field(None, gt=0, description="approximate parameter count, for plans before loading")
+    dtype: Dtype = Field("float32", description="dtype of the weights under LoRA; full fine-tuning: training.dtype")
+    template: Template = Field("alpaca", description="how a prompt is written, data/templates.py")
+    lora_targets: Literal["all-linear"] | tuple[str, ...] = Field("all-linear", description="modules that get LoRA")
+
+
+class TrainSet(Labelled):
+    """A supervised fine-tuning set (configs/train_sets/NAME.yaml)."""
+
+    source: HubSource | FileSource = Field(discriminator="kind")
+    local: str | None = Field(None, description="file below data_dir that replaces `source` when data_dir is given")
+    format: Literal["alpaca", "chat"] = Field("alpaca", description="alpaca: columns; chat: a list of messages")
+    columns: dict[Column, str] = Field(
+        default_factory=dict,
+        description="names of the columns where they differ from the format's own; errors: the column that lists what "
+        "is wrong in the response, [start, end] in characters each, for `localisation`",
+    )
+    bad_rows: float = Field(0.01, ge=0, le=1, description="share of unusable rows above which preparation stops")
+
+
+class Lora(Config):
+    """LoRA (peft). Rank, alpha and dropout are not published; these are our choice (method.md, Hyper-parameters)."""
+
+    r: int = Field(8, gt=0)
+    alpha: int = Field(16, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class Training(Config):
+    """How a cell is trained. Defaults: method.md, Hyper-parameters."""
+
+    tuning: Literal["lora", "full"] = "lora"
+    lora: Lora = Lora()
+    epochs: int = Field(3, gt=0)
+    batch_size: int = Field(8, gt=0, description="samples per device and forward: the selection batch (A9)")
+    accumulation: int = Field(1, gt=0, description="batches per optimizer update")
+    processes: int = Field(1, gt=0, description="data-parallel processes; must agree with the accelerate config")
+    learning_rate: float = Field(1e-4, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the updates with rising learning rate")
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float | None = Field(1.0, gt=0, description="gradient clipping; null: off")
+    cutoff: int = Field(1024, gt=1, description="tokens per sample; a longer response is cut")
+    dtype: Dtype | None = Field(
+        None,
+        description="dtype of the weights; null: the model's under LoRA, float32 in full fine-tuning, where bfloat16 "
+        "weights would round small updates away",
+    )
+    mixed_precision: Literal["no", "bf16"] = Field("no", description="autocast; weights keep the model's dtype")
+    gradient_checkpointing: bool = False
+
+
+class Readings(Config):
+    """The readings of method.md (Ambiguities) that concern every method; the first of each list is the default."""
+
+    selection: Literal["device", "global"] = Field(
+        "device", description="A9: selection batch: of each device, or of all ranks and accumulation steps together"
+    )
+    pruned_tokens: Literal["mask", "remove"] = Field(
+        "mask", description="A8: pruned tokens stay as context, or are taken out of the sequence"
+    )
+    updates: Literal["as-defined", "matched-updates"] = Field(
+        "as-defined", description="A11: `matched-updates` makes epoch-level pruners select inside each batch"
+    )
+    passes: Literal["once", "twice"] = Field(
+        "once", description="A12: `twice` draws a random r_sample of each batch from what an epoch-level pruner kept"
+    )
+
+
+class Scoring(Config):
+    """When, how precisely and by which model samples are scored (docs/scoring.md). The defaults are exact.
+
+    Keys that were added later are left out of a cell's configuration at their defaults, so that older cells keep their
+    names.
+    """
+
+    schedule: Literal["fresh", "reuse-graph", "pool", "stale", "proxy"] = Field(
+        "fresh",
+        description="fresh: each batch under the current weights; reuse-graph: the same, and the kept samples are "
+        "trained through the forward that scored them; pool: the batches of `batches` updates at once, whose kept "
+        "samples are then trained in fewer, full batches; stale: the train set every `epochs` epochs; proxy: the train "
+        "set once, under another model",
+    )
+    epochs: int = Field(1, gt=0, description="stale: how many epochs the scores of a train set are used")
+    batches: int = Field(
+        1,
+        gt=0,
+        exclude_if=lambda value: value == 1,
+        description="pool: selection batches, of each process and accumulation step, that are scored at once",
+    )
+    precision: Literal["training", "bfloat16"] = Field(
+        "training", description="of the scoring forward: that of training, or bfloat16 autocast"
+    )
+    impl: Scorer = Field(
+        "chunked",
+        exclude_if=lambda value: value == "chunked",
+        description="of the head: chunked; reference: float32 logits of all positions at once; liger: Liger-Kernel",
+    )
+    compare_every: int | None = Field(
+        None, gt=0, description="every so many updates, score freshly as well and log how far the decisions agree"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Scoring":
+        if (self.schedule == "pool") != (self.batches > 1):
+            raise ValueError("batches: schedule pool takes 2 or more of them, and no other schedule takes any")
+        if self.schedule == "reuse-graph" and self.precision != "training":
+            raise ValueError("precision: reuse-graph scores in the forward of training; leave it out")
+        if self.schedule != "stale" and self.epochs != 1:
+            raise ValueError(f"epochs: only stale scores are used for epochs; leave it out under {self.schedule}")
+        if self.exact and self.compare_every is not None:
+            raise ValueError(f"compare_every: {self.schedule} in training's precision is exact; leave it out")
+        return self
+
+    @property
+    def tabled(self) -> bool:
+        """Whether the whole train set is scored at once, under other weights than those that then train on it."""
+        return self.schedule in ("stale", "proxy")
+
+    @property
+    def exact(self) -> bool:
+        """Whether every decision is the one that fresh scores give."""
+        return self.schedule in ("fresh", "reuse-graph") and self.precision == "training"
+
+    @property
+    def label(self) -> str:
+        """The schedule with its number, and the scorer where it is not the default: `pool 4`, `fresh, liger`."""
+        number = {"stale": f" {self.epochs}", "pool": f" {self.batches}"}.get(self.schedule, "")
+        return f"{self.schedule}{number}" + ("" if self.impl == "chunked" else f", {self.impl}")
+
+
+class Pruning(Readings):
+    """A method at a budget: which samples and which tokens may contribute to the gradient."""
+
+    sample_pruner: PrunerName
+    token_pruner: PrunerName
+    sample_ratio: float = Field(gt=0, le=1, description="r_sample")
+    token_ratio: float = Field(gt=0, le=1, description="r_token")
+    sample_options: dict[str, Any] = Field(default_factory=dict)
+    token_options: dict[str, Any] = Field(default_factory=dict)
+    sample_version: str = Field("1", description="version of the pruner's code: another version is another cell")
+    token_version: str = "1"
+    reference: Model | None = Field(None, description="reference model of pruners that need one (rho-1)")
+    # left out of a cell's configuration at their defaults, so that older cells keep their names
+    scoring: Scoring = Field(Scoring(), exclude_if=lambda value: value == Scoring())
+    proxy: Model | None = Field(None, exclude_if=lambda value: value is None, description="model of `proxy` scoring")
+
+    @property
+    def method(self) -> str:
+        """`full`, `q-tuning` or `sample+token`."""
+        pair = (self.sample_pruner, self.token_pruner)
+        return next((name for name, named in NAMED_METHODS.items() if named == pair), "+".join(pair))
+
+    @property
+    def budget(self) -> str:
+        """`25x50`: per cent of the samples x per cent of the tokens."""
+        return f"{100 * self.sample_ratio:g}x{100 * self.token_ratio:g}"
+
+
+class Seeds(Config):
+    """The seeds of a training. One per source of randomness: every pruner sees the same data in the same order."""
+
+    data: int = Field(ge=0, description="order of the samples")
+    pruner: int = Field(ge=0, description="random choices of the pruners and their ties")
+    init: int = Field(ge=0, description="initialisation of LoRA, and dropout")
+
+
+class Cell(Config):
+    """One trained model: everything that determines its weights, and nothing else.
+
+    A cell without `training` is the base model itself (zero-shot). Whoever changes the code so that cells end with
+    other weights raises `semantics`, which makes finished cells out of date.
+    """
+
+    semantics: int = 1
+    model: Model
+    train_set: TrainSet | None = None
+    limit_train: int | None = Field(None, gt=0, description="use only so many samples: a fixed random draw")
+    pruning: Pruning | None = None
+    training: Training | None = None
+    seeds: Seeds | None = None
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> "Cell":
+        parts = (self.train_set, self.pruning, self.training, self.seeds)
+        if len({part is None for part in parts}) != 1:
+            raise ValueError("train_set, pruning, training and seeds are given together or not at all (zero-shot)")
+        return self
+
+    @property
+    def dtype(self) -> Dtype:
+        """The dtype of the weights in training."""
+        if self.training is not None and self.training.dtype is not None:
+            return self.training.dtype
+        full = self.training is not None and self.training.tuning == "full"
+        return "float32" if full else self.model.dtype
+
+    @property
+    def zero_shot(self) -> bool:
+        """True for the base model without training."""
+        return self.training is None
+
+
+class Evaluation(Config):
+    """Which benchmarks a cell answers, and how. A score belongs to one evaluation."""
+
+    benchmarks: tuple[Name, ...] = Field(min_length=1)
+    source: Literal["hub", "data-dir", "mini-world"] = Field("hub", description="where the questions come from")
+    backend: Literal["hf"] = "hf"
+    batch_size: int = Field(8, gt=0, description="fixed: scores move with it")
+    dtype: Dtype = "float32"
+    max_length: int = Field(2048, gt=0, description="tokens of prompt and answer")
+    limit: int | None = Field(None, gt=0, description="first so many items of each benchmark")
+    fewshot: int | None = Field(None, ge=0, description="examples in the prompt; null: each benchmark's own number")
+    max_new_tokens: int | None = Field(None, gt=0, description="longest generation; null: each benchmark's own")
+    chat_template: bool = Field(False, description="wrap prompts in the model's chat template")
