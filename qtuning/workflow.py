@@ -14,6 +14,7 @@ from qtuning.data.contamination import checks_of
 from qtuning.data.items import items_file
 from qtuning.data.sources import locate
 from qtuning.errors import UserError, raise_problems
+from qtuning.experiment.benchmarks import BENCHMARKS, Protocol
 from qtuning.experiment.cell import Cell, Evaluation, HubSource, Model, Pruning, Seeds, Training, TrainSet
 from qtuning.experiment.grid import ConfigFolder, Grid
 from qtuning.experiment.ids import (
@@ -30,6 +31,7 @@ from qtuning.experiment.ids import (
 from qtuning.experiment.yaml_files import nearest
 from qtuning.files import canonical_json
 from qtuning.gpus import visible
+from qtuning.train.processes import processes_of
 from qtuning.train.tracking import MODES
 from qtuning.warm.client import VARIABLE
 
@@ -48,7 +50,7 @@ class WorkflowInputs:
     """All experiments of a `configs` folder, and what the jobs of each are made from.
 
     problems: what is wrong with experiments that cannot be expanded, by name. A user who asks for one of them is told;
-    all others can still be run.
+    all others can still be run. processes: of every training (the accelerate configuration).
     """
 
     def __init__(
@@ -57,8 +59,9 @@ class WorkflowInputs:
         paths: ResultPaths,
         data_dir: Path | None,
         problems: Mapping[str, str] | None = None,
+        processes: int = 1,
     ) -> None:
-        self.paths, self.data_dir = paths, data_dir
+        self.paths, self.data_dir, self.processes = paths, data_dir, processes
         self.grids = {grid.experiment.name: grid for grid in grids}
         self.problems = dict(problems or {})
         self.checks = checks_of(self.grids.values())
@@ -113,14 +116,9 @@ class WorkflowInputs:
         """`--group A --group B`: the experiments that a cell belongs to."""
         return " ".join(f"--group {name}" for name in self._experiments_of[cell])
 
-    def processes(self, cell: str) -> int:
-        """Processes of a training."""
-        training = self.cells[cell].training
-        return 1 if training is None else training.processes
-
-    def gpus(self, cell: str, evaluation: bool = False) -> int:
+    def gpus(self, evaluation: bool = False) -> int:
         """GPUs that a job takes. 0 on a machine without any, where the cores alone limit the jobs."""
-        return min(1 if evaluation else self.processes(cell), len(visible()))
+        return min(1 if evaluation else self.processes, len(visible()))
 
     def temporary_cells(self) -> str:
         """Regular expression of the cells whose full weights are deleted after evaluation.
@@ -164,12 +162,12 @@ class WorkflowInputs:
     def sources_of_evaluation(self, evaluation: str) -> list[Path]:
         """The user's files that an evaluation reads."""
         asked = self.evaluations[evaluation]
-        return self._benchmark_files(asked.source, asked.benchmarks)
+        return self._benchmark_files(asked.source, asked.benchmarks, asked.protocol)
 
     def sources_of_check(self, name: str) -> list[Path]:
         """The user's files that an overlap is counted in."""
         check = self.checks[name]
-        questions = self._benchmark_files(check.source, check.benchmarks)
+        questions = self._benchmark_files(check.source, check.benchmarks, check.protocol)
         return list(dict.fromkeys([*self._train_set_files(check.train_set), *questions]))
 
     def _train_set_files(self, train_set: TrainSet) -> list[Path]:
@@ -178,10 +176,10 @@ class WorkflowInputs:
             return []
         return [locate(train_set.source, data_dir=self.data_dir)]
 
-    def _benchmark_files(self, source: str, benchmarks: Iterable[str]) -> list[Path]:
+    def _benchmark_files(self, source: str, benchmarks: Iterable[str], protocol: Protocol) -> list[Path]:
         if source != "data-dir" or self.data_dir is None:
             return []
-        files = [items_file(self.data_dir, name) for name in benchmarks]
+        files = [items_file(self.data_dir, name, BENCHMARKS[name].asked_split(protocol)) for name in benchmarks]
         for file in files:
             if not file.exists():
                 raise UserError(f"{file}: no such file; data_dir must hold the benchmarks as docs/data.md says")
@@ -240,7 +238,7 @@ class WorkflowInputs:
             experiment = self._experiment_of(target)
             try:
                 if experiment is not None:
-                    problems += self._missing_files(experiment)
+                    problems += self._missing_files(experiment) + self._indivisible(experiment)
                 elif "/" not in target and not Path(target).suffix and target not in RULES:
                     raise UserError(f"target = {target!r}: unknown{nearest(target, ['all', *self.experiments])}")
             except UserError as error:
@@ -254,6 +252,17 @@ class WorkflowInputs:
             return max((name for name in names if path.name.startswith(f"{name}.")), key=len, default=None)
         name = path.name if path.parent == self.paths.root / "figures" else target
         return name if name in names else None
+
+    def _indivisible(self, experiment: str) -> list[str]:
+        """What is wrong with the optimizer updates of an experiment on this number of processes."""
+        problems = []
+        for training in dict.fromkeys(cell.training for cell in self.grid(experiment).cells):
+            try:
+                if training is not None:
+                    training.accumulation(self.processes)
+            except UserError as error:
+                problems.append(f"{experiment}: {error}")
+        return problems
 
     def _missing_files(self, experiment: str) -> list[str]:
         """What is wrong with the local files that an experiment is made from."""
@@ -301,7 +310,8 @@ def load_inputs(config: Mapping[str, Any], configs: Path = Path("configs")) -> W
     grids, problems = folder.expand_valid(name for name in names if name not in RULES)
     for name in RULES.intersection(names):
         problems[name] = f"{folder.files.path(name)}: name = {name!r}: is the name of a rule; rename the file"
-    return WorkflowInputs(grids, ResultPaths(Path(config["results"])), data_dir, problems)
+    processes = processes_of(configs / "accelerate" / f"{config['accelerate']}.yaml")
+    return WorkflowInputs(grids, ResultPaths(Path(config["results"])), data_dir, problems, processes)
 
 
 def _check_settings(config: Mapping[str, Any], configs: Path) -> None:

@@ -176,6 +176,16 @@ def test_targets_are_checked_before_snakemake_asks_for_them(inputs: WorkflowInpu
         found.check_targets(["results/tables/mini.twin.md"])
 
 
+def test_updates_that_the_processes_cannot_share_are_told(tmp_path: Path) -> None:
+    found = inputs_of(CONFIGS, accelerate="ddp-2")
+    found.check_targets(["extreme"])
+    assert found.processes == 2
+    with pytest.raises(
+        UserError, match=r"^mini: training\.update_samples = 8: batch_size 8 x 2 processes must divide it"
+    ):
+        found.check_targets(["mini"])
+
+
 def test_every_rule_is_a_name_that_no_experiment_may_have(inputs: WorkflowInputs) -> None:
     text = "".join(path.read_text() for path in [REPOSITORY / "Snakefile", *REPOSITORY.glob("workflow/rules/*.smk")])
     named = re.findall(r"^rule (\w+):|^use rule \w+ as (\w+)", text, flags=re.MULTILINE)

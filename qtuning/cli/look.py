@@ -3,7 +3,7 @@
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
@@ -168,6 +168,7 @@ def contamination(
     source: Annotated[
         str, typer.Option(help="questions from hub, data-dir or mini-world; default: where the train set comes from")
     ] = "",
+    protocol: Annotated[str, typer.Option(help="which items: standard or paper (docs/data.md)")] = "standard",
     ngram: Annotated[int, typer.Option(min=1, help="words in a row that count as overlap; 13, or 8 to see more")] = 13,
     configs: Annotated[Path, typer.Option(help="folder with train_sets/")] = CONFIGS,
     results: Results = RESULTS,
@@ -178,7 +179,7 @@ def contamination(
     `qtuning contamination gsm8k alpaca --benchmarks gsm8k,squad --data-dir DIR`
     """
     from qtuning.data.contamination import OverlapCheck, print_report, run_check
-    from qtuning.experiment.benchmarks import BENCHMARKS
+    from qtuning.experiment.benchmarks import BENCHMARKS, Protocol
     from qtuning.experiment.grid import ConfigFolder
     from qtuning.experiment.scales import section_folder
     from qtuning.experiment.yaml_files import nearest
@@ -190,6 +191,8 @@ def contamination(
             raise UserError(f"--benchmarks = {name!r}: unknown{nearest(name, BENCHMARKS)}")
     if source and source not in SOURCES:
         raise UserError(f"--source = {source!r}: unknown{nearest(source, SOURCES)}")
+    if protocol not in get_args(Protocol):
+        raise UserError(f"--protocol = {protocol!r}: unknown{nearest(protocol, get_args(Protocol))}")
     section_folder(configs, "train_sets")
     folder = ConfigFolder(configs, data_dir)
     known, checks = folder.names("train_sets"), []
@@ -198,7 +201,9 @@ def contamination(
             raise UserError(f"train set = {name!r}: unknown{nearest(name, known)}")
         train_set = folder.train_set(name)
         origin = "mini-world" if train_set.source.kind == "mini-world" else "hub" if data_dir is None else "data-dir"
-        checks.append(OverlapCheck(train_set, cast("BenchmarkSource", source or origin), names, ngram))
+        asked = "standard" if "mini-world" in (source, origin) else protocol
+        where = cast("BenchmarkSource", source or origin)
+        checks.append(OverlapCheck(train_set, where, names, ngram, cast("Protocol", asked)))
     for check in checks:
         started = time.monotonic()
         report = run_check(check, data_dir=data_dir)

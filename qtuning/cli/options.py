@@ -40,13 +40,13 @@ def set_threads(threads: int) -> None:
         sys.modules["torch"].set_num_threads(threads)
 
 
-def hold_gpus(count: int) -> None:
-    """Hold GPUs of this machine for this job alone; nothing to do where there are none."""
+def hold_gpus(count: int, key: str = "") -> None:
+    """Hold GPUs of this machine for this job alone; nothing to do where there are none. key: what asks for `count`."""
     from qtuning.gpus import lease, visible
 
     devices = visible()
     if devices and len(devices) < count:
-        raise UserError(f"training.processes = {count}: this machine has {len(devices)} GPU(s) for us")
+        raise UserError(f"{key} = {count}: this machine has {len(devices)} GPU(s) for us")
     if devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(lease(count))
 

@@ -83,6 +83,7 @@ def train(
 ) -> None:
     """Train one cell (`accelerate launch -m qtuning.train`). Kill it and type it again: it goes on where it was."""
     from qtuning.experiment.ids import AUXILIARY, ResultPaths
+    from qtuning.train.processes import processes_of
     from qtuning.train.tracking import MODES
 
     loaded, paths = read_cell(cell, trained=True), ResultPaths(results)
@@ -90,6 +91,9 @@ def train(
         raise UserError(f"--tracking = {tracking!r}: must be one of {', '.join(MODES)}")
     if not accelerate.exists():
         raise UserError(f"--accelerate = {accelerate}: no such file")
+    processes = processes_of(accelerate)
+    assert loaded.training is not None
+    loaded.training.accumulation(processes)  # refused here, not in every process
     options = ["--cell", str(cell), "--model", str(paths.model(loaded)), "--samples", str(paths.samples(loaded))]
     options += ["--out", str(paths.cell(loaded)), "--state", str(paths.state(loaded)), "--tracking", tracking]
     options += ["--checkpoint-seconds", str(checkpoint_seconds)]
@@ -99,8 +103,7 @@ def train(
     for name in group or []:
         options += ["--group", name]
     set_threads(threads)
-    assert loaded.training is not None
-    hold_gpus(loaded.training.processes)
+    hold_gpus(processes, f"{accelerate}: num_processes")
     from qtuning.train.__main__ import launch
 
     launch(accelerate, threads, options)

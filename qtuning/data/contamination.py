@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, Field
 from tqdm import tqdm
 
-from qtuning.data.items import fetch_items, read_items, reading_from_hub
+from qtuning.data.items import asked_items
 from qtuning.data.overlap import Gram, Index, words
 from qtuning.data.rows import Example, parse_row
 from qtuning.data.sources import describe_source, local_folder, read_rows
 from qtuning.errors import UserError
-from qtuning.experiment.benchmarks import BENCHMARKS, label_of
+from qtuning.experiment.benchmarks import BENCHMARKS, Protocol, label_of
 from qtuning.experiment.cell import TrainSet
 from qtuning.experiment.yaml_files import validate
 from qtuning.files import canonical_json, short_hash
@@ -46,16 +46,19 @@ class OverlapCheck:
     source: BenchmarkSource
     benchmarks: tuple[str, ...]
     ngram: int = NGRAM
+    protocol: Protocol = "standard"
 
     @property
     def name(self) -> str:
         """`TRAIN_SET-SOURCE-HASH`: name of the report, known before anything is read."""
-        identity = {
+        identity: dict[str, Any] = {
             "train_set": self.train_set.model_dump(mode="json", exclude={"label", "local", "bad_rows"}),
             "source": self.source,
             "benchmarks": sorted(self.benchmarks),
             "ngram": self.ngram,
         }
+        if self.protocol != "standard":
+            identity["protocol"] = self.protocol
         return f"{self.train_set.name}-{self.source}-{short_hash(identity)}"
 
     def path(self, results: Path) -> Path:
@@ -69,7 +72,8 @@ def checks_of(grids: Iterable["Grid"]) -> dict[str, OverlapCheck]:
     for grid in grids:
         for cell in grid.cells:
             if cell.train_set is not None and grid.evaluation is not None:
-                check = OverlapCheck(cell.train_set, grid.evaluation.source, grid.evaluation.benchmarks)
+                asked = grid.evaluation
+                check = OverlapCheck(cell.train_set, asked.source, asked.benchmarks, protocol=asked.protocol)
                 found.setdefault(check.name, check)
     return found
 
@@ -123,6 +127,7 @@ def run_check(check: OverlapCheck, *, data_dir: Path | None) -> dict[str, Any]:
         "label": check.train_set.label,
         "train_source": source,
         "benchmark_source": check.source,
+        "protocol": check.protocol,
         "ngram": check.ngram,
         "read": read,
         "unusable": unusable,
@@ -151,14 +156,13 @@ def _index_benchmarks(check: OverlapCheck, data_dir: Path | None) -> tuple[Index
 
 
 def _items_of(check: OverlapCheck, name: str, data_dir: Path | None) -> list[dict[str, Any]]:
-    benchmark, folder = BENCHMARKS[name], local_folder(check.source, data_dir)
+    folder = local_folder(check.source, data_dir)
     if check.source == "hub":
-        with reading_from_hub(benchmark):
-            items = fetch_items(benchmark)[benchmark.split]
-        return items.select_columns([key for _, key in benchmark.texts]).to_list()
+        keys = [key for _, key in BENCHMARKS[name].texts]
+        return [{key: item[key] for key in keys} for item in asked_items(name, check.protocol, None)]
     if folder is None:
         raise UserError("benchmarks from local files: no folder given; add --data-dir DIR")
-    return read_items(folder, name)
+    return asked_items(name, check.protocol, folder)
 
 
 def _record(
@@ -265,6 +269,7 @@ class _Report(BaseModel):
     train_set: str
     benchmark_source: str
     ngram: Annotated[int, Field(gt=0)]
+    protocol: Protocol = "standard"
     benchmarks: dict[str, _Overlap]
 
     def overlaps(self, benchmarks: Sequence[str]) -> str:
@@ -285,7 +290,7 @@ def notes_of_checks(store: Path, checks: Iterable[OverlapCheck]) -> list[str]:
     notes = []
     for check in checks:
         report = _read_report(check.path(store)) if check.path(store).is_file() else None
-        notes.append(_note(report, check.train_set.name, check.train_set.label, check.benchmarks))
+        notes.append(_note(report, check.train_set.name, check.train_set.label, check.benchmarks, check.protocol))
     return notes
 
 
@@ -297,14 +302,15 @@ def notes_from_store(store: Path, scores: "polars.DataFrame") -> list[str]:
     configuration of the train set) are named, not quoted.
     """
     config = json.loads(scores["evaluation_config"][0])
-    asked = config["benchmarks"]
+    asked, protocol = config["benchmarks"], config.get("protocol", "standard")
+    wanted = (config["source"], NGRAM, protocol)
     known = {path.stem: _read_report(path) for path in sorted((Path(store) / "contamination").glob("*.json"))}
     notes = []
     for name, label in scores.select("train_set", "train_set_label").drop_nulls().unique(maintain_order=True).rows():
         covered = {
             stem: len(report.benchmarks.keys() & set(asked))
             for stem, report in known.items()
-            if (report.train_set, report.benchmark_source, report.ngram) == (name, config["source"], NGRAM)
+            if (report.train_set, report.benchmark_source, report.ngram, report.protocol) == (name, *wanted)
         }
         best = [stem for stem, count in covered.items() if count == max(covered.values())]
         if len({known[stem].overlaps(asked) for stem in best}) > 1:
@@ -313,13 +319,14 @@ def notes_from_store(store: Path, scores: "polars.DataFrame") -> list[str]:
                 "which."
             )
         else:
-            notes.append(_note(known[best[0]] if best else None, name, label, asked))
+            notes.append(_note(known[best[0]] if best else None, name, label, asked, protocol))
     return notes
 
 
-def _note(report: _Report | None, train_set: str, label: str, benchmarks: Sequence[str]) -> str:
+def _note(report: _Report | None, train_set: str, label: str, benchmarks: Sequence[str], protocol: Protocol) -> str:
     if report is not None:
         counts = report.overlaps(benchmarks)
         return f"Contamination: items that share a {report.ngram}-gram with {label}: {counts}."
     names = ", ".join(map(label_of, benchmarks))
-    return f"Contamination: not checked ({label} against {names}); run `qtuning contamination {train_set}`."
+    option = "" if protocol == "standard" else f" --protocol {protocol}"
+    return f"Contamination: not checked ({label} against {names}); run `qtuning contamination {train_set}{option}`."

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from qtuning.errors import UserError
-from qtuning.experiment.benchmarks import BENCHMARKS, Benchmark, Split
+from qtuning.experiment.benchmarks import BENCHMARKS, Benchmark, Protocol, Split
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
 
 def items_file(folder: Path, benchmark: str, split: Split | None = None) -> Path:
-    """Where the items of a split lie below a folder of local files; default: the split that is asked."""
+    """Where the items of a split lie below a folder of local files; default: the split that lm-eval asks."""
     return folder / benchmark / f"{split or BENCHMARKS[benchmark].split}.jsonl.gz"
 
 
 def read_items(folder: Path, benchmark: str, split: Split | None = None) -> list[dict[str, Any]]:
-    """All items of a split (default: the one that is asked), reduced to the keys that are used.
+    """All items of a split (default: that of lm-eval), reduced to the keys that are used.
 
     UserError names file and line of an unusable item.
     """
@@ -53,6 +53,22 @@ def read_items(folder: Path, benchmark: str, split: Split | None = None) -> list
     return items
 
 
+def asked_items(benchmark: str, protocol: Protocol, folder: Path | None) -> list[dict[str, Any]]:
+    """The items that are asked under a protocol, in the order of their source. folder: see `split_items`."""
+    record = BENCHMARKS[benchmark]
+    items = split_items(benchmark, record.asked_split(protocol), folder)
+    return [item for item in items if record.is_asked(item, protocol)]
+
+
+def split_items(benchmark: str, split: Split, folder: Path | None) -> list[dict[str, Any]]:
+    """All items of a split: of the file below `folder`, checked, or of the hub (None)."""
+    if folder is not None:
+        return read_items(folder, benchmark, split)
+    record = BENCHMARKS[benchmark]
+    with reading_from_hub(record, split):
+        return list(fetch_items(record)[split].to_list())
+
+
 def fetch_items(benchmark: Benchmark) -> "DatasetDict":
     """All splits of a benchmark as the hub has them: its subsets, if it has several, one after the other."""
     from datasets import DatasetDict, concatenate_datasets, load_dataset
@@ -62,8 +78,11 @@ def fetch_items(benchmark: Benchmark) -> "DatasetDict":
 
 
 @contextmanager
-def reading_from_hub(benchmark: Benchmark) -> Iterator[None]:
-    """UserError where the data set cannot be had: no network, no such name, no cached copy offline."""
+def reading_from_hub(benchmark: Benchmark, split: Split | None = None) -> Iterator[None]:
+    """UserError where the data set cannot be had: no network, no such name, no cached copy offline.
+
+    split: the one that is wanted, for the message; default: the one that lm-eval asks.
+    """
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -74,7 +93,7 @@ def reading_from_hub(benchmark: Benchmark) -> Iterator[None]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"{benchmark.name}: data set {benchmark.hub_id} cannot be had from the Hugging Face hub ({reason});"
-            f" connect to it, or give a folder that has {benchmark.name}/{benchmark.split}.jsonl.gz"
+            f" connect to it, or give a folder that has {benchmark.name}/{split or benchmark.split}.jsonl.gz"
             " with --config data_dir=DIR"
         ) from error
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, cast, get_args
+from functools import partial
+from typing import Literal
 
 from qtuning.experiment.cell import Column, TrainSet
 
@@ -89,7 +90,7 @@ def parse_row(row: Row, train_set: TrainSet) -> Example | Refusal:
     try:
         if not isinstance(row.value, Mapping):
             raise _Refused(Reason.NOT_AN_OBJECT, f"found {_kind(row.value)}")
-        read = _chat if train_set.format == "chat" else _alpaca
+        read = _alpaca if train_set.format == "alpaca" else partial(_chat, form=FORMS[train_set.format])
         prompt, response, input_ = read(row.value, train_set.columns)
         if any(message.role == "user" and not message.content.strip() for message in prompt):
             raise _Refused(Reason.EMPTY_INSTRUCTION)
@@ -110,6 +111,25 @@ def parse_row(row: Row, train_set: TrainSet) -> Example | Refusal:
 _Texts = tuple[tuple[Message, ...], str, str]  # prompt, response, input
 
 
+@dataclass(frozen=True)
+class _Form:
+    """How a conversation is written.
+
+    column: of the list of messages. role, content: keys of a message. roles: words for system, user, assistant.
+    """
+
+    column: str
+    role: str
+    content: str
+    roles: Mapping[str, Role]
+
+
+FORMS: Mapping[str, _Form] = {
+    "chat": _Form("messages", "role", "content", {"system": "system", "user": "user", "assistant": "assistant"}),
+    "sharegpt": _Form("conversations", "from", "value", {"system": "system", "human": "user", "gpt": "assistant"}),
+}
+
+
 def _alpaca(row: Mapping[object, object], names: Mapping[Column, str]) -> _Texts:
     """{"instruction", "input" (optional), "output"}. A blank or null `input` is none."""
     instruction = _text(row, names.get("instruction", "instruction"))
@@ -119,13 +139,13 @@ def _alpaca(row: Mapping[object, object], names: Mapping[Column, str]) -> _Texts
     return (Message("user", instruction),), response, input_
 
 
-def _chat(row: Mapping[object, object], names: Mapping[Column, str]) -> _Texts:
-    """{"messages": [{"role", "content"}, ...]}: the last assistant message is the response, all before it the prompt.
+def _chat(row: Mapping[object, object], names: Mapping[Column, str], form: _Form) -> _Texts:
+    """A list of messages: the last one of the assistant is the response, all before it the prompt.
 
     Messages after it have no response to learn and are left out.
     """
-    name = names.get("messages", "messages")
-    messages = [_message(turn, f"{name}[{index}]") for index, turn in enumerate(_list(row, name))]
+    name = names.get("messages", form.column)
+    messages = [_message(turn, f"{name}[{index}]", form) for index, turn in enumerate(_list(row, name))]
     answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
     if not answers:
         raise _Refused(Reason.NO_RESPONSE)
@@ -134,7 +154,8 @@ def _chat(row: Mapping[object, object], names: Mapping[Column, str]) -> _Texts:
     expected = tuple("user" if index % 2 == 0 else "assistant" for index in range(len(turns_only)))
     found = tuple(message.role for message in turns_only)
     if not turns_only or found != expected or found[-1] != "user":
-        raise _Refused(Reason.WRONG_ROLE_ORDER, "expected [system], user, assistant, user, assistant, ...")
+        system, user, assistant = form.roles
+        raise _Refused(Reason.WRONG_ROLE_ORDER, f"expected [{system}], {user}, {assistant}, {user}, {assistant}, ...")
     return prompt, response, ""
 
 
@@ -153,14 +174,14 @@ def _spans(row: Mapping[object, object], response: str, name: str | None) -> tup
     return tuple(spans)
 
 
-def _message(turn: object, where: str) -> Message:
+def _message(turn: object, where: str, form: _Form) -> Message:
     if not isinstance(turn, Mapping):
         raise _Refused(Reason.NOT_AN_OBJECT, f"{where} is {_kind(turn)}")
-    role, content = _text(turn, "role", where), _text(turn, "content", where)
-    if role not in get_args(Role):
+    role, content = _text(turn, form.role, where), _text(turn, form.content, where)
+    if role not in form.roles:
         shown = role if len(role) <= 20 else role[:20] + "..."
-        raise _Refused(Reason.WRONG_ROLE_ORDER, f"{where}: unknown role {shown!r}")
-    return Message(cast(Role, role), content)
+        raise _Refused(Reason.WRONG_ROLE_ORDER, f"{where}: unknown role {shown!r} (known: {', '.join(form.roles)})")
+    return Message(form.roles[role], content)
 
 
 def _list(row: Mapping[object, object], key: str) -> Sequence[object]:

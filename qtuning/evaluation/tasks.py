@@ -6,7 +6,7 @@ With local files, only the source of the items is replaced in a definition.
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtuning.data.items import fetch_items, items_file, read_items, reading_from_hub
+from qtuning.data.items import asked_items, fetch_items, reading_from_hub, split_items
 from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.cell import Evaluation
@@ -42,11 +42,12 @@ def load_tasks(evaluation: Evaluation, folder: Path | None) -> dict[str, "Task"]
     tasks = {}
     for benchmark in evaluation.benchmarks:
         shots = shots_of(benchmark, evaluation)
-        if folder is None:
-            with reading_from_hub(BENCHMARKS[benchmark]):
+        record, protocol = BENCHMARKS[benchmark], evaluation.protocol
+        if folder is None and record.asked_split(protocol) == record.split:
+            with reading_from_hub(record):
                 task: Task = manager.load(benchmark)["tasks"][benchmark]
         else:
-            task = _from_files(manager, benchmark, folder, shots)
+            task = _with_items(manager, benchmark, asked_items(benchmark, protocol, folder), folder, shots)
         task.set_config("num_fewshot", shots)
         task.set_fewshot_seed(FEWSHOT_SEED)
         if task.OUTPUT_TYPE == "generate_until":
@@ -73,20 +74,19 @@ def _longest(task: "Task", evaluation: Evaluation) -> int:
     return evaluation.max_new_tokens
 
 
-def _from_files(manager: Any, benchmark: str, folder: Path, shots: int) -> "Task":
-    """The definition with items from `folder`. The training split is read only if prompts show examples."""
+def _with_items(manager: Any, benchmark: str, items: list[dict[str, Any]], folder: Path | None, shots: int) -> "Task":
+    """The definition with these items. The training split is read, as they were, only if prompts show examples."""
     from datasets import Dataset, DatasetDict
 
-    items = {BENCHMARKS[benchmark].split: read_items(folder, benchmark), "train": []}
-    if shots:
-        items["train"] = read_items(folder, benchmark, "train")
-        if len(items["train"]) < shots:
-            raise UserError(
-                f"{items_file(folder, benchmark, 'train')}: {len(items['train'])} records,"
-                f" but prompts show {shots} examples; lower evaluation.fewshot"
-            )
+    examples = split_items(benchmark, "train", folder) if shots else []
+    if len(examples) < shots:
+        raise UserError(
+            f"{benchmark}: its training split has {len(examples)} records, but prompts show {shots} examples; lower "
+            "evaluation.fewshot"
+        )
     # in memory: a cache on disk would have to notice that a file has changed, and would fill the user's home
-    data = DatasetDict({name: Dataset.from_list(rows) for name, rows in items.items()})
+    splits = {BENCHMARKS[benchmark].split: items, "train": examples}
+    data = DatasetDict({name: Dataset.from_list(rows) for name, rows in splits.items()})
     # lm-eval merges a member of a group with the definition of the same name; a bare dictionary would replace it
     member = {"task": benchmark, "custom_dataset": lambda **_: data}
     task: Task = manager.load({"group": f"{benchmark}_local", "task": [member]})["tasks"][benchmark]

@@ -6,11 +6,14 @@ A new benchmark is a record here and, where lm-eval has no task that fits, a fil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from qtuning.errors import UserError
+
 Split = Literal["train", "validation", "test"]
+Protocol = Literal["standard", "paper"]
 
 
 class Item(BaseModel):
@@ -116,9 +119,11 @@ class Benchmark:
     """A benchmark.
 
     metric: the one that stands for it in tables; others are stored beside it. hub_id, subsets: its data set on the
-    Hugging Face hub, and which of its configurations (none: it has only one). split: whose items are asked. item: what
-    an item must hold. texts: the texts of an item that contamination compares, as (part, key of the item). fewshot:
-    examples in a prompt. chance: the score of guessing, as a fraction; None where answers are free text.
+    Hugging Face hub, and which of its configurations (none: it has only one). split: whose items are asked, one of
+    `splits`. paper: the split that the protocol `paper` asks instead, and of it only questions with four choices, as
+    OpenCompass does (arXiv 2509.23873v2: 567 and 295 items). item: what an item must hold. texts: the texts of an item
+    that contamination compares, as (part, key of the item). fewshot: examples in a prompt. chance: the score of
+    guessing, as a fraction; None where answers are free text.
     """
 
     name: str
@@ -126,19 +131,57 @@ class Benchmark:
     metric: str
     hub_id: str
     split: Split
+    splits: tuple[Split, ...]
     item: type[Item]
     subsets: tuple[str, ...] = ()
+    paper: Split | None = None
     # choices and short gold answers are not among them: they are words that any text may hold
     texts: tuple[tuple[str, str], ...] = (_QUESTION,)
     fewshot: int = 0
     chance: float | None = None
 
+    def asked_split(self, protocol: Protocol) -> Split:
+        """The split whose items are asked."""
+        return self.paper if protocol == "paper" and self.paper is not None else self.split
 
+    def is_asked(self, item: Mapping[str, Any], protocol: Protocol) -> bool:
+        """Whether an item of that split is asked."""
+        return protocol != "paper" or self.paper is None or len(item["choices"]["text"]) == 4
+
+    def require_split(self, split: str, key: str) -> Split:
+        """The split of that name; UserError, which begins with `key`, if the benchmark has none."""
+        for known in self.splits:
+            if known == split:
+                return known
+        raise UserError(f"{key} = {split!r}: {self.name} has no such split (valid: {', '.join(self.splits)})")
+
+
+_ARC: tuple[Split, ...] = ("train", "validation", "test")
 _ALL = (
     # nearly all ARC questions have four choices; a handful have three or five
-    Benchmark("arc_easy", "ARC-E", "acc", "allenai/ai2_arc", "test", ArcItem, subsets=("ARC-Easy",), chance=1 / 4),
     Benchmark(
-        "arc_challenge", "ARC-C", "acc", "allenai/ai2_arc", "test", ArcItem, subsets=("ARC-Challenge",), chance=1 / 4
+        "arc_easy",
+        "ARC-E",
+        "acc",
+        "allenai/ai2_arc",
+        "test",
+        _ARC,
+        ArcItem,
+        ("ARC-Easy",),
+        paper="validation",
+        chance=1 / 4,
+    ),
+    Benchmark(
+        "arc_challenge",
+        "ARC-C",
+        "acc",
+        "allenai/ai2_arc",
+        "test",
+        _ARC,
+        ArcItem,
+        ("ARC-Challenge",),
+        paper="validation",
+        chance=1 / 4,
     ),
     Benchmark(
         "gsm8k",
@@ -146,16 +189,31 @@ _ALL = (
         "exact_match,flexible-extract",  # models tuned on instructions rarely write "#### 18", as strict-match demands
         "openai/gsm8k",
         "test",
+        ("train", "test"),
         Gsm8kItem,
         subsets=("main",),
         texts=(_QUESTION, ("solution", "answer")),
         fewshot=5,  # lm-eval's own number
     ),
     Benchmark(
-        "squad", "SQuAD", "f1", "rajpurkar/squad", "validation", SquadItem, texts=(_QUESTION, ("context", "context"))
+        "squad",
+        "SQuAD",
+        "f1",
+        "rajpurkar/squad",
+        "validation",
+        ("train", "validation"),
+        SquadItem,
+        texts=(_QUESTION, ("context", "context")),
     ),
     Benchmark(
-        "triviaqa", "TriviaQA", "exact_match", "mandarjoshi/trivia_qa", "validation", TriviaItem, ("rc.nocontext",)
+        "triviaqa",
+        "TriviaQA",
+        "exact_match",
+        "mandarjoshi/trivia_qa",
+        "validation",
+        ("train", "validation"),  # the hub's test split has no answers
+        TriviaItem,
+        ("rc.nocontext",),
     ),
     Benchmark(
         "math",
@@ -163,6 +221,7 @@ _ALL = (
         "exact_match",
         "EleutherAI/hendrycks_math",
         "test",
+        ("train", "test"),
         MathItem,
         subsets=(
             "algebra",

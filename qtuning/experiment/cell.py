@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from qtuning.errors import UserError
+from qtuning.experiment.benchmarks import Protocol
 from qtuning.experiment.registry import NAMED_METHODS
 
 Dtype = Literal["float32", "bfloat16"]
@@ -86,7 +88,9 @@ class TrainSet(Labelled):
 
     source: HubSource | FileSource = Field(discriminator="kind")
     local: str | None = Field(None, description="file below data_dir that replaces `source` when data_dir is given")
-    format: Literal["alpaca", "chat"] = Field("alpaca", description="alpaca: columns; chat: a list of messages")
+    format: Literal["alpaca", "chat", "sharegpt"] = Field(
+        "alpaca", description="alpaca: columns; chat, sharegpt: a list of messages (role, content; from, value)"
+    )
     columns: dict[Column, str] = Field(
         default_factory=dict,
         description="names of the columns where they differ from the format's own; errors: the column that lists what "
@@ -96,35 +100,64 @@ class TrainSet(Labelled):
 
 
 class Lora(Config):
-    """LoRA (peft). Rank, alpha and dropout are not published; these are our choice (method.md, Hyper-parameters)."""
+    """LoRA (peft). The paper names the rank; alpha and dropout are LLaMA-Factory's defaults."""
 
-    r: int = Field(8, gt=0)
-    alpha: int = Field(16, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    r: int = Field(8, gt=0, description="rank (v2, table 7)")
+    alpha: int = Field(16, gt=0, description="LLaMA-Factory: twice the rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="LLaMA-Factory: 0")
 
 
 class Training(Config):
-    """How a cell is trained. Defaults: method.md, Hyper-parameters."""
+    """How a cell is trained, by AdamW (betas 0.9 and 0.999, epsilon 1e-8).
+
+    Defaults: the paper's (v2, table 7), and LLaMA-Factory's where the paper names none. Two keys differ, so that any
+    model trains on any machine: experiments of the paper say `update_samples: 256` and `mixed_precision: bf16`.
+    """
 
     tuning: Literal["lora", "full"] = "lora"
     lora: Lora = Lora()
     epochs: int = Field(3, gt=0)
     batch_size: int = Field(8, gt=0, description="samples per device and forward: the selection batch (A9)")
-    accumulation: int = Field(1, gt=0, description="batches per optimizer update")
-    processes: int = Field(1, gt=0, description="data-parallel processes; must agree with the accelerate config")
+    update_samples: int | None = Field(
+        None,
+        gt=0,
+        description="samples of one optimizer update, over all processes and accumulation steps; how many batches each "
+        "process accumulates follows. Null: one batch. The paper: 256 = batch 8 x accumulation 4 x 8 GPUs",
+    )
     learning_rate: float = Field(1e-4, gt=0)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of the updates with rising learning rate")
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float | None = Field(1.0, gt=0, description="gradient clipping; null: off")
-    cutoff: int = Field(1024, gt=1, description="tokens per sample; a longer response is cut")
+    warmup: float = Field(
+        0.0, ge=0, lt=1, description="share of the updates with rising learning rate; LLaMA-Factory: none"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="LLaMA-Factory: 0")
+    max_grad_norm: float | None = Field(1.0, gt=0, description="gradient clipping; null: off; LLaMA-Factory: 1")
+    cutoff: int = Field(2048, gt=1, description="tokens per sample; a longer response is cut")
     dtype: Dtype | None = Field(
         None,
         description="dtype of the weights; null: the model's under LoRA, float32 in full fine-tuning, where bfloat16 "
         "weights would round small updates away",
     )
-    mixed_precision: Literal["no", "bf16"] = Field("no", description="autocast; weights keep the model's dtype")
-    gradient_checkpointing: bool = False
+    mixed_precision: Literal["no", "bf16"] = Field(
+        "no", description="autocast; weights keep their dtype. LLaMA-Factory's bf16: bfloat16 weights under autocast"
+    )
+    gradient_checkpointing: bool = Field(False, description="less memory, one forward more; LLaMA-Factory: true")
+
+    @property
+    def batches(self) -> int:
+        """Selection batches of one optimizer update, over all processes. UserError if batch_size leaves a rest."""
+        return self.accumulation(1)
+
+    def accumulation(self, processes: int) -> int:
+        """Batches of one optimizer update that each of so many processes works on. UserError if a rest is left."""
+        samples = self.update_samples or self.batch_size
+        steps, rest = divmod(samples, self.batch_size * processes)
+        if rest:
+            several = f" x {processes} processes" if processes > 1 else ""
+            raise UserError(
+                f"training.update_samples = {samples}: batch_size {self.batch_size}{several} must divide it, with an "
+                "update of one batch or more for each process"
+            )
+        return steps
 
 
 class Readings(Config):
@@ -283,6 +316,11 @@ class Evaluation(Config):
 
     benchmarks: tuple[Name, ...] = Field(min_length=1)
     source: Literal["hub", "data-dir", "mini-world"] = Field("hub", description="where the questions come from")
+    protocol: Protocol = Field(
+        "standard",
+        description="which items are asked. standard: lm-eval's splits; paper: ARC's validation splits, of them the "
+        "questions with four choices (567 and 295), as OpenCompass asks. In the mini world both are one",
+    )
     backend: Literal["hf"] = "hf"
     batch_size: int = Field(8, gt=0, description="fixed: scores move with it")
     dtype: Dtype = "float32"
@@ -291,3 +329,11 @@ class Evaluation(Config):
     fewshot: int | None = Field(None, ge=0, description="examples in the prompt; null: each benchmark's own number")
     max_new_tokens: int | None = Field(None, gt=0, description="longest generation; null: each benchmark's own")
     chat_template: bool = Field(False, description="wrap prompts in the model's chat template")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mini_world_has_one_split(cls, values: Any) -> Any:
+        # equal scores must have one name
+        if isinstance(values, dict) and (values.get("source"), values.get("protocol")) == ("mini-world", "paper"):
+            return values | {"protocol": "standard"}
+        return values

@@ -149,6 +149,11 @@ class ConfigFolder:
             validate(Training, merge(common, entry.model_dump(exclude_unset=True)), f"{edition.where}: trainings")
             for entry in experiment.trainings
         ]
+        for training in trainings:
+            try:
+                training.accumulation(1)
+            except UserError as error:
+                raise UserError(f"{edition.where}: {error}") from None
         methods = len(experiment.methods)
         axes: dict[str, Sequence[Any]] = {axis: getattr(experiment, axis) for axis in AXES}
         # compared over all budgets: at 100% of the tokens, methods that differ in the token pruner are one
@@ -161,7 +166,7 @@ class ConfigFolder:
             if experiment.zero_shot:
                 cells.append(Cell(model=model))
             for train_set, training, chosen, seeds in product(train_sets, trainings, prunings, experiment.seeds):
-                if training.processes * training.accumulation == 1:
+                if training.batches == 1:
                     # A9 makes no difference if an update is one batch: the selection is then that of the device
                     chosen = chosen.model_copy(update={"selection": "device"})
                 limit = experiment.limit_train

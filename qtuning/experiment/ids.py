@@ -31,7 +31,8 @@ def canonical(cell: Cell) -> Cell:
     defaults = {"label": cell.model.name, "parameters": None}
     if cell.training is None or cell.train_set is None:
         return Cell(semantics=cell.semantics, model=Model(name=cell.model.name, source=cell.model.source))
-    training = cell.training.model_copy(update={"dtype": cell.dtype})
+    samples = cell.training.update_samples or cell.training.batch_size
+    training = cell.training.model_copy(update={"dtype": cell.dtype, "update_samples": samples})
     if training.tuning == "full":
         training = training.model_copy(update={"lora": Lora()})
         defaults["lora_targets"] = "all-linear"
@@ -39,7 +40,7 @@ def canonical(cell: Cell) -> Cell:
     model = cell.model.model_copy(update=defaults | {"dtype": "float32"})
     assert cell.pruning is not None
     pruning = _canonical_pruning(cell.pruning)
-    if training.processes * training.accumulation == 1:
+    if samples == training.batch_size:
         pruning = pruning.model_copy(update={"selection": "device"})
     return cell.model_copy(update={"model": model, "train_set": train_set, "training": training, "pruning": pruning})
 

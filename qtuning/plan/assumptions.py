@@ -26,6 +26,7 @@ class BenchmarkGuess(Config):
     """Size of a benchmark; either `choices` and `answer_tokens`, or `new_tokens` and `steps`."""
 
     items: int = Field(gt=0)
+    paper_items: int | None = Field(None, gt=0, description="under the protocol `paper`; null: as many")
     prompt_tokens: float = Field(gt=0)
     choices: int | None = Field(None, gt=1)
     answer_tokens: float = Field(0.0, ge=0, description="of one choice")

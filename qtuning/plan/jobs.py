@@ -63,12 +63,12 @@ class TrainingJob(Job):
 
     @cached_property
     def work(self) -> TrainingWork:
-        """Of all processes together."""
+        """Of the whole training."""
         return training_work(self.cell, self.shape, self.lengths, self.auxiliary)
 
     @cached_property
     def memory(self) -> Memory:
-        """Of one process, at its peak."""
+        """At its peak."""
         return training_memory(self.cell, self.shape, self.lengths)
 
     @property
@@ -103,14 +103,12 @@ class TrainingJob(Job):
 
     def _seconds(self, machine: Machine, flops: float, batches: float, passes: float = 1.0) -> float:
         dtype = "bfloat16" if self.settings.mixed_precision == "bf16" else self.cell.dtype
-        flops, batches = flops / self.settings.processes, batches / self.settings.processes
         return machine.seconds(flops, batches, self.shape, dtype, adapters=self.lora, factor=passes)
 
     def hours(self, machine: Machine) -> Hours:
-        """Device-hours, the start of the processes among them."""
-        scale = self.settings.processes / 3600
+        """Device-hours, the start of the process among them."""
         training = self.training_seconds(machine) + machine.start_seconds
-        return Hours(scoring=self.scoring_seconds(machine) * scale, training=training * scale)
+        return Hours(scoring=self.scoring_seconds(machine) / 3600, training=training / 3600)
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,6 @@ def training_memory(cell: Cell, shape: Shape, lengths: Lengths) -> Memory:
     weights = float(shape.parameters * size + (trained if lora else 0))
     if training.mixed_precision == "bf16" and size == 4:
         weights += 2.0 * shape.matmul  # autocast keeps copies of the matrices during a pass
-    copies = 2 if training.processes > 1 else 1  # data-parallel training reduces gradients in buckets
     scored_tokens, trained_tokens = largest_batches(cell, lengths)
     layer = saved_bytes(shape, training, cell.dtype)
     if training.gradient_checkpointing:
@@ -79,7 +78,7 @@ def training_memory(cell: Cell, shape: Shape, lengths: Lengths) -> Memory:
     logits = CHUNK * shape.vocabulary * 12.0
     if not lora:
         logits += shape.head * 4.0  # the head's gradient, summed over chunks
-    return Memory(weights, float(copies * trained), 2.0 * trained, activations, logits, trained_tokens)
+    return Memory(weights, float(trained), 2.0 * trained, activations, logits, trained_tokens)
 
 
 def largest_batches(cell: Cell, lengths: Lengths) -> tuple[float, float]:
@@ -98,7 +97,7 @@ def largest_batches(cell: Cell, lengths: Lengths) -> tuple[float, float]:
         kept = size  # the kept samples make up full batches again
     elif schedule == "reuse-graph":
         # a batch is held whole until it is decided, beside what was kept of the earlier ones of its update
-        kept = size + (training.accumulation - 1) * kept
+        kept = size + (training.batches - 1) * kept
     trained = lengths.tokens
     if pruning.sample_pruner == "longest" and (schedule != "reuse-graph" or needs.by_epoch):
         trained = np.sort(trained)[-max(1, round(pruning.sample_ratio * len(trained))) :]

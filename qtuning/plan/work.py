@@ -25,7 +25,7 @@ from qtuning.train.windows import Pooling
 
 @dataclass(frozen=True)
 class TrainingWork:
-    """The work of one cell's training, all processes together.
+    """The work of one cell's training.
 
     updates: of the optimizer. samples_scored, samples_kept: counted once for each time. *_passes: packed batches that
     go through the model. *_tokens: positions that go through it; samples that are trained through the forward that
@@ -132,7 +132,7 @@ def _training(
     forwarded, targets = float(kept @ length), float(kept @ tokens)
     pairs = float(kept @ (length * (length + 1) / 2))
     batches = np.ceil(float(drawn.sum()) / training.batch_size)
-    window = training.processes * training.accumulation
+    window = training.batches
     updates, passes = np.ceil(batches / window), batches
     if schedule == "pool":
         updates = float(sum(Pooling.of(pruning, needs.by_epoch).updates(int(updates))))
@@ -179,7 +179,7 @@ def _share_in_batch(pruning: Pruning, training: Training, by_epoch: bool, drawn:
         return 1.0
     size = training.batch_size
     if pruning.selection == "global":
-        size *= training.processes * training.accumulation
+        size *= training.batches
     size = min(size, max(1, round(drawn)))
     whole, rest = divmod(round(drawn), size)
     kept = whole * max(1, round(ratio * size)) + (max(1, round(ratio * rest)) if rest else 0)
@@ -254,7 +254,8 @@ def evaluation_work(evaluation: Evaluation, assumptions: Assumptions) -> tuple[B
     found = []
     for name in evaluation.benchmarks:
         guess = assumptions.benchmark(name, evaluation)
-        items = guess.items if evaluation.limit is None else min(guess.items, evaluation.limit)
+        items = (evaluation.protocol == "paper" and guess.paper_items) or guess.items
+        items = items if evaluation.limit is None else min(items, evaluation.limit)
         requests = items * (guess.choices or 1)
         prompt = guess.prompt_tokens + shots_of(name, evaluation) * guess.example_tokens + guess.answer_tokens
         own = min(guess.new_tokens, evaluation.max_length // 2)

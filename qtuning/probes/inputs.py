@@ -38,7 +38,7 @@ def find_train_set(name: str, named: ConfigFolder) -> TrainSet:
     """The train set that `name` means: a file of configs/train_sets, the mini world's, or an SFT file.
 
     The form of an SFT file follows from its first row. Rows of it that cannot be used are counted, not refused. Raises
-    UserError where there is no such file, or its first row is of neither form.
+    UserError where there is no such file, or its first row is of no known form.
     """
     known, path = named.names("train_sets"), Path(name).expanduser()
     if name in known:
@@ -52,7 +52,7 @@ def find_train_set(name: str, named: ConfigFolder) -> TrainSet:
     return TrainSet(name=_slug(path.name.split(".")[0]), source=source, format=_form(path), bad_rows=1.0)
 
 
-def _form(path: Path) -> Literal["alpaca", "chat"]:
+def _form(path: Path) -> Literal["alpaca", "chat", "sharegpt"]:
     rows = read_file(locate(FileSource(kind="path", file=str(path)), data_dir=None))
     first = next((row for row in rows if isinstance(row.value, dict)), None)
     if first is None:
@@ -60,11 +60,13 @@ def _form(path: Path) -> Literal["alpaca", "chat"]:
     assert isinstance(first.value, dict)
     if "messages" in first.value:
         return "chat"
+    if "conversations" in first.value:
+        return "sharegpt"
     if {"instruction", "output"} <= set(first.value):
         return "alpaca"
     raise UserError(
         f"{path}:{first.line}: has columns {', '.join(map(str, first.value))}; expected instruction and output (input "
-        "is optional), or messages; name other columns in a file of configs/train_sets (`columns`)"
+        "is optional), messages, or conversations; name other columns in a file of configs/train_sets (`columns`)"
     )
 
 

@@ -150,15 +150,8 @@ def train(
 
 
 def _check_processes(accelerator: Accelerator, training: Training) -> None:
-    """UserError if the cell is not meant for what accelerate started.
-
-    Two processes that each believe they are alone would both train and both write.
-    """
-    if accelerator.num_processes != training.processes:
-        raise UserError(
-            f"training.processes = {training.processes}, but accelerate started {accelerator.num_processes}; "
-            "make the accelerate config and the experiment agree (the number of processes is part of the cell)"
-        )
+    """UserError if the processes that accelerate started cannot share the updates of the cell."""
+    training.accumulation(accelerator.num_processes)
     if str(accelerator.distributed_type).endswith(("FSDP", "DEEPSPEED")):
         raise UserError(f"{accelerator.distributed_type} is not supported: use one process, or DDP (MULTI_GPU)")
 

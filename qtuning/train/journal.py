@@ -190,7 +190,7 @@ def print_derived(
 ) -> None:
     """Print every derived quantity once, at the start."""
     assert cell.training is not None and cell.pruning is not None
-    t, pruning = cell.training, cell.pruning
+    t, pruning, processes = cell.training, cell.pruning, accelerator.num_processes
     readings = pruning.model_dump(include=set(Readings.model_fields), exclude_defaults=True)
     options = pruning.sample_options | pruning.token_options | readings
     print(
@@ -199,7 +199,7 @@ def print_derived(
         f"{f', {options}' if options else ''}\n"
         f"samples             {len(dataset)}, {sum(s.response_length for s in dataset)} response tokens an epoch\n"
         f"updates             {updates} expected in {t.epochs} epochs; selection batch {t.batch_size}, window "
-        f"{t.processes} process(es) x {t.accumulation} x {t.batch_size} samples\n"
+        f"{processes} process(es) x {t.accumulation(processes)} x {t.batch_size} samples\n"
         f"learning rate       {t.learning_rate:g}, {t.schedule}, warm-up {round(t.warmup * updates)} updates\n"
         f"trainable           {sum(p.numel() for p in trainable):,} parameters ({t.tuning}), weights {cell.dtype}, "
         f"autocast {t.mixed_precision}, on {accelerator.device}, {torch.get_num_threads()} thread(s)\n"

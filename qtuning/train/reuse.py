@@ -85,7 +85,7 @@ def require_reusable(model: PackedModel, needs: Collection[str], pruned_tokens: 
     dropouts = [key for key in named if isinstance(config[key], float) and config[key] > 0]
     dropouts += [name for name, part in model.named_modules() if isinstance(part, nn.Dropout) and part.p > 0]
     reasons = {
-        f"runs in one process, and training.processes = {processes}": processes > 1,
+        f"runs in one process, and accelerate started {processes}": processes > 1,
         "knows scores only, and this method needs attention": "attention" in needs,
         "trains what it scored, and pruned_tokens = 'remove' takes tokens out": pruned_tokens == "remove",
         f"scores in training mode, where {''.join(dropouts[:1])} would blur the scores; set it to 0": bool(dropouts),

@@ -1,7 +1,8 @@
 """One optimizer update, from the scores to the optimizer's step, and the loop over the updates of a cell.
 
 Before an epoch, sample pruners that draw by epoch draw which samples it holds. An update then works on a window of
-`processes x accumulation` selection batches, consecutive in the order of the epoch. `TrainingLoop.step` makes it:
+`Training.batches` selection batches, consecutive in the order of the epoch, which the processes share.
+`TrainingLoop.step` makes it:
 
     1. score every batch of the window without gradient, if the method needs scores (candidates.py, scoring/scores.py)
     2. select samples and tokens, batch by batch or all together (A9), and pack them (pruners/method.py, decision.py)
@@ -37,7 +38,7 @@ from qtuning.pruners.base import Candidates, sample_budget
 from qtuning.pruners.method import Method, Selection, concatenate, select_together
 from qtuning.scoring.scores import NonFinite
 from qtuning.train.candidates import CandidateSource, CellSamples, raise_first
-from qtuning.train.cost import Cost, shape_of
+from qtuning.train.cost import Cost, shape_of, sum_costs
 from qtuning.train.decision import Decision, Progress, Verdicts, agreement, pack_kept
 from qtuning.train.journal import TRACE_SCHEMA
 from qtuning.train.reuse import Graphs, require_reusable
@@ -104,7 +105,7 @@ class TrainingLoop:
         if self.method.needs.by_epoch:
             count = sample_budget(self.pruning.sample_ratio, count)
         batches = math.ceil(count / self.training.batch_size)
-        plain = math.ceil(batches / (self.training.processes * self.training.accumulation))
+        plain = math.ceil(batches / self.training.batches)
         return self.training.epochs * sum(self.pooling.updates(plain))
 
     def _draw_epoch(self) -> None:
@@ -272,7 +273,7 @@ class TrainingLoop:
             parts = sorted(gather_object(own), key=lambda part: part[0])
             pool = self.progress.pool = concatenate([part for _, part in parts])
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        groups = share_out_rows(pool.sizes.tolist(), window, world * self.training.accumulation)[rank::world]
+        groups = share_out_rows(pool.sizes.tolist(), window, self.training.batches)[rank::world]
         if window.offset == 0:
             groups.append([row for rows in self._own_rows(window) for row in rows if pool.sizes[row] == 0])
         return [self._from_pool(window, pool, rows) for rows in groups]
@@ -382,7 +383,9 @@ class TrainingLoop:
         """Go on from a checkpoint. state: the numbers of `state()`, `update`, and `cost` of all processes."""
         self.progress = Progress.restored(state, tensors)
         self.source.restore(tensors)
-        for key, value in state["cost"][self.accelerator.process_index].items():
+        # after a restart on another number of processes, some carry the cost of several, or of none
+        own = state["cost"][self.accelerator.process_index :: self.accelerator.num_processes]
+        for key, value in (sum_costs(own) if own else {}).items():
             setattr(self.cost, key, value)
 
     def _own(self, window: UpdateWindow) -> list[tuple[int, tuple[int, ...]]]:

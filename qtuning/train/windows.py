@@ -1,8 +1,8 @@
 """Which batches each optimizer update works on, and at which learning rate. Without torch: `plan/` asks it, too.
 
-An epoch is cut into selection batches, and the batches into windows of `processes x accumulation`. One update works on
-one window. Under the schedule `pool` several windows form a pool: their batches are scored together, and what is kept
-of them is trained in fewer updates of full batches.
+An epoch is cut into selection batches, and the batches into windows of `Training.batches`, which the processes share.
+One update works on one window. Under the schedule `pool` several windows form a pool: their batches are scored
+together, and what is kept of them is trained in fewer updates of full batches.
 """
 
 import heapq
@@ -75,7 +75,7 @@ def cut_epoch(
     """The updates of an epoch that meets the positions `order` of the train set in this order."""
     size = training.batch_size
     batches = [tuple(order[start : start + size]) for start in range(0, len(order), size)]
-    window = training.processes * training.accumulation
+    window = training.batches
     spans = pooling.updates(math.ceil(len(batches) / window))
     reach = window * pooling.windows
     index = 0

@@ -8,7 +8,7 @@ from typing import Any
 import benchmark_files as samples
 import pytest
 
-from qtuning.data.items import read_items
+from qtuning.data.items import asked_items, read_items
 from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import BENCHMARKS
 
@@ -32,6 +32,30 @@ def test_items_come_back_as_written(tmp_path: Path) -> None:
                 assert all(
                     value == written[key] or value.items() <= written[key].items() for key, value in record.items()
                 )
+
+
+def test_the_papers_protocol_asks_arcs_validation_questions_with_four_choices(tmp_path: Path) -> None:
+    data_dir = samples.write_all(tmp_path)
+    mixed = [*samples.arc(2, 4, 100), *samples.arc(1, 3, 200), *samples.arc(3, 4, 300), *samples.arc(2, 5, 400)]
+    for name in ("arc_easy", "arc_challenge"):
+        samples.write_records(data_dir, name, "validation", mixed)
+        asked = [item["question"] for item in asked_items(name, "paper", data_dir)]
+        assert asked == [item["question"] for item in mixed if len(item["choices"]["text"]) == 4]
+        assert asked_items(name, "standard", data_dir) == read_items(data_dir, name, "test")
+    for name in ("gsm8k", "squad", "triviaqa", "math"):
+        assert asked_items(name, "paper", data_dir) == asked_items(name, "standard", data_dir) != []
+    (data_dir / "arc_easy" / "validation.jsonl.gz").unlink()
+    with pytest.raises(UserError, match=r"arc_easy/validation\.jsonl\.gz: no such file"):
+        asked_items("arc_easy", "paper", data_dir)
+
+
+def test_a_split_that_a_benchmark_lacks_is_named() -> None:
+    for benchmark in BENCHMARKS.values():
+        assert {"train", benchmark.split, benchmark.paper or "train"} <= set(benchmark.splits)
+        assert benchmark.require_split("train", "options.split") == "train"
+    with pytest.raises(UserError) as error:
+        BENCHMARKS["squad"].require_split("test", "options.split")
+    assert str(error.value) == "options.split = 'test': squad has no such split (valid: train, validation)"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from qtuning.experiment.cell import FileSource, TrainSet
 SOURCE = FileSource(kind="path", file="unused.jsonl")
 ALPACA = TrainSet(name="a", label="A", source=SOURCE)
 CHAT = TrainSet(name="c", label="C", source=SOURCE, format="chat")
+SHAREGPT = TrainSet(name="s", label="S", source=SOURCE, format="sharegpt")
 
 any_text = st.text(st.characters(), max_size=20)  # every code point, lone surrogates and control characters included
 odd_text = st.sampled_from(
@@ -137,6 +138,41 @@ def test_the_last_assistant_message_is_the_response_and_what_follows_is_left_out
     assert isinstance(result, Example)
     assert result.response == "d"
     assert [message.content for message in result.prompt] == ["s", "a", "b", "c"]
+
+
+SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt"}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(list(SPEAKERS)), st.text(max_size=3)), max_size=6))
+def test_a_sharegpt_row_is_the_chat_row_in_other_words(turns: list[tuple[str, str]]) -> None:
+    row = {
+        "conversations": [{"from": SPEAKERS[role], "value": text, "weight": None} for role, text in turns],
+        "source": "airoboros2.2",
+        "system_prompt": None,
+    }
+    found, expected = parse(row, SHAREGPT), parse(conversation(*turns), CHAT)
+    if isinstance(expected, Example):
+        assert found == expected
+    else:
+        assert isinstance(found, Refusal) and found.reason is expected.reason
+
+
+def test_a_sharegpt_row_says_what_it_lacks() -> None:
+    for turn, detail in (
+        ({"role": "user", "content": "a"}, "conversations[0]: 'from'"),
+        ({"from": "human"}, "conversations[0]: 'value'"),
+        ({"from": "user", "value": "a"}, "conversations[0]: unknown role 'user' (known: system, human, gpt)"),
+    ):
+        found = parse({"conversations": [turn]}, SHAREGPT)
+        assert isinstance(found, Refusal) and found.detail == detail
+    found = parse({"messages": []}, SHAREGPT)
+    assert found == Refusal(Reason.MISSING_KEY, "'conversations'")
+    twice = {"conversations": [{"from": "human", "value": "a"}] * 2 + [{"from": "gpt", "value": "b"}]}
+    found = parse(twice, SHAREGPT)
+    assert found == Refusal(Reason.WRONG_ROLE_ORDER, "expected [system], human, gpt, human, gpt, ...")
+    named = SHAREGPT.model_copy(update={"columns": {"messages": "turns"}})
+    assert parse({"turns": twice["conversations"][1:]}, named) == Example((Message("user", "a"),), "b")
 
 
 def test_columns_id_and_kind() -> None:

@@ -156,6 +156,35 @@ def test_hub_definitions_ask_for_the_right_data_sets(hub: list[tuple[str, str | 
     assert len(set(documents["problem"])) == 7 * 6  # every subset once, none twice
 
 
+@pytest.mark.parametrize("source", ["hub", "data-dir"])
+def test_the_papers_protocol_asks_other_items_in_the_same_words(
+    source: str, hub: list[tuple[str, str | None]], data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both sources have the same validation split: five questions with four choices, and one with three."""
+    mixed = [*samples.arc(5, 4, 700), *samples.arc(1, 3, 800)]
+    for name in ("arc_easy", "arc_challenge"):
+        samples.write_records(data_dir, name, "validation", mixed)
+
+    def load_dataset(path: str, name: str | None = None) -> datasets.DatasetDict:
+        rows = {"train": samples.arc(8, 4, 500), "validation": mixed, "test": samples.arc(6, 4)}
+        return datasets.DatasetDict({split: datasets.Dataset.from_list(items) for split, items in rows.items()})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    evaluation = Evaluation(
+        benchmarks=("arc_easy", "arc_challenge"),
+        source=source,
+        protocol="paper",
+        fewshot=1,  # type: ignore[arg-type]
+    )
+    tasks = load_tasks(evaluation, None if source == "hub" else data_dir)
+    for task in tasks.values():
+        asked = prompts(task, limit=99)[::4]
+        assert [text.splitlines()[-2] for text in asked] == [
+            f"Question: Which of these is number {700 + i}?" for i in range(5)
+        ]
+        assert all("Which of these is number 50" in text for text in asked), "examples are those of the training split"
+
+
 @pytest.mark.parametrize("benchmark", BENCHMARKS)
 def test_unreachable_hub(benchmark: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(*_: Any, **__: Any) -> None:

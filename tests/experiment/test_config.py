@@ -100,7 +100,7 @@ def test_published_hyper_parameters_are_the_defaults() -> None:
     training = Training()
     assert (training.tuning, training.learning_rate, training.batch_size, training.epochs) == ("lora", 1e-4, 8, 3)
     assert (training.lora.r, training.lora.alpha, training.lora.dropout) == (8, 16, 0.0)
-    assert (training.schedule, training.warmup, training.cutoff) == ("cosine", 0.1, 1024)
+    assert (training.schedule, training.warmup, training.cutoff) == ("cosine", 0.0, 2048)
 
 
 def test_a_cell_is_whole_or_the_base_model() -> None:

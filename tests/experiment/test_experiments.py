@@ -177,7 +177,7 @@ def test_extreme_budgets_are_budgets(grid: Callable[[str], Grid]) -> None:
         kept = set()
         for cell in trained(grid(f"extreme{scale}")):
             assert cell.training is not None and cell.pruning is not None
-            window = cell.training.batch_size * cell.training.accumulation
+            window = cell.training.update_samples
             if cell.pruning.method == "q-tuning":
                 assert cell.pruning.selection == "global"
                 kept.add(cell.pruning.sample_ratio * window)

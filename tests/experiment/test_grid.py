@@ -66,10 +66,10 @@ def cell_with(**changes: Any) -> Cell:
 
 def test_identities_are_pinned() -> None:
     """If this fails, every finished cell of every user is trained again: on purpose only (then raise `semantics`)."""
-    assert cell_id(cell_with()) == "m-t-q-tuning-25x50-s0-dc8cdab2"
+    assert cell_id(cell_with()) == "m-t-q-tuning-25x50-s0-52e46cb2"
     zero = Cell.model_validate({"model": cell_with().model.model_dump()})
     assert cell_id(zero) == "m-zero-shot-719e4d2e"
-    assert evaluation_id(Evaluation(benchmarks=("gsm8k",))) == "evaluation-49dfae2b"
+    assert evaluation_id(Evaluation(benchmarks=("gsm8k",))) == "evaluation-ffdcd18b"
 
 
 def test_identities_do_not_depend_on_the_process() -> None:
@@ -148,8 +148,13 @@ def test_readings_that_change_nothing_are_one_cell() -> None:
     assert identity("q-tuning", pruned_tokens="remove") != identity("q-tuning")
     # a window of one batch is one selection batch, however it is called
     assert identity("q-tuning", selection="global") == identity("q-tuning")
-    wide = {"accumulation": 2}
+    wide = {"update_samples": 16}
     assert identity("q-tuning", wide, selection="global") != identity("q-tuning", wide)
+
+
+def test_an_update_of_one_batch_has_one_name() -> None:
+    assert cell_id(cell_with(training={"update_samples": 8})) == cell_id(cell_with(training={}))
+    assert cell_id(cell_with(training={"update_samples": 16})) != cell_id(cell_with(training={}))
 
 
 def test_what_cannot_change_the_weights_does_not_change_the_identity() -> None:

@@ -95,13 +95,13 @@ def test_schedules_hold_what_they_hold() -> None:
         cell = a_cell(method, 0.25, 0.5, options, batch_size=8, **more)
         return training_memory(cell, Shape(32, 48, 4, 4, 2, 8, 97, True), lengths).tokens / 10
 
-    assert held("fresh") == held("fresh", accumulation=4) == 2
-    assert held("pool") == held("pool", accumulation=4) == 8, "full batches again"
+    assert held("fresh") == held("fresh", update_samples=32) == 2
+    assert held("pool") == held("pool", update_samples=32) == 8, "full batches again"
     assert held("reuse-graph") == 8, "until it is decided"
-    assert held("reuse-graph", accumulation=4) == 8 + 3 * 2, "and the kept of the batches before"
-    assert held("reuse-graph", accumulation=4, together=True) == 4 * 8, "all are decided together"
-    assert held("reuse-graph", "entropy+ppl", accumulation=2) == 2 * 8, "all that was drawn is kept"
-    assert held("reuse-graph", "entropy+random", accumulation=2) == held("fresh", "entropy+random") == 8
+    assert held("reuse-graph", update_samples=32) == 8 + 3 * 2, "and the kept of the batches before"
+    assert held("reuse-graph", update_samples=32, together=True) == 4 * 8, "all are decided together"
+    assert held("reuse-graph", "entropy+ppl", update_samples=16) == 2 * 8, "all that was drawn is kept"
+    assert held("reuse-graph", "entropy+random", update_samples=16) == held("fresh", "entropy+random") == 8
 
 
 def test_a_benchmark_has_choices_or_generates() -> None:

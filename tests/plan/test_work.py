@@ -120,7 +120,12 @@ def test_stale_and_proxy_scores_are_made_once() -> None:
     assert training_work(rho, SHAPE, lengths(), {"reference": SHAPE}).scoring_flops == pytest.approx(5 * fresh)
 
 
-WHOLE_WINDOWS = [({}, 3), ({"accumulation": 2}, 2), ({"batch_size": 1}, 10), ({"batch_size": 1, "processes": 3}, 4)]
+WHOLE_WINDOWS = [
+    ({}, 3),
+    ({"update_samples": 8}, 2),
+    ({"batch_size": 1}, 10),
+    ({"batch_size": 1, "update_samples": 3}, 4),
+]
 
 
 @pytest.mark.parametrize(("training", "plain"), WHOLE_WINDOWS)
@@ -169,10 +174,10 @@ def test_reused_graphs_save_the_forward_of_what_is_kept(tuning: str, checkpointi
     assert reused.scoring_flops == fresh.scoring_flops and reused.training_flops < fresh.training_flops
 
 
-def test_updates_follow_batches_windows_and_processes() -> None:
+def test_updates_follow_batches_and_windows() -> None:
     assert training_work(a_cell("random+random"), SHAPE, lengths()).updates == 2 * 2  # 5 drawn of 10, batches of 4
     assert training_work(a_cell("q-tuning"), SHAPE, lengths()).updates == 2 * 3
-    assert training_work(a_cell("q-tuning", accumulation=2, processes=2), SHAPE, lengths()).updates == 2 * 1
+    assert training_work(a_cell("q-tuning", update_samples=16), SHAPE, lengths()).updates == 2 * 1
     assert training_work(a_cell("q-tuning"), SHAPE, lengths()).samples_kept == 2 * (2 + 2 + 1)
     twice = a_cell("random+none", 0.5, 1.0, options={"passes": "twice"})
     assert training_work(twice, SHAPE, lengths()).samples_kept == pytest.approx(2 * (2 + 1))  # of batches of 4 and 1

@@ -146,7 +146,7 @@ def test_where_batches_select_together_so_does_localisation(ground: Path) -> Non
     together = together.model_copy(
         update={
             "pruning": together.pruning.model_copy(update={"selection": "global"}),
-            "training": together.training.model_copy(update={"accumulation": 3}),
+            "training": together.training.model_copy(update={"update_samples": 3 * together.training.batch_size}),
         }
     )
     large = a_cell(ground, "q-tuning")

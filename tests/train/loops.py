@@ -49,6 +49,12 @@ REUSE: dict[str, Any] = {"scoring": {"schedule": "reuse-graph"}}
 POOLED: dict[str, Any] = {"batch_size": 2, "accumulation": 1}  # 9 batches an epoch
 
 
+def whole_batches(training: Mapping[str, Any]) -> dict[str, Any]:
+    """`accumulation` batches an update, as samples an update."""
+    others = {key: value for key, value in training.items() if key != "accumulation"}
+    return others | {"update_samples": training["accumulation"] * training["batch_size"]}
+
+
 def cell_of(
     method: str,
     budget: tuple[float, float] = (1.0, 1.0),
@@ -66,7 +72,7 @@ def cell_of(
             "model": MODEL,
             "train_set": {"name": "t", "label": "T", "source": {"kind": "mini-world", "file": "f"}},
             "pruning": make_pruning(entry, ratios, models={"m": Model.model_validate(MODEL)}).model_dump(),
-            "training": TRAINING | training,
+            "training": whole_batches(TRAINING | training),
             "seeds": {"data": seed, "pruner": seed, "init": seed},
         }
     )

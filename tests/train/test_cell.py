@@ -323,10 +323,14 @@ def test_diverged_cell_is_a_result_with_a_reason(ground: Path, tmp_path: Path) -
     assert not any((tmp_path / "out" / "weights").iterdir())
 
 
-def test_wrong_number_of_processes_is_refused(ground: Path, tmp_path: Path) -> None:
-    result = run(ground, a_cell(ground, "full", processes=2), tmp_path)
+def test_an_update_that_does_not_divide_is_refused(ground: Path, tmp_path: Path) -> None:
+    result = run(ground, a_cell(ground, "full", batch_size=8, update_samples=12), tmp_path)
     assert result.returncode == 2
-    assert result.stderr.strip().splitlines()[-1].startswith("error: training.processes = 2, but accelerate started 1")
+    assert (
+        result.stderr.strip()
+        .splitlines()[-1]
+        .startswith("error: training.update_samples = 12: batch_size 8 must divide it")
+    )
     assert json.loads((tmp_path / "out" / "failed.json").read_text())["status"] == "failed"
 
 

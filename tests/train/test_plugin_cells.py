@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from loops import TRAINING, run
+from loops import TRAINING, run, whole_batches
 
 from qtuning.data.samples import Sample
 from qtuning.errors import UserError
@@ -181,7 +181,7 @@ def test_training_asks_the_pruners_of_the_user(written: Written, tiny_llama: Any
     """Two epochs: `Learned` sees no losses before the first, and those of its own updates before the second."""
     module = written(PRUNERS)
     asked = chosen(f"{module}:Learned+{module}:unsure", unknown="drop")
-    result = run(cell_of(asked, **TRAINING), tiny_llama, samples)
+    result = run(cell_of(asked, **whole_batches(TRAINING)), tiny_llama, samples)
     epochs = [{row[2] for row in result.trace if row[1] == epoch} for epoch in (0, 1)]
     assert [len(epoch) for epoch in epochs] == [9, 9]
     assert epochs[0] == set(sorted(sample.number for sample in samples)[:9]), "nothing is known: the lowest numbers"

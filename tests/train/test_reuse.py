@@ -125,7 +125,7 @@ def test_backward_flops_are_two_thirds_of_a_step_but_for_the_head(tiny_llama: An
 @pytest.mark.parametrize(
     ("needs", "pruned_tokens", "processes", "message"),
     [
-        ({"scores"}, "mask", 2, "training.processes = 2"),
+        ({"scores"}, "mask", 2, "accelerate started 2"),
         ({"scores", "attention"}, "mask", 1, "needs attention"),
         ({"scores"}, "remove", 1, "pruned_tokens = 'remove'"),
     ],

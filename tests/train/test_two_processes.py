@@ -38,7 +38,6 @@ ON_TWO_PROCESSES: dict[str, tuple[str, tuple[float, float], dict[str, Any]]] = {
     # batches of which nothing is kept: a process without tokens neither hangs nor changes the others
     "nothing": ("q-tuning", (0.25, 0.5), {"supplement": "none"}),
 }
-SPLIT: dict[str, Any] = {"processes": 2, "accumulation": 1}
 
 
 def poisoned(samples: Sequence[Sample], bad: int) -> list[Sample]:
@@ -102,11 +101,11 @@ def main(folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder / "model", attn_implementation="eager").eval()
     samples = oracles.random_samples(SHAPES, seed=0)
     for name, (method, budget, options) in ON_TWO_PROCESSES.items():
-        result = run(cell_of(method, budget, options=options, **SPLIT), model, samples)
+        result = run(cell_of(method, budget, options=options), model, samples)
         save_file(result.weights, folder / (f"{name}.safetensors" if rank == 0 else f"{name}-other.safetensors"))
         if rank == 0:
             (folder / f"{name}.json").write_text(json.dumps({"records": result.records, "trace": result.trace}))
-    cell = cell_of("q-tuning", (0.5, 0.5), **SPLIT)
+    cell = cell_of("q-tuning", (0.5, 0.5))
     _, window = started(cell, model, samples)
     bad = window.batches[1][0]
     (folder / "poison.json").write_text(json.dumps({"bad": bad}))

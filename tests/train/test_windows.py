@@ -47,7 +47,7 @@ def test_so_many_updates_as_the_kept_samples_fill(plain: int, batches: int, per_
 
 @pytest.mark.parametrize("pooling", [Pooling(), Pooling(3, 0.5), Pooling(100, 0.1)])
 def test_every_batch_is_in_one_pool_in_order(pooling: Pooling) -> None:
-    training = Training(batch_size=2, accumulation=2)
+    training = Training(batch_size=2, update_samples=4)
     plain = list(cut_epoch(range(19), 1, training, 10, Pooling()))
     windows = list(cut_epoch(range(19), 1, training, 10, pooling))
     assert [position for window in plain for batch in window.batches for position in batch] == list(range(19))

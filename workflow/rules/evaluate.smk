@@ -21,7 +21,7 @@ rule evaluate:
         "../envs/qtuning.yaml"
     threads: config["threads"]
     resources:
-        gpu=lambda wildcards: INPUTS.gpus(wildcards.cell, evaluation=True),
+        gpu=INPUTS.gpus(evaluation=True),
         mem_mb=4000,
         results=str(ROOT),
         data_dir=DATA_DIR,

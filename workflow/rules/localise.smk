@@ -18,7 +18,7 @@ rule localise:
         "../envs/qtuning.yaml"
     threads: config["threads"]
     resources:
-        gpu=lambda wildcards: INPUTS.gpus(wildcards.cell, evaluation=True),
+        gpu=INPUTS.gpus(evaluation=True),
         mem_mb=4000,
         results=str(ROOT),
     message:

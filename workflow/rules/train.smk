@@ -22,9 +22,9 @@ rule train:
         cell=INPUTS.temporary_cells(),
     conda:
         "../envs/qtuning.yaml"
-    threads: lambda wildcards: config["threads"] * INPUTS.processes(wildcards.cell)
+    threads: config["threads"] * INPUTS.processes
     resources:
-        gpu=lambda wildcards: INPUTS.gpus(wildcards.cell),
+        gpu=INPUTS.gpus(),
         mem_mb=4000,
         results=str(ROOT),
         accelerate=f"configs/accelerate/{config['accelerate']}.yaml",
