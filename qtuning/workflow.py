@@ -15,7 +15,17 @@ from qtuning.data.items import items_file
 from qtuning.data.sources import locate
 from qtuning.errors import UserError, raise_problems
 from qtuning.experiment.benchmarks import BENCHMARKS, Protocol
-from qtuning.experiment.cell import Cell, Evaluation, HubSource, Model, Pruning, Seeds, Training, TrainSet
+from qtuning.experiment.cell import (
+    Cell,
+    Evaluation,
+    HubSource,
+    Model,
+    Pruning,
+    Seeds,
+    TrainedReference,
+    Training,
+    TrainSet,
+)
 from qtuning.experiment.grid import ConfigFolder, Grid
 from qtuning.experiment.ids import (
     AUXILIARY,
@@ -28,6 +38,7 @@ from qtuning.experiment.ids import (
     model_id,
     pair_id,
 )
+from qtuning.experiment.references import references_of, with_references
 from qtuning.experiment.yaml_files import nearest
 from qtuning.files import canonical_json
 from qtuning.gpus import visible
@@ -75,11 +86,15 @@ class WorkflowInputs:
                 self.evaluations[evaluation_id(grid.evaluation)] = grid.evaluation
             for cell in grid.cells:
                 self._add(name, cell, grid.experiment.keep_weights)
+                for reference in with_references(references_of(cell)):
+                    self._add(name, reference, grid.experiment.keep_weights)
 
     def _add(self, experiment: str, cell: Cell, keep_weights: bool) -> None:
         identity = cell_id(cell)
         self.cells[identity] = cell
-        self._experiments_of.setdefault(identity, []).append(experiment)
+        groups = self._experiments_of.setdefault(identity, [])
+        if experiment not in groups:
+            groups.append(experiment)
         self._add_model(cell.model)
         if cell.training is None:
             return
@@ -90,8 +105,8 @@ class WorkflowInputs:
         if cell.training.tuning == "lora" or keep_weights:
             self._kept.add(identity)
 
-    def _add_model(self, model: Model | None) -> None:
-        if model is not None and (identity := model_id(model)) not in self._shared:
+    def _add_model(self, model: Model | TrainedReference | None) -> None:
+        if isinstance(model, Model) and (identity := model_id(model)) not in self._shared:
             self._shared[identity] = canonical(Cell(model=model))
 
     def configuration(self, identity: str) -> str:
@@ -137,9 +152,22 @@ class WorkflowInputs:
         return self.paths.model(self._cell(identity)) / "model.json"
 
     def auxiliary_models(self, cell: str) -> list[Path]:
-        """Markers of the other models that a cell needs: reference, proxy."""
+        """What says whether the other models that a cell needs have changed.
+
+        Markers of a reference and a proxy of configs/models, digests of references that the workflow trains.
+        """
         folders = (self.paths.auxiliary(self.cells[cell], role) for role in AUXILIARY)
-        return [folder / "model.json" for folder in folders if folder is not None]
+        trained = [path.with_suffix(".sha256") for path in self.reference_weights(cell)]
+        return [folder / "model.json" for folder in folders if folder is not None] + trained
+
+    def reference_weights(self, cell: str) -> list[Path]:
+        """Weights of the references that the workflow trains for a cell. Full weights go when all users are trained."""
+        return [self.paths.cell(reference) / "weights" for reference in references_of(self.cells[cell])]
+
+    @property
+    def rows(self) -> list[str]:
+        """Names of the cells that experiments ask for: all but references."""
+        return [name for name, cell in self.cells.items() if cell.part is None]
 
     def samples(self, cell: str) -> Path:
         """Marker of the cell's tokenised train set."""

@@ -225,7 +225,7 @@ def check_pruner(
 
     `qtuning check-pruner my_pruners:keep_hard --option share=0.3`
     """
-    from qtuning.pruners.conformance import run_checks
+    from qtuning.pruners.check import run_checks
 
     if not run_checks(names or [], kind, option or []):
         sys.exit(1)

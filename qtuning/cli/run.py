@@ -36,7 +36,7 @@ def cells(
     from qtuning.workflow import WorkflowInputs
 
     inputs = WorkflowInputs(ConfigFolder(configs, data_dir).expand(experiments), ResultPaths(results), data_dir)
-    for identity in inputs.cells:
+    for identity in inputs.rows:
         print(identity)
     if write:
         for identity in [*inputs.cells, *inputs.evaluations]:
@@ -83,6 +83,7 @@ def train(
 ) -> None:
     """Train one cell (`accelerate launch -m qtuning.train`). Kill it and type it again: it goes on where it was."""
     from qtuning.experiment.ids import AUXILIARY, ResultPaths
+    from qtuning.experiment.references import references_of
     from qtuning.train.processes import processes_of
     from qtuning.train.tracking import MODES
 
@@ -100,6 +101,8 @@ def train(
     for role in AUXILIARY:
         if (folder := paths.auxiliary(loaded, role)) is not None:
             options += [f"--{role}", str(folder)]
+    for reference in references_of(loaded):
+        options += ["--trained-reference", str(paths.cell(reference))]
     for name in group or []:
         options += ["--group", name]
     set_threads(threads)

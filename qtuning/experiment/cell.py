@@ -239,6 +239,50 @@ class Scoring(Config):
         return f"{self.schedule}{number}" + ("" if self.impl == "chunked" else f", {self.impl}")
 
 
+class TrainedReference(Config):
+    """`options.reference` as a mapping: a reference model that the workflow trains.
+
+    It is the cell's own model, trained as the cell is but for the keys below, on a part of the cell's train set that is
+    drawn at random. references.py makes cells of it.
+    """
+
+    samples: float = Field(gt=0, le=100, description="per cent of the train set that the reference is trained on first")
+    epochs: int = Field(1, gt=0, description="over each part")
+    seed: int = Field(
+        0, ge=0, description="of the draw and of the training; a reference serves all seeds and budgets of a method"
+    )
+    parts: int = Field(
+        1,
+        gt=0,
+        description="self-evolving: the rest of the train set is cut into so many equal parts; each is scored by the "
+        "reference as the parts before it have left it",
+    )
+
+    @property
+    def label(self) -> str:
+        """What tables call it: `10% of the data`, `20% of the data, then 4 parts, seed 1`."""
+        more = [f"then {self.parts} parts"] * (self.parts > 1) + [f"{self.epochs} epochs"] * (self.epochs > 1)
+        more += [f"seed {self.seed}"] * (self.seed > 0)
+        return ", ".join([f"{self.samples:g}% of the data", *more])
+
+
+class Part(Config):
+    """The samples that a reference is trained on: `number` 0 is the first `samples` per cent of the train set in the
+    random order of `seed`; 1, 2, ... are the equal parts into which `parts` cuts the rest.
+    """
+
+    samples: float = Field(gt=0, le=100)
+    parts: int = Field(1, gt=0)
+    seed: int = Field(0, ge=0)
+    number: int = Field(0, ge=0)
+
+    def bounds(self, count: int) -> tuple[int, int]:
+        """From which place to before which place of that order the part reaches, in a train set of `count` samples."""
+        first = min(count, max(1, round(count * self.samples / 100)))
+        edges = [0, *(first + round((count - first) * cut / self.parts) for cut in range(self.parts + 1))]
+        return edges[self.number], edges[self.number + 1]
+
+
 class Pruning(Readings):
     """A method at a budget: which samples and which tokens may contribute to the gradient."""
 
@@ -250,7 +294,7 @@ class Pruning(Readings):
     token_options: dict[str, Any] = Field(default_factory=dict)
     sample_version: str = Field("1", description="version of the pruner's code: another version is another cell")
     token_version: str = "1"
-    reference: Model | None = Field(None, description="reference model of pruners that need one (rho-1)")
+    reference: Model | TrainedReference | None = Field(None, description="of pruners that need one (rho-1)")
     # left out of a cell's configuration at their defaults, so that older cells keep their names
     scoring: Scoring = Field(Scoring(), exclude_if=lambda value: value == Scoring())
     proxy: Model | None = Field(None, exclude_if=lambda value: value is None, description="model of `proxy` scoring")
@@ -289,6 +333,12 @@ class Cell(Config):
     pruning: Pruning | None = None
     training: Training | None = None
     seeds: Seeds | None = None
+    part: Part | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="of a reference model: the part of the train set that it is trained on; a part above 0 goes on "
+        "from the weights of the one before (references.py)",
+    )
 
     @model_validator(mode="after")
     def _all_or_none(self) -> "Cell":

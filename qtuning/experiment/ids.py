@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qtuning.experiment.cell import Cell, Evaluation, Lora, Model, Pruning
 from qtuning.experiment.lookup import find_pruner
-from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS
+from qtuning.experiment.registry import REFERENCE, SAMPLE_PRUNERS, TOKEN_PRUNERS
 from qtuning.files import canonical_json, short_hash
 
 AUXILIARY = ("reference", "proxy")
@@ -59,9 +59,11 @@ def _canonical_pruning(pruning: Pruning) -> Pruning:
         changes["token_ratio"] = 0.5
     if pruning.sample_ratio == 1 and find_pruner(pruning.sample_pruner, "sample").scope == "epoch":
         changes |= {"sample_pruner": "full", "sample_options": {}, "sample_version": SAMPLE_PRUNERS["full"].version}
-    if (reference := pruning.reference) is not None:
-        needed = pruning.token_ratio < 1 or "reference" not in token.needs
-        changes["reference"] = Model(name=reference.name, source=reference.source) if needed else None
+    reference = pruning.reference
+    if pruning.token_ratio == 1 and token.needs & REFERENCE:
+        changes["reference"] = None
+    elif isinstance(reference, Model):
+        changes["reference"] = Model(name=reference.name, source=reference.source)
     if pruning.proxy is not None:
         changes["proxy"] = Model(name=pruning.proxy.name, source=pruning.proxy.source)
     return pruning.model_copy(update=changes)
@@ -77,6 +79,8 @@ def cell_id(cell: Cell) -> str:
     parts = [cell.model.name, cell.train_set.name, cell.pruning.method]
     if cell.pruning.budget != "100x100":
         parts.append(cell.pruning.budget)
+    if cell.part is not None:
+        parts.append(f"part{cell.part.number}")
     return slug(*parts, f"s{cell.seeds.data}", digest)
 
 
@@ -136,9 +140,12 @@ class ResultPaths:
         return self.root / "models" / model_id(cell.model)
 
     def auxiliary(self, cell: Cell, role: str) -> Path | None:
-        """Folder of an auxiliary model of a cell: its `reference` (rho-1) or `proxy` (scoring). None: it has none."""
+        """Folder of an auxiliary model of a cell: its `reference` (rho-1) or `proxy` (scoring).
+
+        None: it has none, or the workflow trains it (references.py).
+        """
         model = None if cell.pruning is None else getattr(cell.pruning, role)
-        return None if model is None else self.root / "models" / model_id(model)
+        return self.root / "models" / model_id(model) if isinstance(model, Model) else None
 
     def samples(self, cell: Cell) -> Path:
         """Folder of a validated, tokenised train set."""

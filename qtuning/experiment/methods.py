@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from qtuning.errors import UserError, raise_problems
-from qtuning.experiment.cell import Model, Pruning, Readings, Scoring
+from qtuning.experiment.cell import Model, Pruning, Readings, Scoring, TrainedReference
 from qtuning.experiment.lookup import PARAMETERS, find_pruner
-from qtuning.experiment.registry import NAMED_METHODS, SAMPLE_PRUNERS, TOKEN_PRUNERS, Need, PrunerInfo
+from qtuning.experiment.registry import NAMED_METHODS, REFERENCE, SAMPLE_PRUNERS, TOKEN_PRUNERS, Need, PrunerInfo
 from qtuning.experiment.schema import MethodEntry, Ratios
 from qtuning.experiment.yaml_files import nearest, validate
 
@@ -59,7 +59,7 @@ def make_pruning(
         token_options=token_options,
         sample_version=sample.version,
         token_version=token.version,
-        reference=_reference(entry, needs, models),
+        reference=_reference(entry, needs, token.evolving, models),
         **_scoring(entry, needs, models),
         **_readings(entry, readings or Readings(), sample, sample_ratio, token_ratio).model_dump(),
     )
@@ -82,19 +82,33 @@ def _readings(
     return Readings(**{key: getattr(asked, key) for key, matters in effective.items() if matters})
 
 
-def _reference(entry: MethodEntry, needs: frozenset[Need], models: Mapping[str, Model] | None) -> Model | None:
-    """The model that `reference` names, for methods that need one."""
-    name = entry.options.get("reference")
-    if "reference" not in needs:
-        if name is not None:
-            raise UserError(f"{entry.method}: options.reference: this method needs no reference model; leave it out")
+def _reference(
+    entry: MethodEntry, needs: frozenset[Need], evolving: bool, models: Mapping[str, Model] | None
+) -> Model | TrainedReference | None:
+    """The model that `reference` names, or how the workflow shall train one; for methods that need one.
+
+    evolving: whether the method updates its reference over parts of the train set.
+    """
+    asked, key = entry.options.get("reference"), f"{entry.method}: options.reference"
+    if not needs & REFERENCE:
+        if asked is not None:
+            raise UserError(f"{key}: this method needs no reference model; leave it out")
         return None
-    if not isinstance(name, str):
+    if isinstance(asked, Mapping):
+        trained = validate(TrainedReference, asked, key)
+        if evolving != (trained.parts > 1):
+            must = "must be 2 or more" if evolving else "is for self-evolving alone; leave it out"
+            raise UserError(f"{key}.parts = {trained.parts}: {must}")
+        if evolving and trained.samples == 100:
+            raise UserError(f"{key}.samples = 100: leaves nothing for {trained.parts} parts; must be below 100")
+        return trained
+    if evolving or not isinstance(asked, str):
+        name = "" if evolving else "the name of a model in configs/models, with the same tokenizer, or "
+        example = "{samples: 20, parts: 4}" if evolving else "{samples: 10}"
         raise UserError(
-            f"{entry.method}: options.reference: required: the name of a model in configs/models, with the same "
-            "tokenizer (for Rho-1, one tuned on data of high quality; docs/pruners.md)"
+            f"{key}: required: {name}how to train one on per cent of the train set, as in {example} (docs/pruners.md)"
         )
-    return None if models is None else models[name]
+    return None if models is None else models[asked]
 
 
 def _scoring(entry: MethodEntry, needs: frozenset[Need], models: Mapping[str, Model] | None) -> dict[str, Any]:

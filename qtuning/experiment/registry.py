@@ -11,9 +11,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-Need = Literal["scores", "sequence-entropy", "attention", "reference", "losses", "instructions"]
+Need = Literal["scores", "sequence-entropy", "attention", "reference", "token-influence", "losses", "instructions"]
 PrunerKind = Literal["sample", "token"]
 Scope = Literal["none", "epoch", "batch"]
+
+
+REFERENCE: frozenset[Need] = frozenset({"reference", "token-influence"})
+"""Needs that take a reference model."""
 
 
 class NoOptions(BaseModel):
@@ -67,6 +71,12 @@ class RankedOptions(NoOptions):
     within: Literal["batch", "sample"] = Field("batch", description="where tokens compete")
 
 
+class CleaningOptions(NoOptions):
+    """TokenCleaning: which end of the ranking by token influence is kept."""
+
+    keep: Literal["highest", "lowest"] = Field("highest", description="highest: as published; lowest: the reverse")
+
+
 def _not_zero(layer: int) -> int:
     if layer == 0:
         raise ValueError("layers are numbered from 1, or from -1 backwards")
@@ -101,8 +111,9 @@ class PrunerInfo:
     scope: `epoch` (draws a smaller data set before each epoch), `batch` (keeps a part of every batch) or `none`
     (prunes nothing, so its ratio is always 1). needs: what must be known of the candidates before it can decide.
     version: part of the identity of cells; raised by hand when a change of the code changes decisions; for plug-ins
-    the digest of their file. budget: `asked`, or `own` for a pruner that sets its amount itself.
-    label: how tables call it.
+    the digest of their file. budget: `asked`; `train-set` for a token pruner that meets it over the whole train set and
+    not in every batch; `own` for one that sets its amount itself. label: how tables call it. evolving: whether its
+    reference model is updated over parts of the train set.
     """
 
     name: str
@@ -111,8 +122,9 @@ class PrunerInfo:
     needs: frozenset[Need] = frozenset()
     options: type[NoOptions] = NoOptions
     version: str = "1"
-    budget: Literal["asked", "own"] = "asked"
+    budget: Literal["asked", "train-set", "own"] = "asked"
     label: str = ""
+    evolving: bool = False
 
     def needs_with(self, options: Mapping[str, object]) -> frozenset[Need]:
         """Needs of the pruner with these options."""
@@ -150,6 +162,25 @@ TOKEN_PRUNERS: dict[str, PrunerInfo] = {
         _info("fastv", "attention:fastv", "batch", "attention", options=AttentionOptions, label="FastV"),
         _info("sparsevlm", "attention:sparsevlm", "batch", "attention", options=RaterOptions, label="SparseVLM"),
         _info("rho-1", "token:excess_loss", "batch", "scores", "reference", options=RankedOptions, label="Rho-1"),
+        _info(
+            "token-cleaning",
+            "token:most_influenced",
+            "batch",
+            "token-influence",
+            options=CleaningOptions,
+            budget="train-set",
+            label="TokenCleaning",
+        ),
+        _info(
+            "self-evolving",
+            "token:most_influenced",
+            "batch",
+            "token-influence",
+            options=CleaningOptions,
+            budget="train-set",
+            label="TokenCleaning, self-evolving",
+            evolving=True,
+        ),
         _info("q-tuning", "q_tuning:prune_tokens", "batch", "scores", options=TokenPruningOptions, label="Q-Tuning"),
         _info(
             "sparsevlm-history",

@@ -14,6 +14,7 @@ from qtuning.experiment.cell import GgufSource, HubSource, Model, ShippedModelSo
 from qtuning.files import atomic_path, file_digest, read_json, write_json
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
 MARKER = "model.json"
@@ -85,6 +86,15 @@ def load_model(path: Path, dtype: str) -> "PreTrainedModel":
     )
     model.config.use_cache = False
     return model
+
+
+def load_tuned(base: Path, weights: Path, dtype: str) -> "nn.Module":
+    """The model that a training left in `weights`: the base model under its LoRA adapter, or whole weights."""
+    if not (weights / "adapter_config.json").is_file():
+        return load_model(weights, dtype)
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(load_model(base, dtype), str(weights))
 
 
 def check_folder(path: Path) -> None:

@@ -16,7 +16,10 @@ TRACE_ROW, METRICS_UPDATE, ITEM, TOKENIZER = 16, 360, 120, 5_000_000
 
 @dataclass(frozen=True)
 class ExperimentCost:
-    """An experiment. shared: cells that an earlier row has, and pays. trainings, evaluations: jobs to do, paid here."""
+    """An experiment. shared: cells that an earlier row has, and pays. trainings, evaluations: jobs to do, paid here.
+
+    references: reference models to train, which are paid here and counted as no training.
+    """
 
     experiment: str
     cells: int
@@ -24,6 +27,7 @@ class ExperimentCost:
     shared: int
     trainings: int
     evaluations: int
+    references: int
     hours: Hours
 
 
@@ -103,8 +107,9 @@ def bill_of(jobs: Jobs, machine: Machine, parallel: int, price: float | None) ->
             cells=len(cells),
             done=jobs.finished[name],
             shared=jobs.shared[name],
-            trainings=sum(job.experiment == name for job in trainings),
+            trainings=sum(job.experiment == name and not job.reference for job in trainings),
             evaluations=sum(job.experiment == name for job in evaluations),
+            references=sum(job.experiment == name and job.reference for job in trainings),
             hours=sum((spent for (experiment, _), spent in hours.items() if experiment == name), Hours()),
         )
         for name, cells in jobs.cells.items()
@@ -117,8 +122,9 @@ def bill_of(jobs: Jobs, machine: Machine, parallel: int, price: float | None) ->
         spent = sum((value for (_, label), value in hours.items() if label == model.label), Hours())
         models.append(
             ModelCost(
-                model.label, shape.parameters, len(mine), largest.memory.total if largest else 0.0,
-                largest.identity if largest else "", max(evaluated, default=0.0), spent, ready,
+                model.label, shape.parameters, sum(not job.reference for job in mine),
+                largest.memory.total if largest else 0.0, largest.identity if largest else "",
+                max(evaluated, default=0.0), spent, ready,
             )
         )  # fmt: skip
     unfinished = {job.identity for job in left}

@@ -49,7 +49,7 @@ def check_predictions(jobs: Jobs, results: Path, planned: Machine) -> Prediction
         if marker.get("status") != "done":
             continue
         cost = marker["cost"]
-        found["flops"][name] = training.work.flops, cost["flops_total"]
+        found["flops"][name] = training.work.flops, cost["flops_total"] - cost.get("flops_references", 0.0)
         machine = _machine_of(marker.get("provenance", {}), planned)
         if machine is None:
             elsewhere += 1

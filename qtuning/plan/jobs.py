@@ -10,6 +10,7 @@ from qtuning.experiment.cell import Cell, Evaluation, Model, Training
 from qtuning.experiment.grid import Grid
 from qtuning.experiment.ids import AUXILIARY, ResultPaths, cell_id, evaluation_id, pair_id
 from qtuning.experiment.needs import schedule_of
+from qtuning.experiment.references import references_of, with_references
 from qtuning.plan.assumptions import Assumptions
 from qtuning.plan.lengths import Lengths, lengths_of
 from qtuning.plan.machines import Machine
@@ -56,7 +57,7 @@ class Job:
 
 @dataclass(frozen=True)
 class TrainingJob(Job):
-    """The training of one cell. auxiliary: shapes of its `reference` and `proxy`, where it has them."""
+    """The training of one cell. auxiliary: shapes of its `reference` and `proxy`, where they are of configs/models."""
 
     lengths: Lengths
     auxiliary: dict[str, Shape]
@@ -70,6 +71,11 @@ class TrainingJob(Job):
     def memory(self) -> Memory:
         """At its peak."""
         return training_memory(self.cell, self.shape, self.lengths)
+
+    @property
+    def reference(self) -> bool:
+        """Whether it is a reference model of other cells, and no row of a table."""
+        return self.cell.part is not None
 
     @property
     def settings(self) -> Training:
@@ -142,9 +148,10 @@ class EvaluationJob(Job):
 class Jobs:
     """All jobs of some experiments, each once, in order; and the cells of each experiment.
 
-    trainings: by cell. evaluations: by cell and evaluation. cells: of each experiment. shared: how many of them an
-    earlier experiment has. finished: how many of them have nothing left to do. kept: cells whose weights stay after
-    evaluation. models: by folder, with whether it is at hand. train_sets: name and lengths, by folder.
+    trainings: by cell, references that the workflow trains among them. evaluations: by cell and evaluation. cells: of
+    each experiment. shared: how many of them an earlier experiment has. finished: how many of them have nothing left to
+    do. kept: cells whose weights stay after evaluation. models: by folder, with whether it is at hand. train_sets: name
+    and lengths, by folder.
 
     Raises UserError where a size is neither known nor assumed.
     """
@@ -181,19 +188,29 @@ class Jobs:
         if cell.training is not None:
             # full weights go after evaluation, so another evaluation of the same cell trains it again
             trained = (folder / "train.json").is_file() and (evaluated or (folder / "weights").is_dir())
-            if cell.training.tuning == "lora" or grid.experiment.keep_weights:
-                self.kept.add(identity)
-            earlier = self.trainings.get(identity)
-            if earlier is None or (earlier.done and not trained):
-                pays = experiment if earlier is None else earlier.experiment
-                others = {
-                    role: self._shape(getattr(cell.pruning, role), ready)
-                    for role in AUXILIARY
-                    if (ready := self._paths.auxiliary(cell, role)) is not None
-                }
-                lengths = self._lengths(cell)
-                self.trainings[identity] = TrainingJob(cell, identity, pays, trained, shape, lengths, others)
+            self._add_training(grid, cell, shape, trained)
+            for reference in with_references(references_of(cell)):
+                # its weights are wanted until all who need them are trained
+                self._add_training(
+                    grid, reference, shape, trained or (self._paths.cell(reference) / "weights").is_dir()
+                )
         return evaluated and trained
+
+    def _add_training(self, grid: Grid, cell: Cell, shape: Shape, trained: bool) -> None:
+        assert cell.training is not None
+        identity = cell_id(cell)
+        if cell.training.tuning == "lora" or grid.experiment.keep_weights:
+            self.kept.add(identity)
+        earlier = self.trainings.get(identity)
+        if earlier is None or (earlier.done and not trained):
+            pays = grid.experiment.name if earlier is None else earlier.experiment
+            others = {
+                role: self._shape(getattr(cell.pruning, role), ready)
+                for role in AUXILIARY
+                if (ready := self._paths.auxiliary(cell, role)) is not None
+            }
+            lengths = self._lengths(cell)
+            self.trainings[identity] = TrainingJob(cell, identity, pays, trained, shape, lengths, others)
 
     def _shape(self, model: Model, ready: Path) -> Shape:
         if ready.name not in self.models:

@@ -7,13 +7,14 @@ the response. `check.py` compares the prediction with finished cells.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from qtuning.evaluation.tasks import shots_of
 from qtuning.experiment.cell import Cell, Evaluation, Pruning, Training
 from qtuning.experiment.needs import FORWARDS, SCORES, needs_of, schedule_of
+from qtuning.experiment.references import references_of
 from qtuning.experiment.registry import Need
 from qtuning.model.flops import ModelShape, Positions
 from qtuning.plan.assumptions import Assumptions
@@ -63,11 +64,18 @@ def trained_shape(shape: Shape, training: Training) -> ModelShape:
 def training_work(
     cell: Cell, shape: Shape, lengths: Lengths, auxiliary: Mapping[str, Shape] | None = None
 ) -> TrainingWork:
-    """The work of training a cell. auxiliary: shapes of its `reference` and `proxy`, where it has them."""
+    """The work of training a cell. auxiliary: shapes of its `reference` and `proxy` of configs/models."""
     assert cell.training is not None and cell.pruning is not None
     training, pruning, needs = cell.training, cell.pruning, needs_of(cell.pruning)
+    if cell.part is not None:
+        first, stop = cell.part.bounds(lengths.rows)
+        lengths = replace(lengths, weight=lengths.weight * (stop - first) / lengths.rows)
     everyone = np.full(len(lengths.prompts), lengths.weight)
     total = TrainingWork()
+    if references_of(cell) or "token-influence" in needs.all:
+        # a reference of the cell's own shape scores each sample; and for its influence, so does the base model
+        forwards = bool(references_of(cell)) + ("token-influence" in needs.all)
+        total += _scoring(shape, lengths, forwards * everyone, frozenset[Need]({"scores"}), None, training.batch_size)
     for role, other in (auxiliary or {}).items():
         asked = needs.all if role == "proxy" else frozenset[Need]({"scores"})
         total += _scoring(other, lengths, everyone, asked, None, training.batch_size)

@@ -18,8 +18,9 @@ from qtuning.data.samples import Sample, load_samples
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell, Scoring
 from qtuning.experiment.ids import ResultPaths, cell_id
+from qtuning.experiment.registry import REFERENCE
 from qtuning.files import read_json, write_json
-from qtuning.model.load import load_model, model_path
+from qtuning.model.load import load_model, load_tuned, model_path
 from qtuning.model.packed import PackedModel
 from qtuning.pruners.method import method_of
 from qtuning.pruners.q_tuning import smooth
@@ -103,11 +104,7 @@ def _trained(cell: Cell, base: Path, weights: Path) -> nn.Module:
     assert cell.training is not None
     if not weights.is_dir():
         raise UserError(f"{weights}: no such folder: the weights are gone; delete train.json and train the cell again")
-    if cell.training.tuning == "full":
-        return load_model(weights, cell.dtype)
-    from peft import PeftModel
-
-    return PeftModel.from_pretrained(load_model(base, cell.dtype), str(weights))
+    return load_tuned(base, weights, cell.dtype)
 
 
 def _smoothing(cell: Cell) -> tuple[float, Any]:
@@ -122,7 +119,7 @@ def _measure(
     """What the scores of `model` find, and what the cell's method prunes in its first epoch under them."""
     assert cell.pruning is not None and cell.training is not None
     method = method_of(cell.pruning)
-    if "reference" in method.needs.all:
+    if method.needs.all & REFERENCE:
         raise UserError(f"{cell.pruning.method}: needs a reference model, which localisation does not load")
     packed = PackedModel(model.eval()).to(accelerator.device)
     scores, _ = score_all(packed, samples, accelerator, cell.training.batch_size)

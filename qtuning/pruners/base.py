@@ -61,9 +61,11 @@ class Candidates:
     numbers: [B] int64, rows in the train set; ties are broken by them, so that the order of a batch does not matter.
     lengths: [B] int64, response tokens. prompts: [B] int64, prompt tokens.
     scores: error and uncertainty under the current model. attention: under the current model. reference: [N] token NLL
-    under the reference model. losses: [B], each sample's mean token NLL in its last update, NaN before its first; over
-    the whole response if the method scores its batches, else over the tokens that were trained.
-    instructions: statistics of the texts. epoch, epochs: where training is, from 0, and how many epochs there are.
+    under the reference model. token_influence: [N] float64 in (0, 1), the place of each token among all response tokens
+    of the train set, from the one whose loss the reference model lowers most (train/references.py). losses: [B], each
+    sample's mean token NLL in its last update, NaN before its first; over the whole response if the method scores its
+    batches, else over the tokens that were trained. instructions: statistics of the texts. epoch, epochs: where
+    training is, from 0, and how many epochs there are.
     """
 
     numbers: Tensor
@@ -72,6 +74,7 @@ class Candidates:
     prompts: Tensor | None = None
     attention: TokenAttention | None = None
     reference: Tensor | None = None
+    token_influence: Tensor | None = None
     losses: Tensor | None = None
     instructions: Instructions | None = None
     epoch: int = 0

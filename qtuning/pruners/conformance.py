@@ -1,4 +1,4 @@
-"""The rules that every pruner must keep, and `qtuning check-pruner`, which tries them on pruners.
+"""The rules that every pruner must keep. `qtuning check-pruner` (check.py) prints how pruners fare.
 
 `python -m qtuning.pruners.conformance` runs a pruner in a second process: the rule `processes` compares its decisions
 with those of this process.
@@ -17,14 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from torch import Tensor
 
 from qtuning.errors import UserError
-from qtuning.experiment.lookup import BUILT_IN, bind_options, describe_error, find_pruner, kinds_of
+from qtuning.experiment.lookup import bind_options, describe_error, find_pruner
 from qtuning.experiment.registry import PrunerInfo, PrunerKind
 from qtuning.pruners.base import keep_prunable
 from qtuning.pruners.method import check_samples, check_tokens
@@ -42,9 +38,6 @@ from qtuning.pruners.specimens import (
 
 Answer = tuple[list[float], list[float]]
 """A decision as plain numbers: the roles of the samples or the mask of the tokens, and the samples' weights, if any."""
-
-
-_MARKS = {True: ("ok", None), False: ("FAIL", "bold red")}  # text and style of a row
 
 
 @dataclass(frozen=True)
@@ -121,6 +114,8 @@ def _budget(subject: Subject) -> str:
         for case in ordinary():
             subject.fresh(case)
         return "sets its amount itself (asked for none); its answers are valid"
+    if subject.info.budget == "train-set":
+        return _budget_of_train_set(subject)
     for case in ordinary():
         kept, asked = _kept(subject.fresh(case)), _asked(subject, case)
         if abs(kept - asked) > 1:
@@ -130,6 +125,16 @@ def _budget(subject: Subject) -> str:
     if kept != asked:
         raise UserError(f"at a ratio of 1 kept {kept} of {asked} {subject.kind}s")
     return f"{len(ordinary())} budgets, and everything at a ratio of 1"
+
+
+def _budget_of_train_set(subject: Subject) -> str:
+    """For pruners that meet their budget over the whole train set: the specimens are train sets."""
+    for case in random_batches():
+        whole = replace(case, selection=keep_prunable(torch.ones(len(case.candidates), dtype=torch.bool)))
+        kept, asked = _kept(subject.fresh(whole)), round(case.budget.token_ratio * case.candidates.tokens)
+        if abs(kept - asked) > 1:
+            raise UserError(f"{case.name}: kept {kept} tokens, of the whole train set {asked} are asked for")
+    return f"{len(random_batches())} budgets, each over a whole train set"
 
 
 def _determinism(subject: Subject) -> str:
@@ -276,77 +281,6 @@ def _answers_of_another_process(subjects: Sequence[Subject]) -> list[list[Answer
         return [done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no message"] * len(subjects)
     answers: list[list[Answer] | str] = json.loads(done.stdout.splitlines()[-1])
     return answers
-
-
-def run_checks(names: Sequence[str], kind: str | None, options: Sequence[str]) -> bool:
-    """Check and print; whether all rules were kept. No names: every built-in. UserError for an unknown pruner."""
-    if kind not in (None, "sample", "token"):
-        raise UserError(f"--kind = {kind!r}: must be sample or token")
-    kinds: list[PrunerKind] = ["sample", "token"] if kind is None else [kind]  # type: ignore[list-item]
-    chosen = {}
-    for option in options:
-        key, separator, value = option.partition("=")
-        if not separator:
-            raise UserError(f"--option = {option!r}: must be KEY=VALUE")
-        chosen[key] = yaml.safe_load(value)
-    if chosen and len(names) != 1:
-        raise UserError("--option: give the options of one pruner at a time")
-    subjects = [
-        subject for name in names for subject in subjects_of(name, kinds_of(name) if kind is None else kinds, chosen)
-    ]
-    if not names:
-        subjects = [Subject(info, known) for known in kinds for info in BUILT_IN[known].values()]
-    for subject in subjects:
-        bind_options(subject.info, subject.options, subject.kind)  # wrong options are the caller's, not the pruner's
-    results = check_pruners(subjects)
-    console = Console()
-    if len(subjects) > 2:
-        console.print(_overview(subjects, results))
-    for subject, outcomes in zip(subjects, results, strict=True):
-        if len(subjects) <= 2 or not all(outcome.passed for outcome in outcomes):
-            console.print(_table(subject, outcomes))
-    failed = sum(not outcome.passed for outcomes in results for outcome in outcomes)
-    verdict = f"{failed} rule{'s' * (failed != 1)} broken" if failed else "all rules kept"
-    console.print(f"{len(subjects)} pruner{'s' * (len(subjects) != 1)}: {verdict}")
-    return failed == 0
-
-
-def subjects_of(name: str, kinds: Sequence[PrunerKind], chosen: dict[str, Any]) -> list[Subject]:
-    """The pruners of that name. An option that only one of two knows is for that one."""
-    infos = {kind: find_pruner(name, kind) for kind in kinds}
-    known = {
-        kind: {field.alias or key for key, field in info.options.model_fields.items()} for kind, info in infos.items()
-    }
-    # an option that none knows goes to all, who refuse it
-    foreign = {kind: set().union(*known.values()) - known[kind] for kind in kinds}
-    return [
-        Subject(info, kind, {key: value for key, value in chosen.items() if key not in foreign[kind]})
-        for kind, info in infos.items()
-    ]
-
-
-def _table(subject: Subject, outcomes: Sequence[Outcome]) -> Table:
-    title = f"{subject.kind} pruner {subject.info.name}"
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False)
-    table.add_column(width=4)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for outcome in outcomes:
-        mark, style = _MARKS[outcome.passed]
-        table.add_row(mark, outcome.name, escape(outcome.detail), style=style)
-    return table
-
-
-def _overview(subjects: Sequence[Subject], results: Sequence[Sequence[Outcome]]) -> Table:
-    """One row a pruner, with the rules that it breaks."""
-    table = Table(box=None, header_style="bold")
-    for heading in ("", "kind", "pruner", "rules broken"):
-        table.add_column(heading, overflow="fold")
-    for subject, outcomes in zip(subjects, results, strict=True):
-        broken = ", ".join(outcome.name for outcome in outcomes if not outcome.passed)
-        mark, style = _MARKS[not broken]
-        table.add_row(mark, subject.kind, subject.info.name, broken or "none", style=style)
-    return table
 
 
 def main() -> None:

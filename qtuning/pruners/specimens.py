@@ -68,6 +68,8 @@ def random_candidates(count: int, seed: int, longest: int = 40) -> Candidates:
         scores=BatchScores(floats(total, 6.0) * hardness, floats(total, 5.0) * hardness, lengths, floats(count, 3.0)),
         attention=TokenAttention(floats(total, 0.1), floats(total, 0.1), integers(20)),
         reference=floats(total, 4.0),
+        # as if these samples were the train set
+        token_influence=(torch.randperm(total, generator=rng) + 0.5).double() / total,
         losses=losses,
         instructions=Instructions(integers(500), floats(count, 4.0)),
         epoch=seed % 3,
@@ -133,6 +135,7 @@ def reordered(candidates: Candidates, order: Tensor) -> tuple[Candidates, Tensor
     scores, attention, texts = candidates.scores, candidates.attention, candidates.instructions
     assert scores is not None and attention is not None and texts is not None
     assert candidates.prompts is not None and candidates.reference is not None and candidates.losses is not None
+    assert candidates.token_influence is not None
     places = torch.arange(candidates.tokens).split(candidates.lengths.tolist())
     tokens = torch.cat([places[index] for index in order.tolist()])
     return replace(
@@ -143,6 +146,7 @@ def reordered(candidates: Candidates, order: Tensor) -> tuple[Candidates, Tensor
         scores=scores.of(order.tolist()),
         attention=TokenAttention(attention.received[tokens], attention.rated[tokens], attention.rank[order]),
         reference=candidates.reference[tokens],
+        token_influence=candidates.token_influence[tokens],
         losses=candidates.losses[order],
         instructions=Instructions(texts.characters[order], texts.entropy[order]),
     ), tokens
@@ -169,4 +173,6 @@ def limited(case: Specimen, needs: Collection[str]) -> Specimen:
     if scores is not None and "sequence-entropy" not in needs:
         scores = replace(scores, sequence_ent=None) if "scores" in needs else None
     hidden: dict[str, Any] = dict.fromkeys({"attention", "reference", "losses", "instructions"} - set(needs))
+    if "token-influence" not in needs:
+        hidden["token_influence"] = None
     return replace(case, candidates=replace(case.candidates, scores=scores, **hidden))

@@ -4,6 +4,8 @@ All but `keep_all` keep exactly `budget.tokens`, or every token of the selected 
 tokens those of the sample with the lower number stay, then the earlier ones (base.keep_highest).
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -53,3 +55,23 @@ def excess_loss(
     assert candidates.scores is not None and candidates.reference is not None
     excess = candidates.scores.nll - candidates.reference
     return keep_highest(excess, candidates, selection, budget.tokens, within)
+
+
+def most_influenced(
+    candidates: Candidates,
+    selection: SampleSelection,
+    budget: Budget,
+    rng: torch.Generator,
+    *,
+    keep: Literal["highest", "lowest"] = "highest",
+) -> Tensor:
+    """token-cleaning, self-evolving: the tokens whose loss the reference lowers most against the base model.
+
+    Pang et al., ICML 2025, arXiv 2502.01968. Their threshold is one for the whole train set: there r_token of all
+    response tokens are above it. So a batch keeps more or fewer than r_token of its own; if it has none above the
+    threshold, it keeps the nearest one.
+    """
+    assert candidates.token_influence is not None
+    place = candidates.token_influence if keep == "highest" else 1 - candidates.token_influence
+    above = selection.kept[candidates.owner] & (place < budget.token_ratio)
+    return above if bool(above.any()) else keep_highest(-place, candidates, selection, 1, "batch")

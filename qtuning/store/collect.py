@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import BENCHMARKS
-from qtuning.experiment.cell import Cell, Evaluation, Pruning, Readings
+from qtuning.experiment.cell import Cell, Evaluation, Model, Pruning, Readings
 from qtuning.experiment.grid import Grid
 from qtuning.experiment.ids import AUXILIARY, cell_id, evaluation_id
 from qtuning.experiment.yaml_files import validate
@@ -179,7 +179,7 @@ def _options(pruning: Pruning) -> dict[str, Any]:
     method_wide = {name: getattr(pruning, name) for name in Readings.model_fields}
     for role in AUXILIARY:
         if (model := getattr(pruning, role)) is not None:
-            method_wide[role] = model.name
+            method_wide[role] = model.name if isinstance(model, Model) else model.label
     if not pruning.scoring.exact or pruning.scoring.label != "fresh":
         method_wide["scoring"] = pruning.scoring.label
         method_wide["scoring_precision"] = pruning.scoring.precision

@@ -19,7 +19,7 @@ from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell, Scoring
 from qtuning.experiment.needs import FORWARDS, SCORES
 from qtuning.files import read_json
-from qtuning.model.load import load_model, model_path
+from qtuning.model.load import load_model, load_tuned, model_path
 from qtuning.model.packed import PackedModel, check_packed_forward, half_weights
 from qtuning.pruners.base import Candidates, Instructions
 from qtuning.pruners.method import concatenate
@@ -35,11 +35,13 @@ class CellSamples:
     """The samples of a cell, and what is known of each beyond its tokens.
 
     instructions: of all samples, or None. reference: per sample, [|T_i|] token NLL under the reference model, or None.
+    token_influence: per sample, [|T_i|] places of its tokens (references.py), or None.
     """
 
     samples: Sequence[Sample]
     instructions: Instructions | None = None
     reference: Sequence[Tensor] | None = None
+    token_influence: Sequence[Tensor] | None = None
 
 
 @dataclass
@@ -78,7 +80,11 @@ class CandidateSource:
         chosen = torch.tensor(positions)
         tabled = None if self.table is None else self.table.of(positions)
         observed, graphs = self._observe(samples, set(needs) - (SCORES if tabled else set()), with_graphs)
-        texts, reference = self.train_set.instructions, self.train_set.reference
+        texts = self.train_set.instructions
+        by_token = (self.train_set.reference, self.train_set.token_influence)
+        reference, influence = (
+            None if known is None else torch.cat([known[position] for position in positions]) for known in by_token
+        )
         if texts is not None:
             texts = Instructions(texts.characters[chosen], texts.entropy[chosen])
         candidates = Candidates(
@@ -87,7 +93,8 @@ class CandidateSource:
             prompts=torch.tensor([sample.prompt for sample in samples]),
             scores=tabled or (None if observed is None else observed.scores),
             attention=None if observed is None else observed.attention,
-            reference=torch.cat([reference[position] for position in positions]) if reference is not None else None,
+            reference=reference if "reference" in needs else None,
+            token_influence=influence if "token-influence" in needs else None,
             losses=self.losses[chosen] if "losses" in needs else None,
             instructions=texts if "instructions" in needs else None,
             epoch=epoch,
@@ -175,9 +182,14 @@ class CandidateSource:
         return observed, graphs
 
 
-def load_for_scoring(path: Path, dtype: str, samples: Sequence[Sample], device: torch.device) -> PackedModel:
-    """The model in folder `path`, checked on a few of the samples; it is not meant to be trained."""
-    model = PackedModel(load_model(path, dtype)).to(device)
+def load_for_scoring(
+    path: Path, dtype: str, samples: Sequence[Sample], device: torch.device, weights: Path | None = None
+) -> PackedModel:
+    """The model in folder `path`, checked on a few of the samples; it is not meant to be trained.
+
+    weights: what a training of this model left, if it is the tuned model that shall score.
+    """
+    model = PackedModel(load_model(path, dtype) if weights is None else load_tuned(path, weights, dtype)).to(device)
     check_packed_forward(model, samples[:CHECKED], device)
     return model
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from qtuning.data.samples import Sample, load_samples
@@ -35,6 +35,7 @@ from qtuning.train.candidates import CHECKED, CellSamples, score_with_auxiliary
 from qtuning.train.checkpoint import Checkpointer
 from qtuning.train.cost import Cost, peak_memory, sum_costs
 from qtuning.train.journal import Diagnosis, RunLog, print_derived
+from qtuning.train.references import TokenReferences, part_positions, reference_cost, score_references, weights_of
 from qtuning.train.seeding import derived_seed
 from qtuning.train.step import TrainingLoop
 from qtuning.train.tracking import Mirror
@@ -48,7 +49,8 @@ class CellFolders:
     """Where the inputs of a cell lie, and where its outputs and its resume state go.
 
     model: holds model.json. samples: holds samples.parquet and report.json. auxiliary: role (`reference`, `proxy`) ->
-    folder with the model.json of that model, for the roles that the cell has.
+    folder with the model.json of that model, for the roles that the cell has. references: the folders of the cells that
+    `references_of` names.
     """
 
     model: Path
@@ -56,6 +58,7 @@ class CellFolders:
     out: Path
     state: Path
     auxiliary: Mapping[str, Path] = field(default_factory=dict)
+    references: tuple[Path, ...] = ()
 
     def inputs(self) -> dict[str, Any]:
         """What the configuration cannot say of the inputs: digests of data and tokenizer, commits of models."""
@@ -64,6 +67,9 @@ class CellFolders:
         for name, folder in {"model": self.model, **self.auxiliary}.items():
             marker = read_json(folder / "model.json")
             inputs |= {f"{name}_{key}": marker.get(key) for key in ("revision", "sha256")}
+        if self.references:
+            digests = [folder / "weights.sha256" for folder in self.references]
+            inputs["references_sha256"] = [file_digest(path) if path.exists() else None for path in digests]
         return inputs
 
 
@@ -84,11 +90,17 @@ def train(
     stored = load_samples(folders.samples)
     samples = stored.samples
     texts = Instructions(torch.as_tensor(stored.instruction_characters), torch.as_tensor(stored.instruction_entropy))
+    if cell.part is not None:
+        positions = part_positions(cell.part, len(samples))
+        samples = [samples[position] for position in positions.tolist()]
+        texts = Instructions(texts.characters[positions], texts.entropy[positions])
     method = method_of(cell.pruning)
+    # before the model is made, so that two models never lie in memory at once
+    known, table, cost = _score_with_auxiliaries(cell, method.needs.all, samples, accelerator, folders, base)
 
     # model and optimizer, as they were at the last checkpoint if there is one
     torch.manual_seed(derived_seed(cell.seeds.init, "adapter"))
-    language_model = _build_model(base, cell)
+    language_model = _build_model(base, cell, folders.references)
     model = PackedModel(language_model).to(accelerator.device)
     difference = check_packed_forward(model, samples[:CHECKED], accelerator.device)
     if "attention" in method.needs.all:
@@ -104,10 +116,12 @@ def train(
     prepared, optimizer = accelerator.prepare(model, optimizer)
 
     # the loop over the updates, and what records it
-    reference, table, cost = _score_with_auxiliaries(cell, method.needs.all, samples, accelerator, folders)
-    loop = TrainingLoop(cell, method, CellSamples(samples, texts, reference), accelerator, prepared, optimizer)
+    train_set = CellSamples(samples, texts, known.nll, known.influence)
+    loop = TrainingLoop(cell, method, train_set, accelerator, prepared, optimizer)
     loop.source.table = table
     loop.cost.add(cost)
+    if main:
+        loop.cost.add(reference_cost(folders.references))
     if resumed is not None:
         loop.restore(*resumed)
     start = loop.progress.update
@@ -156,19 +170,26 @@ def _check_processes(accelerator: Accelerator, training: Training) -> None:
         raise UserError(f"{accelerator.distributed_type} is not supported: use one process, or DDP (MULTI_GPU)")
 
 
-def _build_model(base: Path, cell: Cell) -> nn.Module:
-    """The base model, wrapped in LoRA if the cell asks for it."""
-    assert cell.training is not None and cell.dtype is not None
-    model = load_model(base, cell.dtype)
+def _build_model(base: Path, cell: Cell, references: Sequence[Path]) -> nn.Module:
+    """The model that is trained: the base model, wrapped in LoRA if the cell asks for it.
+
+    A reference that goes on (`Cell.part` above 0) starts from the weights of the last of `references`.
+    """
+    assert cell.training is not None
+    start = weights_of(references[-1]) if cell.part is not None and cell.part.number > 0 else None
+    full = cell.training.tuning == "full"
+    model = load_model(start if full and start is not None else base, cell.dtype)
     if cell.training.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    if cell.training.tuning == "full":
+    if full:
         return model
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, PeftModel, get_peft_model
 
     lora, targets = cell.training.lora, cell.model.lora_targets
     if cell.training.gradient_checkpointing:
         model.enable_input_require_grads()
+    if start is not None:  # the same adapter goes on
+        return PeftModel.from_pretrained(model, str(start), is_trainable=True)
     modules = targets if targets == "all-linear" else list(targets)
     config = LoraConfig(
         task_type="CAUSAL_LM", r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=modules
@@ -181,22 +202,23 @@ def _build_model(base: Path, cell: Cell) -> nn.Module:
 
 
 def _score_with_auxiliaries(
-    cell: Cell, needs: Collection[str], samples: Sequence[Sample], accelerator: Accelerator, folders: CellFolders
-) -> tuple[Sequence[Tensor] | None, BatchScores | None, Cost]:
-    """(token NLL under the reference model, scores under the proxy, their cost), each None if the method needs none."""
+    cell: Cell,
+    needs: Collection[str],
+    samples: Sequence[Sample],
+    accelerator: Accelerator,
+    folders: CellFolders,
+    base: Path,
+) -> tuple[TokenReferences, BatchScores | None, Cost]:
+    """(what references say of the tokens, scores under the proxy or None, the cost of both)."""
     assert cell.pruning is not None
-    wanted = {"reference": {"scores"} if "reference" in needs else set()}
-    if cell.pruning.scoring.schedule == "proxy":
-        wanted["proxy"] = set(needs) & SCORES  # at 100% a method needs no scores
-    found: dict[str, BatchScores] = {}
-    total = Cost()
-    for role, scores in wanted.items():
-        if scores:
-            model = folders.auxiliary.get(role)
-            found[role], cost = score_with_auxiliary(role, model, folders.samples, samples, scores, accelerator, cell)
-            total.add(cost)
-    reference = found["reference"].nll.split([s.response_length for s in samples]) if "reference" in found else None
-    return reference, found.get("proxy"), total
+    model, proxy = folders.auxiliary.get("reference"), folders.auxiliary.get("proxy")
+    known, total = score_references(cell, needs, samples, accelerator, base, folders.samples, model, folders.references)
+    scores = set(needs) & SCORES  # at 100% a method needs no scores
+    if cell.pruning.scoring.schedule != "proxy" or not scores:
+        return known, None, total
+    table, cost = score_with_auxiliary("proxy", proxy, folders.samples, samples, scores, accelerator, cell)
+    total.add(cost)
+    return known, table, total
 
 
 def _run(

@@ -29,7 +29,11 @@ def shape_of(model: nn.Module, frozen: bool, checkpointing: bool) -> ModelShape:
 
 @dataclass
 class Cost:
-    """Running account of a cell, one per process; `sum_costs` adds them up at the end. The keys stand in train.json."""
+    """Running account of a cell, one per process; `sum_costs` adds them up at the end. The keys stand in train.json.
+
+    *_references: of training the reference models of the cell (references.py), each in full, though other cells may
+    share them; scoring by them is in *_scoring.
+    """
 
     updates: int = 0
     updates_skipped: int = 0
@@ -41,8 +45,10 @@ class Cost:
     tokens_forwarded: int = 0
     flops_scoring: float = 0.0
     flops_training: float = 0.0
+    flops_references: float = 0.0
     seconds_scoring: float = 0.0
     seconds_training: float = 0.0
+    seconds_references: float = 0.0
     seconds_total: float = 0.0
     peak_memory_bytes: int = 0
 
@@ -53,7 +59,7 @@ class Cost:
 
     def summary(self) -> dict[str, float]:
         """All entries, and the total of the FLOPs."""
-        return asdict(self) | {"flops_total": self.flops_scoring + self.flops_training}
+        return asdict(self) | {"flops_total": self.flops_scoring + self.flops_training + self.flops_references}
 
 
 def peak_memory(device: torch.device) -> int:
@@ -65,7 +71,14 @@ def peak_memory(device: torch.device) -> int:
 
 def sum_costs(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Summaries of all processes as one: sums, but for updates and wall-clock seconds, which all processes share."""
-    common = ("updates", "updates_skipped", "seconds_scoring", "seconds_training", "seconds_total")
+    common = (
+        "updates",
+        "updates_skipped",
+        "seconds_scoring",
+        "seconds_training",
+        "seconds_total",
+        "seconds_references",
+    )
     return {
         key: max(cost[key] for cost in costs) if key in common else sum(cost[key] for cost in costs) for key in costs[0]
     }

@@ -74,7 +74,7 @@ def test_identities_are_pinned() -> None:
 
 def test_identities_do_not_depend_on_the_process() -> None:
     code = (
-        "import sys; from pathlib import Path; from qtuning.experiment.schema import Cell; "
+        "import sys; from pathlib import Path; from qtuning.experiment.cell import Cell; "
         "from qtuning.experiment.ids import cell_id; "
         "print(cell_id(Cell.model_validate_json(sys.argv[1])), 'torch' in sys.modules)"
     )

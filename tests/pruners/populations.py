@@ -58,6 +58,7 @@ def populations(draw: st.DrawFn, samples: int = 12, tokens: int = 6) -> Candidat
         BatchScores(floats(nats, total), floats(nats, total), torch.tensor(lengths)),
         attention=TokenAttention(floats(attention, total), floats(attention, total), integers(0, tokens + 2)),
         reference=floats(nats, total),
+        token_influence=torch.tensor([(place + 0.5) / total for place in rng.sample(range(total), total)]).double(),
         losses=floats([*nats, *[math.nan] * (len(nats) // 3)], count),
         instructions=Instructions(integers(1, 5), floats(nats, count)),
         prompts=integers(1, 5),

@@ -40,6 +40,7 @@ def batch_of(seed: int) -> Candidates:
         prompts=torch.arange(8) + 3,
         attention=TokenAttention(random(tokens), random(tokens), torch.tensor([1, 1, 2, 3, 1, 2, 3, 1])),
         reference=random(tokens) * 4,
+        token_influence=(torch.randperm(tokens, generator=rng) + 0.5).double() / tokens,
         losses=random(8) * 4,
         instructions=Instructions(torch.tensor([40, 12, 33, 8, 21, 50, 9, 17]), random(8)),
         epochs=3,

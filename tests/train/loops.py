@@ -98,7 +98,8 @@ def train_set_of(samples: Sequence[Sample]) -> CellSamples:
         torch.rand(len(samples), generator=rng, dtype=torch.float64),
     )
     reference = [torch.rand(sample.response_length, generator=rng, dtype=torch.float64) for sample in samples]
-    return CellSamples(samples, texts, reference)
+    influence = [torch.rand(sample.response_length, generator=rng, dtype=torch.float64) for sample in samples]
+    return CellSamples(samples, texts, reference, influence)
 
 
 def started(cell: Cell, model: Any, samples: Sequence[Sample]) -> tuple[TrainingLoop, UpdateWindow]:

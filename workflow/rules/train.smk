@@ -7,6 +7,8 @@ rule train:
         configuration=ROOT / "configurations/{cell}.json",
         model=lambda wildcards: INPUTS.model(wildcards.cell),
         auxiliary=lambda wildcards: INPUTS.auxiliary_models(wildcards.cell),
+        # a reference whose weights are made again need not train its users again; its digest says if they changed
+        references=ancient(lambda wildcards: INPUTS.reference_weights(wildcards.cell)),
         samples=lambda wildcards: INPUTS.samples(wildcards.cell),
     output:
         marker=ROOT / "cells/{cell}/train.json",
