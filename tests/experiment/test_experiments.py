@@ -12,7 +12,8 @@ from qtuning.experiment.ids import cell_id, evaluation_id, pair_id
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PAPER = (
-    "table1", "table2", "fig4a", "fig4b", "fig4", "table4", "table5", "fig5a", "fig5b", "fig5",
+    "table1", "table2", "table3", "table8", "table9", "table10", "table11", "table12",
+    "fig4", "fig5a", "fig5b", "fig5", "fig6a", "fig6b", "fig6",
     "extreme", "stability", "localisation", "ambiguity",
 )  # fmt: skip
 WITHOUT_BENCHMARKS = {"stability", "localisation"}
@@ -39,37 +40,49 @@ def chosen(grid: Grid, method: str, budget: str) -> set[str]:
     return {cell_id(c) for c in trained(grid) if c.pruning and (c.pruning.method, c.pruning.budget) == (method, budget)}
 
 
-# by hand: (6 budgets x 17 methods + full) x 2 models; (3 x 17 + 1) x 3 models; 5 methods x 3 and x 2 budgets x 2
-# models; nothing at 2 sample ratios, 3 quadrants x 3 budgets; 5 lambdas x 3 budgets; 3 batch sizes x 3 budgets
+# (trainings, models without training), by hand from method.md's table of experiments: of b budgets and m models
+# (17 b + 1) m; 5 methods x 3 and x 2 budgets x 2 models; 5 lambdas x 3 budgets; 3 batch sizes x 3 budgets
 PAPER_COUNTS = {
-    "table1": (206, 2),
-    "table2": (156, 3),
-    "fig4a": (30, 0),
-    "fig4b": (20, 0),
-    "fig4": (50, 0),
-    "table4": (11, 0),
-    "table5": (15, 0),
-    "fig5b": (15, 0),
+    "table1": (36, 2),
+    "table8": (70, 2),
+    "table9": (104, 2),
+    "table2": (54, 3),
+    "table12": (105, 3),
+    "table10": (52, 1),
+    "table11": (52, 1),
+    "table3": (4, 0),
+    "fig4": (3 * 3, 3),
     "fig5a": (9, 0),
+    "fig5b": (15, 0),
     "fig5": (15 + 9 - 3, 0),
+    "fig6a": (30, 0),
+    "fig6b": (20, 0),
+    "fig6": (50, 0),
     "extreme": (8, 1),
     "stability": (3 * 3 * 2, 0),
     "localisation": (1 + 2 + 2 + 4, 0),
-    "ambiguity": (18, 1),
+    "v1-table1": (36 + 70 + 104 - 2 - 2, 2),
+    "v1-table2": (54 + 105 - 3, 3),
+    "v1-fig4": (50, 0),
+    "v1-table5": (15, 0),
 }
 # one model, two seeds
 MINI_COUNTS = {
-    "table1-mini": (206, 1),
-    "table2-mini": (104, 1),
-    "fig4-mini": (50, 0),
-    "table4-mini": (22, 0),
-    "table5-mini": (30, 0),
+    "table1-mini": (36, 1),
+    "table8-mini": (70, 1),
+    "table9-mini": (104, 1),
+    "table2-mini": (36, 1),
+    "table12-mini": (70, 1),
+    "table10-mini": (104, 1),
+    "table11-mini": (104, 1),
+    "table3-mini": (8, 0),
+    "fig4-mini": (6, 1),
+    "fig6-mini": (50, 0),
     "fig5a-mini": (18, 0),
     "fig5-mini": (42, 0),
     "extreme-mini": (16, 1),
     "stability-mini": (18, 0),
     "localisation-mini": (18, 0),
-    "ambiguity-mini": (18, 1),
 }
 
 
@@ -81,14 +94,37 @@ def test_counts(grid: Callable[[str], Grid], name: str, expected: tuple[int, int
     assert len({cell_id(cell) for cell in cells}) == len(cells)
 
 
-def test_table1_has_every_method_at_every_budget_once_a_model(grid: Callable[[str], Grid]) -> None:
+@pytest.mark.parametrize(
+    ("names", "models", "budgets"),
+    [
+        (("table1", "table8", "table9"), ("llama2-7b", "mistral-7b"), "12.5x50 12.5x70 25x50 25x70 50x50 50x70"),
+        (("table2", "table12"), ("llama3-8b", "mistral-7b", "smollm2-1.7b"), "25x50 25x70 50x70"),
+        (("table10", "table11"), ("qwen3-8b",), "12.5x50 12.5x70 25x50 25x70 50x50 50x70"),
+    ],
+)
+def test_the_large_tables_have_every_method_at_every_budget_once_a_model(
+    grid: Callable[[str], Grid], names: tuple[str, ...], models: tuple[str, ...], budgets: str
+) -> None:
     samples, tokens = ("random", "longest", "infobatch", "entropy"), ("random", "ppl", "fastv", "sparsevlm")
     methods = {f"{sample}+{token}" for sample in samples for token in tokens} | {"q-tuning"}
-    budgets = {f"{sample}x{token}" for sample in ("12.5", "25", "50") for token in ("50", "70")}
-    expected = Counter({(m, b, model): 1 for m in methods for b in budgets for model in ("llama2-7b", "mistral-7b")})
-    expected |= Counter({("full", "100x100", model): 1 for model in ("llama2-7b", "mistral-7b")})
-    found = Counter((c.pruning.method, c.pruning.budget, c.model.name) for c in trained(grid("table1")) if c.pruning)
+    expected = {(m, b, model): 1 for m in methods for b in budgets.split() for model in models}
+    expected |= {("full", "100x100", model): len(names) for model in models}
+    cells = [cell for name in names for cell in trained(grid(name))]
+    found = Counter((c.pruning.method, c.pruning.budget, c.model.name) for c in cells if c.pruning)
     assert found == expected
+    assert len({cell_id(cell) for cell in cells}) == len(cells) - (len(names) - 1) * len(models), (
+        "full data is one cell"
+    )
+
+
+def test_earlier_names_are_the_same_experiments_and_say_so(grid: Callable[[str], Grid]) -> None:
+    for earlier, now in (("v1-fig4", "fig6"), ("fig4a", "fig6a"), ("fig4b", "fig6b"), ("v1-table5", "fig5b")):
+        for scale in ("", "-mini", "-smollm2"):
+            old, new = grid(earlier + scale), grid(now + scale)
+            assert [cell_id(cell) for cell in old.cells] == [cell_id(cell) for cell in new.cells]
+            assert (old.evaluation, old.parts) == (new.evaluation, new.parts)
+            assert old.experiment.name == earlier + scale
+            assert old.experiment.title == f"{new.experiment.title} ({earlier} is called {now} now)"
 
 
 def test_every_experiment_of_the_paper_has_all_editions(grid: Callable[[str], Grid]) -> None:
@@ -97,43 +133,48 @@ def test_every_experiment_of_the_paper_has_all_editions(grid: Callable[[str], Gr
             found = grid(name + scale)
             assert found.experiment.name == name + scale
             assert (found.evaluation is None) == (name in WITHOUT_BENCHMARKS)
-    assert grid("table1-mini").experiment.title == "Table 1: sample and token pruning, mini world", "not of WizardLM"
-    assert grid("fig4-mini").experiment.title == f"{grid('fig4').experiment.title}, mini world"
+    assert grid("table1-mini").experiment.title == "Table 1: sample and token pruning at 12.5x50, mini world", (
+        "not of WizardLM"
+    )
+    assert grid("fig6-mini").experiment.title == f"{grid('fig6').experiment.title}, mini world"
 
 
 def test_published_hyper_parameters(grid: Callable[[str], Grid]) -> None:
+    """v2, table 7 and figure 5(a), and LLaMA-Factory's defaults: accumulation 4 on 8 GPUs, whatever the batch."""
     rates = {8: 1e-4, 16: 2e-4, 32: 4e-4}
-    for name in PAPER:
+    for name in set(PAPER) - {"ambiguity", "localisation"}:
+        evaluation = grid(name).evaluation
+        assert evaluation is None or evaluation.protocol == "paper"
         for cell in trained(grid(name)):
             assert cell.training is not None
-            assert (cell.training.tuning, cell.training.epochs) == ("lora", 3)
-            if name != "extreme":
-                assert cell.training.learning_rate == rates[cell.training.batch_size]
+            assert (cell.training.tuning, cell.training.epochs, cell.training.cutoff) == ("lora", 3, 2048)
+            assert (cell.training.lora.r, cell.training.lora.alpha, cell.training.lora.dropout) == (8, 16, 0)
+            assert (cell.training.schedule, cell.training.warmup) == ("cosine", 0)
+            assert (cell.dtype, cell.training.mixed_precision) == ("bfloat16", "bf16")
+            assert cell.training.learning_rate == rates[cell.training.batch_size]
+            assert cell.training.accumulation(8) == 4
+            assert cell.model.lora_targets == "all-linear"
 
 
 @pytest.mark.parametrize("scale", ["", "-mini", "-smollm2"])
 def test_shared_cells_are_one(grid: Callable[[str], Grid], scale: str) -> None:
-    """Lambda 0.5, batch 8 and Q2 are Q-Tuning as table 1 has it; `nothing` is all tokens of figure 4(a)."""
-    table1, table4, table5 = (grid(name + scale) for name in ("table1", "table4", "table5"))
-    fig5a, fig5, fig4, fig4a, fig4b = (grid(name + scale) for name in ("fig5a", "fig5", "fig4", "fig4a", "fig4b"))
+    """Lambda 0.5 and batch 8 are Q-Tuning as tables 8 and 9 have it; table 3 has that of tables 1 and 8."""
+    table1, fig5a, fig5b, fig5, fig6, fig6a, fig6b, table3 = (
+        grid(name + scale) for name in ("v1-table1", "fig5a", "fig5b", "fig5", "fig6", "fig6a", "fig6b", "table3")
+    )
     budgets = ("25x50", "25x70", "50x70")
-    q_tuning = {budget: chosen(table1, "q-tuning", budget) & ids(table5) for budget in budgets}
+    q_tuning = {budget: chosen(table1, "q-tuning", budget) & ids(fig5b) for budget in budgets}
     each = {"": 1, "-mini": 2, "-smollm2": 4}[scale]
     assert [len(cells) for cells in q_tuning.values()] == [each] * 3
     shared = set().union(*q_tuning.values())
-    assert ids(table5) & ids(table1) == shared
+    assert ids(fig5b) & ids(table1) == shared
     assert ids(fig5a) & ids(table1) == shared
-    assert ids(table4) & ids(table1) == shared
-    assert ids(fig5a) & ids(table5) == shared
-    assert ids(table4) & ids(fig4) == chosen(fig4a, "q-tuning", "25x100") & ids(table4) | (
-        chosen(fig4a, "q-tuning", "50x100") & ids(table4)
-    )
-    assert len(ids(table4) & ids(fig4)) == 2 * each
-    assert ids(fig4) == ids(fig4a) | ids(fig4b)
-    assert not ids(fig4a) & ids(fig4b)
-    assert ids(fig5) == ids(fig5a) | ids(table5)
-    assert ids(grid(f"fig5b{scale}")) == ids(table5)
-    same = {evaluation_id(g.evaluation) for g in (table1, table4, table5, fig5, fig4) if g.evaluation}
+    assert ids(fig5a) & ids(fig5b) == shared
+    assert ids(fig6) == ids(fig6a) | ids(fig6b)
+    assert not ids(fig6a) & ids(fig6b)
+    assert ids(fig5) == ids(fig5a) | ids(fig5b)
+    assert len(ids(table3) & ids(table1)) == 2 * each
+    same = {evaluation_id(g.evaluation) for g in (table1, fig5, fig6, table3) if g.evaluation}
     assert len(same) == 1, "or a shared cell would be evaluated twice"
 
 
@@ -141,7 +182,7 @@ def test_scales_share_nothing_with_the_paper_nor_table1_with_table2(grid: Callab
     for name in PAPER:
         editions = [ids(grid(name + scale)) for scale in ("", "-mini", "-smollm2")]
         assert sum(map(len, editions)) == len(set().union(*editions))
-    trained_both = {cell_id(c) for c in trained(grid("table1-mini"))} & {
+    trained_both = {cell_id(c) for c in trained(grid("v1-table1-mini"))} & {
         cell_id(c) for c in trained(grid("table2-mini"))
     }
     assert not trained_both
@@ -166,19 +207,19 @@ def test_variants_name_what_differs(grid: Callable[[str], Grid]) -> None:
         found = grid(name)
         sizes = Counter(found.variant(cell)["batch_size"] for cell in found.cells)
         assert sizes == {8: 3 if name == "fig5a" else 15, 16: 3, 32: 3}
-        assert all(found.variant(c).keys() == {"batch_size", "learning_rate"} for c in found.cells)
+        assert all(found.variant(c).keys() == {"batch_size", "update_samples", "learning_rate"} for c in found.cells)
     table1 = grid("table1")
     assert all(table1.variant(cell) == {} for cell in table1.cells)
 
 
 def test_extreme_budgets_are_budgets(grid: Callable[[str], Grid]) -> None:
     """Each keeps another number of the samples of a selection batch; at batch 8 alone all would keep one of eight."""
-    for scale in ("", "-mini", "-smollm2"):
+    for scale, window in (("", 256), ("-mini", 128), ("-smollm2", 128)):
         kept = set()
         for cell in trained(grid(f"extreme{scale}")):
             assert cell.training is not None and cell.pruning is not None
-            window = cell.training.update_samples
+            assert cell.training.update_samples == window
             if cell.pruning.method == "q-tuning":
                 assert cell.pruning.selection == "global"
                 kept.add(cell.pruning.sample_ratio * window)
-        assert kept == {8, 4, 2, 1}
+        assert kept == {window / 16, window / 32, window / 64, window / 128}
