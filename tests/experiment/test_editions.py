@@ -219,3 +219,44 @@ def test_parts_with_different_evaluations_are_refused(configs: Configs) -> None:
 
 def test_unknown_names_are_met_with_the_nearest(configs: Configs) -> None:
     assert configs.complaints("e-smal") == ["experiment = 'e-smal': unknown; did you mean e-small? (valid: e, e-small)"]
+
+
+def test_an_alias_has_the_cells_and_editions_of_what_it_names(configs: Configs) -> None:
+    configs.write("scales/small", {"label": "small", "models": ["n"]})
+    configs.write("experiments/now", EXPERIMENT | {"scales": {"small": {}}})
+    configs.write("experiments/then", {"alias": "now"})
+    configs.write("experiments/before", {"alias": "then"})
+    folder = ConfigFolder(configs.folder)
+    assert {name for name in folder.names("experiments") if name[0] != "e"} == {
+        *("before", "before-small", "now", "now-small", "then", "then-small")
+    }
+    for scale in ("", "-small"):
+        now, then, before = folder.expand(["now" + scale, "then" + scale, "before" + scale])
+        assert now.cells == then.cells == before.cells
+        assert then.experiment.name == "then" + scale
+        assert then.experiment.title == f"{now.experiment.title} (then is called now now)"
+
+
+def test_a_wrong_alias_is_one_line(configs: Configs) -> None:
+    configs.write("experiments/now", EXPERIMENT)
+    for values, expected in (
+        ({"alias": "nwo"}, "e.yaml: alias = 'nwo': unknown; did you mean now? (valid: e, now)"),
+        ({"alias": "e"}, "e.yaml: alias = 'e': is an alias of itself"),
+        ({"alias": 3}, "e.yaml: alias = 3: input should be a valid string"),
+        ({"alias": "now", "title": "T"}, "e.yaml: title: unknown key (valid: name, alias)"),
+    ):
+        configs.write("experiments/e", values)
+        (line,) = configs.complaints()
+        assert line.endswith(expected)
+
+
+def test_a_method_may_have_some_of_the_budgets(configs: Configs) -> None:
+    some = {"method": "random+random", "budgets": ["25x50"]}
+    configs.write("experiments/e", EXPERIMENT | {"budgets": ["25x50", "50x50"], "methods": ["q-tuning", some, "full"]})
+    found = [(c.pruning.method, c.pruning.budget) for c in configs.expand("e").cells if c.pruning]
+    assert found == [
+        ("q-tuning", "25x50"), ("random+random", "25x50"), ("full", "100x100"), ("q-tuning", "50x50"),
+    ]  # fmt: skip
+    configs.write("experiments/e", EXPERIMENT | {"budgets": ["50x50"], "methods": ["q-tuning", some]})
+    (line,) = configs.complaints()
+    assert line.endswith("e.yaml: methods.1.budgets: 25x50: not among the experiment's budgets")

@@ -9,10 +9,11 @@ import pytest
 from qtuning.experiment.cell import Cell
 from qtuning.experiment.grid import ConfigFolder, Grid
 from qtuning.experiment.ids import cell_id, evaluation_id, pair_id
+from qtuning.experiment.references import references_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PAPER = (
-    "table1", "table2", "table3", "table8", "table9", "table10", "table11", "table12",
+    "table1", "table2", "table3", "table5", "table8", "table9", "table10", "table11", "table12", "table14",
     "fig4", "fig5a", "fig5b", "fig5", "fig6a", "fig6b", "fig6",
     "extreme", "stability", "localisation", "ambiguity",
 )  # fmt: skip
@@ -51,6 +52,8 @@ PAPER_COUNTS = {
     "table10": (52, 1),
     "table11": (52, 1),
     "table3": (4, 0),
+    "table5": (4, 0),
+    "table14": (2 * (1 + 2 * 2 + 2 * 3), 2),  # references not counted
     "fig4": (3 * 3, 3),
     "fig5a": (9, 0),
     "fig5b": (15, 0),
@@ -76,6 +79,8 @@ MINI_COUNTS = {
     "table10-mini": (104, 1),
     "table11-mini": (104, 1),
     "table3-mini": (8, 0),
+    "table5-mini": (8, 0),
+    "table14-mini": (22, 1),
     "fig4-mini": (6, 1),
     "fig6-mini": (50, 0),
     "fig5a-mini": (18, 0),
@@ -115,6 +120,17 @@ def test_the_large_tables_have_every_method_at_every_budget_once_a_model(
     assert len({cell_id(cell) for cell in cells}) == len(cells) - (len(names) - 1) * len(models), (
         "full data is one cell"
     )
+
+
+def test_one_reference_a_model_serves_tables_5_and_14(grid: Callable[[str], Grid]) -> None:
+    references = [
+        {cell_id(reference) for cell in trained(grid(name)) for reference in references_of(cell)}
+        for name in ("table14", "table5")
+    ]
+    assert [len(found) for found in references] == [2, 1]
+    assert references[1] < references[0]
+    budgets = Counter(c.pruning.budget for c in trained(grid("table14")) if c.pruning)
+    assert budgets == {"100x100": 2, "12.5x50": 2 * 4, "25x50": 2 * 4, "100x50": 2 * 2}
 
 
 def test_earlier_names_are_the_same_experiments_and_say_so(grid: Callable[[str], Grid]) -> None:
