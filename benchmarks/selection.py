@@ -24,7 +24,7 @@ def run(setting: Setting) -> list[Table]:
     notes = (
         f"Q-Tuning at {RATIO:.0%} x {paths.TOKEN_RATIO:.0%}, median over {setting.sizes.runs} draws of random scores. "
         "whole: candidates made, both stages with their checks, masks split, kept samples packed; the parts are timed "
-        "by themselves. bisections: of the quantile level, mean over the draws; the search stops after 10.",
+        "by themselves.",
     )
     return [Table("Selection and bookkeeping", rows, notes)]
 
@@ -62,7 +62,6 @@ def _row(count: int, setting: Setting) -> dict[str, Value]:
         "batch": f"{count} samples, {int(lengths.sum()):,} response tokens",
         "whole ms": Checked(whole_ms, TARGET) if count <= LARGEST else whole_ms,
         **{f"{part} ms": times.milliseconds(part) for part in ("triage", "token pruning", "pack")},
-        "bisections": sum(selection.samples.log["iterations"] for selection in chosen) / len(chosen),
     }
 
 

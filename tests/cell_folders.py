@@ -81,7 +81,7 @@ class Folders:
         selection: dict[str, float] = {"samples_available": 1200, "tokens_available": 32_000}
         if scored:
             shares = {"q1_share": 0.3, "q2_share": 0.05, "q3_share": 0.25, "q4_share": 0.1, "converged": 0.625}
-            selection |= {"level": 0.4, "iterations": 7.5, "from_thresholds": 1.5, "supplemented": 0.5, "trimmed": 0.0}
+            selection |= {"level": 0.4, "from_thresholds": 1.5, "supplemented": 0.5, "trimmed": 0.0, "supp_ties": 0.125}
             selection |= shares
         packages = {"torch": "2.13.0", "transformers": "5.23.0"}
         train = {"cell": cell_id(cell), "status": "done", "updates": measured["updates"], "loss": 1.25}

@@ -118,13 +118,13 @@ def test_document_lists_every_pruner_with_its_scope_and_every_need() -> None:
 def test_document_lists_every_reading_with_its_values() -> None:
     fields = TriageOptions.model_fields | TokenPruningOptions.model_fields | Readings.model_fields
     rows = table("#", "where", "key", "values")
-    assert [row[0] for row in rows] == [f"A{number}" for number in range(1, 13)]
+    assert [row[0] for row in rows] == [f"A{number}" for number in range(1, 17)]
     for reading, where, key, values, *_ in rows:
         assert values.split(", ") == list(get_args(fields[key].annotation))
         assert fields[key].default == values.split(", ")[0]
         assert str(fields[key].description).startswith(f"{reading}: ")
         assert (where == "all") == (key in Readings.model_fields)
-    assert fields.keys() - {row[2] for row in rows} == {"lambda_", "prune_in"}
+    assert fields.keys() - {row[2] for row in rows} == {"lambda_", "drop_in", "prune_in"}
 
 
 def test_document_lists_every_way_of_scoring_with_its_values() -> None:

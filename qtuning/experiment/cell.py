@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import Protocol
+from qtuning.experiment.presets import preset_of
 from qtuning.experiment.registry import NAMED_METHODS
 
 Dtype = Literal["float32", "bfloat16"]
@@ -175,6 +176,11 @@ class Readings(Config):
     passes: Literal["once", "twice"] = Field(
         "once", description="A12: `twice` draws a random r_sample of each batch from what an epoch-level pruner kept"
     )
+    kept_samples: Literal["round", "floor"] = Field(
+        "round",
+        exclude_if=lambda value: value == "round",
+        description="A16: how r_sample * B becomes the number of samples to keep; at least 1",
+    )
 
 
 class Scoring(Config):
@@ -301,9 +307,12 @@ class Pruning(Readings):
 
     @property
     def method(self) -> str:
-        """`full`, `q-tuning` or `sample+token`."""
+        """`full`, the preset that a Q-Tuning is, or `sample+token`."""
         pair = (self.sample_pruner, self.token_pruner)
-        return next((name for name, named in NAMED_METHODS.items() if named == pair), "+".join(pair))
+        if pair == NAMED_METHODS["q-tuning"]:
+            readings = {key: getattr(self, key) for key in Readings.model_fields}
+            return preset_of(self.sample_options | self.token_options | readings)
+        return "full" if pair == NAMED_METHODS["full"] else "+".join(pair)
 
     @property
     def budget(self) -> str:

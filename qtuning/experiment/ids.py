@@ -48,13 +48,15 @@ def canonical(cell: Cell) -> Cell:
 def _canonical_pruning(pruning: Pruning) -> Pruning:
     """The same pruning, with pruners that are never asked replaced by `none` and `full`.
 
-    At a ratio of 1 no token pruner is asked, and no sample pruner that draws by epoch. A token pruner that sets its
-    amount itself does so at every ratio below 1, so all such ratios are one.
+    At a ratio of 1 no token pruner is asked, and no sample pruner that draws by epoch. Q-Tuning's, told to prune tokens
+    in no quadrant, does what is done at a ratio of 1. A token pruner that sets its amount itself does so at every ratio
+    below 1, so all such ratios are one.
     """
     changes: dict[str, object] = {}
     token = find_pruner(pruning.token_pruner, "token")
-    if pruning.token_ratio == 1:
+    if pruning.token_ratio == 1 or (token.name == "q-tuning" and pruning.token_options.get("prune_in") == "none"):
         changes |= {"token_pruner": "none", "token_options": {}, "token_version": TOKEN_PRUNERS["none"].version}
+        changes |= {"token_ratio": 1.0, "pruned_tokens": "mask"}
     elif token.budget == "own":
         changes["token_ratio"] = 0.5
     if pruning.sample_ratio == 1 and find_pruner(pruning.sample_pruner, "sample").scope == "epoch":

@@ -9,6 +9,7 @@ from typing import Any
 from qtuning.errors import UserError, raise_problems
 from qtuning.experiment.cell import Model, Pruning, Readings, Scoring, TrainedReference
 from qtuning.experiment.lookup import PARAMETERS, find_pruner
+from qtuning.experiment.presets import PRESETS
 from qtuning.experiment.registry import NAMED_METHODS, REFERENCE, SAMPLE_PRUNERS, TOKEN_PRUNERS, Need, PrunerInfo
 from qtuning.experiment.schema import MethodEntry, Ratios
 from qtuning.experiment.yaml_files import nearest, validate
@@ -22,10 +23,12 @@ def make_pruning(
 ) -> Pruning:
     """A method at a budget.
 
-    readings: those of the experiment; the method's own options override them. models: by name, the models that
-    `reference` and `proxy` may name; None only checks that they are given where they are needed. UserError with a line
-    for each problem.
+    readings: those of the experiment; those of a preset override them, and the method's own options override both.
+    models: by name, the models that `reference` and `proxy` may name; None only checks that they are given where they
+    are needed. UserError with a line for each problem.
     """
+    if entry.method in PRESETS:
+        entry = entry.model_copy(update={"options": dict(PRESETS[entry.method].readings) | entry.options})
     names = NAMED_METHODS.get(entry.method, tuple(name.strip() for name in entry.method.split("+")))
     if len(names) == 1 and (names[0] in SAMPLE_PRUNERS or ":" in names[0]):
         raise UserError(
@@ -71,14 +74,18 @@ def _readings(
     """The readings of a method; those without effect are at their defaults.
 
     A8 has none if no token is pruned, A9 if nothing is selected in a batch, A11 and A12 unless the sample pruner is a
-    baseline that draws by epoch.
+    baseline that draws by epoch, A16 if all samples are kept.
     """
     own = {key: value for key, value in entry.options.items() if key in Readings.model_fields}
     asked = validate(Readings, common.model_dump() | own, f"{entry.method}: options")
     drawn, prunes_tokens = sample.scope == "epoch" and sample_ratio < 1, token_ratio < 1
     in_batch = sample.scope == "batch" or (drawn and (asked.updates, asked.passes) != ("as-defined", "once"))
     effective = dict.fromkeys(("updates", "passes"), drawn)
-    effective |= {"pruned_tokens": prunes_tokens, "selection": prunes_tokens or in_batch}
+    effective |= {
+        "pruned_tokens": prunes_tokens,
+        "selection": prunes_tokens or in_batch,
+        "kept_samples": sample_ratio < 1,
+    }
     return Readings(**{key: getattr(asked, key) for key, matters in effective.items() if matters})
 
 

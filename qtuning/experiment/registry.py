@@ -1,8 +1,8 @@
 """The built-in pruners: names, options and needs. Needs no torch, so that reading a configuration stays fast.
 
-A *method* is a sample pruner plus a token pruner, written `sample+token`. Two methods have a name of their own:
-`full` (every sample, every token) and `q-tuning` (both stages of Q-Tuning). lookup.py also finds pruners that users
-write.
+A *method* is a sample pruner plus a token pruner, written `sample+token`. Some methods have a name of their own: `full`
+(every sample, every token) and `q-tuning` (both stages of Q-Tuning) with its presets (presets.py). lookup.py also finds
+pruners that users write.
 """
 
 from collections.abc import Mapping
@@ -11,9 +11,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from qtuning.experiment.presets import PRESETS
+
 Need = Literal["scores", "sequence-entropy", "attention", "reference", "token-influence", "losses", "instructions"]
 PrunerKind = Literal["sample", "token"]
 Scope = Literal["none", "epoch", "batch"]
+Amount = Literal["asked", "least", "each", "own"]
 
 
 REFERENCE: frozenset[Need] = frozenset({"reference", "token-influence"})
@@ -29,31 +32,49 @@ class NoOptions(BaseModel):
         """What a pruner needs under these options, beyond what it always needs."""
         return frozenset()
 
+    def amount(self) -> Amount:
+        """How much a pruner keeps under these options (PrunerInfo.amount)."""
+        return "asked"
+
 
 class TriageOptions(NoOptions):
     """Q-Tuning, Stage 1: the readings of method.md, Ambiguities; the first of each list is the default."""
 
     quadrants: Literal["figure", "text"] = Field("figure", description="A1: which high-error quadrant is kept")
     entropy: Literal["response", "sequence"] = Field("response", description="A4: positions Ent_i averages over")
-    thresholds: Literal["two-tails", "midpoint"] = Field("two-tails", description="A5: the lines on the plane")
-    surplus: Literal["trim", "no-trim"] = Field("trim", description="A6: when more than K are inside the thresholds")
+    thresholds: Literal["two-tails", "midpoint", "lean"] = Field("two-tails", description="A5: the lines on the plane")
+    quantile: Literal["linear", "lower-step"] = Field("linear", description="A14: the quantiles that the lines are")
+    surplus: Literal["keep", "trim"] = Field("keep", description="A6: when more than K are inside the thresholds")
     supplement: Literal["min-max", "rank", "random", "none"] = Field("min-max", description="A10: when fewer are")
+    supplemented: Literal["nearer", "whole"] = Field("nearer", description="A15: a supplemented sample in Stage 2")
+    drop_in: Literal["Q1+Q3", "Q1", "Q3"] = Field("Q1+Q3", description="quadrants that lose samples (tables 4, 15)")
 
     def needs(self) -> frozenset[Need]:
         """Entropy over the whole sequence needs a forward that also predicts the prompt."""
         return frozenset({"sequence-entropy"} if self.entropy == "sequence" else ())
 
+    def amount(self) -> Amount:
+        """Algorithm 1 keeps a surplus; without a supplement nothing is promised."""
+        return "own" if self.supplement == "none" else "asked" if self.surplus == "trim" else "least"
+
 
 class TokenPruningOptions(NoOptions):
-    """Q-Tuning, Stage 2: lambda, the readings of method.md, Ambiguities, and the switch of table 4."""
+    """Q-Tuning, Stage 2: lambda, the readings of method.md, Ambiguities, and the switch of tables 4 and 15."""
 
     lambda_: float = Field(0.5, ge=0.0, le=1.0, alias="lambda", description="weight of the neighbours in s_t")
     survivors: Literal["keep-low", "keep-high"] = Field("keep-low", description="A2: which tokens of Q2 survive, by s")
     neighbours: Literal["sum", "mean"] = Field("sum", description="A3: the neighbour term of s_t")
-    counted: Literal["response", "sequence", "per-sample"] = Field(
-        "response", description="A7: tokens the budget is of"
+    counted: Literal["sample", "response", "sequence"] = Field("sample", description="A7: tokens the budget is of")
+    may_go: Literal["any", "both-high"] = Field("any", description="A13: which tokens of Q2 may go")
+    prune_in: Literal["Q2", "none", "Q2+Q4", "Q4"] = Field(
+        "Q2", description="quadrants that lose tokens (tables 4, 15)"
     )
-    prune_in: Literal["Q2", "nothing", "Q4", "Q2+Q4"] = Field("Q2", description="quadrants that lose tokens (table 4)")
+
+    def amount(self) -> Amount:
+        """The budget of the batch is met only where it is counted, and where enough tokens may go."""
+        if self.prune_in != "Q2" or self.may_go == "both-high" or self.counted == "sequence":
+            return "own"
+        return "each" if self.counted == "sample" else "asked"
 
 
 class InfoBatchOptions(NoOptions):
@@ -130,6 +151,14 @@ class PrunerInfo:
         """Needs of the pruner with these options."""
         return self.needs | self.options.model_validate(options).needs()
 
+    def amount_with(self, options: Mapping[str, object]) -> Amount:
+        """How much the pruner keeps with these options.
+
+        `asked`: what the budget says. `least`: that or more. `each`: the share r_token of every sample that may lose
+        tokens. `own`: another amount in every batch.
+        """
+        return "own" if self.budget != "asked" else self.options.model_validate(options).amount()
+
 
 def _info(name: str, function: str, scope: Scope, *needs: Need, **others: Any) -> PrunerInfo:
     return PrunerInfo(name, f"qtuning.pruners.{function}", scope, frozenset(needs), **{"label": name, **others})
@@ -195,5 +224,5 @@ TOKEN_PRUNERS: dict[str, PrunerInfo] = {
 
 NAMED_METHODS: dict[str, tuple[str, str]] = {
     "full": ("full", "none"),
-    "q-tuning": ("q-tuning", "q-tuning"),
+    **dict.fromkeys(PRESETS, ("q-tuning", "q-tuning")),
 }

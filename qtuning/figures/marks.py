@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from qtuning.experiment.presets import PRESETS
 from qtuning.figures.style import BLACK, BLUE, GREEN, GREY, INDIGO, OLIVE, ORANGE, PURPLE, SKY, VERMILLION, WINE
 
 SAMPLE_COLOUR = {"q-tuning": VERMILLION, "random": BLACK, "longest": BLUE}
@@ -100,7 +101,7 @@ def assign_looks(frame: pl.DataFrame) -> dict[str, Look]:
     for row in rows.sort(VARIED, ~pl.col("plain"), maintain_order=True).iter_rows(named=True):
         sample, token = row["sample_pruner"], row["token_pruner"]
         colour = TOKEN_COLOUR.get(token, colours[sample]) if sample == "full" else colours[sample]
-        look = Look(colour, *shapes[token], 1.8 if row["method"] == "q-tuning" else 0.9)
+        look = Look(colour, *shapes[token], 1.8 if row["method"] in PRESETS else 0.9)
         taken = {(other.colour, other.marker) for other in looks.values()}
         if not row["plain"] or (look.colour, look.marker) in taken:
             used = {*colours.values(), *(other.colour for other in looks.values())}

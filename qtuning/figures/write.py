@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from qtuning.experiment.presets import PRESETS
 from qtuning.experiment.quadrants import Naming
 from qtuning.figures.captions import cells_caption, scores_caption
 from qtuning.figures.heatmap import heatmaps
@@ -96,7 +97,8 @@ def _of_group(store: Store, cells: pl.DataFrame) -> Iterator[tuple[str, Drawing,
     as its first variant. Convergence shows all methods at this budget.
     """
     budget, drawn = "", pl.col("method") == "full"
-    triage = cells.filter(pl.col("method") == "q-tuning").sort(pl.col("variant") != "", maintain_order=True)
+    triage = cells.filter(pl.col("method").is_in(list(PRESETS)))
+    triage = triage.sort(pl.col("method") != "q-tuning", pl.col("variant") != "", maintain_order=True)
     if len(triage):
         first = triage.row(0, named=True)
         budget = f"{first['budget']}%"

@@ -127,7 +127,7 @@ def print_plane(found: ScoredFile, sample_ratio: float, console: Console) -> Non
     text = (
         f"\nsamples      {len(samples):,} scored of {found.report['read']:,} rows{f' (unusable: {bad})' if bad else ''}"
         f"; {found.report['truncated_responses']:,} responses cut at {found.report['cutoff']:,} tokens\n"
-        f"thresholds   level {lines.level:.3f} after {lines.iterations} iterations ({search}): PPL {lines.ppl_low:.4g} "
+        f"thresholds   level {lines.level:.3f} ({search}): PPL {lines.ppl_low:.4g} "
         f"and {lines.ppl_high:.4g}, entropy {lines.ent_low:.4g} and {lines.ent_high:.4g} nats\n"
         f"kept         {kept:,} samples: {kept - added:,} by the thresholds, {added:,} by the supplement\n"
         f"Spearman     {'not defined' if math.isnan(rho) else f'{rho:.2f}'} between perplexity and entropy\n"

@@ -9,6 +9,7 @@ Either may also be a class that takes the options when it is made. Pruners keep 
 losses of earlier updates with the candidates. So a resumed training makes the same decisions.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,16 +20,19 @@ from torch import Tensor
 
 from qtuning.scoring.scores import BatchScores, TokenAttention
 
-DROPPED, PRUNABLE, WHOLE = 0, 2, 4  # roles; kept samples are Q2-like (tokens may go) or Q4-like (kept whole)
+DROPPED, EXEMPT, PRUNABLE, WHOLE = 0, 1, 2, 4
+"""Roles of samples: dropped; kept, but in neither Q2 nor Q4, so that no token ever goes; kept like Q2, so that tokens
+may go; kept like Q4, whole unless tokens of Q4 are asked for (tables 4 and 15)."""
 Within = Literal["batch", "sample"]
+Size = Literal["round", "floor"]  # reading A16
 
 
 @dataclass(frozen=True)
 class Budget:
     """What B candidates with N response tokens in all may keep (method.md, Setting).
 
-    samples: K = max(1, round(r_sample * B)). tokens: round(N * r_sample * r_token), at least 1, so that no batch trains
-    on nothing.
+    samples: K, see `sample_budget`. tokens: round(N * r_sample * r_token), at least 1, so that no batch trains on
+    nothing.
     """
 
     sample_ratio: float
@@ -37,10 +41,10 @@ class Budget:
     tokens: int
 
     @classmethod
-    def of(cls, sample_ratio: float, token_ratio: float, count: int, tokens: int) -> "Budget":
-        """The budget of `count` samples with `tokens` response tokens."""
+    def of(cls, sample_ratio: float, token_ratio: float, count: int, tokens: int, size: Size = "round") -> "Budget":
+        """The budget of `count` samples with `tokens` response tokens. size: reading A16."""
         asked = max(1, round(tokens * sample_ratio * token_ratio))
-        return cls(sample_ratio, token_ratio, sample_budget(sample_ratio, count), asked)
+        return cls(sample_ratio, token_ratio, sample_budget(sample_ratio, count, size), asked)
 
 
 @dataclass(frozen=True)
@@ -98,9 +102,9 @@ class Candidates:
 class SampleSelection:
     """Which samples are kept, and why.
 
-    role: [B] int8, DROPPED, PRUNABLE or WHOLE. quadrant: [B] int8, 0 if the pruner knows no quadrants. supplement: [B]
-    bool, kept although outside the thresholds. weights: [B] float, factors of the samples' losses; None means 1. log:
-    numbers for the metrics of the update.
+    role: [B] int8, DROPPED, EXEMPT, PRUNABLE or WHOLE. quadrant: [B] int8, 0 if the pruner knows no quadrants.
+    supplement: [B] bool, kept although outside the thresholds. weights: [B] float, factors of the samples' losses; None
+    means 1. log: numbers for the metrics of the update.
     """
 
     role: Tensor
@@ -128,9 +132,19 @@ def keep_first(order: Tensor, count: int) -> SampleSelection:
     return keep_prunable(kept)
 
 
-def sample_budget(ratio: float, count: int) -> int:
-    """K = max(1, round(r_sample * B)) (method.md, Stage 1)."""
-    return max(1, round(ratio * count))
+def sample_budget(ratio: float, count: int, size: Size = "round") -> int:
+    """K = max(1, round(r_sample * B)), a half to the even number; reading A16, `floor`: floor, at least 1 (eq. 1)."""
+    return whole_share(ratio, count) if size == "floor" else max(1, round(_product(ratio, count)))
+
+
+def whole_share(ratio: float, count: int) -> int:
+    """floor(ratio * count), at least 1 (eq. 1 and 2; Algorithm 1, line 29)."""
+    return max(1, math.floor(_product(ratio, count)))
+
+
+def _product(ratio: float, count: int) -> float:
+    """ratio * count, where a ratio such as 0.7 stands for 7/10: as a float, 0.7 * 90 is a little less than 63."""
+    return round(ratio * count, 9)
 
 
 def ranking(values: Tensor, *ties: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from qtuning.errors import UserError
 from qtuning.experiment.lookup import bind_options, describe_error, find_pruner
-from qtuning.experiment.registry import PrunerInfo, PrunerKind
-from qtuning.pruners.base import keep_prunable
+from qtuning.experiment.registry import Amount, PrunerInfo, PrunerKind
+from qtuning.pruners.base import DROPPED, EXEMPT, PRUNABLE, WHOLE, keep_prunable, whole_share
 from qtuning.pruners.method import check_samples, check_tokens
 from qtuning.pruners.specimens import (
     Specimen,
@@ -40,6 +40,9 @@ Answer = tuple[list[float], list[float]]
 """A decision as plain numbers: the roles of the samples or the mask of the tokens, and the samples' weights, if any."""
 
 
+STAY_WHOLE = [EXEMPT, WHOLE]  # roles of samples that no token pruner with quadrants takes tokens of
+
+
 @dataclass(frozen=True)
 class Subject:
     """A pruner under test, with its options."""
@@ -47,6 +50,11 @@ class Subject:
     info: PrunerInfo
     kind: PrunerKind
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def amount(self) -> Amount:
+        """How much it keeps with its options."""
+        return self.info.amount_with(self.options)
 
     def fresh(self, case: Specimen) -> Answer:
         """The decision of a new instance on a copy of the specimen, with the global random state always the same."""
@@ -64,7 +72,7 @@ class Subject:
                 return mask.double().tolist(), []
             chosen = decide(case.candidates, case.budget, case.rng)
             check_samples(self.info, chosen, case.candidates)
-            if not bool(chosen.kept.any()):
+            if self.amount != "own" and not bool(chosen.kept.any()):
                 raise UserError("kept nothing")
             return chosen.role.double().tolist(), [] if chosen.weights is None else chosen.weights.double().tolist()
 
@@ -110,16 +118,14 @@ def _finding(error: BaseException) -> str:
 
 
 def _budget(subject: Subject) -> str:
-    if subject.info.budget == "own":
+    if subject.info.budget == "train-set":
+        return _budget_of_train_set(subject)
+    if subject.amount == "own":
         for case in ordinary():
             subject.fresh(case)
         return "sets its amount itself (asked for none); its answers are valid"
-    if subject.info.budget == "train-set":
-        return _budget_of_train_set(subject)
     for case in ordinary():
-        kept, asked = _kept(subject.fresh(case)), _asked(subject, case)
-        if abs(kept - asked) > 1:
-            raise UserError(f"{case.name}: kept {kept} {subject.kind}s, the budget is {asked}")
+        _require_amount(subject, case)
     everything = specimen("ratio 1", random_candidates(9, 30), (1.0, 1.0), 30)
     kept, asked = _kept(subject.fresh(everything)), _asked(subject, everything)
     if kept != asked:
@@ -204,12 +210,13 @@ def _degenerate(subject: Subject) -> str:
     cases = list(degenerate())
     for case in cases:
         try:
-            kept, asked = _kept(subject.fresh(case)), _asked(subject, case)
+            subject.fresh(case)
         except (Exception, SystemExit) as error:
             raise UserError(f"{case.name}: {_finding(error)}") from None
-        free = subject.kind == "sample" or not bool((case.selection.role == 4).any())
-        if subject.info.budget == "asked" and free and abs(kept - asked) > 1:
-            raise UserError(f"{case.name}: kept {kept} {subject.kind}s, the budget is {asked}")
+        # a budget of the batch cannot be met where samples stay whole
+        free = subject.kind == "sample" or not bool(torch.isin(case.selection.role, torch.tensor(STAY_WHOLE)).any())
+        if subject.amount != "own" and (free or subject.amount == "each"):
+            _require_amount(subject, case)
     return f"{len(cases)} of them"
 
 
@@ -231,11 +238,22 @@ def _kept(answer: Answer) -> int:
     return sum(value != 0 for value in answer[0])
 
 
+def _require_amount(subject: Subject, case: Specimen) -> None:
+    """UserError if a pruner does not keep, to one, what the budget asks for; more is allowed where it says so."""
+    kept, asked = _kept(subject.fresh(case)), _asked(subject, case)
+    if kept < asked - 1 or (kept > asked + 1 and subject.amount != "least"):
+        raise UserError(f"{case.name}: kept {kept} {subject.kind}s, the budget is {asked}")
+
+
 def _asked(subject: Subject, case: Specimen) -> int:
     """How many samples or tokens should be kept; tokens at most as many as the selected samples have."""
     everything = subject.info.scope == "none"
     if subject.kind == "sample":
         return len(case.candidates) if everything else case.budget.samples
+    if subject.amount == "each":
+        pairs = zip(case.candidates.lengths.tolist(), case.selection.role.tolist(), strict=True)
+        ratio = case.budget.token_ratio
+        return sum(whole_share(ratio, n) if role == PRUNABLE else n for n, role in pairs if role != DROPPED)
     held = int(case.candidates.lengths[case.selection.kept].sum())
     return held if everything else min(case.budget.tokens, held)
 

@@ -1,6 +1,6 @@
 """A method: a sample pruner and a token pruner at a budget, applied to one batch or to several together.
 
-Here are also the readings that concern every method (A9, A11, A12), and the checks of what a pruner returns.
+Here are also the readings that concern every method (A9, A11, A12, A16), and the checks of what a pruner returns.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +17,7 @@ from qtuning.experiment.needs import Needs, needs_of
 from qtuning.experiment.registry import SAMPLE_PRUNERS, PrunerInfo
 from qtuning.pruners.base import (
     DROPPED,
+    EXEMPT,
     PRUNABLE,
     WHOLE,
     Budget,
@@ -68,15 +69,16 @@ class Method:
             samples, ratio = _everything(candidates), 1.0
         else:
             samples, ratio = self._samples(candidates, rng), pruning.sample_ratio
-        asked = sample_budget(ratio, len(candidates))
+        size = pruning.kept_samples
+        asked = sample_budget(ratio, len(candidates), size)
         if pruning.passes == "twice":
             kept = samples.kept.nonzero().flatten()
-            asked = sample_budget(pruning.sample_ratio, len(kept))
+            asked = sample_budget(pruning.sample_ratio, len(kept), size)
             role = samples.role.clone()
             role[kept[draw(candidates.numbers[kept], rng)][asked:]] = DROPPED
             samples = replace(samples, role=role, supplement=samples.supplement & (role != DROPPED))
             ratio *= pruning.sample_ratio
-        budget = Budget.of(ratio, pruning.token_ratio, len(candidates), candidates.tokens)
+        budget = Budget.of(ratio, pruning.token_ratio, len(candidates), candidates.tokens, size)
         if pruning.token_ratio == 1 or not bool(samples.kept.any()):
             # a token ratio of 1 asks for all tokens of the kept samples, however long these samples are
             return Selection(samples, samples.kept[candidates.owner], asked, budget.tokens)
@@ -89,7 +91,7 @@ class Method:
         if self.pruning.sample_ratio == 1 and self.sample.scope != "batch":
             return _everything(candidates)
         ratios = self.pruning.sample_ratio, self.pruning.token_ratio
-        budget = Budget.of(*ratios, len(candidates), candidates.tokens)
+        budget = Budget.of(*ratios, len(candidates), candidates.tokens, self.pruning.kept_samples)
         selection = self.prune_samples(candidates, budget, rng)
         check_samples(self.sample, selection, candidates)
         if selection.weights is None or self.needs.by_epoch:
@@ -143,9 +145,11 @@ def check_samples(info: PrunerInfo, selection: SampleSelection, candidates: Cand
     _require(info, "role", selection.role, count, torch.int8)
     _require(info, "quadrant", selection.quadrant, count, torch.int8)
     _require(info, "supplement", selection.supplement, count, torch.bool)
-    roles = torch.tensor([DROPPED, PRUNABLE, WHOLE], dtype=torch.int8)
+    roles = torch.tensor([DROPPED, EXEMPT, PRUNABLE, WHOLE], dtype=torch.int8)
     if not bool(torch.isin(selection.role, roles).all()):
-        raise UserError(f"pruner {info.name}: role must be DROPPED (0), PRUNABLE (2) or WHOLE (4) of each sample")
+        raise UserError(
+            f"pruner {info.name}: role must be DROPPED (0), EXEMPT (1), PRUNABLE (2) or WHOLE (4) of each sample"
+        )
     if selection.weights is not None:
         _require(info, "weights", selection.weights, count, torch.float32, torch.float64)
         if not bool((selection.weights.isfinite() & (selection.weights >= 0)).all()):

@@ -1,9 +1,10 @@
-"""The Error-Uncertainty plane: from PPL and Ent to quadrants (method.md, Stage 1).
+"""The Error-Uncertainty plane: from PPL and Ent to quadrants (method.md, Stage 1; Algorithm 1, lines 5 to 16).
 
-Everything here works on one selection batch of B samples: [B] float64 tensors of PPL_i and Ent_i.
+Everything here works on one selection batch of B samples: [B] float64 tensors of PPL_i (eq. 4) and Ent_i (eq. 5).
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,26 +12,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qtuning.experiment.quadrants import BETWEEN, CALIBRATION, MISCONCEPTION, QUADRANTS, Naming
+from qtuning.experiment.quadrants import (
+    BETWEEN,
+    CALIBRATION,
+    MISCONCEPTION,
+    QUADRANTS,
+    REDUNDANT,
+    Naming,
+)
 
 MAX_LEVEL = 0.49  # quantile levels a and b are searched in [0, 0.49]
-MAX_ITERATIONS = 10
-TOLERANCE = 0.01  # on the kept fraction
+ITERATIONS = 10  # of the search, always; Algorithm 1 fixes a number ("typically < 10") that it does not name
+TOLERANCE = 0.01  # on the kept fraction, where the search is said to have converged
 
-Lines = Literal["two-tails", "midpoint"]  # reading A5
+Lines = Literal["two-tails", "midpoint", "lean"]  # reading A5
+Quantile = Literal["linear", "lower-step"]  # reading A14
+
+KEPT = (MISCONCEPTION, CALIBRATION)
+"""The quadrants whose samples stay (Algorithm 1, line 17)."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The lines on the plane, and how the search found them.
+    """The lines on the plane, and what they keep.
 
     level: the common quantile level a = b. ppl_low, ppl_high: error is low at or below the first and high above the
-    second; ent_low and ent_high divide uncertainty alike. kept: the share of the samples in Q2 and Q4. converged:
-    |kept - r_sample| <= 0.01.
+    second; ent_low and ent_high divide uncertainty alike. kept: the share of the samples that the lines keep.
+    converged: |kept - r_sample| <= 0.01.
     """
 
     level: float
-    iterations: int
     converged: bool
     ppl_low: float
     ppl_high: float
@@ -40,19 +51,29 @@ class Thresholds:
 
 
 class Plane:
-    """A selection batch on the plane. ppl, ent: [B] float64. naming: reading A1. thresholds: reading A5."""
+    """A selection batch on the plane.
 
-    def __init__(self, ppl: Tensor, ent: Tensor, naming: Naming = "figure", thresholds: Lines = "two-tails") -> None:
+    ppl, ent: [B] float64. naming: reading A1. thresholds: reading A5. quantile: reading A14. kept: the quadrants whose
+    samples stay: Q2 and Q4, and in tables 4 and 15 one more.
+    """
+
+    def __init__(
+        self,
+        ppl: Tensor,
+        ent: Tensor,
+        naming: Naming = "figure",
+        thresholds: Lines = "two-tails",
+        quantile: Quantile = "linear",
+        kept: Collection[int] = KEPT,
+    ) -> None:
         self.thresholds = thresholds
+        self._quantile = _QUANTILES[quantile]
         # numpy, whose calls on a few samples cost a fraction of torch's: the search makes a hundred of them. Sorted
         # once for all quantiles
         self._axes = ppl.numpy(), ent.numpy()
         self._sorted = [np.sort(values).tolist() for values in self._axes]
-        # [3, 3] int8: the quadrant at [error, uncertainty], each 0 low, 1 between, 2 high
-        self._numbers = np.full((3, 3), BETWEEN, np.int8)
-        for quadrant in QUADRANTS[naming]:
-            self._numbers[2 * quadrant.high_error, 2 * quadrant.high_uncertainty] = quadrant.number
-        self._held = (self._numbers == MISCONCEPTION) | (self._numbers == CALIBRATION)
+        self._numbers = _numbers(naming, thresholds)
+        self._kept = np.isin(self._numbers, list(kept))
 
     @property
     def spread(self) -> bool:
@@ -62,10 +83,10 @@ class Plane:
     def lines(self, level: float) -> tuple[tuple[float, float], tuple[float, float]]:
         """(low, high) of PPL and of entropy: values <= low are low, values > high are high (reading A5).
 
-        two-tails (D): quantile(level) and quantile(1 - level); values between them are neither low nor high. midpoint:
-        one line halfway between these quantiles, given twice, so that every value is low or high.
+        two-tails (D), lean: quantile(level) and quantile(1 - level); values between them are neither low nor high.
+        midpoint: one line halfway between these quantiles, given twice, so that every value is low or high.
         """
-        ppl, ent = ((_quantile(values, level), _quantile(values, 1 - level)) for values in self._sorted)
+        ppl, ent = ((self._quantile(values, level), self._quantile(values, 1 - level)) for values in self._sorted)
         if self.thresholds == "midpoint":
             ppl, ent = ((low + (high - low) / 2,) * 2 for low, high in (ppl, ent))
         return ppl, ent
@@ -77,32 +98,29 @@ class Plane:
         Q2 = { PPL > quantile(PPL, 1-a) and Ent <= quantile(Ent, b) }
         Q4 = { PPL <= quantile(PPL, a)  and Ent >  quantile(Ent, 1-b) }
         With the same lines Q1 is high in both and Q3 low in both; all other samples are BETWEEN. Reading A1, `text`,
-        swaps the names of the two quadrants of high error: Q2 has high entropy and Q1 low entropy.
+        swaps the names of the two quadrants of high error: Q2 has high entropy and Q1 low entropy. Reading A5, `lean`,
+        assigns the samples between the lines: high PPL to Q2; middle PPL and low entropy, or low PPL, to Q3; the
+        others to Q4.
         """
         return torch.from_numpy(self._numbers[self._bands(level)])
 
     def search(self, sample_ratio: float) -> Thresholds:
-        """Bisect the common level a = b in [0, 0.49] until Q2 and Q4 hold the share `sample_ratio` of the batch.
+        """Bisect the common level a = b in [0, 0.49] until the share `sample_ratio` of the batch is kept.
 
-        A kept share that is too small raises the level, one that is too large lowers it. There are at most 10
-        iterations, and the tolerance is 0.01. In a small batch the share moves in steps of 1/B, so the search often
-        ends without converging. Then the last level is used, and the supplement or the trimming does the rest.
+        Algorithm 1, lines 5 to 16. A kept fraction below `sample_ratio` raises the level, any other lowers it. The
+        number of iterations is fixed, and the last level tried counts. In a small batch the fraction moves in steps of
+        1/B, so the search often ends without converging; the supplement and the reading of A6 do the rest.
         """
         low, high, count = 0.0, MAX_LEVEL, len(self._axes[0])
-        iterations = 0
-        while iterations < MAX_ITERATIONS:
-            iterations += 1
+        for _ in range(ITERATIONS):
             level = (low + high) / 2
-            kept = int(np.count_nonzero(self._held[self._bands(level)])) / count
-            converged = abs(kept - sample_ratio) <= TOLERANCE
-            if converged:
-                break
+            kept = int(np.count_nonzero(self._kept[self._bands(level)])) / count
             if kept < sample_ratio:
                 low = level
             else:
                 high = level
         ppl, ent = self.lines(level)
-        return Thresholds(level, iterations, converged, *ppl, *ent, kept)
+        return Thresholds(level, abs(kept - sample_ratio) <= TOLERANCE, *ppl, *ent, kept)
 
     def _bands(self, level: float) -> tuple[np.ndarray, np.ndarray]:
         """([B], [B]) of error and of uncertainty: 0 low, 1 between, 2 high."""
@@ -113,7 +131,7 @@ class Plane:
 
 
 def min_max(values: Tensor) -> Tensor:
-    """n(.): the values scaled to [0, 1] over the batch; zeros if all are equal."""
+    """n(.) of Algorithm 1, line 19: the values scaled to [0, 1] over the batch; zeros if all are equal."""
     low, high = values.min(), values.max()
     return (values - low) / (high - low) if high > low else torch.zeros_like(values)
 
@@ -129,10 +147,33 @@ def ranks(values: Tensor) -> Tensor:
     return below + (equal - 1).double() / 2
 
 
-def _quantile(values: Sequence[float], level: float) -> float:
-    """The quantile of ascending values by linear interpolation, rounded as torch.quantile rounds it."""
+def _numbers(naming: Naming, thresholds: Lines) -> np.ndarray:
+    """[3, 3] int8: the quadrant at [error, uncertainty], each 0 low, 1 between, 2 high."""
+    numbers = np.full((3, 3), BETWEEN, np.int8)
+    if thresholds == "lean":
+        numbers[1, 1:] = CALIBRATION
+        numbers[2, 1] = MISCONCEPTION
+        numbers[0, 1] = numbers[1, 0] = REDUNDANT
+    for quadrant in QUADRANTS[naming]:
+        numbers[2 * quadrant.high_error, 2 * quadrant.high_uncertainty] = quadrant.number
+    return numbers
+
+
+def _interpolated(values: Sequence[float], level: float) -> float:
+    """A14, `linear`: the quantile of ascending values by linear interpolation, rounded as torch.quantile rounds it."""
     position = level * (len(values) - 1)
     below = int(position)
     weight, low, high = position - below, values[below], values[min(below + 1, len(values) - 1)]
     # from the nearer end, as torch does: the two forms differ in the last bit, and a sample may lie exactly on the line
     return low + weight * (high - low) if weight < 0.5 else high - (high - low) * (1 - weight)
+
+
+def _lower_step(values: Sequence[float], level: float) -> float:
+    """A14, `lower-step`: the smallest of ascending values with at least the share `level` at or below it."""
+    return values[max(0, math.ceil(level * len(values)) - 1)]
+
+
+_QUANTILES: dict[Quantile, Callable[[Sequence[float], float], float]] = {
+    "linear": _interpolated,
+    "lower-step": _lower_step,
+}

@@ -176,7 +176,7 @@ def identity(grid: Grid, cell: Cell) -> dict[str, Any]:
 
 def _options(pruning: Pruning) -> dict[str, Any]:
     """Options of both pruners, the readings that concern every method, and the reference model's name."""
-    method_wide = {name: getattr(pruning, name) for name in Readings.model_fields}
+    method_wide = pruning.model_dump(mode="json", include=set(Readings.model_fields))
     for role in AUXILIARY:
         if (model := getattr(pruning, role)) is not None:
             method_wide[role] = model.name if isinstance(model, Model) else model.label

@@ -17,6 +17,7 @@ import polars as pl
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Readings
 from qtuning.experiment.lookup import find_pruner
+from qtuning.experiment.presets import PRESETS
 from qtuning.store.schema import COST_COLUMNS, SELECTION_COLUMNS
 
 RANDOM, FULL, ZERO_SHOT = "random+random", "full", "zero-shot"
@@ -39,7 +40,7 @@ class Line:
 
     sample_ratio and token_ratio are None for the zero-shot model. options: JSON text, as in the store. training: what
     an experiment varies in training, e.g. `batch_size=16`, or empty. variant: that, and the options that differ from
-    the pruners' defaults, e.g. `lambda=0.3`, or empty. named: options that a label names even at their defaults,
+    the method's defaults, e.g. `lambda=0.3`, or empty. named: options that a label names even at their defaults,
     because other lines of the method in the experiment set them; not part of the line's identity.
     """
 
@@ -67,7 +68,8 @@ class Line:
         """The options that differ from the defaults, and those in `named` at whatever value."""
         if not self.options:
             return {}
-        found, chosen = changed_options(self.sample_pruner, self.token_pruner, self.options), json.loads(self.options)
+        found = changed_options(self.method, self.sample_pruner, self.token_pruner, self.options)
+        chosen = json.loads(self.options)
         for part, key in self.named:
             if key in chosen[part]:
                 found[part][key] = chosen[part][key]
@@ -87,7 +89,8 @@ def line_of(row: Mapping[str, Any], train_set: str) -> Line:
         return Line(train_set, ZERO_SHOT, "", "", None, None, "", "")
     names = ("method", "sample_pruner", "token_pruner", "sample_ratio", "token_ratio", "options")
     training = row.get("training") or ""
-    chosen = option_text(changed_options(row["sample_pruner"], row["token_pruner"], row["options"]).values())
+    pruners = row["sample_pruner"], row["token_pruner"]
+    chosen = option_text(changed_options(row["method"], *pruners, row["options"]).values())
     return Line(
         train_set,
         **{name: row[name] for name in names},
@@ -103,7 +106,7 @@ def in_table_order(lines: Sequence[Line], train_sets: Sequence[str]) -> list[Lin
     for line in lines:
         if line.options:
             methods.setdefault(line.method, []).append((line.sample_pruner, line.token_pruner, line.options))
-    named = {method: varied(dict.fromkeys(rows)) for method, rows in methods.items()}
+    named = {method: varied(method, dict.fromkeys(rows)) for method, rows in methods.items()}
     samples = list(dict.fromkeys(line.sample_pruner for line in lines))
     tokens = list(dict.fromkeys(line.token_pruner for line in lines))
     budgets = list(dict.fromkeys((line.sample_ratio, line.token_ratio) for line in lines))
@@ -115,7 +118,7 @@ def in_table_order(lines: Sequence[Line], train_sets: Sequence[str]) -> list[Lin
             train_sets.index(line.train_set),
             budget,
             line.method != ZERO_SHOT,
-            line.method == "q-tuning",
+            line.method in PRESETS,
             samples.index(line.sample_pruner),
             tokens.index(line.token_pruner),
             trainings.index(line.training),
@@ -181,21 +184,28 @@ def _plain(lines: Sequence[Line]) -> list[Line]:
     return [line for line in lines if line.variant == line.training]
 
 
-def changed_options(sample_pruner: str, token_pruner: str, options: str) -> Options:
-    """The options and readings (`options` of a row of the store) that differ from their defaults, by whose they are."""
+def changed_options(method: str, sample_pruner: str, token_pruner: str, options: str) -> Options:
+    """The options and readings (`options` of a row of the store) that differ from their defaults, by whose they are.
+
+    The defaults of a preset of Q-Tuning (presets.py) are its readings.
+    """
     chosen = json.loads(options)
+    preset = PRESETS[method].readings if method in PRESETS else {}
     defaults = {
-        "sample": _defaults(sample_pruner, "sample"),
-        "token": _defaults(token_pruner, "token"),
-        "method": Readings().model_dump(mode="json", by_alias=True),
+        part: {key: preset.get(key, value) for key, value in known.items()}
+        for part, known in (
+            ("sample", _defaults(sample_pruner, "sample")),
+            ("token", _defaults(token_pruner, "token")),
+            ("method", Readings().model_dump(mode="json", by_alias=True)),
+        )
     }
     return {part: dict(item for item in chosen[part].items() if item not in defaults[part].items()) for part in PARTS}
 
 
-def varied(lines: Iterable[tuple[str, str, str]]) -> tuple[tuple[Part, str], ...]:
-    """The options that lines of one method, (sample pruner, token pruner, options) each, set differently from the
+def varied(method: str, lines: Iterable[tuple[str, str, str]]) -> tuple[tuple[Part, str], ...]:
+    """The options that lines of one method, (sample pruner, token pruner, options) each, set differently from its
     defaults; nothing where that is more than `MOST_NAMED` options, which would drown the label of a line."""
-    changed = [changed_options(*line) for line in lines]
+    changed = [changed_options(method, *line) for line in lines]
     found = dict.fromkeys((part, key) for options in changed for part, values in options.items() for key in values)
     return tuple(found) if len(found) <= MOST_NAMED else ()
 

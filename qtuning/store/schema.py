@@ -14,9 +14,9 @@ COST_COLUMNS: Columns = {
 """What a cell cost (train.json, `cost`; qtuning/train/cost.py)."""
 
 SELECTION_COLUMNS: Columns = {
-    **dict.fromkeys(("samples_available", "tokens_available", "level", "iterations", "converged"), pl.Float64()),
+    **dict.fromkeys(("samples_available", "tokens_available", "level", "converged"), pl.Float64()),
     **dict.fromkeys(("q1_share", "q2_share", "q3_share", "q4_share"), pl.Float64()),
-    **dict.fromkeys(("from_thresholds", "supplemented", "trimmed"), pl.Float64()),
+    **dict.fromkeys(("from_thresholds", "supplemented", "trimmed", "supp_ties"), pl.Float64()),
 }
 """What there was to choose from, and how Q-Tuning's triage decided (`selection` of train.json; train/journal.py)."""
 
@@ -59,7 +59,7 @@ ITEM_SCHEMA: Columns = {
 """Columns of items.parquet: headline metric only; score as a fraction; item_hash: its first 16 hex digits."""
 
 SELECTION_STEPS = (
-    *("level", "iterations", "converged", "ppl_low", "ppl_high", "ent_low", "ent_high"),
+    *("level", "converged", "ppl_low", "ppl_high", "ent_low", "ent_high"),
     *(f"q{quadrant}_share" for quadrant in (1, 2, 3, 4)),
     *(f"median_q{quadrant}" for quadrant in (1, 2, 3, 4)),
 )

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import polars as pl
 
 from qtuning.experiment.benchmarks import label_of
+from qtuning.experiment.presets import PRESETS
 from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, PrunerInfo
 from qtuning.statistics.summary import AVERAGE, Entry, Hole, labels_of
 from qtuning.store.lines import PARTS, Line, option_text
@@ -22,7 +23,8 @@ def pruner_labels(line: Line) -> tuple[str, str]:
     Options stand beside the pruner they are of; readings and what varies in training, which concern both, at the end.
     """
     options = line.shown_options()
-    named = {"zero-shot": "Zero-shot", "full": "Full data", "q-tuning": "Q-Tuning"}
+    presets = {name: preset.label for name, preset in PRESETS.items()}
+    named = {"zero-shot": "Zero-shot", "full": "Full data"} | presets
     if line.method in named:
         return named[line.method] + _bracketed(line.training, option_text(options.values())), ""
     sample, token, shared = (option_text([options.get(part, {})]) for part in PARTS)

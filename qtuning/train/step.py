@@ -103,7 +103,7 @@ class TrainingLoop:
         """How many updates the cell will make, if every epoch holds what the budget says."""
         count = len(self.samples)
         if self.method.needs.by_epoch:
-            count = sample_budget(self.pruning.sample_ratio, count)
+            count = sample_budget(self.pruning.sample_ratio, count, self.pruning.kept_samples)
         batches = math.ceil(count / self.training.batch_size)
         plain = math.ceil(batches / self.training.batches)
         return self.training.epochs * sum(self.pooling.updates(plain))

@@ -156,7 +156,6 @@ def steps(cell: str, updates: int = 640, bins: int = 64, quadrants: bool = True,
     done = at / bins
     known = {
         "level": 0.4,
-        "iterations": 8.0,
         "converged": 0.5,
         "ppl_low": 2 + 20 * np.exp(-6 * done),
         "ppl_high": 3 + 200 * np.exp(-6 * done),

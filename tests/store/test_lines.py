@@ -113,7 +113,7 @@ def test_a_method_with_many_options_is_named_by_what_differs() -> None:
         "Q-Tuning (quadrants=text)",
         "Q-Tuning (selection=global)",
     ]
-    assert varied([("q-tuning", "q-tuning", found.options) for found in lines]) == ()
+    assert varied("q-tuning", [("q-tuning", "q-tuning", found.options) for found in lines]) == ()
 
 
 def test_a_row_without_the_option_has_nothing_to_name(module: Path) -> None:

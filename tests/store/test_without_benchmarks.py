@@ -23,7 +23,7 @@ from qtuning.report import write_report
 from qtuning.store.store import Store, write_store
 
 LOGGED: dict[str, Any] = {
-    **{"level": 0.4, "iterations": 8, "converged": 1.0},
+    **{"level": 0.4, "converged": 1.0},
     **{"ppl_low": 2.0, "ppl_high": 9.0, "ent_low": 0.5, "ent_high": 1.0},
     **{f"q{n}_share": 0.2 for n in (1, 2, 3, 4)},
     **{f"median_q{n}": 0.25 for n in (1, 2, 3, 4)},

@@ -171,8 +171,8 @@ def test_a_pool_makes_fewer_updates_of_full_batches(
         assert all(row[9] > 0 for row in later)
         asked = [record["samples_asked"] for record in result.records[at : at + span]]
         assert asked[0] > 0 and not any(asked[1:])
-        scored = {record["selection/iterations"] for record in result.records[at : at + 1]}
-        assert scored and "selection/iterations" not in (result.records[at + 1] if span > 1 else {})
+        scored = {record["selection/level"] for record in result.records[at : at + 1]}
+        assert scored and "selection/level" not in (result.records[at + 1] if span > 1 else {})
         at += span
     cost = result.cost
     assert cost["samples_scored"] == fresh.cost["samples_scored"] == 36
