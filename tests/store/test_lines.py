@@ -43,9 +43,9 @@ def line(method: str, training: str = "", **options: Any) -> Line:
     """The line of a configured method, with all the options that the store has of it."""
     given = {name.rstrip("_"): value for name, value in options.items()}  # `lambda` is a word of Python's
     found = make_pruning(MethodEntry(method=method, options=given), Ratios(sample_ratio=0.25, token_ratio=0.5))
-    readings = {name: getattr(found, name) for name in Readings.model_fields}
+    readings = found.model_dump(mode="json", include=set(Readings.model_fields))
     return stored(
-        method,
+        found.method,
         found.sample_pruner,
         found.token_pruner,
         {"sample": dict(found.sample_options), "token": dict(found.token_options), "method": readings},
@@ -114,6 +114,20 @@ def test_a_method_with_many_options_is_named_by_what_differs() -> None:
         "Q-Tuning (selection=global)",
     ]
     assert varied("q-tuning", [("q-tuning", "q-tuning", found.options) for found in lines]) == ()
+
+
+def test_a_preset_goes_by_its_name_and_shows_what_differs_from_it() -> None:
+    budget: dict[str, Any] = {"surplus": "trim", "counted": "response"}
+    assert method_label(line("q-tuning", **budget)) == method_label(line("q-tuning-budget")) == "Q-Tuning, budget"
+    assert line("q-tuning", **budget) == line("q-tuning-budget") and line("q-tuning-budget").variant == ""
+    assert method_label(line("q-tuning-budget", lambda_=0.3)) == "Q-Tuning, budget (lambda=0.3)"
+    assert method_label(line("q-tuning-budget", kept_samples="floor")) == "Q-Tuning, budget (kept_samples=floor)"
+    assert method_label(line("q-tuning-budget", surplus="keep")) == "Q-Tuning (counted=response)"
+    # of two presets that fit, the one that says more
+    both = line("q-tuning-third-party", **budget)
+    assert method_label(both) == "Q-Tuning, third party (counted=response, surplus=trim)"
+    last = in_table_order([line("q-tuning-history"), line("random+random"), line("q-tuning")], ["mini"])
+    assert [method_label(found) for found in last] == ["random + random", "Q-Tuning, history", "Q-Tuning"]
 
 
 def test_a_row_without_the_option_has_nothing_to_name(module: Path) -> None:
