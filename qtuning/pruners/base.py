@@ -43,7 +43,7 @@ class Budget:
     @classmethod
     def of(cls, sample_ratio: float, token_ratio: float, count: int, tokens: int, size: Size = "round") -> "Budget":
         """The budget of `count` samples with `tokens` response tokens. size: reading A16."""
-        asked = max(1, round(tokens * sample_ratio * token_ratio))
+        asked = sample_budget(sample_ratio * token_ratio, tokens)
         return cls(sample_ratio, token_ratio, sample_budget(sample_ratio, count, size), asked)
 
 
