@@ -1,53 +1,63 @@
-"""The Error-Uncertainty plane against the plain reference."""
+"""The Error-Uncertainty plane: quadrants, thresholds and their search, against the exact oracle and by hand."""
 
-import math
-from typing import get_args
+from fractions import Fraction
+from typing import Any, get_args
 
-import oracles
-import oracles_readings
+import oracle_method as oracle
 import pytest
 import torch
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from qtuning.experiment.quadrants import BETWEEN, CALIBRATION, MISCONCEPTION, NOISE, REDUNDANT, Naming
 from qtuning.scoring import plane
 
-# few distinct values make ties; perplexities reach exp(600)
-PPL = st.sampled_from([1.0, 1.0 + 2**-20, 1.5, 2.0, 7.25, 1e3, 1e38, math.exp(600.0)]) | st.integers(1, 4000).map(
-    lambda n: n / 8
+# few distinct values make ties; all are fractions of powers of 2, so that floating point has them exactly
+PPL = st.sampled_from(
+    [Fraction(1), 1 + Fraction(1, 2**20), Fraction(3, 2), Fraction(2), Fraction(2) ** 600]
+) | st.integers(1, 4000).map(lambda n: Fraction(n, 8))
+ENT = st.sampled_from([Fraction(0), Fraction(1, 2**30), Fraction(1, 2)]) | st.integers(0, 4000).map(
+    lambda n: Fraction(n, 256)
 )
-ENT = st.sampled_from([0.0, 2**-30, 0.5, 1.0, 12.5]) | st.integers(0, 4000).map(lambda n: n / 256)
+Axes = tuple[tuple[Fraction, ...], tuple[Fraction, ...]]
 PLANE = st.lists(st.tuples(PPL, ENT), min_size=1, max_size=40).map(lambda rows: tuple(zip(*rows, strict=True)))
-READINGS = [(q, t) for q in get_args(Naming) for t in get_args(plane.Lines)]  # A1, A5
-RATIO = st.sampled_from([0.0078125, 0.0625, 0.125, 0.25, 0.5, 0.75, 1.0]) | st.floats(1e-6, 1.0)
+# levels that put no line on a sample but where equal samples are
+LEVEL = st.integers(1, 490).map(lambda n: Fraction(n, 1009))
+READINGS = [
+    (naming, lines, quantile)
+    for naming in get_args(Naming)  # A1
+    for lines in get_args(plane.Lines)  # A5
+    for quantile in get_args(plane.Quantile)  # A14
+]
 
 
-def tensors(ppl: tuple[float, ...], ent: tuple[float, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.tensor(ppl, dtype=torch.float64), torch.tensor(ent, dtype=torch.float64)
-
-
-def a_sample_lies_on_a_middle_line(points: tuple[tuple[float, ...], ...], level: float) -> bool:
-    """Then the last bit of the line decides on which side, and two right computations may differ in that bit."""
-    return any(
-        len(set(axis)) > 1 and any(abs(value - line) <= 1e-12 * abs(line) for value in axis)
-        for axis in points
-        for line in oracles_readings.lines(axis, level, "midpoint")[:1]
-    )
+def tensors(points: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    ppl, ent = (torch.tensor([float(value) for value in axis], dtype=torch.float64) for axis in points)
+    return ppl, ent
 
 
 @pytest.mark.parametrize("readings", READINGS, ids="-".join)
-@settings(max_examples=150, deadline=None)
-@given(points=PLANE, level=st.integers(0, 490).map(lambda n: n / 1000))
-def test_quadrants(
-    points: tuple[tuple[float, ...], tuple[float, ...]], level: float, readings: tuple[Naming, plane.Lines]
-) -> None:
-    assume(readings[1] == "two-tails" or not a_sample_lies_on_a_middle_line(points, level))
-    result = plane.Plane(*tensors(*points), *readings).quadrants(level)
-    assert result.dtype == torch.int8
-    assert result.tolist() == oracles_readings.places(*points, level, *readings)
-    if readings[1] == "midpoint":
-        assert (result != BETWEEN).all(), "one line an axis: the quadrants cover the batch"
+@settings(max_examples=60, deadline=None)
+@given(points=PLANE, level=LEVEL)
+def test_quadrants(points: Axes, level: Fraction, readings: Any) -> None:
+    naming, thresholds, quantile = readings
+    lines = [oracle.lines_of(axis, level, thresholds, quantile) for axis in points]
+    # where a middle line is as near to a sample as rounding reaches, the last bit would decide
+    near = Fraction(1, 10**12)
+    assume(
+        all(
+            len(set(axis)) == 1 or thresholds != "midpoint" or all(abs(v - low) > near * low for v in axis)
+            for axis, (low, _) in zip(points, lines, strict=True)
+        )
+    )
+    expected = [
+        oracle.quadrant_of(oracle.side(error, lines[0]), oracle.side(doubt, lines[1]), naming, thresholds)
+        for error, doubt in zip(*points, strict=True)
+    ]
+    result = plane.Plane(*tensors(points), *readings).quadrants(float(level))
+    assert result.dtype == torch.int8 and result.tolist() == expected
+    if thresholds != "two-tails":
+        assert (result != BETWEEN).all(), "the quadrants cover the batch"
 
 
 def test_quadrants_by_hand() -> None:
@@ -55,9 +65,9 @@ def test_quadrants_by_hand() -> None:
     ppl = (1.0, 1.0, 5.0, 5.0, 3.0)
     ent = (0.1, 0.9, 0.1, 0.9, 0.5)
     # the quantile 1/4 of (1, 1, 3, 5, 5) is 1 and 3/4 is 5, so nothing is above the line: high error is strict
-    assert plane.Plane(*tensors(ppl, ent)).quadrants(0.25).tolist() == [REDUNDANT, 0, 0, 0, 0]
+    assert plane.Plane(*tensors((ppl, ent))).quadrants(0.25).tolist() == [REDUNDANT, 0, 0, 0, 0]
     # a level further out puts the line between 3 and 5
-    assert plane.Plane(*tensors(ppl, ent)).quadrants(0.45).tolist() == [
+    assert plane.Plane(*tensors((ppl, ent))).quadrants(0.45).tolist() == [
         REDUNDANT,
         CALIBRATION,
         MISCONCEPTION,
@@ -66,58 +76,60 @@ def test_quadrants_by_hand() -> None:
     ]
 
 
-@settings(max_examples=150, deadline=None)
-@given(PLANE, st.integers(0, 490).map(lambda n: n / 1000), st.sampled_from(get_args(plane.Lines)))
-def test_text_swaps_the_names_of_the_quadrants_of_high_error(
-    points: tuple[tuple[float, ...], tuple[float, ...]], level: float, lines: plane.Lines
-) -> None:
+@settings(max_examples=100, deadline=None)
+@given(PLANE, LEVEL, st.sampled_from(["two-tails", "midpoint"]))
+def test_text_swaps_the_names_of_the_quadrants_of_high_error(points: Axes, level: Fraction, lines: plane.Lines) -> None:
     """Reading A1: the lines do not move."""
-    figure = plane.Plane(*tensors(*points), "figure", lines).quadrants(level)
-    text = plane.Plane(*tensors(*points), "text", lines).quadrants(level)
+    figure = plane.Plane(*tensors(points), "figure", lines).quadrants(float(level))
+    text = plane.Plane(*tensors(points), "text", lines).quadrants(float(level))
     swapped = torch.tensor([BETWEEN, MISCONCEPTION, NOISE, REDUNDANT, CALIBRATION])
     assert text.tolist() == swapped[figure.long()].tolist()
 
 
 def test_readings_by_hand() -> None:
     """The fifth sample is above half of both axes (line 3 and 0.5), though in no tail; the sixth is below."""
-    ppl = (1.0, 1.0, 5.0, 5.0, 3.5, 2.5)
-    ent = (0.1, 0.9, 0.1, 0.9, 0.6, 0.4)
-    two_tails = [3, 4, 2, 1, 0, 0]
-    assert plane.Plane(*tensors(ppl, ent)).quadrants(0.3).tolist() == two_tails
-    assert plane.Plane(*tensors(ppl, ent), "text").quadrants(0.3).tolist() == [3, 4, 1, 2, 0, 0]
-    assert plane.Plane(*tensors(ppl, ent), "figure", "midpoint").quadrants(0.3).tolist() == [3, 4, 2, 1, 1, 3]
-    assert plane.Plane(*tensors(ppl, ent), "text", "midpoint").quadrants(0.3).tolist() == [3, 4, 1, 2, 2, 3]
+    points = tensors(((1.0, 1.0, 5.0, 5.0, 3.5, 2.5), (0.1, 0.9, 0.1, 0.9, 0.6, 0.4)))
+    assert plane.Plane(*points).quadrants(0.3).tolist() == [3, 4, 2, 1, 0, 0]
+    assert plane.Plane(*points, "text").quadrants(0.3).tolist() == [3, 4, 1, 2, 0, 0]
+    assert plane.Plane(*points, "figure", "midpoint").quadrants(0.3).tolist() == [3, 4, 2, 1, 1, 3]
+    assert plane.Plane(*points, "text", "midpoint").quadrants(0.3).tolist() == [3, 4, 1, 2, 2, 3]
 
 
-@pytest.mark.parametrize("readings", READINGS, ids="-".join)
-@settings(max_examples=150, deadline=None)
-@given(points=PLANE, ratio=RATIO)
-@example(points=((1.0, 1.0 + 2**-20, 1.0 + 2**-20), (0.0, 0.5, 1.0)), ratio=0.0078125)
-def test_search(
-    points: tuple[tuple[float, ...], tuple[float, ...]], ratio: float, readings: tuple[Naming, plane.Lines]
-) -> None:
-    ppl, ent = points
-    if readings[1] == "midpoint":
-        least, most = 0.0, 0.49  # the levels that the bisection can try, on the oracle's way
-        for _ in range(10):
-            level = (least + most) / 2
-            assume(not a_sample_lies_on_a_middle_line(points, level))
-            where = oracles_readings.places(ppl, ent, level, *readings)
-            least, most = (level, most) if (where.count(2) + where.count(4)) / len(where) < ratio else (least, level)
-    found = plane.Plane(*tensors(*points), *readings).search(ratio)
-    truth = oracles_readings.search(ppl, ent, ratio, *readings)
-    assert (found.level, found.kept, found.converged) == (truth.level, truth.kept, truth.converged)
-    assert 0 <= found.level <= 0.49
-    assert found.converged == (abs(found.kept - ratio) <= 0.01)
-    for lines, axis in (((found.ppl_low, found.ppl_high), ppl), ((found.ent_low, found.ent_high), ent)):
-        assert lines == pytest.approx(oracles_readings.lines(axis, found.level, readings[1]), rel=1e-12)
+def test_lean_by_hand() -> None:
+    """Low is 1, middle 2, high 3: high error leans to Q2, low error and low entropy to Q3, all else to Q4."""
+    rows = [(error, doubt) for error in (1.0, 2.0, 3.0) for doubt in (1.0, 2.0, 3.0)]
+    found = plane.Plane(*tensors(zip(*rows, strict=True)), "figure", "lean").quadrants(0.33).tolist()
+    assert dict(zip(rows, found, strict=True)) == {
+        (1.0, 1.0): 3, (1.0, 2.0): 3, (1.0, 3.0): 4,
+        (2.0, 1.0): 3, (2.0, 2.0): 4, (2.0, 3.0): 4,
+        (3.0, 1.0): 2, (3.0, 2.0): 2, (3.0, 3.0): 1,
+    }  # fmt: skip
 
 
-def test_search_on_plateaus_ends_after_ten_trials() -> None:
+def test_quantiles_by_hand() -> None:
+    """Of 0, 1, 2, 3, 10 at 0.3: 1.2 by interpolation; 1 by steps, for two of five are at or below it."""
+    axes = tensors(((0.0, 1.0, 2.0, 3.0, 10.0),) * 2)
+    for quantile, low, high in (("linear", 1.2, 2.8), ("lower-step", 1.0, 3.0)):
+        lines = plane.Plane(*axes, quantile=quantile).lines(0.3)  # type: ignore[arg-type]
+        assert lines[0] == lines[1] == pytest.approx((low, high))
+    assert plane.Plane(*axes, quantile="lower-step").lines(0.0)[0] == (0.0, 10.0)
+
+
+def test_search_on_plateaus_does_not_converge() -> None:
     """Equal samples are in no quadrant at any level, so no share but zero can be reached."""
-    found = plane.Plane(*tensors((2.0,) * 8, (1.0,) * 8)).search(0.5)
+    found = plane.Plane(*tensors(((2.0,) * 8, (1.0,) * 8))).search(0.5)
     assert (found.kept, found.converged) == (0.0, False)
     assert found.level == pytest.approx(0.49, abs=1e-3)
+
+
+def test_search_makes_ten_bisections_whatever_they_find() -> None:
+    """At the first level, 0.245, half of the samples are in Q2 and Q4, as asked. The search lowers it all the same: down
+    to 1/7, the least level that keeps them."""
+    ppl, ent = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0), (7.0, 6.0, 2.0, 3.0, 4.0, 5.0, 1.0, 0.0)
+    found = plane.Plane(*tensors((ppl, ent))).search(0.5)
+    assert found.level == pytest.approx(1 / 7, abs=0.49 / 2**9)
+    assert found.converged == (found.kept == 0.5)
+    assert plane.Plane(*tensors((ppl, ent))).search(0.25).level == pytest.approx(0, abs=0.49 / 2**9)
 
 
 def test_search_on_a_large_batch_converges() -> None:
@@ -126,27 +138,37 @@ def test_search_on_a_large_batch_converges() -> None:
     for ratio in (0.05, 0.125, 0.25, 0.4):
         found = plane.Plane(ppl, ent).search(ratio)
         quadrant = plane.Plane(ppl, ent).quadrants(found.level)
-        assert found.converged
         share = float(((quadrant == 2) | (quadrant == 4)).double().mean())
-        assert share == found.kept and abs(share - ratio) <= 0.01
+        assert found.converged and share == found.kept and abs(share - ratio) <= 0.01
+
+
+def test_search_counts_every_quadrant_whose_samples_stay() -> None:
+    """Tables 4 and 15: with Q3 beside Q2 and Q4, thinner tails are enough."""
+    rng = torch.Generator().manual_seed(1)
+    ppl, ent = (torch.rand(2000, generator=rng, dtype=torch.float64) for _ in range(2))
+    found = plane.Plane(ppl, ent, kept=(2, 3, 4)).search(0.3)
+    share = float((plane.Plane(ppl, ent).quadrants(found.level) > 1).double().mean())
+    assert found.converged and share == found.kept
+    assert found.level < plane.Plane(ppl, ent).search(0.3).level
 
 
 @settings(max_examples=100, deadline=None)
 @given(PLANE)
-def test_min_max(points: tuple[tuple[float, ...], tuple[float, ...]]) -> None:
-    for values in points:
-        result = plane.min_max(torch.tensor(values, dtype=torch.float64))
-        assert result.tolist() == oracles.scaled(values)
+def test_min_max(points: Axes) -> None:
+    for axis in points:
+        result = plane.min_max(torch.tensor([float(value) for value in axis], dtype=torch.float64))
+        assert result.tolist() == pytest.approx([float(n) for n in oracle.supplement_scores(axis, "min-max")])
         assert float(result.min()) == 0.0 and float(result.max()) in (0.0, 1.0)
 
 
 @settings(max_examples=100, deadline=None)
 @given(PLANE)
-def test_ranks(points: tuple[tuple[float, ...], tuple[float, ...]]) -> None:
+def test_ranks(points: Axes) -> None:
     """Reading A10, `rank`; the division by B - 1 is left out."""
-    for values in points:
-        result = plane.ranks(torch.tensor(values, dtype=torch.float64)) / max(1, len(values) - 1)
-        assert result.tolist() == pytest.approx([float(rank) for rank in oracles_readings.ranked(values)])
+    for axis in points:
+        result = plane.ranks(torch.tensor([float(value) for value in axis], dtype=torch.float64))
+        expected = [float(n) for n in oracle.supplement_scores(axis, "rank")]
+        assert (result / max(1, len(axis) - 1)).tolist() == pytest.approx(expected)
 
 
 def test_ranks_by_hand() -> None:
