@@ -24,14 +24,15 @@ DEFAULTS = {
     "quantile": "linear",  # A14
     "supplemented": "nearer",  # A15
     "kept_samples": "round",  # A16
+    "search": "fixed",  # A17
     "drop_in": "Q1+Q3",
     "prune_in": "Q2",
 }
 
 PRESETS = {
     "q-tuning": {},
-    "q-tuning-budget": {"surplus": "trim", "counted": "response"},
-    "q-tuning-history": {"entropy": "sequence", "surplus": "keep", "counted": "sequence"},
+    "q-tuning-budget": {"surplus": "trim", "counted": "response", "search": "tolerance"},
+    "q-tuning-history": {"entropy": "sequence", "surplus": "keep", "counted": "sequence", "search": "tolerance"},
     "q-tuning-third-party": {
         "neighbours": "mean", "thresholds": "lean", "surplus": "keep", "supplement": "none", "counted": "sample",
     },
@@ -187,6 +188,8 @@ def triage(
             for values, (line, _) in ((errors, of_error), (doubts, of_doubt)):
                 found.uncertain |= line in values.values() and len(set(values.values())) > 1
         found.kept_share = Fraction(sum(q in stays for q in found.quadrant.values()), len(batch))
+        if asked["search"] == "tolerance" and abs(found.kept_share - r_sample) <= Fraction(1, 100):
+            break
         if found.kept_share < r_sample:
             low = level
         else:

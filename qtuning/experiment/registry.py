@@ -44,6 +44,7 @@ class TriageOptions(NoOptions):
     entropy: Literal["response", "sequence"] = Field("response", description="A4: positions Ent_i averages over")
     thresholds: Literal["two-tails", "midpoint", "lean"] = Field("two-tails", description="A5: the lines on the plane")
     quantile: Literal["linear", "lower-step"] = Field("linear", description="A14: the quantiles that the lines are")
+    search: Literal["fixed", "tolerance"] = Field("fixed", description="A17: when the search for the lines ends")
     surplus: Literal["keep", "trim"] = Field("keep", description="A6: when more than K are inside the thresholds")
     supplement: Literal["min-max", "rank", "random", "none"] = Field("min-max", description="A10: when fewer are")
     supplemented: Literal["nearer", "whole"] = Field("nearer", description="A15: a supplemented sample in Stage 2")

@@ -25,7 +25,7 @@ from qtuning.pruners.base import (
     whole_share,
 )
 from qtuning.scoring import plane
-from qtuning.scoring.plane import Lines, Plane, Quantile, Thresholds
+from qtuning.scoring.plane import Lines, Plane, Quantile, Search, Thresholds
 
 # quadrant -> role: samples of Q2 may lose tokens, those of Q4 stay whole, all others go (method.md, Stage 1)
 _ROLES = {MISCONCEPTION: PRUNABLE, CALIBRATION: WHOLE}
@@ -46,6 +46,7 @@ def triage(
     entropy: Literal["response", "sequence"] = "response",
     thresholds: Lines = "two-tails",
     quantile: Quantile = "linear",
+    search: Search = "fixed",
     surplus: Literal["keep", "trim"] = "keep",
     supplement: Literal["min-max", "rank", "random", "none"] = "min-max",
     supplemented: Literal["nearer", "whole"] = "nearer",
@@ -62,10 +63,10 @@ def triage(
     `supp_ties` in the log says whether this rule decided which of two equal samples stays.
 
     quadrants (A1): `text` calls the quadrant of high PPL and high Ent Q2; the score stays as it is.
-    entropy (A4): `sequence` averages H over every position, prompt included. thresholds (A5), quantile (A14): see
-    plane.py. surplus (A6): `trim` drops the lowest-scored of more than K. supplement (A10): n is min-max scaling, or
-    with `rank` the rank divided by B - 1; `random` draws the added samples; `none` adds none, so that fewer than K are
-    kept, perhaps none at all. supplemented (A15): `whole` never takes tokens of an added sample.
+    entropy (A4): `sequence` averages H over every position, prompt included. thresholds (A5), quantile (A14), search
+    (A17): see plane.py. surplus (A6): `trim` drops the lowest-scored of more than K. supplement (A10): n is min-max
+    scaling, or with `rank` the rank divided by B - 1; `random` draws the added samples; `none` adds none, so that fewer
+    than K are kept, perhaps none at all. supplemented (A15): `whole` never takes tokens of an added sample.
 
     drop_in (tables 4, 15): the quadrants that lose samples. The samples of the other one stay, whole, and count as
     those of Q2 and Q4 do: the search sets the lines so that all that stays is r_sample of the batch.
@@ -77,7 +78,7 @@ def triage(
         ent = candidates.scores.sequence_ent
     stays = _STAYS[drop_in]
     points = Plane(ppl, ent, quadrants, thresholds, quantile, stays)
-    found = points.search(budget.sample_ratio)
+    found = points.search(budget.sample_ratio, search)
     quadrant = points.quadrants(found.level)
     role = torch.tensor([stays.get(number, DROPPED) for number in range(5)], dtype=torch.int8)[quadrant.long()]
     selected = role != DROPPED

@@ -22,11 +22,12 @@ from qtuning.experiment.quadrants import (
 )
 
 MAX_LEVEL = 0.49  # quantile levels a and b are searched in [0, 0.49]
-ITERATIONS = 10  # of the search, always; Algorithm 1 fixes a number ("typically < 10") that it does not name
+ITERATIONS = 10  # of the search; Algorithm 1 fixes a number ("typically < 10") that it does not name
 TOLERANCE = 0.01  # on the kept fraction, where the search is said to have converged
 
 Lines = Literal["two-tails", "midpoint", "lean"]  # reading A5
 Quantile = Literal["linear", "lower-step"]  # reading A14
+Search = Literal["fixed", "tolerance"]  # reading A17
 
 KEPT = (MISCONCEPTION, CALIBRATION)
 """The quadrants whose samples stay (Algorithm 1, line 17)."""
@@ -104,23 +105,27 @@ class Plane:
         """
         return torch.from_numpy(self._numbers[self._bands(level)])
 
-    def search(self, sample_ratio: float) -> Thresholds:
-        """Bisect the common level a = b in [0, 0.49] until the share `sample_ratio` of the batch is kept.
+    def search(self, sample_ratio: float, ends: Search = "fixed") -> Thresholds:
+        """Bisect the common level a = b in [0, 0.49] for the lines that keep the share `sample_ratio` of the batch.
 
         Algorithm 1, lines 5 to 16. A kept fraction below `sample_ratio` raises the level, any other lowers it. The
-        number of iterations is fixed, and the last level tried counts. In a small batch the fraction moves in steps of
-        1/B, so the search often ends without converging; the supplement and the reading of A6 do the rest.
+        last level tried counts. ends (A17): `fixed` makes 10 iterations; `tolerance` stops earlier where the fraction
+        is within 0.01. In a small batch the fraction moves in steps of 1/B, so the search often ends without
+        converging; the supplement and the reading of A6 do the rest.
         """
         low, high, count = 0.0, MAX_LEVEL, len(self._axes[0])
         for _ in range(ITERATIONS):
             level = (low + high) / 2
             kept = int(np.count_nonzero(self._kept[self._bands(level)])) / count
+            converged = round(abs(kept - sample_ratio), 9) <= TOLERANCE
+            if converged and ends == "tolerance":
+                break
             if kept < sample_ratio:
                 low = level
             else:
                 high = level
         ppl, ent = self.lines(level)
-        return Thresholds(level, abs(kept - sample_ratio) <= TOLERANCE, *ppl, *ent, kept)
+        return Thresholds(level, converged, *ppl, *ent, kept)
 
     def _bands(self, level: float) -> tuple[np.ndarray, np.ndarray]:
         """([B], [B]) of error and of uncertainty: 0 low, 1 between, 2 high."""

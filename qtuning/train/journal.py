@@ -39,6 +39,7 @@ TRACE_SCHEMA: dict[str, Any] = {
 }
 
 CONVERGED = 0.5  # share of the decisions in which the threshold search should converge
+TIED = 0.1  # share of the decisions in which equal scores may decide who stays
 SPENT = 0.1  # relative difference allowed between what is kept and what the budget asks for
 
 
@@ -136,8 +137,8 @@ class Diagnosis:
         # at a ratio of 1 the tails cannot hold everything, and need not
         if converged < CONVERGED and pruning.sample_ratio < 1:
             found["convergence"] = (
-                f"the threshold search converged in {converged:.0%} of the decisions only; the supplement or the "
-                "trimming decides the rest (larger selection batches help)"
+                f"the threshold search converged in {converged:.0%} of the decisions only; the supplement decides the "
+                "rest, or a surplus (larger selection batches help)"
             )
         for quadrant in (1, 2, 3, 4):
             share = self._mean(f"selection/median_q{quadrant}")
@@ -150,6 +151,12 @@ class Diagnosis:
             found["variance"] = (
                 f"the scores had no variance in {1 - spread:.0%} of the decisions (batches of one, or equal samples): "
                 "ties, not scores, decided there"
+            )
+        ties = self._mean("selection/supp_ties")
+        if TIED < ties < math.inf:
+            found["ties"] = (
+                f"equal supplement scores decided {ties:.0%} of the selections: there the sample stays that stands "
+                "earlier in the train set"
             )
         for what, key, of, ratio in (
             ("samples", "samples_kept", self._samples, pruning.sample_ratio),

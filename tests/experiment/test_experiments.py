@@ -68,7 +68,7 @@ PAPER_COUNTS = {
     "v1-table2": (54 + 105 - 3, 3),
     "v1-fig4": (50, 0),
     "v1-table5": (15, 0),
-    "ambiguity": (26, 1),
+    "ambiguity": (27, 1),
 }
 # one model, two seeds
 MINI_COUNTS = {
@@ -89,7 +89,7 @@ MINI_COUNTS = {
     "extreme-mini": (16, 1),
     "stability-mini": (18, 0),
     "localisation-mini": (18, 0),
-    "ambiguity-mini": (26, 1),
+    "ambiguity-mini": (27, 1),
 }
 
 

@@ -224,8 +224,8 @@ def single_readings(options: type[TriageOptions] | type[TokenPruningOptions]) ->
 @pytest.mark.parametrize("reading", single_readings(TriageOptions), ids=str)
 def test_readings_reach_triage(reading: tuple[str, Any]) -> None:
     name, value = reading
-    chosen = method("q-tuning", "none", 0.3, 1.0, sample_options={name: value})
-    differ, budget = 0, Budget.of(0.3, 1.0, 8, 40)
+    chosen = method("q-tuning", "none", 0.25, 1.0, sample_options={name: value})
+    differ, budget = 0, Budget.of(0.25, 1.0, 8, 40)
     for batch in map(batch_of, range(20)):
         role = chosen.select(batch, generator(4)).samples.role
         assert torch.equal(role, triage(batch, budget, generator(4), **{name: value}).role)

@@ -65,7 +65,7 @@ def test_the_highest_of_the_batch_stay(
     candidates, selection = chosen
     budget = budget_of(candidates, tokens=ratio)
     mask = pruner(candidates, selection, budget, generator(0), within="batch")
-    assert budget.tokens == max(1, round(ratio * len(mask)))
+    assert abs(budget.tokens - max(1.0, ratio * len(mask))) <= 0.5 + 1e-6
     assert found(candidates, mask) == set(ranked_rows(candidates, selection, values(candidates))[: budget.tokens])
 
 

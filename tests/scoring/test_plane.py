@@ -123,7 +123,7 @@ def test_search_on_plateaus_does_not_converge() -> None:
 
 
 def test_search_makes_ten_bisections_whatever_they_find() -> None:
-    """At the first level, 0.245, half of the samples are in Q2 and Q4, as asked. The search lowers it all the same: down
+    """At the first level, 0.245, half of the samples are in Q2 and Q4, as asked. The search lowers it anyway, down
     to 1/7, the least level that keeps them."""
     ppl, ent = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0), (7.0, 6.0, 2.0, 3.0, 4.0, 5.0, 1.0, 0.0)
     found = plane.Plane(*tensors((ppl, ent))).search(0.5)

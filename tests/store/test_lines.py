@@ -117,15 +117,15 @@ def test_a_method_with_many_options_is_named_by_what_differs() -> None:
 
 
 def test_a_preset_goes_by_its_name_and_shows_what_differs_from_it() -> None:
-    budget: dict[str, Any] = {"surplus": "trim", "counted": "response"}
+    budget: dict[str, Any] = {"surplus": "trim", "counted": "response", "search": "tolerance"}
     assert method_label(line("q-tuning", **budget)) == method_label(line("q-tuning-budget")) == "Q-Tuning, budget"
     assert line("q-tuning", **budget) == line("q-tuning-budget") and line("q-tuning-budget").variant == ""
     assert method_label(line("q-tuning-budget", lambda_=0.3)) == "Q-Tuning, budget (lambda=0.3)"
     assert method_label(line("q-tuning-budget", kept_samples="floor")) == "Q-Tuning, budget (kept_samples=floor)"
-    assert method_label(line("q-tuning-budget", surplus="keep")) == "Q-Tuning (counted=response)"
+    assert method_label(line("q-tuning-budget", surplus="keep")) == "Q-Tuning (counted=response, search=tolerance)"
     # of two presets that fit, the one that says more
     both = line("q-tuning-third-party", **budget)
-    assert method_label(both) == "Q-Tuning, third party (counted=response, surplus=trim)"
+    assert method_label(both) == "Q-Tuning, third party (counted=response, search=tolerance, surplus=trim)"
     last = in_table_order([line("q-tuning-history"), line("random+random"), line("q-tuning")], ["mini"])
     assert [method_label(found) for found in last] == ["random + random", "Q-Tuning, history", "Q-Tuning"]
 

@@ -121,6 +121,7 @@ def test_a_healthy_run_is_told_nothing() -> None:
         ({"selection/converged": 0.49}, "converged in 49% of the decisions"),
         ({"selection/median_q2": 0.04}, "Q2 holds 4.0% of the samples"),
         ({"selection/spread": 0.0}, "no variance in 100%"),
+        ({"selection/supp_ties": 0.2}, "equal supplement scores decided 20% of the selections"),
         ({"tokens_kept": 30}, "300 response tokens were kept; 200 are 0.125 of the train set's (+50%)"),
         ({"samples_kept": 8}, "80 samples were kept; 20 are 0.25 of the train set's (+300%)"),
     ],
