@@ -18,6 +18,7 @@ from qtuning.tables.labels import benchmark_label, block_title, pruner_labels, s
 from qtuning.tables.latex import render_latex
 from qtuning.tables.markdown import render_markdown
 from qtuning.tables.page import Block, Column, Field, Footnotes, Page, Table
+from qtuning.tables.quadrants import quadrant_columns, quadrant_fields, without_quadrants
 from qtuning.tables.write import PageFiles
 
 CSV_SCHEMA: dict[str, pl.DataType] = {
@@ -108,7 +109,7 @@ def _score_table(summary: Summary, comparisons: pl.DataFrame | None, notes: Sequ
     footnotes, entries = Footnotes(), summary.entries
     marks = read_significance(comparisons, summary.experiment)
     places = [(model, benchmark) for model in summary.models for benchmark in summary.benchmarks]
-    blocks = []
+    blocks, quadrants = [], quadrant_columns(summary.lines)
     for lines in summary.blocks():
         best = {place: summary.best(lines, *place) for place in places}
         rows: list[tuple[Field, ...]] = []
@@ -117,10 +118,13 @@ def _score_table(summary: Summary, comparisons: pl.DataFrame | None, notes: Sequ
                 score_parts(entries.get((line, *place)), line in best[place], footnotes, marks.of(line, *place))
                 for place in places
             )
-            rows.append((*pruner_labels(line), *scores))
+            labels = (
+                (*pruner_labels(without_quadrants(line)), *quadrant_fields(line)) if quadrants else pruner_labels(line)
+            )
+            rows.append((*labels, *scores))
         train_set = f"{summary.train_sets[lines[0].train_set]}: " if len(summary.train_sets) > 1 else ""
         blocks.append(Block(f"{train_set}{block_title(lines[0])}", tuple(rows)))
-    columns = [Column(name, words=True) for name in ("Sample pruner", "Token pruner")]
+    columns = [*(Column(name, words=True) for name in ("Sample pruner", "Token pruner")), *quadrants]
     for model, benchmark in places:
         columns.append(Column(benchmark_label(benchmark), summary.models[model] if len(summary.models) > 1 else ""))
     details = (*notes, _items(summary), *_evaluations(summary.scores), *_versions(summary.scores))
@@ -194,11 +198,12 @@ def _evaluations(scores: pl.DataFrame) -> list[str]:
         known = {"name", *config}
         versions = ", ".join(f"{key} {value}" for key, value in sorted(backend.items()) if key not in known)
         shots = "each benchmark's own shots" if config["fewshot"] is None else f"{config['fewshot']} shots"
+        asked = ", the items that the paper asks" if config.get("protocol") == "paper" else ""
         limit = "all items" if config["limit"] is None else f"first {config['limit']} items"
         notes.append(
             f"Evaluation: backend {backend['name']}{f' ({versions})' if versions else ''}, {config['dtype']}, "
             f"batch size {config['batch_size']}, up to {config['max_length']} tokens, {shots}, {limit}, "
-            f"questions from {config['source']}; id {row['evaluation']}."
+            f"questions from {config['source']}{asked}; id {row['evaluation']}."
         )
     return notes
 
