@@ -141,7 +141,7 @@ def bill_of(jobs: Jobs, machine: Machine, parallel: int, price: float | None) ->
         rows=tuple(rows),
         models=tuple(models),
         cells=len(everything),
-        done=len(everything) - len(unfinished),
+        done=len(everything - unfinished),
         total=total,
         flops={
             "scoring": sum(job.work.scoring_flops for job in trainings),

@@ -17,7 +17,11 @@ HEADERS = ("Samples lost in", "Tokens lost in")
 
 def quadrant_columns(lines: Iterable[Line]) -> list[Column]:
     """The two columns; none where every line loses samples and tokens where Q-Tuning by default does."""
-    changed = (changed_options(line.sample_pruner, line.token_pruner, line.options) for line in lines if line.options)
+    changed = (
+        changed_options(line.method, line.sample_pruner, line.token_pruner, line.options)
+        for line in lines
+        if line.options
+    )
     if any(key in options[part] for options in changed for part, key in (DROPS, PRUNES)):  # type: ignore[index]
         return [Column(header, words=True) for header in HEADERS]
     return []

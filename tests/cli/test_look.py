@@ -79,8 +79,9 @@ def test_every_experiment_has_its_line(tmp_path: Path) -> None:
     lines = listed(tmp_path / "configs")
     assert [line.split()[0] for line in lines[1:]] == sorted(path.stem for path in folder.glob("*.yaml"))
     found = {line.split()[0]: line for line in lines}
-    assert re.search(r"table1 +208 +mini \(207\), smollm2 \(414\) +Table 1: ", found["table1"])
+    assert re.search(r"table1 +38 +mini \(37\), smollm2 \(74\) +Table 1: ", found["table1"])
     assert re.search(r"fig5b +15 +mini \(30\), smollm2 \(60\) ", found["fig5b"])
+    assert "Figure 6: each stage alone (v1-fig4 is called fig6 now)" in found["v1-fig4"]
     assert re.search(r"mini +11 +Mini world", found["mini"])
     assert re.search(r"invalid: .*broken\.yaml: title: required", found["broken"])
 
@@ -91,5 +92,5 @@ def test_a_broken_edition_is_said_beside_its_experiment(tmp_path: Path) -> None:
     scale.write_text(scale.read_text().replace("models: [mini]", "models: [mimi]"))
     lines = listed(tmp_path / "configs")
     place = next(index for index, line in enumerate(lines) if line.split()[0] == "table1")
-    assert "mini (invalid), smollm2 (414)" in lines[place]
+    assert "mini (invalid), smollm2 (74)" in lines[place]
     assert "scales/mini.yaml: models = 'mimi': unknown; did you mean mini?" in lines[place + 1]

@@ -13,7 +13,8 @@ from qtuning.experiment.references import references_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PAPER = (
-    "table1", "table2", "table3", "table5", "table8", "table9", "table10", "table11", "table12", "table14",
+    "table1", "table2", "table3", "table4", "table5", "table8", "table9", "table10", "table11", "table12",
+    "table14", "table15",
     "fig4", "fig5a", "fig5b", "fig5", "fig6a", "fig6b", "fig6",
     "extreme", "stability", "localisation", "ambiguity",
 )  # fmt: skip
@@ -52,6 +53,9 @@ PAPER_COUNTS = {
     "table10": (52, 1),
     "table11": (52, 1),
     "table3": (4, 0),
+    "table4": (4 + 3, 0),
+    "table15": (3 * 2 * 2, 0),
+    "v1-table4": (12, 0),
     "table5": (4, 0),
     "table14": (2 * (1 + 2 * 2 + 2 * 3), 2),  # references not counted
     "fig4": (3 * 3, 3),
@@ -80,6 +84,8 @@ MINI_COUNTS = {
     "table10-mini": (104, 1),
     "table11-mini": (104, 1),
     "table3-mini": (8, 0),
+    "table4-mini": (14, 0),
+    "table15-mini": (12, 0),
     "table5-mini": (8, 0),
     "table14-mini": (22, 1),
     "fig4-mini": (6, 1),
@@ -136,7 +142,13 @@ def test_one_reference_a_model_serves_tables_5_and_14(grid: Callable[[str], Grid
 
 
 def test_earlier_names_are_the_same_experiments_and_say_so(grid: Callable[[str], Grid]) -> None:
-    for earlier, now in (("v1-fig4", "fig6"), ("fig4a", "fig6a"), ("fig4b", "fig6b"), ("v1-table5", "fig5b")):
+    for earlier, now in (
+        ("v1-fig4", "fig6"),
+        ("fig4a", "fig6a"),
+        ("fig4b", "fig6b"),
+        ("v1-table5", "fig5b"),
+        ("v1-table4", "table15"),
+    ):
         for scale in ("", "-mini", "-smollm2"):
             old, new = grid(earlier + scale), grid(now + scale)
             assert [cell_id(cell) for cell in old.cells] == [cell_id(cell) for cell in new.cells]

@@ -79,7 +79,7 @@ def test_where_nothing_can_be_marked_it_says_why(
     plan(["table5", "table1"], configs=configs, results=tmp_path)
     printed = " ".join(capsys.readouterr().out.split())
     assert "table5: no reference in this experiment: nothing can be marked" in printed
-    assert "table1: one seed: nothing can be marked; 2.1 points from random + random, 2.1 points from full" in printed
+    assert "table1: one seed: nothing can be marked; 3.1 points from random + random, 3.1 points from full" in printed
     assert "over items alone" in printed
 
 

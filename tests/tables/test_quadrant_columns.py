@@ -1,4 +1,4 @@
-"""Columns of the quadrants that lose samples and tokens: only where an experiment varies them, as tables 4 and 15 do."""
+"""Columns of the quadrants that lose samples and tokens: only where an experiment varies them (tables 4 and 15)."""
 
 from collections.abc import Callable
 
@@ -9,6 +9,7 @@ from score_tables import TWO, block, markdown, scores_of
 def test_ablations_of_the_quadrants_say_what_each_row_loses(make_folders: Callable[..., Folders]) -> None:
     methods = [
         "random+random",
+        {"method": "q-tuning", "options": {"drop_in": "Q3"}},
         {"method": "q-tuning", "options": {"prune_in": "Q2+Q4"}},
         {"method": "q-tuning+none"},
         "q-tuning",
@@ -21,6 +22,7 @@ def test_ablations_of_the_quadrants_say_what_each_row_loses(make_folders: Callab
     assert rows == [
         ["Sample pruner", "Token pruner", "Samples lost in", "Tokens lost in"],
         ["random", "random", "–", "–"],
+        ["Q-Tuning", "", "Q3", "Q2"],
         ["Q-Tuning", "", "Q1, Q3", "Q2, Q4"],
         ["Q-Tuning", "", "Q1, Q3", "Q2"],
     ]
