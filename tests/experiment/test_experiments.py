@@ -1,5 +1,6 @@
 """The experiments that are shipped: the cells that the paper's tables and figures have, and which of them are one."""
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -253,3 +254,18 @@ def test_extreme_budgets_are_budgets(grid: Callable[[str], Grid]) -> None:
                 assert cell.pruning.selection == "global"
                 kept.add(cell.pruning.sample_ratio * window)
         assert kept == {window / 16, window / 32, window / 64, window / 128}
+
+
+def test_the_document_counts_every_experiment(grid: Callable[[str], Grid]) -> None:
+    """docs/experiments.md has a row for each, with its trainings + models without training, also at the mini scale."""
+    rows = re.findall(
+        r"^\| `([\w-]+)` \|.*\| ([\d +]+) \| ([\d +]+) \|$",
+        (CONFIGS.parent / "docs/experiments.md").read_text(),
+        flags=re.MULTILINE,
+    )
+    for name, *counts in rows:
+        for scale, said in zip(("", "-mini"), counts, strict=True):
+            cells = grid(name + scale).cells
+            zero_shot = sum(cell.zero_shot for cell in cells)
+            assert said.split(" + ") == [str(count) for count in (len(cells) - zero_shot, zero_shot) if count], name
+    assert {name for name, *_ in rows} == set(PAPER)
