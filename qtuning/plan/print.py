@@ -16,6 +16,7 @@ from qtuning.plan.effect import Effect
 from qtuning.plan.jobs import Hours, Jobs
 from qtuning.plan.lengths import CHARACTERS
 from qtuning.plan.machines import GIB, Machine
+from qtuning.plan.work import Q2_SHARE, token_losers
 
 WIDTH = 100
 LABEL_WIDTH = 12
@@ -62,6 +63,12 @@ def list_assumptions(jobs: Jobs, machine: Machine, assumptions: Assumptions) -> 
         size = f"{guess.rows:,} rows, {guess.prompt_tokens:g} + {guess.response_tokens:g} tokens"
         whose = "" if name in assumptions.train_sets else " (default: no entry of its own)"
         notes.append(f"{name}: {size}, from planning.yaml{whose}, until it has been prepared")
+    prunings = [job.cell.pruning for job in jobs.trainings.values()]
+    if any(pruning is not None and 0 < token_losers(pruning) < 1 for pruning in prunings):
+        notes.append(
+            f"Q-Tuning: {100 * Q2_SHARE:.0f}% of the samples that it keeps lose tokens (Q2), the others stay whole "
+            "(Q4), and it keeps no surplus"
+        )
     unit, name = (1e12, "TFLOP/s") if machine.device == "cuda" else (1e9, "GFLOP/s")
     rates = ", ".join(f"{dtype} {machine.rate(dtype) / unit:.3g} {name}" for dtype in ("bfloat16", "float32"))
     shares = " and ".join(f"{100 * machine.reached[dtype]:.0f}%" for dtype in ("bfloat16", "float32"))

@@ -2,7 +2,8 @@
 
 It predicts the numbers that train.json will report. How many samples a pruner will keep is known, which ones is not.
 Pruners by length keep known lengths. For all others we assume samples of average length, and kept tokens anywhere in
-the response. `check.py` compares the prediction with finished cells.
+the response. A surplus of Q-Tuning is not predicted, and Q2_SHARE of what it keeps is assumed to lose tokens.
+`check.py` compares the prediction with finished cells.
 """
 
 import math
@@ -22,6 +23,10 @@ from qtuning.plan.lengths import Array, Lengths
 from qtuning.plan.machines import Machine
 from qtuning.plan.shapes import Shape
 from qtuning.train.windows import Pooling
+
+Q2_SHARE = 0.4
+"""Share of the samples that Q-Tuning keeps which are Q2-like. Measured on the mini world's model and train set: 31% to
+56%, and 0% to 9% more samples than the budget's K (batches of 8 and 32, 12.5% to 50% of the samples)."""
 
 
 @dataclass(frozen=True)
@@ -129,32 +134,49 @@ def _training(
     """Forward and backward, one epoch. drawn, kept: [n] samples of each length in the batches, and trained of them."""
     needs, schedule = needs_of(pruning), schedule_of(pruning)
     reused = schedule == "reuse-graph"
-    tokens = np.maximum(1.0, pruning.token_ratio * lengths.responses)
-    if reused:  # all that was scored
-        length = lengths.tokens - ("sequence-entropy" not in needs.batch)
-    elif pruning.pruned_tokens == "remove":
-        length = lengths.prompts + tokens - 1
-    else:
-        # up to the last kept token; of k tokens anywhere among n, n - (n - k) / (k + 1) is where the last is expected
-        length = lengths.tokens - 1 - (lengths.responses - tokens) / (tokens + 1)
-    forwarded, targets = float(kept @ length), float(kept @ tokens)
-    pairs = float(kept @ (length * (length + 1) / 2))
+    losing = token_losers(pruning)
+    positions = Positions(0.0, 0.0, 0.0)
+    for share, ratio in ((losing, pruning.token_ratio), (1 - losing, 1.0)):
+        tokens = np.maximum(1.0, ratio * lengths.responses)
+        if reused:  # all that was scored
+            length = lengths.tokens - ("sequence-entropy" not in needs.batch)
+        elif pruning.pruned_tokens == "remove":
+            length = lengths.prompts + tokens - 1
+        else:
+            # up to the last kept token; of k tokens anywhere among n, the last is expected at n - (n - k) / (k + 1)
+            length = lengths.tokens - 1 - (lengths.responses - tokens) / (tokens + 1)
+        pairs = length * (length + 1) / 2
+        positions = Positions(
+            positions.tokens + float(share * kept @ length),
+            positions.pairs + float(share * kept @ pairs),
+            positions.targets + float(share * kept @ tokens),
+        )
     batches = np.ceil(float(drawn.sum()) / training.batch_size)
     window = training.batches
     updates, passes = np.ceil(batches / window), batches
     if schedule == "pool":
         updates = float(sum(Pooling.of(pruning, needs.by_epoch).updates(int(updates))))
         passes = min(batches, updates * window)
-    trained, positions = trained_shape(shape, training), Positions(forwarded, pairs, targets)
+    trained = trained_shape(shape, training)
     return TrainingWork(
         updates=updates,
         samples_kept=float(kept.sum()),
         training_passes=float(kept.sum()) if reused else passes,
-        training_tokens=0.0 if reused else forwarded,
-        tokens_kept=targets,
+        training_tokens=0.0 if reused else positions.tokens,
+        tokens_kept=positions.targets,
         training_flops=trained.backward_flops(positions) if reused else trained.training_flops(positions),
         decisions=float(drawn.sum()),
     )
+
+
+def token_losers(pruning: Pruning) -> float:
+    """Share of the kept samples that lose tokens: all, unless Q-Tuning counts tokens by sample (A7; tables 4, 15)."""
+    options = pruning.token_options
+    if pruning.token_pruner != "q-tuning" or options.get("counted", "sample") != "sample":
+        return 1.0
+    in_q2 = Q2_SHARE if pruning.sample_pruner == "q-tuning" else 1.0  # of other pruners' samples, all count as Q2
+    shares = {"Q2": in_q2, "none": 0.0, "Q4": 1 - in_q2, "Q2+Q4": 1.0}
+    return shares[options.get("prune_in", "Q2")]
 
 
 def _drawn(pruning: Pruning, training: Training, lengths: Lengths, epoch: int) -> Array:
@@ -190,8 +212,19 @@ def _share_in_batch(pruning: Pruning, training: Training, by_epoch: bool, drawn:
         size *= training.batches
     size = min(size, max(1, round(drawn)))
     whole, rest = divmod(round(drawn), size)
-    kept = whole * max(1, round(ratio * size)) + (max(1, round(ratio * rest)) if rest else 0)
+    kept = whole * _kept_of(pruning, ratio, size) + (_kept_of(pruning, ratio, rest) if rest else 0)
     return kept / max(1.0, drawn)
+
+
+def _kept_of(pruning: Pruning, ratio: float, size: int) -> int:
+    """How many samples of a batch are kept, without a surplus."""
+    share = ratio * size
+    asked = max(1, math.floor(share + 1e-9) if pruning.kept_samples == "floor" else round(share))  # A16
+    options = pruning.sample_options
+    if options.get("thresholds") == "lean" and options.get("surplus", "keep") == "keep":
+        # A5 leaves out little but the samples of least error and of least uncertainty (docs/method.md)
+        return max(asked, size - 2)
+    return asked
 
 
 @dataclass(frozen=True)

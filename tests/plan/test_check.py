@@ -21,7 +21,7 @@ from qtuning.plan.jobs import Jobs
 from qtuning.plan.lengths import Lengths
 from qtuning.plan.machines import MACHINES
 from qtuning.plan.shapes import from_config
-from qtuning.plan.work import training_work
+from qtuning.plan.work import TrainingWork, training_work
 from qtuning.pruners.method import method_of
 from qtuning.train.candidates import CellSamples
 from qtuning.train.step import TrainingLoop
@@ -30,20 +30,17 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 MINI = Path(__file__).parents[2] / "qtuning" / "assets" / "mini"
 SIZES = [(5 + 7 * n % 40, 3 + 11 * n % 50) for n in range(60)]
 # what is exact needs no tolerance; elsewhere the chosen samples are longer or shorter than the average one
-METHODS = {"full": 1e-9, "longest+none": 1e-9, "random+random": 0.15, "random+fastv": 0.15, "q-tuning": 0.15}
+METHODS = {"full": 1e-9, "longest+none": 1e-9, "random+random": 0.15, "random+fastv": 0.15, "q-tuning-budget": 0.15}
 
 
 SCHEDULES: dict[str, dict[str, Any]] = {
-    "q-tuning, reuse-graph": {"schedule": "reuse-graph"},
-    "q-tuning, pool": {"schedule": "pool", "batches": 3},
+    "q-tuning-budget, reuse-graph": {"schedule": "reuse-graph"},
+    "q-tuning-budget, pool": {"schedule": "pool", "batches": 3},
 }
 
 
-@pytest.mark.parametrize("method", [*METHODS, *SCHEDULES])
-def test_flops_are_those_that_training_measures(method: str) -> None:
-    """The mini model, 60 samples, two epochs, by the loop that trains cells and its own account of cost."""
-    options = {"scoring": SCHEDULES[method]} if method in SCHEDULES else {}
-    method = method.partition(",")[0]
+def trained(method: str, options: Any = None) -> tuple[TrainingWork, Any]:
+    """What is predicted and what is measured: the mini model, 60 samples, two epochs, by the loop that trains cells."""
     cell, model = a_cell(method, 0.25, 0.5, options, batch_size=8), load_model(MINI, "float32")
     samples = oracles.random_samples(SIZES, seed=0)
     wrapped, accelerator = PackedModel(model), Accelerator(cpu=True)
@@ -53,18 +50,31 @@ def test_flops_are_those_that_training_measures(method: str) -> None:
     loop = TrainingLoop(cell, method_of(cell.pruning), CellSamples(samples), accelerator, *prepared)
     for window in loop.windows():
         loop.step(window)
-    cost = loop.cost.summary()
-
     prompts, responses = np.array(SIZES, dtype=np.float64).T
-    work = training_work(cell, from_config(model.config.to_dict(), "mini"), Lengths(prompts, responses, 1.0, "tokens"))
+    lengths = Lengths(prompts, responses, 1.0, "tokens")
+    return training_work(cell, from_config(model.config.to_dict(), "mini"), lengths), loop.cost.summary()
+
+
+@pytest.mark.parametrize("method", [*METHODS, *SCHEDULES])
+def test_flops_are_those_that_training_measures(method: str) -> None:
+    options = {"scoring": SCHEDULES[method]} if method in SCHEDULES else {}
+    method = method.partition(",")[0]
+    work, cost = trained(method, options)
     tolerance = METHODS[method]
     assert work.flops == pytest.approx(cost["flops_total"], rel=tolerance)
-    if method != "q-tuning":  # which, here, keeps samples that are shorter than the average one
+    if method != "q-tuning-budget":  # which, here, keeps samples that are shorter than the average one
         assert work.training_tokens == pytest.approx(cost["tokens_forwarded"], rel=tolerance)
     assert (work.updates, work.samples_kept) == (cost["updates"], pytest.approx(cost["samples_kept"]))
-    if method in ("full", "longest+none", "q-tuning"):  # all samples are scored, or none
+    if method in ("full", "longest+none", "q-tuning-budget"):  # all samples are scored, or none
         assert work.scoring_flops == pytest.approx(cost["flops_scoring"])
         assert (work.samples_scored, work.scoring_tokens) == (cost["samples_scored"], cost["tokens_scored"])
+
+
+def test_a_surplus_is_not_predicted() -> None:
+    """Q-Tuning's own defaults keep some more samples than K."""
+    work, cost = trained("q-tuning")
+    assert work.samples_kept <= cost["samples_kept"] <= 1.25 * work.samples_kept
+    assert work.scoring_flops == pytest.approx(cost["flops_scoring"])
 
 
 def planned(results: Path) -> Jobs:

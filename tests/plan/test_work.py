@@ -164,7 +164,8 @@ def test_reused_graphs_save_the_forward_of_what_is_kept(tuning: str, checkpointi
     assert packed is not None
     through_head = 2 * SHAPE.head * packed.targets
     layers = shape.forward_flops(packed.positions) - through_head
-    work = training_work(a_cell("q-tuning", 1.0, 0.5, reuse, **training), SHAPE, lengths())
+    of_batch = {"counted": "response"} | reuse
+    work = training_work(a_cell("q-tuning", 1.0, 0.5, of_batch, **training), SHAPE, lengths())
     kept = sum(max(1.0, response / 2) for _, response in SIZES)
     assert work.scoring_flops == pytest.approx(2 * (layers + through_head))
     assert work.training_flops == pytest.approx(2 * (back * layers + head * 2 * SHAPE.head * kept))
@@ -172,6 +173,23 @@ def test_reused_graphs_save_the_forward_of_what_is_kept(tuning: str, checkpointi
     fresh = training_work(a_cell("q-tuning", 0.5, 1.0, **training), SHAPE, lengths())
     reused = training_work(a_cell("q-tuning", 0.5, 1.0, reuse, **training), SHAPE, lengths())
     assert reused.scoring_flops == fresh.scoring_flops and reused.training_flops < fresh.training_flops
+
+
+def test_q_tuning_keeps_whole_what_is_not_in_q2() -> None:
+    """Half of the 10 samples are kept, 2 in 5 of them in Q2; Q2 keeps half of its tokens (A7), the others all."""
+    responses = sum(response for _, response in SIZES)
+
+    def kept(options: Any = None, method: str = "q-tuning", ratio: float = 0.5) -> float:
+        cell = a_cell(method, ratio, 0.5, options, epochs=1, batch_size=10)
+        return training_work(cell, SHAPE, lengths([(prompt, 2 * n) for prompt, n in SIZES])).tokens_kept / responses
+
+    assert kept() == pytest.approx(0.5 * (0.4 * 1 + 0.6 * 2))
+    assert kept({"prune_in": "Q4"}) == pytest.approx(0.5 * (0.4 * 2 + 0.6 * 1))
+    assert kept({"prune_in": "Q2+Q4"}) == kept({"counted": "response"}) == pytest.approx(0.5)
+    assert kept({"prune_in": "none"}) == pytest.approx(0.5 * 2)
+    assert kept(method="full+q-tuning") == pytest.approx(1)
+    assert kept(method="q-tuning-third-party") == pytest.approx(0.8 * (0.4 * 1 + 0.6 * 2)), "all but two samples"
+    assert kept({"kept_samples": "floor"}, ratio=0.19) == kept(ratio=0.1)
 
 
 def test_updates_follow_batches_and_windows() -> None:
