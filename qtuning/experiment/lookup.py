@@ -103,7 +103,7 @@ def _plugin(name: str, kind: PrunerKind) -> PrunerInfo:
     if kind == "token" and scope != "batch":
         raise UserError(f"pruner {place}: scope = {scope!r}: a token pruner works on batches; leave scope out")
     options = _options_of(found, place)
-    if "attention" in needs and "layer" not in options.model_fields:
+    if {"attention", "attention-rank"} & needs and "layer" not in options.model_fields:
         raise UserError(f"pruner {place}: needs attention, so it must say of which layer: an option layer: int = 2")
     return PrunerInfo(name, place, scope, needs, options, version=_digest(found, place), label=place.partition(":")[2])
 

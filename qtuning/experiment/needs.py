@@ -7,7 +7,8 @@ from qtuning.experiment.lookup import find_pruner
 from qtuning.experiment.registry import Need
 
 SCORES: frozenset[Need] = frozenset({"scores", "sequence-entropy"})
-FORWARDS: frozenset[Need] = SCORES | frozenset[Need]({"attention"})  # these take a forward of the model
+ATTENTION: frozenset[Need] = frozenset({"attention", "attention-rank"})
+FORWARDS: frozenset[Need] = SCORES | ATTENTION  # these take a forward of the model
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from qtuning.experiment.presets import PRESETS
 
-Need = Literal["scores", "sequence-entropy", "attention", "reference", "token-influence", "losses", "instructions"]
+Need = Literal[
+    "scores",
+    "sequence-entropy",
+    "attention",
+    "attention-rank",
+    "reference",
+    "token-influence",
+    "losses",
+    "instructions",
+]
 PrunerKind = Literal["sample", "token"]
 Scope = Literal["none", "epoch", "batch"]
 Amount = Literal["asked", "least", "each", "own"]
@@ -108,16 +117,39 @@ def _not_zero(layer: int) -> int:
 Layer = Annotated[int, AfterValidator(_not_zero)]
 
 
+class FastVOptions(NoOptions):
+    """FastV as the Q-Tuning paper describes it: the layer whose attention counts."""
+
+    layer: Layer = Field(-1, description="number of the layer, from 1; negative: from the end, -1 is the last")
+    within: Literal["batch", "sample"] = Field("sample", description="where tokens compete")
+
+    @field_validator("layer")
+    @classmethod
+    def _not_the_original(cls, layer: int) -> int:
+        if layer == 2:  # one decision must have one name
+            raise ValueError("layer 2 is FastV's own definition; write fastv-original")
+        return layer
+
+
+class FastVOriginalOptions(NoOptions):
+    """FastV as its own paper defines it: layer 2."""
+
+    layer: Literal[2] = Field(2, description="the layer of Chen et al.; fastv takes any other")
+    within: Literal["batch", "sample"] = Field("sample", description="where tokens compete")
+
+
 class RaterOptions(NoOptions):
     """SparseVLM: the layer whose attention counts."""
 
     layer: Layer = Field(2, description="number of the layer, from 1; negative: from the end, -1 is the last")
-
-
-class AttentionOptions(RaterOptions):
-    """FastV: the layer whose attention counts."""
-
     within: Literal["batch", "sample"] = Field("sample", description="where tokens compete")
+
+
+class RankOptions(NoOptions):
+    """SparseVLM as its own paper defines it: the rank of the attention matrix sets the amount."""
+
+    layer: Layer = Field(2, description="number of the layer, from 1; negative: from the end, -1 is the last")
+    scale: float = Field(1.0, gt=0, le=1, description="share of the redundant tokens that goes (their lambda)")
 
 
 class LastLayerOptions(NoOptions):
@@ -170,13 +202,15 @@ SAMPLE_PRUNERS: dict[str, PrunerInfo] = {
     for info in (
         _info("full", "sample:keep_all", "none"),
         _info("random", "sample:random_samples", "epoch"),
-        _info("longest", "sample:longest", "epoch"),
+        _info("longest", "sample:without_longest", "epoch"),
         _info("entropy", "sample:highest_entropy", "epoch", "scores"),
-        _info("infobatch", "infobatch:infobatch", "epoch", "losses", options=InfoBatchOptions, label="InfoBatch"),
+        _info("infobatch", "infobatch:largest_losses", "epoch", "losses", label="InfoBatch"),
         _info("ppl-high", "sample:highest_ppl", "epoch", "scores", label="PPL high"),
         _info("ppl-low", "sample:lowest_ppl", "epoch", "scores", label="PPL low"),
         _info("ppl-mid", "sample:middle_ppl", "epoch", "scores", label="PPL mid"),
         _info("q-tuning", "q_tuning:triage", "batch", "scores", options=TriageOptions, label="Q-Tuning"),
+        _info("longest-original", "sample:longest_responses", "epoch"),
+        _info("infobatch-original", "infobatch:infobatch", "epoch", "losses", options=InfoBatchOptions),
         _info("longest-history", "history:shortest_instructions", "epoch", "instructions"),
         _info("entropy-history", "history:lowest_character_entropy", "epoch", "instructions"),
         _info("infobatch-history", "history:infobatch_subsampled", "epoch", "losses"),
@@ -188,9 +222,16 @@ TOKEN_PRUNERS: dict[str, PrunerInfo] = {
     for info in (
         _info("none", "token:keep_all", "none"),
         _info("random", "token:random_tokens", "batch"),
-        _info("ppl", "token:highest_loss", "batch", "scores", options=RankedOptions, label="PPL"),
-        _info("fastv", "attention:fastv", "batch", "attention", options=AttentionOptions, label="FastV"),
-        _info("sparsevlm", "attention:sparsevlm", "batch", "attention", options=RaterOptions, label="SparseVLM"),
+        _info("ppl", "token:lowest_loss", "batch", "scores", options=RankedOptions, label="PPL"),
+        _info("fastv", "attention:fastv", "batch", "attention", options=FastVOptions, label="FastV"),
+        _info(
+            "sparsevlm",
+            "attention:sparsevlm",
+            "batch",
+            "attention",
+            options=RaterOptions,
+            label="SparseVLM",
+        ),
         _info("rho-1", "token:excess_loss", "batch", "scores", "reference", options=RankedOptions, label="Rho-1"),
         _info(
             "token-cleaning",
@@ -212,11 +253,23 @@ TOKEN_PRUNERS: dict[str, PrunerInfo] = {
             evolving=True,
         ),
         _info("q-tuning", "q_tuning:prune_tokens", "batch", "scores", options=TokenPruningOptions, label="Q-Tuning"),
+        _info("ppl-original", "token:highest_loss", "batch", "scores", options=RankedOptions),
+        _info("fastv-original", "attention:fastv", "batch", "attention", options=FastVOriginalOptions),
+        _info(
+            "sparsevlm-original",
+            "attention:sparsevlm_by_rank",
+            "batch",
+            "attention",
+            "attention-rank",
+            options=RankOptions,
+            budget="own",
+        ),
         _info(
             "sparsevlm-history",
             "history:sparsevlm_by_rank",
             "batch",
             "attention",
+            "attention-rank",
             options=LastLayerOptions,
             budget="own",
         ),

@@ -98,7 +98,8 @@ class Collected(Exception):
 class Attended:
     """What the attention of one layer says about the R response tokens of one sample (scores.TokenAttention).
 
-    received, rated: [R] float64, CPU. If the attention is not finite, they are NaN, and rank is 0.
+    received, rated: [R] float64, CPU. rank: 0 if it was not asked for. If the attention is not finite, received and
+    rated are NaN, and rank is 0.
     """
 
     received: Tensor
@@ -111,12 +112,16 @@ class Collector:
     """Notes the attention of one layer as it passes, an `Attended` for each sample, in `found`.
 
     layer: its index, from 0. prompts: prompt tokens of each segment; segments must be whole sequences. stop: raise
-    Collected afterwards, so that no later layer runs.
+    Collected afterwards, so that no later layer runs. rank: whether ranks are wanted, which take a singular value
+    decomposition a sample. states: [L, H] of each segment, its hidden states before the first layer; filled by the
+    forward.
     """
 
     layer: int
     prompts: tuple[int, ...]
     stop: bool
+    rank: bool = False
+    states: list[Tensor] = field(default_factory=list)
     found: list[Attended] = field(default_factory=list)
 
     def take(
@@ -129,10 +134,14 @@ class Collector:
         window: int | None,
     ) -> None:
         """Weigh every segment, with the arguments of `packed_attention`."""
-        parts = zip(query[0].split(segments, dim=1), key[0].split(segments, dim=1), self.prompts, strict=True)
+        queries, keys = query[0].split(segments, dim=1), key[0].split(segments, dim=1)
+        parts = zip(queries, keys, self.states, self.prompts, strict=True)
         # float32 whatever the model runs in: bfloat16 has 8 bits, so scores would tie and ranks would mean nothing
         with torch.autocast(query.device.type, enabled=False):
-            self.found.extend(attended(_mean_weights(q, k, scaling, softcap, window), p) for q, k, p in parts)
+            self.found.extend(
+                attended(_mean_weights(q, k, scaling, softcap, window), states, prompt, self.rank)
+                for q, k, states, prompt in parts
+            )
         if self.stop:
             raise Collected
 
@@ -151,20 +160,27 @@ def _mean_weights(q: Tensor, k: Tensor, scaling: float | None, cap: float | None
     return total / heads
 
 
-def attended(weights: Tensor, prompt: int) -> Attended:
-    """What the attention weights of one sample say. weights: [L, L], rows are queries. prompt: its prompt tokens.
+def attended(weights: Tensor, states: Tensor, prompt: int, rank: bool) -> Attended:
+    """What attention and hidden states of one sample say.
 
-    Raters are the response rows that look at the prompt at least as much as the response rows do on average. The rank
-    is numerical: it counts singular values above max(rows, columns) * eps(float32) times the largest. (The exact rank
-    is always the number of raters, because their own columns form a triangle with a positive diagonal.)
+    weights: [L, L] attention, rows are queries. states: [L, H] hidden states. prompt: its prompt tokens. rank: whether
+    the rank is wanted.
+
+    Raters are the response tokens whose hidden states are at least as similar to the prompt's as those of the response
+    are on average. Similarity is that of SparseVLM: each prompt token divides one vote among the response tokens by the
+    softmax of the products of their states. The rank is numerical: it counts singular values above max(rows, columns) *
+    eps(float32) times the largest. (The exact rank is always the number of raters, because their own columns form a
+    triangle with a positive diagonal.)
     """
     received = weights[:, prompt:].mean(dim=0, dtype=torch.float64)
     if not bool(torch.isfinite(received).all()):
         lost = torch.full((len(weights) - prompt,), torch.nan, dtype=torch.float64)
         return Attended(lost, lost, 0)
-    relevance = weights[prompt:, :prompt].sum(dim=1, dtype=torch.float64)
+    votes = (states[:prompt].float() @ states[prompt:].float().T).softmax(dim=1)
+    relevance = votes.mean(dim=0, dtype=torch.float64)
     # rounding may put the mean of equal values above all of them, and then there would be no raters
     raters = relevance >= torch.minimum(relevance.mean(), relevance.max())
     # on the CPU, which is faster at small singular value problems and finds the same rank on every machine
     rating = weights[prompt:, prompt:][raters].cpu()
-    return Attended(received.cpu(), rating.mean(dim=0, dtype=torch.float64), int(torch.linalg.matrix_rank(rating)))
+    found = int(torch.linalg.matrix_rank(rating)) if rank else 0
+    return Attended(received.cpu(), rating.mean(dim=0, dtype=torch.float64), found)

@@ -46,22 +46,25 @@ class PackedModel(nn.Module):
         """How many layers the backbone has."""
         return int(self.causal_lm.config.get_text_config().num_hidden_layers)
 
-    def collector(self, layer: int | None, prompts: Sequence[int], stop: bool) -> Collector:
+    def collector(self, layer: int | None, prompts: Sequence[int], stop: bool, rank: bool = False) -> Collector:
         """A collector for the attention of a layer; UserError if the model has no such layer.
 
-        layer: from 1, or from -1 backwards. prompts, stop: see Collector.
+        layer: from 1, or from -1 backwards. prompts, stop, rank: see Collector.
         """
         choice = f"choose 1 to {self.layers}, or -{self.layers} to -1"
         if layer is None:
             raise UserError(f"options.layer: this pruner needs attention, but does not say of which layer; {choice}")
         if not 1 <= abs(layer) <= self.layers:
             raise UserError(f"options.layer: the model has no layer {layer}; {choice}")
-        return Collector(layer - 1 if layer > 0 else self.layers + layer, tuple(prompts), stop)
+        return Collector(layer - 1 if layer > 0 else self.layers + layer, tuple(prompts), stop, rank)
 
     def hidden(self, packed: Packed, collector: Collector | None = None) -> Tensor:
         """[M, H]: the hidden states that predict `packed.labels`. Raises Collected if the collector stops it."""
         causal_lm = self.causal_lm
         backbone = getattr(causal_lm, causal_lm.base_model_prefix)
+        if collector is not None:
+            embedded = causal_lm.get_input_embeddings()(packed.input_ids)
+            collector.states.extend(embedded.split(packed.lengths))
         # neither a mask nor a cache: with either, transformers may let samples see each other
         output = backbone(
             input_ids=packed.input_ids[None],

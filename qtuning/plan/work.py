@@ -14,7 +14,7 @@ import numpy as np
 
 from qtuning.evaluation.tasks import shots_of
 from qtuning.experiment.cell import Cell, Evaluation, Pruning, Training
-from qtuning.experiment.needs import FORWARDS, SCORES, needs_of, schedule_of
+from qtuning.experiment.needs import ATTENTION, FORWARDS, SCORES, needs_of, schedule_of
 from qtuning.experiment.references import references_of
 from qtuning.experiment.registry import Need
 from qtuning.model.flops import ModelShape, Positions
@@ -116,7 +116,7 @@ def _scoring(
         assert layer is not None
         targets = np.zeros_like(length)
         depth = (layer if layer > 0 else shape.layers + layer + 1) / shape.layers
-    elif "attention" not in needs:
+    elif not needs & ATTENTION:
         length = length - 1  # nothing comes after the last token, so it is no input
     samples, tokens = float(counts.sum()), float(counts @ length)
     pairs = float(counts @ (length * (length + 1) / 2))
@@ -181,7 +181,7 @@ def token_losers(pruning: Pruning) -> float:
 
 def _drawn(pruning: Pruning, training: Training, lengths: Lengths, epoch: int) -> Array:
     """[n]: how many samples of each length an epoch-level pruner draws."""
-    annealed = pruning.sample_pruner == "infobatch" and epoch >= training.epochs * float(
+    annealed = pruning.sample_pruner == "infobatch-original" and epoch >= training.epochs * float(
         pruning.sample_options.get("anneal", 0.875)
     )
     if pruning.sample_ratio == 1 or annealed:
@@ -191,7 +191,11 @@ def _drawn(pruning: Pruning, training: Training, lengths: Lengths, epoch: int) -
 
 def _by_length(pruning: Pruning, lengths: Lengths, count: float) -> Array:
     """[n]: `count` samples as a pruner by length takes them, else of every length alike."""
-    keys = {"longest": -lengths.responses, "longest-history": lengths.prompts}
+    keys = {
+        "longest": lengths.tokens,
+        "longest-original": -lengths.responses,
+        "longest-history": lengths.prompts,
+    }
     key = keys.get(pruning.sample_pruner)
     if key is None:
         return np.full(len(lengths.prompts), count / len(lengths.prompts))

@@ -1,10 +1,9 @@
 """Token pruners that look at attention (method.md, Baselines): FastV and SparseVLM, carried over to text.
 
 Both were made to drop image tokens in inference. Here they drop response tokens from the loss. `candidates.attention`
-comes from the layer that the option `layer` names.
+comes from the layer that the option `layer` names. Attention is a share of a sample's own sequence: in a batch the
+tokens of short samples would win for being few. So by default each selected sample keeps its share of the budget.
 """
-
-from collections import Counter
 
 import torch
 from torch import Tensor
@@ -21,44 +20,51 @@ def fastv(
     layer: int,
     within: Within,
 ) -> Tensor:
-    """fastv (Chen et al., ECCV 2024, arXiv 2403.06764): keep the tokens that receive most attention.
+    """fastv, fastv-original (Chen et al., ECCV 2024, arXiv 2403.06764): the tokens that receive most attention.
 
-    As published, tokens are ranked by the attention that they receive from the positions of their sample, on average,
-    after layer 2. Under a causal mask more positions see the early tokens, so these receive more; that is not
-    corrected. `within` is `sample` by default, because attention is a share of a sample's own sequence: in a batch the
-    tokens of short samples would win for being few.
+    Tokens are ranked by the attention that they receive from the positions of their sample, on average. The Q-Tuning
+    paper takes the last layer, Chen et al. layer 2. Under a causal mask more positions see the early tokens, so these
+    receive more; neither corrects that, and neither do we.
     """
     assert candidates.attention is not None
     return keep_highest(candidates.attention.received, candidates, selection, budget.tokens, within)
 
 
 def sparsevlm(
-    candidates: Candidates, selection: SampleSelection, budget: Budget, rng: torch.Generator, *, layer: int
+    candidates: Candidates,
+    selection: SampleSelection,
+    budget: Budget,
+    rng: torch.Generator,
+    *,
+    layer: int,
+    within: Within,
 ) -> Tensor:
-    """sparsevlm (Zhang et al. 2024, arXiv 2410.04417): keep the tokens that the raters look at.
+    """sparsevlm: the tokens that the raters look at, as many as the budget says.
 
-    The paper's raters are the text tokens most relevant to the image; here they are the response tokens that look most
-    at the prompt. In the paper the rank of the attention matrix says how many tokens go. Here it divides the budget of
-    the batch among the selected samples, so that the budget is met. Of equal tokens the earlier one stays.
+    Raters are chosen by hidden states, as SparseVLM chooses the text tokens that rate an image: here they are the
+    response tokens most similar to the prompt (model/attention.py).
     """
-    attention = candidates.attention
-    assert attention is not None
-    counts = _seats(budget.tokens, attention.rank, candidates.lengths * selection.kept, candidates.numbers)
-    return keep_highest_of_each(attention.rated, candidates.lengths, counts)
+    assert candidates.attention is not None
+    return keep_highest(candidates.attention.rated, candidates, selection, budget.tokens, within)
 
 
-def _seats(total: int, weights: Tensor, sizes: Tensor, numbers: Tensor) -> list[int]:
-    """`total` divided in proportion to `weights`, no part above its size; weights below 1 count as 1.
+def sparsevlm_by_rank(
+    candidates: Candidates,
+    selection: SampleSelection,
+    budget: Budget,
+    rng: torch.Generator,
+    *,
+    layer: int,
+    scale: float,
+) -> Tensor:
+    """sparsevlm-original (Zhang et al. 2024, arXiv 2410.04417): of each sample what its raters look at most.
 
-    Handed out one at a time, to the highest weight / (2 * held + 1) (the rounding of Sainte-Lague). A sample that holds
-    all its tokens leaves the rest to the others. If `total` suffices, each gets one first. Ties go to the lower number.
+    The rank of a sample's attention matrix (raters x response tokens) says how many tokens are redundant: scale *
+    (|T_i| - rank_i) of its tokens go, but never all. So the budget has no effect. Of equal tokens the earlier one
+    stays. (The paper also recycles deleted tokens into merged ones, which a loss has no use for.)
     """
-    shares = weights.clamp(min=1).tolist()
-    # every token claims a place: first one of each sample, then by the quotient; those of a sample come in their order
-    claims = sorted(
-        (held > 0, -shares[index] / (2 * held + 1), number, index)
-        for index, (size, number) in enumerate(zip(sizes.tolist(), numbers.tolist(), strict=True))
-        for held in range(size)
-    )
-    served = Counter(index for *_, index in claims[:total])
-    return [served[index] for index in range(len(sizes))]
+    attention, lengths = candidates.attention, candidates.lengths
+    assert attention is not None and attention.rank is not None
+    redundant = (scale * (lengths - attention.rank).clamp(min=0)).round().long()
+    counts = (lengths - redundant).clamp(min=1) * selection.kept
+    return keep_highest_of_each(attention.rated, lengths, counts.tolist())

@@ -64,6 +64,6 @@ def sparsevlm_by_rank(
     Keeps min(|T_i|, max(1, rank_i)) tokens; of equal ones the earlier. It ignores the budget, as tables 1 and 2 show
     the same rows at 50% and 70% of the tokens. `layer` is not used here: `candidates.attention` is that of this layer.
     """
-    assert candidates.attention is not None
+    assert candidates.attention is not None and candidates.attention.rank is not None
     counts = candidates.attention.rank.clamp(min=1) * selection.kept
     return keep_highest_of_each(-candidates.attention.received, candidates.lengths, counts.tolist())

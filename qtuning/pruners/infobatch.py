@@ -1,16 +1,20 @@
-"""InfoBatch (Qin et al., ICLR 2024, arXiv 2303.04947) under a budget of K samples.
+"""InfoBatch under a budget of K samples: as the Q-Tuning paper describes it, and as its own paper defines it.
 
-The paper prunes a random share of the samples whose loss is below the mean. It multiplies the losses of the survivors
-by 1 / (1 - share), so that the expected gradient is that of the full data, and returns to the full data in the last
-epochs. Samples at or above the mean always stay. If half of the data is below the mean, a budget under 50% is therefore
-out of reach, and just above 50% the few survivors get huge weights. So we thin the other group, too, once the option
-`prune_at_most` (the largest share of the samples below the mean that may go) is used up. Of m samples below the mean we
-keep the share p_low, of the a others the share p_high, with p_low m + p_high a = K:
+The Q-Tuning paper (v2, appendix B.3) keeps the "samples expected to yield the largest gradient updates". It says
+nothing of weights. `largest_losses` takes the last known loss for that expectation.
+
+Qin et al. (ICLR 2024, arXiv 2303.04947), `infobatch`, prune a random share of the samples whose loss is below the mean.
+They multiply the losses of the survivors by 1 / (1 - share), so that the expected gradient is that of the full data,
+and return to the full data in the last epochs. Samples at or above the mean always stay. If half of the data is below
+the mean, a budget under 50% is therefore out of reach, and just above 50% the few survivors get huge weights. So we
+thin the other group, too, once the option `prune_at_most` (the largest share of the samples below the mean that may go)
+is used up. Of m samples below the mean we keep the share p_low, of the a others the share p_high, with
+p_low m + p_high a = K:
 
     p_high = 1, p_low = (K - a) / m          if this p_low >= 1 - prune_at_most: the paper's rule
     p_low  = (1 - prune_at_most) p_high      otherwise: both groups are thinned, at this fixed ratio
 
-The first epoch knows no losses. The paper takes the full data then; under a budget it is a uniform draw with weights
+The first epoch knows no losses. Qin et al. take the full data then; under a budget it is a uniform draw with weights
 B / K.
 """
 
@@ -20,7 +24,24 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from qtuning.pruners.base import Budget, Candidates, SampleSelection, draw, keep_prunable
+from qtuning.pruners.base import Budget, Candidates, SampleSelection, draw, keep_first, keep_prunable, ranking
+
+
+def largest_losses(candidates: Candidates, budget: Budget, rng: torch.Generator) -> SampleSelection:
+    """infobatch: the K = budget.samples samples of highest loss in their last update; all weigh 1.
+
+    Under a budget most samples have never been trained, so their losses are not known. They count as if they had the
+    mean of the known losses, and come in random order among themselves: kept are, in this order, known losses at or
+    above the mean from the highest down, unknown ones, and known ones below the mean from the highest down. While none
+    is known this is a uniform draw.
+    """
+    losses = candidates.losses
+    assert losses is not None
+    chance = torch.empty_like(candidates.numbers)
+    chance[draw(candidates.numbers, rng)] = torch.arange(len(candidates))
+    order = ranking(losses.nan_to_num(0.0), chance)
+    group = losses.isnan().long() + 2 * below_mean(losses).long()
+    return keep_first(order[torch.argsort(group[order], stable=True)], budget.samples)
 
 
 def infobatch(
@@ -31,7 +52,7 @@ def infobatch(
     prune_at_most: float = 0.75,
     anneal: float = 0.875,
 ) -> SampleSelection:
-    """Exactly K = budget.samples samples, drawn without replacement from the two groups; weights undo the draw.
+    """infobatch-original: exactly K = budget.samples samples, drawn from the two groups; weights undo the draw.
 
     A survivor weighs the size of its group divided by the number of its survivors. So the expected sum of w_i x_i over
     the kept samples is the sum of x_i over all samples, for any x. Dropped samples have weight 0. K = 1 is one uniform

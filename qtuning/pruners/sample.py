@@ -20,8 +20,14 @@ def random_samples(candidates: Candidates, budget: Budget, rng: torch.Generator)
     return keep_first(draw(candidates.numbers, rng), budget.samples)
 
 
-def longest(candidates: Candidates, budget: Budget, rng: torch.Generator) -> SampleSelection:
-    """longest: the K samples with the most response tokens (Zhao et al. 2024, arXiv 2402.04833)."""
+def without_longest(candidates: Candidates, budget: Budget, rng: torch.Generator) -> SampleSelection:
+    """longest: removes the longest sequences, so keeps the K with the fewest tokens, prompt and response."""
+    assert candidates.prompts is not None
+    return _highest(-(candidates.prompts + candidates.lengths), candidates, budget)
+
+
+def longest_responses(candidates: Candidates, budget: Budget, rng: torch.Generator) -> SampleSelection:
+    """longest-original: the K samples with the most response tokens (Zhao et al. 2024, arXiv 2402.04833)."""
     return _highest(candidates.lengths, candidates, budget)
 
 

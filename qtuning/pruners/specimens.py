@@ -135,7 +135,7 @@ def reordered(candidates: Candidates, order: Tensor) -> tuple[Candidates, Tensor
     scores, attention, texts = candidates.scores, candidates.attention, candidates.instructions
     assert scores is not None and attention is not None and texts is not None
     assert candidates.prompts is not None and candidates.reference is not None and candidates.losses is not None
-    assert candidates.token_influence is not None
+    assert candidates.token_influence is not None and attention.rank is not None
     places = torch.arange(candidates.tokens).split(candidates.lengths.tolist())
     tokens = torch.cat([places[index] for index in order.tolist()])
     return replace(
@@ -172,7 +172,10 @@ def limited(case: Specimen, needs: Collection[str]) -> Specimen:
     scores = case.candidates.scores
     if scores is not None and "sequence-entropy" not in needs:
         scores = replace(scores, sequence_ent=None) if "scores" in needs else None
-    hidden: dict[str, Any] = dict.fromkeys({"attention", "reference", "losses", "instructions"} - set(needs))
+    attention = case.candidates.attention
+    if attention is not None and "attention-rank" not in needs:
+        attention = replace(attention, rank=None) if "attention" in needs else None
+    hidden: dict[str, Any] = dict.fromkeys({"reference", "losses", "instructions"} - set(needs))
     if "token-influence" not in needs:
         hidden["token_influence"] = None
-    return replace(case, candidates=replace(case.candidates, scores=scores, **hidden))
+    return replace(case, candidates=replace(case.candidates, scores=scores, attention=attention, **hidden))

@@ -27,6 +27,19 @@ def random_tokens(candidates: Candidates, selection: SampleSelection, budget: Bu
     return mask
 
 
+def lowest_loss(
+    candidates: Candidates,
+    selection: SampleSelection,
+    budget: Budget,
+    rng: torch.Generator,
+    *,
+    within: Within = "batch",
+) -> Tensor:
+    """ppl: removes high-perplexity tokens, so keeps those with the lowest loss l_it (perplexity is exp(l_it))."""
+    assert candidates.scores is not None
+    return keep_highest(-candidates.scores.nll, candidates, selection, budget.tokens, within)
+
+
 def highest_loss(
     candidates: Candidates,
     selection: SampleSelection,
@@ -35,7 +48,10 @@ def highest_loss(
     *,
     within: Within = "batch",
 ) -> Tensor:
-    """ppl: the tokens with the highest loss l_it, which are those with the highest perplexity exp(l_it)."""
+    """ppl-original: the tokens with the highest loss l_it, as selective back-propagation takes samples.
+
+    The history of the authors' repository does the same.
+    """
     assert candidates.scores is not None
     return keep_highest(candidates.scores.nll, candidates, selection, budget.tokens, within)
 

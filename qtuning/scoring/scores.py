@@ -74,13 +74,13 @@ class TokenAttention:
     """What the attention of one layer says about the response tokens. Attention is the mean over the heads.
 
     received: [N], the attention that a token receives from the positions of its own sample, their mean. rated: [N], the
-    same from the raters only: the response tokens that look at the prompt at least as much as the response does on
-    average. rank: [B] int64, rank of each sample's matrix (raters x response tokens).
+    same from the raters only: the response tokens whose hidden states are most similar to the prompt's
+    (attention.py). rank: [B] int64, rank of each sample's matrix (raters x response tokens); None if it is not needed.
     """
 
     received: Tensor
     rated: Tensor
-    rank: Tensor
+    rank: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def observe(
     weights: Mapping[str, Tensor] | None = None,
     impl: Scorer = "chunked",
 ) -> Observation:
-    """Everything that `needs` asks for, in one forward: at least one of `scores`, `sequence-entropy`, `attention`.
+    """Everything that `needs` asks for, in one forward: at least one need of scores or of attention.
 
     layer: whose attention, from 1 or from -1 backwards. If only attention is asked for, the forward ends in that layer,
     and nothing goes through the head. Fields that were not asked for are None. weights, impl: see `PackedModel.score`.
@@ -114,9 +114,9 @@ def observe(
     """
     everywhere = "sequence-entropy" in needs
     scored = everywhere or "scores" in needs
-    collector = None
-    if "attention" in needs:
-        collector = model.collector(layer, [sample.prompt for sample in samples], stop=not scored)
+    collector, ranked = None, "attention-rank" in needs
+    if "attention" in needs or ranked:
+        collector = model.collector(layer, [sample.prompt for sample in samples], stop=not scored, rank=ranked)
     assert scored or collector is not None, "nothing was asked for"
     if collector is None and not everywhere:
         packed = pack_responses(samples)
@@ -173,7 +173,7 @@ def _token_attention(samples: Sequence[Sample], collector: "Collector") -> Token
     return TokenAttention(
         torch.cat([part.received for part in found]),
         torch.cat([part.rated for part in found]),
-        torch.tensor([part.rank for part in found]),
+        torch.tensor([part.rank for part in found]) if collector.rank else None,
     )
 
 

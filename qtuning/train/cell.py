@@ -22,7 +22,7 @@ from qtuning.data.tokenise import load_tokenizer
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell, Training
 from qtuning.experiment.ids import cell_id, cell_json
-from qtuning.experiment.needs import SCORES
+from qtuning.experiment.needs import ATTENTION, SCORES
 from qtuning.files import atomic_path, file_digest, read_json, write_json, write_text
 from qtuning.model.load import load_model, model_path
 from qtuning.model.packed import PackedModel, causal_lm_of, check_packed_forward
@@ -103,7 +103,7 @@ def train(
     language_model = _build_model(base, cell, folders.references)
     model = PackedModel(language_model).to(accelerator.device)
     difference = check_packed_forward(model, samples[:CHECKED], accelerator.device)
-    if "attention" in method.needs.all:
+    if method.needs.all & ATTENTION:
         model.collector(method.needs.layer, (), stop=True)  # a layer that the model does not have is refused here
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from qtuning.data.samples import Sample
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Scorer
+from qtuning.experiment.needs import ATTENTION
 from qtuning.model.batch import Packed, pack_whole
 from qtuning.model.head import head_of, summed_loss, token_statistics
 from qtuning.model.packed import PackedModel
@@ -86,7 +87,7 @@ def require_reusable(model: PackedModel, needs: Collection[str], pruned_tokens: 
     dropouts += [name for name, part in model.named_modules() if isinstance(part, nn.Dropout) and part.p > 0]
     reasons = {
         f"runs in one process, and accelerate started {processes}": processes > 1,
-        "knows scores only, and this method needs attention": "attention" in needs,
+        "knows scores only, and this method needs attention": bool(ATTENTION & set(needs)),
         "trains what it scored, and pruned_tokens = 'remove' takes tokens out": pruned_tokens == "remove",
         f"scores in training mode, where {''.join(dropouts[:1])} would blur the scores; set it to 0": bool(dropouts),
     }

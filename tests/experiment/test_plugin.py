@@ -262,7 +262,7 @@ def test_declaration_leaves_the_function_as_it_is() -> None:
 
 def test_options_survive_json() -> None:
     """A cell's configuration is JSON: what an option is after a round trip is what the pruner gets."""
-    info = SAMPLE_PRUNERS["infobatch"]
+    info = SAMPLE_PRUNERS["infobatch-original"]
     written = json.loads(
         json.dumps(info.options.model_validate({"anneal": 0.5}).model_dump(mode="json", by_alias=True))
     )

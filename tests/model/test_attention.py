@@ -34,12 +34,21 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def told(weights: NDArray[np.float64], prompt: int, tolerance: float = 1.0) -> tuple[list[float], list[float], int]:
-    """received, rated, rank of the head-mean matrix [L, L] of one sample; `tolerance` of the rank, in float32's own."""
+def told(
+    weights: NDArray[np.float64], states: NDArray[np.float64], prompt: int, tolerance: float = 1.0
+) -> tuple[list[float], list[float], int]:
+    """received, rated, rank of the head-mean matrix [L, L] of one sample with hidden states [L, H].
+
+    tolerance: of the rank, in float32's own.
+    """
     length = len(weights)
     response = range(prompt, length)
     received = [sum(weights[q][t] for q in range(length)) / length for t in response]
-    relevance = {q: sum(weights[q][p] for p in range(prompt)) for q in response}
+    relevance = dict.fromkeys(response, 0.0)
+    for p in range(prompt):  # each prompt token has one vote, which it divides by similarity
+        alike = {q: math.exp(float(np.dot(states[p], states[q]))) for q in response}
+        for q in response:
+            relevance[q] += alike[q] / sum(alike.values()) / prompt
     mean = sum(relevance.values()) / len(relevance)
     raters = [q for q in response if relevance[q] >= mean]
     rated = [sum(weights[q][t] for q in raters) / len(raters) for t in response]
@@ -58,8 +67,15 @@ def head_means(model: Any, sample: Sample) -> list[NDArray[np.float64]]:
     return [layer[0].double().mean(dim=0).numpy() for layer in layers]
 
 
+def embedded(model: Any, sample: Sample) -> NDArray[np.float64]:
+    """[L, H]: the hidden states before the first layer, in float64."""
+    exact = copy.deepcopy(model).double()
+    with torch.no_grad():
+        return exact.get_input_embeddings()(sample.tokens).numpy()  # type: ignore[no-any-return]
+
+
 def attention_of(model: PackedModel, samples: list[Sample], layer: int, *more: str) -> TokenAttention:
-    observed = observe(model, samples, {"attention", *more}, layer, CPU)
+    observed = observe(model, samples, {"attention-rank", *more}, layer, CPU)
     assert observed.attention is not None
     return observed.attention
 
@@ -71,10 +87,13 @@ def test_every_layer_equals_the_models_own_attention(build: Callable[..., Any], 
     wrapped = PackedModel(copy.deepcopy(model))
     samples = oracles.random_samples(SHAPES, seed=0)
     truth = [head_means(model, sample) for sample in samples]
+    states = [embedded(model, sample) for sample in samples]
     for layer in (1, 2):
         mine = attention_of(wrapped, samples, layer)
+        assert mine.rank is not None
         assert mine.received.dtype == mine.rated.dtype == torch.float64 and mine.rank.dtype == torch.int64
-        expected = [told(means[layer - 1], s.prompt) for means, s in zip(truth, samples, strict=True)]
+        every = zip(truth, states, samples, strict=True)
+        expected = [told(means[layer - 1], state, sample.prompt) for means, state, sample in every]
         np.testing.assert_allclose(mine.received, np.concatenate([e[0] for e in expected]), atol=1e-6)
         np.testing.assert_allclose(mine.rated, np.concatenate([e[1] for e in expected]), atol=1e-6)
         assert mine.rank.tolist() == [e[2] for e in expected]
@@ -83,19 +102,23 @@ def test_every_layer_equals_the_models_own_attention(build: Callable[..., Any], 
 def test_the_definitions_by_hand() -> None:
     """One prompt token, two response tokens, each row uniform over what it may see."""
     third = 1 / 3
-    found = attended(torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [third, third, third]]), 1)
-    # relevance 1/2 and 1/3, so the first response token is the only rater
+    weights = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [third, third, third]])
+    # the first response token is like the prompt, so it is the only rater
+    found = attended(weights, torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), 1, True)
     np.testing.assert_allclose(found.received, [5 / 18, 1 / 9], atol=1e-7)
     assert found.rated.tolist() == [0.5, 0.0] and found.rank == 1
+    other = attended(weights, torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]), 1, False)
+    np.testing.assert_allclose(other.rated, [third, third], atol=1e-7)
+    assert other.rank == 0, "nobody asked"
 
 
 @pytest.mark.parametrize("count", range(1, 40))
 def test_response_tokens_of_equal_relevance_all_rate(count: int) -> None:
     """The rounded mean of equal numbers can lie above every one of them."""
-    for small in (0.0, 1e-12, 3e-12, 1e-13):
+    for size in (0.0, 0.1, 1.0, 3.0):
         weights = torch.zeros(count + 2, count + 2)
-        weights[2:, 0], weights[2:, 1], weights[2:, 2:] = 0.1, small, torch.eye(count) * 0.9
-        found = attended(weights, 2)
+        weights[2:, 0], weights[2:, 2:] = 0.1, torch.eye(count) * 0.9
+        found = attended(weights, torch.full((count + 2, 3), size), 2, True)
         np.testing.assert_allclose(found.rated, [0.9 / count] * count, rtol=1e-6)
         assert found.rank == count
 
@@ -104,15 +127,17 @@ def test_response_tokens_of_equal_relevance_all_rate(count: int) -> None:
 @given(st.integers(1, 5), st.integers(1, 12), st.sampled_from([1.0, 8.0]), st.integers(0, 999))
 def test_attended_equals_the_plain_reading(prompt: int, response: int, spread: float, seed: int) -> None:
     """Sharp attention too, whose matrix has not the rank of its rows."""
-    length = prompt + response
-    scores = torch.randn(length, length, generator=torch.Generator().manual_seed(seed)) * spread
+    length, rng = prompt + response, torch.Generator().manual_seed(seed)
+    scores = torch.randn(length, length, generator=rng) * spread
+    states = torch.randn(length, 4, generator=rng)
     weights = scores.masked_fill(torch.ones(length, length).triu(1).bool(), -math.inf).softmax(dim=-1)
-    found = attended(weights, prompt)
-    received, rated, least_rank = told(weights.double().numpy(), prompt, tolerance=3.0)
+    found = attended(weights, states, prompt, True)
+    plain = weights.double().numpy(), states.double().numpy(), prompt
+    received, rated, least_rank = told(*plain, tolerance=3.0)
     np.testing.assert_allclose(found.received, received, atol=1e-12)
     np.testing.assert_allclose(found.rated, rated, atol=1e-12)
     # between the two lies what the rounding of the singular values may decide
-    assert 1 <= least_rank <= found.rank <= told(weights.double().numpy(), prompt, tolerance=1 / 3)[2] <= response
+    assert 1 <= least_rank <= found.rank <= told(*plain, tolerance=1 / 3)[2] <= response
     assert 0 < float(found.received.sum()) <= 1 + 1e-6
 
 
@@ -122,7 +147,7 @@ def test_equal_rows_lower_the_rank() -> None:
     weights[1:, 0] = 0.5
     weights[1, 1], weights[2, 1], weights[2, 2] = 0.5, 0.5, 1e-9
     weights[3, 1], weights[3, 3] = 0.25, 0.25
-    assert attended(weights, 1).rank == 2
+    assert attended(weights, torch.ones(4, 2), 1, True).rank == 2
 
 
 def test_company_and_order_do_not_matter(packed_llama: PackedModel) -> None:
@@ -208,7 +233,8 @@ def test_attention_leaves_no_dropout_and_no_graph(build: Callable[..., Any]) -> 
 
 def take(query: Tensor, key: Tensor, segments: tuple[int, ...], prompts: tuple[int, ...]) -> Collector:
     """What a collector finds of one call of the packed attention; scores are q k^T."""
-    collector = Collector(0, prompts, stop=True)
+    states = [torch.ones(length, 2) for length in segments]  # all response tokens rate
+    collector = Collector(0, prompts, stop=True, states=states)
     module = nn.Module()
     module.layer_idx = 0  # type: ignore[assignment]
     with pytest.raises(Collected):
@@ -224,7 +250,7 @@ def test_weights_are_float32_under_autocast() -> None:
         found = take(query, key, (12,), (5,)).found[0]
     scores = query[0].double() @ key[0].double().transpose(1, 2)
     weights = scores.masked_fill(torch.ones(12, 12).triu(1).bool(), -math.inf).softmax(dim=-1).mean(dim=0)
-    received, rated, _ = told(weights.numpy(), 5)
+    received, rated, _ = told(weights.numpy(), np.ones((12, 2)), 5)
     np.testing.assert_allclose(found.received, received, atol=1e-6)
     np.testing.assert_allclose(found.rated, rated, atol=1e-6)
 

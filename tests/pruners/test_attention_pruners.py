@@ -1,13 +1,16 @@
-"""FastV and SparseVLM, against sorting and dealing out in plain Python."""
+"""FastV and SparseVLM, against sorting in plain Python."""
 
-from fractions import Fraction
+from collections.abc import Callable
+from dataclasses import replace
 
+import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from populations import RATIOS, budget_of, exactly, populations_selected
 from torch import Tensor
 
-from qtuning.pruners.attention import fastv, sparsevlm
+from qtuning.pruners.attention import fastv, sparsevlm, sparsevlm_by_rank
 from qtuning.pruners.base import Candidates, SampleSelection, keep_prunable
 from qtuning.scoring.scores import TokenAttention
 from qtuning.train.seeding import generator
@@ -44,76 +47,52 @@ def test_fastv_keeps_what_receives_most_in_each_sample() -> None:
     assert mask.tolist() == [False, True, True, True, False, False]
 
 
+@pytest.mark.parametrize(("pruner", "value"), [(fastv, "received"), (sparsevlm, "rated")])
 @settings(max_examples=150, deadline=None)
-@given(populations_selected(), RATIOS)
-def test_fastv_spends_its_budget_on_the_highest(chosen: tuple[Candidates, SampleSelection], ratio: float) -> None:
+@given(chosen=populations_selected(), ratio=RATIOS)
+def test_the_budget_is_spent_on_the_highest(
+    pruner: Callable[..., Tensor], value: str, chosen: tuple[Candidates, SampleSelection], ratio: float
+) -> None:
     candidates, selection = chosen
     assert candidates.attention is not None
     available = int(candidates.lengths[selection.kept].sum())
     budget = budget_of(candidates, tokens=ratio)
-    mask = fastv(candidates, selection, budget, RNG, layer=2, within="sample")
+    mask = pruner(candidates, selection, budget, RNG, layer=2, within="sample")
     assert int(mask.sum()) == min(budget.tokens, available)
     kept = positions(mask, candidates.lengths)
     for part, values, selected in zip(
-        kept, candidates.attention.received.split(candidates.lengths.tolist()), selection.kept.tolist(), strict=True
+        kept,
+        getattr(candidates.attention, value).split(candidates.lengths.tolist()),
+        selection.kept.tolist(),
+        strict=True,
     ):
         assert selected or not part
         assert part == highest(values.tolist(), len(part))
 
 
-def test_sparsevlm_gives_more_to_the_sample_of_higher_rank() -> None:
-    values = [0.1, 0.4, 0.2, 0.3] * 2
-    candidates = attended([4, 4], values, [3, 1])
-    mask = sparsevlm(candidates, all_of(candidates), exactly(4), RNG, layer=2)
-    assert positions(mask, candidates.lengths) == [{1, 2, 3}, {1}]
-
-
-def test_sparsevlm_hands_on_what_a_short_sample_cannot_hold() -> None:
-    """Ranks 8 : 1 : 3 of 10 tokens would be 6.7, 0.8 and 2.5; the first has two, and 8 go 1 : 3 to the others."""
-    candidates = attended([2, 20, 20], [float(t) for t in range(42)], [8, 1, 3])
-    mask = sparsevlm(candidates, all_of(candidates), exactly(10), RNG, layer=2)
-    assert [len(part) for part in positions(mask, candidates.lengths)] == [2, 2, 6]
-    without_first = keep_prunable(torch.tensor([False, True, True]))
-    mask = sparsevlm(candidates, without_first, exactly(8), RNG, layer=2)
-    assert [len(part) for part in positions(mask, candidates.lengths)] == [0, 2, 6]
-
-
-def test_sparsevlm_breaks_ties_by_number_and_position() -> None:
-    candidates = attended([3, 3], [0.5] * 6, [1, 1], numbers=[9, 4])
-    mask = sparsevlm(candidates, all_of(candidates), exactly(3), RNG, layer=2)
-    assert positions(mask, candidates.lengths) == [{0}, {0, 1}]
-
-
-@settings(max_examples=300, deadline=None)
-@given(populations_selected(), RATIOS)
-def test_sparsevlm_divides_its_budget_by_rank(chosen: tuple[Candidates, SampleSelection], ratio: float) -> None:
-    """Exact in all, inside each sample, one for everyone first, and no token could move to a more deserving sample."""
-    candidates, selection = chosen
+def test_sparsevlm_is_not_fastv() -> None:
+    candidates = attended([4], [0.1, 0.4, 0.2, 0.3], [1])
     assert candidates.attention is not None
-    sizes = (candidates.lengths * selection.kept).tolist()
+    rated = TokenAttention(candidates.attention.received, torch.tensor([0.4, 0.1, 0.2, 0.3]))
+    candidates = replace(candidates, attention=rated)
+    mask = sparsevlm(candidates, all_of(candidates), exactly(2), RNG, layer=2, within="sample")
+    assert positions(mask, candidates.lengths) == [{0, 3}]
+
+
+@settings(max_examples=150, deadline=None)
+@given(populations_selected(), RATIOS, st.sampled_from([0.25, 0.5, 1.0]))
+def test_the_rank_says_how_many_stay_in_the_original(
+    chosen: tuple[Candidates, SampleSelection], ratio: float, scale: float
+) -> None:
+    """Of n tokens and rank r, scale * (n - r) go, whatever the budget; one stays in any case."""
+    candidates, selection = chosen
+    assert candidates.attention is not None and candidates.attention.rank is not None
     budget = budget_of(candidates, tokens=ratio)
-    mask = sparsevlm(candidates, selection, budget, RNG, layer=2)
-    kept = positions(mask, candidates.lengths)
-    held = [len(part) for part in kept]
-    assert sum(held) == min(budget.tokens, sum(sizes))
-    assert all(count <= size for count, size in zip(held, sizes, strict=True))
-    for part, values in zip(kept, candidates.attention.rated.split(candidates.lengths.tolist()), strict=True):
-        assert part == highest(values.tolist(), len(part))
-    selected = [index for index, size in enumerate(sizes) if size]
-    if sum(held) >= len(selected):
-        assert all(held[index] for index in selected)
-    ranks = [Fraction(max(1, rank)) for rank in candidates.attention.rank.tolist()]
-    for giver in selected:
-        for taker in selected:
-            if held[giver] > 1 and held[taker] < sizes[taker]:
-                # rounded shares: half a token past what it holds, no taker is worth more than the giver's last half
-                assert ranks[giver] / (2 * held[giver] - 1) >= ranks[taker] / (2 * held[taker] + 1)
-
-
-def test_sparsevlm_shares_large_budgets_in_proportion() -> None:
-    ranks = [7, 150, 43, 300]
-    candidates = attended([4000] * 4, [0.0] * 16000, ranks)
-    mask = sparsevlm(candidates, all_of(candidates), exactly(3137), RNG, layer=2)
-    held = [len(part) for part in positions(mask, candidates.lengths)]
-    assert sum(held) == 3137
-    assert all(abs(count - 3137 * rank / sum(ranks)) < 1 for count, rank in zip(held, ranks, strict=True))
+    mask = sparsevlm_by_rank(candidates, selection, budget, RNG, layer=2, scale=scale)
+    rated = candidates.attention.rated.split(candidates.lengths.tolist())
+    rows = zip(
+        positions(mask, candidates.lengths), rated, candidates.attention.rank.tolist(), selection.kept, strict=True
+    )
+    for part, values, rank, selected in rows:
+        stay = max(1, len(values) - round(scale * max(0, len(values) - rank)))
+        assert part == (highest(values.tolist(), stay) if selected else set())

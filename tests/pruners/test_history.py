@@ -92,7 +92,7 @@ def test_infobatch_history_before_any_loss_is_a_plain_random_draw() -> None:
 @given(chosen=populations_selected(), ratio=RATIOS)
 def test_sparsevlm_history_keeps_the_least_attended(chosen: tuple[Candidates, SampleSelection], ratio: float) -> None:
     candidates, selection = chosen
-    assert candidates.attention is not None
+    assert candidates.attention is not None and candidates.attention.rank is not None
     mask = sparsevlm_by_rank(candidates, selection, Budget.of(1.0, ratio, 1, len(candidates.owner)), generator(0))
     received, ranks, at = candidates.attention.received.tolist(), candidates.attention.rank.tolist(), 0
     for length, kept, rank in zip(candidates.lengths.tolist(), selection.kept.tolist(), ranks, strict=True):

@@ -1,4 +1,4 @@
-"""InfoBatch under a budget: exact counts, the shares of the two groups, unbiased sums, annealing."""
+"""InfoBatch under a budget: the highest losses; of the original, counts, shares, unbiased sums, annealing."""
 
 import inspect
 import math
@@ -12,7 +12,7 @@ from populations import NATS, RATIOS
 
 from qtuning.experiment.registry import SAMPLE_PRUNERS
 from qtuning.pruners.base import PRUNABLE, Budget, Candidates, SampleSelection
-from qtuning.pruners.infobatch import below_mean, infobatch
+from qtuning.pruners.infobatch import below_mean, infobatch, largest_losses
 from qtuning.train.seeding import generator
 
 LOSSES = st.sampled_from([*NATS, [0.1]]).flatmap(
@@ -151,6 +151,31 @@ def test_the_last_epochs_are_full(epoch: int, epochs: int, anneal: float, full: 
 
 
 def test_defaults_are_those_of_the_options() -> None:
-    options = SAMPLE_PRUNERS["infobatch"].options().model_dump()
+    options = SAMPLE_PRUNERS["infobatch-original"].options().model_dump()
     parameters = inspect.signature(infobatch).parameters
     assert options == {key: parameters[key].default for key in options}
+
+
+@settings(max_examples=600, deadline=None)
+@given(losses=LOSSES, ratio=RATIOS, seed=st.integers(0, 3))
+def test_the_highest_losses_stay_and_unknown_ones_count_as_the_mean(
+    losses: list[float], ratio: float, seed: int
+) -> None:
+    samples = max(1, round(ratio * len(losses)))
+    selection = largest_losses(candidates_of(losses), Budget(ratio, 1.0, samples, 1), generator(seed))
+    assert int(selection.kept.sum()) == samples and selection.weights is None
+    under = below(losses)
+    # 2 at or above the mean of the known, 1 unknown, 0 below; then by loss
+    keys = [(1, 0.0) if math.isnan(loss) else (0 if low else 2, loss) for loss, low in zip(losses, under, strict=True)]
+    kept = sorted(key for key, stays in zip(keys, selection.kept.tolist(), strict=True) if stays)
+    assert kept == sorted(keys)[len(keys) - samples :]
+
+
+def test_unknown_losses_are_drawn_evenly() -> None:
+    """2 known above the mean stay, 2 below go, and of 8 unknown ones each is as likely as any other."""
+    losses = [4.0, 4.0, 1.0, 1.0, *[math.nan] * 8]
+    drawn = torch.zeros(12)
+    for seed in range(800):
+        drawn += largest_losses(candidates_of(losses), Budget(0.5, 1.0, 6, 1), generator(seed)).kept
+    assert drawn[:4].tolist() == [800, 800, 0, 0]
+    assert bool(((drawn[4:] - 400).abs() <= 5 * (800 * 0.25) ** 0.5).all())

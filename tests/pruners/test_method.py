@@ -102,7 +102,7 @@ def test_the_whole_budget_prunes_nothing(batch: Candidates, sample: str, updates
 def test_epoch_level_pruning_draws_before_the_epoch_and_keeps_every_batch(batch: Candidates, sample: str) -> None:
     chosen = method(sample, "random")
     drawn = chosen.select_epoch(batch, generator(5))
-    assert int(drawn.kept.sum()) == 2 or sample == "infobatch"
+    assert int(drawn.kept.sum()) == 2 or sample == "infobatch-original"
     selection = chosen.select(batch, generator(5))
     assert selection.samples.kept.all() and selection.samples.weights is None
     assert int(selection.tokens.sum()) == selection.asked_tokens == 20 and selection.asked_samples == 8
@@ -154,7 +154,7 @@ def test_the_second_draw_is_uniform_whatever_drew_first(batch: Candidates) -> No
 
 def test_twice_with_matched_updates_keeps_r_sample_squared_of_the_batch(batch: Candidates) -> None:
     """Half of 8 by length are 4, half of these at random are 2."""
-    chosen = method("longest", "none", 0.5, 1.0, updates="matched-updates", passes="twice")
+    chosen = method("longest-original", "none", 0.5, 1.0, updates="matched-updates", passes="twice")
     longest, seen = {0, 2, 3, 6}, set()
     for seed in range(40):
         selection = chosen.select(batch, generator(seed))
@@ -163,7 +163,7 @@ def test_twice_with_matched_updates_keeps_r_sample_squared_of_the_batch(batch: C
         seen |= kept
     assert seen == longest
     assert (
-        method("longest", "random", 0.5, 0.5, updates="matched-updates", passes="twice")
+        method("longest-original", "random", 0.5, 0.5, updates="matched-updates", passes="twice")
         .select(batch, generator(0))
         .asked_tokens
         == 40 * 0.5 * 0.5 * 0.5
@@ -269,7 +269,8 @@ def test_the_order_of_the_batch_does_not_matter(
         numbers[order],
         batch.lengths[order],
         BatchScores(scores.nll[tokens], scores.entropy[tokens], scores.lengths[order]),
-        attention=TokenAttention(attention.received[tokens], attention.rated[tokens], attention.rank[order]),
+        prompts=batch.prompts[order],
+        attention=TokenAttention(attention.received[tokens], attention.rated[tokens]),
     )
     chosen = method(sample, token, 0.5, 0.5, updates=updates, passes=passes)
     assert torch.equal(

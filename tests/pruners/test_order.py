@@ -24,7 +24,7 @@ WITHIN = [
 
 
 def options_of(name: str) -> dict[str, Any]:
-    return {"anneal": 0.5} if name == "infobatch" else {}  # so that one of three epochs is full
+    return {"anneal": 0.5} if name == "infobatch-original" else {}  # so that one of three epochs is full
 
 
 @pytest.mark.parametrize("name", BUILT_IN["sample"])

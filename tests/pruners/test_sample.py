@@ -13,10 +13,11 @@ from qtuning.pruners.sample import (
     highest_entropy,
     highest_ppl,
     keep_all,
-    longest,
+    longest_responses,
     lowest_ppl,
     middle_ppl,
     random_samples,
+    without_longest,
 )
 from qtuning.scoring.scores import BatchScores
 from qtuning.train.seeding import generator
@@ -33,6 +34,13 @@ def lengths(candidates: Candidates) -> list[float]:
     return candidates.lengths.tolist()
 
 
+def sequences(candidates: Candidates) -> list[float]:
+    """Prompt and response tokens."""
+    assert candidates.prompts is not None
+    pairs = zip(candidates.prompts.tolist(), candidates.lengths.tolist(), strict=True)
+    return [prompt + response for prompt, response in pairs]
+
+
 def entropies(candidates: Candidates) -> list[float]:
     assert candidates.scores is not None
     return token_means(candidates.scores.entropy, candidates.lengths)
@@ -45,7 +53,8 @@ def errors(candidates: Candidates) -> list[float]:
 
 
 RANKED: list[tuple[Callable[..., SampleSelection], int, Callable[[Candidates], list[float]]]] = [
-    (longest, -1, lengths),
+    (without_longest, 1, sequences),
+    (longest_responses, -1, lengths),
     (highest_entropy, -1, entropies),
     (highest_ppl, -1, errors),
     (lowest_ppl, 1, errors),

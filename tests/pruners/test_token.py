@@ -4,17 +4,18 @@ import inspect
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Literal
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from populations import RATIOS, budget_of, candidates_of, exactly, populations_selected
 from torch import Tensor
 
 from qtuning.experiment.registry import TOKEN_PRUNERS
 from qtuning.pruners.base import Candidates, SampleSelection, keep_prunable
-from qtuning.pruners.token import excess_loss, highest_loss, keep_all, random_tokens
+from qtuning.pruners.token import excess_loss, highest_loss, keep_all, lowest_loss, most_influenced, random_tokens
 from qtuning.scoring.scores import BatchScores
 from qtuning.train.seeding import generator
 
@@ -51,8 +52,14 @@ def found(candidates: Candidates, mask: Tensor) -> set[tuple[int, int]]:
     }
 
 
+def gains(candidates: Candidates) -> list[float]:
+    return [-loss for loss in losses(candidates)]
+
+
 RANKED = pytest.mark.parametrize(
-    ("pruner", "values"), [(highest_loss, losses), (excess_loss, excesses)], ids=["ppl", "rho-1"]
+    ("pruner", "values"),
+    [(lowest_loss, gains), (highest_loss, losses), (excess_loss, excesses)],
+    ids=["ppl", "ppl-original", "rho-1"],
 )
 
 
@@ -117,7 +124,10 @@ def test_excess_is_not_loss() -> None:
     assert excess_loss(candidates, everything, exactly(1), generator(0)).tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize(("name", "pruner"), [("ppl", highest_loss), ("rho-1", excess_loss)])
+@pytest.mark.parametrize(
+    ("name", "pruner"),
+    [("ppl", lowest_loss), ("ppl-original", highest_loss), ("rho-1", excess_loss), ("token-cleaning", most_influenced)],
+)
 def test_defaults_are_those_of_the_options(name: str, pruner: Callable[..., Tensor]) -> None:
     options = TOKEN_PRUNERS[name].options().model_dump()
     parameters = inspect.signature(pruner).parameters
@@ -158,3 +168,22 @@ def test_random_prefers_no_token(lengths: list[int]) -> None:
     deviation = (800 * 0.25 * 0.75) ** 0.5
     assert isinstance(drawn, torch.Tensor)
     assert bool(((drawn - 200).abs() <= 5 * deviation).all())
+
+
+@settings(max_examples=400, deadline=None)
+@given(chosen=populations_selected(), ratio=RATIOS, keep=st.sampled_from(["highest", "lowest"]))
+def test_cleaning_keeps_what_is_above_the_threshold_of_the_train_set(
+    chosen: Chosen, ratio: float, keep: Literal["highest", "lowest"]
+) -> None:
+    """The candidates are the train set here: of all its tokens round(r N) are above the threshold."""
+    candidates, selection = chosen
+    assert candidates.token_influence is not None
+    budget = budget_of(candidates, tokens=ratio)
+    mask = most_influenced(candidates, selection, budget, generator(0), keep=keep)
+    ranked = sorted(range(candidates.tokens), key=lambda t: float(candidates.token_influence[t]))  # type: ignore[index]
+    ranked = ranked if keep == "highest" else ranked[::-1]
+    mine = [t for t in ranked if selection.kept[candidates.owner[t]]]
+    exact = ratio * len(ranked) - 0.5
+    assume(abs(exact - round(exact)) > 1e-9)  # a half may be rounded either way
+    above = [t for t in ranked[: math.ceil(exact)] if t in mine]
+    assert sorted(mask.nonzero().flatten().tolist()) == sorted(above or mine[:1])

@@ -40,6 +40,10 @@ BASELINES = [
     for token in ("random", "ppl", "fastv", "sparsevlm", "rho-1")
 ]
 HISTORY = [
+    "longest-original+ppl-original",
+    "infobatch-original+fastv-original",
+    "random+sparsevlm-original",
+    "random+token-cleaning",
     "longest-history+sparsevlm-history",
     "entropy-history+random",
     "infobatch-history+ppl",
@@ -63,7 +67,7 @@ def cell_of(
     **training: Any,
 ) -> Cell:
     chosen = dict(options or {})
-    if method.endswith("rho-1"):
+    if method.endswith(("rho-1", "token-cleaning")):
         chosen["reference"] = "m"
     entry = MethodEntry(method=NAMED.get(method, method), options=chosen)
     ratios = Ratios(sample_ratio=budget[0], token_ratio=budget[1])
