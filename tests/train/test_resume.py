@@ -7,6 +7,7 @@ import torch
 from loops import POOLED, REUSE, cell_of, pooling, run, started, timeless
 
 from qtuning.data.samples import Sample
+from qtuning.train.cost import Cost
 
 SINGLE = {"batch_size": 2, "accumulation": 1, "epochs": 3}  # 9 updates an epoch of the full data
 STALE = {"scoring": {"schedule": "stale", "epochs": 2, "compare_every": 2}}
@@ -48,3 +49,16 @@ def test_going_on_from_a_checkpoint(tiny_llama: Any, samples: list[Sample], case
         assert timeless(straight.records[stop:]) == timeless(rest)
         weights = dict(second.bare.model.named_parameters())
         assert all(torch.equal(weight, weights[name]) for name, weight in straight.weights.items())
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_going_on_keeps_the_account_on_another_number_of_processes(
+    tiny_llama: Any, samples: list[Sample], processes: int
+) -> None:
+    """Saved by so many processes, restored on one: sums, but for updates and seconds, which processes share."""
+    loop, _ = started(cell_of("q-tuning", (0.5, 0.5)), tiny_llama, samples)
+    numbers, tensors = loop.state()
+    costs = [vars(Cost(updates=4, samples_kept=10 + rank, seconds_total=7.0)) for rank in range(processes)]
+    loop.restore(tensors, {**numbers, "update": 4, "cost": costs})
+    assert (loop.cost.updates, loop.cost.seconds_total) == (4, 7.0)
+    assert loop.cost.samples_kept == sum(10 + rank for rank in range(processes))
