@@ -102,6 +102,18 @@ class RankedOptions(NoOptions):
     within: Literal["batch", "sample"] = Field("batch", description="where tokens compete")
 
 
+class ExcessOptions(NoOptions):
+    """Rho-1: where tokens compete."""
+
+    within: Literal["batch", "sample", "Q2"] = Field(
+        "batch", description="where tokens compete; Q2: each Q2-like sample keeps r_token of its own, others stay whole"
+    )
+
+    def amount(self) -> Amount:
+        """In Q2 the share of every sample that may lose tokens."""
+        return "each" if self.within == "Q2" else "asked"
+
+
 class CleaningOptions(NoOptions):
     """TokenCleaning: which end of the ranking by token influence is kept."""
 
@@ -232,7 +244,7 @@ TOKEN_PRUNERS: dict[str, PrunerInfo] = {
             options=RaterOptions,
             label="SparseVLM",
         ),
-        _info("rho-1", "token:excess_loss", "batch", "scores", "reference", options=RankedOptions, label="Rho-1"),
+        _info("rho-1", "token:excess_loss", "batch", "scores", "reference", options=ExcessOptions, label="Rho-1"),
         _info(
             "token-cleaning",
             "token:most_influenced",

@@ -62,6 +62,7 @@ class Method:
     def select(self, candidates: Candidates, rng: torch.Generator) -> Selection:
         """Prune one batch. If the samples were drawn before the epoch, all are kept, and only tokens are pruned.
 
+        A token pruner keeps r_token of the response tokens of the kept samples; what Q-Tuning's is of says reading A7.
         A12 `twice`: a random share r_sample of the kept samples is kept, so that r_sample^2 of the data trains.
         """
         pruning = self.pruning
@@ -82,7 +83,11 @@ class Method:
         if pruning.token_ratio == 1 or not bool(samples.kept.any()):
             # a token ratio of 1 asks for all tokens of the kept samples, however long these samples are
             return Selection(samples, samples.kept[candidates.owner], asked, budget.tokens)
-        mask = self.prune_tokens(candidates, samples, budget, rng)
+        ours = budget
+        if self.token.name != "q-tuning":  # whose readings of A7 count otherwise
+            held = int(candidates.lengths[samples.kept].sum())
+            ours = replace(budget, tokens=sample_budget(pruning.token_ratio, held))
+        mask = self.prune_tokens(candidates, samples, ours, rng)
         check_tokens(self.token, mask, candidates, samples)
         return Selection(samples, mask, asked, budget.tokens)
 

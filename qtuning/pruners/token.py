@@ -9,7 +9,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from qtuning.pruners.base import Budget, Candidates, SampleSelection, Within, draw, keep_highest
+from qtuning.pruners.base import (
+    DROPPED,
+    PRUNABLE,
+    Budget,
+    Candidates,
+    SampleSelection,
+    Within,
+    draw,
+    keep_highest,
+    keep_highest_of_each,
+    whole_share,
+)
 
 
 def keep_all(candidates: Candidates, selection: SampleSelection, budget: Budget, rng: torch.Generator) -> Tensor:
@@ -62,15 +73,22 @@ def excess_loss(
     budget: Budget,
     rng: torch.Generator,
     *,
-    within: Within = "batch",
+    within: Within | Literal["Q2"] = "batch",
 ) -> Tensor:
     """rho-1: the tokens with the highest excess loss l_it - l_it^ref over the reference model.
 
-    Selective language modelling of Lin et al., NeurIPS 2024, arXiv 2404.07965.
+    Selective language modelling of Lin et al., NeurIPS 2024, arXiv 2404.07965. `Q2` puts it in the place of Q-Tuning's
+    score (table 5): each Q2-like sample keeps r_token of its own tokens (Algorithm 1, line 29), others stay whole.
     """
     assert candidates.scores is not None and candidates.reference is not None
     excess = candidates.scores.nll - candidates.reference
-    return keep_highest(excess, candidates, selection, budget.tokens, within)
+    if within != "Q2":
+        return keep_highest(excess, candidates, selection, budget.tokens, within)
+    pairs = zip(candidates.lengths.tolist(), selection.role.tolist(), strict=True)
+    counts = [
+        0 if role == DROPPED else whole_share(budget.token_ratio, n) if role == PRUNABLE else n for n, role in pairs
+    ]
+    return keep_highest_of_each(excess, candidates.lengths, counts)
 
 
 def most_influenced(

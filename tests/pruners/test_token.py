@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Literal
 
@@ -14,7 +15,7 @@ from populations import RATIOS, budget_of, candidates_of, exactly, populations_s
 from torch import Tensor
 
 from qtuning.experiment.registry import TOKEN_PRUNERS
-from qtuning.pruners.base import Candidates, SampleSelection, keep_prunable
+from qtuning.pruners.base import DROPPED, EXEMPT, PRUNABLE, WHOLE, Candidates, SampleSelection, keep_prunable
 from qtuning.pruners.token import excess_loss, highest_loss, keep_all, lowest_loss, most_influenced, random_tokens
 from qtuning.scoring.scores import BatchScores
 from qtuning.train.seeding import generator
@@ -187,3 +188,19 @@ def test_cleaning_keeps_what_is_above_the_threshold_of_the_train_set(
     assume(abs(exact - round(exact)) > 1e-9)  # a half may be rounded either way
     above = [t for t in ranked[: math.ceil(exact)] if t in mine]
     assert sorted(mask.nonzero().flatten().tolist()) == sorted(above or mine[:1])
+
+
+@settings(max_examples=300, deadline=None)
+@given(chosen=populations_selected(), ratio=RATIOS, data=st.data())
+def test_rho_1_inside_q_tuning_prunes_each_q2_sample(chosen: Chosen, ratio: float, data: st.DataObject) -> None:
+    candidates, selection = chosen
+    roles = [data.draw(st.sampled_from([EXEMPT, PRUNABLE, WHOLE])) if kept else DROPPED for kept in selection.kept]
+    selection = replace(selection, role=torch.tensor(roles, dtype=torch.int8))
+    mask = excess_loss(candidates, selection, budget_of(candidates, tokens=ratio), generator(0), within="Q2")
+    values, at = excesses(candidates), 0
+    for length, role in zip(candidates.lengths.tolist(), roles, strict=True):
+        share = max(1, math.floor(round(ratio * length, 9)))
+        stay = {DROPPED: 0, PRUNABLE: share}.get(role, length)
+        best = sorted(range(length), key=lambda t: (-values[at + t], t))[:stay]
+        assert mask[at : at + length].nonzero().flatten().tolist() == sorted(best)
+        at += length
