@@ -90,7 +90,7 @@ def draw_batch(rng: random.Random, family: str) -> list[Point]:
         sure = (2,) if family == "equal" else doubts
         axes = [column(constant, len(constant) > 1), column(sure, len(sure) > 1), column(sure, len(sure) > 1)]
     longest = rng.choice((1, 3, 10, 12)) if size < 20 else 4
-    tokens = (1, 2, 4, 7) if family != "free" else tuple(range(1, 2**12))
+    tokens = (1, 2, 4, 7) if family != "free" else range(1, 2**36)
     return [
         Point(number, *point, [rng.choice(tokens) for _ in range(rng.randint(1, longest))], rng.randint(1, 12))
         for number, point in zip(rng.sample(range(1000), size), zip(*axes, strict=True), strict=True)
