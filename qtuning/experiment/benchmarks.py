@@ -10,8 +10,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from qtuning.errors import UserError
-
 Split = Literal["train", "validation", "test"]
 Protocol = Literal["standard", "paper"]
 
@@ -119,11 +117,11 @@ class Benchmark:
     """A benchmark.
 
     metric: the one that stands for it in tables; others are stored beside it. hub_id, subsets: its data set on the
-    Hugging Face hub, and which of its configurations (none: it has only one). split: whose items are asked, one of
-    `splits`. paper: the split that the protocol `paper` asks instead, and of it only questions with four choices, as
-    OpenCompass does (arXiv 2509.23873v2: 567 and 295 items). item: what an item must hold. texts: the texts of an item
-    that contamination compares, as (part, key of the item). fewshot: examples in a prompt. chance: the score of
-    guessing, as a fraction; None where answers are free text.
+    Hugging Face hub, and which of its configurations (none: it has only one). split: whose items are asked. paper: the
+    split that the protocol `paper` asks instead, and of it only questions with four choices, as OpenCompass does (arXiv
+    2509.23873v2: 567 and 295 items). item: what an item must hold. texts: the texts of an item that contamination
+    compares, as (part, key of the item). fewshot: examples in a prompt. chance: the score of guessing, as a fraction;
+    None where answers are free text.
     """
 
     name: str
@@ -131,7 +129,6 @@ class Benchmark:
     metric: str
     hub_id: str
     split: Split
-    splits: tuple[Split, ...]
     item: type[Item]
     subsets: tuple[str, ...] = ()
     paper: Split | None = None
@@ -148,15 +145,7 @@ class Benchmark:
         """Whether an item of that split is asked."""
         return protocol != "paper" or self.paper is None or len(item["choices"]["text"]) == 4
 
-    def require_split(self, split: str, key: str) -> Split:
-        """The split of that name; UserError, which begins with `key`, if the benchmark has none."""
-        for known in self.splits:
-            if known == split:
-                return known
-        raise UserError(f"{key} = {split!r}: {self.name} has no such split (valid: {', '.join(self.splits)})")
 
-
-_ARC: tuple[Split, ...] = ("train", "validation", "test")
 _ALL = (
     # nearly all ARC questions have four choices; a handful have three or five
     Benchmark(
@@ -165,7 +154,6 @@ _ALL = (
         "acc",
         "allenai/ai2_arc",
         "test",
-        _ARC,
         ArcItem,
         ("ARC-Easy",),
         paper="validation",
@@ -177,7 +165,6 @@ _ALL = (
         "acc",
         "allenai/ai2_arc",
         "test",
-        _ARC,
         ArcItem,
         ("ARC-Challenge",),
         paper="validation",
@@ -189,7 +176,6 @@ _ALL = (
         "exact_match,flexible-extract",  # models tuned on instructions rarely write "#### 18", as strict-match demands
         "openai/gsm8k",
         "test",
-        ("train", "test"),
         Gsm8kItem,
         subsets=("main",),
         texts=(_QUESTION, ("solution", "answer")),
@@ -201,7 +187,6 @@ _ALL = (
         "f1",
         "rajpurkar/squad",
         "validation",
-        ("train", "validation"),
         SquadItem,
         texts=(_QUESTION, ("context", "context")),
     ),
@@ -211,7 +196,6 @@ _ALL = (
         "exact_match",
         "mandarjoshi/trivia_qa",
         "validation",
-        ("train", "validation"),  # the hub's test split has no answers
         TriviaItem,
         ("rc.nocontext",),
     ),
@@ -221,7 +205,6 @@ _ALL = (
         "exact_match",
         "EleutherAI/hendrycks_math",
         "test",
-        ("train", "test"),
         MathItem,
         subsets=(
             "algebra",

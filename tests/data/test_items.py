@@ -49,15 +49,6 @@ def test_the_papers_protocol_asks_arcs_validation_questions_with_four_choices(tm
         asked_items("arc_easy", "paper", data_dir)
 
 
-def test_a_split_that_a_benchmark_lacks_is_named() -> None:
-    for benchmark in BENCHMARKS.values():
-        assert {"train", benchmark.split, benchmark.paper or "train"} <= set(benchmark.splits)
-        assert benchmark.require_split("train", "options.split") == "train"
-    with pytest.raises(UserError) as error:
-        BENCHMARKS["squad"].require_split("test", "options.split")
-    assert str(error.value) == "options.split = 'test': squad has no such split (valid: train, validation)"
-
-
 @pytest.mark.parametrize(
     ("benchmark", "change", "message"),
     [

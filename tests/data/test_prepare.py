@@ -195,6 +195,29 @@ def test_chat_rows_with_the_chat_template(run: Callable[..., Path], write: Any, 
     assert bpe.decode(first.tokens[first.prompt :]) == "Goodbye.<eos>\n"
 
 
+def test_sharegpt_rows_are_the_alpaca_rows_they_stand_for(run: Callable[..., Path], write: Any) -> None:
+    """As OpenHermes-2.5 has them; and what is wrong with one is said in a line."""
+    turns = [[("human", row["instruction"]), ("gpt", row["output"])] for row in ROWS]
+    rows = [
+        {"conversations": [{"from": who, "value": text} for who, text in pair], "source": "x", "system_prompt": None}
+        for pair in turns
+    ]
+    first, second = (
+        load_samples(run(train_set(write(name, content), format=form), out=form)).samples
+        for name, content, form in (("a.jsonl", ROWS, "alpaca"), ("s.jsonl", rows, "sharegpt"))
+    )
+    assert [sample.tokens.tolist() for sample in first] == [sample.tokens.tolist() for sample in second]
+    assert [sample.prompt for sample in first] == [sample.prompt for sample in second]
+    bad = write("bad.jsonl", [*rows, {"conversations": [{"from": "user", "value": "a"}]}, {"conversations": "a"}])
+    with pytest.raises(UserError) as error:
+        run(train_set(bad, format="sharegpt"))
+    assert str(error.value) == (
+        "train set set: 2 of 102 rows (1.96 %) are unusable, 1 % are allowed: 1 wrong role order, 1 not a list; "
+        f"first: {bad}:101 wrong role order (conversations[0]: unknown role 'user' (known: system, human, gpt)); "
+        f"{bad}:102 not a list ('conversations' is a string); mend the rows, or raise bad_rows in its YAML"
+    )
+
+
 def test_other_columns_and_the_data_folder(bpe_folder: Path, tmp_path: Path, write: Any) -> None:
     rows = [{"question": row["instruction"], "answer": row["output"]} for row in ROWS]
     write("data/gsm8k/train.jsonl.gz", rows)
