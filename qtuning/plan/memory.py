@@ -99,8 +99,9 @@ def largest_batches(cell: Cell, lengths: Lengths) -> tuple[float, float]:
         # a batch is held whole until it is decided, beside what was kept of the earlier ones of its update
         kept = size + (training.batches - 1) * kept
     trained = lengths.tokens
-    if pruning.sample_pruner == "longest-original" and (schedule != "reuse-graph" or needs.by_epoch):
-        trained = np.sort(trained)[-max(1, round(pruning.sample_ratio * len(trained))) :]
+    if pruning.sample_pruner in ("longest", "longest-original") and (schedule != "reuse-graph" or needs.by_epoch):
+        ascending, kept_of_all = np.sort(trained), max(1, round(pruning.sample_ratio * len(trained)))
+        trained = ascending[:kept_of_all] if pruning.sample_pruner == "longest" else ascending[-kept_of_all:]
     batches = max(2.0, training.epochs * lengths.rows / size)
 
     def largest(count: int, tokens: Array) -> float:

@@ -1,6 +1,6 @@
 """What tables and figures call methods, budgets and benchmarks, and how they print numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import polars as pl
 
@@ -31,6 +31,28 @@ def pruner_labels(line: Line) -> tuple[str, str]:
     return (
         _pruner_label(line.sample_pruner, SAMPLE_PRUNERS) + _bracketed(sample),
         _pruner_label(line.token_pruner, TOKEN_PRUNERS) + _bracketed(token) + _bracketed(line.training, shared),
+    )
+
+
+def definitions(lines: Iterable[Line]) -> str | None:
+    """Whose definitions the baselines of a table are; None where no row's name has more than one.
+
+    The Q-Tuning paper, the baseline's own paper and the repository history differ on some (docs/method.md, Baselines).
+    """
+    rows = list(lines)
+    kinds = (
+        (SAMPLE_PRUNERS, {line.sample_pruner for line in rows}),
+        (TOKEN_PRUNERS, {line.token_pruner for line in rows}),
+    )
+    several = [
+        known[name].label for known, shown in kinds for name in known if name in shown and f"{name}-original" in known
+    ]
+    if not several:
+        return None
+    them = "it" if len(several) == 1 else "them"
+    return (
+        f"{', '.join(several)}: as the Q-Tuning paper describes {them}; -original is a baseline's own paper, -history "
+        "the authors' repository (docs/method.md, Baselines)."
     )
 
 

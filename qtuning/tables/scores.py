@@ -14,7 +14,7 @@ from qtuning.store.comparable import training_warnings
 from qtuning.store.lines import FULL, RANDOM, ZERO_SHOT, Line
 from qtuning.tables.costs import cost_tables
 from qtuning.tables.html import render_html
-from qtuning.tables.labels import benchmark_label, block_title, pruner_labels, score_parts, subjects
+from qtuning.tables.labels import benchmark_label, block_title, definitions, pruner_labels, score_parts, subjects
 from qtuning.tables.latex import render_latex
 from qtuning.tables.markdown import render_markdown
 from qtuning.tables.page import Block, Column, Field, Footnotes, Page, Table
@@ -147,6 +147,8 @@ def _how_to_read(summary: Summary, marks: Significance) -> list[str]:
         notes.append("↑ ↓ =: difference from random + random pruning at the same budget, paired by seed.")
     notes += marks.legend
     notes.append("Bold: highest score of the column among the pruned methods of the block.")
+    if (whose := definitions(summary.lines)) is not None:
+        notes.append(whose)
     if AVERAGE in summary.benchmarks:
         notes.append("Avg: unweighted mean of the benchmarks, only where all of them are there.")
     return notes

@@ -46,6 +46,15 @@ def test_complete_table(complete: Folders) -> None:
     assert "–" not in page.split("## What it cost")[0]
 
 
+def test_a_table_says_whose_definitions_its_baselines_are(make_folders: Make) -> None:
+    folders = make_folders(evaluation=TWO, methods=["random+random", "longest+ppl", "random+fastv-original"], seeds=[0])
+    note = "longest, PPL: as the Q-Tuning paper describes them; -original is a baseline's own paper"
+    page = markdown(scores_of(folders))
+    assert note in page and "| fastv-original" in page
+    plain = make_folders(evaluation=TWO, methods=["random+random", "random+fastv-original"], seeds=[0])
+    assert "as the Q-Tuning paper describes" not in markdown(scores_of(plain))
+
+
 def test_a_missing_seed_is_a_hole_and_not_a_mean_over_fewer(make_folders: Make) -> None:
     folders = make_folders(evaluation=TWO, budgets=["25x50"], seeds=[0, 1, 2])
     for cell in folders.grid.cells:

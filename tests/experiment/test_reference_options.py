@@ -1,0 +1,89 @@
+"""What `options.reference` may be, and the one line that says what is wrong with it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qtuning.errors import UserError
+from qtuning.experiment.cell import Model, ShippedModelSource, TrainedReference
+from qtuning.experiment.grid import ConfigFolder
+from qtuning.experiment.ids import ResultPaths, cell_id
+from qtuning.experiment.methods import make_pruning
+from qtuning.experiment.references import references_of, with_references
+from qtuning.experiment.schema import MethodEntry, Ratios
+from qtuning.plan.assumptions import read_assumptions
+from qtuning.plan.bill import bill_of
+from qtuning.plan.jobs import Jobs
+from qtuning.plan.machines import MACHINES
+from qtuning.workflow import WorkflowInputs
+
+HALF = Ratios(sample_ratio=0.5, token_ratio=0.5)
+RHO, CLEANING, EVOLVING = "random+rho-1", "random+token-cleaning", "random+self-evolving"
+
+
+@pytest.mark.parametrize(
+    ("method", "reference", "message"),
+    [
+        (RHO, None, "options.reference: required: the name of a model in configs/models"),
+        (RHO, 10, "options.reference: required"),
+        (EVOLVING, "mini", "options.reference: required: how to train one"),
+        (RHO, {}, "options.reference: samples: required, but not given"),
+        (RHO, {"sampels": 10}, "options.reference: sampels: unknown key; did you mean samples"),
+        (RHO, {"samples": 0}, "options.reference: samples = 0: input should be greater than 0"),
+        (RHO, {"samples": 101}, "samples = 101: input should be less than or equal to 100"),
+        (CLEANING, {"samples": 10, "epochs": 0}, "epochs = 0: input should be greater than 0"),
+        (CLEANING, {"samples": 10, "parts": 2}, "options.reference.parts = 2: is for self-evolving alone"),
+        (EVOLVING, {"samples": 10}, "options.reference.parts = 1: must be 2 or more"),
+        (EVOLVING, {"samples": 100, "parts": 2}, "options.reference.samples = 100: leaves nothing for 2 parts"),
+        ("random+ppl", {"samples": 10}, "options.reference: this method needs no reference model; leave it out"),
+        ("random+fastv", None, None),
+    ],
+)
+def test_a_wrong_reference_is_one_line(method: str, reference: Any, message: str | None) -> None:
+    entry = MethodEntry(method=method, options={} if reference is None else {"reference": reference})
+    if message is None:
+        assert make_pruning(entry, HALF).reference is None
+        return
+    with pytest.raises(UserError) as error:
+        make_pruning(entry, HALF, models={"mini": Model(name="mini", source=ShippedModelSource(kind="shipped"))})
+    lines = str(error.value).splitlines()
+    assert any(message in line for line in lines) and all(line.startswith(method) for line in lines), lines
+
+
+def test_fastv_of_layer_2_has_one_name() -> None:
+    with pytest.raises(UserError, match=r"random\+fastv: options: layer = 2: .*write fastv-original"):
+        make_pruning(MethodEntry(method="random+fastv", options={"layer": 2}), HALF)
+    assert make_pruning(MethodEntry(method="random+fastv-original"), HALF).token_options["layer"] == 2
+
+
+def test_references_are_trained_first_shared_and_paid_but_no_rows(tmp_path: Path) -> None:
+    library = ConfigFolder(Path(__file__).parents[2] / "configs")
+    (grid,) = library.expand(["mini-methods"])
+    paths = ResultPaths(tmp_path)
+    inputs = WorkflowInputs([grid], paths, None)
+    trained = [cell for cell in grid.cells if references_of(cell)]
+    assert len(trained) == 3
+    rho, cleaning, evolving = (references_of(cell) for cell in trained)
+    assert rho == cleaning and len(rho) == 1 and len(evolving) == 4, "one reference serves both"
+    everything = {cell_id(cell) for cell in with_references(grid.cells)}
+    assert set(inputs.cells) == everything and len(everything) == len(grid.cells) + 1 + 4
+    assert inputs.rows == [cell_id(cell) for cell in grid.cells]
+    last = cell_id(evolving[-1])
+    assert inputs.reference_weights(last) == [paths.cell(evolving[-2]) / "weights"]
+    assert paths.cell(evolving[-2]) / "weights.sha256" in inputs.auxiliary_models(last)
+    assert inputs.samples(last) == inputs.samples(cell_id(trained[-1])), "no train set is prepared for a reference"
+    assumptions = read_assumptions(library.configs)
+    bill = bill_of(Jobs([grid], paths, assumptions), MACHINES["cpu"], 1, None)
+    (row,) = bill.rows
+    assert (row.trainings, row.references) == (len(grid.cells) - 1, 5)
+    assert sum(model.trainings for model in bill.models) == row.trainings
+    alone = grid.experiment.model_copy(update={"name": "alone"})
+    twice = bill_of(Jobs([grid, type(grid)(alone, grid.cells)], paths, assumptions), MACHINES["cpu"], 1, None)
+    assert twice.total == bill.total and twice.rows[1].references == 0
+
+
+def test_a_reference_is_labelled() -> None:
+    assert TrainedReference(samples=12.5).label == "12.5% of the data"
+    evolving = TrainedReference(samples=20, parts=4, epochs=2, seed=1)
+    assert evolving.label == "20% of the data, then 4 parts, 2 epochs, seed 1"
