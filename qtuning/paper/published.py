@@ -17,6 +17,8 @@ from qtuning.store.lines import Line
 from qtuning.tables.labels import method_label
 
 SCORES = Path(str(files("qtuning"))) / "assets" / "paper" / "reference_scores.csv"
+PAPER = Path(str(files("qtuning"))) / "assets" / "paper" / "v2"
+"""scores.csv, efficiency.csv (table 6) and figure7.csv, as the paper's second version prints them."""
 
 ROUNDING = Decimal("0.005")
 """A printed 36.47 stands for every value from 36.465 to 36.475."""
@@ -160,6 +162,57 @@ def read_published(path: Path = SCORES) -> Published:
             if scores.setdefault(row, {}).setdefault(benchmark, score) is not score:
                 raise ValueError(f"{path}: {row}: two scores on {benchmark}")
     return Published(scores)
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """A row of table 6: ratios in per cent, times in minutes, peak memory in per cent of the GPU's."""
+
+    setting: Literal["pruned", "full"]
+    model: str
+    sample_ratio: Decimal
+    token_ratio: Decimal
+    sample_selection: Decimal
+    token_selection: Decimal
+    total: Decimal
+    peak_memory: Decimal
+
+    @property
+    def selection(self) -> Decimal:
+        """Minutes that selecting samples and tokens took."""
+        return self.sample_selection + self.token_selection
+
+    @property
+    def budget(self) -> str:
+        """`12.5x50`: per cent of the samples and of their tokens."""
+        return f"{float(self.sample_ratio):g}x{float(self.token_ratio):g}"
+
+
+def read_efficiency(path: Path = PAPER / "efficiency.csv") -> list[Efficiency]:
+    """The rows of table 6 (LLaMA2-7B, WizardLM, 3 epochs, 8 x A100), in the paper's order; the full data comes last."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return [
+            Efficiency(
+                line["setting"],  # type: ignore[arg-type]
+                line["model"],
+                *(Decimal(line[name]) for name in ("sample_ratio", "token_ratio")),
+                *(Decimal(line[f"{name}_minutes"]) for name in ("sample_selection", "token_selection", "total")),
+                Decimal(line["peak_memory_percent"]),
+            )
+            for line in csv.DictReader(file)
+        ]
+
+
+def read_figure7(path: Path = PAPER / "figure7.csv") -> dict[str, dict[str, Decimal]]:
+    """Figure 7: category of tokens -> `pruned` and `kept` -> share of the pruned (kept) tokens of Q2, in per cent.
+
+    The paper prints two runs of numbers without a legend: which is which is inferred (docs/audit.md).
+    """
+    shares: dict[str, dict[str, Decimal]] = {}
+    with open(path, encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            shares.setdefault(line["category"], {})[line["part"]] = Decimal(line["share_percent"])
+    return shares
 
 
 def table_number(experiment: str) -> int | None:

@@ -8,7 +8,7 @@ from claim_oracle import lines, write
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtuning.paper.published import possible, read_published, table_number
+from qtuning.paper.published import possible, read_efficiency, read_figure7, read_published, table_number
 
 PUBLISHED = read_published()
 
@@ -73,3 +73,18 @@ def test_what_the_published_scores_say_of_their_items() -> None:
     assert count("gsm8k", 1319) == 1
     assert (count("math", 5000), count("math", 500)) == (0, 140)
     assert count("triviaqa", 8837) == 0
+
+
+def test_table_6_and_figure_7() -> None:
+    rows = {row.budget: row for row in read_efficiency()}
+    assert [(name, float(row.selection), float(row.total), float(row.peak_memory)) for name, row in rows.items()] == [
+        ("12.5x50", 42.84, 65, 27),
+        ("25x50", 46.13, 70, 35),
+        ("50x50", 52.72, 80, 50),
+        ("100x100", 0, 90, 78),
+    ]
+    shares = read_figure7()
+    assert len(shares) == 6
+    # each run of six is a whole, but for its rounding
+    assert [float(sum(of[part] for of in shares.values())) for part in ("pruned", "kept")] == [100.1, 100.0]
+    assert float(shares["gold-answer-spans"]["kept"]) == 3.5
