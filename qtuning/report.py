@@ -16,8 +16,9 @@ from markupsafe import Markup
 from qtuning.data.contamination import notes_from_store
 from qtuning.figures.write import write_figures
 from qtuning.files import atomic_path, write_text
+from qtuning.paper.audit import audit_page
 from qtuning.paper.beside import paper_files
-from qtuning.paper.claims import check_claims, claims_page
+from qtuning.paper.claims import check_claims
 from qtuning.paper.published import read_published
 from qtuning.paper.recompute import read_ours
 from qtuning.statistics.compare import compare
@@ -60,7 +61,7 @@ def write_report(experiments: Sequence[str], store: Path, out: Path) -> Path:
     read.require(experiments)
     sections = [_section(name, read, out) for name in experiments]
     published = read_published()
-    claims = claims_page(check_claims(published, read_ours(read, published)), published)
+    claims = audit_page(check_claims(published, read_ours(read, published)), published)
     write_text(out / "audit.md", render_markdown(claims))
     page = out / "report.html"
     write_text(page, _render(sections, claims))

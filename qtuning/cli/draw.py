@@ -112,7 +112,8 @@ def audit(
 
     `qtuning audit --store docs/example/store`
     """
-    from qtuning.paper.claims import check_claims, claims_json, claims_page, print_claims
+    from qtuning.paper.audit import audit_json, audit_page, print_audit
+    from qtuning.paper.claims import check_claims
     from qtuning.paper.published import read_published
     from qtuning.paper.recompute import read_ours
     from qtuning.store.store import Store
@@ -123,8 +124,8 @@ def audit(
     found = (store / "scores.parquet").exists()
     findings = check_claims(published, read_ours(Store(store), published) if found else None)
     if as_json:
-        print(json.dumps(claims_json(findings, published), indent=2, ensure_ascii=False, allow_nan=False))
+        print(json.dumps(audit_json(findings, published), indent=2, ensure_ascii=False, allow_nan=False))
         return
-    print_claims(claims_page(findings, published))
+    print_audit(audit_page(findings, published))
     if not found:
         print(f"{store}/scores.parquet: no such file; published scores alone")

@@ -14,10 +14,7 @@ from typing import Literal, get_args
 import polars as pl
 
 from qtuning.paper.published import (
-    EPOCHS,
     MODEL_LABEL,
-    NOT_PUBLISHED,
-    TRAIN_SAMPLES,
     PaperRow,
     Published,
     place_of,
@@ -29,7 +26,7 @@ from qtuning.paper.signs import Sign, compare_signs, sign_table, tidy_signs
 from qtuning.statistics.summary import AVERAGE, Entry, Summary
 from qtuning.store.lines import Line
 from qtuning.tables.html import render_html
-from qtuning.tables.labels import benchmark_label, block_title, pruner_labels, signed
+from qtuning.tables.labels import benchmark_label, signed
 from qtuning.tables.markdown import render_markdown
 from qtuning.tables.page import Block, Column, Footnotes, Page, Table
 from qtuning.tables.write import PageFiles
@@ -45,6 +42,18 @@ LOST = 0.02
 OTHER_ITEMS = 0.25
 """Share of a benchmark's published scores that our number of items may not be able to give; typing errors happen."""
 
+TRAIN_SAMPLES = {"wizardlm": 70_000, "mathinstruct": 262_039, "openhermes": 1_001_551}
+"""Rows of the train sets, as their pages on the hub give them."""
+
+EPOCHS = 3
+"""docs/method.md, Hyper-parameters."""
+
+NOT_PUBLISHED = (
+    "LoRA alpha, dropout and layers, warm-up, precision (ours are LLaMA-Factory's defaults), prompts, shots, "
+    "generation lengths, number of seeds (random pruning is said to be a mean of five runs)"
+)
+"""What the paper does not say, so that ours can only be a choice (docs/method.md, Hyper-parameters)."""
+
 INTERVAL = (
     "Interval: where one more run of ours would lie in 95 of 100 cases, mean ± t sd sqrt(1 + 1/n) over n seeds, since "
     "the published number is such a single run. With one seed only the choice of items is known: mean ± 1.96 standard "
@@ -55,7 +64,7 @@ NUMBER_SCHEMA: dict[str, pl.DataType] = {
     "table": pl.Int64(),
     **dict.fromkeys(("train_set", "model", "setting"), pl.String()),
     **dict.fromkeys(("sample_ratio", "token_ratio"), pl.Float64()),
-    **dict.fromkeys(("sample_pruner", "token_pruner", "benchmark"), pl.String()),
+    **dict.fromkeys(("sample_pruner", "token_pruner", "variant", "benchmark"), pl.String()),
     **dict.fromkeys(("published", "ours", "low", "high", "difference"), pl.Float64()),
     **dict.fromkeys(("seeds", "numbers"), pl.Int64()),
     **dict.fromkeys(("status", "reason"), pl.String()),
@@ -91,7 +100,7 @@ class Number:
 def compare_with_paper(summary: Summary, published: Published, table: int) -> list[Number]:
     """Every published number of a table beside ours, in the order of the publication.
 
-    Ours are the rows with default options and readings.
+    Ours are the rows with default options and readings, but for what the paper changes itself (tables 4, 5, 15).
     """
     settings, benchmarks = _refusals(summary, published, table)
     absent = "; ".join(filter(None, (f"the model is {', '.join(summary.models.values())}", settings)))
@@ -106,9 +115,9 @@ def compare_with_paper(summary: Summary, published: Published, table: int) -> li
 
 def _number(row: PaperRow, benchmark: str, score: float, summary: Summary, refused: tuple[str, ...]) -> Number:
     candidates = [line for line in summary.lines if place_of(line) == row.place]
-    line = next((line for line in candidates if not line.variant), None)
+    line = next((line for line in candidates if line.variant == row.line.variant), None)
     if line is None and candidates:
-        variants = ", ".join(line.variant for line in candidates)
+        variants = ", ".join(line.variant or "the defaults" for line in candidates)
         reason = f"run only with other options or readings: {variants}"
         return Number(row, benchmark, score, "not comparable", reason)
     entry = None if line is None else summary.entries.get((line, row.model, benchmark))
@@ -215,7 +224,7 @@ def tidy_numbers(numbers: Sequence[Number], models: Collection[str]) -> pl.DataF
 
 
 def paper_files(summary: Summary) -> list[PageFiles]:
-    """The page of an edition of table 1 or 2 with its CSV files; empty for any other experiment."""
+    """The page of an edition of a table that has published scores, with its CSV files; empty for other experiments."""
     table = table_number(summary.experiment)
     if table is None:
         return []
@@ -254,7 +263,7 @@ def _numbers_table(label: str, numbers: Sequence[Number]) -> Table:
     # what prunes nothing comes first, then the budgets from the smallest, Q-Tuning last in its block
     for row in sorted(rows, key=lambda row: (row.setting == "pruned", row.sample_ratio, row.token_ratio, row.q_tuning)):
         fields = (_field(number, footnotes) for number in rows[row])
-        blocks.setdefault(block_title(row.line), []).append((*pruner_labels(row.line), *fields))
+        blocks.setdefault(row.block, []).append((*row.labels, *fields))
     columns = (
         *(Column(name, words=True) for name in ("Sample pruner", "Token pruner")),
         *(Column(benchmark_label(number.benchmark)) for number in next(iter(rows.values()))),

@@ -1,24 +1,24 @@
-"""What the paper (arXiv 2509.23873) prints: the scores of its tables 1 and 2, and how they were measured.
+"""What the second version of the paper (arXiv 2509.23873v2) prints: its scores, its table 6, its figure 7.
 
-`read_published` is the only reader of `assets/paper/reference_scores.csv`. Scores stay decimal, as printed, so that
-the arithmetic on them is exact.
+`read_published` is the only reader of `assets/paper/v2/`. Numbers stay decimal, as printed, so that the arithmetic on
+them is exact. docs/audit.md says how far the transcription can be trusted.
 """
 
 import csv
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 from qtuning.statistics.summary import AVERAGE
 from qtuning.store.lines import Line
-from qtuning.tables.labels import method_label
+from qtuning.tables.labels import method_label, pruner_labels
 
-SCORES = Path(str(files("qtuning"))) / "assets" / "paper" / "reference_scores.csv"
 PAPER = Path(str(files("qtuning"))) / "assets" / "paper" / "v2"
-"""scores.csv, efficiency.csv (table 6) and figure7.csv, as the paper's second version prints them."""
+"""scores.csv, efficiency.csv (table 6) and figure7.csv."""
 
 ROUNDING = Decimal("0.005")
 """A printed 36.47 stands for every value from 36.465 to 36.475."""
@@ -28,20 +28,12 @@ MODEL_LABEL = {
     "llama3-8b": "LLaMA3-8B",
     "mistral-7b": "Mistral-7B",
     "smollm2-1.7b": "SmolLM2-1.7B",
+    "qwen3-8b": "Qwen3-8B",
 }
-"""The models of the paper, as it writes them."""
+"""The models of the paper's tables, as it writes them."""
 
-TRAIN_SAMPLES = {"wizardlm": 70_000, "mathinstruct": 262_039}
-"""Rows of the train sets, as their pages on the hub give them."""
-
-EPOCHS = 3
-"""docs/method.md, Hyper-parameters."""
-
-NOT_PUBLISHED = (
-    "LoRA rank, alpha and dropout, learning-rate schedule, warm-up, cutoff length, prompts, shots, generation lengths, "
-    "number of seeds"
-)
-"""What the paper does not say, so that ours can only be a choice (docs/method.md, Hyper-parameters)."""
+GRID_TABLES = (1, 2, 8, 9, 10, 11, 12)
+"""The tables that have Q-Tuning beside the 16 combinations of a sample and a token pruner."""
 
 Range = tuple[Decimal | float, Decimal | float]
 """The lowest and the highest value that a figure may have."""
@@ -49,6 +41,34 @@ Range = tuple[Decimal | float, Decimal | float]
 Place = tuple[Any, ...]
 """What identifies a method among the rows of one model: (`full`,), (`zero-shot`,) or (share of samples, share of
 tokens, sample pruner, token pruner)."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the paper that is Q-Tuning with something changed.
+
+    label: what changes, in words. options: what our row of it has, written as `Line.variant`. whole_tokens: whether
+    our row is at 100% of the tokens, since none are pruned. inferred: whether the paper's text leaves open which
+    row it is.
+    """
+
+    label: str
+    options: str = ""
+    whole_tokens: bool = False
+    inferred: bool = False
+
+
+VARIANTS = {
+    "": Variant(""),
+    "ticks:3;sample:q1+q3;token:q2": Variant("samples Q1+Q3, tokens Q2"),
+    "ticks:4;sample:q1+q3;token:q2+q4": Variant("samples Q1+Q3, tokens Q2+Q4", "prune_in=Q2+Q4"),
+    "ticks:2;inferred;sample:q3;token:q2": Variant("samples Q3, tokens Q2", "drop=Q3", inferred=True),
+    "ticks:2;inferred;sample:q1+q3;token:none": Variant("samples Q1+Q3", whole_tokens=True, inferred=True),
+    "lambda:0.5": Variant("lambda=0.5"),
+    "lambda:0": Variant("lambda=0", "lambda=0.0"),
+    "reversed;lambda:0.5": Variant("reversed", "survivors=keep-high"),
+}
+"""The column `variant` of scores.csv; tables 4, 5 and 15 have some."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +83,32 @@ class PaperRow:
     token_ratio: Decimal
     sample_pruner: str
     token_pruner: str
+    variant: str = ""
 
     @property
     def q_tuning(self) -> bool:
-        """Whether this is the method that the paper proposes."""
-        return self.sample_pruner == "q-tuning"
+        """Whether this is the method that the paper proposes, with nothing changed."""
+        named = (self.sample_pruner, self.token_pruner) == ("q-tuning", "q-tuning")
+        return named and not self.changed.options and not self.changed.whole_tokens
+
+    @property
+    def changed(self) -> Variant:
+        """What is changed of Q-Tuning."""
+        return VARIANTS[self.variant]
 
     @property
     def line(self) -> Line:
-        """The line that our runs of this method would have, at default options."""
-        method = "q-tuning" if self.q_tuning else "" if self.setting == "pruned" else self.setting.replace("_", "-")
+        """The line that our runs of this method would have."""
+        whole_tokens = self.changed.whole_tokens
         samples, tokens = (round(float(ratio) / 100, 12) for ratio in (self.sample_ratio, self.token_ratio))
-        return Line(self.train_set, method, self.sample_pruner, self.token_pruner, samples, tokens, "", "")
+        sample, token = self.sample_pruner, "none" if whole_tokens else self.token_pruner
+        # our name of what prunes no samples
+        sample = "full" if self.setting == "pruned" and sample == "none" else sample
+        method = self.setting.replace("_", "-")
+        if self.setting == "pruned":
+            method = "q-tuning" if sample == token == "q-tuning" else f"{sample}+{token}"
+        options = self.changed.options
+        return Line(self.train_set, method, sample, token, samples, 1.0 if whole_tokens else tokens, "", options)
 
     @property
     def place(self) -> Place:
@@ -87,81 +121,29 @@ class PaperRow:
         return f"{float(self.sample_ratio):g}x{float(self.token_ratio):g}"
 
     @property
+    def block(self) -> str:
+        """Heading of the block of a table that the row stands in: its budget as the paper has it."""
+        if self.setting != "pruned":
+            return "Reference"
+        return "Samples {:g}% x Tokens {:g}%".format(*map(float, (self.sample_ratio, self.token_ratio)))
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """The two left-most cells of a row: sample pruner and token pruner, or Q-Tuning and what is changed of it."""
+        if not self.variant:
+            return pruner_labels(self.line)
+        return "Q-Tuning", self.changed.label + (" (inferred)" if self.changed.inferred else "")
+
+    @property
     def method(self) -> str:
-        """`Q-Tuning`, `longest + PPL`, `Full data`."""
-        return method_label(self.line)
+        """`Q-Tuning`, `longest + PPL`, `Full data`, `Q-Tuning (lambda=0)`."""
+        if not self.variant:
+            return method_label(self.line)
+        return f"Q-Tuning ({self.changed.label})"
 
     def __str__(self) -> str:
         budget = f", {self.budget}" if self.setting == "pruned" else ""
         return f"table {self.table}, {MODEL_LABEL[self.model]}{budget}, {self.method}"
-
-
-@dataclass(frozen=True)
-class Published:
-    """All printed scores, in per cent: row -> benchmark (`avg` is one) -> score, in the order of the file."""
-
-    scores: dict[PaperRow, dict[str, Decimal]]
-
-    def rows(self, table: int, model: str | None = None) -> list[PaperRow]:
-        """The rows of a table, of one model or of all."""
-        return [row for row in self.scores if row.table == table and model in (None, row.model)]
-
-    def row(self, table: int, model: str, *place: float | str) -> PaperRow:
-        """One row, by its `Place`. KeyError if the paper does not have it."""
-        return {row.place: row for row in self.rows(table, model)}[place]
-
-    def benchmarks(self, table: int) -> list[str]:
-        """The benchmarks that the averages of a table are taken over."""
-        found = dict.fromkeys(benchmark for row in self.rows(table) for benchmark in self.scores[row])
-        return [benchmark for benchmark in found if benchmark != AVERAGE]
-
-    def baselines(self, row: PaperRow) -> list[PaperRow]:
-        """What Q-Tuning competes with at the budget of a row."""
-        rows = self.rows(row.table, row.model)
-        return [other for other in rows if other.place[:2] == row.place[:2] and not other.q_tuning]
-
-    def values(self, row: PaperRow, benchmark: str) -> tuple[float, ...]:
-        """The one score that is printed."""
-        return (float(self.scores[row][benchmark]),)
-
-    def range_of(self, row: PaperRow, benchmark: str, rival: PaperRow | None = None, relative: bool = False) -> Range:
-        """What the rounding leaves open of a score, or of its change from that of `rival`.
-
-        The change is in points; relative: in per cent of the rival's score.
-        """
-        score = self.scores[row][benchmark]
-        if rival is None:
-            return score - ROUNDING, score + ROUNDING
-        other = self.scores[rival][benchmark]
-        low, high = score - other - 2 * ROUNDING, score - other + 2 * ROUNDING
-        return (100 * low / (other + ROUNDING), 100 * high / (other - ROUNDING)) if relative else (low, high)
-
-    def exact_average(self, row: PaperRow) -> Decimal:
-        """The mean of the printed scores of a row's benchmarks."""
-        parts = [score for benchmark, score in self.scores[row].items() if benchmark != AVERAGE]
-        return sum(parts, Decimal(0)) / len(parts)
-
-    def wrong_averages(self) -> list[PaperRow]:
-        """Rows whose printed average is not the mean of their benchmarks.
-
-        The mean of scores that are each rounded is off by at most ROUNDING, the printed average by another ROUNDING.
-        """
-        return [
-            row for row, scores in self.scores.items() if abs(scores[AVERAGE] - self.exact_average(row)) > 2 * ROUNDING
-        ]
-
-
-def read_published(path: Path = SCORES) -> Published:
-    """Read published scores: a line per row and benchmark. ValueError for a row that has two scores on one."""
-    scores: dict[PaperRow, dict[str, Decimal]] = {}
-    with open(path, encoding="utf-8", newline="") as file:
-        for line in csv.DictReader(file):
-            benchmark, score = line.pop("benchmark"), Decimal(line.pop("score"))
-            ratios = {name: Decimal(line.pop(name)) for name in ("sample_ratio", "token_ratio")}
-            row = PaperRow(table=int(line.pop("table")), **ratios, **line)  # type: ignore[arg-type]
-            if scores.setdefault(row, {}).setdefault(benchmark, score) is not score:
-                raise ValueError(f"{path}: {row}: two scores on {benchmark}")
-    return Published(scores)
 
 
 @dataclass(frozen=True)
@@ -188,16 +170,100 @@ class Efficiency:
         return f"{float(self.sample_ratio):g}x{float(self.token_ratio):g}"
 
 
+@dataclass(frozen=True)
+class Published:
+    """All that is printed. Scores in per cent: row -> benchmark (`avg` is one) -> score, in the order of the file.
+
+    deltas: the differences from random pruning that are printed beside scores, in points. efficiency: the rows of
+    table 6. figure7: category of tokens -> `pruned`, `kept` -> share in per cent.
+    """
+
+    scores: dict[PaperRow, dict[str, Decimal]]
+    deltas: dict[PaperRow, dict[str, Decimal]] = field(default_factory=dict)
+    efficiency: tuple[Efficiency, ...] = ()
+    figure7: dict[str, dict[str, Decimal]] = field(default_factory=dict)
+
+    @cached_property
+    def tables(self) -> dict[int, list[PaperRow]]:
+        """The rows of each table."""
+        found: dict[int, list[PaperRow]] = {}
+        for row in self.scores:
+            found.setdefault(row.table, []).append(row)
+        return found
+
+    @cached_property
+    def _places(self) -> dict[tuple[Any, ...], PaperRow]:
+        return {(row.table, row.model, row.place, row.changed.options): row for row in self.scores}
+
+    def rows(self, table: int, model: str | None = None) -> list[PaperRow]:
+        """The rows of a table, of one model or of all."""
+        return [row for row in self.tables[table] if model in (None, row.model)]
+
+    def row(self, table: int, model: str, *place: float | str) -> PaperRow:
+        """One row, by its `Place`; of Q-Tuning the one with nothing changed. KeyError if the paper does not have it."""
+        return self._places[table, model, place, ""]
+
+    def q_tuning(self, table: int, model: str, samples: float, tokens: float) -> PaperRow:
+        """Q-Tuning with nothing changed, at shares of the samples and of their tokens."""
+        return self.row(table, model, samples, tokens, "q-tuning", "q-tuning")
+
+    def benchmarks(self, table: int) -> list[str]:
+        """The benchmarks that the averages of a table are taken over."""
+        found = dict.fromkeys(benchmark for row in self.rows(table) for benchmark in self.scores[row])
+        return [benchmark for benchmark in found if benchmark != AVERAGE]
+
+    def baselines(self, row: PaperRow) -> list[PaperRow]:
+        """What Q-Tuning competes with at the budget of a row."""
+        rows = self.rows(row.table, row.model)
+        return [other for other in rows if other.budget == row.budget and other.sample_pruner != "q-tuning"]
+
+    def values(self, row: PaperRow, benchmark: str) -> tuple[float, ...]:
+        """The one score that is printed."""
+        return (float(self.scores[row][benchmark]),)
+
+    def range_of(self, row: PaperRow, benchmark: str, rival: PaperRow | None = None, relative: bool = False) -> Range:
+        """What the rounding leaves open of a score, or of its change from that of `rival`.
+
+        The change is in points; relative: in per cent of the rival's score.
+        """
+        score = self.scores[row][benchmark]
+        if rival is None:
+            return score - ROUNDING, score + ROUNDING
+        other = self.scores[rival][benchmark]
+        low, high = score - other - 2 * ROUNDING, score - other + 2 * ROUNDING
+        return (100 * low / (other + ROUNDING), 100 * high / (other - ROUNDING)) if relative else (low, high)
+
+
+def read_published(folder: Path = PAPER) -> Published:
+    """All published numbers. ValueError for a row that has two scores on one benchmark."""
+    scores: dict[PaperRow, dict[str, Decimal]] = {}
+    deltas: dict[PaperRow, dict[str, Decimal]] = {}
+    with open(folder / "scores.csv", encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            benchmark, score, delta = line.pop("benchmark"), Decimal(line.pop("score")), line.pop("printed_delta")
+            ratios = {name: Decimal(line.pop(name)) for name in ("sample_ratio", "token_ratio")}
+            row = PaperRow(table=int(line.pop("table")), **ratios, **line)  # type: ignore[arg-type]
+            if scores.setdefault(row, {}).setdefault(benchmark, score) is not score:
+                raise ValueError(f"{folder / 'scores.csv'}: {row}: two scores on {benchmark}")
+            if delta:
+                deltas.setdefault(row, {})[benchmark] = Decimal(delta)
+    efficiency = read_efficiency(folder / "efficiency.csv")
+    return Published(scores, deltas, tuple(efficiency), read_figure7(folder / "figure7.csv"))
+
+
 def read_efficiency(path: Path = PAPER / "efficiency.csv") -> list[Efficiency]:
     """The rows of table 6 (LLaMA2-7B, WizardLM, 3 epochs, 8 x A100), in the paper's order; the full data comes last."""
     with open(path, encoding="utf-8", newline="") as file:
         return [
             Efficiency(
-                line["setting"],  # type: ignore[arg-type]
-                line["model"],
-                *(Decimal(line[name]) for name in ("sample_ratio", "token_ratio")),
-                *(Decimal(line[f"{name}_minutes"]) for name in ("sample_selection", "token_selection", "total")),
-                Decimal(line["peak_memory_percent"]),
+                setting=line["setting"],  # type: ignore[arg-type]
+                model=line["model"],
+                sample_ratio=Decimal(line["sample_ratio"]),
+                token_ratio=Decimal(line["token_ratio"]),
+                sample_selection=Decimal(line["sample_selection_minutes"]),
+                token_selection=Decimal(line["token_selection_minutes"]),
+                total=Decimal(line["total_minutes"]),
+                peak_memory=Decimal(line["peak_memory_percent"]),
             )
             for line in csv.DictReader(file)
         ]
@@ -216,8 +282,8 @@ def read_figure7(path: Path = PAPER / "figure7.csv") -> dict[str, dict[str, Deci
 
 
 def table_number(experiment: str) -> int | None:
-    """1 or 2 for an edition of the paper's table (`table1`, `table1-mini`), else None."""
-    match = re.fullmatch(r"table([12])(-.+)?", experiment)
+    """8 for an edition of the paper's table 8 (`table8`, `table8-mini`), if it has published scores; else None."""
+    match = re.fullmatch(r"table([1-589]|1[0-5])(-.+)?", experiment)
     return int(match[1]) if match else None
 
 
@@ -231,7 +297,9 @@ def place_of(line: Line) -> Place:
 def possible(score: float, items: int) -> bool:
     """Whether a score in per cent with two decimals can be the share of right answers among so many items.
 
-    A share k / items must round to the score for some whole k, up or down; every score does with over 10,000 items.
+    A share k / items must round to the score for some whole k, up or down, or be cut off to it: some tools cut. Every
+    score is possible with over 10,000 items.
     """
     nearest = round(score * items / 100)
-    return any(abs(100 * count / items - score) <= 0.005 + 1e-9 for count in (nearest - 1, nearest, nearest + 1))
+    shares = (100 * count / items for count in (nearest - 1, nearest, nearest + 1))
+    return any(-0.005 - 1e-9 <= share - score < 0.01 - 1e-9 for share in shares)

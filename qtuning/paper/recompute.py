@@ -1,8 +1,9 @@
-"""Q-Tuning's scores and their changes from a rival, which claims are about, by the paper's numbers and by ours.
+"""Scores and their differences from a rival, which claims are about, by the paper's numbers and by ours.
 
 `Published` and `OurScores` answer the same questions, so that a claim is put to both in the same way.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf, nan
 from statistics import fmean
@@ -16,14 +17,22 @@ from qtuning.statistics.summary import AVERAGE, Summary, summarise
 from qtuning.store.store import Store
 from qtuning.tables.labels import benchmark_label
 
+Rival = Literal["full", "zero-shot", "random", "best", "weakest"]
+"""Training on the full data, the model without training; random pruning, the best and the weakest baseline at the
+same budget."""
+
 
 @dataclass(frozen=True)
 class Recomputed:
-    """A figure in words, its value, and its range; a str says why there is no range, and the value may be nan then."""
+    """A figure in words, its value, and its range; a str says why there is no range, and the value may be nan then.
+
+    sign: 1, 0 or -1 of the value as printed, or where our whole interval is; None where it cannot be told.
+    """
 
     text: str
     value: float
     range: Range | str
+    sign: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,8 @@ class OurScores:
         answers = self.answers.get((row.table, row.model))
         if answers is None or number.line is None:
             return "the store has no answers item by item"
+        if rival is not None and (rival.table, rival.model) != (row.table, row.model):
+            return f"the rows are of tables {row.table} and {rival.table}, which are paired by no seed"
         other = self.numbers[rival, benchmark].line if rival else None
         return interval(answers, number.line, benchmark, other, relative)
 
@@ -63,7 +74,7 @@ Scores = Published | OurScores
 def read_ours(store: Store, published: Published) -> OurScores | None:
     """The scores of a store that stand beside the paper's; None if it has none of the paper's models.
 
-    They are of editions of the paper's tables (`table1`, `table2-...`): for each table and model of the edition with
+    They are of editions of the paper's tables (`table1`, `table12-...`): for each table and model of the edition with
     the most scores that are comparable with the paper's. Raises UserError where `store` cannot be read.
     """
     chosen: dict[tuple[int, str], tuple[int, Summary, list[Number]]] = {}
@@ -89,22 +100,28 @@ def read_ours(store: Store, published: Published) -> OurScores | None:
     return OurScores(ours, found) if ours else None
 
 
+def rows_against(published: Published, row: PaperRow, rival: Rival) -> list[PaperRow]:
+    """The rows that a row is compared with; of several, the best or the weakest counts."""
+    if rival in ("full", "zero-shot"):
+        return [published.row(row.table, row.model, rival)]
+    if rival == "random":
+        return [published.row(row.table, row.model, *row.place[:2], "random", "random")]
+    return published.baselines(row)
+
+
 def recompute(
     scores: Scores,
     published: Published,
     row: PaperRow,
     benchmark: str = AVERAGE,
-    rival: Literal["full", "best"] | None = None,
+    rival: Rival | Sequence[PaperRow] | None = None,
     relative: bool = False,
 ) -> Recomputed:
     """The score of a row by `scores`, the published ones or ours, or its change from a rival, in words and numbers.
 
-    rival: training on the full data, or the best baseline at the same budget. relative: in per cent of the rival.
+    rival: of several rows the best counts, but for `weakest`. relative: in per cent of the rival.
     """
-    rivals: list[PaperRow] = []
-    if rival is not None:
-        full = [published.row(row.table, row.model, "full")]
-        rivals = full if rival == "full" else published.baselines(row)
+    rivals = rows_against(published, row, rival) if isinstance(rival, str) else list(rival or ())
     found: dict[PaperRow, float] = {}
     for each in (row, *rivals):
         values = scores.values(each, benchmark)
@@ -112,22 +129,34 @@ def recompute(
         if isinstance(values, str):
             return Recomputed(values, nan, values)
         found[each] = fmean(values)
-    value, best = found[row], max(rivals, key=lambda each: found[each], default=None)
+    pick = min if rival == "weakest" else max
+    value, other = found[row], pick(rivals, key=lambda each: found[each], default=None)
     text = f"{MODEL_LABEL[row.model]} {row.budget}: "
-    if best is None:
+    if benchmark != AVERAGE:
+        text = f"{benchmark_label(benchmark)}, {text}"
+    if other is None:
         text += f"{value:.2f}"
     else:
-        other = found[best]
-        label = best.method if rival == "full" else f"{best.method}, best of {len(rivals)} baselines"
-        change = value - other
+        change = value - found[other]
+        which = f", {'weakest' if pick is min else 'best'} of {len(rivals)}" if len(rivals) > 1 else ""
+        text += f"{value:.2f} - {found[other]:.2f} ({other.method}{which}) = {change:+.2f}"
         if relative:
-            change *= 100 / other if other else inf
-            text += f"({value:.2f} - {other:.2f}) / {other:.2f} ({label}) = {change:+.2f}%"
-        else:
-            text += f"{value:.2f} - {other:.2f} ({label}) = {change:+.2f}"
+            change *= 100 / found[other] if found[other] else inf
+            text += f", {change:+.2f}% of {found[other]:.2f}"
         value = change
-    spread = scores.range_of(row, benchmark, best, relative)
-    if isinstance(scores, OurScores):
-        told = f"no interval: {spread}" if isinstance(spread, str) else "95% interval {:.2f} to {:.2f}".format(*spread)
-        text += f", {told}"
-    return Recomputed(text, value, spread)
+    spread = scores.range_of(row, benchmark, other, relative)
+    if isinstance(scores, Published):
+        return Recomputed(text, value, spread, (value > 0) - (value < 0))
+    if isinstance(spread, str):
+        return Recomputed(f"{text}, no interval: {spread}", value, spread)
+    low, high = spread
+    text += f", 95% interval {low:.2f} to {high:.2f}"
+    return Recomputed(text, value, spread, 1 if low > 0 else -1 if high < 0 else None)
+
+
+def largest(found: Iterable[Recomputed]) -> Recomputed:
+    """The one with the largest value; one that is missing would have to be known."""
+    figures = list(found)
+    return next((each for each in figures if each.value != each.value), None) or max(
+        figures, key=lambda each: each.value
+    )

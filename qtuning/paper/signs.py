@@ -14,7 +14,6 @@ import polars as pl
 from qtuning.paper.published import MODEL_LABEL, PaperRow, Place, Published, place_of
 from qtuning.statistics.summary import AVERAGE, Entry, Summary
 from qtuning.store.lines import Line
-from qtuning.tables.labels import block_title, pruner_labels
 from qtuning.tables.page import Block, Column, Table
 
 NOTES = (
@@ -28,7 +27,7 @@ NOTES = (
 SIGN_SCHEMA: dict[str, pl.DataType] = {
     "experiment": pl.String(),
     **dict.fromkeys(("sample_ratio", "token_ratio"), pl.Float64()),
-    **dict.fromkeys(("method", "model", "paper_model"), pl.String()),
+    **dict.fromkeys(("method", "variant", "model", "paper_model"), pl.String()),
     **dict.fromkeys(("paper_difference", "difference", "lowest", "highest"), pl.Float64()),
     "seeds": pl.Int64(),
     "same_sign": pl.String(),
@@ -69,18 +68,24 @@ class Sign:
 
 
 def compare_signs(summary: Summary, published: Published, table: int) -> list[Sign]:
-    """One entry per budget of the paper that we have, method, and model of ours; only methods at default options."""
-    theirs: dict[Place, dict[str, PaperRow]] = {}
+    """One entry per budget of the paper that we have, method, and model of ours.
+
+    A method is compared with Q-Tuning at the same share of samples and of tokens, where it prunes them at all. Only
+    methods at default options, but for what the paper changes itself (tables 4, 5, 15).
+    """
+    theirs: dict[tuple[Place, str], dict[str, PaperRow]] = {}
     for row in published.rows(table):
-        theirs.setdefault(row.place, {})[row.model] = row
-    ours = {place_of(line): line for line in summary.lines if not line.variant}
+        theirs.setdefault((row.place, row.line.variant), {})[row.model] = row
+    ours = {(place_of(line), line.variant): line for line in summary.lines}
     # what prunes nothing comes first, as in every table
-    references = [place for place in (("zero-shot",), ("full",)) if place in theirs]
+    references = [key for key in ((("zero-shot",), ""), (("full",), "")) if key in theirs]
     signs = []
-    for place, targets in theirs.items():
-        if place[2:] != ("q-tuning", "q-tuning") or place not in ours:
+    for key, targets in theirs.items():
+        target = next(iter(targets.values()))
+        if not target.q_tuning or key not in ours:
             continue
-        for other in (*references, *(other for other in theirs if other[:2] == place[:2] and other != place)):
+        others = [other for other, rows in theirs.items() if _at_budget_of(target, next(iter(rows.values())))]
+        for other in (*references, *others):
             rivals = theirs[other]
             for model in summary.models:
                 paper = {
@@ -88,10 +93,17 @@ def compare_signs(summary: Summary, published: Published, table: int) -> list[Si
                     for name in rivals
                     if name in targets and (name == model or model not in targets)
                 }
-                differences = _differences(summary, ours[place], ours.get(other), model)
-                target, rival = next(iter(targets.values())), next(iter(rivals.values()))
-                signs.append(Sign(target, rival, model, paper, differences))
+                differences = _differences(summary, ours[key], ours.get(other), model)
+                signs.append(Sign(target, next(iter(rivals.values())), model, paper, differences))
     return signs
+
+
+def _at_budget_of(target: PaperRow, rival: PaperRow) -> bool:
+    """Whether a pruning method spends what Q-Tuning does, of samples where it prunes them, and so of tokens."""
+    if rival.setting != "pruned" or rival is target:
+        return False
+    samples = rival.sample_pruner == "none" or rival.sample_ratio == target.sample_ratio
+    return samples and (rival.token_pruner == "none" or rival.token_ratio == target.token_ratio)
 
 
 def _differences(summary: Summary, target: Line, rival: Line | None, model: str) -> tuple[float, ...]:
@@ -118,10 +130,10 @@ def sign_table(signs: Sequence[Sign], labels: dict[str, str]) -> Table:
     for (target, rival), found in groupby(signs, key=lambda sign: (sign.target, sign.rival)):
         by_model = list(found)
         paper = {name: difference for sign in by_model for name, difference in sign.paper.items()}
-        fields = [*pruner_labels(rival.line), *(f"{paper[name]:+.2f}" if name in paper else "–" for name in papers)]
+        fields = [*rival.labels, *(f"{paper[name]:+.2f}" if name in paper else "–" for name in papers)]
         for sign in by_model:
             fields += ["–" if sign.mean is None else f"{sign.mean:+.2f}", sign.same_sign]
-        blocks.setdefault(block_title(target.line), []).append(tuple(fields))
+        blocks.setdefault(target.block, []).append(tuple(fields))
     drawn = tuple(Block(title, tuple(rows)) for title, rows in blocks.items())
     title = "Q-Tuning against each method: does the sign agree?"
     return Table("signs", title, tuple(columns), drawn, notes=(count_signs(signs), *NOTES))
@@ -148,7 +160,8 @@ def tidy_signs(signs: Sequence[Sign], experiment: str) -> pl.DataFrame:
             "experiment": experiment,
             "sample_ratio": sign.target.line.sample_ratio,
             "token_ratio": sign.target.line.token_ratio,
-            "method": "+".join(sign.rival.place[-2:]),
+            "method": sign.rival.line.method,
+            "variant": sign.rival.variant,
             "model": sign.model,
             "paper_model": name,
             "paper_difference": difference,

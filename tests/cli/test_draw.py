@@ -20,8 +20,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result
 def test_claims_and_averages_are_printed(run: Callable[..., Result]) -> None:
     result = run()
     assert result.exit_code == 0, result.output
-    assert ": holds 4, holds in part 1, contradicted 5." in result.output
-    assert "3 of 265 printed averages are not the mean" in result.output
+    assert ": 14 contradicted, 17 partly, 15 holds." in result.output
+    assert "4 of 584 printed averages are not the mean" in result.output
+    assert "15 printed differences are wrong" in result.output
     assert "results/scores.parquet: no such file; published scores alone" in result.output
 
 
@@ -29,7 +30,7 @@ def test_json_holds_the_same(run: Callable[..., Result], tmp_path: Path) -> None
     result = run("--store", tmp_path, "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    assert [claim["paper"]["verdict"] for claim in found["claims"]].count("contradicted") == 5
+    assert [claim["paper"]["verdict"] for claim in found["claims"]].count("contradicted") == 14
     assert all(claim["ours"] is None for claim in found["claims"])
 
 

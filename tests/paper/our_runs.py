@@ -85,9 +85,11 @@ def table1(
     return rows
 
 
-def table2(scores: dict[str, Score], budget: tuple[float, float] = (0.25, 0.5)) -> list[Row]:
+def table2(
+    scores: dict[str, Score], budget: tuple[float, float] = (0.25, 0.5), experiment: str = "table2"
+) -> list[Row]:
     """SmolLM2-1.7B over four seeds."""
-    return rows_of("table2", "smollm2-1.7b", "mathinstruct", scores, range(4), ("gsm8k", "math"), budget)
+    return rows_of(experiment, "smollm2-1.7b", "mathinstruct", scores, range(4), ("gsm8k", "math"), budget)
 
 
 def store_of(rows: list[Row]) -> Store:

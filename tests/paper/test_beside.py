@@ -144,18 +144,18 @@ def test_other_readings_are_not_the_published_method() -> None:
 def test_a_mini_edition_is_one_line() -> None:
     rows = our_rows(**MINI)
     numbers = beside(rows, read_published())
-    assert len(numbers) == 477
+    assert len(numbers) == 171
     assert tidy_numbers(numbers, ["mini"]).select("model", "numbers", "status", "reason").rows() == [
         (
             "llama3-8b mistral-7b smollm2-1.7b",
-            477,
+            171,
             "not comparable",
             "the model is Mini; the train set is Mini SFT; the questions are those of the mini world",
         )
     ]
     page = render_markdown(paper_page(summary_of(rows), numbers, []))
     assert page.count("not comparable because the model is Mini;") == 1
-    assert "477 published numbers: 0 matched, 0 off, 0 not run, 477 not comparable." in page
+    assert "171 published numbers: 0 matched, 0 off, 0 not run, 171 not comparable." in page
     assert "published and ours" not in page
 
 
