@@ -5,6 +5,7 @@ them is exact. docs/audit.md says how far the transcription can be trusted.
 """
 
 import csv
+import json
 import re
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -47,14 +48,12 @@ tokens, sample pruner, token pruner)."""
 class Variant:
     """A row of the paper that is Q-Tuning with something changed.
 
-    label: what changes, in words. options: what our row of it has, written as `Line.variant`. whole_tokens: whether
-    our row is at 100% of the tokens, since none are pruned. inferred: whether the paper's text leaves open which
-    row it is.
+    label: what changes, in words. options: what our row of it has, written as `Line.variant`. inferred: whether the
+    paper's text leaves open which row it is.
     """
 
     label: str
     options: str = ""
-    whole_tokens: bool = False
     inferred: bool = False
 
 
@@ -62,13 +61,13 @@ VARIANTS = {
     "": Variant(""),
     "ticks:3;sample:q1+q3;token:q2": Variant("samples Q1+Q3, tokens Q2"),
     "ticks:4;sample:q1+q3;token:q2+q4": Variant("samples Q1+Q3, tokens Q2+Q4", "prune_in=Q2+Q4"),
-    "ticks:2;inferred;sample:q3;token:q2": Variant("samples Q3, tokens Q2", "drop=Q3", inferred=True),
-    "ticks:2;inferred;sample:q1+q3;token:none": Variant("samples Q1+Q3", whole_tokens=True, inferred=True),
+    "ticks:2;inferred;sample:q3;token:q2": Variant("samples Q3, tokens Q2", "drop_in=Q3", inferred=True),
+    "ticks:2;inferred;sample:q1+q3;token:none": Variant("samples Q1+Q3", "prune_in=none", inferred=True),
     "lambda:0.5": Variant("lambda=0.5"),
     "lambda:0": Variant("lambda=0", "lambda=0.0"),
     "reversed;lambda:0.5": Variant("reversed", "survivors=keep-high"),
 }
-"""The column `variant` of scores.csv; tables 4, 5 and 15 have some."""
+"""The column `variant` of scores.csv; tables 4, 5 and 15 have some. Which quadrants lose samples, which tokens."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,7 @@ class PaperRow:
     @property
     def q_tuning(self) -> bool:
         """Whether this is the method that the paper proposes, with nothing changed."""
-        named = (self.sample_pruner, self.token_pruner) == ("q-tuning", "q-tuning")
-        return named and not self.changed.options and not self.changed.whole_tokens
+        return (self.sample_pruner, self.token_pruner) == ("q-tuning", "q-tuning") and not self.changed.options
 
     @property
     def changed(self) -> Variant:
@@ -99,16 +97,12 @@ class PaperRow:
     @property
     def line(self) -> Line:
         """The line that our runs of this method would have."""
-        whole_tokens = self.changed.whole_tokens
         samples, tokens = (round(float(ratio) / 100, 12) for ratio in (self.sample_ratio, self.token_ratio))
-        sample, token = self.sample_pruner, "none" if whole_tokens else self.token_pruner
-        # our name of what prunes no samples
-        sample = "full" if self.setting == "pruned" and sample == "none" else sample
-        method = self.setting.replace("_", "-")
+        sample, token, method = self.sample_pruner, self.token_pruner, self.setting.replace("_", "-")
         if self.setting == "pruned":
+            sample = "full" if sample == "none" else sample  # our name of what prunes no samples
             method = "q-tuning" if sample == token == "q-tuning" else f"{sample}+{token}"
-        options = self.changed.options
-        return Line(self.train_set, method, sample, token, samples, 1.0 if whole_tokens else tokens, "", options)
+        return Line(self.train_set, method, sample, token, samples, tokens, "", self.changed.options)
 
     @property
     def place(self) -> Place:
@@ -292,6 +286,15 @@ def place_of(line: Line) -> Place:
     if line.reference:
         return (line.method,)
     return (line.sample_ratio, line.token_ratio, line.sample_pruner, line.token_pruner)
+
+
+def changed_in(line: Line) -> str:
+    """What a row of ours changes, as `Line.variant` has it, but for a reference model: the paper does not name its."""
+    if not line.options:
+        return line.variant
+    reference = json.loads(line.options)["method"].get("reference")
+    parts = re.split(rf"(?:^|, )reference={re.escape(str(reference))}(?=$|, )", line.variant)
+    return ", ".join(filter(None, (part.removeprefix(", ") for part in parts)))
 
 
 def possible(score: float, items: int) -> bool:

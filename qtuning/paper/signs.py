@@ -11,7 +11,7 @@ from itertools import groupby
 import numpy as np
 import polars as pl
 
-from qtuning.paper.published import MODEL_LABEL, PaperRow, Place, Published, place_of
+from qtuning.paper.published import MODEL_LABEL, PaperRow, Place, Published, changed_in, place_of
 from qtuning.statistics.summary import AVERAGE, Entry, Summary
 from qtuning.store.lines import Line
 from qtuning.tables.page import Block, Column, Table
@@ -23,6 +23,9 @@ NOTES = (
     "–: a score is missing.",
     "A sign says nothing about size: where both are within noise, half of the signs agree by chance.",
 )
+
+Key = tuple[Place, str, str]
+"""What our row and the paper's have in common: place, method, what is changed of it."""
 
 SIGN_SCHEMA: dict[str, pl.DataType] = {
     "experiment": pl.String(),
@@ -73,12 +76,12 @@ def compare_signs(summary: Summary, published: Published, table: int) -> list[Si
     A method is compared with Q-Tuning at the same share of samples and of tokens, where it prunes them at all. Only
     methods at default options, but for what the paper changes itself (tables 4, 5, 15).
     """
-    theirs: dict[tuple[Place, str], dict[str, PaperRow]] = {}
+    theirs: dict[Key, dict[str, PaperRow]] = {}
     for row in published.rows(table):
-        theirs.setdefault((row.place, row.line.variant), {})[row.model] = row
-    ours = {(place_of(line), line.variant): line for line in summary.lines}
+        theirs.setdefault((row.place, row.line.method, row.line.variant), {})[row.model] = row
+    ours = {(place_of(line), line.method, changed_in(line)): line for line in summary.lines}
     # what prunes nothing comes first, as in every table
-    references = [key for key in ((("zero-shot",), ""), (("full",), "")) if key in theirs]
+    references = [key for key in theirs if key[1] == "zero-shot"] + [key for key in theirs if key[1] == "full"]
     signs = []
     for key, targets in theirs.items():
         target = next(iter(targets.values()))

@@ -1,5 +1,7 @@
 """Published and ours, number by number: verdicts on a table worked out by hand."""
 
+import json
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 from our_runs import Row, evaluation, options, rows_of
 
 from qtuning.paper.beside import Number, compare_with_paper, paper_page, prediction_interval, tidy_numbers
-from qtuning.paper.published import PaperRow, Published, read_published
+from qtuning.paper.published import PaperRow, Published, changed_in, read_published
 from qtuning.paper.signs import compare_signs, count_signs, tidy_signs
 from qtuning.statistics.summary import AVERAGE, Summary, summarise
 from qtuning.store.schema import SCHEMA
@@ -217,3 +219,61 @@ def test_seeds_that_disagree_decide_nothing() -> None:
     rows = [row | {"score": 45.0} if (row["method"], row["seed"]) == crossed else row for row in our_rows()]
     (sign,) = compare_signs(summary_of(rows), averages(q_tuning=(20, 22), random=(13, 14)), 2)
     assert sign.same_sign == "seeds disagree"
+
+
+def other_rows(experiment: str, train_set: str, method: str, budget: tuple[float, float], **changes: Any) -> list[Row]:
+    """Mistral-7B at two seeds, all benchmarks 50 and 51."""
+    benchmarks = ("arc_easy", "arc_challenge", "gsm8k", "squad", "triviaqa")
+    rows = rows_of(experiment, "mistral-7b", train_set, {method: (50, 51).__getitem__}, (0, 1), benchmarks, budget)
+    return [row | changes for row in rows]
+
+
+def found_in(table: int, rows: list[Row]) -> list[str]:
+    """The rows of the paper's table that ours stand beside."""
+    numbers = compare_with_paper(summary_of(rows), read_published(), table)
+    return list(dict.fromkeys(str(number.row) for number in numbers if number.ours is not None))
+
+
+def test_rows_of_the_small_tables_find_ours() -> None:
+    """Tables 13 and 14 have methods that prune only samples, or only tokens."""
+    rows = other_rows("table14", "wizardlm", "full+rho-1", (1.0, 0.5))
+    rows += other_rows("table14", "wizardlm", "random+rho-1", (0.25, 0.5))
+    assert found_in(14, rows) == [
+        "table 14, Mistral-7B, 25x50, random + Rho-1",
+        "table 14, Mistral-7B, 100x50, full + Rho-1",
+    ]
+    rows = other_rows("table13", "wizardlm", "less+none", (0.125, 1.0))
+    (row,) = found_in(13, rows)
+    assert row.startswith("table 13, Mistral-7B, 12.5x100, ")
+
+
+def test_the_reference_model_of_ours_is_not_a_variant() -> None:
+    """The paper does not name its reference models."""
+    reference = json.dumps({"sample": {}, "token": {}, "method": {"reference": "10% of the data, then 4 parts"}})
+    rows = other_rows("table14", "wizardlm", "random+rho-1", (0.25, 0.5), options=reference)
+    assert found_in(14, rows) == ["table 14, Mistral-7B, 25x50, random + Rho-1"]
+    (line,) = summary_of(rows).lines
+    assert line.variant == "reference=10% of the data, then 4 parts" and changed_in(line) == ""
+    both = replace(line, variant=f"batch_size=4, {line.variant}, within=sample")
+    assert changed_in(both) == "batch_size=4, within=sample"
+
+
+def test_methods_that_only_prune_samples_or_tokens_are_compared_at_their_share() -> None:
+    """Table 13's full-token rows stand at 12.5x100 and compete with Q-Tuning at 12.5x50."""
+    rows = other_rows("table13", "wizardlm", "q-tuning", (0.125, 0.5))
+    signs = compare_signs(summary_of(rows), read_published(), 13)
+    budgets = {(sign.rival.budget, sign.rival.token_pruner) for sign in signs if sign.rival.setting == "pruned"}
+    assert budgets == {("12.5x50", "random"), ("12.5x100", "none")}
+    assert {sign.rival.setting for sign in signs} == {"pruned", "full", "zero_shot"}
+
+
+@pytest.mark.parametrize(("items", "status"), [(567, "matched"), (2376, "not comparable")])
+def test_arc_is_comparable_on_the_questions_that_the_paper_asked(items: int, status: str) -> None:
+    rows = [
+        row | {"items": items, "score": 70.0 + int(row["seed"])} if row["benchmark"] == "arc_easy" else row
+        for row in other_rows("table8", "wizardlm", "q-tuning", (0.25, 0.5))
+    ]
+    numbers = compare_with_paper(summary_of(rows), read_published(), 8)
+    (number,) = [each for each in numbers if each.ours is not None and each.benchmark == "arc_easy"]
+    assert number.status == status
+    assert ("evaluation.protocol: paper" in number.reason) == (status == "not comparable")
