@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
-from qtuning.paper import claims_ablations, claims_results, claims_v1
+from qtuning.paper import claims_appendix, claims_baselines, claims_quadrants, claims_results, claims_v1
 from qtuning.paper.judge import Judgement
 from qtuning.paper.published import Published
 from qtuning.paper.recompute import OurScores
 
-CLAIMS = (*claims_results.CLAIMS, *claims_ablations.CLAIMS, *claims_v1.CLAIMS)
+_MODULES = (claims_results, claims_baselines, claims_quadrants, claims_appendix, claims_v1)
+CLAIMS = tuple(claim for module in _MODULES for claim in module.CLAIMS)
 """The claims of the second version in the order of the paper, then ten about the first."""
 
 

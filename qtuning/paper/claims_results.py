@@ -2,7 +2,7 @@
 
 from itertools import combinations
 
-from qtuning.paper.judge import Check, Claims, Judgement, Tally, agrees, figures, ours, tally, verdict_of
+from qtuning.paper.judge import Check, Claims, Judgement, Tally, above, agrees, figures, ours, tally, verdict_of
 from qtuning.paper.published import GRID_TABLES, MODEL_LABEL, PaperRow, Published
 from qtuning.paper.recompute import Recomputed, Rival, Scores, largest, recompute
 from qtuning.statistics.summary import AVERAGE
@@ -92,17 +92,13 @@ def llama3_leads_by_10(scores: Scores, published: Published) -> Judgement:
 @CLAIMS("sec. 4.1", "Table 1: best averages 37.74 and 46.92, above the full data's 35.36 and 45.84")
 def table1_averages(scores: Scores, published: Published) -> Judgement:
     """The four figures, and that Q-Tuning's are above those of the full data and of the 16 baselines."""
-    checks, texts = [], []
-    for model, claimed, of_full in (("llama2-7b", "37.74", "35.36"), ("mistral-7b", "46.92", "45.84")):
-        row = published.q_tuning(1, model, 0.125, 0.5)
-        checks.append(agrees(claimed, recompute(scores, published, row)))
-        checks.append(agrees(of_full, recompute(scores, published, published.row(1, model, "full"))))
-        rivals: tuple[Rival, ...] = ("full", "best")
-        for rival in rivals:
-            found = recompute(scores, published, row, rival=rival)
-            checks.append(None if found.sign is None else found.sign > 0)
-            texts.append(found.text)
-    return verdict_of(checks, *texts)
+    rows = [published.q_tuning(1, model, 0.125, 0.5) for model in ("llama2-7b", "mistral-7b")]
+    full = [published.row(1, row.model, "full") for row in rows]
+    means = [recompute(scores, published, row) for row in (*rows, *full)]
+    agree = [agrees(figure, mean) for figure, mean in zip(("37.74", "46.92", "35.36", "45.84"), means, strict=True)]
+    rivals: tuple[Rival, ...] = ("full", "best")
+    gains = [recompute(scores, published, row, rival=rival) for row in rows for rival in rivals]
+    return verdict_of([*agree, *map(above, gains)], *(each.text for each in gains))
 
 
 @CLAIMS("sec. 4.1", "Table 1: consistent gains on all benchmarks")
@@ -161,7 +157,7 @@ def entropy_and_infobatch(scores: Scores, published: Published) -> Judgement:
         for pruner in ("entropy", "infobatch"):
             row = published.row(2, model, 0.25, 0.5, pruner, "random")
             found = recompute(scores, published, row, rival="random")
-            checks.append(None if found.sign is None else found.sign > 0)
+            checks.append(above(found))
             texts.append(f"{MODEL_LABEL[model]} {pruner} {found.value:+.2f}")
     return verdict_of(checks, ", ".join(texts))
 
@@ -172,8 +168,7 @@ def table2_gains(scores: Scores, published: Published) -> Judgement:
     rows = [published.q_tuning(2, model, 0.25, 0.5) for model in ("llama3-8b", "mistral-7b")]
     found = [recompute(scores, published, row, rival="random") for row in rows]
     found += [recompute(scores, published, row) for row in rows]
-    judged = figures(["7.67", "10.29", "20.93", "22.74"], found)
-    return Judgement(judged.verdict, "; ".join(each.text for each in found[:2]))
+    return figures(["7.67", "10.29", "20.93", "22.74"], found)
 
 
 @CLAIMS("sec. 4.1", "Table 2: GSM8K above full data for both")
@@ -181,7 +176,7 @@ def table2_above_full(scores: Scores, published: Published) -> Judgement:
     """LLaMA3-8B and Mistral-7B."""
     rows = [published.q_tuning(2, model, 0.25, 0.5) for model in ("llama3-8b", "mistral-7b")]
     found = [recompute(scores, published, row, "gsm8k", "full") for row in rows]
-    return verdict_of([None if each.sign is None else each.sign > 0 for each in found], *(each.text for each in found))
+    return verdict_of(map(above, found), *(each.text for each in found))
 
 
 @CLAIMS("sec. 4.1", "Table 2: larger models gain more")

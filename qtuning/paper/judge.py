@@ -88,6 +88,11 @@ def most(checks: Iterable[Check]) -> Check:
     return True if 2 * true > len(found) else False if 2 * (true + unknown) <= len(found) else None
 
 
+def above(found: Recomputed) -> Check:
+    """Whether a change is a gain."""
+    return None if found.sign is None else found.sign > 0
+
+
 def agrees(claimed: str, found: Recomputed) -> Check:
     """Whether a claimed figure, whose digits say how exact it is, can be the recomputed one.
 
@@ -103,11 +108,16 @@ def agrees(claimed: str, found: Recomputed) -> Check:
 
 
 def figures(claimed: Sequence[str], found: Sequence[Recomputed], *notes: str) -> Judgement:
-    """The verdict on a claim that names figures; each is one check."""
+    """The verdict on a claim that names figures; each is one check.
+
+    A score that agrees is not told beside changes, whose arithmetic shows it.
+    """
     checks = [agrees(figure, each) for figure, each in zip(claimed, found, strict=True)]
+    changes = any(each.rival for each in found)
     texts = [
         f"{each.text}; claimed {figure}" if check is False else each.text
         for figure, each, check in zip(claimed, found, checks, strict=True)
+        if each.rival or not check or not changes
     ]
     return verdict_of(checks, *texts, *notes)
 

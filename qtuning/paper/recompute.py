@@ -26,13 +26,15 @@ same budget."""
 class Recomputed:
     """A figure in words, its value, and its range; a str says why there is no range, and the value may be nan then.
 
-    sign: 1, 0 or -1 of the value as printed, or where our whole interval is; None where it cannot be told.
+    sign: 1, 0 or -1 of the value as printed, or where our whole interval is; None where it cannot be told. rival: what
+    a change is from; None for a score.
     """
 
     text: str
     value: float
     range: Range | str
     sign: int | None = None
+    rival: PaperRow | None = None
 
 
 @dataclass(frozen=True)
@@ -146,12 +148,12 @@ def recompute(
         value = change
     spread = scores.range_of(row, benchmark, other, relative)
     if isinstance(scores, Published):
-        return Recomputed(text, value, spread, (value > 0) - (value < 0))
+        return Recomputed(text, value, spread, (value > 0) - (value < 0), other)
     if isinstance(spread, str):
-        return Recomputed(f"{text}, no interval: {spread}", value, spread)
+        return Recomputed(f"{text}, no interval: {spread}", value, spread, None, other)
     low, high = spread
     text += f", 95% interval {low:.2f} to {high:.2f}"
-    return Recomputed(text, value, spread, 1 if low > 0 else -1 if high < 0 else None)
+    return Recomputed(text, value, spread, 1 if low > 0 else -1 if high < 0 else None, other)
 
 
 def largest(found: Iterable[Recomputed]) -> Recomputed:
