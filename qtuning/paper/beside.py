@@ -118,8 +118,7 @@ def compare_with_paper(summary: Summary, published: Published, table: int) -> li
 
 
 def _number(row: PaperRow, benchmark: str, score: float, summary: Summary, refused: tuple[str, ...]) -> Number:
-    # a preset of Q-Tuning has its place, and is another method
-    candidates = [line for line in summary.lines if (place_of(line), line.method) == (row.place, row.line.method)]
+    candidates = [line for line in summary.lines if place_of(line) == row.place]
     line = next((line for line in candidates if changed_in(line) == row.line.variant), None)
     if line is None and candidates:
         variants = ", ".join(line.variant or "the defaults" for line in candidates)

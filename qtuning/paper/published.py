@@ -282,10 +282,21 @@ def table_number(experiment: str) -> int | None:
 
 
 def place_of(line: Line) -> Place:
-    """The place among the paper's rows that a row of ours has (`Place`)."""
+    """The place among the paper's rows that a row of ours has (`Place`).
+
+    Random pruning that keeps everything is no pruning. A preset of Q-Tuning has a place of its own, which the paper
+    does not have.
+    """
     if line.reference:
         return (line.method,)
-    return (line.sample_ratio, line.token_ratio, line.sample_pruner, line.token_pruner)
+    sample, token = line.sample_pruner, line.token_pruner
+    if (sample, line.sample_ratio) == ("random", 1):
+        sample = "full"
+    if (token, line.token_ratio) == ("random", 1):
+        token = "none"
+    if sample == token == "q-tuning":
+        token = line.method
+    return (line.sample_ratio, line.token_ratio, sample, token)
 
 
 def changed_in(line: Line) -> str:

@@ -24,8 +24,8 @@ NOTES = (
     "A sign says nothing about size: where both are within noise, half of the signs agree by chance.",
 )
 
-Key = tuple[Place, str, str]
-"""What our row and the paper's have in common: place, method, what is changed of it."""
+Key = tuple[Place, str]
+"""What our row and the paper's have in common: the place, and what is changed of the method."""
 
 SIGN_SCHEMA: dict[str, pl.DataType] = {
     "experiment": pl.String(),
@@ -78,10 +78,10 @@ def compare_signs(summary: Summary, published: Published, table: int) -> list[Si
     """
     theirs: dict[Key, dict[str, PaperRow]] = {}
     for row in published.rows(table):
-        theirs.setdefault((row.place, row.line.method, row.line.variant), {})[row.model] = row
-    ours = {(place_of(line), line.method, changed_in(line)): line for line in summary.lines}
+        theirs.setdefault((row.place, row.line.variant), {})[row.model] = row
+    ours = {(place_of(line), changed_in(line)): line for line in summary.lines}
     # what prunes nothing comes first, as in every table
-    references = [key for key in theirs if key[1] == "zero-shot"] + [key for key in theirs if key[1] == "full"]
+    references = [key for key in ((("zero-shot",), ""), (("full",), "")) if key in theirs]
     signs = []
     for key, targets in theirs.items():
         target = next(iter(targets.values()))

@@ -4,15 +4,16 @@ import json
 import re
 from pathlib import Path
 
+import polars as pl
 from claim_oracle import lines, write
 
 from qtuning.paper.audit import audit_json, audit_page
 from qtuning.paper.claims import check_claims
 from qtuning.paper.published import read_published
 from qtuning.report import write_report
+from qtuning.store.schema import SCHEMAS
 from qtuning.tables.markdown import render_markdown
 
-EXAMPLE = Path(__file__).parents[2] / "docs/example"
 PUBLISHED = read_published()
 FINDINGS = check_claims(PUBLISHED)
 PAGE = audit_page(FINDINGS, PUBLISHED)
@@ -66,7 +67,9 @@ def test_json_holds_what_the_page_holds() -> None:
 
 
 def test_the_report_has_the_page(tmp_path: Path) -> None:
-    page = write_report([], EXAMPLE / "store", tmp_path).read_text(encoding="utf-8")
+    for name, schema in SCHEMAS.items():
+        pl.DataFrame(schema=schema).write_parquet(tmp_path / f"{name}.parquet")
+    page = write_report([], tmp_path, tmp_path).read_text(encoding="utf-8")
     _, _, section = page.partition('<section class="qt-page" id="audit">')
     assert section and 'href="#audit"' in page
     rows = sum(1 + sum(bool(block.title) + len(block.rows) for block in table.blocks) for table in PAGE.tables)

@@ -236,15 +236,22 @@ def found_in(table: int, rows: list[Row]) -> list[str]:
 
 def test_rows_of_the_small_tables_find_ours() -> None:
     """Tables 13 and 14 have methods that prune only samples, or only tokens."""
-    rows = other_rows("table14", "wizardlm", "full+rho-1", (1.0, 0.5))
-    rows += other_rows("table14", "wizardlm", "random+rho-1", (0.25, 0.5))
-    assert found_in(14, rows) == [
-        "table 14, Mistral-7B, 25x50, random + Rho-1",
-        "table 14, Mistral-7B, 100x50, full + Rho-1",
-    ]
-    rows = other_rows("table13", "wizardlm", "less+none", (0.125, 1.0))
-    (row,) = found_in(13, rows)
-    assert row.startswith("table 13, Mistral-7B, 12.5x100, ")
+    for pair in ("full+rho-1", "random+rho-1"):  # random pruning of nothing is no pruning
+        rows = other_rows("table14", "wizardlm", pair, (1.0, 0.5))
+        rows += other_rows("table14", "wizardlm", "random+rho-1", (0.25, 0.5))
+        assert found_in(14, rows) == [
+            "table 14, Mistral-7B, 25x50, random + Rho-1",
+            "table 14, Mistral-7B, 100x50, full + Rho-1",
+        ]
+    for pair in ("less+none", "less+random"):
+        (row,) = found_in(13, other_rows("table13", "wizardlm", pair, (0.125, 1.0)))
+        assert row.startswith("table 13, Mistral-7B, 12.5x100, ")
+
+
+def test_a_preset_is_not_the_published_method() -> None:
+    pair = dict.fromkeys(("sample_pruner", "token_pruner"), "q-tuning")
+    assert found_in(3, other_rows("table3", "wizardlm", "q-tuning", (0.125, 0.5), **pair))
+    assert not found_in(3, other_rows("table3", "wizardlm", "q-tuning-budget", (0.125, 0.5), **pair))
 
 
 def test_the_reference_model_of_ours_is_not_a_variant() -> None:
