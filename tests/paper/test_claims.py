@@ -51,7 +51,7 @@ def test_every_verdict_is_the_known_one_and_the_oracles() -> None:
         ("Consistently the best", "ARC-C 1 of 18"),
         ("Exceeds full data and every baseline", "94 above, 3 equal, 11 below of 108"),
         ("LLaMA3-8B reaches 48.07 on GSM8K with 35% of the data", "Mistral-7B 50x70: 48.07"),
-        ("There +9.9", "48.07 - 40.18 (entropy + PPL, best of 16) = +7.89"),
+        ("there: +9.9", "48.07 - 40.18 (entropy + PPL, best of 16) = +7.89"),
         ("gains of up to 8.23", "8.23 is Qwen3-8B 12.5x70: 60.29 - 52.06"),
         ("FastV takes LLaMA3-8B", "table 2: 2 of 4 (7.23, 5.87, 4.73, 9.97); table 12: 0 of 8"),
         ("over the strongest sample baseline", "46.92 - 44.25 (deita + random, best of 4) = +2.67; claimed 2.00"),
@@ -79,7 +79,7 @@ TICKS = "ticks:3;sample:q1+q3;token:q2"
 FLIPS: list[tuple[str, str, list[str]]] = [
     ("SmolLM2-1.7B: +38%", "contradicted", [f"2 smollm2-1.7b 25.0 50.0 {OWN} avg 13.00"]),
     ("LLaMA3-8B reaches 48.07 on GSM8K", "holds", [f"12 llama3-8b 50.0 70.0 {OWN} gsm8k 48.07"]),
-    ("There +6.0", "holds", [f"12 llama3-8b 50.0 70.0 {OWN} gsm8k 38.90"]),
+    ("LLaMA3-8B, GSM8K, there: +6.0", "holds", [f"12 llama3-8b 50.0 70.0 {OWN} gsm8k 38.90"]),
     ("Table 1: best averages 37.74", "partly", [f"1 mistral-7b 12.5 50.0 {OWN} avg 45.00"]),
     ("Qwen3-8B: gains of up to 8.23", "partly", [f"10 qwen3-8b 12.5 50.0 {OWN} avg 61.19"]),
     ("Qwen3-8B: up to 5.55", "contradicted", [f"10 qwen3-8b 12.5 70.0 {OWN} avg 60.19"]),
