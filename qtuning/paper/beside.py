@@ -273,7 +273,9 @@ def _numbers_table(label: str, numbers: Sequence[Number]) -> Table:
         *(Column(name, words=True) for name in ("Sample pruner", "Token pruner")),
         *(Column(benchmark_label(number.benchmark)) for number in next(iter(rows.values()))),
     )
+    inferred = "Inferred: the paper's text leaves open which row it is (docs/audit.md)."
     notes = (
+        *([inferred] if any(row.changed.inferred for row in rows) else []),
         "Published / ours [interval] and verdict: ✓ the published number lies in our interval; ↑ ↓ it does not, and "
         "ours is so much higher or lower.",
         INTERVAL,

@@ -48,26 +48,28 @@ tokens, sample pruner, token pruner)."""
 class Variant:
     """A row of the paper that is Q-Tuning with something changed.
 
-    label: what changes, in words. options: what our row of it has, written as `Line.variant`. inferred: whether the
-    paper's text leaves open which row it is.
+    label: what changes, in words. options: what our row of it has, written as `Line.variant`. whole_tokens: whether
+    no tokens are pruned, so that our row is `q-tuning+none` at 100% of the tokens. inferred: whether the paper's text
+    leaves open which row it is.
     """
 
     label: str
     options: str = ""
+    whole_tokens: bool = False
     inferred: bool = False
 
 
 VARIANTS = {
     "": Variant(""),
-    "ticks:3;sample:q1+q3;token:q2": Variant("samples Q1+Q3, tokens Q2"),
-    "ticks:4;sample:q1+q3;token:q2+q4": Variant("samples Q1+Q3, tokens Q2+Q4", "prune_in=Q2+Q4"),
-    "ticks:2;inferred;sample:q3;token:q2": Variant("samples Q3, tokens Q2", "drop_in=Q3", inferred=True),
-    "ticks:2;inferred;sample:q1+q3;token:none": Variant("samples Q1+Q3", "prune_in=none", inferred=True),
+    "ticks:3;sample:q1+q3;token:q2": Variant("samples lost in Q1 and Q3, tokens in Q2"),
+    "ticks:4;sample:q1+q3;token:q2+q4": Variant("tokens lost in Q2 and Q4", "prune_in=Q2+Q4"),
+    "ticks:2;inferred;sample:q3;token:q2": Variant("samples lost in Q3 only", "drop_in=Q3", inferred=True),
+    "ticks:2;inferred;sample:q1+q3;token:none": Variant("no tokens lost", whole_tokens=True, inferred=True),
     "lambda:0.5": Variant("lambda=0.5"),
     "lambda:0": Variant("lambda=0", "lambda=0.0"),
     "reversed;lambda:0.5": Variant("reversed", "survivors=keep-high"),
 }
-"""The column `variant` of scores.csv; tables 4, 5 and 15 have some. Which quadrants lose samples, which tokens."""
+"""The column `variant` of scores.csv; tables 4, 5 and 15 have some."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ class PaperRow:
     @property
     def q_tuning(self) -> bool:
         """Whether this is the method that the paper proposes, with nothing changed."""
-        return (self.sample_pruner, self.token_pruner) == ("q-tuning", "q-tuning") and not self.changed.options
+        named = (self.sample_pruner, self.token_pruner) == ("q-tuning", "q-tuning")
+        return named and not self.changed.options and not self.changed.whole_tokens
 
     @property
     def changed(self) -> Variant:
@@ -99,6 +102,8 @@ class PaperRow:
         """The line that our runs of this method would have."""
         samples, tokens = (round(float(ratio) / 100, 12) for ratio in (self.sample_ratio, self.token_ratio))
         sample, token, method = self.sample_pruner, self.token_pruner, self.setting.replace("_", "-")
+        if self.changed.whole_tokens:
+            token, tokens = "none", 1.0
         if self.setting == "pruned":
             sample = "full" if sample == "none" else sample  # our name of what prunes no samples
             method = "q-tuning" if sample == token == "q-tuning" else f"{sample}+{token}"

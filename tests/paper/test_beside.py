@@ -284,3 +284,11 @@ def test_arc_is_comparable_on_the_questions_that_the_paper_asked(items: int, sta
     (number,) = [each for each in numbers if each.ours is not None and each.benchmark == "arc_easy"]
     assert number.status == status
     assert ("evaluation.protocol: paper" in number.reason) == (status == "not comparable")
+
+
+def test_rows_that_are_inferred_are_marked_and_explained() -> None:
+    for table, told in ((15, True), (3, False)):
+        rows = other_rows(f"table{table}", "wizardlm", "q-tuning", (0.125, 0.5))
+        summary = summary_of(rows)
+        page = render_markdown(paper_page(summary, compare_with_paper(summary, read_published(), table), []))
+        assert ("samples lost in Q3 only (inferred)" in page) == ("Inferred: the paper's text" in page) == told

@@ -48,11 +48,11 @@ def test_rows_are_found_by_what_they_are() -> None:
 
 def test_rows_that_change_q_tuning_are_told_apart() -> None:
     rows = [row for row in PUBLISHED.rows(4) if row.budget == "12.5x50"]
-    assert [(row.labels[1], row.q_tuning, row.line.variant) for row in rows] == [
-        ("samples Q3, tokens Q2 (inferred)", False, "drop_in=Q3"),
-        ("samples Q1+Q3, tokens Q2+Q4", False, "prune_in=Q2+Q4"),
-        ("samples Q1+Q3 (inferred)", False, "prune_in=none"),
-        ("samples Q1+Q3, tokens Q2", True, ""),
+    assert [(row.labels[1], row.q_tuning, row.place[1:], row.line.variant) for row in rows] == [
+        ("samples lost in Q3 only (inferred)", False, (0.5, "q-tuning", "q-tuning"), "drop_in=Q3"),
+        ("tokens lost in Q2 and Q4", False, (0.5, "q-tuning", "q-tuning"), "prune_in=Q2+Q4"),
+        ("no tokens lost (inferred)", False, (1.0, "q-tuning", "none"), ""),  # our run of it keeps all tokens
+        ("samples lost in Q1 and Q3, tokens in Q2", True, (0.5, "q-tuning", "q-tuning"), ""),
     ]
     assert PUBLISHED.q_tuning(4, "qwen3-8b", 0.125, 0.5) == rows[-1]
     assert [row.block for row in rows] == ["Samples 12.5% x Tokens 50%"] * 4
