@@ -17,8 +17,8 @@ from qtuning.store.lines import Line
 from qtuning.tables.page import Block, Column, Table
 
 NOTES = (
-    "Average score of Q-Tuning minus that of the method, in points; ours is the mean over the seeds. A method that prunes "
-    "only samples, or only tokens, stands in the block of Q-Tuning's budget with its own share of them.",
+    "Average score of Q-Tuning minus that of the method, in points; ours is the mean over the seeds. A method that "
+    "prunes only samples, or only tokens, stands in the block of Q-Tuning's budget with its own share of them.",
     "Same sign: of our difference and the paper's, for the same model where the paper has it, else for all of its "
     "models. seeds disagree: our difference changes its sign between seeds. paper divided: its models differ in sign. "
     "–: a score is missing.",
