@@ -107,7 +107,9 @@ class PaperRow:
         if self.setting == "pruned":
             sample = "full" if sample == "none" else sample  # our name of what prunes no samples
             method = "q-tuning" if sample == token == "q-tuning" else f"{sample}+{token}"
-        return Line(self.train_set, method, sample, token, samples, tokens, "", self.changed.options)
+        # table 5 has another token score in Stage 2: it prunes the tokens of Q2, as Q-Tuning does
+        options = "within=Q2" if (sample, token) == ("q-tuning", "rho-1") else self.changed.options
+        return Line(self.train_set, method, sample, token, samples, tokens, "", options)
 
     @property
     def place(self) -> Place:
