@@ -1,6 +1,7 @@
 """Predicted work against packed batches that are really made, and needs against the method that really runs."""
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -64,9 +65,11 @@ def test_full_data_is_exact(tuning: str, checkpointing: bool, factor: int) -> No
     assert work.training_tokens == 2 * sum(prompt + response - 1 for prompt, response in SIZES)
 
 
-def test_longest_trains_the_longest() -> None:
-    work = training_work(a_cell("longest+none", 0.3, 1.0), SHAPE, lengths())
-    samples = oracles.random_samples(sorted(SIZES, key=lambda size: -size[1])[:3], seed=0)
+@pytest.mark.parametrize(("method", "key"), [("longest+none", sum), ("longest-original+none", lambda size: -size[1])])
+def test_pruners_by_length_train_the_lengths_that_they_keep(method: str, key: Callable[[Any], int]) -> None:
+    """The paper's removes the longest sequences, the original keeps the longest responses."""
+    work = training_work(a_cell(method, 0.3, 1.0), SHAPE, lengths())
+    samples = oracles.random_samples(sorted(SIZES, key=key)[:3], seed=0)
     assert work.training_flops == pytest.approx(2 * cost_of(samples, factor=3))
     assert work.updates == 2  # one batch an epoch
 
@@ -96,11 +99,12 @@ def test_scoring_is_accounted_as_it_is_forwarded() -> None:
     entropy = training_work(a_cell("entropy+ppl"), SHAPE, lengths())
     assert entropy.scoring_flops == pytest.approx(2 * 1.5 * everything)
     assert entropy.samples_scored == 2 * (10 + 5)
-    # attention of layer 2 of 4: whole sequences through half of the layers, and no head
-    attention = training_work(a_cell("full+fastv"), SHAPE, lengths())
-    assert attention.scoring_flops == pytest.approx(
-        2 * shape.forward_flops(pack_whole(samples, "nowhere").positions, 0.5)
-    )
+    # attention of the last layer, and of layer 2 of 4: whole sequences through all or half of the layers, and no head
+    for method, depth in (("full+fastv", 1.0), ("full+fastv-original", 0.5)):
+        attention = training_work(a_cell(method), SHAPE, lengths())
+        assert attention.scoring_flops == pytest.approx(
+            2 * shape.forward_flops(pack_whole(samples, "nowhere").positions, depth)
+        )
     sequence = training_work(a_cell("q-tuning", options={"entropy": "sequence"}), SHAPE, lengths())
     positions = pack_whole(samples, "everywhere").positions
     assert sequence.scoring_flops == pytest.approx(2 * shape.forward_flops(positions))
@@ -199,7 +203,7 @@ def test_updates_follow_batches_and_windows() -> None:
     assert training_work(a_cell("q-tuning"), SHAPE, lengths()).samples_kept == 2 * (2 + 2 + 1)
     twice = a_cell("random+none", 0.5, 1.0, options={"passes": "twice"})
     assert training_work(twice, SHAPE, lengths()).samples_kept == pytest.approx(2 * (2 + 1))  # of batches of 4 and 1
-    annealed = a_cell("infobatch+none", 0.5, 1.0, options={"anneal": 0.5})
+    annealed = a_cell("infobatch-original+none", 0.5, 1.0, options={"anneal": 0.5})
     assert training_work(annealed, SHAPE, lengths()).samples_kept == 5 + 10
 
 
