@@ -51,9 +51,9 @@ def test_stale_scores_are_those_of_the_epoch_they_were_made_in(tiny_llama: Any, 
 
 def test_scores_in_bfloat16_steer_training_in_float32(tiny_llama: Any, samples: list[Sample]) -> None:
     options = {"scoring": {"precision": "bfloat16", "compare_every": 1}}
-    result = run(cell_of("q-tuning", (0.5, 0.5), options=options), tiny_llama, samples)
+    result = run(cell_of("q-tuning-budget", (0.5, 0.5), options=options), tiny_llama, samples)
     assert all(record["agreement/spearman_ppl"] > 0.95 for record in result.records)
-    whole = run(cell_of("q-tuning", (1.0, 1.0), options=options), tiny_llama, samples)
+    whole = run(cell_of("q-tuning-budget", (1.0, 1.0), options=options), tiny_llama, samples)
     full = run(cell_of("full"), tiny_llama, samples)
     assert all(torch.equal(w, whole.weights[name]) for name, w in full.weights.items())
 
@@ -151,8 +151,8 @@ def test_a_pool_of_one_is_fresh_scoring_bit_for_bit(tiny_llama: Any, samples: li
 def test_a_pool_makes_fewer_updates_of_full_batches(
     tiny_llama: Any, samples: list[Sample], ratio: float, batches: int, spans: list[int]
 ) -> None:
-    result = run(cell_of("q-tuning", (ratio, 0.7), options=pooling(batches), **POOLED), tiny_llama, samples)
-    fresh = run(cell_of("q-tuning", (ratio, 0.7), **POOLED), tiny_llama, samples)
+    result = run(cell_of("q-tuning-budget", (ratio, 0.7), options=pooling(batches), **POOLED), tiny_llama, samples)
+    fresh = run(cell_of("q-tuning-budget", (ratio, 0.7), **POOLED), tiny_llama, samples)
     assert len(result.records) == 2 * sum(spans) == result.cost["updates"]
     # of every batch of the pool, what fresh scores would decide, in the first pool
     size = 2 * batches

@@ -238,7 +238,7 @@ def test_records_trace_and_cost_agree(tiny_llama: Any, samples: list[Sample]) ->
         assert record["samples"] == len(rows) and record["samples_kept"] == sum(row[6] for row in rows)
         assert record["response_tokens"] == sum(lengths[row[2]] for row in rows) == sum(row[8] for row in rows)
         assert record["tokens_kept"] == sum(row[9] for row in rows) >= 1
-        assert record["samples_asked"] == record["samples_kept"]
+        assert record["samples_asked"] <= record["samples_kept"], "a surplus stays (A6)"
         assert all((row[9] > 0) <= row[6] for row in rows)
         assert record["learning_rate"] == described_rate(record["update"], 6, cell_of("full").training)  # type: ignore[arg-type]
     cost = result.cost
