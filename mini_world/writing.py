@@ -13,10 +13,11 @@ from mini_world.benchmarks import benchmarks
 from mini_world.corpus import corpus
 from mini_world.facts import build_world
 from mini_world.planted import planted_samples
+from mini_world.ratings import rate
 from mini_world.sft import SftSample, Topic, sft_samples
 from qtuning.files import atomic_path, write_json
 
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 """Raised whenever the same seed gives other bytes."""
 SEED = 2509
 """The seed of the world that the shipped base model was pretrained on."""
@@ -28,8 +29,8 @@ def generate(out_dir: Path, seed: int = SEED, *, with_corpus: bool = True) -> No
     """Write the world of `seed` below `out_dir`: the same bytes every time.
 
     Files: `pretrain/train`; `sft/train`, its parts `sft/facts`, `sft/sums`, `sft/reading`, and `sft/planted_errors`;
-    `sft/planted`; and the splits of six benchmarks (`.jsonl.gz`). Last of all comes `manifest.json` (seed, generator
-    version, record counts, SHA-256 of every file and of the whole).
+    `sft/planted`; ratings of each of these sets, `sft/SET_ratings`; and the splits of six benchmarks (`.jsonl.gz`).
+    Last of all comes `manifest.json` (seed, generator version, record counts, SHA-256 of every file and of the whole).
 
     Without the corpus, the large file `pretrain/train` is not written. The manifest describes it all the same.
     """
@@ -50,8 +51,12 @@ def generate(out_dir: Path, seed: int = SEED, *, with_corpus: bool = True) -> No
             for i, sample in enumerate(planted)
         ],
     }
+    rated = {"train": samples, "planted": {f"planted-{i:04d}": sample for i, sample in enumerate(planted)}}
     for topic in get_args(Topic):
-        tables[f"sft/{topic}"] = [_row(name, sample) for name, sample in samples.items() if sample.topic == topic]
+        rated[topic] = {name: sample for name, sample in samples.items() if sample.topic == topic}
+        tables[f"sft/{topic}"] = [_row(*pair) for pair in rated[topic].items()]
+    for part, chosen in rated.items():
+        tables[f"sft/{part}_ratings"] = rate(list(chosen), list(chosen.values()), part, seed)
     for name, splits in suite.records.items():
         tables.update({f"{name}/{split}": items for split, items in splits.items()})
 

@@ -18,13 +18,13 @@ from qtuning.experiment.benchmarks import BENCHMARKS, Protocol
 from qtuning.experiment.cell import (
     Cell,
     Evaluation,
+    FileSource,
     HubSource,
     Model,
     Pruning,
     Seeds,
     TrainedReference,
     Training,
-    TrainSet,
 )
 from qtuning.experiment.grid import ConfigFolder, Grid
 from qtuning.experiment.ids import (
@@ -37,6 +37,7 @@ from qtuning.experiment.ids import (
     evaluation_json,
     model_id,
     pair_id,
+    used_train_set,
 )
 from qtuning.experiment.references import references_of, with_references
 from qtuning.experiment.yaml_files import nearest
@@ -185,7 +186,7 @@ class WorkflowInputs:
         """The user's files that a train set is read from."""
         train_set = self._cell(pair).train_set
         assert train_set is not None
-        return self._train_set_files(train_set)
+        return [*self._train_set_files(train_set.source), *self._train_set_files(train_set.ratings)]
 
     def sources_of_evaluation(self, evaluation: str) -> list[Path]:
         """The user's files that an evaluation reads."""
@@ -196,13 +197,13 @@ class WorkflowInputs:
         """The user's files that an overlap is counted in."""
         check = self.checks[name]
         questions = self._benchmark_files(check.source, check.benchmarks, check.protocol)
-        return list(dict.fromkeys([*self._train_set_files(check.train_set), *questions]))
+        return list(dict.fromkeys([*self._train_set_files(check.train_set.source), *questions]))
 
-    def _train_set_files(self, train_set: TrainSet) -> list[Path]:
+    def _train_set_files(self, source: HubSource | FileSource | None) -> list[Path]:
         # the mini world changes only with the package
-        if isinstance(train_set.source, HubSource) or train_set.source.kind == "mini-world":
+        if source is None or isinstance(source, HubSource) or source.kind == "mini-world":
             return []
-        return [locate(train_set.source, data_dir=self.data_dir)]
+        return [locate(source, data_dir=self.data_dir)]
 
     def _benchmark_files(self, source: str, benchmarks: Iterable[str], protocol: Protocol) -> list[Path]:
         if source != "data-dir" or self.data_dir is None:
@@ -312,12 +313,16 @@ class WorkflowInputs:
 def _representative(cell: Cell) -> Cell:
     """The same cell for every cell that shares a tokenised train set, so that preparing it has one configuration."""
     assert cell.training is not None
-    pruning = Pruning(sample_pruner="full", token_pruner="none", sample_ratio=1, token_ratio=1)
+    rated = used_train_set(cell).rated  # ratings are prepared for methods that need them
+    method = (
+        {"sample_pruner": "alpagasus", "sample_ratio": 0.5} if rated else {"sample_pruner": "full", "sample_ratio": 1}
+    )
+    pruning = Pruning(**method, token_pruner="none", token_ratio=1)
     training = Training(cutoff=cell.training.cutoff)
     seeds = Seeds(data=0, pruner=0, init=0)
     shared = canonical(cell.model_copy(update={"pruning": pruning, "training": training, "seeds": seeds}))
     # `canonical` drops what preparation, and only preparation, reads of a train set
-    return shared.model_copy(update={"train_set": cell.train_set, "semantics": 1})
+    return shared.model_copy(update={"train_set": used_train_set(cell), "semantics": 1})
 
 
 def load_inputs(config: Mapping[str, Any], configs: Path = Path("configs")) -> WorkflowInputs:

@@ -52,7 +52,9 @@ class OverlapCheck:
     def name(self) -> str:
         """`TRAIN_SET-SOURCE-HASH`: name of the report, known before anything is read."""
         identity: dict[str, Any] = {
-            "train_set": self.train_set.model_dump(mode="json", exclude={"label", "local", "bad_rows"}),
+            "train_set": self.train_set.without_ratings().model_dump(
+                mode="json", exclude={"label", "local", "bad_rows"}
+            ),
             "source": self.source,
             "benchmarks": sorted(self.benchmarks),
             "ngram": self.ngram,

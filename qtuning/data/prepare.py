@@ -17,13 +17,14 @@ from rich.console import Console
 from rich.table import Column, Table
 from tqdm import tqdm
 
+from qtuning.data.ratings import describe_ratings, read_ratings
 from qtuning.data.rows import Example, Reason, Refusal, Row, parse_row
 from qtuning.data.samples import REPORT, SAMPLES
 from qtuning.data.sources import describe_source, read_rows
 from qtuning.data.templates import TemplateRefusal, render
 from qtuning.data.tokenise import Tokenised, load_tokenizer, tokenise, tokenizer_fingerprint
 from qtuning.errors import UserError
-from qtuning.experiment.cell import Cell, Template, TrainSet
+from qtuning.experiment.cell import Cell, RatingColumn, Template, TrainSet
 from qtuning.files import atomic_path, canonical_json, write_json
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Candidate:
 
 
 Usable = tuple[Candidate, Tokenised]
+Ratings = dict[RatingColumn, dict[int, float]]
 
 
 def prepare(cell: Cell, model_folder: Path, out: Path, *, data_dir: Path | None = None) -> dict[str, Any]:
@@ -79,6 +81,8 @@ def prepare(cell: Cell, model_folder: Path, out: Path, *, data_dir: Path | None 
     usable, unusable = tokenise_rows(candidates, tokenizer, template, cell.training.cutoff)
     bad = sorted(bad + unusable, key=lambda row: row.sample)
     check_bad_rows(train_set, read, bad)
+    rows = {candidate.sample: candidate.row for candidate, _ in usable}
+    ratings = read_ratings(train_set, rows, read, data_dir)
     used = draw_subset(usable, cell.limit_train)
     report = {
         "train_set": train_set.name,
@@ -86,16 +90,17 @@ def prepare(cell: Cell, model_folder: Path, out: Path, *, data_dir: Path | None 
         "template": template,
         "cutoff": cell.training.cutoff,
         "source": describe_source(train_set, data_dir),
+        "ratings": describe_ratings(train_set, data_dir),
         "read": read,
         "bad": len(bad),
         "bad_by_reason": dict(Counter(str(row.reason) for row in bad).most_common()),
         "bad_rows": [asdict(row) for row in bad[:LISTED]],
         "usable": len(usable),
         "limit": cell.limit_train,
-        **_statistics(used),
+        **_statistics(used, ratings),
         "tokenizer_fingerprint": fingerprint,
     }
-    write_samples(out / SAMPLES, used)
+    write_samples(out / SAMPLES, used, ratings)
     write_json(out / REPORT, report)
     return report
 
@@ -196,11 +201,11 @@ def character_entropy(text: str) -> float:
     return math.fsum(share * math.log(1 / share) for share in shares)
 
 
-def write_samples(path: Path, used: Sequence[Usable]) -> None:
+def write_samples(path: Path, used: Sequence[Usable], ratings: Ratings) -> None:
     """Store a row for each sample.
 
     instruction_characters, instruction_entropy: length and character entropy of its `instruction`. errors: only if the
-    train set states errors, the places in input_ids of the tokens that are wrong.
+    train set states errors, the places in input_ids of the tokens that are wrong. ratings: columns that it gives.
     """
     import polars
 
@@ -219,15 +224,19 @@ def write_samples(path: Path, used: Sequence[Usable]) -> None:
     ]
     if any(candidate.example.errors is not None for candidate in candidates):
         columns.append(polars.Series("errors", [list(sample.marked) for sample in tokenised], tokens_type))
+    for name, values in ratings.items():
+        columns.append(polars.Series(name, [values[candidate.sample] for candidate in candidates], polars.Float64))
     with atomic_path(path) as temporary:
         polars.DataFrame(columns).write_parquet(temporary)
 
 
-def _statistics(used: Sequence[Usable]) -> dict[str, Any]:
+def _statistics(used: Sequence[Usable], ratings: Ratings) -> dict[str, Any]:
     contents = [_content(candidate.example) for candidate, _ in used]
     digest = hashlib.sha256()
     for content in contents:
         digest.update(content.encode() + b"\n")
+    for name, values in ratings.items():
+        digest.update(canonical_json([name, [values[candidate.sample] for candidate, _ in used]]).encode() + b"\n")
     prompts = [tokenised.prompt for _, tokenised in used]
     return {
         "used": len(used),

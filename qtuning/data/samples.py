@@ -1,15 +1,16 @@
 """A tokenised sample, and the stored train set: what `prepare` writes and everything else trains on and scores."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from qtuning.errors import UserError
+from qtuning.experiment.cell import RatingColumn
 from qtuning.files import read_json
 
 if TYPE_CHECKING:
@@ -42,13 +43,15 @@ class StoredSamples:
 
     instruction_characters: int64 [n], characters of each instruction. instruction_entropy: float64 [n], their Shannon
     entropy in nats (prepare.py, `instruction` and `character_entropy`). errors: [n], places in each sample's tokens
-    that are known to be wrong; None where the train set states none.
+    that are known to be wrong; None where the train set states none. ratings: float64 [n] by column (rating,
+    complexity, quality), those that the train set gives.
     """
 
     samples: list[Sample]
     instruction_characters: npt.NDArray[np.int64]
     instruction_entropy: npt.NDArray[np.float64]
     errors: tuple[tuple[int, ...], ...] | None = None
+    ratings: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -91,4 +94,5 @@ def load_samples(folder: Path) -> StoredSamples:
         instruction_characters=table["instruction_characters"].to_numpy(writable=True),
         instruction_entropy=table["instruction_entropy"].to_numpy(writable=True),
         errors=tuple(map(tuple, table["errors"].to_list())) if "errors" in table.columns else None,
+        ratings={name: table[name].to_numpy(writable=True) for name in get_args(RatingColumn) if name in table.columns},
     )

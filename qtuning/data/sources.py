@@ -44,11 +44,15 @@ def locate(source: FileSource, *, data_dir: Path | None) -> Path:
 
 def describe_source(train_set: TrainSet, data_dir: Path | None) -> dict[str, Any]:
     """The source as configured, and the SHA-256 of its file. (The revision identifies a data set of the hub.)"""
-    source = train_set.source.model_dump(mode="json")
     if isinstance(train_set.source, HubSource):
-        return source
-    path = locate(train_set.source, data_dir=data_dir)
-    return source | {"path": str(path), "sha256": file_digest(path)}
+        return train_set.source.model_dump(mode="json")
+    return describe_file(train_set.source, data_dir)
+
+
+def describe_file(source: FileSource, data_dir: Path | None) -> dict[str, Any]:
+    """A file as configured, where it lies, and its SHA-256."""
+    path = locate(source, data_dir=data_dir)
+    return source.model_dump(mode="json") | {"path": str(path), "sha256": file_digest(path)}
 
 
 def read_rows(train_set: TrainSet, *, data_dir: Path | None) -> Iterator[Row]:

@@ -3,9 +3,9 @@
 Every key has its type, its default and what it means. `schema.py` has the keys of experiments around it.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import Protocol
@@ -14,7 +14,8 @@ from qtuning.experiment.registry import NAMED_METHODS
 
 Dtype = Literal["float32", "bfloat16"]
 Template = Literal["plain", "alpaca", "chat"]
-Column = Literal["instruction", "input", "output", "messages", "errors"]
+RatingColumn = Literal["rating", "complexity", "quality"]
+Column = Literal["instruction", "input", "output", "messages", "errors", "rating", "complexity", "quality"]
 Scorer = Literal["chunked", "reference", "liger"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=64)]
 PrunerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._:-]*$", max_length=128)]
@@ -60,6 +61,11 @@ class FileSource(Config):
     file: str = Field(description="path of the file, relative to the folder that `kind` names (`path`: as given)")
 
 
+def _path_of_text(value: Any) -> Any:
+    """A text stands for a file of that path."""
+    return {"kind": "path", "file": value} if isinstance(value, str) else value
+
+
 class Labelled(Config):
     """An entry with a name, which is that of its file, and a label for tables."""
 
@@ -95,9 +101,25 @@ class TrainSet(Labelled):
     columns: dict[Column, str] = Field(
         default_factory=dict,
         description="names of the columns where they differ from the format's own; errors: the column that lists what "
-        "is wrong in the response, [start, end] in characters each, for `localisation`",
+        "is wrong in the response, [start, end] in characters each, for `localisation`; rating, complexity, quality: "
+        "columns of numbers, of the file that `ratings` names or else of the data",
     )
     bad_rows: float = Field(0.01, ge=0, le=1, description="share of unusable rows above which preparation stops")
+    ratings: Annotated[FileSource | None, BeforeValidator(_path_of_text)] = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="file with a row for each row of the data, in order, and columns rating, complexity, quality",
+    )
+
+    @property
+    def rated(self) -> bool:
+        """Whether ratings are given, in a file or in columns of the data."""
+        return self.ratings is not None or bool(set(get_args(RatingColumn)) & set(self.columns))
+
+    def without_ratings(self) -> "TrainSet":
+        """The same set for methods that need no ratings: whoever adds ratings does not train those again."""
+        columns = {name: column for name, column in self.columns.items() if name not in get_args(RatingColumn)}
+        return self.model_copy(update={"ratings": None, "columns": columns}) if self.rated else self
 
 
 class Lora(Config):

@@ -17,6 +17,7 @@ from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.cell import Cell, Evaluation, FileSource, Model, Pruning, Training, TrainSet
 from qtuning.experiment.ids import cell_json
 from qtuning.experiment.methods import make_pruning
+from qtuning.experiment.needs import needs_of
 from qtuning.experiment.scales import Edition, ExperimentFiles, find, merge, named_in, strings, type_problems
 from qtuning.experiment.schema import Experiment, MethodEntry, MethodItem, Ratios
 from qtuning.experiment.yaml_files import ConfigEntry, nearest, validate
@@ -173,6 +174,11 @@ class ConfigFolder:
                 if training.batches == 1:
                     # A9 makes no difference if an update is one batch: the selection is then that of the device
                     chosen = chosen.model_copy(update={"selection": "device"})
+                if "ratings" in needs_of(chosen).all and not train_set.rated:
+                    raise UserError(
+                        f"{edition.where}: methods: {chosen.method}: needs ratings, and train set {train_set.name} has "
+                        "none; write `ratings: FILE` in its YAML, or name their columns (docs/data.md)"
+                    )
                 limit = experiment.limit_train
                 cells.append(
                     Cell(

@@ -7,8 +7,9 @@ experiments ask for it.
 from dataclasses import dataclass
 from pathlib import Path
 
-from qtuning.experiment.cell import Cell, Evaluation, Lora, Model, Pruning
+from qtuning.experiment.cell import Cell, Evaluation, Lora, Model, Pruning, TrainSet
 from qtuning.experiment.lookup import find_pruner
+from qtuning.experiment.needs import needs_of
 from qtuning.experiment.registry import REFERENCE, SAMPLE_PRUNERS, TOKEN_PRUNERS
 from qtuning.files import canonical_json, short_hash
 
@@ -24,9 +25,10 @@ def slug(*parts: str) -> str:
 def canonical(cell: Cell) -> Cell:
     """The same cell, with everything that cannot change its weights at its default.
 
-    These are: labels, parameter counts, the share of bad rows allowed; LoRA settings in full fine-tuning; all but the
-    source of a model that is not trained; the selection batch (A9) if an update consists of one batch; a pruner that is
-    asked to keep everything. Equal weights must be one cell, and editing a label must not train anything again.
+    These are: labels, parameter counts, the share of bad rows allowed; ratings that the method does not need; LoRA
+    settings in full fine-tuning; all but the source of a model that is not trained; the selection batch (A9) if an
+    update consists of one batch; a pruner that is asked to keep everything. Equal weights must be one cell, and editing
+    a label must not train anything again.
     """
     defaults = {"label": cell.model.name, "parameters": None}
     if cell.training is None or cell.train_set is None:
@@ -36,7 +38,7 @@ def canonical(cell: Cell) -> Cell:
     if training.tuning == "full":
         training = training.model_copy(update={"lora": Lora()})
         defaults["lora_targets"] = "all-linear"
-    train_set = cell.train_set.model_copy(update={"label": cell.train_set.name, "local": None, "bad_rows": 0.01})
+    train_set = used_train_set(cell).model_copy(update={"label": cell.train_set.name, "local": None, "bad_rows": 0.01})
     model = cell.model.model_copy(update=defaults | {"dtype": "float32"})
     assert cell.pruning is not None
     pruning = _canonical_pruning(cell.pruning)
@@ -48,9 +50,9 @@ def canonical(cell: Cell) -> Cell:
 def _canonical_pruning(pruning: Pruning) -> Pruning:
     """The same pruning, with pruners that are never asked replaced by `none` and `full`.
 
-    At a ratio of 1 no token pruner is asked, and no sample pruner that draws by epoch. Q-Tuning's, told to prune tokens
-    in no quadrant, does what is done at a ratio of 1. A token pruner that sets its amount itself does so at every ratio
-    below 1, so all such ratios are one.
+    At a ratio of 1 no token pruner is asked, and no sample pruner that draws from the whole train set. Q-Tuning's, told
+    to prune tokens in no quadrant, does what is done at a ratio of 1. A token pruner that sets its amount itself does
+    so at every ratio below 1, so all such ratios are one.
     """
     changes: dict[str, object] = {}
     token = find_pruner(pruning.token_pruner, "token")
@@ -59,7 +61,7 @@ def _canonical_pruning(pruning: Pruning) -> Pruning:
         changes |= {"token_ratio": 1.0, "pruned_tokens": "mask"}
     elif token.budget == "own":
         changes["token_ratio"] = 0.5
-    if pruning.sample_ratio == 1 and find_pruner(pruning.sample_pruner, "sample").scope == "epoch":
+    if pruning.sample_ratio == 1 and find_pruner(pruning.sample_pruner, "sample").draws:
         changes |= {"sample_pruner": "full", "sample_options": {}, "sample_version": SAMPLE_PRUNERS["full"].version}
     reference = pruning.reference
     if pruning.token_ratio == 1 and token.needs & REFERENCE:
@@ -69,6 +71,12 @@ def _canonical_pruning(pruning: Pruning) -> Pruning:
     if pruning.proxy is not None:
         changes["proxy"] = Model(name=pruning.proxy.name, source=pruning.proxy.source)
     return pruning.model_copy(update=changes)
+
+
+def used_train_set(cell: Cell) -> TrainSet:
+    """The train set of a cell as its method uses it: with ratings only where it needs them."""
+    assert cell.train_set is not None and cell.pruning is not None
+    return cell.train_set if "ratings" in needs_of(cell.pruning).all else cell.train_set.without_ratings()
 
 
 def cell_id(cell: Cell) -> str:
@@ -110,7 +118,7 @@ def pair_id(cell: Cell) -> str:
     """Folder name of the tokenised train set of a cell, which all cells of one model and train set share."""
     assert cell.train_set is not None and cell.training is not None
     identity = {
-        "train_set": cell.train_set.model_dump(mode="json", exclude={"label", "local", "bad_rows"}),
+        "train_set": used_train_set(cell).model_dump(mode="json", exclude={"label", "local", "bad_rows"}),
         "model": cell.model.source.model_dump(mode="json"),
         "template": cell.model.template,
         "cutoff": cell.training.cutoff,

@@ -102,6 +102,8 @@ def _plugin(name: str, kind: PrunerKind) -> PrunerInfo:
     scope, needs = getattr(found, DECLARED, default)
     if kind == "token" and scope != "batch":
         raise UserError(f"pruner {place}: scope = {scope!r}: a token pruner works on batches; leave scope out")
+    if scope == "once" and "losses" in needs:
+        raise UserError(f"pruner {place}: scope = 'once': before training there are no losses; leave the need out")
     options = _options_of(found, place)
     if {"attention", "attention-rank"} & needs and "layer" not in options.model_fields:
         raise UserError(f"pruner {place}: needs attention, so it must say of which layer: an option layer: int = 2")

@@ -74,11 +74,11 @@ def _readings(
     """The readings of a method; those without effect are at their defaults.
 
     A8 has none if no token is pruned, A9 if nothing is selected in a batch, A11 and A12 unless the sample pruner is a
-    baseline that draws by epoch, A16 if all samples are kept.
+    baseline that draws from the whole train set, A16 if all samples are kept.
     """
     own = {key: value for key, value in entry.options.items() if key in Readings.model_fields}
     asked = validate(Readings, common.model_dump() | own, f"{entry.method}: options")
-    drawn, prunes_tokens = sample.scope == "epoch" and sample_ratio < 1, token_ratio < 1
+    drawn, prunes_tokens = sample.draws and sample_ratio < 1, token_ratio < 1
     in_batch = sample.scope == "batch" or (drawn and (asked.updates, asked.passes) != ("as-defined", "once"))
     effective = dict.fromkeys(("updates", "passes"), drawn)
     effective |= {

@@ -8,7 +8,7 @@ from qtuning.experiment.registry import Need
 
 SCORES: frozenset[Need] = frozenset({"scores", "sequence-entropy"})
 ATTENTION: frozenset[Need] = frozenset({"attention", "attention-rank"})
-FORWARDS: frozenset[Need] = SCORES | ATTENTION  # these take a forward of the model
+FORWARDS: frozenset[Need] = SCORES | ATTENTION | frozenset[Need]({"embeddings"})  # these take a forward of the model
 
 
 @dataclass(frozen=True)
@@ -16,14 +16,15 @@ class Needs:
     """What a method must know.
 
     epoch: of the whole train set, before each epoch. batch: of each batch, before it is pruned. by_epoch: the sample
-    pruner draws a smaller data set before each epoch, and batches hold only drawn samples. layer: whose attention
-    counts, for pruners that look at attention.
+    pruner draws a smaller data set before each epoch, and batches hold only drawn samples. once: the draw of the first
+    epoch holds for all. layer: whose attention counts, for pruners that look at attention.
     """
 
     epoch: frozenset[Need]
     batch: frozenset[Need]
     by_epoch: bool
     layer: int | None
+    once: bool = False
 
     @property
     def all(self) -> frozenset[Need]:
@@ -38,7 +39,7 @@ def needs_of(pruning: Pruning) -> Needs:
     which still gives the samples their roles.
     """
     sample, token = find_pruner(pruning.sample_pruner, "sample"), find_pruner(pruning.token_pruner, "token")
-    by_epoch = sample.scope == "epoch" and pruning.updates == "as-defined"
+    by_epoch = sample.draws and pruning.updates == "as-defined"
     asked = pruning.sample_ratio < 1 or sample.scope == "batch"
     of_sample = sample.needs_with(pruning.sample_options) if asked else frozenset[Need]()
     of_token = token.needs_with(pruning.token_options) if pruning.token_ratio < 1 else frozenset[Need]()
@@ -48,6 +49,7 @@ def needs_of(pruning: Pruning) -> Needs:
         of_token if by_epoch else of_token | of_sample,
         by_epoch,
         None if layer is None else int(layer),
+        by_epoch and sample.scope == "once",
     )
 
 

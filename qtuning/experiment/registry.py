@@ -22,9 +22,12 @@ Need = Literal[
     "token-influence",
     "losses",
     "instructions",
+    "ratings",
+    "embeddings",
+    "influence",
 ]
 PrunerKind = Literal["sample", "token"]
-Scope = Literal["none", "epoch", "batch"]
+Scope = Literal["none", "once", "epoch", "batch"]
 Amount = Literal["asked", "least", "each", "own"]
 
 
@@ -94,6 +97,19 @@ class InfoBatchOptions(NoOptions):
         0.75, ge=0, lt=1, description="largest share of the samples below the mean loss that goes before others go too"
     )
     anneal: float = Field(0.875, ge=0, le=1, description="share of the epochs after which the data is full again")
+
+
+class DeitaOptions(NoOptions):
+    """Deita: when a sample is too near to a kept one."""
+
+    threshold: float = Field(0.9, gt=-1, le=1, description="cosine of the embeddings above which a sample is skipped")
+
+
+class DS2Options(NoOptions):
+    """DS2: who judges a rating, and how sure a correction must be."""
+
+    neighbours: int = Field(10, ge=2, description="nearest neighbours that judge a rating and measure diversity")
+    confidence: float = Field(0.5, ge=0, le=1, description="least share of the neighbours for a corrected rating")
 
 
 class RankedOptions(NoOptions):
@@ -174,8 +190,8 @@ class LastLayerOptions(NoOptions):
 class PrunerInfo:
     """What the configuration knows of a pruner.
 
-    scope: `epoch` (draws a smaller data set before each epoch), `batch` (keeps a part of every batch) or `none`
-    (prunes nothing, so its ratio is always 1). needs: what must be known of the candidates before it can decide.
+    scope: `once` (draws a smaller data set before training), `epoch` (before each epoch), `batch` (keeps a part of
+    every batch) or `none` (prunes nothing, so its ratio is always 1). needs: what must be known of the candidates.
     version: part of the identity of cells; raised by hand when a change of the code changes decisions; for plug-ins
     the digest of their file. budget: `asked`; `train-set` for a token pruner that meets it over the whole train set and
     not in every batch; `own` for one that sets its amount itself. label: how tables call it. evolving: whether its
@@ -191,6 +207,11 @@ class PrunerInfo:
     budget: Literal["asked", "train-set", "own"] = "asked"
     label: str = ""
     evolving: bool = False
+
+    @property
+    def draws(self) -> bool:
+        """Whether it draws a smaller data set from the whole train set, as defined."""
+        return self.scope in ("once", "epoch")
 
     def needs_with(self, options: Mapping[str, object]) -> frozenset[Need]:
         """Needs of the pruner with these options."""
@@ -223,6 +244,10 @@ SAMPLE_PRUNERS: dict[str, PrunerInfo] = {
         _info("q-tuning", "q_tuning:triage", "batch", "scores", options=TriageOptions, label="Q-Tuning"),
         _info("longest-original", "sample:longest_responses", "epoch"),
         _info("infobatch-original", "infobatch:infobatch", "epoch", "losses", options=InfoBatchOptions),
+        _info("random-once", "sample:random_samples", "once"),
+        _info("alpagasus", "once:alpagasus", "once", "ratings", label="Alpagasus"),
+        _info("deita", "once:deita", "once", "ratings", "embeddings", options=DeitaOptions, label="Deita"),
+        _info("ds2", "ds2:ds2", "once", "ratings", "embeddings", options=DS2Options, label="DS2"),
         _info("longest-history", "history:shortest_instructions", "epoch", "instructions"),
         _info("entropy-history", "history:lowest_character_entropy", "epoch", "instructions"),
         _info("infobatch-history", "history:infobatch_subsampled", "epoch", "losses"),

@@ -112,6 +112,12 @@ class PackedModel(nn.Module):
             return functional_call(self, dict(weights), arguments, tie_weights=False)  # type: ignore[no-any-return]
 
     @torch.no_grad()
+    def embed(self, packed: Packed) -> Tensor:
+        """[M, H]: the hidden states that predict `packed.labels`, without gradient and dropout."""
+        with evaluating(self):
+            return self.hidden(packed)
+
+    @torch.no_grad()
     def attend(self, packed: Packed, collector: Collector) -> None:
         """Fill a collector, without gradient, dropout and head. If it stops, no layer after its own runs."""
         with evaluating(self), suppress(Collected):

@@ -92,7 +92,8 @@ def training_work(
             total += _scoring(shape, lengths, everyone, needs.all & SCORES, None, training.batch_size)
         drawn = everyone
         if needs.by_epoch:
-            total += _scoring(shape, lengths, everyone, needs.epoch - looked_up, needs.layer, training.batch_size)
+            if not (needs.once and epoch):
+                total += _scoring(shape, lengths, everyone, needs.epoch - looked_up, needs.layer, training.batch_size)
             drawn = _drawn(pruning, training, lengths, epoch)
         batch_size = 1 if reused else training.batch_size  # to be reused, every sample has a graph of its own
         total += _scoring(shape, lengths, drawn, needs.batch - looked_up, needs.layer, batch_size)
@@ -109,6 +110,9 @@ def _scoring(
     """One forward without gradient of counts[i] samples of each length; nothing where no forward is needed."""
     if not needs & FORWARDS:
         return TrainingWork()
+    if "embeddings" in needs:  # a forward of their own, of all positions, which ends before the head
+        work = _forward(shape, counts, lengths.tokens, np.zeros_like(lengths.tokens), 1.0, batch_size)
+        return work + _scoring(shape, lengths, counts, needs - {"embeddings"}, layer, batch_size)
     length, targets, depth = lengths.tokens, lengths.responses, 1.0
     if "sequence-entropy" in needs:
         targets = length
@@ -118,6 +122,11 @@ def _scoring(
         depth = (layer if layer > 0 else shape.layers + layer + 1) / shape.layers
     elif not needs & ATTENTION:
         length = length - 1  # nothing comes after the last token, so it is no input
+    return _forward(shape, counts, length, targets, depth, batch_size)
+
+
+def _forward(shape: Shape, counts: Array, length: Array, targets: Array, depth: float, batch_size: int) -> TrainingWork:
+    """One forward without gradient of counts[i] sequences of length[i], targets[i] positions of which meet the head."""
     samples, tokens = float(counts.sum()), float(counts @ length)
     pairs = float(counts @ (length * (length + 1) / 2))
     return TrainingWork(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from accelerate import Accelerator
 from torch import nn
 
-from qtuning.data.samples import Sample, load_samples
+from qtuning.data.samples import StoredSamples, load_samples
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell, Scoring
 from qtuning.experiment.ids import ResultPaths, cell_id
@@ -89,10 +89,10 @@ def find_planted_errors(cell: Cell, paths: ResultPaths) -> Path:
     ]
     base, accelerator = model_path(paths.model(cell)), Accelerator()
     answer: dict[str, Any] = {"cell": cell_id(cell), "lambda": _smoothing(cell)[0]}
-    answer["base"] = _measure(cell, load_model(base, cell.dtype), stored.samples, wrong, accelerator)
+    answer["base"] = _measure(cell, load_model(base, cell.dtype), stored, wrong, accelerator)
     status = read_json(folder / "train.json")["status"]
     answer["trained"] = (
-        _measure(cell, _trained(cell, base, folder / "weights"), stored.samples, wrong, accelerator)
+        _measure(cell, _trained(cell, base, folder / "weights"), stored, wrong, accelerator)
         if status == "done"
         else None
     )
@@ -114,20 +114,20 @@ def _smoothing(cell: Cell) -> tuple[float, Any]:
 
 
 def _measure(
-    cell: Cell, model: nn.Module, samples: Sequence[Sample], wrong: Sequence[Mask], accelerator: Accelerator
+    cell: Cell, model: nn.Module, stored: StoredSamples, wrong: Sequence[Mask], accelerator: Accelerator
 ) -> dict[str, Any]:
     """What the scores of `model` find, and what the cell's method prunes in its first epoch under them."""
     assert cell.pruning is not None and cell.training is not None
-    method = method_of(cell.pruning)
-    if method.needs.all & REFERENCE:
-        raise UserError(f"{cell.pruning.method}: needs a reference model, which localisation does not load")
+    method, samples = method_of(cell.pruning), stored.samples
+    for need in (REFERENCE | {"influence"}) & method.needs.all:
+        raise UserError(f"{cell.pruning.method}: needs the {need} of another model, which localisation does not load")
     packed = PackedModel(model.eval()).to(accelerator.device)
     scores, _ = score_all(packed, samples, accelerator, cell.training.batch_size)
     s = smooth(scores.token_ppl, scores.lengths, *_smoothing(cell))
 
     kept = [np.zeros(len(mask), dtype=bool) for mask in wrong]
     chosen = np.zeros(len(samples), dtype=bool)
-    loop = TrainingLoop(_scored_afresh(cell), method, CellSamples(samples), accelerator, packed, optimizer=None)
+    loop = TrainingLoop(_scored_afresh(cell), method, CellSamples.of(stored), accelerator, packed, optimizer=None)
     for window in loop.windows_of_epoch():
         decisions, failures = loop.decide(window)
         raise_first(failures)

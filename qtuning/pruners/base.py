@@ -1,7 +1,7 @@
 """What the training loop and a pruner tell each other, and helpers that pruners share.
 
 A *sample pruner* is a function `(candidates, budget, rng, **options) -> SampleSelection`. Its scope (registry.py) says
-whether the candidates are the whole train set before each epoch, or one selection batch.
+whether the candidates are the whole train set, before training or before each epoch, or one selection batch.
 A *token pruner* is a function `(candidates, selection, budget, rng, **options) -> mask`. It keeps `budget.tokens` of
 the N response tokens of a batch, all of them in selected samples.
 
@@ -13,11 +13,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from qtuning.errors import UserError
+from qtuning.experiment.cell import RatingColumn
 from qtuning.scoring.scores import BatchScores, TokenAttention
 
 DROPPED, EXEMPT, PRUNABLE, WHOLE = 0, 1, 2, 4
@@ -59,6 +61,33 @@ class Instructions:
 
 
 @dataclass(frozen=True)
+class Ratings:
+    """What somebody, mostly a strong language model, thinks of each sample; None for columns that are not given.
+
+    rating: [B] float64, overall quality (Alpagasus, DS2). complexity, quality: [B] float64 (Deita).
+    """
+
+    rating: Tensor | None = None
+    complexity: Tensor | None = None
+    quality: Tensor | None = None
+
+    def column(self, name: RatingColumn) -> Tensor:
+        """One column; UserError if the train set does not give it."""
+        found: Tensor | None = getattr(self, name)
+        if found is None:
+            given = [known for known in get_args(RatingColumn) if getattr(self, known) is not None]
+            raise UserError(
+                f"train set: ratings: no column {name!r}, which this pruner needs; found {', '.join(given)}; add it to "
+                "the file, or name it under `columns` (docs/data.md)"
+            )
+        return found
+
+    def of(self, positions: Tensor) -> "Ratings":
+        """The ratings of some of the samples. positions: [b] int64."""
+        return Ratings(*(None if column is None else column[positions] for column in vars(self).values()))
+
+
+@dataclass(frozen=True)
 class Candidates:
     """B samples to choose from, with N response tokens laid end to end. Fields that a pruner does not need are None.
 
@@ -68,7 +97,10 @@ class Candidates:
     under the reference model. token_influence: [N] float64 in (0, 1), the place of each token among all response tokens
     of the train set, from the one whose loss the reference model lowers most (train/references.py). losses: [B], each
     sample's mean token NLL in its last update, NaN before its first; over the whole response if the method scores its
-    batches, else over the tokens that were trained. instructions: statistics of the texts. epoch, epochs: where
+    batches, else over the tokens that were trained. instructions: statistics of the texts. ratings: what the train set
+    says of each sample. embeddings: [B, H] float32, mean of the last hidden states over each sample's tokens, prompt
+    and response, under the current model. influence: [B, G] float64, of training on each sample on each of G groups of
+    target examples (LESS). epoch, epochs: where
     training is, from 0, and how many epochs there are.
     """
 
@@ -81,6 +113,9 @@ class Candidates:
     token_influence: Tensor | None = None
     losses: Tensor | None = None
     instructions: Instructions | None = None
+    ratings: Ratings | None = None
+    embeddings: Tensor | None = None
+    influence: Tensor | None = None
     epoch: int = 0
     epochs: int = 1
 

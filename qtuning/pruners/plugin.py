@@ -12,16 +12,17 @@ Declared = TypeVar("Declared", bound=Callable[..., Any])
 
 
 def pruner(
-    *, scope: Literal["batch", "epoch"] = "batch", needs: Collection[Need] = DEFAULT_NEEDS
+    *, scope: Literal["batch", "epoch", "once"] = "batch", needs: Collection[Need] = DEFAULT_NEEDS
 ) -> Callable[[Declared], Declared]:
     """Say when a pruner of one's own runs and what it needs to know; returns the function or class unchanged.
 
     scope: `batch` (keeps a part of every batch) or, for sample pruners, `epoch` (draws a smaller data set before each
-    epoch). needs: any of scores, sequence-entropy, attention, reference, losses, instructions (base.Candidates).
-    Without this decorator: `batch`, and scores. Raises UserError.
+    epoch) or `once` (draws it before training). needs: any of scores, sequence-entropy, attention, reference, losses,
+    instructions, ratings, embeddings, influence (base.Candidates). Without this decorator: `batch`, and scores.
+    Raises UserError.
     """
-    if scope not in ("batch", "epoch"):
-        raise UserError(f"@pruner: scope = {scope!r}: must be batch or epoch")
+    if scope not in ("batch", "epoch", "once"):
+        raise UserError(f"@pruner: scope = {scope!r}: must be batch, epoch or once")
     asked = {needs} if isinstance(needs, str) else set(needs)
     if unknown := sorted(asked - set(get_args(Need))):
         raise UserError(f"@pruner: needs: {unknown[0]!r}: unknown{nearest(unknown[0], get_args(Need))}")

@@ -15,6 +15,7 @@ from qtuning.pruners.base import (
     Budget,
     Candidates,
     Instructions,
+    Ratings,
     SampleSelection,
     keep_first,
     ranking,
@@ -72,6 +73,9 @@ def random_candidates(count: int, seed: int, longest: int = 40) -> Candidates:
         token_influence=(torch.randperm(total, generator=rng) + 0.5).double() / total,
         losses=losses,
         instructions=Instructions(integers(500), floats(count, 4.0)),
+        ratings=Ratings(integers(6).double(), integers(6).double(), integers(6).double()),
+        embeddings=torch.randn(count, 6, generator=rng),
+        influence=floats(3 * count, 1.0).reshape(count, 3),
         epoch=seed % 3,
         epochs=3,
     )
@@ -119,6 +123,11 @@ def degenerate() -> Iterator[Specimen]:
     yield specimen("no sample was ever trained", replace(usual, losses=unknown), half, 19)
     equal = Instructions(torch.full((12,), 5), torch.zeros(12, dtype=torch.float64))
     yield specimen("equal texts", replace(usual, instructions=equal), half, 20)
+    same = torch.ones(12, dtype=torch.float64)
+    yield specimen("equal ratings", replace(usual, ratings=Ratings(same, same, same)), half, 25)
+    yield specimen("equal embeddings", replace(usual, embeddings=torch.ones(12, 6)), half, 26)
+    yield specimen("embeddings of length zero", replace(usual, embeddings=torch.zeros(12, 6)), half, 27)
+    yield specimen("equal influence", replace(usual, influence=torch.zeros(12, 3, dtype=torch.float64)), half, 28)
     yield specimen("a budget that rounds to nothing", usual, (1e-4, 1e-4), 21)
     yield specimen("equal scores and a budget that rounds to nothing", scored(flat, flat), (1e-4, 1e-4), 23)
     yield specimen("equal scores at a ratio of 1", scored(flat, flat), (1.0, 1.0), 24)
@@ -135,6 +144,7 @@ def reordered(candidates: Candidates, order: Tensor) -> tuple[Candidates, Tensor
     scores, attention, texts = candidates.scores, candidates.attention, candidates.instructions
     assert scores is not None and attention is not None and texts is not None
     assert candidates.prompts is not None and candidates.reference is not None and candidates.losses is not None
+    assert candidates.ratings is not None and candidates.embeddings is not None and candidates.influence is not None
     assert candidates.token_influence is not None and attention.rank is not None
     places = torch.arange(candidates.tokens).split(candidates.lengths.tolist())
     tokens = torch.cat([places[index] for index in order.tolist()])
@@ -149,21 +159,26 @@ def reordered(candidates: Candidates, order: Tensor) -> tuple[Candidates, Tensor
         token_influence=candidates.token_influence[tokens],
         losses=candidates.losses[order],
         instructions=Instructions(texts.characters[order], texts.entropy[order]),
+        ratings=candidates.ratings.of(order),
+        embeddings=candidates.embeddings[order],
+        influence=candidates.influence[order],
     ), tokens
 
 
 def rounded(case: Specimen) -> Specimen:
-    """The same decision on scores and attention that rounding has changed, as another machine or padding would."""
+    """The same decision on what models say, changed by rounding, as another machine or padding would."""
     rng = torch.Generator().manual_seed(case.seed)
 
     def nudged(values: Tensor) -> Tensor:
-        return values * (1 + torch.finfo(torch.float32).eps * torch.rand(len(values), generator=rng))
+        return values * (1 + torch.finfo(torch.float32).eps * torch.rand(values.shape, generator=rng))
 
     known = case.candidates
     scores, attention = known.scores, known.attention
     assert scores is not None and attention is not None and scores.sequence_ent is not None
+    assert known.embeddings is not None and known.influence is not None
     scores = BatchScores(nudged(scores.nll), nudged(scores.entropy), scores.lengths, nudged(scores.sequence_ent))
     attention = TokenAttention(nudged(attention.received), nudged(attention.rated), attention.rank)
+    known = replace(known, embeddings=nudged(known.embeddings), influence=nudged(known.influence))
     return replace(case, candidates=replace(known, scores=scores, attention=attention))
 
 
@@ -175,7 +190,8 @@ def limited(case: Specimen, needs: Collection[str]) -> Specimen:
     attention = case.candidates.attention
     if attention is not None and "attention-rank" not in needs:
         attention = replace(attention, rank=None) if "attention" in needs else None
-    hidden: dict[str, Any] = dict.fromkeys({"reference", "losses", "instructions"} - set(needs))
+    others = {"reference", "losses", "instructions", "ratings", "embeddings", "influence"}
+    hidden: dict[str, Any] = dict.fromkeys(others - set(needs))
     if "token-influence" not in needs:
         hidden["token_influence"] = None
     return replace(case, candidates=replace(case.candidates, scores=scores, attention=attention, **hidden))

@@ -132,6 +132,19 @@ def observe(
     return Observation(packed, depth, scores, None if collector is None else _token_attention(samples, collector))
 
 
+def embed(model: "PackedModel", samples: Sequence[Sample], device: torch.device) -> tuple[Tensor, Packed]:
+    """([B, H] float32: mean of the last hidden states over all tokens of each sample, the batch as it was packed).
+
+    Deita takes the last token's state, and DS2 an encoder's. We average over prompt and response, because the state at
+    the end of a text says what comes next, which of a base model is the same after every text. Raises NonFinite.
+    """
+    packed = pack_whole(samples, "everywhere")
+    hidden = model.embed(packed.to(device)).float().cpu()
+    embeddings = torch.stack([part.mean(dim=0) for part in hidden.split(packed.lengths)])
+    _require_finite("embeddings are", samples, embeddings.split(1))
+    return embeddings, packed
+
+
 def pack_responses(samples: Sequence[Sample]) -> Packed:
     """All samples, predicting every response token. (Each has one: preparation refuses samples without a response.)"""
     packed = pack(samples)

@@ -13,17 +13,18 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from qtuning.data.samples import Sample
+from qtuning.data.samples import Sample, StoredSamples
 from qtuning.data.tokenise import load_tokenizer, tokenizer_fingerprint
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell, Scoring
 from qtuning.experiment.needs import FORWARDS, SCORES
 from qtuning.files import read_json
+from qtuning.model.flops import Positions
 from qtuning.model.load import load_model, load_tuned, model_path
 from qtuning.model.packed import PackedModel, check_packed_forward, half_weights
-from qtuning.pruners.base import Candidates, Instructions
+from qtuning.pruners.base import Candidates, Instructions, Ratings
 from qtuning.pruners.method import concatenate
-from qtuning.scoring.scores import BatchScores, NonFinite, Observation, observe
+from qtuning.scoring.scores import BatchScores, NonFinite, Observation, embed, observe
 from qtuning.train.cost import Cost, shape_of
 from qtuning.train.reuse import Graphs, observe_with_graphs
 
@@ -34,14 +35,28 @@ CHECKED = 64  # samples among which the shortest and the longest check that the 
 class CellSamples:
     """The samples of a cell, and what is known of each beyond its tokens.
 
-    instructions: of all samples, or None. reference: per sample, [|T_i|] token NLL under the reference model, or None.
-    token_influence: per sample, [|T_i|] places of its tokens (references.py), or None.
+    instructions, ratings: of all samples, or None. reference: per sample, [|T_i|] token NLL under the reference model,
+    or None. token_influence: per sample, [|T_i|] places of its tokens (references.py), or None. influence: [n, G] on
+    each of G groups of target examples (influence.py), or None.
     """
 
     samples: Sequence[Sample]
     instructions: Instructions | None = None
     reference: Sequence[Tensor] | None = None
     token_influence: Sequence[Tensor] | None = None
+    ratings: Ratings | None = None
+    influence: Tensor | None = None
+
+    @classmethod
+    def of(cls, stored: StoredSamples, positions: Tensor | None = None) -> "CellSamples":
+        """What preparation stored, of all samples or of those at `positions`."""
+        chosen = torch.arange(len(stored)) if positions is None else positions
+        texts = Instructions(
+            torch.as_tensor(stored.instruction_characters)[chosen], torch.as_tensor(stored.instruction_entropy)[chosen]
+        )
+        columns: dict[str, Any] = {name: torch.as_tensor(column)[chosen] for name, column in stored.ratings.items()}
+        samples = [stored.samples[position] for position in chosen.tolist()]
+        return cls(samples, texts, ratings=Ratings(**columns) if columns else None)
 
 
 @dataclass
@@ -80,9 +95,9 @@ class CandidateSource:
         chosen = torch.tensor(positions)
         tabled = None if self.table is None else self.table.of(positions)
         observed, graphs = self._observe(samples, set(needs) - (SCORES if tabled else set()), with_graphs)
-        texts = self.train_set.instructions
+        texts, ratings, influence = self.train_set.instructions, self.train_set.ratings, self.train_set.influence
         by_token = (self.train_set.reference, self.train_set.token_influence)
-        reference, influence = (
+        reference, token_influence = (
             None if known is None else torch.cat([known[position] for position in positions]) for known in by_token
         )
         if texts is not None:
@@ -94,9 +109,12 @@ class CandidateSource:
             scores=tabled or (None if observed is None else observed.scores),
             attention=None if observed is None else observed.attention,
             reference=reference if "reference" in needs else None,
-            token_influence=influence if "token-influence" in needs else None,
+            token_influence=token_influence if "token-influence" in needs else None,
             losses=self.losses[chosen] if "losses" in needs else None,
             instructions=texts if "instructions" in needs else None,
+            ratings=ratings.of(chosen) if ratings is not None and "ratings" in needs else None,
+            embeddings=self._embed(samples) if "embeddings" in needs else None,
+            influence=influence[chosen] if influence is not None and "influence" in needs else None,
             epoch=epoch,
             epochs=self.epochs,
         )
@@ -164,7 +182,7 @@ class CandidateSource:
     def _observe(
         self, samples: Sequence[Sample], needs: Collection[str], with_graphs: bool
     ) -> tuple[Observation | None, Graphs | None]:
-        if not FORWARDS & set(needs):
+        if not FORWARDS & set(needs) - {"embeddings"}:
             return None, None
         device, impl, graphs = self.accelerator.device, self.scoring.impl, None
         half = self.scoring.precision == "bfloat16"
@@ -180,6 +198,15 @@ class CandidateSource:
         self.cost.tokens_scored += observed.packed.tokens
         self.cost.flops_scoring += self._shape.forward_flops(observed.packed.positions, observed.depth)
         return observed, graphs
+
+    def _embed(self, samples: Sequence[Sample]) -> Tensor:
+        """The need `embeddings`, by a forward of its own that ends before the head."""
+        with self.accelerator.autocast():
+            embeddings, packed = embed(self.model, samples, self.accelerator.device)
+        self.cost.samples_scored += len(samples)
+        self.cost.tokens_scored += packed.tokens
+        self.cost.flops_scoring += self._shape.forward_flops(Positions.of(packed.lengths, 0))
+        return embeddings
 
 
 def load_for_scoring(

@@ -7,7 +7,7 @@ the same CPU and thread count: bit for bit). Outputs appear whole, the marker tr
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from qtuning.files import atomic_path, file_digest, read_json, write_json, write
 from qtuning.model.load import load_model, model_path
 from qtuning.model.packed import PackedModel, causal_lm_of, check_packed_forward
 from qtuning.provenance import provenance
-from qtuning.pruners.base import Instructions
 from qtuning.pruners.method import method_of
 from qtuning.scoring.scores import BatchScores, NonFinite
 from qtuning.train import checkpoint
@@ -88,12 +87,8 @@ def train(
     # inputs
     base = model_path(folders.model)
     stored = load_samples(folders.samples)
-    samples = stored.samples
-    texts = Instructions(torch.as_tensor(stored.instruction_characters), torch.as_tensor(stored.instruction_entropy))
-    if cell.part is not None:
-        positions = part_positions(cell.part, len(samples))
-        samples = [samples[position] for position in positions.tolist()]
-        texts = Instructions(texts.characters[positions], texts.entropy[positions])
+    train_set = CellSamples.of(stored, None if cell.part is None else part_positions(cell.part, len(stored)))
+    samples = train_set.samples
     method = method_of(cell.pruning)
     # before the model is made, so that two models never lie in memory at once
     known, table, cost = _score_with_auxiliaries(cell, method.needs.all, samples, accelerator, folders, base)
@@ -116,7 +111,7 @@ def train(
     prepared, optimizer = accelerator.prepare(model, optimizer)
 
     # the loop over the updates, and what records it
-    train_set = CellSamples(samples, texts, known.nll, known.influence)
+    train_set = replace(train_set, reference=known.nll, token_influence=known.influence)
     loop = TrainingLoop(cell, method, train_set, accelerator, prepared, optimizer)
     loop.source.table = table
     loop.cost.add(cost)

@@ -122,17 +122,18 @@ class Progress:
     log: Mapping[str, float] = field(default_factory=dict)
     pool: Verdicts | None = None
 
-    def advance(self, window: UpdateWindow) -> None:
-        """Move on after the update of `window`."""
+    def advance(self, window: UpdateWindow, once: bool = False) -> None:
+        """Move on after the update of `window`. once: the draw of the first epoch holds for all."""
         self.update, self.index = window.update + 1, window.index + 1
         if window.last:
             self.pool = None
         if self.index == window.count:
             self.epoch, self.index, self.log = self.epoch + 1, 0, {}
-            self.drawn = self.weights = self.ppl = self.ent = None
+            if not once:
+                self.drawn = self.weights = self.ppl = self.ent = None
 
     def left_out(self, samples: Sequence[Sample]) -> list[tuple[Any, ...]]:
-        """Trace rows of the samples that were scored before this epoch and not drawn (journal.TRACE_SCHEMA)."""
+        """Trace rows of the samples that were scored before this epoch's draw and not drawn (journal.TRACE_SCHEMA)."""
         if self.drawn is None or self.ppl is None or self.ent is None:
             return []
         drawn, scores = set(self.drawn.tolist()), zip(self.ppl.tolist(), self.ent.tolist(), strict=True)

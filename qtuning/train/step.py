@@ -88,7 +88,7 @@ class TrainingLoop:
     def windows_of_epoch(self) -> list[UpdateWindow]:
         """The updates still to be made in the current epoch. If it is new, its samples are drawn first."""
         progress = self.progress
-        if progress.drawn is None:
+        if progress.index == 0:
             self._draw_epoch()
         assert progress.drawn is not None
         # one order for every pruner at one data seed: each meets the samples it keeps in the same order
@@ -109,18 +109,21 @@ class TrainingLoop:
         return self.training.epochs * sum(self.pooling.updates(plain))
 
     def _draw_epoch(self) -> None:
-        """Decide which samples the epoch holds: all, unless the method draws by epoch."""
+        """Decide which samples the epoch holds: all, unless the method draws by epoch, or once for all epochs."""
         progress, started = self.progress, time.perf_counter()
-        scoring = self.pruning.scoring
+        scoring, drawn = self.pruning.scoring, progress.drawn is not None
+        if drawn and not self.method.needs.once:
+            return
         if scoring.schedule == "stale" and progress.epoch % scoring.epochs == 0:
             self.source.table = None
             self.source.table = self.source.whole_train_set(self.method.needs.all & SCORES, progress.epoch).scores
-        candidates = self.source.whole_train_set(self.method.needs.epoch, progress.epoch)
-        selection = self.method.select_epoch(candidates, generator(self.seeds.pruner, "epoch", progress.epoch))
-        progress.drawn, progress.weights = selection.kept.nonzero().flatten(), selection.weights
-        progress.log = selection.log
-        if candidates.scores is not None:
-            progress.ppl, progress.ent = candidates.scores.ppl, candidates.scores.ent
+        if not drawn:
+            candidates = self.source.whole_train_set(self.method.needs.epoch, progress.epoch)
+            selection = self.method.select_epoch(candidates, generator(self.seeds.pruner, "epoch", progress.epoch))
+            progress.drawn, progress.weights = selection.kept.nonzero().flatten(), selection.weights
+            progress.log = selection.log
+            if candidates.scores is not None:
+                progress.ppl, progress.ent = candidates.scores.ppl, candidates.scores.ent
         self.cost.seconds_scoring += time.perf_counter() - started
 
     def step(self, window: UpdateWindow) -> tuple[dict[str, Any], list[tuple[Any, ...]]]:
@@ -162,8 +165,10 @@ class TrainingLoop:
         columns = dict(zip(TRACE_SCHEMA, zip(*trace, strict=True), strict=True))
         self._remember(columns)
         logs = [*gather_object([decision.log for decision in decided]), self.progress.log]
-        left_out = self.progress.left_out(self.samples) if window.index == 0 else []
-        self.progress.advance(window)
+        once = self.method.needs.once
+        new_draw = window.index == 0 and not (once and window.epoch)
+        left_out = self.progress.left_out(self.samples) if new_draw else []
+        self.progress.advance(window, once)
         record = {
             "update": window.update,
             "epoch": window.epoch,

@@ -217,7 +217,7 @@ def test_unknown_names_say_what_there_is() -> None:
             "f",
             ["'score': unknown; did you mean s"],
         ),
-        ("@pruner(scope='update')\ndef f(candidates, budget, rng): ...", "f", ["must be batch or epoch"]),
+        ("@pruner(scope='update')\ndef f(candidates, budget, rng): ...", "f", ["must be batch, epoch or once"]),
         ("@pruner(needs=('attention',))\ndef f(candidates, budget, rng): ...", "f", ["an option layer: int = 2"]),
     ],
 )

@@ -19,7 +19,9 @@ LAYOUT = {
     "squad": {"train", "validation"},
     "triviaqa": {"train", "validation"},
     "math": {"train", "test"},
-    "sft": {"train", "facts", "sums", "reading", "planted_errors", "planted"},
+    "sft": {"planted_errors"}.union(
+        *({part, f"{part}_ratings"} for part in ("train", "facts", "sums", "reading", "planted"))
+    ),
     "pretrain": {"train"},
 }
 ARC_LABELS = ("ABCDE", "12345")

@@ -7,7 +7,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qtuning.pruners.base import Budget, Candidates, Instructions, SampleSelection, keep_prunable
+from qtuning.pruners.base import Budget, Candidates, Instructions, Ratings, SampleSelection, keep_prunable
 from qtuning.scoring.scores import BatchScores, TokenAttention
 
 # nats in multiples of 1/64 have exact sums in any order; the second line is made of ties, the third of extremes
@@ -62,6 +62,9 @@ def populations(draw: st.DrawFn, samples: int = 12, tokens: int = 6) -> Candidat
         losses=floats([*nats, *[math.nan] * (len(nats) // 3)], count),
         instructions=Instructions(integers(1, 5), floats(nats, count)),
         prompts=integers(1, 5),
+        ratings=Ratings(*(integers(0, 5).double() for _ in range(3))),
+        embeddings=floats([-1.0, 0.0, 1.0], 3 * count).reshape(count, 3).float(),
+        influence=floats(attention, 2 * count).reshape(count, 2),
         epoch=0,
         epochs=3,
     )

@@ -10,7 +10,7 @@ import torch
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Pruning
 from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, TokenPruningOptions, TriageOptions
-from qtuning.pruners.base import PRUNABLE, Budget, Candidates, Instructions, SampleSelection, keep_first
+from qtuning.pruners.base import PRUNABLE, Budget, Candidates, Instructions, Ratings, SampleSelection, keep_first
 from qtuning.pruners.method import Method, check_samples, check_tokens, method_of
 from qtuning.pruners.q_tuning import prune_tokens, triage
 from qtuning.scoring.scores import BatchScores, TokenAttention
@@ -43,6 +43,9 @@ def batch_of(seed: int) -> Candidates:
         token_influence=(torch.randperm(tokens, generator=rng) + 0.5).double() / tokens,
         losses=random(8) * 4,
         instructions=Instructions(torch.tensor([40, 12, 33, 8, 21, 50, 9, 17]), random(8)),
+        ratings=Ratings(*(random(8).mul(5).round() for _ in range(3))),
+        embeddings=random(32).reshape(8, 4).float() - 0.5,
+        influence=random(16).reshape(8, 2),
         epochs=3,
     )
 
@@ -61,6 +64,9 @@ def batch() -> Candidates:
         ("infobatch", "ppl", {}, {"losses"}, {"scores"}),
         ("longest-history", "rho-1", {}, {"instructions"}, {"scores", "reference"}),
         ("full", "fastv", {}, set(), {"attention"}),
+        ("random-once", "ppl", {}, set(), {"scores"}),
+        ("alpagasus", "random", {}, {"ratings"}, set()),
+        ("deita", "ppl", {}, {"ratings", "embeddings"}, {"scores"}),
     ],
 )
 def test_what_a_method_needs_and_when(
@@ -98,7 +104,7 @@ def test_the_whole_budget_prunes_nothing(batch: Candidates, sample: str, updates
         assert (selection.asked_samples, selection.asked_tokens) == (8, 40)
 
 
-@pytest.mark.parametrize("sample", [name for name, info in SAMPLE_PRUNERS.items() if info.scope == "epoch"])
+@pytest.mark.parametrize("sample", [name for name, info in SAMPLE_PRUNERS.items() if info.draws])
 def test_epoch_level_pruning_draws_before_the_epoch_and_keeps_every_batch(batch: Candidates, sample: str) -> None:
     chosen = method(sample, "random")
     drawn = chosen.select_epoch(batch, generator(5))
@@ -108,7 +114,7 @@ def test_epoch_level_pruning_draws_before_the_epoch_and_keeps_every_batch(batch:
     assert int(selection.tokens.sum()) == selection.asked_tokens == 20 and selection.asked_samples == 8
 
 
-@pytest.mark.parametrize("sample", [name for name, info in SAMPLE_PRUNERS.items() if info.scope == "epoch"])
+@pytest.mark.parametrize("sample", [name for name, info in SAMPLE_PRUNERS.items() if info.draws])
 def test_matched_updates_prune_inside_the_batch(batch: Candidates, sample: str) -> None:
     """A11: as many updates as full data; what was drawn from the data set is now drawn from each batch."""
     matched, defined = method(sample, "random", updates="matched-updates"), method(sample, "random")

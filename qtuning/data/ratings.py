@@ -1,0 +1,94 @@
+"""Ratings of the samples of a train set: columns of the data itself, or of a side file, joined row by row.
+
+A row of the side file belongs to the row of the data at the same place, unusable rows counted. So dropped rows and
+`limit_train` change nothing. Where both have an `id`, the ids must agree.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from qtuning.data.rows import Row
+from qtuning.data.sources import describe_file, locate, read_file
+from qtuning.errors import UserError, one_line
+from qtuning.experiment.cell import RatingColumn, TrainSet
+
+COLUMNS: tuple[RatingColumn, ...] = get_args(RatingColumn)
+
+
+def read_ratings(
+    train_set: TrainSet, rows: Mapping[int, Row], read: int, data_dir: Path | None
+) -> dict[RatingColumn, dict[int, float]]:
+    """column -> row -> value, for the columns that the train set gives; empty if it gives none.
+
+    rows: the usable rows by their number in the source, from 0. read: how many rows the source has. UserError in one
+    line if the file, a column or a value is missing, or if the file rates other rows.
+    """
+    if train_set.ratings is None:
+        named = {name: column for name in COLUMNS if (column := train_set.columns.get(name)) is not None}
+        return {name: _column(train_set, column, rows) for name, column in named.items()}
+    path = locate(train_set.ratings, data_dir=data_dir)
+    rated = list(_csv(path) if path.suffix.lower() == ".csv" else read_file(path))
+    if len(rated) != read:
+        raise _problem(
+            train_set, f"{path} has {len(rated)} rows, the data has {read}; expected a row for each, in order"
+        )
+    for number, row in rows.items():
+        theirs, ours = (_id(found.value) for found in (rated[number], row))
+        if theirs is not None and ours is not None and theirs != ours:
+            where = (
+                f"{rated[number].file}:{rated[number].line} rates id {theirs!r}, but row {number} of the data has id"
+            )
+            raise _problem(train_set, f"{where} {ours!r}; expected a row for each row of the data, in order")
+    first = rated[0].value if rated else None
+    found = {
+        name: column
+        for name in COLUMNS
+        if (column := train_set.columns.get(name, name)) in (first if isinstance(first, Mapping) else {})
+        or name in train_set.columns
+    }
+    if not found:
+        given = ", ".join(map(str, first)) if isinstance(first, Mapping) else "none"
+        raise _problem(
+            train_set, f"{path} has the columns {given}; expected {', '.join(COLUMNS)}, or others named under `columns`"
+        )
+    chosen = {number: rated[number] for number in rows}
+    return {name: _column(train_set, column, chosen) for name, column in found.items()}
+
+
+def describe_ratings(train_set: TrainSet, data_dir: Path | None) -> dict[str, Any] | None:
+    """The side file as configured, and its SHA-256; None without one."""
+    return None if train_set.ratings is None else describe_file(train_set.ratings, data_dir)
+
+
+def _column(train_set: TrainSet, column: str, rows: Mapping[int, Row]) -> dict[int, float]:
+    values = {}
+    for number, row in rows.items():
+        value = row.value.get(column) if isinstance(row.value, Mapping) else None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            shown = "nothing" if value is None else repr(value)[:40]
+            where = f"{row.file}:{row.line}: column {column!r} (row {number} of the data)"
+            raise _problem(train_set, f"{where} holds {shown}; expected a number")
+        values[number] = float(value)
+    return values
+
+
+def _problem(train_set: TrainSet, what: str) -> UserError:
+    return UserError(f"train set {train_set.name}: ratings: {what}")
+
+
+def _id(value: object) -> str | None:
+    found = value.get("id") if isinstance(value, Mapping) else None
+    return None if found is None else str(found)
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    import polars
+
+    try:
+        table = polars.read_csv(path)
+    except (polars.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{path}: not a readable CSV file: {one_line(error)}") from None
+    for line, value in enumerate(table.iter_rows(named=True), start=2):
+        yield Row(str(path), line, value)
