@@ -37,6 +37,7 @@ wildcard_constraints:
     cell=r"[^/]+-[0-9a-f]{8}",
     pair=r"[^/]+-[0-9a-f]{8}",
     model=r"[^/]+-[0-9a-f]{8}",
+    measurement=r"[^/]+-influence-[0-9a-f]{8}",
     evaluation=r"evaluation-[0-9a-f]{8}",
 
 
@@ -48,6 +49,7 @@ rule all:
 
 include: "workflow/rules/prepare.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/influence.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/localise.smk"
 include: "workflow/rules/tables.smk"

@@ -13,8 +13,9 @@ from typing import Any
 from qtuning.data.contamination import checks_of
 from qtuning.data.items import items_file
 from qtuning.data.sources import locate
+from qtuning.data.targets import SPLIT
 from qtuning.errors import UserError, raise_problems
-from qtuning.experiment.benchmarks import BENCHMARKS, Protocol
+from qtuning.experiment.benchmarks import BENCHMARKS, Protocol, Split
 from qtuning.experiment.cell import (
     Cell,
     Evaluation,
@@ -39,6 +40,7 @@ from qtuning.experiment.ids import (
     pair_id,
     used_train_set,
 )
+from qtuning.experiment.influence import Measurement, measurement_of
 from qtuning.experiment.references import references_of, with_references
 from qtuning.experiment.yaml_files import nearest
 from qtuning.files import canonical_json
@@ -50,7 +52,8 @@ from qtuning.warm.client import VARIABLE
 SETTINGS = ("results", "data_dir", "tracking", "accelerate", "threads", "checkpoint_seconds", "warm")
 # Every experiment is a rule of its own name, so none may be called like one of these rules.
 RULES = frozenset({
-    *("all", "configure", "base_model", "prepare", "train", "train_and_keep", "evaluate", "localise", "contamination"),
+    *("all", "configure", "base_model", "prepare", "train", "train_and_keep", "influence", "evaluate", "localise"),
+    "contamination",
     *("tables", "tables_beside_the_paper", "localisation_table", "figures"),
 })  # fmt: skip
 # With these options Snakemake builds nothing, or only single jobs (`target_jobs`: the processes that it starts itself).
@@ -78,6 +81,7 @@ class WorkflowInputs:
         self.problems = dict(problems or {})
         self.checks = checks_of(self.grids.values())
         self.cells: dict[str, Cell] = {}
+        self.measurements: dict[str, Measurement] = {}
         self.evaluations: dict[str, Evaluation] = {}
         self._shared: dict[str, Cell] = {}  # models and pairs: the cell that stands for all that share them
         self._kept: set[str] = set()
@@ -89,6 +93,9 @@ class WorkflowInputs:
                 self._add(name, cell, grid.experiment.keep_weights)
                 for reference in with_references(references_of(cell)):
                     self._add(name, reference, grid.experiment.keep_weights)
+                if (measurement := measurement_of(cell)) is not None:
+                    self.measurements[measurement.identity] = measurement
+                    self._add(name, measurement.warmup, grid.experiment.keep_weights)
 
     def _add(self, experiment: str, cell: Cell, keep_weights: bool) -> None:
         identity = cell_id(cell)
@@ -111,7 +118,9 @@ class WorkflowInputs:
             self._shared[identity] = canonical(Cell(model=model))
 
     def configuration(self, identity: str) -> str:
-        """Canonical JSON of the cell, model, pair or evaluation of that name."""
+        """Canonical JSON of the cell, model, pair, evaluation or measurement of that name."""
+        if identity in self.measurements:
+            return canonical_json(self.measurements[identity].model_dump(mode="json", by_alias=True))
         if identity in self.evaluations:
             return evaluation_json(self.evaluations[identity])
         if identity in self.cells:
@@ -167,12 +176,26 @@ class WorkflowInputs:
 
     @property
     def rows(self) -> list[str]:
-        """Names of the cells that experiments ask for: all but references."""
+        """Names of the cells that experiments ask for: all but references and warm-ups."""
         return [name for name, cell in self.cells.items() if cell.part is None]
 
     def samples(self, cell: str) -> Path:
         """Marker of the cell's tokenised train set."""
         return self.paths.samples(self.cells[cell]) / "report.json"
+
+    def influence(self, cell: str) -> list[Path]:
+        """What the cell's method needs to know of the influence of its samples, if anything."""
+        measurement = measurement_of(self.cells[cell])
+        return [] if measurement is None else [self.paths.influence(measurement.identity) / "influence.json"]
+
+    def warmup(self, measurement: str) -> str:
+        """Name of the cell whose epochs give the checkpoints of a measurement."""
+        return cell_id(self.measurements[measurement].warmup)
+
+    def sources_of_measurement(self, measurement: str) -> list[Path]:
+        """The user's files that target examples are read from."""
+        asked = self.measurements[measurement].influence
+        return self._benchmark_files(asked.source or "hub", dict.fromkeys(asked.targets, SPLIT))
 
     def weights(self, cell: str) -> list[Path]:
         """Weights that an evaluation of the cell loads; none for zero-shot."""
@@ -191,12 +214,12 @@ class WorkflowInputs:
     def sources_of_evaluation(self, evaluation: str) -> list[Path]:
         """The user's files that an evaluation reads."""
         asked = self.evaluations[evaluation]
-        return self._benchmark_files(asked.source, asked.benchmarks, asked.protocol)
+        return self._benchmark_files(asked.source, _asked_splits(asked.benchmarks, asked.protocol))
 
     def sources_of_check(self, name: str) -> list[Path]:
         """The user's files that an overlap is counted in."""
         check = self.checks[name]
-        questions = self._benchmark_files(check.source, check.benchmarks, check.protocol)
+        questions = self._benchmark_files(check.source, _asked_splits(check.benchmarks, check.protocol))
         return list(dict.fromkeys([*self._train_set_files(check.train_set.source), *questions]))
 
     def _train_set_files(self, source: HubSource | FileSource | None) -> list[Path]:
@@ -205,10 +228,10 @@ class WorkflowInputs:
             return []
         return [locate(source, data_dir=self.data_dir)]
 
-    def _benchmark_files(self, source: str, benchmarks: Iterable[str], protocol: Protocol) -> list[Path]:
+    def _benchmark_files(self, source: str, splits: Mapping[str, Split]) -> list[Path]:
         if source != "data-dir" or self.data_dir is None:
             return []
-        files = [items_file(self.data_dir, name, BENCHMARKS[name].asked_split(protocol)) for name in benchmarks]
+        files = [items_file(self.data_dir, name, split) for name, split in splits.items()]
         for file in files:
             if not file.exists():
                 raise UserError(f"{file}: no such file; data_dir must hold the benchmarks as docs/data.md says")
@@ -298,6 +321,8 @@ class WorkflowInputs:
         grid = self.grid(experiment)
         asked: dict[str, Callable[[str], list[Path]]]
         asked = {pair_id(cell): self.sources_of_pair for cell in grid.cells if cell.training is not None}
+        found = (measurement_of(cell) for cell in grid.cells)
+        asked |= {each.identity: self.sources_of_measurement for each in found if each is not None}
         if grid.evaluation is not None:
             asked[evaluation_id(grid.evaluation)] = self.sources_of_evaluation
             asked |= dict.fromkeys(checks_of([grid]), self.sources_of_check)
@@ -308,6 +333,10 @@ class WorkflowInputs:
             except UserError as error:
                 problems += str(error).splitlines()
         return problems
+
+
+def _asked_splits(benchmarks: Iterable[str], protocol: Protocol) -> dict[str, Split]:
+    return {name: BENCHMARKS[name].asked_split(protocol) for name in benchmarks}
 
 
 def _representative(cell: Cell) -> Cell:

@@ -11,6 +11,7 @@ from qtuning.errors import UserError
 
 if TYPE_CHECKING:
     from qtuning.experiment.cell import Cell, Evaluation
+    from qtuning.experiment.influence import Measurement
 
 CellFile = Annotated[
     Path,
@@ -66,6 +67,13 @@ def read_evaluation(path: Path) -> "Evaluation":
     from qtuning.experiment.cell import Evaluation
 
     return Evaluation.model_validate_json(_read(path))
+
+
+def read_measurement(path: Path) -> "Measurement":
+    """The configuration of a measurement of influence."""
+    from qtuning.experiment.influence import Measurement
+
+    return Measurement.model_validate_json(_read(path))
 
 
 def _read(path: Path) -> str:

@@ -17,6 +17,7 @@ from qtuning.cli.options import (
     hold_gpus,
     read_cell,
     read_evaluation,
+    read_measurement,
     set_threads,
 )
 from qtuning.errors import UserError
@@ -39,7 +40,7 @@ def cells(
     for identity in inputs.rows:
         print(identity)
     if write:
-        for identity in [*inputs.cells, *inputs.evaluations]:
+        for identity in [*inputs.cells, *inputs.evaluations, *inputs.measurements]:
             write_text(inputs.paths.configuration(identity), inputs.configuration(identity) + "\n")
 
 
@@ -83,6 +84,7 @@ def train(
 ) -> None:
     """Train one cell (`accelerate launch -m qtuning.train`). Kill it and type it again: it goes on where it was."""
     from qtuning.experiment.ids import AUXILIARY, ResultPaths
+    from qtuning.experiment.influence import measurement_of
     from qtuning.experiment.references import references_of
     from qtuning.train.processes import processes_of
     from qtuning.train.tracking import MODES
@@ -103,6 +105,8 @@ def train(
             options += [f"--{role}", str(folder)]
     for reference in references_of(loaded):
         options += ["--trained-reference", str(paths.cell(reference))]
+    if (measurement := measurement_of(loaded)) is not None:
+        options += ["--influence", str(paths.influence(measurement.identity))]
     for name in group or []:
         options += ["--group", name]
     set_threads(threads)
@@ -131,6 +135,32 @@ def evaluate(
     paths = ResultPaths(results)
     with exclusive(paths.lock(f"{cell.stem}-{evaluation.stem}"), f"evaluating {cell.stem}"):
         evaluate_cell(read_cell(cell), read_evaluation(evaluation), paths, data_dir=data_dir)
+
+
+def influence(
+    measurement: Annotated[
+        Path, typer.Argument(help="configuration of a measurement, results/configurations/*-influence-*.json")
+    ],
+    results: Results = RESULTS,
+    data_dir: DataDir = None,
+    threads: Threads = 1,
+) -> None:
+    """Measure the influence of a train set's samples on target examples, for LESS (docs/pruners.md).
+
+    Writes results/influence/ID. Its warm-up must be trained. Killed, it starts anew.
+
+    `qtuning influence results/configurations/ID.json`
+    """
+    set_threads(threads)
+    hold_gpus(1)
+    from qtuning.experiment.ids import ResultPaths
+    from qtuning.files import exclusive, remove_leftovers
+    from qtuning.train.influence import measure_influence
+
+    asked, paths = read_measurement(measurement), ResultPaths(results)
+    with exclusive(paths.lock(measurement.stem), f"measuring {measurement.stem}"):
+        remove_leftovers(paths.influence(asked.identity))
+        print(measure_influence(asked, paths, data_dir))
 
 
 def localise(

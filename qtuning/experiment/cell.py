@@ -164,6 +164,17 @@ class Training(Config):
         "no", description="autocast; weights keep their dtype. LLaMA-Factory's bf16: bfloat16 weights under autocast"
     )
     gradient_checkpointing: bool = Field(False, description="less memory, one forward more; LLaMA-Factory: true")
+    each_epoch: bool = Field(
+        False,
+        exclude_if=lambda value: not value,
+        description="keep the adapter and Adam's moments after each epoch, as LESS needs them (weights/epoch-N)",
+    )
+
+    @model_validator(mode="after")
+    def _adapters(self) -> "Training":
+        if self.each_epoch and self.tuning != "lora":
+            raise ValueError("each_epoch: needs tuning: lora")
+        return self
 
     @property
     def batches(self) -> int:
@@ -311,6 +322,23 @@ class Part(Config):
         return edges[self.number], edges[self.number + 1]
 
 
+class Influence(Config):
+    """`options.influence`: how LESS measures influence, and how its warm-up is trained (influence.py).
+
+    One measurement serves all budgets and seeds of a model and a train set.
+    """
+
+    targets: tuple[Name, ...] = Field((), description="benchmarks; none: those that the experiment asks")
+    source: Literal["hub", "data-dir", "mini-world"] | None = Field(
+        None, description="where their train splits are; null: where the questions come from"
+    )
+    examples: int = Field(8, gt=0, description="of each target")
+    dimension: int = Field(8192, gt=0, description="of the random projection of the gradients")
+    samples: float = Field(5, gt=0, lt=100, description="per cent of the train set that the warm-up is trained on")
+    epochs: int = Field(4, gt=0, description="of the warm-up; after each one gradients are taken")
+    seed: int = Field(0, ge=0, description="of the warm-up, the examples and the projection")
+
+
 class Pruning(Readings):
     """A method at a budget: which samples and which tokens may contribute to the gradient."""
 
@@ -326,6 +354,7 @@ class Pruning(Readings):
     # left out of a cell's configuration at their defaults, so that older cells keep their names
     scoring: Scoring = Field(Scoring(), exclude_if=lambda value: value == Scoring())
     proxy: Model | None = Field(None, exclude_if=lambda value: value is None, description="model of `proxy` scoring")
+    influence: Influence | None = Field(None, exclude_if=lambda value: value is None, description="LESS: how it is had")
 
     @property
     def method(self) -> str:

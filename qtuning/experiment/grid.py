@@ -48,7 +48,7 @@ class Grid:
     @cached_property
     def _varied(self) -> list[str]:
         trainings = [cell.training.model_dump() for cell in self.cells if cell.training is not None]
-        return [key for key in Training.model_fields if any(t[key] != trainings[0][key] for t in trainings)]
+        return [key for key in Training.model_fields if any(t.get(key) != trainings[0].get(key) for t in trainings)]
 
     def variant(self, cell: Cell) -> dict[str, Any]:
         """The settings of training that differ between cells of this experiment, with the values of this cell.
@@ -209,7 +209,7 @@ class ConfigFolder:
                 )
         return [
             [
-                make_pruning(entry, budget, experiment.readings, known)
+                _with_targets(edition, experiment, make_pruning(entry, budget, experiment.readings, known))
                 if budget in (entry.budgets or experiment.budgets)
                 else None
                 for budget in experiment.budgets
@@ -265,6 +265,22 @@ class ConfigFolder:
             except UserError as error:
                 problems += str(error).splitlines()
         return entries
+
+
+def _with_targets(edition: Edition, experiment: Experiment, pruning: Pruning) -> Pruning:
+    """The same method; where it needs influence, on the benchmarks that the experiment asks unless it names others."""
+    influence, evaluation = pruning.influence, experiment.evaluation
+    if influence is None:
+        return pruning
+    targets = influence.targets or (() if evaluation is None else evaluation.benchmarks)
+    source = influence.source or (None if evaluation is None else evaluation.source)
+    if not targets or source is None:
+        raise UserError(
+            f"{edition.where}: methods: {pruning.method}: options.influence: targets and source: required, since the "
+            "experiment has no `evaluation` to take them from"
+        )
+    filled = influence.model_copy(update={"targets": targets, "source": source})
+    return pruning.model_copy(update={"influence": filled})
 
 
 def _distinct(cells: Iterable[Cell]) -> tuple[Cell, ...]:

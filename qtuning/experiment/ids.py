@@ -63,6 +63,7 @@ def _canonical_pruning(pruning: Pruning) -> Pruning:
         changes["token_ratio"] = 0.5
     if pruning.sample_ratio == 1 and find_pruner(pruning.sample_pruner, "sample").draws:
         changes |= {"sample_pruner": "full", "sample_options": {}, "sample_version": SAMPLE_PRUNERS["full"].version}
+        changes["influence"] = None
     reference = pruning.reference
     if pruning.token_ratio == 1 and token.needs & REFERENCE:
         changes["reference"] = None
@@ -164,6 +165,10 @@ class ResultPaths:
     def evaluation(self, cell: Cell, evaluation: Evaluation) -> Path:
         """Folder of a cell's scores."""
         return self.cell(cell) / evaluation_id(evaluation)
+
+    def influence(self, identity: str) -> Path:
+        """Folder of a measurement of influence (influence.py)."""
+        return self.root / "influence" / identity
 
     def lock(self, identity: str) -> Path:
         """Lock file of the job of that name."""

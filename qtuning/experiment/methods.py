@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from qtuning.errors import UserError, raise_problems
-from qtuning.experiment.cell import Model, Pruning, Readings, Scoring, TrainedReference
+from qtuning.experiment.benchmarks import BENCHMARKS
+from qtuning.experiment.cell import Influence, Model, Pruning, Readings, Scoring, TrainedReference
 from qtuning.experiment.lookup import PARAMETERS, find_pruner
 from qtuning.experiment.presets import PRESETS
 from qtuning.experiment.registry import NAMED_METHODS, REFERENCE, SAMPLE_PRUNERS, TOKEN_PRUNERS, Need, PrunerInfo
@@ -46,7 +47,15 @@ def make_pruning(
             problems.append(str(error))
     raise_problems(problems)
     sample, token = found
-    taken = [*_option_names(sample), *_option_names(token), *Readings.model_fields, "reference", "scoring", "proxy"]
+    taken = [
+        *_option_names(sample),
+        *_option_names(token),
+        *Readings.model_fields,
+        "reference",
+        "scoring",
+        "proxy",
+        "influence",
+    ]
     stray = sorted(set(entry.options) - set(taken))
     raise_problems([f"{entry.method}: options.{key}: unknown key{nearest(key, taken)}" for key in stray])
     sample_options, token_options = _options(sample, entry), _options(token, entry)
@@ -63,6 +72,7 @@ def make_pruning(
         sample_version=sample.version,
         token_version=token.version,
         reference=_reference(entry, needs, token.evolving, models),
+        influence=_influence(entry, needs),
         **_scoring(entry, needs, models),
         **_readings(entry, readings or Readings(), sample, sample_ratio, token_ratio).model_dump(),
     )
@@ -116,6 +126,19 @@ def _reference(
             f"{key}: required: {name}how to train one on per cent of the train set, as in {example} (docs/pruners.md)"
         )
     return None if models is None else models[asked]
+
+
+def _influence(entry: MethodEntry, needs: frozenset[Need]) -> Influence | None:
+    """How influence is measured, for methods that need it. grid.py fills in targets that are not given."""
+    asked, key = entry.options.get("influence"), f"{entry.method}: options.influence"
+    if "influence" not in needs:
+        if asked is not None:
+            raise UserError(f"{key}: this method needs no influence; leave it out")
+        return None
+    influence = validate(Influence, asked or {}, key)
+    unknown = [name for name in influence.targets if name not in BENCHMARKS]
+    raise_problems([f"{key}.targets = {name!r}: unknown{nearest(name, BENCHMARKS)}" for name in unknown])
+    return influence
 
 
 def _scoring(entry: MethodEntry, needs: frozenset[Need], models: Mapping[str, Model] | None) -> dict[str, Any]:

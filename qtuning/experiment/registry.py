@@ -247,6 +247,7 @@ SAMPLE_PRUNERS: dict[str, PrunerInfo] = {
         _info("random-once", "sample:random_samples", "once"),
         _info("alpagasus", "once:alpagasus", "once", "ratings", label="Alpagasus"),
         _info("deita", "once:deita", "once", "ratings", "embeddings", options=DeitaOptions, label="Deita"),
+        _info("less", "once:less", "once", "influence", label="LESS"),
         _info("ds2", "ds2:ds2", "once", "ratings", "embeddings", options=DS2Options, label="DS2"),
         _info("longest-history", "history:shortest_instructions", "epoch", "instructions"),
         _info("entropy-history", "history:lowest_character_entropy", "epoch", "instructions"),

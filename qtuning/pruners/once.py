@@ -1,7 +1,7 @@
 """Sample pruners that select once, before training: Alpagasus, Deita and LESS (method.md, Baselines). DS2 is in ds2.py.
 
 All keep exactly K = budget.samples. Ratings come with the train set (docs/data.md), embeddings from the base model,
-influence from the workflow (docs/pruners.md).
+influence from the workflow (train/influence.py).
 """
 
 from dataclasses import replace
@@ -50,7 +50,7 @@ def deita(candidates: Candidates, budget: Budget, rng: torch.Generator, *, thres
 def less(candidates: Candidates, budget: Budget, rng: torch.Generator) -> SampleSelection:
     """less (Xia et al. 2024, arXiv 2402.04333): the K samples of highest influence on any group of target examples.
 
-    `candidates.influence` has a column for each group (influence/compute.py); the largest counts (LESS, section 4.2).
+    `candidates.influence` has a column for each group (train/influence.py); the largest counts (LESS, section 4.2).
     """
     assert candidates.influence is not None
     return keep_first(ranking(candidates.influence.amax(dim=1), candidates.numbers), budget.samples)

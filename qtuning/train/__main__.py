@@ -66,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default=[],
         help="folder of a cell whose weights this one needs, in the order of references_of",
     )
+    parser.add_argument("--influence", type=Path, help="folder of the measured influence (LESS)")
     parser.add_argument("--tracking", default="auto", help="W&B: auto, online, offline or disabled")
     parser.add_argument("--group", action="append", default=[], help="experiment(s) the cell belongs to")
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="seconds between checkpoints")
@@ -76,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         mixed_precision=cell.training.mixed_precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)]
     )
     auxiliary = {role: getattr(args, role) for role in AUXILIARY if getattr(args, role) is not None}
-    folders = CellFolders(args.model, args.samples, args.out, args.state, auxiliary, tuple(args.trained_reference))
+    trained = tuple(args.trained_reference)
+    folders = CellFolders(args.model, args.samples, args.out, args.state, auxiliary, trained, args.influence)
     failure, first = args.out / "failed.json", accelerator.is_main_process
     # one training of a cell at a time: a killed launcher may leave its child behind, still writing
     lock = exclusive(args.state.with_name(f"{args.state.name}.lock"), f"training {args.state.name}")

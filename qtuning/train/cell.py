@@ -33,6 +33,8 @@ from qtuning.train import checkpoint
 from qtuning.train.candidates import CHECKED, CellSamples, score_with_auxiliary
 from qtuning.train.checkpoint import Checkpointer
 from qtuning.train.cost import Cost, peak_memory, sum_costs
+from qtuning.train.epochs import add_epochs, write_epoch
+from qtuning.train.influence import influence_cost, load_influence
 from qtuning.train.journal import Diagnosis, RunLog, print_derived
 from qtuning.train.references import TokenReferences, part_positions, reference_cost, score_references, weights_of
 from qtuning.train.seeding import derived_seed
@@ -49,7 +51,7 @@ class CellFolders:
 
     model: holds model.json. samples: holds samples.parquet and report.json. auxiliary: role (`reference`, `proxy`) ->
     folder with the model.json of that model, for the roles that the cell has. references: the folders of the cells that
-    `references_of` names.
+    `references_of` names. influence: folder of the measurement, if the cell's method needs one (LESS).
     """
 
     model: Path
@@ -58,6 +60,7 @@ class CellFolders:
     state: Path
     auxiliary: Mapping[str, Path] = field(default_factory=dict)
     references: tuple[Path, ...] = ()
+    influence: Path | None = None
 
     def inputs(self) -> dict[str, Any]:
         """What the configuration cannot say of the inputs: digests of data and tokenizer, commits of models."""
@@ -69,6 +72,8 @@ class CellFolders:
         if self.references:
             digests = [folder / "weights.sha256" for folder in self.references]
             inputs["references_sha256"] = [file_digest(path) if path.exists() else None for path in digests]
+        if self.influence is not None:
+            inputs["influence_sha256"] = read_json(self.influence / "influence.json")["sha256"]
         return inputs
 
 
@@ -111,12 +116,14 @@ def train(
     prepared, optimizer = accelerator.prepare(model, optimizer)
 
     # the loop over the updates, and what records it
-    train_set = replace(train_set, reference=known.nll, token_influence=known.influence)
+    influence = None if folders.influence is None else load_influence(folders.influence, samples)
+    train_set = replace(train_set, reference=known.nll, token_influence=known.influence, influence=influence)
     loop = TrainingLoop(cell, method, train_set, accelerator, prepared, optimizer)
     loop.source.table = table
     loop.cost.add(cost)
     if main:
         loop.cost.add(reference_cost(folders.references))
+        loop.cost.add(influence_cost(folders.influence))
     if resumed is not None:
         loop.restore(*resumed)
     start = loop.progress.update
@@ -129,7 +136,7 @@ def train(
     checkpointer = Checkpointer(loop, folders.state, identity, seconds, started)
     mirror = Mirror.open(tracking if main else "disabled", cell, groups, folders.state.parent.parent / "wandb")
 
-    loss, reason = _run(loop, log, mirror, diagnosis, checkpointer)
+    loss, reason = _run(loop, log, mirror, diagnosis, checkpointer, folders.state)
 
     # outputs; the marker comes last, because it says that the others are whole
     costs = gather_object([loop.cost.summary()])
@@ -138,7 +145,7 @@ def train(
     folders.out.mkdir(parents=True, exist_ok=True)
     write_text(folders.out / "cell.json", cell_json(cell) + "\n")
     log.publish(folders.out / "metrics.jsonl", folders.out / "trace.parquet")
-    _write_weights(folders.out, base, None if reason else language_model)
+    _write_weights(folders.out, base, None if reason else language_model, folders.state)
     marker = {
         "cell": cell_id(cell),
         "status": "done" if reason is None else "diverged",
@@ -217,11 +224,16 @@ def _score_with_auxiliaries(
 
 
 def _run(
-    loop: TrainingLoop, log: RunLog | None, mirror: Mirror, diagnosis: Diagnosis, checkpointer: Checkpointer
+    loop: TrainingLoop,
+    log: RunLog | None,
+    mirror: Mirror,
+    diagnosis: Diagnosis,
+    checkpointer: Checkpointer,
+    state: Path,
 ) -> tuple[float | None, str | None]:
     """Make all updates that are left. Returns the last loss, and why training diverged (None if it did not).
 
-    log: None in processes other than the main one.
+    log: None in processes other than the main one. state: folder of the resume state.
     """
     loss, epochs = None, loop.training.epochs
     start, expected = loop.progress.update, loop.expected_updates
@@ -238,6 +250,9 @@ def _run(
                     log.trace(trace)
                     mirror.log(record)
                     diagnosis.feed(record)
+                    if loop.training.each_epoch and window.index + 1 == window.count:
+                        assert loop.optimizer is not None
+                        write_epoch(state, window, loop.training, loop.bare, loop.optimizer)
                     for text in diagnosis.news() if window.index + 1 == window.count else ():
                         tqdm.write(f"warning: {text}", file=sys.stderr)
                 checkpointer.after_update(log, last=loop.progress.epoch == epochs)
@@ -247,14 +262,18 @@ def _run(
     return loss, None
 
 
-def _write_weights(out: Path, base: Path, model: nn.Module | None) -> None:
-    """Write weights/ (empty for None, a diverged cell) and weights.sha256, which a repeated training reproduces."""
+def _write_weights(out: Path, base: Path, model: nn.Module | None, state: Path) -> None:
+    """Write weights/ (empty for None, a diverged cell) and weights.sha256, which a repeated training reproduces.
+
+    state: folder of the resume state, which may hold epochs that are kept (epochs.py).
+    """
     with atomic_path(out / "weights") as temporary:
         temporary.mkdir()
         if model is not None:
             causal_lm_of(model).config.use_cache = True  # training turns it off, and generation wants it
             model.save_pretrained(temporary)  # type: ignore[operator]
             load_tokenizer(base).save_pretrained(temporary)
+            add_epochs(state, temporary)
     digests = [f"{file_digest(path)}  {path.name}\n" for path in sorted((out / "weights").glob("*.safetensors"))]
     write_text(out / "weights.sha256", "".join(digests))
 

@@ -32,7 +32,7 @@ class Cost:
     """Running account of a cell, one per process; `sum_costs` adds them up at the end. The keys stand in train.json.
 
     *_references: of training the reference models of the cell (references.py), each in full, though other cells may
-    share them; scoring by them is in *_scoring.
+    share them; scoring by them is in *_scoring. Also of measuring influence, with its warm-up (influence.py).
     """
 
     updates: int = 0

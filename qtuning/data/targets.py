@@ -1,0 +1,85 @@
+"""Target examples of LESS: a few items of the benchmarks' train splits, written as training samples are."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtuning.data.items import fetch_items, items_file, read_items, reading_from_hub
+from qtuning.data.rows import Example, Message
+from qtuning.data.templates import render
+from qtuning.data.tokenise import Tokenised, tokenise
+from qtuning.errors import UserError
+from qtuning.experiment.benchmarks import BENCHMARKS, Split
+from qtuning.experiment.cell import Template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SPLIT: Split = "train"  # no benchmark asks it, under either protocol
+
+Texts = tuple[str, str, str]  # question, context, answer
+_TEXTS: Mapping[str, Callable[[Mapping[str, Any]], Texts]] = {
+    "arc_easy": lambda item: (item["question"], "", _choice(item)),
+    "arc_challenge": lambda item: (item["question"], "", _choice(item)),
+    "gsm8k": lambda item: (item["question"], "", item["answer"]),
+    "squad": lambda item: (item["question"], item["context"], item["answers"]["text"][0]),
+    "triviaqa": lambda item: (item["question"], "", item["answer"]["value"]),
+    "math": lambda item: (item["problem"], "", item["solution"]),
+}
+
+
+def target_example(benchmark: str, item: Mapping[str, Any]) -> Example:
+    """An item with its right answer: question (and context) are the prompt, the answer is the response."""
+    question, context, answer = _TEXTS[benchmark](item)
+    return Example((Message("user", question),), answer, context)
+
+
+def target_examples(
+    benchmark: str,
+    folder: Path | None,
+    count: int,
+    seed: int,
+    tokenizer: "PreTrainedTokenizerBase",
+    template: Template,
+    cutoff: int,
+) -> dict[int, Tokenised]:
+    """`count` examples of a benchmark's train split by their place in it, in a random order that `seed` fixes.
+
+    folder: of local benchmarks; None: the hub's. Items whose response the cutoff takes away are passed over. UserError
+    if there is no such split, or too few items.
+    """
+    items = _train_items(benchmark, folder)
+    order = list(range(len(items)))
+    random.Random(f"{benchmark}:{seed}").shuffle(order)
+    samples: dict[int, Tokenised] = {}
+    for start in range(0, len(order), count):
+        chosen = order[start : start + count]
+        texts = [render(target_example(benchmark, items[index]), template, tokenizer) for index in chosen]
+        for index, result in zip(chosen, tokenise(texts, tokenizer, template, cutoff), strict=True):
+            if isinstance(result, Tokenised) and len(samples) < count:
+                samples[index] = result
+        if len(samples) == count:
+            return samples
+    raise UserError(
+        f"options.influence.examples = {count}: the {SPLIT} split of {benchmark} has {len(samples)} items that fit the "
+        f"cutoff of {cutoff} tokens; ask for fewer"
+    )
+
+
+def _train_items(benchmark: str, folder: Path | None) -> Sequence[Mapping[str, Any]]:
+    if folder is not None:
+        path = items_file(folder, benchmark, SPLIT)
+        if not path.is_file():
+            raise UserError(
+                f"options.influence.targets: {benchmark}: its {SPLIT} split is needed for target examples (never the "
+                f"split that is asked), and there is no file {path}; add it, or leave this benchmark out"
+            )
+        return read_items(folder, benchmark, SPLIT)
+    with reading_from_hub(BENCHMARKS[benchmark]):
+        return list(fetch_items(BENCHMARKS[benchmark])[SPLIT])
+
+
+def _choice(item: Mapping[str, Any]) -> str:
+    choices = item["choices"]
+    return str(choices["text"][choices["label"].index(item["answerKey"])])

@@ -1,0 +1,31 @@
+# LESS: the influence of a train set's samples on target examples, once for all budgets and seeds.
+
+
+rule influence:
+    input:
+        configuration=ROOT / "configurations/{measurement}.json",
+        warmup=lambda wildcards: INPUTS.digest(INPUTS.warmup(wildcards.measurement)),
+        weights=ancient(lambda wildcards: INPUTS.weights(INPUTS.warmup(wildcards.measurement))),
+        model=lambda wildcards: INPUTS.model(INPUTS.warmup(wildcards.measurement)),
+        samples=lambda wildcards: INPUTS.samples(INPUTS.warmup(wildcards.measurement)),
+        examples=lambda wildcards: INPUTS.sources_of_measurement(wildcards.measurement),
+    output:
+        marker=ROOT / "influence/{measurement}/influence.json",
+        values=ROOT / "influence/{measurement}/influence.parquet",
+    log:
+        ROOT / "logs/influence/{measurement}.log",
+    benchmark:
+        ROOT / "benchmarks/influence/{measurement}.tsv"
+    conda:
+        "../envs/qtuning.yaml"
+    threads: config["threads"]
+    resources:
+        gpu=min(1, len(visible())),
+        mem_mb=4000,
+        results=str(ROOT),
+        data_dir=DATA_DIR,
+    message:
+        "influence {wildcards.measurement}"
+    shell:
+        "qtuning influence {input.configuration:q} --results {resources.results:q} {resources.data_dir}"
+        " --threads {threads} > {log:q} 2>&1"
