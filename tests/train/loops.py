@@ -15,7 +15,7 @@ from qtuning.experiment.cell import Cell, Model, Training
 from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.schema import MethodEntry, Ratios
 from qtuning.model.packed import PackedModel
-from qtuning.pruners.base import Instructions
+from qtuning.pruners.base import Instructions, Ratings
 from qtuning.pruners.method import method_of
 from qtuning.train.candidates import CellSamples
 from qtuning.train.step import TrainingLoop
@@ -95,7 +95,7 @@ class Run:
 
 
 def train_set_of(samples: Sequence[Sample]) -> CellSamples:
-    """The samples with made-up texts, and losses of a made-up reference model."""
+    """The samples with made-up texts, ratings and influence, and losses of a made-up reference model."""
     rng = torch.Generator().manual_seed(7)
     texts = Instructions(
         torch.randint(1, 99, (len(samples),), generator=rng),
@@ -103,7 +103,9 @@ def train_set_of(samples: Sequence[Sample]) -> CellSamples:
     )
     reference = [torch.rand(sample.response_length, generator=rng, dtype=torch.float64) for sample in samples]
     influence = [torch.rand(sample.response_length, generator=rng, dtype=torch.float64) for sample in samples]
-    return CellSamples(samples, texts, reference, influence)
+    ratings = Ratings(*(torch.randint(0, 6, (len(samples),), generator=rng).double() for _ in range(3)))
+    of_samples = torch.rand(len(samples), 2, generator=rng, dtype=torch.float64)
+    return CellSamples(samples, texts, reference, influence, ratings, of_samples)
 
 
 def started(cell: Cell, model: Any, samples: Sequence[Sample]) -> tuple[TrainingLoop, UpdateWindow]:

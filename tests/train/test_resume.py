@@ -18,6 +18,9 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], tuple[int, ...]]] = 
         method: (method, {}, SINGLE, (3, 4))
         for method in ("infobatch+ppl", "entropy+random", "random+fastv", "q-tuning", "longest+rho-1")
     },
+    "once": ("deita+ppl", {}, SINGLE, (3, 5, 8)),
+    "once, from given numbers": ("less+random", {}, SINGLE, (3, 5)),
+    "once, and stale": ("ds2+ppl", STALE, SINGLE | {"batch_size": 4}, (2, 3, 8)),
     "stale": ("q-tuning", STALE, SINGLE | {"batch_size": 4}, (3, 5, 11)),
     "reuse-graph": ("q-tuning", REUSE, SINGLE, (3, 4)),
     # between pools and inside them, before and after agreement is looked at

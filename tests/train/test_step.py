@@ -126,6 +126,26 @@ def test_methods_by_epoch_are_scored_once_an_epoch(tiny_llama: Any, samples: lis
     assert twice.cost["samples_kept"] == 2 * (2 + 2 + 1), "half of each of the batches of 4, 4 and 1 of an epoch"
 
 
+@pytest.mark.parametrize("method", ["random-once", "alpagasus", "deita", "ds2", "less"])
+def test_pruners_that_select_once_draw_before_training(tiny_llama: Any, samples: list[Sample], method: str) -> None:
+    """Scope `once`: one draw for all epochs, by embeddings of the base model if any. Matched (A11): in each batch."""
+    embeds = method in ("deita", "ds2")
+    result = run(cell_of(f"{method}+none", (0.5, 1.0), epochs=3), tiny_llama, samples)
+    by_epoch = [{row[2] for row in result.trace if row[1] == epoch} for epoch in range(3)]
+    assert by_epoch[0] == by_epoch[1] == by_epoch[2] and len(by_epoch[0]) == 9
+    assert result.cost["samples_scored"] == 18 * embeds
+    forward = sum(len(sample.tokens) for sample in samples)
+    assert result.cost["tokens_scored"] == forward * embeds and (result.cost["flops_scoring"] > 0) == embeds
+    told = {"alpagasus": "lowest_rating", "deita": "filled", "ds2": "corrected_share"}
+    assert method not in told or [f"selection/{told[method]}" in record for record in result.records] == [
+        record["epoch"] == 0 for record in result.records
+    ]
+    matched = cell_of(f"{method}+none", (0.5, 1.0), options={"updates": "matched-updates"}, epochs=3)
+    inside = run(matched, tiny_llama, samples)
+    assert inside.cost["updates"] == 9 > result.cost["updates"] == 6
+    assert inside.cost["samples_kept"] == 3 * (4 * 2 + 1) and inside.cost["samples_scored"] == 54 * embeds
+
+
 def test_infobatch_rescales_remembers_and_anneals(tiny_llama: Any, samples: list[Sample]) -> None:
     """Four epochs, the data full again in the last (anneal 0.75)."""
     cell = cell_of("infobatch+none", (0.5, 1.0), options={"anneal": 0.75}, epochs=4)
