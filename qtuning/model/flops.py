@@ -10,6 +10,7 @@ from dataclasses import dataclass
 # Positions whose logits exist at a time (head.py); the fastest on a CPU with 49,152 words, and a buffer of 250 MB with
 # 256,000. Memory depends on it, which `qtuning plan` predicts without torch.
 CHUNK = 256
+GRADIENT_TOKENS = 4096  # that go through a model together for gradients of single samples (train/influence.py)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 from qtuning.experiment.cell import Cell, Evaluation, Model, Training
 from qtuning.experiment.grid import Grid
 from qtuning.experiment.ids import AUXILIARY, ResultPaths, cell_id, evaluation_id, pair_id
+from qtuning.experiment.influence import Measurement, measurement_of
 from qtuning.experiment.needs import schedule_of
 from qtuning.experiment.references import references_of, with_references
 from qtuning.plan.assumptions import Assumptions
@@ -16,7 +17,7 @@ from qtuning.plan.lengths import Lengths, lengths_of
 from qtuning.plan.machines import Machine
 from qtuning.plan.memory import Memory, evaluation_memory, trained_bytes, training_memory
 from qtuning.plan.shapes import Shape, shape_of_model
-from qtuning.plan.work import BenchmarkWork, TrainingWork, evaluation_work, trained_shape, training_work
+from qtuning.plan.work import BenchmarkWork, TrainingWork, evaluation_work, measuring_work, trained_shape, training_work
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,22 @@ class Job:
 
 @dataclass(frozen=True)
 class TrainingJob(Job):
-    """The training of one cell. auxiliary: shapes of its `reference` and `proxy`, where they are of configs/models."""
+    """The training of one cell. auxiliary: shapes of its `reference` and `proxy`, where they are of configs/models.
+
+    measurement: of influence, if the cell is the warm-up of one (LESS).
+    """
 
     lengths: Lengths
     auxiliary: dict[str, Shape]
+    measurement: Measurement | None = None
 
     @cached_property
     def work(self) -> TrainingWork:
-        """Of the whole training."""
-        return training_work(self.cell, self.shape, self.lengths, self.auxiliary)
+        """Of the whole training, and of the measurement that it is the warm-up of."""
+        work = training_work(self.cell, self.shape, self.lengths, self.auxiliary)
+        if self.measurement is not None:
+            work += measuring_work(self.measurement, self.shape, self.lengths)
+        return work
 
     @cached_property
     def memory(self) -> Memory:
@@ -194,9 +202,14 @@ class Jobs:
                 self._add_training(
                     grid, reference, shape, trained or (self._paths.cell(reference) / "weights").is_dir()
                 )
+            if (measured := measurement_of(cell)) is not None:
+                done = trained or (self._paths.influence(measured.identity) / "influence.json").is_file()
+                self._add_training(grid, measured.warmup, shape, done, measured)
         return evaluated and trained
 
-    def _add_training(self, grid: Grid, cell: Cell, shape: Shape, trained: bool) -> None:
+    def _add_training(
+        self, grid: Grid, cell: Cell, shape: Shape, trained: bool, measurement: Measurement | None = None
+    ) -> None:
         assert cell.training is not None
         identity = cell_id(cell)
         if cell.training.tuning == "lora" or grid.experiment.keep_weights:
@@ -210,7 +223,7 @@ class Jobs:
                 if (ready := self._paths.auxiliary(cell, role)) is not None
             }
             lengths = self._lengths(cell)
-            self.trainings[identity] = TrainingJob(cell, identity, pays, trained, shape, lengths, others)
+            self.trainings[identity] = TrainingJob(cell, identity, pays, trained, shape, lengths, others, measurement)
 
     def _shape(self, model: Model, ready: Path) -> Shape:
         if ready.name not in self.models:

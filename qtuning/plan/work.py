@@ -14,10 +14,11 @@ import numpy as np
 
 from qtuning.evaluation.tasks import shots_of
 from qtuning.experiment.cell import Cell, Evaluation, Pruning, Training
+from qtuning.experiment.influence import Measurement
 from qtuning.experiment.needs import ATTENTION, FORWARDS, SCORES, needs_of, schedule_of
 from qtuning.experiment.references import references_of
 from qtuning.experiment.registry import Need
-from qtuning.model.flops import ModelShape, Positions
+from qtuning.model.flops import GRADIENT_TOKENS, ModelShape, Positions
 from qtuning.plan.assumptions import Assumptions
 from qtuning.plan.lengths import Array, Lengths
 from qtuning.plan.machines import Machine
@@ -102,6 +103,27 @@ def training_work(
             kept = _by_length(pruning, lengths, float(kept.sum()))
         total += _training(shape, training, pruning, lengths, drawn, kept)
     return total
+
+
+def measuring_work(measurement: Measurement, shape: Shape, lengths: Lengths) -> TrainingWork:
+    """The work of measuring influence, without its warm-up: gradients and their projection after each of its epochs.
+
+    Target examples, some tens, count as samples of average length.
+    """
+    asked, training = measurement.influence, measurement.warmup.training
+    assert training is not None
+    share = 1 + len(asked.targets) * asked.examples / max(1, lengths.rows)
+    counts = np.full(len(lengths.prompts), asked.epochs * lengths.weight * share)
+    length = lengths.tokens - 1
+    samples, tokens = float(counts.sum()), float(counts @ length)
+    pairs = float(counts @ (length * (length + 1) / 2))
+    forward = shape.forward_flops(tokens, pairs, float(counts @ lengths.responses))
+    projection = 2.0 * samples * shape.lora_parameters(training.lora.r) * asked.dimension
+    return TrainingWork(
+        training_passes=np.ceil(tokens / GRADIENT_TOKENS),
+        training_tokens=tokens,
+        training_flops=forward * trained_shape(shape, training).passes + projection,
+    )
 
 
 def _scoring(

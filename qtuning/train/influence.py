@@ -30,6 +30,7 @@ from qtuning.errors import UserError
 from qtuning.experiment.ids import ResultPaths
 from qtuning.experiment.influence import Measurement
 from qtuning.files import atomic_path, file_digest, read_json, write_json
+from qtuning.model.flops import GRADIENT_TOKENS
 from qtuning.model.load import load_model, model_path
 from qtuning.model.packed import PackedModel
 from qtuning.provenance import provenance
@@ -38,7 +39,6 @@ from qtuning.train.epochs import EPOCH, MOMENTS
 from qtuning.train.gradients import SampleGradients, adam_direction, project
 
 VALUES, MARKER = "influence.parquet", "influence.json"
-TOKENS = 4096  # that go through the model together
 HELD = 2**31  # bytes of gradients that are projected together; the signs are made anew each time
 
 
@@ -174,12 +174,12 @@ def _features(
 
 
 def _batches(samples: Sequence[Sample]) -> list[list[int]]:
-    """Positions of all samples in order, as many together as fit into TOKENS, at least one."""
+    """Positions of all samples in order, as many together as fit into GRADIENT_TOKENS, at least one."""
     batches: list[list[int]] = []
-    tokens = TOKENS
+    tokens = GRADIENT_TOKENS
     for position, sample in enumerate(samples):
         tokens += len(sample.tokens)
-        if tokens > TOKENS:
+        if tokens > GRADIENT_TOKENS:
             batches.append([])
             tokens = len(sample.tokens)
         batches[-1].append(position)

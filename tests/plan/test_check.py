@@ -22,6 +22,7 @@ from qtuning.plan.lengths import Lengths
 from qtuning.plan.machines import MACHINES
 from qtuning.plan.shapes import from_config
 from qtuning.plan.work import TrainingWork, training_work
+from qtuning.pruners.base import Ratings
 from qtuning.pruners.method import method_of
 from qtuning.train.candidates import CellSamples
 from qtuning.train.step import TrainingLoop
@@ -30,7 +31,14 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 MINI = Path(__file__).parents[2] / "qtuning" / "assets" / "mini"
 SIZES = [(5 + 7 * n % 40, 3 + 11 * n % 50) for n in range(60)]
 # what is exact needs no tolerance; elsewhere the chosen samples are longer or shorter than the average one
-METHODS = {"full": 1e-9, "longest+none": 1e-9, "random+random": 0.15, "random+fastv": 0.15, "q-tuning-budget": 0.15}
+METHODS = {
+    "full": 1e-9,
+    "longest+none": 1e-9,
+    "random+random": 0.15,
+    "random+fastv": 0.15,
+    "deita+random": 0.15,
+    "q-tuning-budget": 0.15,
+}
 
 
 SCHEDULES: dict[str, dict[str, Any]] = {
@@ -47,7 +55,8 @@ def trained(method: str, options: Any = None) -> tuple[TrainingWork, Any]:
     optimizer = torch.optim.AdamW(wrapped.parameters(), lr=1e-3)
     assert cell.pruning is not None
     prepared = accelerator.prepare(wrapped, optimizer)
-    loop = TrainingLoop(cell, method_of(cell.pruning), CellSamples(samples), accelerator, *prepared)
+    ratings = Ratings(*(torch.arange(60.0).double() % 6,) * 3)
+    loop = TrainingLoop(cell, method_of(cell.pruning), CellSamples(samples, ratings=ratings), accelerator, *prepared)
     for window in loop.windows():
         loop.step(window)
     prompts, responses = np.array(SIZES, dtype=np.float64).T
@@ -65,7 +74,7 @@ def test_flops_are_those_that_training_measures(method: str) -> None:
     if method != "q-tuning-budget":  # which, here, keeps samples that are shorter than the average one
         assert work.training_tokens == pytest.approx(cost["tokens_forwarded"], rel=tolerance)
     assert (work.updates, work.samples_kept) == (cost["updates"], pytest.approx(cost["samples_kept"]))
-    if method in ("full", "longest+none", "q-tuning-budget"):  # all samples are scored, or none
+    if method in ("full", "longest+none", "q-tuning-budget", "deita+random"):  # all samples are scored, or none
         assert work.scoring_flops == pytest.approx(cost["flops_scoring"])
         assert (work.samples_scored, work.scoring_tokens) == (cost["samples_scored"], cost["tokens_scored"])
 

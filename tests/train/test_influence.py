@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -25,6 +26,9 @@ from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.schema import MethodEntry, Ratios
 from qtuning.files import read_json, write_text
 from qtuning.model.load import load_model, make_ready, model_path
+from qtuning.plan.lengths import Lengths
+from qtuning.plan.shapes import from_config
+from qtuning.plan.work import measuring_work
 from qtuning.train.__main__ import main
 from qtuning.train.gradients import random_signs
 from qtuning.train.influence import load_influence, measure_influence
@@ -175,6 +179,11 @@ def test_a_cell_keeps_the_samples_of_highest_influence_and_reports_what_it_cost(
     cost, made = read_json(paths.cell(cell) / "train.json")["cost"], read_json(folder / "influence.json")["cost"]
     assert cost["flops_references"] == made["flops"] + made["warmup_flops"] > 0
     assert cost["flops_total"] > cost["flops_references"]
+    shape = from_config(read_json(model_path(paths.model(cell)) / "config.json"), "mini")
+    samples = load_samples(paths.samples(cell)).samples
+    sizes = np.array([(sample.prompt, sample.response_length) for sample in samples], dtype=np.float64)
+    planned = measuring_work(measurement, shape, Lengths(*sizes.T, 1.0, "tokens"))
+    assert planned.training_flops == pytest.approx(made["flops"], rel=0.1), "target examples differ in length"
 
 
 def test_what_is_missing_is_told_in_one_line(measured: tuple[ResultPaths, Measurement], tmp_path: Path) -> None:
