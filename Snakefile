@@ -8,7 +8,7 @@ from snakemake.utils import min_version
 
 from qtuning.errors import UserError
 from qtuning.gpus import visible
-from qtuning.workflow import load_inputs, snakemake_targets
+from qtuning.workflow import load_inputs, only_planned, snakemake_targets
 
 min_version("9.0")
 
@@ -21,7 +21,7 @@ configfile: "configs/config.yaml"
 try:
     INPUTS = load_inputs(config)
     if (asked := snakemake_targets()) is not None:
-        INPUTS.check_targets(asked or ["mini"])
+        INPUTS.check_targets(asked or ["mini"], dry=only_planned())
 except UserError as error:
     sys.exit(f"error: {error}")
 ROOT = INPUTS.paths.root

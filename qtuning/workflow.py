@@ -26,6 +26,7 @@ from qtuning.experiment.cell import (
     Seeds,
     TrainedReference,
     Training,
+    TrainSet,
 )
 from qtuning.experiment.grid import ConfigFolder, Grid
 from qtuning.experiment.ids import (
@@ -209,7 +210,17 @@ class WorkflowInputs:
         """The user's files that a train set is read from."""
         train_set = self._cell(pair).train_set
         assert train_set is not None
-        return [*self._train_set_files(train_set.source), *self._train_set_files(train_set.ratings)]
+        # ratings that are not there are told by `prepare`, so that a plan can be made before they are
+        ratings = [] if self._missing_ratings(train_set) else self._train_set_files(train_set.ratings)
+        return [*self._train_set_files(train_set.source), *ratings]
+
+    def _missing_ratings(self, train_set: TrainSet) -> list[str]:
+        """What is wrong with the file of ratings that a train set names."""
+        try:
+            self._train_set_files(train_set.ratings)
+        except UserError as error:
+            return [f"train set {train_set.name}: ratings: {line}" for line in str(error).splitlines()]
+        return []
 
     def sources_of_evaluation(self, evaluation: str) -> list[Path]:
         """The user's files that an evaluation reads."""
@@ -280,9 +291,10 @@ class WorkflowInputs:
         """Reports of the overlap of an experiment's train sets with its benchmarks."""
         return [check.path(self.paths.root) for check in checks_of([self.grid(experiment)]).values()]
 
-    def check_targets(self, targets: Iterable[str]) -> None:
+    def check_targets(self, targets: Iterable[str], dry: bool = False) -> None:
         """UserError with all that is wrong with the targets: misspelt names, bad files, missing data.
 
+        dry: the run is only planned, for which nobody needs ratings yet.
         The rules' input functions find the same, but one problem at a time, and Snakemake wraps what they raise.
         """
         problems: list[str] = []
@@ -291,6 +303,8 @@ class WorkflowInputs:
             try:
                 if experiment is not None:
                     problems += self._missing_files(experiment) + self._indivisible(experiment)
+                    rated = [] if dry else [used_train_set(c) for c in self.grid(experiment).cells if c.training]
+                    problems += [line for train_set in rated for line in self._missing_ratings(train_set)]
                 elif "/" not in target and not Path(target).suffix and target not in RULES:
                     raise UserError(f"target = {target!r}: unknown{nearest(target, ['all', *self.experiments])}")
             except UserError as error:
@@ -390,6 +404,13 @@ def _check_settings(config: Mapping[str, Any], configs: Path) -> None:
             raise UserError(f"{key} = {config[key]!r}: unknown{nearest(str(config[key]), valid)}")
     if not isinstance(config["warm"], bool):
         raise UserError(f"warm = {config['warm']!r}: must be true or false")
+
+
+def only_planned(arguments: Sequence[str] | None = None) -> bool:
+    """Whether `snakemake` is to say what it would do, and to do nothing (-n)."""
+    from snakemake.cli import get_argument_parser
+
+    return bool(get_argument_parser().parse_args(arguments).dryrun)
 
 
 def snakemake_targets(arguments: Sequence[str] | None = None) -> list[str] | None:

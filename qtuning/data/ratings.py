@@ -28,7 +28,10 @@ def read_ratings(
     if train_set.ratings is None:
         named = {name: column for name in COLUMNS if (column := train_set.columns.get(name)) is not None}
         return {name: _column(train_set, column, rows) for name, column in named.items()}
-    path = locate(train_set.ratings, data_dir=data_dir)
+    try:
+        path = locate(train_set.ratings, data_dir=data_dir)
+    except UserError as error:
+        raise _problem(train_set, f"{error}; it shall have a row for each row of the data (docs/data.md)") from None
     rated = list(_csv(path) if path.suffix.lower() == ".csv" else read_file(path))
     if len(rated) != read:
         raise _problem(

@@ -90,8 +90,7 @@ def test_other_ratings_are_other_data(prepared: Callable[..., Any], write: Any) 
 
 
 def test_what_does_not_fit_is_told_in_one_line(prepared: Callable[..., Any], write: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file"):
-        prepared(tmp_path / "nowhere.jsonl")
+    expect_refusal(prepared, tmp_path / "nowhere.jsonl", match="no such file.*a row for each row of the data")
     expect_refusal(
         prepared, write("a.jsonl", RATINGS[:-1]), match="has 19 rows, the data has 20; expected a row for each"
     )

@@ -182,7 +182,7 @@ def test_a_cell_keeps_the_samples_of_highest_influence_and_reports_what_it_cost(
     shape = from_config(read_json(model_path(paths.model(cell)) / "config.json"), "mini")
     samples = load_samples(paths.samples(cell)).samples
     sizes = np.array([(sample.prompt, sample.response_length) for sample in samples], dtype=np.float64)
-    planned = measuring_work(measurement, shape, Lengths(*sizes.T, 1.0, "tokens"))
+    planned = measuring_work(measurement, shape, Lengths(sizes[:, 0], sizes[:, 1], 1.0, "tokens"))
     assert planned.training_flops == pytest.approx(made["flops"], rel=0.1), "target examples differ in length"
 
 
