@@ -15,8 +15,8 @@ from qtuning.experiment.references import references_of
 CONFIGS = Path(__file__).parents[2] / "configs"
 PAPER = (
     "table1", "table2", "table3", "table4", "table5", "table8", "table9", "table10", "table11", "table12",
-    "table14", "table15",
-    "fig4", "fig5a", "fig5b", "fig5", "fig6a", "fig6b", "fig6",
+    "table13", "table14", "table15",
+    "fig3", "fig4", "fig5a", "fig5b", "fig5", "fig6a", "fig6b", "fig6",
     "extreme", "stability", "localisation", "ambiguity",
 )  # fmt: skip
 WITHOUT_BENCHMARKS = {"stability", "localisation"}
@@ -58,6 +58,8 @@ PAPER_COUNTS = {
     "table15": (3 * 2 * 2, 0),
     "v1-table4": (12, 0),
     "table5": (4, 0),
+    "table13": (2 * (1 + 2 + 2 + 4 * 2 * 2), 2),
+    "fig3": (42 + 22 - 2 * (1 + 2 + 2), 2),  # full data, random + random and Q-Tuning in both
     "table14": (2 * (1 + 2 * 2 + 2 * 3), 2),  # references not counted
     "fig4": (3 * 3, 3),
     "fig5a": (9, 0),
@@ -88,7 +90,9 @@ MINI_COUNTS = {
     "table4-mini": (14, 0),
     "table15-mini": (12, 0),
     "table5-mini": (8, 0),
+    "table13-mini": (42, 1),
     "table14-mini": (22, 1),
+    "fig3-mini": (54, 1),
     "fig4-mini": (6, 1),
     "fig6-mini": (50, 0),
     "fig5a-mini": (18, 0),
