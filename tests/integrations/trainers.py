@@ -21,7 +21,7 @@ from qtuning.train.seeding import generator
 Q_TUNING = {"method": "q-tuning", "budget": "50x50", "options": {"lambda": 0.5}, "seed": 3}
 WHOLE = {**Q_TUNING, "budget": "100x100"}
 RANDOM = {"method": "random+random", "budget": "50x50", "seed": 3}
-NOTHING_SPARED = {**Q_TUNING, "options": {"supplement": "none", "thresholds": "midpoint", "surplus": "no-trim"}}
+NOTHING_SPARED = {**Q_TUNING, "options": {"supplement": "none", "thresholds": "midpoint", "surplus": "keep"}}
 KINDS = ("transformers", "trl")
 
 
