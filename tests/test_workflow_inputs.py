@@ -13,7 +13,7 @@ import yaml
 
 from qtuning.data.items import items_file
 from qtuning.errors import UserError
-from qtuning.workflow import RULES, WorkflowInputs, load_inputs, snakemake_targets
+from qtuning.workflow import RULES, WorkflowInputs, load_inputs, only_planned, snakemake_targets
 
 REPOSITORY = Path(__file__).parent.parent
 CONFIGS = REPOSITORY / "configs"
@@ -165,8 +165,37 @@ def test_another_programs_arguments_are_no_targets(monkeypatch: pytest.MonkeyPat
     assert snakemake_targets() is None
 
 
+@pytest.mark.parametrize(("typed", "expected"), [("-n a", True), ("a --dry-run", True), ("--cores 2 a", False)])
+def test_whether_a_run_is_only_planned(typed: str, expected: bool) -> None:
+    assert only_planned(typed.split()) is expected
+
+
+def test_ratings_and_influence_are_made_for_the_cells_that_need_them(tmp_path: Path) -> None:
+    """Ratings that are missing stop a run, but not its plan, and no cell that needs none."""
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    ratings = "{kind: path, file: /gone/ratings.csv}"
+    path = tmp_path / "configs/train_sets/mini.yaml"
+    path.write_text(path.read_text().partition("ratings:")[0] + f"ratings: {ratings}\n")
+    experiment = tmp_path / "configs/experiments/mini.yaml"
+    plain = experiment.read_text()
+    for methods in ("[deita+random, less+random]", "[less+random]"):
+        once = plain.partition("methods:")[0] + f"methods: {methods}\n" + plain.partition("budgets:")[1]
+        experiment.with_stem("once").write_text(once + plain.partition("budgets:")[2])
+        found = inputs_of(tmp_path / "configs")
+        cells = {found.cells[name].pruning.sample_pruner: name for name in found.rows if "+random" in name}  # type: ignore[union-attr]
+        (measured,) = found.influence(cells["less"])
+        assert measured.name == "influence.json" and found.cells[found.warmup(measured.parent.name)].part is not None
+        found.check_targets(["once"], dry=True)
+        if "deita" not in methods:
+            found.check_targets(["once"])
+            continue
+        assert found.samples(cells["deita"]) != found.samples(cells["less"])
+        with pytest.raises(UserError, match=r"^train set mini: ratings: /gone/ratings\.csv: no such file .*$"):
+            found.check_targets(["once"])
+
+
 def test_targets_are_checked_before_snakemake_asks_for_them(inputs: WorkflowInputs, tmp_path: Path) -> None:
-    inputs.check_targets([*inputs.experiments, "all"])
+    inputs.check_targets([*inputs.experiments, "all"], dry=True)
     inputs.check_targets(["results/tables/mini.md", "results/tables/tabel1.md", "other/file", "report.html"])
     shutil.copytree(CONFIGS, tmp_path / "configs")
     (tmp_path / "configs/train_sets/gone.yaml").write_text("source: {kind: path, file: /gone/sft.jsonl}\n")

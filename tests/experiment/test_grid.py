@@ -258,6 +258,38 @@ def test_what_is_listed_twice_is_refused(expand: Expand, key: str, entries: Any,
     assert f"e.yaml: {message}" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        (["alpagasus+random"], "alpagasus+random: needs ratings, and train set t has none; write `ratings: FILE`"),
+        (
+            [{"method": "less+none", "options": {"influence": {"targets": ["gsm8k", "mmlu"]}}}],
+            "less+none: options.influence.targets = 'mmlu': unknown",
+        ),
+        (
+            [{"method": "random+none", "options": {"influence": {}}}],
+            "random+none: options.influence: this method needs no influence; leave it out",
+        ),
+        (
+            [{"method": "less+none", "options": {"influence": {"samples": 100}}}],
+            "options.influence: samples = 100: ",
+        ),
+    ],
+)
+def test_methods_without_what_they_need_are_refused(expand: Expand, methods: Any, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        expand(methods=methods)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_influence_is_on_the_benchmarks_that_are_asked(expand: Expand) -> None:
+    cell = expand(methods=["less+random"]).cells[-1]
+    assert cell.pruning is not None and cell.pruning.influence is not None
+    assert (cell.pruning.influence.targets, cell.pruning.influence.source) == (("gsm8k",), "hub")
+    with pytest.raises(UserError, match="influence: targets and source: required, since the experiment has no"):
+        expand(methods=["less+random"], evaluation=None)
+
+
 def test_methods_that_differ_at_one_budget_alone_are_two(expand: Expand) -> None:
     pair = ["random+none", "random+random"]
     assert expand(methods=pair, budgets=["25x50", "25x100"]).cells
