@@ -52,6 +52,7 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/influence.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/localise.smk"
+include: "workflow/rules/probe.smk"
 include: "workflow/rules/tables.smk"
 
 

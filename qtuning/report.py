@@ -19,8 +19,10 @@ from qtuning.files import atomic_path, write_text
 from qtuning.paper.audit import audit_page
 from qtuning.paper.beside import paper_files
 from qtuning.paper.claims import check_claims
+from qtuning.paper.efficiency import efficiency_files
 from qtuning.paper.published import read_published
 from qtuning.paper.recompute import read_ours
+from qtuning.paper.token_kinds import token_kind_files
 from qtuning.statistics.compare import compare
 from qtuning.statistics.summary import summarise
 from qtuning.store.store import Store
@@ -82,9 +84,14 @@ def _section(name: str, store: Store, out: Path) -> Section:
         compared = out / "statistics" / f"{name}.csv"
         with atomic_path(compared) as temporary:
             frame.with_columns(pl.selectors.float().round(6)).write_csv(temporary)
-    if (planted := planted_errors_files(store.localisation, cells)) is not None:
-        write_page(planted, out / "tables", name)
-        editions.append(planted)
+    observed = (
+        planted_errors_files(store.localisation, cells),
+        token_kind_files(store.token_kinds, cells),
+        efficiency_files(store.measured, cells),
+    )
+    for edition in filter(None, observed):
+        write_page(edition, out / "tables", name)
+        editions.append(edition)
     figures = []
     for figure in write_figures(name, store, out / "figures", summary):
         uris = {path.suffix: _uri(path) for path in figure.paths if path.suffix != ".png"}
@@ -102,6 +109,7 @@ def _section(name: str, store: Store, out: Path) -> Section:
 def _fold(page: Page, name: str) -> str:
     """What a page but the first is folded under."""
     known = {"-cost": "By cost", "-paper": "Beside the paper", "-localisation": "Planted errors"}
+    known |= {"-tokens": "Kinds of tokens", "-efficiency": "Time and memory"}
     return known.get(page.name.removeprefix(name), page.title)
 
 

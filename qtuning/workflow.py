@@ -6,7 +6,7 @@ The Snakefile calls `load_inputs` once. The rules ask the `WorkflowInputs` that 
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,9 @@ from qtuning.warm.client import VARIABLE
 SETTINGS = ("results", "data_dir", "tracking", "accelerate", "threads", "checkpoint_seconds", "warm")
 # Every experiment is a rule of its own name, so none may be called like one of these rules.
 RULES = frozenset({
-    *("all", "configure", "base_model", "prepare", "train", "train_and_keep", "influence", "evaluate", "localise"),
-    "contamination",
-    *("tables", "tables_beside_the_paper", "localisation_table", "figures"),
+    *("all", "configure", "base_model", "prepare", "train", "train_and_keep", "train_and_observe", "measure"),
+    *("influence", "evaluate", "localise", "token_kinds", "contamination", "tables", "tables_beside_the_paper"),
+    *("localisation_table", "tokens_table", "efficiency_table", "figures"),
 })  # fmt: skip
 # With these options Snakemake builds nothing, or only single jobs (`target_jobs`: the processes that it starts itself).
 OPTIONS_WITHOUT_TARGETS = ("target_jobs", "lint", "list_rules", "list_target_rules", "print_compilation", "unlock",
@@ -86,12 +86,15 @@ class WorkflowInputs:
         self.evaluations: dict[str, Evaluation] = {}
         self._shared: dict[str, Cell] = {}  # models and pairs: the cell that stands for all that share them
         self._kept: set[str] = set()
+        self._observed: set[str] = set()
         self._experiments_of: dict[str, list[str]] = {}
         for name, grid in self.grids.items():
             if grid.evaluation is not None:
                 self.evaluations[evaluation_id(grid.evaluation)] = grid.evaluation
             for cell in grid.cells:
                 self._add(name, cell, grid.experiment.keep_weights)
+                if grid.experiment.observe and not cell.zero_shot:
+                    self._observed.add(cell_id(cell))
                 for reference in with_references(references_of(cell)):
                     self._add(name, reference, grid.experiment.keep_weights)
                 if (measurement := measurement_of(cell)) is not None:
@@ -147,16 +150,20 @@ class WorkflowInputs:
         return min(1 if evaluation else self.processes, len(visible()))
 
     def temporary_cells(self) -> str:
-        """Regular expression of the cells whose full weights are deleted after evaluation.
-
-        It lists the digits of the names alone, to be short: Snakemake compiles it for every file of every job.
-        """
-        digits = sorted({identity.rpartition("-")[2] for identity in self.cells.keys() - self._kept})
-        return f"[^/]+-(?:{'|'.join(digits)})" if digits else "(?!)"
+        """Regular expression of the cells whose full weights are deleted after evaluation."""
+        return _by_digits(self.cells.keys() - self._kept - self._observed)
 
     def lasting_cells(self) -> str:
         """Regular expression of the cells whose weights stay: adapters, and experiments with `keep_weights`."""
-        return f"(?!{self.temporary_cells()}(?:/|$))[^/]+"
+        return f"(?!(?:{self.temporary_cells()}|{self.observed_cells()})(?:/|$))[^/]+"
+
+    def observed_cells(self) -> str:
+        """Regular expression of the cells that are observed while they train. Their weights stay, too."""
+        return _by_digits(self._observed)
+
+    def observe_option(self, cell: str) -> str:
+        """`--observe` for those cells, else nothing."""
+        return "--observe" if cell in self._observed else ""
 
     def model(self, identity: str) -> Path:
         """Marker of the base model of a cell, or of the model whose tokenizer a pair uses."""
@@ -222,6 +229,10 @@ class WorkflowInputs:
             return [f"train set {train_set.name}: ratings: {line}" for line in str(error).splitlines()]
         return []
 
+    def sources_of_cell(self, cell: str) -> list[Path]:
+        """The user's files that the train set of a cell is read from."""
+        return self.sources_of_pair(pair_id(self.cells[cell]))
+
     def sources_of_evaluation(self, evaluation: str) -> list[Path]:
         """The user's files that an evaluation reads."""
         asked = self.evaluations[evaluation]
@@ -262,13 +273,14 @@ class WorkflowInputs:
         return self.grids[experiment]
 
     def targets(self, experiment: str) -> list[Path]:
-        """What an experiment makes: its tables of scores and of planted errors, if any, and the folder of figures."""
+        """What an experiment makes: its tables, and the folder of figures unless it only measures time and memory."""
         grid = self.grid(experiment)
+        asked = grid.experiment
         names = [] if grid.evaluation is None else [experiment]
-        if grid.experiment.localisation:
-            names.append(f"{experiment}.localisation")
+        switches = {"localisation": asked.localisation, "tokens": asked.observe, "efficiency": asked.measure}
+        names += [f"{experiment}.{name}" for name, wanted in switches.items() if wanted]
         tables = [self.paths.root / "tables" / f"{name}.md" for name in names]
-        return [*tables, self.paths.root / "figures" / experiment]
+        return tables if measures_only(grid) else [*tables, self.paths.root / "figures" / experiment]
 
     def cells_of(self, experiment: str) -> list[Path]:
         """What the cells of an experiment leave behind for tables and figures."""
@@ -276,10 +288,11 @@ class WorkflowInputs:
         if grid.evaluation is not None:
             files = [self.paths.evaluation(cell, grid.evaluation) / "scores.json" for cell in grid.cells]
         else:
-            files = [self.paths.cell(cell) / "train.json" for cell in grid.cells]
-        if grid.experiment.localisation:
-            files += [self.paths.cell(cell) / "localisation.json" for cell in grid.cells if not cell.zero_shot]
-        return files
+            files = [] if measures_only(grid) else [self.paths.cell(cell) / "train.json" for cell in grid.cells]
+        asked = grid.experiment
+        names = ["localisation.json"] * asked.localisation + ["measured.json"] * asked.measure
+        names += ["watch.jsonl", "token_kinds.json"] * asked.observe
+        return files + [self.paths.cell(cell) / name for name in names for cell in grid.cells if not cell.zero_shot]
 
     def scores(self, experiment: str) -> list[Path]:
         """What a table of scores is made from; UserError for an experiment without one."""
@@ -347,6 +360,21 @@ class WorkflowInputs:
             except UserError as error:
                 problems += str(error).splitlines()
         return problems
+
+
+def measures_only(grid: Grid) -> bool:
+    """Whether an experiment wants nothing of its cells but their time and memory."""
+    asked = grid.experiment
+    return asked.measure and not (asked.observe or asked.localisation or grid.evaluation is not None)
+
+
+def _by_digits(cells: Collection[str]) -> str:
+    """Regular expression of some cells.
+
+    It lists the digits of their names alone, to be short: Snakemake compiles it for every file of every job.
+    """
+    digits = sorted({identity.rpartition("-")[2] for identity in cells})
+    return f"[^/]+-(?:{'|'.join(digits)})" if digits else "(?!)"
 
 
 def _asked_splits(benchmarks: Iterable[str], protocol: Protocol) -> dict[str, Split]:

@@ -56,15 +56,17 @@ def test_shared_cells_are_asked_for_once(inputs: WorkflowInputs) -> None:
 
 
 def test_weights_go_or_stay(inputs: WorkflowInputs) -> None:
-    """Each cell matches one of the two rules that train, adapters the one that keeps them."""
-    temporary, lasting = (
-        re.compile(f"{pattern}/train.json") for pattern in (inputs.temporary_cells(), inputs.lasting_cells())
-    )
+    """Each cell matches one of the three rules that train: observed cells their own, adapters the one that keeps."""
+    patterns = inputs.temporary_cells(), inputs.lasting_cells(), inputs.observed_cells()
+    temporary, lasting, observed = (re.compile(f"{pattern}/train.json") for pattern in patterns)
+    seen = {path.parent.name for name in ("fig7", "fig8", "fig7-mini", "fig8-mini") for path in inputs.cells_of(name)}
     for identity, cell in inputs.cells.items():
         path = f"{identity}/train.json"
         adapter = cell.training is not None and cell.training.tuning == "lora"
-        assert bool(temporary.fullmatch(path)) == (not adapter)
-        assert bool(lasting.fullmatch(path)) == adapter
+        watched = bool(observed.fullmatch(path))
+        assert watched == (inputs.observe_option(identity) == "--observe") and (watched or identity not in seen)
+        assert bool(temporary.fullmatch(path)) == (not adapter and not watched)
+        assert bool(lasting.fullmatch(path)) == (adapter and not watched)
 
 
 def test_an_invalid_experiment_is_told_to_who_asks_for_it(tmp_path: Path) -> None:
@@ -100,15 +102,23 @@ def test_snakemake_runs_what_is_valid_and_explains_what_is_not(tmp_path: Path) -
     assert result.returncode == 0, result.stdout + result.stderr
     rows = re.findall(r"^([\w-]+) +(\d+)$", result.stdout + result.stderr, flags=re.MULTILINE)
     jobs = {rule: int(count) for rule, count in rows}
-    tables = ("tables", "tables_beside_the_paper", "localisation_table")
-    counted = ("train", "train_and_keep", "evaluate", "localise", *tables, "figures")
+    counted = (
+        "train",
+        "train_and_observe",
+        "train_and_keep",
+        "evaluate",
+        "localise",
+        "tables_beside_the_paper",
+        "localisation_table",
+        "figures",
+    )
     assert {name: jobs[name] for name in counted} == {
-        "train": 30 + 18,
+        "train": 30 + 18 - 2,
+        "train_and_observe": 2,  # two seeds of Q-Tuning at 25x50, which figure 7 shares
         "train_and_keep": 4,
         "evaluate": 4 + 30,
         "localise": 18,
-        "tables": 1,
-        "tables_beside_the_paper": 1,
+        "tables_beside_the_paper": 2,
         "localisation_table": 1,
         "figures": 3,
     }
@@ -118,8 +128,9 @@ def test_snakemake_runs_what_is_valid_and_explains_what_is_not(tmp_path: Path) -
     jobs = {rule: int(count) for rule, count in rows}
     full, zero_shot = 2 + 3 + 1, 2 + 3 + 1  # of two, three and one model, which several tables share
     pruned = (36 + 70 + 104 - 3 * 2) + (54 + 105 - 2 * 3) + (52 + 52 - 2 * 1)
-    assert (jobs["train_and_keep"], jobs["evaluate"]) == (pruned + full, pruned + full + zero_shot)
-    assert not {"train", "tables"} & jobs.keys() and jobs["tables_beside_the_paper"] == len(LARGE_TABLES)
+    assert jobs["train_and_observe"] == 5 + 1, "figures 8 and 7 share them"
+    assert jobs["train_and_keep"] == pruned + full - 6 and jobs["evaluate"] == pruned + full + zero_shot
+    assert "train" not in jobs and jobs["tables_beside_the_paper"] == len(LARGE_TABLES)
     for targets, expected in (
         (
             ["broken", "tabel1"],

@@ -17,6 +17,9 @@ def tables(
     from qtuning.data.contamination import checks_of, notes_of_checks
     from qtuning.experiment.grid import ConfigFolder
     from qtuning.paper.beside import paper_files
+    from qtuning.paper.efficiency import efficiency_files
+    from qtuning.paper.token_kinds import token_kind_files
+    from qtuning.plan.efficiency import plan_of_the_paper
     from qtuning.statistics.compare import compare
     from qtuning.statistics.summary import summarise
     from qtuning.store.store import Store, write_store
@@ -32,8 +35,11 @@ def tables(
     written: list[Path] = []
     for grid in grids:
         name = grid.experiment.name
-        planted = planted_errors_files(store.localisation, store.cells_of(name))
-        for path in write_page(planted, folder, name) if planted else ():
+        rows = store.cells_of(name)
+        pages = [planted_errors_files(store.localisation, rows), token_kind_files(store.token_kinds, rows)]
+        planned = plan_of_the_paper(configs) if grid.experiment.measure else None
+        pages.append(efficiency_files(store.measured, rows, planned))
+        for path in (path for page in pages if page for path in write_page(page, folder, name)):
             print(path)
         if grid.evaluation is None:
             print(f"{name}: no benchmarks, so no table of scores; its figures: qtuning figures {name}")

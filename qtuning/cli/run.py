@@ -80,6 +80,13 @@ def train(
     tracking: Annotated[str, typer.Option(help="W&B: auto, online, offline or disabled")] = "auto",
     group: Annotated[list[str] | None, typer.Option(help="experiment the cell belongs to; repeatable")] = None,
     checkpoint_seconds: Annotated[float, typer.Option(help="seconds between checkpoints")] = 60.0,
+    observe: Annotated[
+        bool, typer.Option("--observe", help="watch 100 training samples, and record which tokens are pruned")
+    ] = False,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="write measured.json (time and memory) and nothing else; run nothing beside it"),
+    ] = False,
     threads: Threads = 1,
 ) -> None:
     """Train one cell (`accelerate launch -m qtuning.train`). Kill it and type it again: it goes on where it was."""
@@ -98,8 +105,10 @@ def train(
     assert loaded.training is not None
     loaded.training.accumulation(processes)  # refused here, not in every process
     options = ["--cell", str(cell), "--model", str(paths.model(loaded)), "--samples", str(paths.samples(loaded))]
-    options += ["--out", str(paths.cell(loaded)), "--state", str(paths.state(loaded)), "--tracking", tracking]
+    state = paths.state(loaded).with_name(f"{cell.stem}-measured") if measure else paths.state(loaded)
+    options += ["--out", str(paths.cell(loaded)), "--state", str(state), "--tracking", tracking]
     options += ["--checkpoint-seconds", str(checkpoint_seconds)]
+    options += ["--observe"] * observe + ["--measure"] * measure
     for role in AUXILIARY:
         if (folder := paths.auxiliary(loaded, role)) is not None:
             options += [f"--{role}", str(folder)]
@@ -183,6 +192,22 @@ def localise(
     loaded, paths = read_cell(cell), ResultPaths(results)
     with exclusive(paths.lock(f"{cell.stem}-localisation"), f"localising errors of {cell.stem}"):
         print(find_planted_errors(loaded, paths))
+
+
+def token_kinds(cell: CellFile, results: Results = RESULTS, data_dir: DataDir = None) -> None:
+    """Count what kinds of tokens a cell's training pruned and kept: token_kinds.json in its folder.
+
+    The cell must have been trained with `--observe`; docs/experiments.md has the kinds.
+
+    `qtuning token-kinds results/configurations/CELL.json`
+    """
+    from qtuning.experiment.ids import ResultPaths
+    from qtuning.files import exclusive
+    from qtuning.probes.token_kinds import count_token_kinds
+
+    loaded, paths = read_cell(cell, trained=True), ResultPaths(results)
+    with exclusive(paths.lock(f"{cell.stem}-token-kinds"), f"counting kinds of tokens of {cell.stem}"):
+        print(count_token_kinds(loaded, paths, data_dir))
 
 
 def collect(

@@ -1,7 +1,7 @@
 """Loads a tokenizer, and turns texts into token ids that know where the response begins."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,6 +80,41 @@ def tokenise(
     """
     if not texts:
         return []
+    opening, closing = ([], []) if template == "chat" else (opening_tokens(tokenizer), [tokenizer.eos_token_id])
+    results: list[Tokenised | Refusal] = []
+    spans = marks or [()] * len(texts)
+    for (prompt, _), (body, offsets), marked in zip(texts, _encode(texts, tokenizer, template), spans, strict=True):
+        border = _border(offsets, prompt)
+        inside = [
+            len(opening) + index
+            for index, (first, stop) in enumerate(offsets)
+            if any(first < len(prompt) + end and stop > len(prompt) + start for start, end in marked)
+        ]
+        results.append(_cut(opening + body + closing, len(opening) + border, cutoff, inside))
+    return results
+
+
+def response_spans(
+    texts: Sequence[tuple[str, str]], tokenizer: "PreTrainedTokenizerBase", template: Template
+) -> list[list[tuple[int, int]]]:
+    """For each (prompt, response), the characters of the response (start, stop) that each of its tokens holds.
+
+    The tokens are those of `tokenise`, before the cutoff. The end-of-sequence token that it adds has no characters.
+    """
+    if not texts:
+        return []
+    found = []
+    for (prompt, response), (_, offsets) in zip(texts, _encode(texts, tokenizer, template), strict=True):
+        inside = offsets[_border(offsets, prompt) :]
+        spans = [(max(0, start - len(prompt)), stop - len(prompt)) for start, stop in inside]
+        found.append(spans if template == "chat" else [*spans, (len(response), len(response))])
+    return found
+
+
+def _encode(
+    texts: Sequence[tuple[str, str]], tokenizer: "PreTrainedTokenizerBase", template: Template
+) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
+    """(token ids, their characters in the whole text) of each pair, without opening and closing tokens."""
     chat = template == "chat"
     end = "" if chat else end_of_sequence(tokenizer)
     encoded = tokenizer(
@@ -90,21 +125,12 @@ def tokenise(
         return_attention_mask=False,
         verbose=False,
     )
-    opening = [] if chat else opening_tokens(tokenizer)
-    closing = [] if chat else [tokenizer.eos_token_id]
-    results: list[Tokenised | Refusal] = []
-    spans = marks or [()] * len(texts)
-    for (prompt, _), body, offsets, marked in zip(
-        texts, encoded["input_ids"], encoded["offset_mapping"], spans, strict=True
-    ):
-        border = next((index for index, (_, stop) in enumerate(offsets) if stop > len(prompt)), len(body))
-        inside = [
-            len(opening) + index
-            for index, (first, stop) in enumerate(offsets)
-            if any(first < len(prompt) + end and stop > len(prompt) + start for start, end in marked)
-        ]
-        results.append(_cut(opening + body + closing, len(opening) + border, cutoff, inside))
-    return results
+    return zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+
+
+def _border(offsets: Sequence[tuple[int, int]], prompt: str) -> int:
+    """The first token that ends after the last character of the prompt."""
+    return next((index for index, (_, stop) in enumerate(offsets) if stop > len(prompt)), len(offsets))
 
 
 def _cut(tokens: list[int], prompt: int, cutoff: int, marked: Sequence[int]) -> Tokenised | Refusal:

@@ -313,7 +313,7 @@ def _union(edition: Edition, experiments: list[Experiment]) -> Experiment:
     for axis in AXES:
         values = [value for experiment in experiments for value in getattr(experiment, axis)]
         changes[axis] = tuple(value for place, value in enumerate(values) if value not in values[:place])
-    for switch in ("zero_shot", "keep_weights", "localisation"):
+    for switch in ("zero_shot", "keep_weights", "localisation", "observe", "measure"):
         changes[switch] = any(getattr(experiment, switch) for experiment in experiments)
     return experiments[0].model_copy(update=changes)
 

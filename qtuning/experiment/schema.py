@@ -149,6 +149,14 @@ class Experiment(Config):
     localisation: bool = Field(
         False, description="also compare pruned tokens with the planted errors of the train set (docs/experiments.md)"
     )
+    observe: bool = Field(
+        False,
+        description="also score 100 fixed training samples during training, and record which tokens are pruned "
+        "(docs/experiments.md); changes no weights",
+    )
+    measure: bool = Field(
+        False, description="also train every cell once more with the machine to itself, for a table of time and memory"
+    )
     keep_weights: bool = Field(False, description="keep full weights after evaluation (adapters always stay)")
     scales: dict[Name, Annotated[EditionChanges, NO_CHANGES]] = Field(
         default_factory=dict,

@@ -17,8 +17,11 @@ from qtuning.figures.planted_errors import draw_planted_errors
 from qtuning.figures.points import SCHEMA, budget_name, points, pruned
 from qtuning.figures.score_curves import score_curves
 from qtuning.figures.style import Drawing, save
+from qtuning.figures.token_kinds import draw_token_kinds
 from qtuning.figures.training import draw_convergence, draw_shares
+from qtuning.figures.watched import draw_watched
 from qtuning.files import atomic_path, write_json
+from qtuning.paper.token_kinds import kinds_of_lines
 from qtuning.statistics.summary import Summary, summarise
 from qtuning.store.lines import cells_by_line
 from qtuning.store.store import Store
@@ -66,6 +69,11 @@ def drawings(store: Store, experiment: str, summary: Summary | None = None) -> I
     if len(found):
         drawing = draw_planted_errors(found)
         yield "localisation", drawing, cells_caption(drawing.text, cells.filter(pl.col("seed").is_not_null()))
+    kinds = kinds_of_lines(store.token_kinds, cells)
+    if len(kinds):
+        drawing = draw_token_kinds(kinds)
+        counted = cells.filter(pl.col("cell").is_in(store.token_kinds["cell"].implode()))
+        yield "token-kinds", drawing, cells_caption(drawing.text, counted)
 
 
 def _of_scores(summary: Summary) -> Iterator[tuple[str, Drawing, str]]:
@@ -118,6 +126,9 @@ def _of_group(store: Store, cells: pl.DataFrame) -> Iterator[tuple[str, Drawing,
     logged = cells.filter(drawn & pl.col("cell").is_in(store.steps["cell"].implode()))
     if len(logged):
         yield "convergence", draw_convergence(store.steps, logged, budget), logged["cell"]
+    looks = store.watched.filter(pl.col("cell").is_in(cells["cell"].implode()))
+    if len(looks):
+        yield "watched", draw_watched(looks, cells), looks["cell"].unique(maintain_order=True)
 
 
 def _trained(collected: pl.DataFrame) -> pl.DataFrame:

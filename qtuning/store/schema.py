@@ -93,6 +93,40 @@ LOCALISATION_SCHEMA: Columns = {
 share: of the response tokens that are pruned, or of the samples that are kept. lambda: of the smoothed score.
 """
 
+WATCHED_SCHEMA: Columns = {
+    "cell": pl.String(),
+    "update": pl.Int32(),
+    "done": pl.Float64(),
+    "epoch": pl.Int32(),
+    "samples": pl.Int32(),
+    **dict.fromkeys(("ppl", "ppl_low", "ppl_median", "ppl_high"), pl.Float64()),
+    **dict.fromkeys(("entropy", "entropy_low", "entropy_median", "entropy_high"), pl.Float64()),
+}
+"""Columns of watched.parquet: mean and quartiles of the scores of fixed training samples, a row a look (watch.py).
+
+update: how many were made before the look; done: share of the training.
+"""
+
+TOKEN_KINDS_SCHEMA: Columns = {
+    "cell": pl.String(),
+    "epoch": pl.Int32(),
+    "supplement": pl.Boolean(),
+    "kind": pl.String(),
+    **dict.fromkeys(("kept", "pruned"), pl.Int64()),
+}
+"""Columns of token_kinds.parquet: tokens of samples that may lose some, by kind (probes/token_kinds.py)."""
+
+MEASURED_SCHEMA: Columns = {
+    **dict.fromkeys(("cell", "status"), pl.String()),
+    **dict.fromkeys(("seconds_sample_selection", "seconds_token_selection"), pl.Float64()),
+    **dict.fromkeys(("seconds_training", "seconds_total"), pl.Float64()),
+    **dict.fromkeys(("peak_memory_bytes", "device_memory_bytes"), pl.Int64()),
+    "device": pl.String(),
+    **dict.fromkeys(("processes", "threads"), pl.Int64()),
+    "load_before": pl.Float64(),
+}
+"""Columns of measured.parquet: time and memory of trainings that had the machine to themselves (observed.py)."""
+
 SCHEMAS: dict[str, Columns] = {
     "scores": SCHEMA,
     "cells": CELL_SCHEMA,
@@ -100,5 +134,11 @@ SCHEMAS: dict[str, Columns] = {
     "steps": STEP_SCHEMA,
     "planes": PLANE_SCHEMA,
     "localisation": LOCALISATION_SCHEMA,
+    "watched": WATCHED_SCHEMA,
+    "token_kinds": TOKEN_KINDS_SCHEMA,
+    "measured": MEASURED_SCHEMA,
 }
 """File (without .parquet) -> its columns."""
+
+OPTIONAL = ("watched", "token_kinds", "measured")
+"""Files that a store has only if some experiment asks for what they hold."""

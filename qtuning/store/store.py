@@ -1,7 +1,8 @@
 """The store: cells' folders -> a folder of parquet files, from which everything is drawn (docs/results.md lists them).
 
 scores.parquet: experiment x cell x benchmark x metric. cells.parquet: experiment x cell, evaluated or not.
-items.parquet, steps.parquet, planes.parquet, localisation.parquet: by cell, since experiments share cells.
+items.parquet, steps.parquet, planes.parquet, localisation.parquet: by cell, since experiments share cells. So are
+watched.parquet, token_kinds.parquet and measured.parquet, which are there only if an experiment asks for them.
 """
 
 import sys
@@ -17,11 +18,12 @@ from qtuning.experiment.grid import Grid
 from qtuning.experiment.yaml_files import nearest
 from qtuning.files import atomic_path, exclusive
 from qtuning.store.collect import collect, collect_items, collect_localisation, collect_planes, collect_steps, thinned
-from qtuning.store.schema import SCHEMAS
+from qtuning.store.observed import collect_measured, collect_token_kinds, collect_watched
+from qtuning.store.schema import OPTIONAL, SCHEMAS
 
 DETAILS = {
     "items": ("scores", ["cell", "evaluation"]),
-    **dict.fromkeys(("steps", "planes", "localisation"), ("cells", ["cell"])),
+    **dict.fromkeys(("steps", "planes", "localisation", *OPTIONAL), ("cells", ["cell"])),
 }
 """The files that are keyed by cell: the table that says which rows they have, and their key."""
 
@@ -48,6 +50,12 @@ class Store:
     """Up to 3000 rows per cell: scored samples and what became of them."""
     localisation = _file("localisation")
     """How well scores and pruning find planted errors, per cell; empty where no experiment asks."""
+    watched = _file("watched")
+    """Scores of fixed training samples over training, a row a look; empty where no experiment asks."""
+    token_kinds = _file("token_kinds")
+    """Kinds of pruned and of kept tokens, per cell; empty where no experiment asks."""
+    measured = _file("measured")
+    """Time and memory of trainings that had the machine to themselves, a row a cell; empty where no experiment asks."""
 
     def experiment(self, name: str) -> pl.DataFrame:
         """The rows of one experiment among `scores`; UserError if there are none."""
@@ -78,6 +86,8 @@ class Store:
     def read(self, name: str) -> pl.DataFrame:
         """A file (without .parquet) as it is now."""
         path = self.folder / f"{name}.parquet"
+        if name in OPTIONAL and not path.exists():
+            return pl.DataFrame(schema=SCHEMAS[name])
         if not path.exists():
             raise UserError(f"{path}: no such file; collect the experiment first (`qtuning tables EXPERIMENT`)")
         table = pl.read_parquet(path)
@@ -114,6 +124,9 @@ def write_store(grids: Sequence[Grid], results: Path) -> None:
         "steps": collect_steps(mine, results),
         "planes": collect_planes(mine, results),
         "localisation": collect_localisation(mine, results),
+        "watched": collect_watched(mine, results),
+        "token_kinds": collect_token_kinds(mine, results),
+        "measured": collect_measured(mine, results),
     }
     names, store = [grid.experiment.name for grid in grids], Store(results)
     with exclusive(results / ".store.lock", "collecting scores"):
@@ -157,5 +170,8 @@ def _write(tables: Mapping[str, pl.DataFrame], folder: Path) -> None:
             table = table.sort("cell", maintain_order=True).with_columns(pl.col(pl.Float64).cast(pl.Float32))
         if name == "items":
             table = table.sort("evaluation", "benchmark", "item", "cell")
+        if name in OPTIONAL and table.is_empty():
+            (folder / f"{name}.parquet").unlink(missing_ok=True)
+            continue
         with atomic_path(folder / f"{name}.parquet") as temporary:
             table.write_parquet(temporary, compression="zstd", compression_level=9, statistics=False)

@@ -69,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--influence", type=Path, help="folder of the measured influence (LESS)")
     parser.add_argument("--tracking", default="auto", help="W&B: auto, online, offline or disabled")
     parser.add_argument("--group", action="append", default=[], help="experiment(s) the cell belongs to")
+    parser.add_argument("--observe", action="store_true", help="watch fixed samples, record masks of tokens")
+    parser.add_argument("--measure", action="store_true", help="from the start, for time and memory alone")
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="seconds between checkpoints")
     args = parser.parse_args(arguments)
     cell = Cell.model_validate(read_json(args.cell))
@@ -78,7 +80,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     auxiliary = {role: getattr(args, role) for role in AUXILIARY if getattr(args, role) is not None}
     trained = tuple(args.trained_reference)
-    folders = CellFolders(args.model, args.samples, args.out, args.state, auxiliary, trained, args.influence)
+    folders = CellFolders(
+        args.model,
+        args.samples,
+        args.out,
+        args.state,
+        auxiliary,
+        trained,
+        args.influence,
+        observe=args.observe,
+        measure=args.measure,
+    )
     failure, first = args.out / "failed.json", accelerator.is_main_process
     # one training of a cell at a time: a killed launcher may leave its child behind, still writing
     lock = exclusive(args.state.with_name(f"{args.state.name}.lock"), f"training {args.state.name}")
@@ -95,6 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 failure.unlink(missing_ok=True)
                 for folder in (args.out, args.state):
                     remove_leftovers(folder)
+                if args.measure:  # a measurement in two halves would be none
+                    checkpoint.clear(args.state)
             train(cell, accelerator, folders, args.tracking, args.group, args.checkpoint_seconds)
     except Exception as error:
         if first:

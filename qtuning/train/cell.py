@@ -4,6 +4,7 @@ Kill a training at any moment; the same command goes on from the last checkpoint
 the same CPU and thread count: bit for bit). Outputs appear whole, the marker train.json last.
 """
 
+import os
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -32,7 +33,7 @@ from qtuning.scoring.scores import BatchScores, NonFinite
 from qtuning.train import checkpoint
 from qtuning.train.candidates import CHECKED, CellSamples, score_with_auxiliary
 from qtuning.train.checkpoint import Checkpointer
-from qtuning.train.cost import Cost, peak_memory, sum_costs
+from qtuning.train.cost import Cost, describe_device, peak_memory, sum_costs
 from qtuning.train.epochs import add_epochs, write_epoch
 from qtuning.train.influence import influence_cost, load_influence
 from qtuning.train.journal import Diagnosis, RunLog, print_derived
@@ -40,8 +41,10 @@ from qtuning.train.references import TokenReferences, part_positions, reference_
 from qtuning.train.seeding import derived_seed
 from qtuning.train.step import TrainingLoop
 from qtuning.train.tracking import Mirror
+from qtuning.train.watch import FILE as WATCH
+from qtuning.train.watch import Watch
 
-MARKER = "train.json"
+MARKER, MEASURED = "train.json", "measured.json"
 OUTPUTS = ("weights", "weights.sha256", "metrics.jsonl", "trace.parquet", MARKER)
 
 
@@ -51,7 +54,8 @@ class CellFolders:
 
     model: holds model.json. samples: holds samples.parquet and report.json. auxiliary: role (`reference`, `proxy`) ->
     folder with the model.json of that model, for the roles that the cell has. references: the folders of the cells that
-    `references_of` names. influence: folder of the measurement, if the cell's method needs one (LESS).
+    `references_of` names. influence: folder of the measurement, if the cell's method needs one (LESS). observe: the
+    outputs have WATCH, too, and the trace has masks of tokens. measure: there is no output but MEASURED, the account.
     """
 
     model: Path
@@ -61,6 +65,14 @@ class CellFolders:
     auxiliary: Mapping[str, Path] = field(default_factory=dict)
     references: tuple[Path, ...] = ()
     influence: Path | None = None
+    observe: bool = False
+    measure: bool = False
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what a finished cell has, the marker last."""
+        watched = (WATCH,) if self.observe else ()
+        return (MEASURED,) if self.measure else (*watched, *OUTPUTS)
 
     def inputs(self) -> dict[str, Any]:
         """What the configuration cannot say of the inputs: digests of data and tokenizer, commits of models."""
@@ -86,7 +98,7 @@ def train(
     gradient) is a result: it is recorded as such in train.json, without weights. UserError for what the user can mend.
     """
     assert cell.training is not None and cell.seeds is not None and cell.pruning is not None
-    started, main = time.perf_counter(), accelerator.is_main_process
+    started, main, load = time.perf_counter(), accelerator.is_main_process, os.getloadavg()[0]
     _check_processes(accelerator, cell.training)
 
     # inputs
@@ -118,7 +130,7 @@ def train(
     # the loop over the updates, and what records it
     influence = None if folders.influence is None else load_influence(folders.influence, samples)
     train_set = replace(train_set, reference=known.nll, token_influence=known.influence, influence=influence)
-    loop = TrainingLoop(cell, method, train_set, accelerator, prepared, optimizer)
+    loop = TrainingLoop(cell, method, train_set, accelerator, prepared, optimizer, folders.observe)
     loop.source.table = table
     loop.cost.add(cost)
     if main:
@@ -135,8 +147,9 @@ def train(
         diagnosis.feed(earlier)
     checkpointer = Checkpointer(loop, folders.state, identity, seconds, started)
     mirror = Mirror.open(tracking if main else "disabled", cell, groups, folders.state.parent.parent / "wandb")
+    watch = Watch(loop, folders.state, start, main) if folders.observe else None
 
-    loss, reason = _run(loop, log, mirror, diagnosis, checkpointer, folders.state)
+    loss, reason = _run(loop, log, mirror, diagnosis, checkpointer, folders.state, watch)
 
     # outputs; the marker comes last, because it says that the others are whole
     costs = gather_object([loop.cost.summary()])
@@ -144,8 +157,11 @@ def train(
         return
     folders.out.mkdir(parents=True, exist_ok=True)
     write_text(folders.out / "cell.json", cell_json(cell) + "\n")
-    log.publish(folders.out / "metrics.jsonl", folders.out / "trace.parquet")
-    _write_weights(folders.out, base, None if reason else language_model, folders.state)
+    if not folders.measure:
+        log.publish(folders.out / "metrics.jsonl", folders.out / "trace.parquet")
+        _write_weights(folders.out, base, None if reason else language_model, folders.state)
+    if watch is not None:
+        watch.publish(folders.out / WATCH)
     marker = {
         "cell": cell_id(cell),
         "status": "done" if reason is None else "diverged",
@@ -156,9 +172,11 @@ def train(
         "warnings": list(diagnosis.warnings().values()),
         "cost": sum_costs(costs) | {"seconds_total": checkpointer.elapsed()},
         "inputs": identity["inputs"],
-        "provenance": provenance() | {"device": str(accelerator.device), "processes": accelerator.num_processes},
+        "provenance": provenance()
+        | describe_device(accelerator.device)
+        | {"processes": accelerator.num_processes, "threads": torch.get_num_threads(), "load_before": round(load, 2)},
     }
-    write_json(folders.out / MARKER, marker)
+    write_json(folders.out / folders.outputs[-1], marker)
     mirror.summary({key: marker[key] for key in ("status", "updates", "loss", "cost")})
     mirror.finish()
     checkpoint.clear(folders.state)
@@ -230,16 +248,19 @@ def _run(
     diagnosis: Diagnosis,
     checkpointer: Checkpointer,
     state: Path,
+    watch: Watch | None,
 ) -> tuple[float | None, str | None]:
     """Make all updates that are left. Returns the last loss, and why training diverged (None if it did not).
 
-    log: None in processes other than the main one. state: folder of the resume state.
+    log: None in processes other than the main one. state: folder of the resume state. watch: None if nothing is watched.
     """
     loss, epochs = None, loop.training.epochs
     start, expected = loop.progress.update, loop.expected_updates
     pace: dict[str, Any] = {"mininterval": 0.2} if sys.stderr.isatty() else {"mininterval": 5.0, "ascii": True}
     with tqdm(initial=start, total=expected, unit="update", disable=log is None, **pace) as bar:
         try:
+            if watch is not None:
+                watch.before_training()
             for window in loop.windows():
                 bar.total = window.update - window.index + window.count * (epochs - window.epoch)
                 record, trace = loop.step(window)
@@ -255,6 +276,8 @@ def _run(
                         write_epoch(state, window, loop.training, loop.bare, loop.optimizer)
                     for text in diagnosis.news() if window.index + 1 == window.count else ():
                         tqdm.write(f"warning: {text}", file=sys.stderr)
+                if watch is not None:
+                    watch.after_update(window)
                 checkpointer.after_update(log, last=loop.progress.epoch == epochs)
                 bar.update()
         except NonFinite as error:
@@ -280,7 +303,7 @@ def _write_weights(out: Path, base: Path, model: nn.Module | None, state: Path) 
 
 def is_finished(cell: Cell, folders: CellFolders) -> bool:
     """Whether `folders.out` holds the whole result of this very cell, trained on these very inputs."""
-    if not all((folders.out / name).exists() for name in OUTPUTS):
+    if not all((folders.out / name).exists() for name in folders.outputs):
         return False
-    marker = read_json(folders.out / MARKER)
+    marker = read_json(folders.out / folders.outputs[-1])
     return bool(marker["cell"] == cell_id(cell) and marker["inputs"] == folders.inputs())

@@ -45,7 +45,7 @@ class Checkpointer:
     ) -> None:
         self._loop, self._folder, self._identity = loop, folder, identity
         self._seconds, self._started, self._saved = seconds, started, time.perf_counter()
-        self._before = loop.cost.seconds_total
+        self._before = loop.cost.seconds_total + loop.cost.seconds_watching
         self._asked = 0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
@@ -55,8 +55,8 @@ class Checkpointer:
         signal.signal(number, signal.SIG_DFL)  # asked twice: end at once, and resume from the last checkpoint
 
     def elapsed(self) -> float:
-        """Seconds spent on the cell, over all attempts."""
-        return self._before + time.perf_counter() - self._started
+        """Seconds spent on the cell, over all attempts, those of watching left out."""
+        return self._before + time.perf_counter() - self._started - self._loop.cost.seconds_watching
 
     def after_update(self, log: RunLog | None, last: bool) -> None:
         """Save the state if it is time; if asked to stop, save it and exit. Every process calls this after each update.

@@ -1,12 +1,14 @@
 """What a cell costs: samples, tokens, updates, FLOPs, seconds, memory, of scoring as well as of training."""
 
+import os
 import resource
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qtuning.model.flops import ModelShape
 from qtuning.model.packed import causal_lm_of
@@ -31,6 +33,9 @@ def shape_of(model: nn.Module, frozen: bool, checkpointing: bool) -> ModelShape:
 class Cost:
     """Running account of a cell, one per process; `sum_costs` adds them up at the end. The keys stand in train.json.
 
+    seconds_scoring: all that comes before training on a batch: forwards without gradient, selection of samples and of
+    tokens, packing. seconds_token_selection: of them, those of the token pruner, which ranks and masks by the scores
+    that are there already. seconds_watching: of looks at fixed samples (watch.py); seconds_total leaves them out.
     *_references: of training the reference models of the cell (references.py), each in full, though other cells may
     share them; scoring by them is in *_scoring. Also of measuring influence, with its warm-up (influence.py).
     """
@@ -47,6 +52,8 @@ class Cost:
     flops_training: float = 0.0
     flops_references: float = 0.0
     seconds_scoring: float = 0.0
+    seconds_token_selection: float = 0.0
+    seconds_watching: float = 0.0
     seconds_training: float = 0.0
     seconds_references: float = 0.0
     seconds_total: float = 0.0
@@ -57,9 +64,35 @@ class Cost:
         for key, value in asdict(other).items():
             setattr(self, key, getattr(self, key) + value)
 
+    def timed(self, prune_tokens: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """The same token pruner, whose seconds are counted. It works on the CPU, so there is nothing to wait for."""
+
+        def prune_and_count(*arguments: Any) -> Tensor:
+            began = time.perf_counter()
+            mask = prune_tokens(*arguments)
+            self.seconds_token_selection += time.perf_counter() - began
+            return mask
+
+        return prune_and_count
+
     def summary(self) -> dict[str, float]:
         """All entries, and the total of the FLOPs."""
         return asdict(self) | {"flops_total": self.flops_scoring + self.flops_training + self.flops_references}
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given, so that seconds are those of the work and not of asking for it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def describe_device(device: torch.device) -> dict[str, Any]:
+    """Name and memory (bytes) of the GPU; without a GPU those of the machine."""
+    if device.type == "cuda":
+        name, memory = torch.cuda.get_device_name(device), torch.cuda.get_device_properties(device).total_memory
+    else:
+        name, memory = "CPU", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {"device": str(device), "device_name": name, "device_memory_bytes": memory}
 
 
 def peak_memory(device: torch.device) -> int:
@@ -71,14 +104,7 @@ def peak_memory(device: torch.device) -> int:
 
 def sum_costs(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Summaries of all processes as one: sums, but for updates and wall-clock seconds, which all processes share."""
-    common = (
-        "updates",
-        "updates_skipped",
-        "seconds_scoring",
-        "seconds_training",
-        "seconds_total",
-        "seconds_references",
-    )
+    common = [key for key in costs[0] if key.startswith(("updates", "seconds"))]
     return {
         key: max(cost[key] for cost in costs) if key in common else sum(cost[key] for cost in costs) for key in costs[0]
     }

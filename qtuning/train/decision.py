@@ -6,12 +6,14 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from qtuning.data.samples import Sample
 from qtuning.model.batch import Packed, pack, without
-from qtuning.pruners.base import DROPPED
+from qtuning.pruners.base import DROPPED, PRUNABLE
 from qtuning.scoring.plane import Plane
 from qtuning.train.reuse import Graphs
 from qtuning.train.windows import UpdateWindow
@@ -81,12 +83,14 @@ class Decision:
     log: Mapping[str, float] = field(default_factory=dict)
     losses: dict[int, float] = field(default_factory=dict)
 
-    def trace(self, window: UpdateWindow) -> list[tuple[Any, ...]]:
-        """One row a sample, in the order of journal.TRACE_SCHEMA."""
+    def trace(self, window: UpdateWindow, masks: bool = False) -> list[tuple[Any, ...]]:
+        """One row a sample, in the order of journal.TRACE_SCHEMA. masks: with those of Q2-like samples."""
         verdicts, count = self.verdicts, len(self.samples)
         lengths = [sample.response_length for sample in self.samples]
         kept = verdicts.kept.tolist()
         weights = [1.0] * count if verdicts.weights is None else verdicts.weights.tolist()
+        tokens = verdicts.tokens.split(lengths)
+        prunable = [masks and role == PRUNABLE for role in verdicts.role.tolist()]
         columns = (
             [sample.number for sample in self.samples],
             [None] * count if verdicts.ppl is None else verdicts.ppl.tolist(),
@@ -95,9 +99,10 @@ class Decision:
             kept,
             verdicts.supplement.tolist(),
             lengths,
-            [int(part.sum()) for part in verdicts.tokens.split(lengths)],
+            [int(part.sum()) for part in tokens],
             [weight if stays else None for weight, stays in zip(weights, kept, strict=True)],
             [self.losses.get(row) for row in range(count)],
+            [pack_mask(part) if asked else None for part, asked in zip(tokens, prunable, strict=True)],
         )
         return [(window.update, window.epoch, *row) for row in zip(*columns, strict=True)]
 
@@ -137,8 +142,9 @@ class Progress:
         if self.drawn is None or self.ppl is None or self.ent is None:
             return []
         drawn, scores = set(self.drawn.tolist()), zip(self.ppl.tolist(), self.ent.tolist(), strict=True)
+        nothing = (None, None, None)  # weight, loss, mask
         return [
-            (self.update, self.epoch, sample.number, *pair, 0, False, False, sample.response_length, 0, None, None)
+            (self.update, self.epoch, sample.number, *pair, 0, False, False, sample.response_length, 0, *nothing)
             for position, (sample, pair) in enumerate(zip(samples, scores, strict=True))
             if position not in drawn
         ]
@@ -155,6 +161,25 @@ class Progress:
         columns: dict[str, Any] = {name: tensors.get(f"pruner.{name}") for name in EPOCH_TENSORS}
         columns |= {name: numbers[name] for name in ("update", "epoch", "index")}
         return cls(**columns, log=numbers["draw"], pool=Verdicts.restored(tensors))
+
+
+def pack_mask(mask: Tensor) -> bytes:
+    """A mask of tokens, eight to a byte, the first in the highest bit."""
+    return np.packbits(mask.numpy()).tobytes()
+
+
+def unpack_mask(packed: bytes, count: int) -> npt.NDArray[np.bool_]:
+    """The mask of `count` tokens that `pack_mask` packed."""
+    return np.unpackbits(np.frombuffer(packed, dtype=np.uint8), count=count).astype(np.bool_)
+
+
+def mean_by_key(logs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Each number as its mean over the logs that have it."""
+    found: dict[str, list[float]] = {}
+    for log in logs:
+        for key, value in log.items():
+            found.setdefault(key, []).append(float(value))
+    return {key: sum(values) / len(values) for key, values in found.items()}
 
 
 def pack_kept(samples: Sequence[Sample], tokens: Tensor, weights: Tensor | None, removed: bool) -> Packed | None:

@@ -36,6 +36,7 @@ TRACE_SCHEMA: dict[str, Any] = {
     "kept_tokens": pl.Int32,
     "weight": pl.Float64,
     "loss": pl.Float64,
+    "mask": pl.Binary,
 }
 
 CONVERGED = 0.5  # share of the decisions in which the threshold search should converge
@@ -48,7 +49,9 @@ class RunLog:
 
     Metrics have one line an optimizer update, the trace one row a sample and update. In the trace, `quadrant` 0 means
     none (scoring/plane.py), `weight` is the factor of a kept sample's loss, and `loss` the mean NLL of its trained
-    tokens. Lines and rows later than the checkpoint that training resumes from are dropped, so that none stands twice.
+    tokens. `mask` (decision.py, `pack_mask`) says which response tokens stay, of kept samples that may lose some; null
+    unless the experiment asks for it (`observe`). Lines and rows later than the checkpoint that training resumes from
+    are dropped, so that none stands twice.
     """
 
     def __init__(self, folder: Path, resume_from: int) -> None:

@@ -19,6 +19,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -38,8 +39,8 @@ from qtuning.pruners.base import Candidates, sample_budget
 from qtuning.pruners.method import Method, Selection, concatenate, select_together
 from qtuning.scoring.scores import NonFinite
 from qtuning.train.candidates import CandidateSource, CellSamples, raise_first
-from qtuning.train.cost import Cost, shape_of, sum_costs
-from qtuning.train.decision import Decision, Progress, Verdicts, agreement, pack_kept
+from qtuning.train.cost import Cost, shape_of, sum_costs, wait_for
+from qtuning.train.decision import Decision, Progress, Verdicts, agreement, mean_by_key, pack_kept
 from qtuning.train.journal import TRACE_SCHEMA
 from qtuning.train.reuse import Graphs, require_reusable
 from qtuning.train.seeding import derived_seed, epoch_order, generator
@@ -49,7 +50,8 @@ from qtuning.train.windows import Pooling, UpdateWindow, cut_epoch, learning_rat
 class TrainingLoop:
     """The updates of one cell on one process. `model` is what accelerate prepared (DDP or plain).
 
-    optimizer: None where decisions are asked for and nothing is trained (probes/planted_errors.py).
+    optimizer: None where decisions are asked for and nothing is trained (probes/planted_errors.py). masks: whether the
+    trace has the masks of tokens.
     """
 
     def __init__(
@@ -60,13 +62,15 @@ class TrainingLoop:
         accelerator: Accelerator,
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer | None,
+        masks: bool = False,
     ) -> None:
         assert cell.training is not None and cell.seeds is not None and cell.pruning is not None
         self.training, self.seeds, self.pruning = cell.training, cell.seeds, cell.pruning
-        self.method, self.samples = method, train_set.samples
+        self.samples, self._masks = train_set.samples, masks
         self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
         self.bare: PackedModel = accelerator.unwrap_model(model)
         self.cost, self.progress = Cost(), Progress()
+        self.method = replace(method, prune_tokens=self.cost.timed(method.prune_tokens))
         self._positions = {sample.number: position for position, sample in enumerate(self.samples)}
         self.shape = shape_of(self.bare.model, self.training.tuning == "lora", self.training.gradient_checkpointing)
         size, epochs, scoring = self.training.batch_size, self.training.epochs, self.pruning.scoring
@@ -157,11 +161,12 @@ class TrainingLoop:
         # 4, 5: train
         began = time.perf_counter()
         loss = self._train(decisions, total) if total else dict.fromkeys(("loss", "objective", "grad_norm"))
+        wait_for(self.accelerator.device)  # for the optimizer's step, whose seconds are training's
         trained = time.perf_counter()
 
         # account, trace, metrics
         self._account(decisions, total, scored - started, trained - began)
-        trace = gather_object([row for decision in decisions for row in decision.trace(window)])
+        trace = gather_object([row for decision in decisions for row in decision.trace(window, self._masks)])
         columns = dict(zip(TRACE_SCHEMA, zip(*trace, strict=True), strict=True))
         self._remember(columns)
         logs = [*gather_object([decision.log for decision in decided]), self.progress.log]
@@ -182,7 +187,7 @@ class TrainingLoop:
             "response_tokens": sum(columns["response_tokens"]),
             "tokens_kept": total,
             "tokens_asked": self._total(decision.asked_tokens for decision in decided),
-            **{f"selection/{key}": value for key, value in _mean_by_key(logs).items()},
+            **{f"selection/{key}": value for key, value in mean_by_key(logs).items()},
             **{f"agreement/{key}": value for key, value in agreed.items()},
             "seconds_scoring": scored - started,
             "seconds_training": trained - began,
@@ -303,10 +308,12 @@ class TrainingLoop:
         pool = self.progress.pool
         if pool is not None:
             decisions = [self._from_pool(window, pool, rows) for rows in self._own_rows(window)]
+        spent = self.cost.seconds_token_selection
         exact, failures = self.decide(window, exact=True)
+        self.cost.seconds_token_selection = spent
         raise_first(gather_object(failures))
         pairs = zip(decisions, exact, strict=True)
-        return _mean_by_key(gather_object([agreement(ours.verdicts, truth.verdicts) for ours, truth in pairs]))
+        return mean_by_key(gather_object([agreement(ours.verdicts, truth.verdicts) for ours, truth in pairs]))
 
     def _train(self, decisions: Sequence[Decision], total: int) -> dict[str, Any]:
         """Forward, backward and update on the kept tokens, `total` over all processes.
@@ -412,12 +419,3 @@ class TrainingLoop:
 
     def _total(self, values: Iterator[int]) -> int:
         return int(self._sum(torch.tensor(float(sum(values)), dtype=torch.float64)))
-
-
-def _mean_by_key(logs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Each number as its mean over the logs that have it."""
-    found: dict[str, list[float]] = {}
-    for log in logs:
-        for key, value in log.items():
-            found.setdefault(key, []).append(float(value))
-    return {key: sum(values) / len(values) for key, values in found.items()}

@@ -232,4 +232,6 @@ def test_the_fixture_writes_what_the_contract_says(folders: Folders) -> None:
     cell = folders.grid.cells[1]
     folders.train(cell)
     reported = {field.name for field in fields(Cost)} | {"flops_total"}
-    assert set(COST_COLUMNS) == reported == set(read_json(folders.folder(cell) / "train.json")["cost"])
+    beside = {"seconds_token_selection", "seconds_watching"}  # for measured.parquet, and told apart
+    assert set(COST_COLUMNS) | beside == reported
+    assert set(COST_COLUMNS) == set(read_json(folders.folder(cell) / "train.json")["cost"])

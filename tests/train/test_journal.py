@@ -13,8 +13,8 @@ from qtuning.train.journal import TRACE_SCHEMA, Diagnosis, RunLog
 
 
 def rows_of(update: int) -> list[tuple[Any, ...]]:
-    scored = (update, 0, 100 + update, 1.5, 0.25, 2, True, False, 7, 3, 1.5, 0.75)
-    return [scored, (update, 0, 200 + update, None, None, 0, False, False, 4, 0, None, None)]
+    scored = (update, 0, 100 + update, 1.5, 0.25, 2, True, False, 7, 3, 1.5, 0.75, b"\x94")
+    return [scored, (update, 0, 200 + update, None, None, 0, False, False, 4, 0, None, None, None)]
 
 
 def run(log: RunLog, start: int, stop: int, every: int) -> None:

@@ -42,7 +42,7 @@ rule tables:
         ROOT / "logs/tables/{experiment}.log",
     wildcard_constraints:
         # what follows is still a part of the path here, so the name ends at the suffix
-        experiment=r"(?!table(?:[1-589]|1[0-5])(?:-[^/.]+)?\.(?:md|csv|tex|html|cost\.md|cost\.csv)$)[^/]+(?<!\.localisation)",
+        experiment=r"(?!table(?:[1-589]|1[0-5])(?:-[^/.]+)?\.(?:md|csv|tex|html|cost\.md|cost\.csv)$)[^/]+(?<!\.localisation)(?<!\.tokens)(?<!\.efficiency)",
     localrule: True
     conda:
         "../envs/qtuning.yaml"
@@ -107,6 +107,36 @@ rule localisation_table:
         "planted errors of {wildcards.experiment}"
     shell:
         "qtuning tables {wildcards.experiment:q} --results {resources.results:q} {resources.data_dir} 2> {log:q}"
+
+
+use rule localisation_table as tokens_table with:
+    output:
+        markdown=ROOT / "tables/{experiment}.tokens.md",
+        csv=report(
+            ROOT / "tables/{experiment}.tokens.csv",
+            caption="../report/tokens.rst",
+            category="Tables",
+            labels={"experiment": "{experiment}, kinds of tokens"},
+        ),
+    log:
+        ROOT / "logs/tables/{experiment}.tokens.log",
+    message:
+        "kinds of tokens of {wildcards.experiment}"
+
+
+use rule localisation_table as efficiency_table with:
+    output:
+        markdown=ROOT / "tables/{experiment}.efficiency.md",
+        csv=report(
+            ROOT / "tables/{experiment}.efficiency.csv",
+            caption="../report/efficiency.rst",
+            category="Tables",
+            labels={"experiment": "{experiment}, time and memory"},
+        ),
+    log:
+        ROOT / "logs/tables/{experiment}.efficiency.log",
+    message:
+        "time and memory of {wildcards.experiment}"
 
 
 rule figures:

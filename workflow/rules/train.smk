@@ -32,6 +32,7 @@ rule train:
         results=str(ROOT),
         accelerate=f"configs/accelerate/{config['accelerate']}.yaml",
         groups=lambda wildcards: INPUTS.group_options(wildcards.cell),
+        observe=lambda wildcards: INPUTS.observe_option(wildcards.cell),
         threads_each=config["threads"],
         tracking=config["tracking"],
         checkpoint_seconds=config["checkpoint_seconds"],
@@ -40,6 +41,7 @@ rule train:
     shell:
         "qtuning train {input.configuration:q} --results {resources.results:q} --threads {resources.threads_each}"
         " --accelerate {resources.accelerate:q} --tracking {resources.tracking:q} {resources.groups}"
+        " {resources.observe}"
         " --checkpoint-seconds {resources.checkpoint_seconds} > {log:q} 2>&1"
 
 
@@ -53,3 +55,16 @@ use rule train as train_and_keep with:
         weights=directory(ROOT / "cells/{cell}/weights"),
     wildcard_constraints:
         cell=INPUTS.lasting_cells(),
+
+
+# Cells of experiments with `observe`: their masks of tokens are in the trace, and fixed samples are watched.
+use rule train as train_and_observe with:
+    output:
+        marker=ROOT / "cells/{cell}/train.json",
+        metrics=ROOT / "cells/{cell}/metrics.jsonl",
+        trace=ROOT / "cells/{cell}/trace.parquet",
+        digest=ROOT / "cells/{cell}/weights.sha256",
+        weights=directory(ROOT / "cells/{cell}/weights"),
+        watch=ROOT / "cells/{cell}/watch.jsonl",
+    wildcard_constraints:
+        cell=INPUTS.observed_cells(),

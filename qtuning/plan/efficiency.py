@@ -1,0 +1,34 @@
+"""What a plan predicts of the paper's own measurement (table 6): LLaMA2-7B on WizardLM, 8 x A100."""
+
+from pathlib import Path
+
+from qtuning.errors import UserError
+from qtuning.experiment.grid import ConfigFolder
+from qtuning.experiment.ids import ResultPaths
+from qtuning.paper.efficiency import Budget, Planned
+from qtuning.plan.assumptions import read_assumptions
+from qtuning.plan.jobs import Jobs
+from qtuning.plan.machines import find_machine
+
+EXPERIMENT, MACHINE, PROCESSES, ACCUMULATION = "table6", "a100", 8, 4
+"""docs/method.md, Hyper-parameters and Efficiency."""
+
+
+def plan_of_the_paper(configs: Path) -> dict[Budget, Planned]:
+    """By budget, what `configs` let us predict; nothing where there is no such experiment.
+
+    Lengths are assumed (planning.yaml), so that the prediction does not depend on what has been run here.
+    """
+    try:
+        grids = ConfigFolder(configs).expand([EXPERIMENT])
+    except UserError:
+        return {}
+    jobs = Jobs(grids, ResultPaths(Path("/nonexistent")), read_assumptions(configs))
+    machine, found = find_machine(MACHINE), {}
+    for job in jobs.trainings.values():
+        paper = job.changed(processes=PROCESSES, accumulation=ACCUMULATION)
+        assert paper.cell.pruning is not None
+        seconds = paper.scoring_seconds(machine) + paper.training_seconds(machine) + machine.start_seconds
+        budget = paper.cell.pruning.sample_ratio, paper.cell.pruning.token_ratio
+        found[budget] = Planned(float(seconds) / 60, float(100 * paper.memory.total / machine.memory))
+    return found

@@ -1,0 +1,87 @@
+"""`qtuning token-kinds`: what kinds of tokens a cell's training pruned, and what kinds it kept (figure 7 of the paper).
+
+Counted are the response tokens of kept samples that may lose some: Q2, and supplemented samples that count as Q2; with
+a baseline all kept samples. Training recorded which of them it kept (`mask` of the trace, experiments with `observe`).
+Here their texts are read again and every token gets its kind (data/kinds.py), so a change of the rules trains nothing.
+"""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from qtuning.data.kinds import KINDS, Codes, token_kinds
+from qtuning.data.prepare import BATCH, parse_rows
+from qtuning.data.samples import load_samples
+from qtuning.data.sources import read_rows
+from qtuning.data.templates import render
+from qtuning.data.tokenise import load_tokenizer, response_spans
+from qtuning.errors import UserError
+from qtuning.experiment.cell import Cell
+from qtuning.experiment.ids import ResultPaths, cell_id
+from qtuning.files import write_json
+from qtuning.model.load import model_path
+from qtuning.train.decision import unpack_mask
+
+FILE = "token_kinds.json"
+
+
+def count_token_kinds(cell: Cell, paths: ResultPaths, data_dir: Path | None = None) -> Path:
+    """Write token_kinds.json into a trained cell's folder and return its path.
+
+    Keys: `kinds`, and `counts`, a list of {"epoch", "supplement", "kept": [6], "pruned": [6]}: tokens by kind, over all
+    updates of an epoch, of samples that the supplement chose and of the others.
+
+    UserError if the training was not observed, or if the train set is not the one that was prepared.
+    """
+    folder = paths.cell(cell)
+    if cell.train_set is None or not (folder / "trace.parquet").exists():
+        raise UserError(f"{folder}: no trained cell; train it first")
+    trace = pl.read_parquet(folder / "trace.parquet")
+    if "mask" not in trace.columns or not (folder / "watch.jsonl").exists():
+        raise UserError(f"{folder}: was trained without `observe`; delete its train.json and run the experiment again")
+    masked = trace.filter(pl.col("mask").is_not_null())
+    kinds = _kinds_of_samples(cell, paths, set(masked["sample"].unique()), data_dir)
+    write_json(folder / FILE, {"cell": cell_id(cell), "kinds": KINDS, "counts": count(masked, kinds)})
+    return folder / FILE
+
+
+def count(masked: pl.DataFrame, kinds: dict[int, Codes]) -> list[dict[str, Any]]:
+    """The `counts` of the file. masked: rows of a trace that have a mask. kinds: of the response tokens of a sample."""
+    found: dict[tuple[int, bool], Codes] = defaultdict(lambda: np.zeros((2, len(KINDS)), dtype=np.int64))
+    columns = ("epoch", "supplement", "sample", "response_tokens", "mask")
+    for epoch, supplement, sample, length, packed in masked.select(columns).iter_rows():
+        mask = unpack_mask(packed, length)
+        for row, chosen in enumerate((mask, ~mask)):
+            found[epoch, supplement][row] += np.bincount(kinds[sample][chosen], minlength=len(KINDS))
+    return [
+        {"epoch": epoch, "supplement": supplement, "kept": kept.tolist(), "pruned": pruned.tolist()}
+        for (epoch, supplement), (kept, pruned) in sorted(found.items())
+    ]
+
+
+def _kinds_of_samples(cell: Cell, paths: ResultPaths, numbers: set[int], data_dir: Path | None) -> dict[int, Codes]:
+    """Number of a sample -> the kinds of its response tokens, from the texts of the train set."""
+    assert cell.train_set is not None and cell.training is not None
+    tokenizer, template = load_tokenizer(model_path(paths.model(cell))), cell.model.template
+    prepared = {sample.number: sample for sample in load_samples(paths.samples(cell))}
+    candidates, _ = parse_rows(read_rows(cell.train_set, data_dir=data_dir), cell.train_set)
+    wanted = [candidate for candidate in candidates if candidate.sample in numbers]
+    found: dict[int, Codes] = {}
+    for start in range(0, len(wanted), BATCH):
+        part = wanted[start : start + BATCH]
+        texts = [render(candidate.example, template, tokenizer) for candidate in part]
+        spans = response_spans(texts, tokenizer, template)
+        for candidate, (_, response), places in zip(part, texts, spans, strict=True):
+            sample = prepared[candidate.sample]
+            # the cutoff takes the end of a long response
+            length = min(len(places), cell.training.cutoff - sample.prompt)
+            if length != sample.response_length:
+                raise UserError(
+                    f"train set {cell.train_set.name}: row {sample.number} is not the one that was prepared; delete "
+                    f"{paths.samples(cell)} and run the experiment again"
+                )
+            found[sample.number] = token_kinds(response, places)[:length]
+    return found

@@ -1,0 +1,56 @@
+# What is asked of single cells beside scores: kinds of pruned tokens (`observe`), time and memory (`measure`).
+
+
+rule token_kinds:
+    input:
+        configuration=ROOT / "configurations/{cell}.json",
+        model=lambda wildcards: INPUTS.model(wildcards.cell),
+        samples=lambda wildcards: INPUTS.samples(wildcards.cell),
+        sources=lambda wildcards: INPUTS.sources_of_cell(wildcards.cell),
+        trace=ROOT / "cells/{cell}/trace.parquet",
+        watch=ROOT / "cells/{cell}/watch.jsonl",
+    output:
+        ROOT / "cells/{cell}/token_kinds.json",
+    log:
+        ROOT / "logs/token_kinds/{cell}.log",
+    conda:
+        "../envs/qtuning.yaml"
+    resources:
+        mem_mb=4000,
+        results=str(ROOT),
+        data_dir=DATA_DIR,
+    message:
+        "kinds of tokens {wildcards.cell}"
+    shell:
+        "qtuning token-kinds {input.configuration:q} --results {resources.results:q} {resources.data_dir}"
+        " > {log:q} 2>&1"
+
+
+# The training of the cell once more, for its time and memory alone. It takes all cores and GPUs, so that no other job
+# of the workflow runs beside it, and leaves nothing but its account.
+rule measure:
+    input:
+        configuration=ROOT / "configurations/{cell}.json",
+        model=lambda wildcards: INPUTS.model(wildcards.cell),
+        auxiliary=lambda wildcards: INPUTS.auxiliary_models(wildcards.cell),
+        references=lambda wildcards: INPUTS.reference_weights(wildcards.cell),
+        samples=lambda wildcards: INPUTS.samples(wildcards.cell),
+    output:
+        ROOT / "cells/{cell}/measured.json",
+    log:
+        ROOT / "logs/measure/{cell}.log",
+    conda:
+        "../envs/qtuning.yaml"
+    threads: workflow.cores
+    resources:
+        gpu=len(visible()),
+        mem_mb=4000,
+        results=str(ROOT),
+        accelerate=f"configs/accelerate/{config['accelerate']}.yaml",
+        threads_each=config["threads"],
+    message:
+        "measure {wildcards.cell}"
+    shell:
+        "qtuning train {input.configuration:q} --measure --results {resources.results:q} --tracking disabled"
+        " --threads {resources.threads_each} --accelerate {resources.accelerate:q} --checkpoint-seconds 1e9"
+        " > {log:q} 2>&1"
