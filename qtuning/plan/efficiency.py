@@ -10,8 +10,8 @@ from qtuning.plan.assumptions import read_assumptions
 from qtuning.plan.jobs import Jobs
 from qtuning.plan.machines import find_machine
 
-EXPERIMENT, MACHINE, PROCESSES, ACCUMULATION = "table6", "a100", 8, 4
-"""docs/method.md, Hyper-parameters and Efficiency."""
+EXPERIMENT, MACHINE, PROCESSES = "table6", "a100", 8
+"""docs/method.md, Efficiency."""
 
 
 def plan_of_the_paper(configs: Path) -> dict[Budget, Planned]:
@@ -26,9 +26,9 @@ def plan_of_the_paper(configs: Path) -> dict[Budget, Planned]:
     jobs = Jobs(grids, ResultPaths(Path("/nonexistent")), read_assumptions(configs))
     machine, found = find_machine(MACHINE), {}
     for job in jobs.trainings.values():
-        paper = job.changed(processes=PROCESSES, accumulation=ACCUMULATION)
-        assert paper.cell.pruning is not None
-        seconds = paper.scoring_seconds(machine) + paper.training_seconds(machine) + machine.start_seconds
-        budget = paper.cell.pruning.sample_ratio, paper.cell.pruning.token_ratio
-        found[budget] = Planned(float(seconds) / 60, float(100 * paper.memory.total / machine.memory))
+        assert job.cell.pruning is not None
+        # the processes share the samples of every update equally
+        seconds = (job.scoring_seconds(machine) + job.training_seconds(machine)) / PROCESSES + machine.start_seconds
+        budget = job.cell.pruning.sample_ratio, job.cell.pruning.token_ratio
+        found[budget] = Planned(float(seconds) / 60, float(100 * job.memory.total / machine.memory))
     return found

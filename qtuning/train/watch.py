@@ -41,7 +41,8 @@ class Watch:
         self._file = folder / FILE if write else None
         if self._file is not None:
             known = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
-            whole = [line for line in known if _update_of(line) <= resume_from]
+            # a training that starts afresh looks at the base model anew
+            whole = [line for line in known if resume_from and _update_of(line) <= resume_from]
             write_text(self._file, "".join(f"{line}\n" for line in whole))
 
     def before_training(self) -> None:
