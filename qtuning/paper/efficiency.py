@@ -32,6 +32,7 @@ class Planned:
     memory: float
 
 
+EACH = ("total", "of full", "memory %")
 MEASURES = ("sample_selection", "token_selection", "training", "total")
 
 SCHEMA: dict[str, pl.DataType] = {
@@ -58,9 +59,12 @@ NOTES = (
     "writing nothing; it is more than the sum of the others. On GPUs a stage ends when the GPU has done its work.",
     "Memory: the largest allocation on the GPU at any time, in one process, and its share of the GPU; without a GPU, "
     "the largest resident size of the process, Python and its libraries included, and its share of the machine's.",
-    "Published: table 6 of arXiv 2509.23873v2, LLaMA2-7B on WizardLM, 8 x A100, minutes; its selection times are one "
-    "and the same share of the total at every budget, so they look derived and not measured (docs/audit.md). Planned: "
-    "what `qtuning plan` predicts for that very run (docs/plan.md).",
+)
+
+PUBLISHED = (
+    "Published: table 6 of arXiv 2509.23873v2, LLaMA2-7B on WizardLM, 8 x A100. Its selection times are one and the "
+    "same share of the total at every budget, so they look derived and not measured (docs/audit.md). Planned: what "
+    "`qtuning plan` predicts for that very run, without what has been measured here (docs/plan.md); –: not asked for."
 )
 
 
@@ -134,24 +138,34 @@ def efficiency_files(
     models = labels_of(cells, "model")
     long = max(frame["seconds_total"].drop_nulls(), default=0.0) >= LONG
     unit, divisor = ("min", 60.0) if long else ("s", 1.0)
-    rows = []
+    words = ["Samples x Tokens", "Method", *(["Model"] if len(models) > 1 else [])]
+    rows, beside = [], {}
     for row in frame.iter_rows(named=True):
-        words = [row["budget"], row["label"], *([models[row["model"]]] if len(models) > 1 else [])]
-        times = [_seconds(row, name, divisor) for name in MEASURES]
-        rows.append((*words, *times, *_shares(row), *_paper(row), *_plan(row)))
-    columns = (
-        *(Column(word, words=True) for word in ("Samples x Tokens", "Method", *(["Model"] if len(models) > 1 else []))),
-        *(Column(f"{name} {unit}", "Ours") for name in ("sample selection", "token selection", "training", "total")),
-        *(Column(name, "Ours") for name in ("of full", "memory GiB", "memory %")),
-        *(Column(f"{name} min", "Published") for name in ("sample selection", "token selection", "total")),
-        *(Column(name, "Published") for name in ("of full", "memory %")),
-        *(Column(name, "Planned for that run") for name in ("total min", "of full", "memory %")),
+        place = [row["budget"], row["label"], *([models[row["model"]]] if len(models) > 1 else [])]
+        rows.append((*place, *(_seconds(row, name, divisor) for name in MEASURES), *_shares(row)))
+        if row["published_total"] is not None:
+            beside[row["budget"], row["label"]] = (*place[:2], *_paper(row), *_plan(row))
+    ours = (
+        *(Column(word, words=True) for word in words),
+        *(Column(f"{name.replace('_', ' ').capitalize()} {unit}") for name in MEASURES),
+        *map(Column, ("Of full", "Memory GiB", "Memory %")),
     )
-    experiment = cells["experiment"][0]
+    paper = (
+        *(Column(word, words=True) for word in words[:2]),
+        *(
+            Column(name, "Published")
+            for name in ("sample selection", "token selection", "total", "of full", "memory %")
+        ),
+        *(Column(name, "Planned") for name in EACH),
+    )
     used = measured.filter(pl.col("cell").is_in(cells["cell"].implode()))
-    table = Table("efficiency", "", columns, (Block("", tuple(rows)),), notes=(_how(used), *NOTES))
+    tables = [Table("efficiency", "", ours, (Block("", tuple(rows)),), notes=(_how(used), *NOTES))]
+    if beside:
+        blocks = (Block("", tuple(beside.values())),)
+        tables.append(Table("published", "The paper's own run, minutes", paper, blocks, notes=(PUBLISHED,)))
+    experiment = cells["experiment"][0]
     lead = f"Experiment {experiment}: time and memory. {subjects(cells)}"
-    page = Page(f"{experiment}-efficiency", cells["title"][0], (lead,), (table,))
+    page = Page(f"{experiment}-efficiency", cells["title"][0], (lead,), tuple(tables))
     rounded = frame.with_columns(pl.selectors.float().round(6))
     return PageFiles(page, {"efficiency.md": render_markdown}, {"efficiency.csv": rounded})
 

@@ -1,4 +1,4 @@
-"""Cell folders -> the six tables of the store."""
+"""Cell folders -> the tables of the store that every experiment has (observed.py has the others)."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path

@@ -252,7 +252,7 @@ def _run(
 ) -> tuple[float | None, str | None]:
     """Make all updates that are left. Returns the last loss, and why training diverged (None if it did not).
 
-    log: None in processes other than the main one. state: folder of the resume state. watch: None if nothing is watched.
+    log: None in processes other than the main one. state: folder of the resume state. watch: None if there is none.
     """
     loss, epochs = None, loop.training.epochs
     start, expected = loop.progress.update, loop.expected_updates

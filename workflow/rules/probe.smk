@@ -34,6 +34,7 @@ rule measure:
         model=lambda wildcards: INPUTS.model(wildcards.cell),
         auxiliary=lambda wildcards: INPUTS.auxiliary_models(wildcards.cell),
         references=lambda wildcards: INPUTS.reference_weights(wildcards.cell),
+        influence=lambda wildcards: INPUTS.influence(wildcards.cell),
         samples=lambda wildcards: INPUTS.samples(wildcards.cell),
     output:
         ROOT / "cells/{cell}/measured.json",
