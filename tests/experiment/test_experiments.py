@@ -17,9 +17,9 @@ PAPER = (
     "table1", "table2", "table3", "table4", "table5", "table8", "table9", "table10", "table11", "table12",
     "table13", "table14", "table15",
     "fig3", "fig4", "fig5a", "fig5b", "fig5", "fig6a", "fig6b", "fig6",
-    "extreme", "stability", "localisation", "ambiguity",
+    "table6", "fig7", "fig8", "extreme", "stability", "localisation", "ambiguity",
 )  # fmt: skip
-WITHOUT_BENCHMARKS = {"stability", "localisation"}
+WITHOUT_BENCHMARKS = {"stability", "localisation", "table6", "fig7", "fig8"}
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,9 @@ PAPER_COUNTS = {
     "fig6b": (20, 0),
     "fig6": (50, 0),
     "extreme": (8, 1),
+    "table6": (3 + 1, 0),
+    "fig7": (1, 0),
+    "fig8": (5, 0),
     "stability": (3 * 3 * 2, 0),
     "localisation": (1 + 2 + 2 + 4, 0),
     "v1-table1": (36 + 70 + 104 - 2 - 2, 2),
@@ -98,6 +101,9 @@ MINI_COUNTS = {
     "fig5a-mini": (18, 0),
     "fig5-mini": (42, 0),
     "extreme-mini": (16, 1),
+    "table6-mini": (8, 0),
+    "fig7-mini": (2, 0),
+    "fig8-mini": (10, 0),
     "stability-mini": (18, 0),
     "localisation-mini": (18, 0),
     "ambiguity-mini": (27, 1),
@@ -258,6 +264,15 @@ def test_extreme_budgets_are_budgets(grid: Callable[[str], Grid]) -> None:
                 assert cell.pruning.selection == "global"
                 kept.add(cell.pruning.sample_ratio * window)
         assert kept == {window / 16, window / 32, window / 64, window / 128}
+
+
+def test_what_is_observed_and_measured_are_cells_of_tables(grid: Callable[[str], Grid]) -> None:
+    assert ids(grid("fig8")) <= ids(grid("table1"))
+    assert ids(grid("fig7")) <= ids(grid("table2"))
+    assert ids(grid("table6")) <= ids(grid("table1")) | ids(grid("table8")) | ids(grid("table9"))
+    asked = {name: grid(name).experiment for name in PAPER}
+    assert {name for name, experiment in asked.items() if experiment.observe} == {"fig7", "fig8"}
+    assert {name for name, experiment in asked.items() if experiment.measure} == {"table6"}
 
 
 def test_the_document_counts_every_experiment(grid: Callable[[str], Grid]) -> None:
