@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from qtuning.paper.v2 import Efficiency, read_efficiency
+from qtuning.paper.published import Efficiency, read_efficiency
 from qtuning.statistics.summary import labels_of
 from qtuning.store.lines import FULL, cells_by_line
 from qtuning.tables.costs import cost_of

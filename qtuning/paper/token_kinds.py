@@ -6,7 +6,7 @@ from typing import Any, Literal
 import polars as pl
 
 from qtuning.data.kinds import KINDS
-from qtuning.paper.v2 import read_figure7
+from qtuning.paper.published import read_figure7
 from qtuning.statistics.summary import labels_of
 from qtuning.store.lines import cells_by_line
 from qtuning.tables.labels import budget_label, method_label, number, subjects
