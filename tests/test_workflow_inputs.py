@@ -198,6 +198,11 @@ def test_ratings_and_influence_are_made_for_the_cells_that_need_them(tmp_path: P
 
 def test_targets_are_checked_before_snakemake_asks_for_them(inputs: WorkflowInputs, tmp_path: Path) -> None:
     inputs.check_targets([*inputs.experiments, "all"], dry=True)
+    needs_ratings = {name for name in inputs.experiments if name.startswith(("table13", "fig3")) and "mini" not in name}
+    inputs.check_targets([*set(inputs.experiments) - needs_ratings, "all"])
+    for name in needs_ratings:  # told before anything runs
+        with pytest.raises(UserError, match=r"^train set wizardlm: ratings: wizardlm/ratings\.jsonl\.gz .*$"):
+            inputs.check_targets([name])
     inputs.check_targets(["results/tables/mini.md", "results/tables/tabel1.md", "other/file", "report.html"])
     shutil.copytree(CONFIGS, tmp_path / "configs")
     (tmp_path / "configs/train_sets/gone.yaml").write_text("source: {kind: path, file: /gone/sft.jsonl}\n")

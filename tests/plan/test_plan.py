@@ -65,7 +65,7 @@ def test_the_papers_protocol_asks_its_items(configs: Path, experiment: Callable[
 
 
 def test_the_bill_of_the_papers_large_tables(configs: Path, tmp_path: Path) -> None:
-    """It must come in 15 seconds at most; on two busy cores it took 2."""
+    """It must come in 15 seconds at most; on two busy cores it took 4."""
     names = ("table1", "table2", "table8", "table9", "table10", "table11", "table12")
     started = time.monotonic()
     found = bill(configs, tmp_path, *names)
