@@ -8,7 +8,8 @@ from snakemake.utils import min_version
 
 from qtuning.errors import UserError
 from qtuning.gpus import visible
-from qtuning.workflow import load_inputs, only_planned, snakemake_targets
+from qtuning.workflow.command_line import only_planned, snakemake_targets
+from qtuning.workflow.inputs import load_inputs
 
 min_version("9.0")
 

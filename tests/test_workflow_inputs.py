@@ -13,7 +13,8 @@ import yaml
 
 from qtuning.data.items import items_file
 from qtuning.errors import UserError
-from qtuning.workflow import RULES, WorkflowInputs, load_inputs, only_planned, snakemake_targets
+from qtuning.workflow.command_line import only_planned, snakemake_targets
+from qtuning.workflow.inputs import RULES, WorkflowInputs, load_inputs
 
 REPOSITORY = Path(__file__).parent.parent
 CONFIGS = REPOSITORY / "configs"

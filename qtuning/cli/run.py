@@ -34,7 +34,7 @@ def cells(
     from qtuning.experiment.grid import ConfigFolder
     from qtuning.experiment.ids import ResultPaths
     from qtuning.files import write_text
-    from qtuning.workflow import WorkflowInputs
+    from qtuning.workflow.inputs import WorkflowInputs
 
     inputs = WorkflowInputs(ConfigFolder(configs, data_dir).expand(experiments), ResultPaths(results), data_dir)
     for identity in inputs.rows:

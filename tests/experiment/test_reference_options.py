@@ -16,7 +16,7 @@ from qtuning.plan.assumptions import read_assumptions
 from qtuning.plan.bill import bill_of
 from qtuning.plan.jobs import Jobs
 from qtuning.plan.machines import MACHINES
-from qtuning.workflow import WorkflowInputs
+from qtuning.workflow.inputs import WorkflowInputs
 
 HALF = Ratios(sample_ratio=0.5, token_ratio=0.5)
 RHO, CLEANING, EVOLVING = "random+rho-1", "random+token-cleaning", "random+self-evolving"

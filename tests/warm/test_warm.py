@@ -17,7 +17,7 @@ from qtuning.experiment.ids import ResultPaths, cell_id, cell_json, pair_id
 from qtuning.files import write_text
 from qtuning.model.load import make_ready
 from qtuning.warm import client
-from qtuning.workflow import WorkflowInputs
+from qtuning.workflow.inputs import WorkflowInputs
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the warm server is for Linux")

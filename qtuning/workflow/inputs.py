@@ -1,12 +1,12 @@
 """What the rules of the workflow need: the files and the configuration that a name in a path stands for.
 
 The Snakefile calls `load_inputs` once. The rules ask the `WorkflowInputs` that it returns, by the names of cells, pairs
-(a model and its tokenised train set) and experiments. No other module knows Snakemake.
+(a model and its tokenised train set) and experiments.
 """
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +57,6 @@ RULES = frozenset({
     *("influence", "evaluate", "localise", "token_kinds", "contamination", "tables", "tables_beside_the_paper"),
     *("localisation_table", "tokens_table", "efficiency_table", "figures"),
 })  # fmt: skip
-# With these options Snakemake builds nothing, or only single jobs (`target_jobs`: the processes that it starts itself).
-OPTIONS_WITHOUT_TARGETS = ("target_jobs", "lint", "list_rules", "list_target_rules", "print_compilation", "unlock",
-                           "cleanup_metadata")  # fmt: skip
 
 
 class WorkflowInputs:
@@ -432,27 +429,3 @@ def _check_settings(config: Mapping[str, Any], configs: Path) -> None:
             raise UserError(f"{key} = {config[key]!r}: unknown{nearest(str(config[key]), valid)}")
     if not isinstance(config["warm"], bool):
         raise UserError(f"warm = {config['warm']!r}: must be true or false")
-
-
-def only_planned(arguments: Sequence[str] | None = None) -> bool:
-    """Whether `snakemake` is to say what it would do, and to do nothing (-n)."""
-    from snakemake.cli import get_argument_parser
-
-    return bool(get_argument_parser().parse_args(arguments).dryrun)
-
-
-def snakemake_targets(arguments: Sequence[str] | None = None) -> list[str] | None:
-    """Targets on the command line of `snakemake`: [] for the default one, None if this process builds no target.
-
-    Snakemake does not tell a Snakefile its targets. Its own parser reads them here, because an option may take several
-    values (`--config a=1 b=2 TARGET`).
-    """
-    program = Path(sys.argv[0])
-    if arguments is None and "snakemake" not in (program.stem, program.parent.name):
-        return None  # another program uses Snakemake as a folder, with a command line of its own
-    from snakemake.cli import get_argument_parser
-
-    asked = get_argument_parser().parse_args(arguments)
-    if any(getattr(asked, name, None) for name in OPTIONS_WITHOUT_TARGETS):
-        return None
-    return list(asked.targets)

@@ -1,0 +1,1 @@
+"""What the Snakefile and the rules need of qtuning. No other room knows Snakemake."""
