@@ -54,7 +54,7 @@ def test_every_verdict_is_the_known_one_and_the_oracles() -> None:
         ("there: +9.9", "48.07 - 40.18 (entropy + PPL, best of 16) = +7.89"),
         ("gains of up to 8.23", "8.23 is Qwen3-8B 12.5x70: 60.29 - 52.06"),
         ("FastV takes LLaMA3-8B", "table 2: 2 of 4 (7.23, 5.87, 4.73, 9.97); table 12: 0 of 8"),
-        ("over the strongest sample baseline", "46.92 - 44.25 (deita + random, best of 4) = +2.67; claimed 2.00"),
+        ("over the strongest sample baseline", "46.92 - 44.25 (Deita + random, best of 4) = +2.67; claimed 2.00"),
         ("over the best token baseline", "37.74 - 33.98 (random + random, best of 3) = +3.76; claimed 3.92"),
         ("Averages of 46.23 to 46.92", "the 25x50 row of tables 5, 8, 13, 14, 15; table 8 has 47.35"),
         ("Retention", "12.5x70: 8.75% to 12.5%"),

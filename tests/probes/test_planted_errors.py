@@ -117,8 +117,8 @@ def test_full_data_prunes_nothing_and_finds_errors_by_perplexity(ground: Path) -
 
 
 def test_pruning_by_perplexity_is_ranking_by_it(ground: Path) -> None:
-    """`full+ppl` keeps the highest losses of each batch; lambda 0 makes s the perplexity."""
-    answer = answer_of(ground, a_cell(ground, "full+ppl"))["base"]
+    """`full+ppl-original` keeps the highest losses of each batch; lambda 0 makes s the perplexity."""
+    answer = answer_of(ground, a_cell(ground, "full+ppl-original"))["base"]
     whole = answer["pruned"]
     assert whole["pruned"] == pytest.approx(0.5 * whole["tokens"], abs=2)
     assert whole["recall"] < 0.3 < 0.7 < answer["ppl"]["auc"], "what has a high loss is kept"
@@ -129,14 +129,14 @@ def test_pruning_by_perplexity_is_ranking_by_it(ground: Path) -> None:
 
 
 def test_q_tuning_keeps_to_its_budget(ground: Path) -> None:
-    answer = answer_of(ground, a_cell(ground, "q-tuning"))["base"]
+    answer = answer_of(ground, a_cell(ground, "q-tuning-budget"))["base"]
     assert 0.7 * answer["pruned"]["tokens"] <= answer["pruned"]["pruned"] < answer["pruned"]["tokens"]
     kept = 8 * answer["kept_samples"]["with_error"] + 16 * answer["kept_samples"]["without"]
     assert kept == 12, "half of 24"
     inside = answer["pruned_in_kept"]
     dropped = answer["pruned"]["tokens"] - inside["tokens"]
     assert inside["pruned"] == answer["pruned"]["pruned"] - dropped
-    assert answer == answer_of(ground, a_cell(ground, "q-tuning"))["base"], "the same answer twice"
+    assert answer == answer_of(ground, a_cell(ground, "q-tuning-budget"))["base"], "the same answer twice"
 
 
 def test_where_batches_select_together_so_does_localisation(ground: Path) -> None:
