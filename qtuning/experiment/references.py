@@ -3,7 +3,7 @@
 A cell says how its reference is trained (`Pruning.reference`, a `TrainedReference`). From that and from its own model,
 train set and training, `references_of` derives the cells of the reference. So the reference is part of the cell's
 identity, and cells that say the same share it. A reference is trained by the rule `train` like any other cell, with
-resume, W&B and a cost account. Its `weights` are inputs of the cells that use it (workflow/inputs.py). It is no row of a table
+resume, W&B and a cost account. Its `weights` are inputs of the cells that use it (workflow/). It is no row of a table
 and answers no benchmark.
 
 Who adds a method that needs another training (a warm-up, say) writes how it is trained into `Pruning`, and derives its
