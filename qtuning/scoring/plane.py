@@ -175,7 +175,8 @@ def _interpolated(values: Sequence[float], level: float) -> float:
 
 def _lower_step(values: Sequence[float], level: float) -> float:
     """A14, `lower-step`: the smallest of ascending values with at least the share `level` at or below it."""
-    return values[max(0, math.ceil(level * len(values)) - 1)]
+    # rounded first: 400 * (1 - 0.3675) is 253, and a little more in floating point
+    return values[max(0, math.ceil(round(level * len(values), 9)) - 1)]
 
 
 _QUANTILES: dict[Quantile, Callable[[Sequence[float], float], float]] = {

@@ -1,5 +1,6 @@
 """The Error-Uncertainty plane: quadrants, thresholds and their search, against the exact oracle and by hand."""
 
+import math
 from fractions import Fraction
 from typing import Any, get_args
 
@@ -113,6 +114,18 @@ def test_quantiles_by_hand() -> None:
         lines = plane.Plane(*axes, quantile=quantile).lines(0.3)  # type: ignore[arg-type]
         assert lines[0] == lines[1] == pytest.approx((low, high))
     assert plane.Plane(*axes, quantile="lower-step").lines(0.0)[0] == (0.0, 10.0)
+
+
+@pytest.mark.parametrize("size", [400, 800, 1600])
+def test_a_step_that_holds_just_the_share_is_enough(size: int) -> None:
+    """The definition counts shares in whole numbers: at 0.6325 of 400 samples the 253rd value, at every level tried."""
+    values = torch.arange(size, dtype=torch.float64)
+    points = plane.Plane(values, values, quantile="lower-step")
+    for place in range(1, 1024):
+        level = 0.49 * place / 1024
+        exact = Fraction(49, 100) * place / 1024
+        expected = tuple(math.ceil(share * size) - 1 for share in (exact, 1 - exact))
+        assert points.lines(level)[0] == expected
 
 
 def test_search_on_plateaus_does_not_converge() -> None:
