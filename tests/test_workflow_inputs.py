@@ -197,6 +197,20 @@ def test_ratings_and_influence_are_made_for_the_cells_that_need_them(tmp_path: P
             found.check_targets(["once"])
 
 
+def test_a_target_without_a_train_split_is_told_before_anything_runs(tmp_path: Path) -> None:
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    (tmp_path / "configs/experiments/lacking.yaml").write_text(
+        "title: Lacking\nmodels: [mini]\ntrain_sets: [mini]\nbudgets: [25x50]\nseeds: [0]\nmethods:\n"
+        "  - {method: less+random, options: {influence: {targets: [gsm8k], source: data-dir}}}\n"
+    )
+    (tmp_path / "data").mkdir()
+    found = inputs_of(tmp_path / "configs", data_dir=str(tmp_path / "data"))
+    with pytest.raises(
+        UserError, match=r"^options\.influence\.targets: gsm8k: its train split is needed .* no file .*$"
+    ):
+        found.check_targets(["lacking"], dry=True)
+
+
 def test_targets_are_checked_before_snakemake_asks_for_them(inputs: WorkflowInputs, tmp_path: Path) -> None:
     inputs.check_targets([*inputs.experiments, "all"], dry=True)
     needs_ratings = {name for name in inputs.experiments if name.startswith(("table13", "fig3")) and "mini" not in name}

@@ -67,14 +67,20 @@ def target_examples(
     )
 
 
+def train_file(folder: Path, benchmark: str) -> Path:
+    """The file of a benchmark's train split below a folder of local benchmarks; UserError if there is none."""
+    path = items_file(folder, benchmark, SPLIT)
+    if not path.is_file():
+        raise UserError(
+            f"options.influence.targets: {benchmark}: its {SPLIT} split is needed for target examples (never the split "
+            f"that is asked), and there is no file {path}; add it, or leave this benchmark out"
+        )
+    return path
+
+
 def _train_items(benchmark: str, folder: Path | None) -> Sequence[Mapping[str, Any]]:
     if folder is not None:
-        path = items_file(folder, benchmark, SPLIT)
-        if not path.is_file():
-            raise UserError(
-                f"options.influence.targets: {benchmark}: its {SPLIT} split is needed for target examples (never the "
-                f"split that is asked), and there is no file {path}; add it, or leave this benchmark out"
-            )
+        train_file(folder, benchmark)
         return read_items(folder, benchmark, SPLIT)
     with reading_from_hub(BENCHMARKS[benchmark]):
         return list(fetch_items(BENCHMARKS[benchmark])[SPLIT])

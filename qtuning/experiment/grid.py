@@ -194,12 +194,14 @@ class ConfigFolder:
 
     def _prunings(self, edition: Edition, experiment: Experiment) -> list[list[Pruning | None]]:
         """For each method, its prunings at the budgets of the experiment; None where it does not have the budget."""
-        asked = (entry.options.get(key) for entry in experiment.methods for key in ("reference", "proxy"))
-        names = sorted({name for name in asked if isinstance(name, str)})
         problems: list[str] = []
-        found = self._look_up("models", names, self.model, f"{edition.origin('methods')}methods: ", problems)
+        known: dict[str, Model] = {}
+        for key in ("reference", "proxy"):
+            asked = (entry.options.get(key) for entry in experiment.methods)
+            names = sorted({name for name in asked if isinstance(name, str)})
+            origin = f"{edition.origin('methods')}methods: options.{key}: "
+            known |= {model.name: model for model in self._look_up("models", names, self.model, origin, problems)}
         raise_problems(problems)
-        known = {model.name: model for model in found}
         for place, entry in enumerate(experiment.methods):
             stray = [budget for budget in entry.budgets if budget not in experiment.budgets]
             if stray:

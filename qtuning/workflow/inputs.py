@@ -13,7 +13,7 @@ from typing import Any
 from qtuning.data.contamination import checks_of
 from qtuning.data.items import items_file
 from qtuning.data.sources import locate
-from qtuning.data.targets import SPLIT
+from qtuning.data.targets import train_file
 from qtuning.errors import UserError, raise_problems
 from qtuning.experiment.benchmarks import BENCHMARKS, Protocol, Split
 from qtuning.experiment.cell import (
@@ -200,7 +200,8 @@ class WorkflowInputs:
     def sources_of_measurement(self, measurement: str) -> list[Path]:
         """The user's files that target examples are read from."""
         asked = self.measurements[measurement].influence
-        return self._benchmark_files(asked.source or "hub", dict.fromkeys(asked.targets, SPLIT))
+        local = self.data_dir if asked.source == "data-dir" else None
+        return [] if local is None else [train_file(local, name) for name in asked.targets]
 
     def weights(self, cell: str) -> list[Path]:
         """Weights that an evaluation of the cell loads; none for zero-shot."""
@@ -428,4 +429,4 @@ def _check_settings(config: Mapping[str, Any], configs: Path) -> None:
         if config[key] not in valid:
             raise UserError(f"{key} = {config[key]!r}: unknown{nearest(str(config[key]), valid)}")
     if not isinstance(config["warm"], bool):
-        raise UserError(f"warm = {config['warm']!r}: must be true or false")
+        raise UserError(f"warm = {config['warm']!r}: must be true or false, after --config True or False")

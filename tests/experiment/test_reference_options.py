@@ -1,5 +1,6 @@
 """What `options.reference` may be, and the one line that says what is wrong with it."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from qtuning.errors import UserError
 from qtuning.experiment.cell import Model, ShippedModelSource, TrainedReference
 from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.ids import ResultPaths, cell_id
+from qtuning.experiment.influence import measurement_of
 from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.references import references_of, with_references
 from qtuning.experiment.schema import MethodEntry, Ratios
@@ -51,6 +53,22 @@ def test_a_wrong_reference_is_one_line(method: str, reference: Any, message: str
     assert any(message in line for line in lines) and all(line.startswith(method) for line in lines), lines
 
 
+@pytest.mark.parametrize(
+    ("key", "entry"),
+    [
+        ("reference", "{method: random+rho-1, options: {reference: mimi}}"),
+        ("proxy", "{method: q-tuning, options: {scoring: {schedule: proxy}, proxy: mimi}}"),
+    ],
+)
+def test_an_unknown_model_is_told_with_the_key_that_names_it(key: str, entry: str, tmp_path: Path) -> None:
+    shutil.copytree(Path(__file__).parents[2] / "configs", tmp_path / "configs")
+    path = tmp_path / "configs/experiments/mini.yaml"
+    path.write_text(path.read_text().replace("methods:\n", f"methods:\n  - {entry}\n"))
+    told = rf"^\S+mini\.yaml: methods: options\.{key}: models = 'mimi': unknown; did you mean mini\? \(valid: .*mini, "
+    with pytest.raises(UserError, match=told):
+        ConfigFolder(tmp_path / "configs").expand(["mini"])
+
+
 def test_fastv_of_layer_2_has_one_name() -> None:
     with pytest.raises(UserError, match=r"random\+fastv: options: layer = 2: .*write fastv-original"):
         make_pruning(MethodEntry(method="random+fastv", options={"layer": 2}), HALF)
@@ -67,7 +85,9 @@ def test_references_are_trained_first_shared_and_paid_but_no_rows(tmp_path: Path
     rho, cleaning, evolving = (references_of(cell) for cell in trained)
     assert rho == cleaning and len(rho) == 1 and len(evolving) == 4, "one reference serves both"
     everything = {cell_id(cell) for cell in with_references(grid.cells)}
-    assert set(inputs.cells) == everything and len(everything) == len(grid.cells) + 1 + 4
+    warmups = {cell_id(found.warmup) for cell in grid.cells if (found := measurement_of(cell))}  # of LESS
+    assert set(inputs.cells) == everything | warmups and len(warmups) == 1
+    assert len(everything) == len(grid.cells) + 1 + 4
     assert inputs.rows == [cell_id(cell) for cell in grid.cells]
     last = cell_id(evolving[-1])
     assert inputs.reference_weights(last) == [paths.cell(evolving[-2]) / "weights"]
@@ -76,7 +96,7 @@ def test_references_are_trained_first_shared_and_paid_but_no_rows(tmp_path: Path
     assumptions = read_assumptions(library.configs)
     bill = bill_of(Jobs([grid], paths, assumptions), MACHINES["cpu"], 1, None)
     (row,) = bill.rows
-    assert (row.trainings, row.references) == (len(grid.cells) - 1, 5)
+    assert (row.trainings, row.references) == (len(grid.cells) - 1, 5 + len(warmups))
     assert sum(model.trainings for model in bill.models) == row.trainings
     alone = grid.experiment.model_copy(update={"name": "alone"})
     twice = bill_of(Jobs([grid, type(grid)(alone, grid.cells)], paths, assumptions), MACHINES["cpu"], 1, None)
