@@ -18,7 +18,8 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     # every default: Algorithm 1; where that is silent, the paper's text and figures, then the repository's history
     "q-tuning": Preset("Q-Tuning"),
-    # meets the budget exactly, and is what this project ran before the second version of the paper: A6, A7, A17
+    # meets the budget, except where Q4 alone holds more tokens, and is what this project ran before the second version
+    # of the paper: A6, A7, A17
     "q-tuning-budget": Preset("Q-Tuning, budget", {"surplus": "trim", "counted": "response", "search": "tolerance"}),
     # the history of the authors' repository: A4, A7, A17; A6 is the default. Its A12 is of baselines: an experiment's
     # `readings: {passes: twice}` sets it for them

@@ -311,6 +311,10 @@ HANDS = {
     ),
     # the ends have one neighbour, so the inner two have the highest s
     "lambda 1: the earlier of equals goes": Hand([[2] * 4], [P], (1.0, 0.75), "1011", {}, lambda_=1.0),
+    # eq. 7 at lambda 0.5 gives both (PPL_1 + PPL_2) / 2; the last token is that of the end
+    "sum: of two tokens the first goes, whatever they are": Hand(
+        [[1, 6], [6, 1], [0.1, 0.3]], [P, P, P], (1.0, 0.5), "01 01 01", {"counted": "sample"}, lambda_=0.5
+    ),
     "sum: tokens between high ones go first": Hand([BETWEEN_HIGH], [P], (1.0, 0.6), "10101", {}, lambda_=0.5),
     "mean: the high one goes first": Hand(
         [BETWEEN_HIGH], [P], (1.0, 0.8), "11011", {"neighbours": "mean"}, lambda_=0.5
