@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-EXAMPLE := table1-mini table2-mini fig4-mini table4-mini table5-mini fig5-mini
+EXAMPLE := mini-methods ambiguity-mini
 
 .PHONY: env run test test-slow example bench docs lint format clean
 

@@ -243,7 +243,14 @@ SAMPLE_PRUNERS: dict[str, PrunerInfo] = {
         _info("ppl-mid", "sample:middle_ppl", "epoch", "scores", label="PPL mid"),
         _info("q-tuning", "q_tuning:triage", "batch", "scores", options=TriageOptions, label="Q-Tuning"),
         _info("longest-original", "sample:longest_responses", "epoch"),
-        _info("infobatch-original", "infobatch:infobatch", "epoch", "losses", options=InfoBatchOptions),
+        _info(
+            "infobatch-original",
+            "infobatch:infobatch",
+            "epoch",
+            "losses",
+            options=InfoBatchOptions,
+            label="InfoBatch-original",
+        ),
         _info("random-once", "sample:random_samples", "once"),
         _info("alpagasus", "once:alpagasus", "once", "ratings", label="Alpagasus"),
         _info("deita", "once:deita", "once", "ratings", "embeddings", options=DeitaOptions, label="Deita"),
@@ -251,7 +258,7 @@ SAMPLE_PRUNERS: dict[str, PrunerInfo] = {
         _info("ds2", "ds2:ds2", "once", "ratings", "embeddings", options=DS2Options, label="DS2"),
         _info("longest-history", "history:shortest_instructions", "epoch", "instructions"),
         _info("entropy-history", "history:lowest_character_entropy", "epoch", "instructions"),
-        _info("infobatch-history", "history:infobatch_subsampled", "epoch", "losses"),
+        _info("infobatch-history", "history:infobatch_subsampled", "epoch", "losses", label="InfoBatch-history"),
     )
 }
 
@@ -291,8 +298,15 @@ TOKEN_PRUNERS: dict[str, PrunerInfo] = {
             evolving=True,
         ),
         _info("q-tuning", "q_tuning:prune_tokens", "batch", "scores", options=TokenPruningOptions, label="Q-Tuning"),
-        _info("ppl-original", "token:highest_loss", "batch", "scores", options=RankedOptions),
-        _info("fastv-original", "attention:fastv", "batch", "attention", options=FastVOriginalOptions),
+        _info("ppl-original", "token:highest_loss", "batch", "scores", options=RankedOptions, label="PPL-original"),
+        _info(
+            "fastv-original",
+            "attention:fastv",
+            "batch",
+            "attention",
+            options=FastVOriginalOptions,
+            label="FastV-original",
+        ),
         _info(
             "sparsevlm-original",
             "attention:sparsevlm_by_rank",
@@ -301,6 +315,7 @@ TOKEN_PRUNERS: dict[str, PrunerInfo] = {
             "attention-rank",
             options=RankOptions,
             budget="own",
+            label="SparseVLM-original",
         ),
         _info(
             "sparsevlm-history",
@@ -310,6 +325,7 @@ TOKEN_PRUNERS: dict[str, PrunerInfo] = {
             "attention-rank",
             options=LastLayerOptions,
             budget="own",
+            label="SparseVLM-history",
         ),
     )
 }

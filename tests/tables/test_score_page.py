@@ -50,7 +50,7 @@ def test_a_table_says_whose_definitions_its_baselines_are(make_folders: Make) ->
     folders = make_folders(evaluation=TWO, methods=["random+random", "longest+ppl", "random+fastv-original"], seeds=[0])
     note = "longest, PPL: as the Q-Tuning paper describes them; -original is a baseline's own paper"
     page = markdown(scores_of(folders))
-    assert note in page and "| fastv-original" in page
+    assert note in page and "| FastV-original" in page
     plain = make_folders(evaluation=TWO, methods=["random+random", "random+fastv-original"], seeds=[0])
     assert "as the Q-Tuning paper describes" not in markdown(scores_of(plain))
 
