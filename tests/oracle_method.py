@@ -214,7 +214,8 @@ def triage(
         found.role = {n: role for n, role in found.role.items() if n in chosen}
 
     # lines 18 to 21
-    if len(found.role) < wanted and asked["supplement"] != "none":
+    # 100% of the samples are all samples, under A10 `none`, too
+    if len(found.role) < wanted and (asked["supplement"] != "none" or r_sample == 1):
         pool, missing = set(errors) - set(found.role), wanted - len(found.role)
         if asked["supplement"] == "random":
             assert draw is not None

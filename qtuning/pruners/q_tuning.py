@@ -66,7 +66,8 @@ def triage(
     entropy (A4): `sequence` averages H over every position, prompt included. thresholds (A5), quantile (A14), search
     (A17): see plane.py. surplus (A6): `trim` drops the lowest-scored of more than K. supplement (A10): n is min-max
     scaling, or with `rank` the rank divided by B - 1; `random` draws the added samples; `none` adds none, so that fewer
-    than K are kept, perhaps none at all. supplemented (A15): `whole` never takes tokens of an added sample.
+    than K are kept, perhaps none at all (but all at r_sample = 1). supplemented (A15): `whole` never takes tokens of an
+    added sample.
 
     drop_in (tables 4, 15): the quadrants that lose samples. The samples of the other one stay, whole, and count as
     those of Q2 and Q4 do: the search sets the lines so that all that stays is r_sample of the batch.
@@ -83,7 +84,8 @@ def triage(
     role = torch.tensor([stays.get(number, DROPPED) for number in range(5)], dtype=torch.int8)[quadrant.long()]
     selected = role != DROPPED
     inside = int(selected.sum())
-    missing = 0 if supplement == "none" else max(0, budget.samples - inside)
+    fills = supplement != "none" or budget.sample_ratio == 1  # the whole budget is plain training under every reading
+    missing = max(0, budget.samples - inside) if fills else 0
     trimmed = 0 if surplus == "keep" else max(0, inside - budget.samples)
 
     scaled = plane.ranks if supplement == "rank" else plane.min_max

@@ -24,6 +24,7 @@ from loops import (
 from torch import Tensor
 
 from qtuning.data.samples import Sample
+from qtuning.experiment.presets import PRESETS
 from qtuning.model.batch import pack
 from qtuning.model.packed import PackedModel
 from qtuning.scoring.scores import NonFinite
@@ -58,7 +59,7 @@ def test_without_pruning_it_is_plain_training(tiny_llama: Any, samples: list[Sam
         assert sorted(row[2] for row in result.trace if row[1] == epoch) == numbers
 
 
-@pytest.mark.parametrize("method", ["q-tuning", *BASELINES[::6], *HISTORY])
+@pytest.mark.parametrize("method", [*PRESETS, *BASELINES[::6], *HISTORY])
 def test_the_whole_budget_is_plain_training_bit_for_bit(tiny_llama: Any, samples: list[Sample], method: str) -> None:
     full, whole = run(cell_of("full"), tiny_llama, samples), run(cell_of(method), tiny_llama, samples)
     for key in ("loss", "grad_norm", "learning_rate", "tokens_kept", "samples_kept"):
