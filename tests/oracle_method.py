@@ -2,7 +2,7 @@
 
 Slow, and independent of the package: nothing here is rounded, so that a tie is a tie. Readings go by the names of the
 configuration. Where the paper decides nothing, this does: of equal scores the sample with the lower number is the
-better; of equal s the sample with the lower number, then the earlier token, goes first.
+better; of equal s the sample with the lower number, then the earlier token, stays.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -254,7 +254,7 @@ def prune(
             if asked["may_go"] == "any" or (own > median and Fraction(before + after) / 2 > median):
                 scores[point.number, t] = (1 - weight) * own + weight * around
     sign = -1 if asked["survivors"] == "keep-low" else 1
-    queue = sorted(scores, key=lambda token: (sign * scores[token], token))
+    queue = sorted(scores, key=lambda token: (sign * scores[token], -token[0], -token[1]))
 
     if asked["counted"] == "sample":
         for point in batch:

@@ -149,13 +149,13 @@ def prune_tokens(
     """Stage 2, asymmetric token pruning: only Q2-like samples lose tokens, those of highest s first.
 
     Each Q2-like sample keeps floor(r_token |T_i|) of its response tokens, at least one (Algorithm 1, lines 27 to 29;
-    eq. 2). Q4 keeps all tokens. Of equal s the earlier token of a sample goes first. So the batch keeps between
+    eq. 2). Q4 keeps all tokens. Of equal s the earlier token of a sample stays. So the batch keeps between
     r_sample * r_token and r_sample of its tokens, and what a surplus adds.
 
     survivors (A2): `keep-high` removes the lowest s first. neighbours (A3): see `smooth`. counted (A7): `response`
     keeps round(N * r_sample * r_token) of the batch's response tokens: what dropped samples removed counts, and the
-    rest goes from Q2-like responses, of equal s from the sample with the lower number. If these hold too few tokens, Q4
-    stays whole all the same and the budget is overspent. `sequence` counts the prompts of the batch and of the kept
+    rest goes from Q2-like responses, of equal s from the sample with the higher number. If these hold too few tokens,
+    Q4 stays whole all the same and the budget is overspent. `sequence` counts the prompts of the batch and of the kept
     samples too, though only response tokens can go. A batch never loses its last token. may_go (A13): `both-high`
     spares tokens unless their own PPL and the mean PPL of their two neighbours both exceed the sample's median, even if
     more than r_token then stays. prune_in (tables 4, 15): the quadrants that lose tokens.
@@ -171,9 +171,9 @@ def prune_tokens(
     if may_go == "both-high":
         high = _both_high(token_ppl, own_lengths)
         can_go, s = can_go[high], s[high]
-    # the ranking is stable, so the earlier of two equal tokens of a sample goes first
-    order = ranking(s if survivors == "keep-low" else -s, candidates.numbers[owner[can_go]])
-    first_to_go = can_go[order]
+    # those that stay first, and of equal ones the earlier, as a stable sort of Algorithm 1's ranking has it
+    best_first = ranking(-s if survivors == "keep-low" else s, candidates.numbers[owner[can_go]])
+    first_to_go = can_go[best_first.flip(0)]
     mask = kept[owner]
     if counted == "sample":
         may_lose = torch.tensor([n - whole_share(budget.token_ratio, n) for n in lengths.tolist()])

@@ -310,10 +310,10 @@ HANDS = {
         [[1, 8, 9, 8, 1, 2, 1, 2, 9]], [P], (1.0, 0.1), "100011111", {"counted": "sample", "may_go": "both-high"}
     ),
     # the ends have one neighbour, so the inner two have the highest s
-    "lambda 1: the earlier of equals goes": Hand([[2] * 4], [P], (1.0, 0.75), "1011", {}, lambda_=1.0),
+    "lambda 1: the earlier of equals stays": Hand([[2] * 4], [P], (1.0, 0.75), "1101", {}, lambda_=1.0),
     # eq. 7 at lambda 0.5 gives both (PPL_1 + PPL_2) / 2; the last token is that of the end
-    "sum: of two tokens the first goes, whatever they are": Hand(
-        [[1, 6], [6, 1], [0.1, 0.3]], [P, P, P], (1.0, 0.5), "01 01 01", {"counted": "sample"}, lambda_=0.5
+    "sum: of two tokens the first stays, whatever they are": Hand(
+        [[1, 6], [6, 1], [0.1, 0.3]], [P, P, P], (1.0, 0.5), "10 10 10", {"counted": "sample"}, lambda_=0.5
     ),
     "sum: tokens between high ones go first": Hand([BETWEEN_HIGH], [P], (1.0, 0.6), "10101", {}, lambda_=0.5),
     "mean: the high one goes first": Hand(
@@ -330,12 +330,12 @@ def test_tokens_by_hand(hand: Hand) -> None:
     assert " ".join("".join(str(int(stays)) for stays in kept) for kept in found.values()) == hand.kept
 
 
-def test_equal_tokens_of_two_samples_go_by_number_then_position() -> None:
+def test_of_equal_tokens_the_lower_number_then_the_earlier_stays() -> None:
     rows = [Row(8, [(2.0, 1.0)] * 3, 1, 1.0), Row(5, [(2.0, 1.0)] * 3, 1, 1.0)]
     for survivors in ("keep-low", "keep-high"):
         readings = {"survivors": survivors, "counted": "response"}
         found = tokens_of(rows, [PRUNABLE] * 2, (1.0, 0.34), 0.0, readings)
-        assert found == {5: [False, False, False], 8: [False, True, True]}
+        assert found == {5: [True, True, False], 8: [False, False, False]}
 
 
 def test_a_batch_of_which_nothing_is_kept_has_no_tokens() -> None:
