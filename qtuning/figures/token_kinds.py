@@ -42,9 +42,9 @@ def draw_token_kinds(frame: pl.DataFrame) -> Drawing:
     text = (
         f"Kinds of the tokens pruned{about} (hatched) and of those kept, in samples that may lose tokens (Q2-like; "
         "with a baseline all kept samples), in all epochs. Bars of one colour add up to 100%; they are means over the "
-        "seeds, whiskers ± 1 sample standard deviation. Diamonds: published shares, each on its bar (MathInstruct, "
-        "Mistral-7B; which of them are of pruned tokens is inferred). The kinds follow from our rules; the paper gives "
-        "none."
+        "seeds, whiskers ± 1 sample standard deviation. Diamonds: published shares, each on its bar (Q-Tuning, "
+        "MathInstruct, Mistral-7B; which of them are of pruned tokens is inferred). The kinds follow from our rules; "
+        "the paper gives none."
     )
     return Drawing(figure, frame, text)
 
@@ -62,7 +62,8 @@ def _draw_part(panel: Axes, part: pl.DataFrame) -> None:
             panel.errorbar(shares, places, xerr=spread, linestyle="none", color="black", elinewidth=0.6)
         mark: dict[str, Any] = {"linestyle": "none", "marker": "D", "markersize": 3.4, "zorder": 4}
         mark |= {"markerfacecolor": "white", "markeredgecolor": BLACK, "markeredgewidth": 0.8}
-        panel.plot(kinds[f"{side}_published"], places, label="Published", **mark)
+        if kinds[f"{side}_published"].null_count() == 0:
+            panel.plot(kinds[f"{side}_published"], places, label="Published", **mark)
     for place in kinds[SIDES[0]].is_null().arg_true():
         panel.annotate("–", (0.5, place), va="center")
     panel.grid(visible=False, axis="y")

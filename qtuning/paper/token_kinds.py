@@ -38,7 +38,8 @@ SCHEMA: dict[str, pl.DataType] = {
 """Columns of `kinds_of_lines`.
 
 pruned, kept: per cent of the pruned and of the kept tokens that are of the kind, mean over the seeds, with its sample
-standard deviation; *_tokens: their number in all epochs, mean over the seeds; *_published: the paper's per cent.
+standard deviation; *_tokens: their number in all epochs, mean over the seeds; *_published: the paper's per
+cent, of Q-Tuning; null for other methods.
 pruned_of_kind: per cent of the kind's tokens that are pruned. missing: seeds without counts; the means are null then.
 """
 
@@ -48,9 +49,9 @@ NOTES = (
     "Each column adds up to 100%. Means over the seeds ± 1 sample standard deviation. Ratio: pruned over kept, above "
     "1 where a kind is pruned more than others. Pruned of kind: share of the kind's tokens that is pruned.",
     "The kinds follow from rules on the text (docs/experiments.md), ours: the paper names its six kinds and gives no "
-    "rule. Published: figure 7 of arXiv 2509.23873v2 (MathInstruct, Mistral-7B); which of its two rows of numbers is "
-    "the pruned one, and which number is of which kind, is inferred, since the text keeps no legend.",
-    "–: no token is counted, or a seed has no counts (it is not trained to its end).",
+    "rule. Published: figure 7 of arXiv 2509.23873v2 (Q-Tuning, MathInstruct, Mistral-7B); which of its two rows of "
+    "numbers is the pruned one, and which number is of which kind, is inferred, since the text keeps no legend.",
+    "–: no token is counted, a seed has no counts (it is not trained to its end), or nothing is published.",
 )
 
 
@@ -72,7 +73,9 @@ def kinds_of_lines(counts: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
         identity = line.columns() | {"model": model, "label": method_label(line), "budget": budget_label(line)}
         identity |= {"seeds": len(found), "missing": len(found) - len(known)}
         for kind in LABELS:
-            row = identity | {"kind": kind} | {f"{side}_published": float(published[kind][side]) for side in SIDES}
+            row = identity | {"kind": kind}
+            if line.method == "q-tuning":
+                row |= {f"{side}_published": float(published[kind][side]) for side in SIDES}
             if len(known) == len(found):
                 for side in SIDES:
                     totals_of = [sum(kinds[name][side] for name in KINDS) for kinds in known]
@@ -121,7 +124,7 @@ def _fields(row: dict[str, Any]) -> tuple[Field, ...]:
         *ours,
         number(_quotient(row["pruned"], row["kept"]), ".2f"),
         number(row["pruned_of_kind"], ".1f"),
-        *(f"{share:.1f}" for share in published),
+        *(number(share, ".1f") for share in published),
         number(_quotient(*published), ".2f"),
     )
 

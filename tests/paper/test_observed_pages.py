@@ -59,6 +59,8 @@ def test_kinds_and_looks_from_cells_to_pages_and_figures(tmp_path: Path) -> None
     assert (gold["pruned_tokens"], gold["kept_tokens"]) == (4 * 0.5, 4)
     assert gold["pruned_of_kind"] == pytest.approx(100 * 2 / 6)
     assert (gold["pruned_published"], gold["kept_published"]) == (2.7, 3.5)
+    others = frame.filter(pl.col("method") != "q-tuning")
+    assert others["pruned_published"].is_null().all(), "the paper counted Q-Tuning's tokens alone"
     page = token_kind_files(store.token_kinds, store.cells_of("fig8-mini"))
     assert page is not None and len(page.page.tables[0].blocks) == 5
     for _, part in frame.group_by("label"):
