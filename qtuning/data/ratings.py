@@ -40,9 +40,7 @@ def read_ratings(
     for number, row in rows.items():
         theirs, ours = (_id(found.value) for found in (rated[number], row))
         if theirs is not None and ours is not None and theirs != ours:
-            where = (
-                f"{rated[number].file}:{rated[number].line} rates id {theirs!r}, but row {number} of the data has id"
-            )
+            where = f"{rated[number].file}:{rated[number].line} rates id {theirs!r}, but {row.file}:{row.line} has id"
             raise _problem(train_set, f"{where} {ours!r}; expected a row for each row of the data, in order")
     first = rated[0].value if rated else None
     found = {
@@ -71,7 +69,7 @@ def _column(train_set: TrainSet, column: str, rows: Mapping[int, Row]) -> dict[i
         value = row.value.get(column) if isinstance(row.value, Mapping) else None
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             shown = "nothing" if value is None else repr(value)[:40]
-            where = f"{row.file}:{row.line}: column {column!r} (row {number} of the data)"
+            where = f"{row.file}:{row.line}: column {column!r} (row {number + 1} of the data)"
             raise _problem(train_set, f"{where} holds {shown}; expected a number")
         values[number] = float(value)
     return values

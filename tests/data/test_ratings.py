@@ -96,7 +96,9 @@ def test_what_does_not_fit_is_told_in_one_line(prepared: Callable[..., Any], wri
     )
     swapped = [RATINGS[1], RATINGS[0], *RATINGS[2:]]
     expect_refusal(
-        prepared, write("b.jsonl", swapped), match="b.jsonl:1 rates id '1', but row 0 of the data has id '0'"
+        prepared,
+        write("b.jsonl", swapped),
+        match=r"b\.jsonl:1 rates id '1', but \S+:1 has id '0'; expected a row for each row of the data, in order",
     )
     words = [{"id": n, "stars": 3} for n in range(20)]
     expect_refusal(
@@ -104,12 +106,12 @@ def test_what_does_not_fit_is_told_in_one_line(prepared: Callable[..., Any], wri
     )
     missing = [*RATINGS[:5], {"id": 5, "complexity": 1, "quality": 1}, *RATINGS[6:]]
     expect_refusal(
-        prepared, write("d.jsonl", missing), match=r"d.jsonl:6: column 'rating' \(row 5 .* nothing; expected a number"
+        prepared, write("d.jsonl", missing), match=r"d.jsonl:6: column 'rating' \(row 6 .* nothing; expected a number"
     )
     for wrong in ("4", True, [1]):
         bad = [*RATINGS[:8], RATINGS[8] | {"quality": wrong}, *RATINGS[9:]]
         expect_refusal(
-            prepared, write("e.jsonl", bad), match=r"e.jsonl:9: column 'quality' \(row 8 .*; expected a number"
+            prepared, write("e.jsonl", bad), match=r"e.jsonl:9: column 'quality' \(row 9 .*; expected a number"
         )
     expect_refusal(prepared, write("f.jsonl", words), match="column 'score'", columns={"rating": "score"})
     expect_refusal(prepared, None, match="column 'score'.*nothing", columns={"rating": "score"})
