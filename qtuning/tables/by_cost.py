@@ -20,7 +20,9 @@ from qtuning.tables.page import Block, Column, Field, Footnotes, Page, Table
 from qtuning.tables.write import PageFiles
 
 SORTED = (
-    "Sorted by FLOPs, means over the seeds; FLOPs and seconds include the forward passes that score samples and tokens."
+    "Sorted by FLOPs, means over the seeds; FLOPs and seconds include the forward passes that score samples and "
+    "tokens. FLOPs also include what a method trains beforehand (reference models; for LESS, warm-up and influence), "
+    "in full though cells share it; seconds do not."
 )
 SHARES = "Shares are of training on the full data with the same seed."
 WITHOUT_SHARES = (

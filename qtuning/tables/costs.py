@@ -15,7 +15,8 @@ COLUMNS = ("Updates", "Samples kept", "Tokens kept", "Tokens forwarded", "FLOPs"
 
 INCLUDED = (
     "Means over the seeds. Tokens kept are response tokens in the loss; tokens forwarded are those of the scoring and "
-    "of the training passes; FLOPs and seconds include scoring."
+    "of the training passes; FLOPs and seconds include scoring. FLOPs also include what a method trains beforehand "
+    "(reference models; for LESS, warm-up and influence), in full though cells share it; seconds do not."
 )
 OF_FULL = "Samples and tokens kept and FLOPs are shares of training on the full data with the same seed."
 WITHOUT_FULL = (
