@@ -64,7 +64,7 @@ NOTES = (
 PUBLISHED = (
     "Published: table 6 of arXiv 2509.23873v2, LLaMA2-7B on WizardLM, 8 x A100. Its selection times are one and the "
     "same share of the total at every budget, so they look derived and not measured (docs/audit.md). Planned: what "
-    "`qtuning plan` predicts for that very run, without what has been measured here (docs/plan.md); –: not asked for."
+    "qtuning plan predicts for that very run, without what has been measured here (docs/plan.md); –: not asked for."
 )
 
 

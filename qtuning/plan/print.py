@@ -125,9 +125,9 @@ def _facts(bill: Bill) -> list[Line]:
         ("FLOPs", ", ".join(f"{name} {value:.2e}" for name, value in bill.flops.items())),
     ]
     if references := sum(row.references for row in bill.rows):
-        lines.append(
-            ("references", f"{references} reference models to train, in the hours but not in the counts above")
-        )
+        models = "reference model" if references == 1 else "reference models"
+        told = f"{references} {models} (or warm-ups of LESS) to train, in the hours but not in the counts above"
+        lines.append(("references", told))
     if bill.items:
         likelihoods = f"{bill.likelihoods:,} likelihoods of choices and " if bill.likelihoods else ""
         generated = f" of {_count(bill.generated[0])} tokens (at most {_count(bill.generated[1])})"
