@@ -53,7 +53,7 @@ def score_file(
     *,
     sample_ratio: float,
     limit: int | None = None,
-    cutoff: int = 1024,
+    cutoff: int = 2048,
     data_dir: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ScoredFile:

@@ -224,7 +224,9 @@ class WorkflowInputs:
         try:
             self._train_set_files(train_set.ratings)
         except UserError as error:
-            return [f"train set {train_set.name}: ratings: {line}" for line in str(error).splitlines()]
+            shared = train_set.ratings is not None and train_set.ratings.kind == "data-dir"
+            own = ", or name a file of yours in its YAML: `ratings: FILE`" if shared else ""
+            return [f"train set {train_set.name}: ratings: {line}{own}" for line in str(error).splitlines()]
         return []
 
     def sources_of_cell(self, cell: str) -> list[Path]:

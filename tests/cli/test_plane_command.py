@@ -2,6 +2,7 @@
 
 import json
 import re
+from inspect import signature
 from math import exp
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from command_line import invoke
 from scipy.stats import spearmanr
 from typer.testing import Result
 
+from qtuning.cli import look
 from qtuning.errors import UserError
+from qtuning.experiment.cell import Training
+from qtuning.probes.score_file import score_file
 
 ROOT = Path(__file__).parents[2]
 QUESTIONS = [
@@ -135,3 +139,9 @@ def test_what_is_wrong_is_said_in_one_line(arguments: tuple[str, ...], message: 
     result = plane(*(argument.format(folder=tmp_path) for argument in arguments), tmp_path=tmp_path)
     assert isinstance(result.exception, UserError)
     assert re.search(message, str(result.exception)) and "\n" not in str(result.exception)
+
+
+def test_samples_are_cut_as_in_training() -> None:
+    assert {signature(function).parameters["cutoff"].default for function in (look.plane, score_file)} == {
+        Training().cutoff
+    }
