@@ -75,7 +75,7 @@ def draw_budgets(frame: pl.DataFrame) -> Drawing:
 
 
 def draw_ratios(frame: pl.DataFrame) -> Drawing:
-    """Figure 4: score against the sample ratio (all tokens) and the token ratio (all samples), a row per model.
+    """Figure 6: score against the sample ratio (all tokens) and the token ratio (all samples), a row per model.
 
     frame: `points` of an experiment. A side without points is not drawn.
     """
