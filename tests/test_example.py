@@ -35,7 +35,7 @@ def pinned() -> dict[str, str]:
 def test_what_is_committed_is_of_the_pinned_drawing() -> None:
     listed = subprocess.run(["git", "ls-files", "."], cwd=EXAMPLE, capture_output=True, text=True, check=True).stdout
     names = [name for name in listed.splitlines() if not name.startswith(("store/", "README.md"))]
-    assert len(names) > 15
+    assert len(names) > 5
     drawn, pins = digests(EXAMPLE), pinned()
     assert [name for name in names if drawn[name] != pins[name]] == []
 
@@ -47,5 +47,5 @@ def test_the_example_is_drawn_from_its_store(tmp_path: Path) -> None:
     write_report(experiments.split(), EXAMPLE / "store", tmp_path)
     made, expected = digests(tmp_path), pinned()
     assert made.keys() == expected.keys()
-    assert len(made) > 100
+    assert len(made) > 40
     assert [name for name in made if made[name] != expected[name]] == []

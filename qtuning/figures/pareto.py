@@ -94,6 +94,8 @@ def _draw_front(panel: Axes, front: pl.DataFrame, looks: Mapping[str, Look]) -> 
     line = {"arrowstyle": "-", "linewidth": 0.4, "relpos": (1.1, 0.5), "patchA": None, "shrinkA": 0, "shrinkB": 0}
     options: dict[str, Any] = {"color": "#444444", "linewidth": 0.8, "zorder": 2}
     panel.plot(front["x"], front["mean"], drawstyle="steps-post", label="Pareto front", **options)
+    if front.filter(pl.col("method") != "full")["budget"].n_unique() < 2:
+        return  # one budget names nothing
     for number, row in enumerate(front.reverse().head(NAMED).iter_rows(named=True)):
         colour = looks[row["label"]].colour
         panel.annotate(

@@ -1,5 +1,6 @@
 """What all figures share: size, colours, type, and how they are written. No pyplot, so no state between figures."""
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -70,12 +71,17 @@ def letter(axes: Axes, index: int, title: str = "") -> None:
     axes.set_title(f"({'abcdefghijklmnopqrstuvwxyz'[index]}) {title}".rstrip(), loc="left")
 
 
+LEGEND_ROW = 0.15
+"""Height of a row of a legend, in inches."""
+
+
 def legend_below(
     figure: Figure, axes: Iterable[Axes], most: int, order: Sequence[str] | None = None, **options: Any
 ) -> None:
     """A legend of the panels under them, each label once, in as many columns as there is room for, `most` at most.
 
-    order: all labels that there can be, in the order of the legend; by default they come as the panels have them.
+    order: all labels that there can be, in the order of the legend; by default they come as the panels have them. The
+    figure has room for the rows of `most` columns; it grows where the labels need more rows.
     """
     found: dict[str, Any] = {}
     for panel in axes:
@@ -87,6 +93,8 @@ def legend_below(
         legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns, **options)
         figure.draw_without_rendering()
         if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            rows = math.ceil(len(labels) / columns) - math.ceil(len(labels) / most)
+            figure.set_figheight(figure.get_figheight() + LEGEND_ROW * rows)
             return
         legend.remove()
 
