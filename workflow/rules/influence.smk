@@ -5,7 +5,9 @@ rule influence:
     input:
         configuration=ROOT / "configurations/{measurement}.json",
         warmup=lambda wildcards: INPUTS.digest(INPUTS.warmup(wildcards.measurement)),
-        weights=ancient(lambda wildcards: INPUTS.weights(INPUTS.warmup(wildcards.measurement))),
+        weights=ancient(
+            lambda wildcards: INPUTS.weights(INPUTS.warmup(wildcards.measurement))
+        ),
         model=lambda wildcards: INPUTS.model(INPUTS.warmup(wildcards.measurement)),
         samples=lambda wildcards: INPUTS.samples(INPUTS.warmup(wildcards.measurement)),
         examples=lambda wildcards: INPUTS.sources_of_measurement(wildcards.measurement),
