@@ -63,7 +63,7 @@ def test_an_option_stands_beside_its_pruner() -> None:
     both = line(method, share=0.3, within="sample", selection="global")
     assert pruner_labels(both) == ("keep_hard (share=0.3)", "PPL (within=sample) (selection=global)")
     assert pruner_labels(line(method, "batch_size=16", share=0.3)) == ("keep_hard (share=0.3)", "PPL (batch_size=16)")
-    assert method_label(line("infobatch-original+random", anneal=0.5)) == "infobatch-original (anneal=0.5) + random"
+    assert method_label(line("infobatch-original+random", anneal=0.5)) == "InfoBatch-original (anneal=0.5) + random"
     assert pruner_labels(line("q-tuning", "batch_size=16", quadrants="text", **{"lambda": 0.3})) == (
         "Q-Tuning (batch_size=16, lambda=0.3, quadrants=text)",
         "",
