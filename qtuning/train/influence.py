@@ -37,6 +37,7 @@ from qtuning.provenance import provenance
 from qtuning.train.cost import Cost, shape_of
 from qtuning.train.epochs import EPOCH, MOMENTS
 from qtuning.train.gradients import SampleGradients, adam_direction, project
+from qtuning.train.references import weights_of
 
 VALUES, MARKER = "influence.parquet", "influence.json"
 HELD = 2**31  # bytes of gradients that are projected together; the signs are made anew each time
@@ -61,7 +62,7 @@ def measure_influence(measurement: Measurement, paths: ResultPaths, data_dir: Pa
 
     started, warmup, asked = time.perf_counter(), measurement.warmup, measurement.influence
     assert warmup.training is not None and asked.source is not None
-    out, weights = paths.influence(measurement.identity), _warmed_up(paths.cell(warmup))
+    out, weights = paths.influence(measurement.identity), weights_of(paths.cell(warmup), "warm-up")
     base, accelerator = model_path(paths.model(warmup)), Accelerator(mixed_precision=warmup.training.mixed_precision)
     samples, tokenizer = load_samples(paths.samples(warmup)).samples, load_tokenizer(base)
     folder = local_folder(asked.source, data_dir)
@@ -184,16 +185,6 @@ def _batches(samples: Sequence[Sample]) -> list[list[int]]:
             tokens = len(sample.tokens)
         batches[-1].append(position)
     return batches
-
-
-def _warmed_up(cell: Path) -> Path:
-    """The weights of a trained warm-up; UserError if there are none."""
-    if not (cell / "train.json").exists() or not (cell / "weights").is_dir():
-        raise UserError(f"{cell}: the warm-up is not trained, or its weights are gone; train this cell first")
-    marker = read_json(cell / "train.json")
-    if marker["status"] != "done":
-        raise UserError(f"{cell}: the warm-up diverged ({marker['reason']}), so there is no influence to measure")
-    return cell / "weights"
 
 
 def _adapted(base: Path, dtype: str, checkpoint: Path, checkpointing: bool) -> PackedModel:

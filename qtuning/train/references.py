@@ -90,6 +90,11 @@ def score_references(
         whole = [*parts, parts[0].model_copy(update={"number": len(parts)})]
         positions = [part_positions(part, len(samples)).tolist() for part in whole if part is not None]
         groups = list(zip([trained[0], *trained], positions, strict=True))
+    before: Sequence[Tensor] = ()  # under the base model, which is loaded once for all parts
+    if "token-influence" in needs:
+        found, cost = _nll_under(None, base, samples, accelerator, cell)
+        total.add(cost)
+        before = found.split([sample.response_length for sample in samples])
     nll: list[Tensor] = [torch.empty(0)] * len(samples)
     influence: list[Tensor] = [torch.empty(0)] * len(samples)
     for folder, chosen in groups:
@@ -103,11 +108,10 @@ def score_references(
         total.add(cost)
         for position, values in zip(chosen, found.split(lengths), strict=True):
             nll[position] = values
-        if "token-influence" in needs:
-            before, cost = _nll_under(None, base, mine, accelerator, cell)
-            total.add(cost)
+        if before:
+            helped = torch.cat([before[position] for position in chosen]) - found
             numbers = torch.repeat_interleave(torch.tensor([s.number for s in mine]), torch.tensor(lengths))
-            for position, values in zip(chosen, places(before - found, numbers).split(lengths), strict=True):
+            for position, values in zip(chosen, places(helped, numbers).split(lengths), strict=True):
                 influence[position] = values
     return TokenReferences(nll, influence if "token-influence" in needs else None), total
 
@@ -136,14 +140,14 @@ def reference_cost(trained: Sequence[Path]) -> Cost:
     )
 
 
-def weights_of(folder: Path) -> Path:
-    """The weights of a reference that the workflow trained; UserError if there are none."""
+def weights_of(folder: Path, what: str = "reference model") -> Path:
+    """The weights of a cell that others need, called `what` in messages; UserError if there are none."""
     marker = folder / "train.json"
     if not marker.exists() or not (folder / "weights").is_dir():
-        raise UserError(f"{folder}: the reference model is not trained, or its weights are gone; train this cell first")
+        raise UserError(f"{folder}: the {what} is not trained, or its weights are gone; train this cell first")
     found = read_json(marker)
     if found["status"] != "done":
-        raise UserError(f"{folder}: the reference model diverged ({found['reason']}), so nothing can be scored by it")
+        raise UserError(f"{folder}: the {what} diverged ({found['reason']}), so there is nothing to measure with it")
     return folder / "weights"
 
 
