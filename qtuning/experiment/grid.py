@@ -19,7 +19,7 @@ from qtuning.experiment.ids import cell_json
 from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.needs import needs_of
 from qtuning.experiment.scales import Edition, ExperimentFiles, find, merge, named_in, strings, type_problems
-from qtuning.experiment.schema import Experiment, MethodEntry, MethodItem, Ratios
+from qtuning.experiment.schema import Experiment, MethodEntry, MethodItem, Primary, Ratios
 from qtuning.experiment.yaml_files import ConfigEntry, nearest, validate
 
 ConfigSection = Literal["models", "train_sets", "experiments"]
@@ -190,7 +190,7 @@ class ConfigFolder:
                         seeds=seeds,
                     )
                 )
-        return Grid(experiment, _distinct(cells))
+        return _checked(edition, Grid(experiment, _distinct(cells)))
 
     def _prunings(self, edition: Edition, experiment: Experiment) -> list[list[Pruning | None]]:
         """For each method, its prunings at the budgets of the experiment; None where it does not have the budget."""
@@ -247,7 +247,7 @@ class ConfigFolder:
                     "one evaluation"
                 )
         cells = _distinct(cell for part in parts for cell in part.cells)
-        return Grid(_union(edition, [part.experiment for part in parts]), cells, tuple(names))
+        return _checked(edition, Grid(_union(edition, [part.experiment for part in parts]), cells, tuple(names)))
 
     def _look_up(
         self,
@@ -285,6 +285,21 @@ def _with_targets(edition: Edition, experiment: Experiment, pruning: Pruning) ->
     return pruning.model_copy(update={"influence": filled})
 
 
+def _checked(edition: Edition, grid: Grid) -> Grid:
+    """The grid, whose primary comparisons are of methods that it has."""
+    known = list(dict.fromkeys("zero-shot" if cell.pruning is None else cell.pruning.method for cell in grid.cells))
+    origin = edition.origin("primary", "comparisons")
+    raise_problems(
+        [
+            f"{origin}primary.comparisons.{place} = {name!r}: no method of this experiment{nearest(name, known)}"
+            for place, pair in enumerate(grid.experiment.primary.comparisons)
+            for name in pair
+            if name not in known
+        ]
+    )
+    return grid
+
+
 def _distinct(cells: Iterable[Cell]) -> tuple[Cell, ...]:
     """Of equal cells the first, whose labels count."""
     found: dict[str, Cell] = {}
@@ -317,6 +332,10 @@ def _union(edition: Edition, experiments: list[Experiment]) -> Experiment:
         changes[axis] = tuple(value for place, value in enumerate(values) if value not in values[:place])
     for switch in ("zero_shot", "keep_weights", "localisation", "observe", "measure"):
         changes[switch] = any(getattr(experiment, switch) for experiment in experiments)
+    if (written := edition.values.get("primary")) is not None:
+        changes["primary"] = Primary.model_validate(written)
+    elif any(experiment.primary != experiments[0].primary for experiment in experiments):
+        raise UserError(f"{edition.file}: primary: its parts have different ones; write one for the whole")
     return experiments[0].model_copy(update=changes)
 
 

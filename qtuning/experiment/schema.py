@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from qtuning.experiment.cell import Config, Evaluation, Labelled, Name, Readings, Seeds, Training
+from qtuning.experiment.metrics import MetricName
 
 
 def parse_budget(value: Any) -> Any:
@@ -61,6 +62,17 @@ SeedEntry = Annotated[
 ]
 
 
+class Primary(Config):
+    """The comparisons that an experiment is made for. They are corrected together; all others are exploratory."""
+
+    metric: MetricName = Field("headline", description="headline: each benchmark's own (docs/results.md has the list)")
+    comparisons: Annotated[tuple[tuple[str, str], ...], BeforeValidator(lambda v: () if v == "default" else v)] = Field(
+        (),
+        description="pairs [METHOD, RIVAL], compared at each budget on the average of the benchmarks; `default`: each "
+        "method with a name of its own that is no control with random+random (docs/statistics.md)",
+    )
+
+
 class EvaluationChanges(Evaluation):
     """Changes to an evaluation: only the keys that are written count."""
 
@@ -84,6 +96,7 @@ class Changes(Config):
     evaluation: EvaluationChanges | None = Field(
         None, description="of experiments that have one; a scale gives none to the others"
     )
+    primary: Primary = Primary()
     limit_train: int | None = Field(None, gt=0)
     zero_shot: bool = True
     keep_weights: bool = False
@@ -111,6 +124,7 @@ class Composite(Config):
     name: Name
     title: str
     parts: tuple[str, ...] = Field(min_length=1, description="names of experiments, in the order of the table")
+    primary: Primary | None = Field(None, description="default: that of its parts, if they agree")
 
 
 class Alias(Config):
@@ -144,6 +158,7 @@ class Experiment(Config):
     )
     readings: Readings = Field(Readings(), description="of every method that does not say otherwise in its options")
     evaluation: Evaluation | None = Field(None, description="null: the cells are trained, but answer no benchmark")
+    primary: Primary = Field(Primary(), description="the comparisons that it is made for (docs/statistics.md)")
     limit_train: int | None = Field(None, gt=0)
     zero_shot: bool = Field(True, description="also evaluate each model without training")
     localisation: bool = Field(

@@ -153,6 +153,7 @@ def identity(grid: Grid, cell: Cell) -> dict[str, Any]:
     if grid.evaluation is not None:
         columns["evaluation"] = evaluation_id(grid.evaluation)
         columns["evaluation_config"] = canonical_json(grid.evaluation.model_dump(mode="json"))
+        columns["primary"] = canonical_json(grid.experiment.primary.model_dump(mode="json"))
     if cell.pruning is None or cell.train_set is None or cell.seeds is None:
         return columns
     pruning, seeds = cell.pruning, cell.seeds

@@ -36,7 +36,7 @@ SCHEMA: Columns = {
     "score": pl.Float64(),
     "items": pl.Int64(),
     **dict.fromkeys(("digest", "status", "reason"), pl.String()),
-    **dict.fromkeys(("evaluation", "evaluation_config", "backend", "versions"), pl.String()),
+    **dict.fromkeys(("evaluation", "evaluation_config", "primary", "backend", "versions"), pl.String()),
     **COST_COLUMNS,
     **SELECTION_COLUMNS,
 }

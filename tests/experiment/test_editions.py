@@ -189,7 +189,7 @@ def test_merging(below: Any, above: Any) -> None:
         ({"parts": ["e", "g"]}, "f", "parts: experiment = 'g': unknown"),
         ({"parts": ["f"]}, "f", "parts = 'f': is a part of itself"),
         ({"parts": []}, "f", "parts = []: list should have at least 1"),
-        ({"parts": ["e"], "models": ["m"]}, "f", "models: unknown key (valid: name, title, parts)"),
+        ({"parts": ["e"], "models": ["m"]}, "f", "models: unknown key (valid: name, title, parts, primary)"),
     ],
 )
 def test_messages_name_the_file_at_fault(configs: Configs, value: Any, asked: str, message: str) -> None:
