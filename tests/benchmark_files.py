@@ -87,6 +87,7 @@ def write_all(folder: Path) -> Path:
     for split, n, offset in (("test", 6, 0), ("train", 8, 500)):
         write_records(folder, "arc_easy", split, arc(n, 4, offset))
         write_records(folder, "arc_challenge", split, arc(n, 3 if split == "test" else 5, offset))
+        write_records(folder, "retention", split, arc(n, 4, offset + 50))
         write_records(folder, "gsm8k", split, gsm8k(n, offset))
         write_records(folder, "math", split, math(n, offset))
         split = "validation" if split == "test" else split

@@ -17,7 +17,15 @@ from qtuning.statistics.summary import Summary, summarise
 from qtuning.store.store import Store
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-ITEMS = {"arc_easy": 200, "arc_challenge": 120, "gsm8k": 150, "squad": 180, "triviaqa": 160, "math": 90}
+ITEMS = {
+    "arc_easy": 200,
+    "arc_challenge": 120,
+    "gsm8k": 150,
+    "squad": 180,
+    "triviaqa": 160,
+    "math": 90,
+    "retention": 80,
+}
 METRICS = {
     "arc_easy": ("acc", "acc_norm"),
     "arc_challenge": ("acc", "acc_norm"),
@@ -25,6 +33,7 @@ METRICS = {
     "squad": ("f1", "exact_match"),
     "triviaqa": ("exact_match",),
     "math": ("exact_match", "math_verify"),
+    "retention": ("acc", "acc_norm"),
 }
 BACKEND = {
     "name": "hf",

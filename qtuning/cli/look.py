@@ -179,13 +179,13 @@ def contamination(
     `qtuning contamination gsm8k alpaca --benchmarks gsm8k,squad --data-dir DIR`
     """
     from qtuning.data.contamination import OverlapCheck, print_report, run_check
-    from qtuning.experiment.benchmarks import BENCHMARKS, Protocol
+    from qtuning.experiment.benchmarks import BENCHMARKS, Protocol, averaged
     from qtuning.experiment.grid import ConfigFolder
     from qtuning.experiment.scales import section_folder
     from qtuning.experiment.yaml_files import nearest
     from qtuning.files import write_json
 
-    names = tuple(dict.fromkeys(name.strip() for name in benchmarks.split(","))) if benchmarks else tuple(BENCHMARKS)
+    names = tuple(dict.fromkeys(name.strip() for name in benchmarks.split(","))) if benchmarks else averaged(BENCHMARKS)
     for name in names:
         if name not in BENCHMARKS:
             raise UserError(f"--benchmarks = {name!r}: unknown{nearest(name, BENCHMARKS)}")

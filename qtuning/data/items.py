@@ -4,8 +4,9 @@ Local files: FOLDER/BENCHMARK/{train,validation,test}.jsonl.gz, one JSON object 
 """
 
 import gzip
+import hashlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,15 @@ def read_items(folder: Path, benchmark: str, split: Split | None = None) -> list
     return items
 
 
+def cluster_of(benchmark: str, item: Mapping[str, Any], item_hash: str) -> str:
+    """What names the cluster of an item: items of one cluster are not independent (docs/results.md).
+
+    A digest of the record's own key `cluster`, for SQuAD of the passage; else the item alone, by its hash.
+    """
+    value = item.get(BENCHMARKS[benchmark].cluster)
+    return item_hash if value is None else hashlib.sha256(str(value).encode()).hexdigest()
+
+
 def asked_items(benchmark: str, protocol: Protocol, folder: Path | None) -> list[dict[str, Any]]:
     """The items that are asked under a protocol, in the order of their source. folder: see `split_items`."""
     record = BENCHMARKS[benchmark]
@@ -86,6 +96,9 @@ def reading_from_hub(benchmark: Benchmark, split: Split | None = None) -> Iterat
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError
 
+    give = f"give a folder that has {benchmark.name}/{split or benchmark.split}.jsonl.gz with --config data_dir=DIR"
+    if benchmark.hub_id is None:
+        raise UserError(f"{benchmark.name}: is not on the Hugging Face hub; {give}, or write source: mini-world")
     try:
         yield
     except (OSError, DatasetsError, HfHubHTTPError, ValueError) as error:
@@ -93,8 +106,7 @@ def reading_from_hub(benchmark: Benchmark, split: Split | None = None) -> Iterat
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"{benchmark.name}: data set {benchmark.hub_id} cannot be had from the Hugging Face hub ({reason});"
-            f" connect to it, or give a folder that has {benchmark.name}/{split or benchmark.split}.jsonl.gz"
-            " with --config data_dir=DIR"
+            f" connect to it, or {give}"
         ) from error
 
 

@@ -26,6 +26,7 @@ _TEXTS: Mapping[str, Callable[[Mapping[str, Any]], Texts]] = {
     "squad": lambda item: (item["question"], item["context"], item["answers"]["text"][0]),
     "triviaqa": lambda item: (item["question"], "", item["answer"]["value"]),
     "math": lambda item: (item["problem"], "", item["solution"]),
+    "retention": lambda item: (item["question"], "", _choice(item)),
 }
 
 

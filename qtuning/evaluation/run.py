@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars
 
+from qtuning.data.items import cluster_of
 from qtuning.data.sources import local_folder
 from qtuning.errors import UserError
 from qtuning.evaluation.tasks import load_tasks, max_new_tokens, shots_of
@@ -151,6 +152,7 @@ def items_table(samples: dict[str, list[LoggedSample]]) -> polars.DataFrame:
         "benchmark": polars.String,
         "item": polars.Int64,
         "item_hash": polars.String,
+        "cluster": polars.String,
         "metric": polars.String,
         "score": polars.Float64,
         "response": polars.String,
@@ -160,7 +162,8 @@ def items_table(samples: dict[str, list[LoggedSample]]) -> polars.DataFrame:
         for sample in logged:
             # if a task has several filters, the name of a metric tells which it is
             suffix = "" if sample["filter"] == "none" else f",{sample['filter']}"
-            item = benchmark, sample["doc_id"], sample["doc_hash"]
+            cluster = cluster_of(benchmark, sample["doc"], sample["doc_hash"])
+            item = benchmark, sample["doc_id"], sample["doc_hash"], cluster
             for metric in sample["metrics"]:
                 rows.append((*item, metric + suffix, float(sample[metric]), _response(sample, metric)))
     return polars.DataFrame(rows, schema=schema, orient="row")

@@ -3,7 +3,7 @@
 A new benchmark is a record here and, where lm-eval has no task that fits, a file in `evaluation/tasks`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -15,7 +15,10 @@ Protocol = Literal["standard", "paper"]
 
 
 class Item(BaseModel):
-    """One question with its answers. Keys that do not bear on the score are allowed and not read."""
+    """One question with its answers. Keys that do not bear on the score are allowed and not read.
+
+    The optional key `cluster` names items that are not independent: in the mini world, two wordings of one fact.
+    """
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -33,6 +36,7 @@ class ArcItem(Item):
     question: str
     choices: Choices
     answerKey: str
+    cluster: str | None = None
 
     @model_validator(mode="after")
     def _answer_is_a_choice(self) -> "ArcItem":
@@ -76,6 +80,7 @@ class TriviaItem(Item):
 
     question: str
     answer: TriviaAnswer
+    cluster: str | None = None
 
 
 class MathItem(Item):
@@ -117,17 +122,18 @@ class Benchmark:
     """A benchmark.
 
     metric: the one that stands for it in tables; others are stored beside it. hub_id, subsets: its data set on the
-    Hugging Face hub, and which of its configurations (none: it has only one). split: whose items are asked. paper: the
-    split that the protocol `paper` asks instead, and of it only questions with four choices, as OpenCompass does (arXiv
-    2509.23873v2: 567 and 295 items). item: what an item must hold. texts: the texts of an item that contamination
-    compares, as (part, key of the item). fewshot: examples in a prompt. chance: the score of guessing, as a fraction;
-    None where answers are free text.
+    Hugging Face hub, and which of its configurations (none: it has only one); hub_id None: it is not on the hub. split:
+    whose items are asked. paper: the split that the protocol `paper` asks instead, and of it only questions with four
+    choices, as OpenCompass does (arXiv 2509.23873v2: 567 and 295 items). item: what an item must hold. texts: the texts
+    of an item that contamination compares, as (part, key of the item). fewshot: examples in a prompt. chance: the score
+    of guessing, as a fraction; None where answers are free text. averaged: whether averages over benchmarks count it.
+    cluster: the key of an item whose value names its cluster.
     """
 
     name: str
     label: str
     metric: str
-    hub_id: str
+    hub_id: str | None
     split: Split
     item: type[Item]
     subsets: tuple[str, ...] = ()
@@ -136,6 +142,8 @@ class Benchmark:
     texts: tuple[tuple[str, str], ...] = (_QUESTION,)
     fewshot: int = 0
     chance: float | None = None
+    averaged: bool = True
+    cluster: str = "cluster"
 
     def asked_split(self, protocol: Protocol) -> Split:
         """The split whose items are asked."""
@@ -189,6 +197,7 @@ _ALL = (
         "validation",
         SquadItem,
         texts=(_QUESTION, ("context", "context")),
+        cluster="context",
     ),
     Benchmark(
         "triviaqa",
@@ -217,6 +226,8 @@ _ALL = (
         ),
         texts=(("question", "problem"), ("solution", "solution")),
     ),
+    # of the mini world only: what the base model knew before it was trained, to see what training makes it forget
+    Benchmark("retention", "Retention", "acc", None, "test", ArcItem, chance=1 / 4, averaged=False),
 )
 BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType({benchmark.name: benchmark for benchmark in _ALL})
 
@@ -224,3 +235,8 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType({benchmark.name: benchmar
 def label_of(name: str) -> str:
     """How tables call a benchmark; one that is not ours, in the store of another version, goes by its name."""
     return BENCHMARKS[name].label if name in BENCHMARKS else name
+
+
+def averaged(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of these benchmarks that an average over benchmarks counts, in their order; one that is not ours counts."""
+    return tuple(name for name in names if name not in BENCHMARKS or BENCHMARKS[name].averaged)

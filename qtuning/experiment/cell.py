@@ -439,6 +439,10 @@ class Evaluation(Config):
     fewshot: int | None = Field(None, ge=0, description="examples in the prompt; null: each benchmark's own number")
     max_new_tokens: int | None = Field(None, gt=0, description="longest generation; null: each benchmark's own")
     chat_template: bool = Field(False, description="wrap prompts in the model's chat template")
+    likelihoods: bool = Field(
+        True,
+        description="also the likelihood metrics of every item: nll, nll_answer, bits_per_character, p_gold, choice",
+    )
 
     @model_validator(mode="before")
     @classmethod

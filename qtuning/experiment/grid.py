@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from qtuning.errors import UserError, raise_problems
-from qtuning.experiment.benchmarks import BENCHMARKS
+from qtuning.experiment.benchmarks import BENCHMARKS, averaged
 from qtuning.experiment.cell import Cell, Evaluation, FileSource, Model, Pruning, Training, TrainSet
 from qtuning.experiment.ids import cell_json
 from qtuning.experiment.methods import make_pruning
@@ -138,7 +138,14 @@ class ConfigFolder:
                     f"{edition.origin('evaluation', 'source')}evaluation.source = {evaluation.source!r}: {model.name} "
                     "knows the mini world only; write source: mini-world"
                 )
-        if self.data_dir is None or evaluation.source != "hub":
+        if evaluation.source != "hub":
+            return experiment
+        if self.data_dir is None:
+            if local := [name for name in evaluation.benchmarks if BENCHMARKS[name].hub_id is None]:
+                raise UserError(
+                    f"{edition.origin('evaluation', 'benchmarks')}evaluation.benchmarks = {local[0]!r}: is not on the "
+                    "hub; write source: mini-world, or give --config data_dir=DIR"
+                )
             return experiment
         return experiment.model_copy(update={"evaluation": evaluation.model_copy(update={"source": "data-dir"})})
 
@@ -274,7 +281,7 @@ def _with_targets(edition: Edition, experiment: Experiment, pruning: Pruning) ->
     influence, evaluation = pruning.influence, experiment.evaluation
     if influence is None:
         return pruning
-    targets = influence.targets or (() if evaluation is None else evaluation.benchmarks)
+    targets = influence.targets or (() if evaluation is None else averaged(evaluation.benchmarks))
     source = influence.source or (None if evaluation is None else evaluation.source)
     if not targets or source is None:
         raise UserError(

@@ -150,7 +150,7 @@ def prediction_interval(summary: Summary, line: Line, model: str, benchmark: str
     if entry.sd is not None:
         half = float(t.ppf(QUANTILE, n - 1)) * entry.sd * sqrt(1 + 1 / n)
     else:
-        parts = [name for name in summary.benchmarks if name != AVERAGE] if benchmark == AVERAGE else [benchmark]
+        parts = summary.averaged if benchmark == AVERAGE else (benchmark,)
         found = (summary.entries[line, model, part] for part in parts)
         shares = [(part.mean / 100, part.items) for part in found if isinstance(part, Entry) and part.items]
         variances = [share * (1 - share) / items for share, items in shares]
@@ -188,7 +188,7 @@ def _refusals(summary: Summary, published: Published, table: int) -> tuple[str, 
                 f"benchmark split: {impossible} of the {len(printed)} published {benchmark_label(benchmark)} scores "
                 f"are no share of {items:,} items{asked}"
             )
-    ours = [name for name in summary.benchmarks if name != AVERAGE]
+    ours = summary.averaged
     if set(ours) != set(published.benchmarks(table)):
         benchmarks[AVERAGE] = f"our average is over {', '.join(map(benchmark_label, ours))}"
     elif benchmarks:

@@ -18,6 +18,7 @@ from math import sqrt
 from pathlib import Path
 from statistics import fmean, variance
 
+from qtuning.experiment.benchmarks import averaged
 from qtuning.experiment.grid import Grid
 from qtuning.experiment.ids import canonical, cell_id, evaluation_id
 from qtuning.files import canonical_json, read_json
@@ -72,7 +73,8 @@ def _effect(grid: Grid, results: Path, assumptions: Assumptions) -> Effect:
     trained = [cell for cell in grid.cells if not cell.zero_shot]
     seeds = len({canonical_json(cell.seeds.model_dump()) for cell in trained if cell.seeds is not None})
     of_answer = 100 * sqrt(2 * 0.25 * (1 - assumptions.effect.correlation))
-    items = {work.benchmark: work.items for work in evaluation_work(grid.evaluation, assumptions)}
+    asked = {work.benchmark: work.items for work in evaluation_work(grid.evaluation, assumptions)}
+    items = {name: asked[name] for name in averaged(asked) or asked}
     seed_sd, measured = seed_spread(grid, results) or (assumptions.seed_sd(grid.evaluation), 0)
     families = families_of(grid)
     reason = ""
@@ -143,7 +145,8 @@ def seed_spread(grid: Grid, results: Path) -> tuple[float, int] | None:
             continue
         scores = read_json(path)["benchmarks"]
         if scores.keys() >= set(grid.evaluation.benchmarks):
-            entries = [scores[name] for name in grid.evaluation.benchmarks]
+            names = grid.evaluation.benchmarks
+            entries = [scores[name] for name in averaged(names) or names]
             method = canonical_json(canonical(cell).model_dump(mode="json", by_alias=True, exclude={"seeds"}))
             groups[method].append(100 * fmean(entry["metrics"][entry["headline"]] for entry in entries))
     several = [values for values in groups.values() if len(values) > 1]

@@ -142,8 +142,7 @@ class AnswerSet:
 
     def parts(self, benchmark: str) -> tuple[str, ...]:
         """The benchmarks that an average averages; any other is itself."""
-        names = tuple(name for name in self.summary.benchmarks if name != AVERAGE)
-        return names if benchmark == AVERAGE else (benchmark,)
+        return self.summary.averaged if benchmark == AVERAGE else (benchmark,)
 
     def hole(self, line: Line, benchmark: str) -> str | None:
         """Why a line has no answers to this benchmark; None where it has answers."""
@@ -181,7 +180,8 @@ class AnswerSet:
 
 def answer_sets(summary: Summary, items: pl.DataFrame) -> Iterator[AnswerSet]:
     """The answers of each model on each train set of an experiment. items: items.parquet of the same store."""
-    asked = items.join(summary.scores.filter(pl.col("headline")), on=["cell", "evaluation"], how="semi")
+    headline = summary.scores.filter(pl.col("headline"))
+    asked = items.join(headline, on=["cell", "evaluation", "benchmark", "metric"], how="semi")
     sequences: dict[tuple[str, ...], int] = {}
     known: dict[tuple[Any, ...], tuple[int, Array]] = {}
     for key, group in asked.sort("item").group_by("cell", "evaluation", "benchmark", maintain_order=True):

@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from qtuning.errors import UserError
+from qtuning.experiment.benchmarks import averaged
 from qtuning.store.comparable import check_comparable
 from qtuning.store.lines import ZERO_SHOT, Cells, Line, cells_by_line, in_table_order, line_of, random_at_budget
 
@@ -57,7 +58,8 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Summary:
-    """An experiment, summarised: entries by (line, model, benchmark), with `avg` as the last of several benchmarks.
+    """An experiment, summarised: entries by (line, model, benchmark). `avg` follows the benchmarks that it averages;
+    those that stand beside it (`retention`) come last.
 
     scores: the rows of the store that it was made of, places: the same by place. models, train_sets: name -> label.
     """
@@ -83,7 +85,12 @@ class Summary:
     @property
     def overall(self) -> str:
         """The benchmark that stands for all of them: their average, or the only one."""
-        return self.benchmarks[-1]
+        return AVERAGE if AVERAGE in self.benchmarks else self.benchmarks[0]
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """The benchmarks that the average averages, or would average."""
+        return averaged(name for name in self.benchmarks if name != AVERAGE)
 
     @cached_property
     def cells(self) -> Cells:
@@ -116,21 +123,24 @@ def summarise(scores: pl.DataFrame) -> Summary:
     check_comparable(scores)
     rows = scores.filter(pl.col("headline")).to_dicts()
     benchmarks = tuple(dict.fromkeys(row["benchmark"] for row in rows))
+    parts = averaged(benchmarks)
+    average = (AVERAGE,) if len(parts) > 1 else ()
+    shown = (*parts, *average, *(name for name in benchmarks if name not in parts))
     seeds = tuple(dict.fromkeys(row["seed"] for row in rows if row["seed"] is not None))
     places, train_sets = _places(rows)
     lines = in_table_order(list(dict.fromkeys(line for line, *_ in places)), train_sets)
     models, known = labels_of(scores, "model"), {(line, model) for line, model, *_ in places}
 
     def columns(line: Line, model: str) -> dict[str, dict[str, dict[str, Any]]]:
-        """Benchmark -> seed -> row, with the average as the last of several benchmarks."""
+        """Benchmark -> seed -> row, the average among them."""
         expected = ("",) if line.method == ZERO_SHOT else seeds
         found = {
             benchmark: {seed: places.get((line, model, benchmark, seed)) or _absent(benchmark) for seed in expected}
             for benchmark in benchmarks
         }
-        if len(benchmarks) > 1:
-            found[AVERAGE] = {seed: _average([found[name][seed] for name in benchmarks]) for seed in expected}
-        return found
+        if AVERAGE in shown:
+            found[AVERAGE] = {seed: _average([found[name][seed] for name in parts]) for seed in expected}
+        return {name: found[name] for name in shown}
 
     entries: dict[tuple[Line, str, str], Entry | Hole] = {}
     for line in lines:
@@ -139,7 +149,6 @@ def summarise(scores: pl.DataFrame) -> Summary:
             against = columns(rival, model) if rival not in (None, line) else {}
             for benchmark, by_seed in columns(line, model).items():
                 entries[line, model, benchmark] = _entry(by_seed, against.get(benchmark, {}))
-    shown = (*benchmarks, AVERAGE) if len(benchmarks) > 1 else benchmarks
     return Summary(scores, tuple(lines), models, labels_of(scores, "train_set"), shown, entries, places)
 
 

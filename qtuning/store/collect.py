@@ -12,6 +12,7 @@ from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.cell import Cell, Evaluation, Model, Pruning, Readings
 from qtuning.experiment.grid import Grid
 from qtuning.experiment.ids import AUXILIARY, cell_id, evaluation_id
+from qtuning.experiment.metrics import METRICS, metric_of
 from qtuning.experiment.yaml_files import validate
 from qtuning.files import canonical_json, read_json
 from qtuning.store.comparable import check_comparable
@@ -28,6 +29,7 @@ from qtuning.store.schema import (
 )
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Nats = Annotated[float | None, Field(ge=0, allow_inf_nan=False)]
 
 HASH_DIGITS = 16
 """How much of an item's hash is kept: 64 bits tell the items of a benchmark apart, in a quarter of the space."""
@@ -48,10 +50,19 @@ class _File(BaseModel):
         return validate(cls, path.read_bytes(), str(path)) if path.exists() else None
 
 
+class _Metrics(_File):
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Fraction]
+
+    nll: Nats = None
+    nll_answer: Nats = None
+    bits_per_character: Nats = None
+
+
 class _Benchmark(_File):
     items: int = Field(gt=0)
     headline: str
-    metrics: dict[str, Fraction]
+    metrics: _Metrics
     digest: str
 
 
@@ -129,13 +140,14 @@ def _scores(evaluation: Evaluation, cell: Cell, folder: Path, train: _Train | No
         if result is None:
             yield base | _hole(benchmark, "not run", "the evaluation has no score of this benchmark")
             continue
-        if result.headline not in result.metrics:
+        metrics = result.metrics.model_dump(exclude_none=True)
+        if result.headline not in metrics:
             raise UserError(
                 f"{path}: benchmarks.{benchmark}.headline = {result.headline!r}: "
-                f"not among its metrics ({', '.join(result.metrics)})"
+                f"not among its metrics ({', '.join(metrics)})"
             )
-        for metric in sorted(result.metrics, key=lambda name: (name != result.headline, name)):
-            headline, score = metric == result.headline, 100 * result.metrics[metric]
+        for metric in sorted(metrics, key=lambda name: (name != result.headline, name)):
+            headline, score = metric == result.headline, metric_of(metric).scale * metrics[metric]
             found_here = {"benchmark": benchmark, "metric": metric, "headline": headline, "score": score}
             yield base | found_here | {"items": result.items, "digest": result.digest, "status": "done"}
 
@@ -220,7 +232,7 @@ def _why_missing(cell: Cell, folder: Path, train: _Train | None, scores: _Scores
 
 
 def collect_items(scores: pl.DataFrame, results: Path) -> pl.DataFrame:
-    """Every item's score by the headline metric, of the evaluated cells among the rows of a score table.
+    """Every item's score by the metrics that a user chooses from, of the evaluated cells among a score table's rows.
 
     A cell whose evaluation left no items.parquet has no rows.
     """
@@ -229,9 +241,13 @@ def collect_items(scores: pl.DataFrame, results: Path) -> pl.DataFrame:
     for (cell, evaluation), rows in done.group_by("cell", "evaluation", maintain_order=True):
         path = results / "cells" / str(cell) / str(evaluation) / "items.parquet"
         if path.exists():
-            items = pl.read_parquet(path).join(rows, on=["benchmark", "metric"], how="semi")
-            hashes = pl.col("item_hash").str.slice(0, HASH_DIGITS)
-            found = items.with_columns(hashes, cell=pl.lit(cell), evaluation=pl.lit(evaluation))
+            headline = pl.read_parquet(path).join(rows, on=["benchmark", "metric"], how="semi")
+            likelihoods = pl.read_parquet(path).join(rows, on="benchmark", how="semi")
+            likelihoods = likelihoods.filter(pl.col("metric").is_in(list(METRICS)))
+            names = pl.col("item_hash", "cluster").str.slice(0, HASH_DIGITS)
+            found = pl.concat([headline, likelihoods]).with_columns(
+                names, cell=pl.lit(cell), evaluation=pl.lit(evaluation)
+            )
             frames.append(found.select(*ITEM_SCHEMA))
     return pl.concat(frames)
 

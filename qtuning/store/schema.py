@@ -53,10 +53,14 @@ CELL_SCHEMA: Columns = {
 ITEM_SCHEMA: Columns = {
     **dict.fromkeys(("cell", "evaluation", "benchmark"), pl.String()),
     "item": pl.Int64(),
-    "item_hash": pl.String(),
+    **dict.fromkeys(("item_hash", "cluster", "metric"), pl.String()),
     "score": pl.Float64(),
 }
-"""Columns of items.parquet: headline metric only; score as a fraction; item_hash: its first 16 hex digits."""
+"""Columns of items.parquet: each benchmark's headline metric and the likelihood metrics (experiment/metrics.py).
+
+score: a fraction, or nats or bits. item_hash: its first 16 hex digits. cluster: items with one cluster are not
+independent.
+"""
 
 SELECTION_STEPS = (
     *("level", "converged", "ppl_low", "ppl_high", "ent_low", "ent_high"),

@@ -43,7 +43,7 @@ class Store:
     cells = _file("cells")
     """One row per experiment x cell: identity, end of training, costs; also of cells without evaluation."""
     items = _file("items")
-    """One row per cell x evaluation x benchmark x item: score by the headline metric."""
+    """One row per cell x evaluation x benchmark x item x metric: the headline metric and the likelihood metrics."""
     steps = _file("steps")
     """Up to 64 rows per cell: means over consecutive updates."""
     planes = _file("planes")
@@ -163,13 +163,13 @@ def export_store(experiments: Sequence[str], results: Path, out: Path, plane_row
 def _write(tables: Mapping[str, pl.DataFrame], folder: Path) -> None:
     """Sorted and small: measured values of updates and samples as 32-bit floats (7 digits), everything compressed.
 
-    Items by benchmark and item: a question's answers stand together, which is also what compresses best.
+    Items by benchmark, metric and item: a question's answers stand together, which is also what compresses best.
     """
     for name, table in tables.items():
         if name in ("steps", "planes"):
             table = table.sort("cell", maintain_order=True).with_columns(pl.col(pl.Float64).cast(pl.Float32))
         if name == "items":
-            table = table.sort("evaluation", "benchmark", "item", "cell")
+            table = table.sort("evaluation", "benchmark", "metric", "item", "cell")
         if name in OPTIONAL and table.is_empty():
             (folder / f"{name}.parquet").unlink(missing_ok=True)
             continue

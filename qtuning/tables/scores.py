@@ -150,7 +150,9 @@ def _how_to_read(summary: Summary, marks: Significance) -> list[str]:
     if (whose := definitions(summary.lines)) is not None:
         notes.append(whose)
     if AVERAGE in summary.benchmarks:
-        notes.append("Avg: unweighted mean of the benchmarks, only where all of them are there.")
+        besides = [benchmark_label(name) for name in summary.benchmarks if name not in (AVERAGE, *summary.averaged)]
+        without = f" other than {', '.join(besides)}" if besides else ""
+        notes.append(f"Avg: unweighted mean of the benchmarks{without}, only where all of them are there.")
     return notes
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import benchmark_files as samples
 import pytest
 
-from qtuning.data.items import asked_items, read_items
+from qtuning.data.items import asked_items, cluster_of, read_items
 from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import BENCHMARKS
 
@@ -29,9 +29,26 @@ def test_items_come_back_as_written(tmp_path: Path) -> None:
         with gzip.open(data_dir / name / f"{benchmark.split}.jsonl.gz", "rt") as lines:
             for record, line in zip(records, lines, strict=True):
                 written = json.loads(line)
+                assert record.pop("cluster", None) is None
                 assert all(
                     value == written[key] or value.items() <= written[key].items() for key, value in record.items()
                 )
+
+
+def test_items_of_one_cluster_have_one_name(tmp_path: Path) -> None:
+    records = [record | {"cluster": f"fact {i // 2}"} for i, record in enumerate(samples.arc(4, 4))]
+    samples.write_records(tmp_path, "retention", "test", records)
+    named = [cluster_of("retention", item, "hash") for item in read_items(tmp_path, "retention")]
+    assert named[0] == named[1] != named[2] == named[3]
+    passages = [record | {"context": "One passage."} for record in samples.squad(2)] + samples.squad(1)
+    samples.write_records(tmp_path, "squad", "validation", passages)
+    named = [cluster_of("squad", item, f"hash {i}") for i, item in enumerate(read_items(tmp_path, "squad"))]
+    assert named[0] == named[1] != named[2]
+    assert (
+        cluster_of("gsm8k", samples.gsm8k(1)[0], "hash")
+        == cluster_of("arc_easy", samples.arc(1, 4)[0], "hash")
+        == "hash"
+    )
 
 
 def test_the_papers_protocol_asks_arcs_validation_questions_with_four_choices(tmp_path: Path) -> None:
@@ -75,8 +92,8 @@ def test_bad_record(benchmark: str, change: dict[str, Any], message: str, tmp_pa
 
 @pytest.mark.parametrize("benchmark", sorted(BENCHMARKS))
 def test_missing_key_is_named(benchmark: str, tmp_path: Path) -> None:
-    good = GOOD["arc_easy" if benchmark == "arc_challenge" else benchmark]
-    for key in BENCHMARKS[benchmark].item.model_fields:
+    good = GOOD["arc_easy" if benchmark in ("arc_challenge", "retention") else benchmark]
+    for key in (name for name, field in BENCHMARKS[benchmark].item.model_fields.items() if field.is_required()):
         samples.write_records(tmp_path, benchmark, "train", [{k: v for k, v in good.items() if k != key}])
         with pytest.raises(UserError, match=rf"line 1: {key}: field required"):
             read_items(tmp_path, benchmark, "train")

@@ -85,6 +85,7 @@ def test_all_metrics_are_stored(data_dir: Path) -> None:
         "squad": {"f1", "exact_match"},
         "triviaqa": {"exact_match"},
         "math": {"exact_match", "math_verify"},
+        "retention": {"acc", "acc_norm"},
     }
 
 

@@ -70,6 +70,7 @@ def test_scores_are_means_of_items(finished: Run) -> None:
         "benchmark": polars.String,
         "item": polars.Int64,
         "item_hash": polars.String,
+        "cluster": polars.String,
         "metric": polars.String,
         "score": polars.Float64,
         "response": polars.String,

@@ -13,6 +13,8 @@ from qtuning.evaluation.tasks import load_tasks, max_new_tokens
 from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.cell import Evaluation
 
+ON_HUB = tuple(name for name, record in BENCHMARKS.items() if record.hub_id is not None)
+
 
 def local(*benchmarks: str, **options: Any) -> Evaluation:
     return Evaluation(benchmarks=benchmarks or tuple(BENCHMARKS), source="data-dir", **options)
@@ -43,6 +45,7 @@ def test_examples_come_from_the_training_split(data_dir: Path) -> None:
         "squad": "Answer: the red ropes\n\n",
         "triviaqa": "Answer: Smith-Jones 50",
         "math": "Answer: It is $x$, which is $\\boxed{\\frac{10",
+        "retention": "Answer: thing",
     }
     for benchmark, task in tasks.items():
         text = prompts(task)[0]
@@ -53,7 +56,15 @@ def test_examples_come_from_the_training_split(data_dir: Path) -> None:
 def test_own_numbers_of_examples(data_dir: Path) -> None:
     tasks = load_tasks(local(), data_dir)
     shown = {benchmark: prompts(task)[0].count("Question:") - 1 for benchmark, task in tasks.items()}
-    assert shown == {"arc_easy": 0, "arc_challenge": 0, "gsm8k": 5, "squad": 0, "triviaqa": 0, "math": 0}
+    assert shown == {
+        "arc_easy": 0,
+        "arc_challenge": 0,
+        "gsm8k": 5,
+        "squad": 0,
+        "triviaqa": 0,
+        "math": 0,
+        "retention": 0,
+    }
 
 
 def test_definitions_of_arc_and_gsm8k_are_those_of_lm_eval(data_dir: Path) -> None:
@@ -141,7 +152,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
 
 
 def test_hub_definitions_ask_for_the_right_data_sets(hub: list[tuple[str, str | None]]) -> None:
-    tasks = load_tasks(Evaluation(benchmarks=tuple(BENCHMARKS), source="hub"), None)
+    tasks = load_tasks(Evaluation(benchmarks=ON_HUB, source="hub"), None)
     assert {(path, name) for path, name in hub if path != "EleutherAI/hendrycks_math"} == {
         ("allenai/ai2_arc", "ARC-Easy"),
         ("allenai/ai2_arc", "ARC-Challenge"),
@@ -185,7 +196,7 @@ def test_the_papers_protocol_asks_other_items_in_the_same_words(
         assert all("Which of these is number 50" in text for text in asked), "examples are those of the training split"
 
 
-@pytest.mark.parametrize("benchmark", BENCHMARKS)
+@pytest.mark.parametrize("benchmark", ON_HUB)
 def test_unreachable_hub(benchmark: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(*_: Any, **__: Any) -> None:
         raise ConnectionError("Couldn't reach it on the Hub (OfflineModeIsEnabled)\nand much more")
@@ -194,7 +205,7 @@ def test_unreachable_hub(benchmark: str, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(UserError) as error:
         load_tasks(Evaluation(benchmarks=(benchmark,), source="hub"), None)
     message = str(error.value)
-    assert BENCHMARKS[benchmark].hub_id in message
+    assert str(BENCHMARKS[benchmark].hub_id) in message
     assert "Couldn't reach it" in message
     assert "--config data_dir=DIR" in message
     assert "\n" not in message

@@ -69,7 +69,7 @@ def test_identities_are_pinned() -> None:
     assert cell_id(cell_with()) == "m-t-q-tuning-25x50-s0-52e46cb2"
     zero = Cell.model_validate({"model": cell_with().model.model_dump()})
     assert cell_id(zero) == "m-zero-shot-719e4d2e"
-    assert evaluation_id(Evaluation(benchmarks=("gsm8k",))) == "evaluation-ffdcd18b"
+    assert evaluation_id(Evaluation(benchmarks=("gsm8k",))) == "evaluation-edd3b84c"
 
 
 def test_identities_do_not_depend_on_the_process() -> None:

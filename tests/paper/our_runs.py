@@ -101,8 +101,12 @@ def store_of(rows: list[Row]) -> Store:
         rng = np.random.default_rng(list(f"{cell} {benchmark}".encode()))
         hard = np.linspace(-0.2, 0.2, ANSWERED) + 0.01 * rng.normal(size=ANSWERED)
         answers = score / 100 + hard - hard.mean()
-        place = {"cell": cell, "evaluation": "evaluation", "benchmark": benchmark}
-        items += [place | {"item": i, "item_hash": str(i), "score": answer} for i, answer in enumerate(answers)]
+        metric = METRICS.get(benchmark, "acc")
+        place = {"cell": cell, "evaluation": "evaluation", "benchmark": benchmark, "metric": metric}
+        items += [
+            place | {"item": i, "item_hash": str(i), "cluster": str(i), "score": answer}
+            for i, answer in enumerate(answers)
+        ]
     # what the store reads from its files on first use
     vars(store).update(scores=pl.DataFrame(rows, schema=SCHEMA), items=pl.DataFrame(items, schema=ITEM_SCHEMA))
     return store

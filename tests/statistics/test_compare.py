@@ -41,10 +41,10 @@ def answer(folders: Folders, cell: Cell, ability: float, flip: int = 0, items: d
             right[place] = ~right[place]
         for item in range(n):
             rows += [
-                (benchmark, item, f"{item:064d}", metric, float(right[item]) / (place + 1))
+                (benchmark, item, f"{item:064d}", f"{item:016d}", metric, float(right[item]) / (place + 1))
                 for place, metric in enumerate(METRICS[benchmark])
             ]
-    frame = pl.DataFrame(rows, schema=["benchmark", "item", "item_hash", "metric", "score"], orient="row")
+    frame = pl.DataFrame(rows, schema=["benchmark", "item", "item_hash", "cluster", "metric", "score"], orient="row")
     frame.with_columns(response=pl.lit("")).write_parquet(
         folders.folder(cell) / evaluation_id(folders.grid.evaluation) / "items.parquet"
     )

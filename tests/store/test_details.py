@@ -24,13 +24,15 @@ FILES = ("scores", "cells", "items", "steps", "planes", "localisation")
 def answer(folders: Folders, cell: Cell, shift: int = 0) -> None:
     """Finish a cell and leave its items, every metric, as the evaluation writes them."""
     folders.finish(cell)
-    rows = [
-        (name, item, f"{item:02d}{name}".encode().hex().ljust(64, "0"), metric, float((item + place + shift) % 3 == 0))
-        for name in folders.grid.evaluation.benchmarks
-        for item in range(ITEMS[name])
-        for place, metric in enumerate(METRICS[name])
-    ]
-    columns = ["benchmark", "item", "item_hash", "metric", "score"]
+    rows = []
+    for name in folders.grid.evaluation.benchmarks:
+        for item in range(ITEMS[name]):
+            place = name, item, f"{item:02d}{name}".encode().hex().ljust(64, "0"), f"{item // 2:016d}"
+            rows += [
+                (*place, metric, float((item + number + shift) % 3 == 0)) for number, metric in enumerate(METRICS[name])
+            ]
+            rows.append((*place, "nll", item / 7))
+    columns = ["benchmark", "item", "item_hash", "cluster", "metric", "score"]
     frame = pl.DataFrame(rows, schema=columns, orient="row").with_columns(response=pl.lit("a"))
     frame.write_parquet(folders.folder(cell) / evaluation_id(folders.grid.evaluation) / "items.parquet")
 
@@ -60,7 +62,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {name: (folder / f"{name}.parquet").read_bytes() for name in FILES}
 
 
-def test_items_are_those_of_the_headline_metric(folders: Folders) -> None:
+def test_items_are_those_of_the_metrics_that_a_user_chooses_from(folders: Folders) -> None:
     cell = folders.find("q-tuning-25x50-s0")
     answer(folders, cell)
     write_store([folders.grid], folders.results)
@@ -68,10 +70,23 @@ def test_items_are_those_of_the_headline_metric(folders: Folders) -> None:
     assert dict(items.schema) == ITEM_SCHEMA
     assert items["cell"].unique().to_list() == [cell_id(cell)]
     assert items["evaluation"].unique().to_list() == [evaluation_id(folders.grid.evaluation)]
-    counts = dict(items.group_by("benchmark").len().iter_rows())
-    assert counts == {name: ITEMS[name] for name in folders.grid.evaluation.benchmarks}
+    for metric in ("headline", "nll"):
+        mine = items.filter(
+            pl.struct("benchmark", "metric").is_in(
+                [
+                    {"benchmark": name, "metric": METRICS[name][0] if metric == "headline" else metric}
+                    for name in folders.grid.evaluation.benchmarks
+                ]
+            )
+        )
+        counts = dict(mine.group_by("benchmark").len().iter_rows())
+        assert counts == {name: ITEMS[name] for name in folders.grid.evaluation.benchmarks}
     squad = items.filter(pl.col("benchmark") == "squad")
-    assert squad["score"].to_list() == [float(item % 3 == 0) for item in range(ITEMS["squad"])]  # f1, not exact_match
+    assert set(squad["metric"]) == {"f1", "nll"}  # not exact_match
+    assert squad.filter(pl.col("metric") == "nll")["score"].to_list() == [item / 7 for item in range(ITEMS["squad"])]
+    squad = squad.filter(pl.col("metric") == "f1")
+    assert squad["score"].to_list() == [float(item % 3 == 0) for item in range(ITEMS["squad"])]
+    assert squad["cluster"].n_unique() == ITEMS["squad"] // 2
     assert squad["item_hash"].to_list()[7] == b"07squad".hex().ljust(64, "0")[:16]
 
 
