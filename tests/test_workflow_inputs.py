@@ -33,8 +33,9 @@ def inputs() -> WorkflowInputs:
 
 
 def test_targets(inputs: WorkflowInputs) -> None:
-    for name in ("table1-mini", "fig6"):
-        assert [str(path) for path in inputs.targets(name)] == [f"results/tables/{name}.md", f"results/figures/{name}"]
+    for name, several in (("table1-mini", True), ("fig6", False)):
+        tables = [f"results/tables/{name}.md"] + [f"results/tables/{name}.instrument.md"] * several
+        assert [str(path) for path in inputs.targets(name)] == [*tables, f"results/figures/{name}"], "of several seeds"
     assert [str(path) for path in inputs.targets("stability-mini")] == ["results/figures/stability-mini"], (
         "nothing to evaluate: no table"
     )
@@ -103,11 +104,12 @@ def test_snakemake_runs_what_is_valid_and_explains_what_is_not(tmp_path: Path) -
     assert result.returncode == 0, result.stdout + result.stderr
     rows = re.findall(r"^([\w-]+) +(\d+)$", result.stdout + result.stderr, flags=re.MULTILINE)
     jobs = {rule: int(count) for rule, count in rows}
-    counted = ("evaluate", "localise", "localisation_table", "figures")
+    counted = ("evaluate", "localise", "localisation_table", "instrument", "figures")
     assert {name: jobs[name] for name in counted} == {
         "evaluate": 4 + 30,
         "localise": 18,
         "localisation_table": 1,
+        "instrument": 1,
         "figures": 3,
     }
     # some are cells of figure 7 as well, and observed

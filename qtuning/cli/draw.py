@@ -54,6 +54,47 @@ def tables(
             print(path)
 
 
+def instrument(
+    experiments: StoredExperiments,
+    store: Annotated[Path, typer.Option(help="folder of the score store (`qtuning tables` fills it)")] = RESULTS,
+    out: Annotated[
+        Path | None, typer.Option(help="also write EXPERIMENT.instrument.md and .csv to this folder")
+    ] = None,
+) -> None:
+    """Say how well experiments can tell methods apart: signal, noise, and the smallest difference they can find.
+
+    The first line is the verdict. Below it, for each metric, a row per benchmark, read from left to right:
+
+    Spread: how far methods at one budget lie apart, how far a seed moves one of them, and how much of that comes from
+    asking so few items. Signal to noise is the first over the second. If it is not above what noise alone reaches, the
+    benchmark says nothing about these methods: no row of its table should be believed.
+
+    One seed decides: how often one seed puts two methods in the order that the other seeds do; 50% is guessing. The
+    second number asks for the order by the headline metric: a likelihood metric with a high one predicts it.
+
+    Detects: the smallest true difference that a comparison is likely to find; smaller ones need more seeds or more
+    items, and the columns after it say how many.
+
+    `qtuning instrument table1-mini`
+    """
+    from qtuning.statistics.compare import answer_sets
+    from qtuning.statistics.instrument import instrument as measure
+    from qtuning.statistics.summary import summarise
+    from qtuning.store.store import Store
+    from qtuning.tables.instrument import instrument_files
+    from qtuning.tables.terminal import print_page
+    from qtuning.tables.write import write_tables
+
+    read = Store(store)
+    for experiment in experiments:
+        summary = summarise(read.experiment(experiment))
+        frame = measure({"headline": known} for known in answer_sets(summary, read.items))
+        files = instrument_files(frame, summary)
+        print_page(files.page)
+        for path in () if out is None else write_tables(summary, [files], out):
+            print(path)
+
+
 def figures(
     experiments: StoredExperiments,
     store: Annotated[Path, typer.Option(help="folder with scores.parquet, steps.parquet, planes.parquet")] = RESULTS,

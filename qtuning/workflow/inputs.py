@@ -55,7 +55,7 @@ SETTINGS = ("results", "data_dir", "tracking", "accelerate", "threads", "checkpo
 RULES = frozenset({
     *("all", "configure", "base_model", "prepare", "train", "train_and_keep", "train_and_observe", "measure"),
     *("influence", "evaluate", "localise", "token_kinds", "contamination", "tables", "tables_beside_the_paper"),
-    *("localisation_table", "tokens_table", "efficiency_table", "figures"),
+    *("localisation_table", "tokens_table", "efficiency_table", "instrument", "figures"),
 })  # fmt: skip
 
 
@@ -277,7 +277,9 @@ class WorkflowInputs:
         grid = self.grid(experiment)
         asked = grid.experiment
         names = [] if grid.evaluation is None else [experiment]
+        several = grid.evaluation is not None and len(asked.seeds) > 1
         switches = {"localisation": asked.localisation, "tokens": asked.observe, "efficiency": asked.measure}
+        switches["instrument"] = several
         names += [f"{experiment}.{name}" for name, wanted in switches.items() if wanted]
         tables = [self.paths.root / "tables" / f"{name}.md" for name in names]
         return tables if measures_only(grid) else [*tables, self.paths.root / "figures" / experiment]

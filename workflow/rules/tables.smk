@@ -42,7 +42,7 @@ rule tables:
         ROOT / "logs/tables/{experiment}.log",
     wildcard_constraints:
         # what follows is still a part of the path here, so the name ends at the suffix
-        experiment=r"(?!table(?:[1-589]|1[0-5])(?:-[^/.]+)?\.(?:md|csv|tex|html|cost\.md|cost\.csv)$)[^/]+(?<!\.localisation)(?<!\.tokens)(?<!\.efficiency)",
+        experiment=r"(?!table(?:[1-589]|1[0-5])(?:-[^/.]+)?\.(?:md|csv|tex|html|cost\.md|cost\.csv)$)[^/]+(?<!\.localisation)(?<!\.tokens)(?<!\.efficiency)(?<!\.instrument)",
     localrule: True
     conda:
         "../envs/qtuning.yaml"
@@ -137,6 +137,34 @@ use rule localisation_table as efficiency_table with:
         ROOT / "logs/tables/{experiment}.efficiency.log",
     message:
         "time and memory of {wildcards.experiment}"
+
+
+rule instrument:
+    input:
+        lambda wildcards: INPUTS.scores(wildcards.experiment),
+    output:
+        markdown=ROOT / "tables/{experiment}.instrument.md",
+        csv=report(
+            ROOT / "tables/{experiment}.instrument.csv",
+            caption="../report/instrument.rst",
+            category="Tables",
+            labels={"experiment": "{experiment}, what it can tell apart"},
+        ),
+    log:
+        ROOT / "logs/tables/{experiment}.instrument.log",
+    localrule: True
+    conda:
+        "../envs/qtuning.yaml"
+    resources:
+        results=str(ROOT),
+        data_dir=DATA_DIR,
+    params:
+        out=lambda wildcards, output: str(Path(output[0]).parent),
+    message:
+        "what {wildcards.experiment} can tell apart"
+    shell:
+        "( qtuning collect {wildcards.experiment:q} --results {resources.results:q} {resources.data_dir}"
+        " && qtuning instrument {wildcards.experiment:q} --store {resources.results:q} --out {params.out:q} ) > {log:q} 2>&1"
 
 
 rule figures:
