@@ -85,6 +85,7 @@ class Folders:
             "seconds_training": 18 * samples,
             "seconds_references": 0.0,
             "seconds_total": scored / 200 + 18 * samples,
+            "cpu_seconds": 0.9 * (scored / 200 + 18 * samples),
             "peak_memory_bytes": 700_000_000,
         }
         selection: dict[str, float] = {"samples_available": 1200, "tokens_available": 32_000}

@@ -9,6 +9,7 @@ COST_COLUMNS: Columns = {
     **dict.fromkeys(("response_tokens", "tokens_kept", "tokens_forwarded"), pl.Int64()),
     **dict.fromkeys(("flops_scoring", "flops_training", "flops_references", "flops_total"), pl.Float64()),
     **dict.fromkeys(("seconds_scoring", "seconds_training", "seconds_references", "seconds_total"), pl.Float64()),
+    "cpu_seconds": pl.Float64(),
     "peak_memory_bytes": pl.Int64(),
 }
 """What a cell cost (train.json, `cost`; qtuning/train/cost.py)."""

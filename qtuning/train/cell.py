@@ -98,7 +98,8 @@ def train(
     gradient) is a result: it is recorded as such in train.json, without weights. UserError for what the user can mend.
     """
     assert cell.training is not None and cell.seeds is not None and cell.pruning is not None
-    started, main, load = time.perf_counter(), accelerator.is_main_process, os.getloadavg()[0]
+    started, computed = time.perf_counter(), time.process_time()
+    main, load = accelerator.is_main_process, os.getloadavg()[0]
     _check_processes(accelerator, cell.training)
 
     # inputs
@@ -145,13 +146,14 @@ def train(
     diagnosis = Diagnosis(cell.pruning, len(samples), sum(sample.response_length for sample in samples))
     for earlier in log.records() if log is not None else []:
         diagnosis.feed(earlier)
-    checkpointer = Checkpointer(loop, folders.state, identity, seconds, started)
+    checkpointer = Checkpointer(loop, folders.state, identity, seconds, started, computed)
     mirror = Mirror.open(tracking if main else "disabled", cell, groups, folders.state.parent.parent / "wandb")
     watch = Watch(loop, folders.state, start, main) if folders.observe else None
 
     loss, reason = _run(loop, log, mirror, diagnosis, checkpointer, folders.state, watch)
 
     # outputs; the marker comes last, because it says that the others are whole
+    checkpointer.take_time()
     costs = gather_object([loop.cost.summary()])
     if log is None:
         return
@@ -162,6 +164,7 @@ def train(
         _write_weights(folders.out, base, None if reason else language_model, folders.state)
     if watch is not None:
         watch.publish(folders.out / WATCH)
+    checkpointer.take_time()  # for the outputs, which this process alone writes
     marker = {
         "cell": cell_id(cell),
         "status": "done" if reason is None else "diverged",
@@ -170,7 +173,7 @@ def train(
         "loss": loss,
         "selection": diagnosis.summary(),
         "warnings": list(diagnosis.warnings().values()),
-        "cost": sum_costs(costs) | {"seconds_total": checkpointer.elapsed()},
+        "cost": sum_costs([loop.cost.summary(), *costs[1:]]),
         "inputs": identity["inputs"],
         "provenance": provenance()
         | describe_device(accelerator.device)

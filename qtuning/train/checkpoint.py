@@ -37,14 +37,21 @@ class Checkpointer:
     """Checkpoints the loop of one cell every so many seconds. SIGTERM and Ctrl-C end it after the current update.
 
     identity: the cell and its inputs, which a checkpoint must share to be resumed from. seconds: between checkpoints.
-    started: when this attempt began (time.perf_counter).
+    started, computed: time.perf_counter and time.process_time when this attempt began.
     """
 
     def __init__(
-        self, loop: TrainingLoop, folder: Path, identity: Mapping[str, Any], seconds: float, started: float
+        self,
+        loop: TrainingLoop,
+        folder: Path,
+        identity: Mapping[str, Any],
+        seconds: float,
+        started: float,
+        computed: float,
     ) -> None:
         self._loop, self._folder, self._identity = loop, folder, identity
         self._seconds, self._started, self._saved = seconds, started, time.perf_counter()
+        self._computed = computed
         self._before = loop.cost.seconds_total + loop.cost.seconds_watching
         self._asked = 0
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -54,9 +61,12 @@ class Checkpointer:
         self._asked = number
         signal.signal(number, signal.SIG_DFL)  # asked twice: end at once, and resume from the last checkpoint
 
-    def elapsed(self) -> float:
-        """Seconds spent on the cell, over all attempts, those of watching left out."""
-        return self._before + time.perf_counter() - self._started - self._loop.cost.seconds_watching
+    def take_time(self) -> None:
+        """Bring the account up to now: what the cell took over all attempts, without watching (watch.py)."""
+        cost, now = self._loop.cost, time.process_time()
+        cost.seconds_total = self._before + time.perf_counter() - self._started - cost.seconds_watching
+        cost.cpu_seconds += now - self._computed
+        self._computed = now
 
     def after_update(self, log: RunLog | None, last: bool) -> None:
         """Save the state if it is time; if asked to stop, save it and exit. Every process calls this after each update.
@@ -70,7 +80,7 @@ class Checkpointer:
         if last or not bool(wanted.any()):
             return
         begun = time.perf_counter()
-        self._loop.cost.seconds_total = self.elapsed()
+        self.take_time()
         costs, update = gather_object([vars(self._loop.cost)]), self._loop.progress.update
         if log is not None:
             log.checkpoint(update)

@@ -38,6 +38,8 @@ class Cost:
     that are there already. seconds_watching: of looks at fixed samples (watch.py); seconds_total leaves them out.
     *_references: of training the reference models of the cell (references.py), each in full, though other cells may
     share them; scoring by them is in *_scoring. Also of measuring influence, with its warm-up (influence.py).
+    cpu_seconds: processor time of all threads of the process, over what seconds_total counts. Other work on the machine
+    lengthens seconds_total and hardly cpu_seconds. On a GPU it says little: the processor only waits there.
     """
 
     updates: int = 0
@@ -57,6 +59,7 @@ class Cost:
     seconds_training: float = 0.0
     seconds_references: float = 0.0
     seconds_total: float = 0.0
+    cpu_seconds: float = 0.0
     peak_memory_bytes: int = 0
 
     def add(self, other: "Cost") -> None:
@@ -103,7 +106,10 @@ def peak_memory(device: torch.device) -> int:
 
 
 def sum_costs(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Summaries of all processes as one: sums, but for updates and wall-clock seconds, which all processes share."""
+    """Summaries of all processes as one: sums, but for updates and wall-clock seconds, which all processes share.
+
+    (Processor seconds, `cpu_seconds`, are a sum: each process has its own.)
+    """
     common = [key for key in costs[0] if key.startswith(("updates", "seconds"))]
     return {
         key: max(cost[key] for cost in costs) if key in common else sum(cost[key] for cost in costs) for key in costs[0]

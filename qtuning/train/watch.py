@@ -64,7 +64,7 @@ class Watch:
         write_text(target, self._file.read_text(encoding="utf-8"))
 
     def _look(self, done: float, epoch: int) -> None:
-        loop, began = self._loop, time.perf_counter()
+        loop, began, computed = self._loop, time.perf_counter(), time.process_time()
         try:
             scores, _ = score_all(loop.bare, self._samples, loop.accelerator, loop.training.batch_size)
             ppl, entropy = scores.ppl.tolist(), scores.ent.tolist()
@@ -84,6 +84,7 @@ class Watch:
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         loop.cost.seconds_watching += time.perf_counter() - began
+        loop.cost.cpu_seconds -= time.process_time() - computed  # as it is no part of seconds_total
 
 
 def draw_watched(samples: Sequence[Sample]) -> list[Sample]:

@@ -146,6 +146,7 @@ def test_outputs_are_whole_and_accounted(uninterrupted: Path) -> None:
     assert cost["tokens_kept"] == trace["kept_tokens"].sum() == sum(line["tokens_kept"] for line in lines)
     assert cost["response_tokens"] == trace["response_tokens"].sum()
     assert 0 < cost["flops_scoring"] < cost["flops_total"]
+    assert 0 < cost["cpu_seconds"] < 1.5 * cost["seconds_total"]  # of one thread
     selection = marker["selection"]
     assert selection["samples_available"] == 180 and selection["tokens_available"] == cost["response_tokens"]
     assert selection["from_thresholds"] + selection["supplemented"] == pytest.approx(cost["samples_kept"] / 24)
@@ -184,10 +185,14 @@ def test_killed_cell_goes_on_to_the_same_result(
         process.send_signal(death)
     assert process.returncode != 0
     assert not (tmp_path / "out" / "train.json").exists()
+    newest = max((tmp_path / "state" / "x").glob("checkpoint-*"))
+    saved = json.loads((newest / "state.json").read_text())["cost"][0]
     result = run(ground, cell, tmp_path)
     assert result.returncode == 0, result.stderr
     assert "resumed" in result.stdout
     same(tmp_path / "out", uninterrupted)
+    cost = json.loads((tmp_path / "out" / "train.json").read_text())["cost"]
+    assert cost["cpu_seconds"] > saved["cpu_seconds"] > 0  # attempts add up
 
 
 @pytest.mark.slow
@@ -209,7 +214,7 @@ def test_what_a_pruner_knows_of_the_past_survives_a_kill(ground: Path, tmp_path:
     assert result.returncode == 0 and "resumed" in result.stdout, result.stderr
     same(straight / "out", killed / "out")
     costs = [json.loads((folder / "out" / "train.json").read_text())["cost"] for folder in (straight, killed)]
-    timed = ("seconds", "peak_memory_bytes")
+    timed = ("seconds", "cpu_seconds", "peak_memory_bytes")
     assert len({canonical_json({k: v for k, v in cost.items() if not k.startswith(timed)}) for cost in costs}) == 1
 
 

@@ -58,10 +58,13 @@ def test_going_on_from_a_checkpoint(tiny_llama: Any, samples: list[Sample], case
 def test_going_on_keeps_the_account_on_another_number_of_processes(
     tiny_llama: Any, samples: list[Sample], processes: int
 ) -> None:
-    """Saved by so many processes, restored on one: sums, but for updates and seconds, which processes share."""
+    """Saved by so many processes, restored on one: sums, but for updates and wall-clock seconds."""
     loop, _ = started(cell_of("q-tuning", (0.5, 0.5)), tiny_llama, samples)
     numbers, tensors = loop.state()
-    costs = [vars(Cost(updates=4, samples_kept=10 + rank, seconds_total=7.0)) for rank in range(processes)]
+    costs = [
+        vars(Cost(updates=4, samples_kept=10 + rank, seconds_total=7.0, cpu_seconds=1.5)) for rank in range(processes)
+    ]
     loop.restore(tensors, {**numbers, "update": 4, "cost": costs})
     assert (loop.cost.updates, loop.cost.seconds_total) == (4, 7.0)
+    assert loop.cost.cpu_seconds == 1.5 * processes  # each process has its own
     assert loop.cost.samples_kept == sum(10 + rank for rank in range(processes))
