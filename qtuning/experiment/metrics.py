@@ -28,6 +28,11 @@ class Metric:
     scale: float
     higher_is_better: bool
 
+    @property
+    def decimals(self) -> int:
+        """How many are shown of a mean."""
+        return 2 if self.scale == 100 else 3
+
     def stored_as(self, benchmark: str) -> str:
         """The value of the column `metric`, in items.parquet and scores.parquet, for a benchmark."""
         return BENCHMARKS[benchmark].metric if self.name == "headline" else self.name

@@ -30,7 +30,7 @@ ABSENT[RANDOM] = f"{RANDOM} at this budget is not part of this experiment"
 UNTRAINED = "not trained, so without seeds: the interval covers items only"
 
 Answers = dict[str, tuple[int, Array]]
-"""Seed -> (a number that stands for the sequence of items, their scores in per cent)."""
+"""Seed -> (a number that stands for the sequence of items, their scores in the metric's unit)."""
 
 LINE_SCHEMA: dict[str, pl.DataType] = {
     **dict.fromkeys(("experiment", "model", "train_set", "method", "options", "training", "variant"), pl.String()),
@@ -180,13 +180,12 @@ class AnswerSet:
 
 def answer_sets(summary: Summary, items: pl.DataFrame) -> Iterator[AnswerSet]:
     """The answers of each model on each train set of an experiment. items: items.parquet of the same store."""
-    headline = summary.scores.filter(pl.col("headline"))
-    asked = items.join(headline, on=["cell", "evaluation", "benchmark", "metric"], how="semi")
+    asked = items.join(summary.rows, on=["cell", "evaluation", "benchmark", "metric"], how="semi")
     sequences: dict[tuple[str, ...], int] = {}
     known: dict[tuple[Any, ...], tuple[int, Array]] = {}
     for key, group in asked.sort("item").group_by("cell", "evaluation", "benchmark", maintain_order=True):
         sequence = sequences.setdefault(tuple(group["item_hash"]), len(sequences))
-        known[key] = (sequence, 100 * group["score"].to_numpy())
+        known[key] = (sequence, summary.metric.scale * group["score"].to_numpy())
     for model in summary.models:
         answers: dict[tuple[Line, str], Answers] = {}
         for (line, other, benchmark, seed), row in summary.places.items():

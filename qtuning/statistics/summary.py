@@ -14,6 +14,7 @@ import polars as pl
 
 from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import averaged
+from qtuning.experiment.metrics import METRICS, Metric, MetricName
 from qtuning.store.comparable import check_comparable
 from qtuning.store.lines import ZERO_SHOT, Cells, Line, cells_by_line, in_table_order, line_of, random_at_budget
 
@@ -21,7 +22,10 @@ AVERAGE = "avg"
 """Name of the column that averages a cell's benchmarks."""
 
 Places = dict[tuple[Line, str, str, str], dict[str, Any]]
-"""(line, model, benchmark, seed) -> row of the store, by the headline metric; without training the seed is empty."""
+"""(line, model, benchmark, seed) -> row of the store, by one metric; without training the seed is empty."""
+
+UNMEASURED = "evaluated without likelihoods; evaluate again"
+"""Why a cell has a headline score and no score by a likelihood metric."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Hole:
 
 @dataclass(frozen=True)
 class Entry:
-    """A score over seeds, in per cent. values: of each seed; sd: sample standard deviation, None with one seed.
+    """A score over seeds, in the metric's unit. values: of each seed; sd: sample standard deviation, None with one.
 
     difference: mean over seeds of the paired difference from random pruning at the same budget; None where there
     is no such line, where it has a hole, and for that line itself.
@@ -58,13 +62,16 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Summary:
-    """An experiment, summarised: entries by (line, model, benchmark). `avg` follows the benchmarks that it averages;
-    those that stand beside it (`retention`) come last.
+    """An experiment, summarised by one metric: entries by (line, model, benchmark). `avg` follows the benchmarks that it
+    averages; those that stand beside it (`retention`) come last.
 
-    scores: the rows of the store that it was made of, places: the same by place. models, train_sets: name -> label.
+    scores: the rows of the store that it was made of. rows: those of the metric (`rows_by`), places: the same by place.
+    models, train_sets: name -> label.
     """
 
     scores: pl.DataFrame
+    metric: Metric
+    rows: pl.DataFrame
     lines: tuple[Line, ...]
     models: dict[str, str]
     train_sets: dict[str, str]
@@ -106,22 +113,25 @@ class Summary:
         return [tuple(block) for block in blocks.values()]
 
     def best(self, block: Sequence[Line], model: str, benchmark: str) -> list[Line]:
-        """The lines with the highest score of a column, as printed (two decimals); none where there is no contest."""
+        """The lines with the best score of a column, as printed; none where there is no contest."""
         means = {}
         for line in block:
             entry = self.entries.get((line, model, benchmark))
             if isinstance(entry, Entry) and not line.reference:
-                means[line] = round(entry.mean, 2)
-        return [line for line, mean in means.items() if mean == max(means.values())] if len(means) > 1 else []
+                means[line] = round(entry.mean, self.metric.decimals)
+        best = max if self.metric.higher_is_better else min
+        return [line for line, mean in means.items() if mean == best(means.values())] if len(means) > 1 else []
 
 
-def summarise(scores: pl.DataFrame) -> Summary:
+def summarise(scores: pl.DataFrame, metric: MetricName = "headline") -> Summary:
     """Summarise the rows of one experiment; a score that is missing is a hole, whether its row says why or is absent.
 
-    Raises UserError where the cells were not evaluated alike (comparable.py), and where two cells claim one place.
+    Raises UserError where the cells were not evaluated alike (comparable.py), where two cells claim one place, and
+    where no cell was evaluated by the metric.
     """
     check_comparable(scores)
-    rows = scores.filter(pl.col("headline")).to_dicts()
+    measured = rows_by(scores, metric)
+    rows = measured.to_dicts()
     benchmarks = tuple(dict.fromkeys(row["benchmark"] for row in rows))
     parts = averaged(benchmarks)
     average = (AVERAGE,) if len(parts) > 1 else ()
@@ -149,7 +159,34 @@ def summarise(scores: pl.DataFrame) -> Summary:
             against = columns(rival, model) if rival not in (None, line) else {}
             for benchmark, by_seed in columns(line, model).items():
                 entries[line, model, benchmark] = _entry(by_seed, against.get(benchmark, {}))
-    return Summary(scores, tuple(lines), models, labels_of(scores, "train_set"), shown, entries, places)
+    known_train_sets = labels_of(scores, "train_set")
+    return Summary(scores, METRICS[metric], measured, tuple(lines), models, known_train_sets, shown, entries, places)
+
+
+def rows_by(scores: pl.DataFrame, metric: MetricName) -> pl.DataFrame:
+    """The rows of one experiment by one metric, one per cell and benchmark, in the order of the store.
+
+    A cell that was evaluated without the metric has a row without a score that says so. UserError where all are so.
+    """
+    headline = scores.filter(pl.col("headline"))
+    if metric == "headline":
+        return headline
+    found = scores.filter((pl.col("metric") == metric) & (pl.col("status") == "done"))
+    done = pl.col("status") == "done"
+    if found.is_empty() and len(headline.filter(done)):
+        raise UserError(
+            f"metric = {metric!r}: experiment {scores['experiment'][0]} was evaluated without likelihoods; evaluate "
+            "its cells again and collect them, or take the metric headline"
+        )
+    by_place = found.select("cell", "benchmark", measured="score")
+    rows = headline.join(by_place, on=["cell", "benchmark"], how="left", maintain_order="left")
+    lacking = done & pl.col("measured").is_null()
+    return rows.with_columns(
+        metric=pl.lit(metric),
+        score="measured",
+        status=pl.when(lacking).then(pl.lit("not run")).otherwise("status"),
+        reason=pl.when(lacking).then(pl.lit(UNMEASURED)).otherwise("reason"),
+    ).drop("measured")
 
 
 def labels_of(rows: pl.DataFrame, column: str) -> dict[str, str]:
