@@ -62,8 +62,8 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Summary:
-    """An experiment, summarised by one metric: entries by (line, model, benchmark). `avg` follows the benchmarks that it
-    averages; those that stand beside it (`retention`) come last.
+    """An experiment, summarised by one metric: entries by (line, model, benchmark). `avg` follows the benchmarks that
+    it averages; those that stand beside it (`retention`) come last.
 
     scores: the rows of the store that it was made of. rows: those of the metric (`rows_by`), places: the same by place.
     models, train_sets: name -> label.
