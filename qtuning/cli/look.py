@@ -199,7 +199,7 @@ def contamination(
     for name in train_sets:
         if name not in known:
             raise UserError(f"train set = {name!r}: unknown{nearest(name, known)}")
-        train_set = folder.train_set(name)
+        train_set = folder.train_set(name).drawn(0)
         origin = "mini-world" if train_set.source.kind == "mini-world" else "hub" if data_dir is None else "data-dir"
         asked = "standard" if "mini-world" in (source, origin) else protocol
         where = cast("BenchmarkSource", source or origin)

@@ -69,13 +69,17 @@ class OverlapCheck:
 
 
 def checks_of(grids: Iterable["Grid"]) -> dict[str, OverlapCheck]:
-    """Every check that the tables of these experiments quote, by name; equal ones of different experiments are one."""
+    """Every check that the tables of these experiments quote, by name; equal ones of different experiments are one.
+
+    Of several draws of a train set (FileSource.draws) that of the experiment's first seed is checked.
+    """
     found: dict[str, OverlapCheck] = {}
     for grid in grids:
+        first: dict[str, TrainSet] = {}
         for cell in grid.cells:
             if cell.train_set is not None and grid.evaluation is not None:
-                asked = grid.evaluation
-                check = OverlapCheck(cell.train_set, asked.source, asked.benchmarks, protocol=asked.protocol)
+                asked, train_set = grid.evaluation, first.setdefault(cell.train_set.name, cell.train_set)
+                check = OverlapCheck(train_set, asked.source, asked.benchmarks, protocol=asked.protocol)
                 found.setdefault(check.name, check)
     return found
 

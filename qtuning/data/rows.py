@@ -7,6 +7,7 @@ from functools import partial
 from typing import Literal
 
 from qtuning.experiment.cell import Column, TrainSet
+from qtuning.experiment.truth import KINDS
 
 Role = Literal["system", "user", "assistant"]
 
@@ -27,6 +28,7 @@ class Reason(StrEnum):
     REFUSED_BY_TEMPLATE = "refused by the chat template"
     RESPONSE_CUT_AWAY = "response cut away"
     NO_SPANS = "errors are no spans of the response"
+    NO_KIND = "unknown kind"
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def parse_row(row: Row, train_set: TrainSet) -> Example | Refusal:
             response,
             input_ if input_.strip() else "",
             id=_label(row.value.get("id")),
-            kind=_label(row.value.get("kind")),
+            kind=_kind_of_sample(row.value, train_set.columns.get("kind")),
             errors=_spans(row.value, response, train_set.columns.get("errors")),
         )
     except _Refused as refused:
@@ -172,6 +174,14 @@ def _spans(row: Mapping[object, object], response: str, name: str | None) -> tup
             raise _Refused(Reason.NO_SPANS, f"[{start}, {end}] in {len(response)} characters")
         spans.append((start, end))
     return tuple(spans)
+
+
+def _kind_of_sample(row: Mapping[object, object], name: str | None) -> str | None:
+    """What a sample is; one of truth.KINDS if the train set says which column tells it."""
+    kind = _label(row.get("kind" if name is None else name))
+    if name is not None and kind not in KINDS:
+        raise _Refused(Reason.NO_KIND, f"{name!r} is {kind!r}; expected one of {', '.join(KINDS)}")
+    return kind
 
 
 def _message(turn: object, where: str, form: _Form) -> Message:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from qtuning.errors import UserError
 from qtuning.experiment.cell import RatingColumn
+from qtuning.experiment.truth import KINDS
 from qtuning.files import read_json
 
 if TYPE_CHECKING:
@@ -43,14 +44,16 @@ class StoredSamples:
 
     instruction_characters: int64 [n], characters of each instruction. instruction_entropy: float64 [n], their Shannon
     entropy in nats (prepare.py, `instruction` and `character_entropy`). errors: [n], places in each sample's tokens
-    that are known to be wrong; None where the train set states none. ratings: float64 [n] by column (rating,
-    complexity, quality), those that the train set gives.
+    that are known to be wrong; None where the train set states none. kinds: int64 [n], places in truth.KINDS; None
+    where the train set does not say it of every sample. ratings: float64 [n] by column (rating, complexity, quality),
+    those that the train set gives.
     """
 
     samples: list[Sample]
     instruction_characters: npt.NDArray[np.int64]
     instruction_entropy: npt.NDArray[np.float64]
     errors: tuple[tuple[int, ...], ...] | None = None
+    kinds: npt.NDArray[np.int64] | None = None
     ratings: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -85,6 +88,8 @@ def load_samples(folder: Path) -> StoredSamples:
             f"{folder}: {SAMPLES} has {table.height} samples, but {REPORT} says {expected}; delete the folder and "
             "prepare it again"
         )
+    named = table["kind"].to_list()
+    codes = [KINDS.index(kind) for kind in named] if set(named) <= set(KINDS) else None
     # one conversion for all samples; each one's tokens are a view of it
     tokens = torch.from_numpy(table["input_ids"].explode().to_numpy().astype(np.int64))
     parts = tokens.split(table["input_ids"].list.len().to_list())
@@ -94,5 +99,6 @@ def load_samples(folder: Path) -> StoredSamples:
         instruction_characters=table["instruction_characters"].to_numpy(writable=True),
         instruction_entropy=table["instruction_entropy"].to_numpy(writable=True),
         errors=tuple(map(tuple, table["errors"].to_list())) if "errors" in table.columns else None,
+        kinds=None if codes is None else np.array(codes, dtype=np.int64),
         ratings={name: table[name].to_numpy(writable=True) for name in get_args(RatingColumn) if name in table.columns},
     )

@@ -5,9 +5,11 @@ Every key has its type, its default and what it means. `schema.py` has the keys 
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from qtuning.errors import UserError
+from qtuning.experiment.auxiliary import Influence, Part, TrainedReference
+from qtuning.experiment.base import Config, Name
 from qtuning.experiment.benchmarks import Protocol
 from qtuning.experiment.presets import preset_of
 from qtuning.experiment.registry import NAMED_METHODS
@@ -15,18 +17,9 @@ from qtuning.experiment.registry import NAMED_METHODS
 Dtype = Literal["float32", "bfloat16"]
 Template = Literal["plain", "alpaca", "chat"]
 RatingColumn = Literal["rating", "complexity", "quality"]
-Column = Literal["instruction", "input", "output", "messages", "errors", "rating", "complexity", "quality"]
+Column = Literal["instruction", "input", "output", "messages", "kind", "errors", "rating", "complexity", "quality"]
 Scorer = Literal["chunked", "reference", "liger"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=64)]
 PrunerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._:-]*$", max_length=128)]
-
-
-class Config(BaseModel):
-    """Base class: refuses unknown keys and infinities, is immutable, accepts aliases as well as field names."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=(), allow_inf_nan=False
-    )
 
 
 class HubSource(Config):
@@ -55,10 +48,32 @@ class GgufSource(Config):
 
 
 class FileSource(Config):
-    """A JSON, JSONL (.gz) or Parquet file: under `data_dir`, of the mini world in the package, or anywhere (`path`)."""
+    """A JSON, JSONL (.gz) or Parquet file: under `data_dir`, of the mini world in the package, or anywhere (`path`).
+
+    With `draws` it stands for several files, of which each cell reads one. So noise can be drawn anew with every seed.
+    """
 
     kind: Literal["data-dir", "mini-world", "path"]
     file: str = Field(description="path of the file, relative to the folder that `kind` names (`path`: as given)")
+    draws: int | None = Field(
+        None,
+        gt=0,
+        exclude_if=lambda value: value is None,
+        description="how many files there are; in a cell, {draw} in `file` is its data seed modulo draws",
+    )
+
+    @model_validator(mode="after")
+    def _draws_have_a_place(self) -> "FileSource":
+        if ("{draw}" in self.file) != (self.draws is not None):
+            missing = "{draw} in file" if self.draws is not None else "draws, the number of files"
+            raise ValueError(f"file = {self.file!r}, draws = {self.draws}: {missing} is missing")
+        return self
+
+    def drawn(self, seed: int) -> "FileSource":
+        """The one file that cells of this data seed read."""
+        if self.draws is None:
+            return self
+        return FileSource(kind=self.kind, file=self.file.replace("{draw}", str(seed % self.draws)))
 
 
 def _path_of_text(value: Any) -> Any:
@@ -100,9 +115,10 @@ class TrainSet(Labelled):
     )
     columns: dict[Column, str] = Field(
         default_factory=dict,
-        description="names of the columns where they differ from the format's own; errors: the column that lists what "
-        "is wrong in the response, [start, end] in characters each, for `localisation`; rating, complexity, quality: "
-        "columns of numbers, of the file that `ratings` names or else of the data",
+        description="names of the columns where they differ from the format's own; kind: the column that says what "
+        "each sample is (truth.py), for controls; errors: the column that lists what is wrong in the response, [start, "
+        "end] in characters each, for controls and `localisation`; rating, complexity, quality: columns of numbers, of "
+        "the file that `ratings` names or else of the data",
     )
     bad_rows: float = Field(0.01, ge=0, le=1, description="share of unusable rows above which preparation stops")
     ratings: Annotated[FileSource | None, BeforeValidator(_path_of_text)] = Field(
@@ -110,6 +126,23 @@ class TrainSet(Labelled):
         exclude_if=lambda value: value is None,
         description="file with a row for each row of the data, in order, and columns rating, complexity, quality",
     )
+
+    @model_validator(mode="after")
+    def _ratings_of_the_draw(self) -> "TrainSet":
+        draws, rated = getattr(self.source, "draws", None), self.ratings
+        if rated is not None and rated.draws != draws:
+            raise ValueError(f"ratings: draws = {rated.draws}: must be those of source ({draws})")
+        if self.local is not None and "{draw}" in self.local:
+            raise ValueError("local: one file; only a source can have draws")
+        return self
+
+    def drawn(self, seed: int) -> "TrainSet":
+        """The train set of cells with this data seed: where `draws` says that there are several files, one of them."""
+        if getattr(self.source, "draws", None) is None:
+            return self
+        files = {"source": self.source, "ratings": self.ratings}
+        changes = {key: file.drawn(seed) for key, file in files.items() if isinstance(file, FileSource)}
+        return self.model_copy(update=changes)
 
     @property
     def rated(self) -> bool:
@@ -278,67 +311,6 @@ class Scoring(Config):
         return f"{self.schedule}{number}" + ("" if self.impl == "chunked" else f", {self.impl}")
 
 
-class TrainedReference(Config):
-    """`options.reference` as a mapping: a reference model that the workflow trains.
-
-    It is the cell's own model, trained as the cell is but for the keys below, on a part of the cell's train set that is
-    drawn at random. references.py makes cells of it.
-    """
-
-    samples: float = Field(gt=0, le=100, description="per cent of the train set that the reference is trained on first")
-    epochs: int = Field(1, gt=0, description="over each part")
-    seed: int = Field(
-        0, ge=0, description="of the draw and of the training; a reference serves all seeds and budgets of a method"
-    )
-    parts: int = Field(
-        1,
-        gt=0,
-        description="self-evolving: the rest of the train set is cut into so many equal parts; each is scored by the "
-        "reference as the parts before it have left it",
-    )
-
-    @property
-    def label(self) -> str:
-        """What tables call it: `10% of the data`, `20% of the data, then 4 parts, seed 1`."""
-        more = [f"then {self.parts} parts"] * (self.parts > 1) + [f"{self.epochs} epochs"] * (self.epochs > 1)
-        more += [f"seed {self.seed}"] * (self.seed > 0)
-        return ", ".join([f"{self.samples:g}% of the data", *more])
-
-
-class Part(Config):
-    """The samples that a reference is trained on: `number` 0 is the first `samples` per cent of the train set in the
-    random order of `seed`; 1, 2, ... are the equal parts into which `parts` cuts the rest.
-    """
-
-    samples: float = Field(gt=0, le=100)
-    parts: int = Field(1, gt=0)
-    seed: int = Field(0, ge=0)
-    number: int = Field(0, ge=0)
-
-    def bounds(self, count: int) -> tuple[int, int]:
-        """From which place to before which place of that order the part reaches, in a train set of `count` samples."""
-        first = min(count, max(1, round(count * self.samples / 100)))
-        edges = [0, *(first + round((count - first) * cut / self.parts) for cut in range(self.parts + 1))]
-        return edges[self.number], edges[self.number + 1]
-
-
-class Influence(Config):
-    """`options.influence`: how LESS measures influence, and how its warm-up is trained (influence.py).
-
-    One measurement serves all budgets and seeds of a model and a train set.
-    """
-
-    targets: tuple[Name, ...] = Field((), description="benchmarks; none: those that the experiment asks")
-    source: Literal["hub", "data-dir", "mini-world"] | None = Field(
-        None, description="where their train splits are; null: where the questions come from"
-    )
-    examples: int = Field(8, gt=0, description="of each target")
-    dimension: int = Field(8192, gt=0, description="of the random projection of the gradients")
-    samples: float = Field(5, gt=0, lt=100, description="per cent of the train set that the warm-up is trained on")
-    epochs: int = Field(4, gt=0, description="of the warm-up; after each one gradients are taken")
-    seed: int = Field(0, ge=0, description="of the warm-up, the examples and the projection")
-
-
 class Pruning(Readings):
     """A method at a budget: which samples and which tokens may contribute to the gradient."""
 
@@ -358,12 +330,12 @@ class Pruning(Readings):
 
     @property
     def method(self) -> str:
-        """`full`, the preset that a Q-Tuning is, or `sample+token`."""
+        """The method's own name (`full`, the preset that a Q-Tuning is, a control), or `sample+token`."""
         pair = (self.sample_pruner, self.token_pruner)
         if pair == NAMED_METHODS["q-tuning"]:
             readings = {key: getattr(self, key) for key in Readings.model_fields}
             return preset_of(self.sample_options | self.token_options | readings)
-        return "full" if pair == NAMED_METHODS["full"] else "+".join(pair)
+        return next((name for name, named in NAMED_METHODS.items() if named == pair), "+".join(pair))
 
     @property
     def budget(self) -> str:

@@ -17,7 +17,7 @@ from qtuning.experiment.benchmarks import BENCHMARKS, averaged
 from qtuning.experiment.cell import Cell, Evaluation, FileSource, Model, Pruning, Training, TrainSet
 from qtuning.experiment.ids import cell_json
 from qtuning.experiment.methods import make_pruning
-from qtuning.experiment.needs import needs_of
+from qtuning.experiment.needs import missing_truth, needs_of
 from qtuning.experiment.scales import Edition, ExperimentFiles, find, merge, named_in, strings, type_problems
 from qtuning.experiment.schema import Experiment, MethodEntry, MethodItem, Primary, Ratios
 from qtuning.experiment.yaml_files import ConfigEntry, nearest, validate
@@ -186,11 +186,13 @@ class ConfigFolder:
                         f"{edition.where}: methods: {chosen.method}: needs ratings, and train set {train_set.name} has "
                         "none; write `ratings: FILE` in its YAML, or name their columns (docs/data.md)"
                     )
+                if (lacking := missing_truth(chosen, train_set)) is not None:
+                    raise UserError(f"{edition.where}: methods: {chosen.method}: {lacking}")
                 limit = experiment.limit_train
                 cells.append(
                     Cell(
                         model=model,
-                        train_set=train_set,
+                        train_set=train_set.drawn(seeds.data),
                         limit_train=limit,
                         pruning=chosen,
                         training=training,

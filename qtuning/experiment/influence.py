@@ -5,7 +5,9 @@ training, `measurement_of` derives the measurement, whose warm-up is a cell that
 It is no row of a table and answers no benchmark.
 """
 
-from qtuning.experiment.cell import Cell, Config, Influence, Lora, Part, Pruning, Seeds
+from qtuning.experiment.auxiliary import Influence, Part
+from qtuning.experiment.base import Config
+from qtuning.experiment.cell import Cell, Lora, Pruning, Seeds
 from qtuning.experiment.ids import cell_json, slug
 from qtuning.experiment.needs import needs_of
 from qtuning.files import short_hash

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from qtuning.errors import UserError, raise_problems
+from qtuning.experiment.auxiliary import Influence, TrainedReference
 from qtuning.experiment.benchmarks import BENCHMARKS
-from qtuning.experiment.cell import Influence, Model, Pruning, Readings, Scoring, TrainedReference
+from qtuning.experiment.cell import Model, Pruning, Readings, Scoring
 from qtuning.experiment.lookup import PARAMETERS, find_pruner
 from qtuning.experiment.presets import PRESETS
 from qtuning.experiment.registry import NAMED_METHODS, REFERENCE, SAMPLE_PRUNERS, TOKEN_PRUNERS, Need, PrunerInfo

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from qtuning.experiment.cell import Pruning
+from qtuning.experiment.cell import Column, Pruning, TrainSet
 from qtuning.experiment.lookup import find_pruner
 from qtuning.experiment.registry import Need
 
@@ -56,3 +56,22 @@ def needs_of(pruning: Pruning) -> Needs:
 def schedule_of(pruning: Pruning) -> str:
     """The schedule that batches are scored by: `fresh` where no batch is scored."""
     return pruning.scoring.schedule if needs_of(pruning).batch & SCORES else "fresh"
+
+
+def missing_truth(pruning: Pruning, train_set: TrainSet) -> str | None:
+    """What a method with the need `truth` asks and the train set does not say: kinds of samples, or wrong tokens.
+
+    A sample pruner is taken to need the kinds, a token pruner the wrong tokens. None if nothing is lacking.
+    """
+    asked: dict[Column, bool] = {
+        "kind": pruning.sample_ratio < 1 and "truth" in find_pruner(pruning.sample_pruner, "sample").needs,
+        "errors": pruning.token_ratio < 1 and "truth" in find_pruner(pruning.token_pruner, "token").needs,
+    }
+    for column, needed in asked.items():
+        if needed and column not in train_set.columns:
+            what = "what each sample is" if column == "kind" else "which tokens are wrong"
+            return (
+                f"needs to know {what}, and train set {train_set.name} does not say; name the column in its YAML, as "
+                f"in `columns: {{{column}: {column}}}` (docs/data.md)"
+            )
+    return None

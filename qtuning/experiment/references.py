@@ -12,7 +12,8 @@ cell here: `references_of` returns it, and workflow, training and plan then know
 
 from collections.abc import Iterable, Iterator
 
-from qtuning.experiment.cell import Cell, Part, Pruning, Seeds, TrainedReference
+from qtuning.experiment.auxiliary import Part, TrainedReference
+from qtuning.experiment.cell import Cell, Pruning, Seeds
 from qtuning.experiment.lookup import find_pruner
 from qtuning.experiment.needs import needs_of
 from qtuning.experiment.registry import REFERENCE

@@ -1,8 +1,8 @@
 """The built-in pruners: names, options and needs. Needs no torch, so that reading a configuration stays fast.
 
 A *method* is a sample pruner plus a token pruner, written `sample+token`. Some methods have a name of their own: `full`
-(every sample, every token) and `q-tuning` (both stages of Q-Tuning) with its presets (presets.py). lookup.py also finds
-pruners that users write.
+(every sample, every token), `q-tuning` (both stages of Q-Tuning) with its presets (presets.py), and the controls, which
+know what is wrong with the data. lookup.py also finds pruners that users write.
 """
 
 from collections.abc import Mapping
@@ -25,6 +25,7 @@ Need = Literal[
     "ratings",
     "embeddings",
     "influence",
+    "truth",
 ]
 PrunerKind = Literal["sample", "token"]
 Scope = Literal["none", "once", "epoch", "batch"]
@@ -195,7 +196,8 @@ class PrunerInfo:
     version: part of the identity of cells; raised by hand when a change of the code changes decisions; for plug-ins
     the digest of their file. budget: `asked`; `train-set` for a token pruner that meets it over the whole train set and
     not in every batch; `own` for one that sets its amount itself. label: how tables call it. evolving: whether its
-    reference model is updated over parts of the train set.
+    reference model is updated over parts of the train set. control: whether it knows what a method has to find out, so
+    that it is no method to be ranked but a mark on the scale (docs/pruners.md, Controls).
     """
 
     name: str
@@ -207,6 +209,7 @@ class PrunerInfo:
     budget: Literal["asked", "train-set", "own"] = "asked"
     label: str = ""
     evolving: bool = False
+    control: bool = False
 
     @property
     def draws(self) -> bool:
@@ -259,6 +262,10 @@ SAMPLE_PRUNERS: dict[str, PrunerInfo] = {
         _info("longest-history", "history:shortest_instructions", "epoch", "instructions"),
         _info("entropy-history", "history:lowest_character_entropy", "epoch", "instructions"),
         _info("infobatch-history", "history:infobatch_subsampled", "epoch", "losses", label="InfoBatch-history"),
+        _info("oracle", "controls:oracle", "epoch", "truth", control=True),
+        _info("adversary", "controls:adversary", "epoch", "truth", control=True),
+        _info("no-noise", "controls:no_noise", "epoch", "truth", control=True),
+        _info("no-redundant", "controls:no_redundant", "epoch", "truth", control=True),
     )
 }
 
@@ -327,10 +334,21 @@ TOKEN_PRUNERS: dict[str, PrunerInfo] = {
             budget="own",
             label="SparseVLM-history",
         ),
+        _info("oracle-tokens", "controls:oracle_tokens", "batch", "truth", control=True),
+        _info("adversary-tokens", "controls:adversary_tokens", "batch", "truth", control=True),
     )
 }
 
 NAMED_METHODS: dict[str, tuple[str, str]] = {
     "full": ("full", "none"),
     **dict.fromkeys(PRESETS, ("q-tuning", "q-tuning")),
+    **{name: (name, "random") for name, info in SAMPLE_PRUNERS.items() if info.control},
+    **{name: ("random", name) for name, info in TOKEN_PRUNERS.items() if info.control},
 }
+"""Each with its (sample pruner, token pruner)."""
+
+
+def is_control(sample_pruner: str, token_pruner: str) -> bool:
+    """Whether a method with these pruners is a control. False for names that are not built in."""
+    pairs = (SAMPLE_PRUNERS, sample_pruner), (TOKEN_PRUNERS, token_pruner)
+    return any(name in known and known[name].control for known, name in pairs)

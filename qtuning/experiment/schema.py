@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from qtuning.experiment.cell import Config, Evaluation, Labelled, Name, Readings, Seeds, Training
+from qtuning.experiment.base import Config, Name
+from qtuning.experiment.cell import Evaluation, Labelled, Readings, Seeds, Training
 from qtuning.experiment.metrics import MetricName
 
 

@@ -6,7 +6,8 @@ from typing import Literal
 from pydantic import Field
 
 from qtuning.errors import UserError
-from qtuning.experiment.cell import Config, Evaluation
+from qtuning.experiment.base import Config
+from qtuning.experiment.cell import Evaluation
 from qtuning.experiment.yaml_files import read_yaml, validate
 
 FILE = "planning.yaml"

@@ -37,12 +37,12 @@ def find_model(name: str, template: str | None, named: ConfigFolder) -> Model:
 def find_train_set(name: str, named: ConfigFolder) -> TrainSet:
     """The train set that `name` means: a file of configs/train_sets, the mini world's, or an SFT file.
 
-    The form of an SFT file follows from its first row. Rows of it that cannot be used are counted, not refused. Raises
-    UserError where there is no such file, or its first row is of no known form.
+    Of several draws it is the first. The form of an SFT file follows from its first row. Rows of it that cannot be used
+    are counted, not refused. Raises UserError where there is no such file, or its first row is of no known form.
     """
     known, path = named.names("train_sets"), Path(name).expanduser()
     if name in known:
-        return named.train_set(name)
+        return named.train_set(name).drawn(0)
     if name == "mini":
         return TrainSet(name="mini", source=FileSource(kind="mini-world", file="sft/train.jsonl.gz"))
     if not path.exists():

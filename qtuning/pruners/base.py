@@ -100,8 +100,9 @@ class Candidates:
     batches, else over the tokens that were trained. instructions: statistics of the texts. ratings: what the train set
     says of each sample. embeddings: [B, H] float32, mean of the last hidden states over each sample's tokens, prompt
     and response, under the current model. influence: [B, G] float64, of training on each sample on each of G groups of
-    target examples (LESS). epoch, epochs: where
-    training is, from 0, and how many epochs there are.
+    target examples (LESS). kinds: [B] int64, what each sample is, as its place in truth.KINDS; None if the train set
+    does not say. wrong: [N] bool, tokens that hold a part of a planted error; None if the train set marks none. epoch,
+    epochs: where training is, from 0, and how many epochs there are.
     """
 
     numbers: Tensor
@@ -116,6 +117,8 @@ class Candidates:
     ratings: Ratings | None = None
     embeddings: Tensor | None = None
     influence: Tensor | None = None
+    kinds: Tensor | None = None
+    wrong: Tensor | None = None
     epoch: int = 0
     epochs: int = 1
 

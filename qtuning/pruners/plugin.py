@@ -18,7 +18,7 @@ def pruner(
 
     scope: `batch` (keeps a part of every batch) or, for sample pruners, `epoch` (draws a smaller data set before each
     epoch) or `once` (draws it before training). needs: any of scores, sequence-entropy, attention, reference, losses,
-    instructions, ratings, embeddings, influence (base.Candidates). Without this decorator: `batch`, and scores.
+    instructions, ratings, embeddings, influence, truth (base.Candidates). Without this decorator: `batch`, and scores.
     Raises UserError.
     """
     if scope not in ("batch", "epoch", "once"):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qtuning.experiment.truth import KINDS
 from qtuning.pruners.base import (
     DROPPED,
     PRUNABLE,
@@ -76,6 +77,8 @@ def random_candidates(count: int, seed: int, longest: int = 40) -> Candidates:
         ratings=Ratings(integers(6).double(), integers(6).double(), integers(6).double()),
         embeddings=torch.randn(count, 6, generator=rng),
         influence=floats(3 * count, 1.0).reshape(count, 3),
+        kinds=torch.randint(0, len(KINDS), (count,), generator=rng),
+        wrong=floats(total, 1.0) < 0.2,
         epoch=seed % 3,
         epochs=3,
     )
@@ -128,6 +131,9 @@ def degenerate() -> Iterator[Specimen]:
     yield specimen("equal embeddings", replace(usual, embeddings=torch.ones(12, 6)), half, 26)
     yield specimen("embeddings of length zero", replace(usual, embeddings=torch.zeros(12, 6)), half, 27)
     yield specimen("equal influence", replace(usual, influence=torch.zeros(12, 3, dtype=torch.float64)), half, 28)
+    yield specimen("noise alone", replace(usual, kinds=torch.full((12,), KINDS.index("noise"))), half, 29)
+    for name, wrong in (("every token is wrong", torch.ones), ("no token is wrong", torch.zeros)):
+        yield specimen(name, replace(usual, wrong=wrong(usual.tokens, dtype=torch.bool)), half, 30)
     yield specimen("a budget that rounds to nothing", usual, (1e-4, 1e-4), 21)
     yield specimen("equal scores and a budget that rounds to nothing", scored(flat, flat), (1e-4, 1e-4), 23)
     yield specimen("equal scores at a ratio of 1", scored(flat, flat), (1.0, 1.0), 24)
@@ -146,6 +152,7 @@ def reordered(candidates: Candidates, order: Tensor) -> tuple[Candidates, Tensor
     assert candidates.prompts is not None and candidates.reference is not None and candidates.losses is not None
     assert candidates.ratings is not None and candidates.embeddings is not None and candidates.influence is not None
     assert candidates.token_influence is not None and attention.rank is not None
+    assert candidates.kinds is not None and candidates.wrong is not None
     places = torch.arange(candidates.tokens).split(candidates.lengths.tolist())
     tokens = torch.cat([places[index] for index in order.tolist()])
     return replace(
@@ -162,6 +169,8 @@ def reordered(candidates: Candidates, order: Tensor) -> tuple[Candidates, Tensor
         ratings=candidates.ratings.of(order),
         embeddings=candidates.embeddings[order],
         influence=candidates.influence[order],
+        kinds=candidates.kinds[order],
+        wrong=candidates.wrong[tokens],
     ), tokens
 
 
@@ -194,4 +203,6 @@ def limited(case: Specimen, needs: Collection[str]) -> Specimen:
     hidden: dict[str, Any] = dict.fromkeys(others - set(needs))
     if "token-influence" not in needs:
         hidden["token_influence"] = None
+    if "truth" not in needs:
+        hidden |= {"kinds": None, "wrong": None}
     return replace(case, candidates=replace(case.candidates, scores=scores, attention=attention, **hidden))

@@ -37,7 +37,8 @@ class CellSamples:
 
     instructions, ratings: of all samples, or None. reference: per sample, [|T_i|] token NLL under the reference model,
     or None. token_influence: per sample, [|T_i|] places of its tokens (references.py), or None. influence: [n, G] on
-    each of G groups of target examples (influence.py), or None.
+    each of G groups of target examples (influence.py), or None. kinds: [n] int64, or None; wrong: per sample, [|T_i|]
+    bool, or None (pruners/base.py, Candidates).
     """
 
     samples: Sequence[Sample]
@@ -46,6 +47,8 @@ class CellSamples:
     token_influence: Sequence[Tensor] | None = None
     ratings: Ratings | None = None
     influence: Tensor | None = None
+    kinds: Tensor | None = None
+    wrong: Sequence[Tensor] | None = None
 
     @classmethod
     def of(cls, stored: StoredSamples, positions: Tensor | None = None) -> "CellSamples":
@@ -56,7 +59,24 @@ class CellSamples:
         )
         columns: dict[str, Any] = {name: torch.as_tensor(column)[chosen] for name, column in stored.ratings.items()}
         samples = [stored.samples[position] for position in chosen.tolist()]
-        return cls(samples, texts, ratings=Ratings(**columns) if columns else None)
+        wrong = None
+        if stored.errors is not None:
+            errors = stored.errors
+            wrong = [_marked(stored.samples[position], errors[position]) for position in chosen.tolist()]
+        return cls(
+            samples,
+            texts,
+            ratings=Ratings(**columns) if columns else None,
+            kinds=None if stored.kinds is None else torch.as_tensor(stored.kinds)[chosen],
+            wrong=wrong,
+        )
+
+
+def _marked(sample: Sample, places: Sequence[int]) -> Tensor:
+    """[|T_i|] bool: the response tokens of a sample at these places in its tokens."""
+    mask = torch.zeros(len(sample.tokens), dtype=torch.bool)
+    mask[list(places)] = True
+    return mask[sample.prompt :]
 
 
 @dataclass
@@ -96,9 +116,12 @@ class CandidateSource:
         tabled = None if self.table is None else self.table.of(positions)
         observed, graphs = self._observe(samples, set(needs) - (SCORES if tabled else set()), with_graphs)
         texts, ratings, influence = self.train_set.instructions, self.train_set.ratings, self.train_set.influence
-        by_token = (self.train_set.reference, self.train_set.token_influence)
-        reference, token_influence = (
-            None if known is None else torch.cat([known[position] for position in positions]) for known in by_token
+        kinds = self.train_set.kinds
+        by_token = {"reference": self.train_set.reference, "token-influence": self.train_set.token_influence}
+        by_token["truth"] = self.train_set.wrong
+        reference, token_influence, wrong = (
+            torch.cat([known[position] for position in positions]) if known is not None and need in needs else None
+            for need, known in by_token.items()
         )
         if texts is not None:
             texts = Instructions(texts.characters[chosen], texts.entropy[chosen])
@@ -108,13 +131,15 @@ class CandidateSource:
             prompts=torch.tensor([sample.prompt for sample in samples]),
             scores=tabled or (None if observed is None else observed.scores),
             attention=None if observed is None else observed.attention,
-            reference=reference if "reference" in needs else None,
-            token_influence=token_influence if "token-influence" in needs else None,
+            reference=reference,
+            token_influence=token_influence,
             losses=self.losses[chosen] if "losses" in needs else None,
             instructions=texts if "instructions" in needs else None,
             ratings=ratings.of(chosen) if ratings is not None and "ratings" in needs else None,
             embeddings=self._embed(samples) if "embeddings" in needs else None,
             influence=influence[chosen] if influence is not None and "influence" in needs else None,
+            kinds=kinds[chosen] if kinds is not None and "truth" in needs else None,
+            wrong=wrong,
             epoch=epoch,
             epochs=self.epochs,
         )

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from qtuning.data.samples import Sample
 from qtuning.errors import UserError
-from qtuning.experiment.cell import Cell, Part
+from qtuning.experiment.auxiliary import Part
+from qtuning.experiment.cell import Cell
 from qtuning.experiment.ids import cell_id
 from qtuning.experiment.references import references_of
 from qtuning.files import read_json

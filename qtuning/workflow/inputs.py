@@ -15,19 +15,9 @@ from qtuning.data.items import items_file
 from qtuning.data.sources import locate
 from qtuning.data.targets import train_file
 from qtuning.errors import UserError, raise_problems
+from qtuning.experiment.auxiliary import TrainedReference
 from qtuning.experiment.benchmarks import BENCHMARKS, Protocol, Split
-from qtuning.experiment.cell import (
-    Cell,
-    Evaluation,
-    FileSource,
-    HubSource,
-    Model,
-    Pruning,
-    Seeds,
-    TrainedReference,
-    Training,
-    TrainSet,
-)
+from qtuning.experiment.cell import Cell, Evaluation, FileSource, HubSource, Model, Pruning, Seeds, Training, TrainSet
 from qtuning.experiment.grid import ConfigFolder, Grid
 from qtuning.experiment.ids import (
     AUXILIARY,

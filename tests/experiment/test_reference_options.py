@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from qtuning.errors import UserError
-from qtuning.experiment.cell import Model, ShippedModelSource, TrainedReference
+from qtuning.experiment.auxiliary import TrainedReference
+from qtuning.experiment.cell import Model, ShippedModelSource
 from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.ids import ResultPaths, cell_id
 from qtuning.experiment.influence import measurement_of

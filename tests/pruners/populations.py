@@ -7,6 +7,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from qtuning.experiment.truth import KINDS
 from qtuning.pruners.base import Budget, Candidates, Instructions, Ratings, SampleSelection, keep_prunable
 from qtuning.scoring.scores import BatchScores, TokenAttention
 
@@ -65,6 +66,8 @@ def populations(draw: st.DrawFn, samples: int = 12, tokens: int = 6) -> Candidat
         ratings=Ratings(*(integers(0, 5).double() for _ in range(3))),
         embeddings=floats([-1.0, 0.0, 1.0], 3 * count).reshape(count, 3).float(),
         influence=floats(attention, 2 * count).reshape(count, 2),
+        kinds=integers(0, len(KINDS) - 1),
+        wrong=torch.tensor(rng.choices([False, False, True], k=total)),
         epoch=0,
         epochs=3,
     )

@@ -46,6 +46,8 @@ def batch_of(seed: int) -> Candidates:
         ratings=Ratings(*(random(8).mul(5).round() for _ in range(3))),
         embeddings=random(32).reshape(8, 4).float() - 0.5,
         influence=random(16).reshape(8, 2),
+        kinds=torch.tensor([0, 4, 2, 1, 3, 4, 0, 2]),
+        wrong=random(tokens) < 0.3,
         epochs=3,
     )
 
@@ -67,6 +69,7 @@ def batch() -> Candidates:
         ("random-once", "ppl", {}, set(), {"scores"}),
         ("alpagasus", "random", {}, {"ratings"}, set()),
         ("deita", "ppl", {}, {"ratings", "embeddings"}, {"scores"}),
+        ("oracle", "adversary-tokens", {}, {"truth"}, {"truth"}),
     ],
 )
 def test_what_a_method_needs_and_when(

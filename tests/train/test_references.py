@@ -20,7 +20,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from qtuning.data.prepare import prepare
 from qtuning.data.samples import Sample, load_samples
 from qtuning.errors import UserError
-from qtuning.experiment.cell import Cell, FileSource, Model, Part, Seeds, ShippedModelSource, Training, TrainSet
+from qtuning.experiment.auxiliary import Part
+from qtuning.experiment.cell import Cell, FileSource, Model, Seeds, ShippedModelSource, Training, TrainSet
 from qtuning.experiment.ids import cell_id, cell_json
 from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.references import references_of, with_references
