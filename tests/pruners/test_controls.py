@@ -49,7 +49,8 @@ def test_within_a_rank_chance_decides_anew_each_epoch() -> None:
     """Of 12 equal samples each is kept in a quarter of 2000 draws, give or take 5 deviations."""
     candidates = Candidates(torch.arange(12), torch.ones(12, dtype=torch.int64), kinds=torch.tensor([0, 1] * 6))
     budget = budget_of(candidates, 0.25)
-    counts = sum(oracle(candidates, budget, generator(0, "epoch", epoch)).kept.long() for epoch in range(2000))
+    draws = [oracle(candidates, budget, generator(0, "epoch", epoch)).kept for epoch in range(2000)]
+    counts = torch.stack(draws).sum(0)
     assert all(abs(count - 500) <= 5 * (2000 * 3 / 16) ** 0.5 for count in counts.tolist())
     again = [oracle(candidates, budget, generator(0, "epoch", 7)).kept for _ in range(2)]
     assert torch.equal(*again)
@@ -71,7 +72,7 @@ def test_token_controls_drop_wrong_tokens_first_or_last(
     asked = max(1, round(share * held))
     mask = control(candidates, selection, exactly(asked), generator(seed))
     assert int(mask.sum()) == asked
-    kept, dropped = set(), set()
+    kept, dropped = set[bool](), set[bool]()
     owners = [index for index, length in enumerate(candidates.lengths.tolist()) for _ in range(length)]
     for owner, wrong, stays in zip(owners, candidates.wrong.tolist(), mask.tolist(), strict=True):
         if not bool(selection.kept[owner]):
@@ -87,10 +88,8 @@ def test_which_tokens_of_a_sort_go_is_chance() -> None:
     wrong = torch.tensor([index % 3 == 0 for index in range(18)])
     candidates = Candidates(torch.tensor([4, 2]), torch.tensor([10, 8]), wrong=wrong)
     everything = SampleSelection(torch.full((2,), PRUNABLE, dtype=torch.int8), torch.zeros(2), torch.zeros(2).bool())
-    counts = sum(
-        oracle_tokens(candidates, everything, exactly(9), generator(3, "batch", update)).long()
-        for update in range(2000)
-    )
+    draws = [oracle_tokens(candidates, everything, exactly(9), generator(3, "batch", n)) for n in range(2000)]
+    counts = torch.stack(draws).sum(0)
     assert counts[wrong].tolist() == [0] * 6
     assert all(abs(count - 1500) <= 5 * (2000 * 3 / 16) ** 0.5 for count in counts[~wrong].tolist())
 
