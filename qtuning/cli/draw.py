@@ -77,7 +77,7 @@ def instrument(
 
     `qtuning instrument table1-mini`
     """
-    from qtuning.statistics.compare import answer_sets
+    from qtuning.statistics.answers import answer_sets
     from qtuning.statistics.instrument import instrument as measure
     from qtuning.statistics.summary import summarise
     from qtuning.store.store import Store

@@ -12,7 +12,8 @@ from typing import Literal
 from qtuning.errors import UserError
 from qtuning.paper.beside import Number, compare_with_paper
 from qtuning.paper.published import MODEL_LABEL, PaperRow, Published, Range, table_number
-from qtuning.statistics.compare import AnswerSet, answer_sets, interval
+from qtuning.statistics.answers import AnswerSet, answer_sets
+from qtuning.statistics.compare import interval
 from qtuning.statistics.summary import AVERAGE, Summary, summarise
 from qtuning.store.store import Store
 from qtuning.tables.labels import benchmark_label

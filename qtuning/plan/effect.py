@@ -24,7 +24,8 @@ from qtuning.experiment.ids import canonical, cell_id, evaluation_id
 from qtuning.files import canonical_json, read_json
 from qtuning.plan.assumptions import Assumptions
 from qtuning.plan.work import evaluation_work
-from qtuning.statistics.compare import pools_of, references, rival_of
+from qtuning.statistics.answers import pools_of
+from qtuning.statistics.compare import references, rival_of
 from qtuning.statistics.power import Spread, detectable_difference
 from qtuning.store.collect import identity
 from qtuning.store.lines import FULL, RANDOM, ZERO_SHOT, Line, line_of

@@ -19,7 +19,7 @@ Biol. 3).
 All arrays are float64; scores of one benchmark are [L, S, n] with lines, seeds and items in one order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +75,22 @@ class Estimate:
         return np.asarray(np.sqrt(np.sum(parts, axis=0)))
 
 
+def of_clusters(scores: Array, clusters: Sequence[Hashable]) -> Array:
+    """[n] scores of items -> [C] scores of clusters of items that are not independent, with the mean of the items.
+
+    y_c = mean + (C / n) sum_{i in c} (x_i - mean): the linearised cluster sums. Their mean is that of the items,
+    whatever the sizes of the clusters, and their variance over C is the cluster-robust variance of that mean (Miller
+    2024, arXiv 2411.00640, section 2.2, there without C / (C - 1)). So clusters are to everything here what items are.
+    Where each item is a cluster, these are the scores.
+    """
+    places: dict[Hashable, int] = {}
+    of_item = np.array([places.setdefault(cluster, len(places)) for cluster in clusters])
+    if len(places) == len(scores):
+        return scores
+    mean = scores.mean()
+    return mean + len(places) / len(scores) * np.bincount(of_item, weights=scores - mean)
+
+
 def mean_squares(scores: Array) -> tuple[Array, Array, Array]:
     """[L, S, n] -> mean squares of seeds, items and their interaction, each [L]; two-way ANOVA without replication.
 
@@ -91,32 +107,115 @@ def mean_squares(scores: Array) -> tuple[Array, Array, Array]:
     )
 
 
+@dataclass(frozen=True)
+class _Squares:
+    """What the error of K contrasts is computed from; norm, own, items and rest are quadratic forms of their weights.
+
+    mean: [K]. norm: [K] sums of squared weights. own: [K] variances over seeds of the contrast averaged over
+    benchmarks. items, rest: [B, K] mean squares of items and of the interaction, for each benchmark; with one seed
+    the former is the variance over items, the latter zero. pooled: mean square of lines x seeds.
+    """
+
+    mean: Array
+    norm: Array
+    own: Array
+    items: Array
+    rest: Array
+    pooled: float
+
+    def mixed(self, weights: Array) -> "_Squares":
+        """Those of other contrasts, of which each form is the sum of these K with `weights` [M, K]; without means."""
+        # a sum of squares is never negative, but for rounding
+        norm, own, items, rest = (
+            np.maximum(form @ weights.T, 0.0) for form in (self.norm, self.own, self.items, self.rest)
+        )
+        return _Squares(np.zeros(len(weights)), norm, own, items, rest, self.pooled)
+
+
 def estimate_differences(benchmarks: Sequence[Array], reference: int, prior: float = np.inf) -> Estimate:
     """Means of the paired differences from line `reference`, averaged over benchmarks, with their errors.
 
-    benchmarks: [L, S, n_k] each; items of different benchmarks are independent. The lines lend each other their seed
-    variance: a difference has S - 1 degrees of freedom of its own, and the L - 2 contrasts orthogonal to it add at most
-    `prior` (`prior_freedom`).
+    As `estimate_contrasts`, of which these are L. Row `reference` is all zero.
+    """
+    lines = np.eye(len(benchmarks[0]))
+    return estimate_contrasts(benchmarks, lines - lines[reference], prior)
+
+
+def estimate_contrasts(benchmarks: Sequence[Array], weights: Array, prior: float = np.inf) -> Estimate:
+    """Means of contrasts of the lines, averaged over benchmarks, with their errors.
+
+    benchmarks: [L, S, n_k] each; items of different benchmarks are independent. weights: [K, L], each row sums to zero,
+    so that what a seed or an item does to all lines cancels. The lines lend each other their seed variance: a contrast
+    has S - 1 degrees of freedom of its own, and the L - 2 contrasts orthogonal to it add at most `prior`
+    (`prior_freedom`).
 
     The variance has two parts. The part over seeds includes the interaction of seeds and items, and is never less than
     what items alone explain of it. The other part is over items. With one seed there is only the latter, with the
-    interaction in it. Row `reference` is all zero.
+    interaction in it.
     """
-    differences = [scores - scores[reference] for scores in benchmarks]
-    lines, seeds, _ = differences[0].shape
-    mean = np.mean([d.mean(axis=(1, 2)) for d in differences], axis=0)
-    items, floor, item_freedom = _over_items(differences)
-    if seeds == 1:
-        return Estimate(mean, items[None], item_freedom[None], 1)
+    return _estimate(_squares(benchmarks, weights), benchmarks, prior)
+
+
+def estimate_ratio(
+    benchmarks: Sequence[Array], line: int, zero: int, one: int, prior: float = np.inf, confidence: float = 0.95
+) -> tuple[float, float, float] | None:
+    """(q, low, high): where a line lies between two others, q = (line - zero) / (one - zero), with its interval.
+
+    By Fieller's method (1954): the interval holds every q for which the contrast (line - zero) - q (one - zero) is not
+    told from zero. Its error is that of `estimate_contrasts`, so the covariances of the three lines are in it.
+
+    None where `zero` and `one` are not told apart: the interval would have no end.
+    """
+    from scipy.optimize import brentq
+
+    lines = np.eye(len(benchmarks[0]))
+    basis = np.stack([lines[line] - lines[zero], lines[one] - lines[zero], lines[line] - lines[one]])
+    squares = _squares(benchmarks, basis)
+    over, under, _ = squares.mean
+    if abs(under) <= _estimate(squares, benchmarks, prior).half_width(confidence)[1]:
+        return None
+    found = float(over / under)
+    if line in (zero, one):
+        return found, found, found
+
+    def excess(q: float) -> float:
+        """How far the contrast is from being told from zero; a form of x - q y is a sum of those of x, y and x - y."""
+        form = squares.mixed(np.array([[1 - q, q * q - q, q]]))
+        half = _estimate(form, benchmarks, prior).half_width(confidence)
+        return float(abs(over - q * under) - half[0])
+
+    def end(step: float) -> float:
+        while excess(found + step) <= 0:
+            step *= 2
+        return float(brentq(lambda q: excess(q), found, found + step, xtol=1e-6))
+
+    return found, end(-0.125), end(0.125)
+
+
+def _squares(benchmarks: Sequence[Array], weights: Array) -> _Squares:
+    seeds = benchmarks[0].shape[1]
+    contrasts = [np.tensordot(weights, scores, 1) for scores in benchmarks]
+    mean = np.mean([scores.mean(axis=(1, 2)) for scores in contrasts], axis=0)
+    items, rest = zip(*(_item_squares(scores) for scores in contrasts), strict=True)
     by_seed = np.mean([scores.mean(axis=2) for scores in benchmarks], axis=0)
-    own = (by_seed - by_seed[reference]).var(axis=1, ddof=1)
-    # 2 x the interaction's mean square: the mean variance of the L - 1 orthogonal contrasts, each of the scale of a
-    # difference; the difference itself is one of them
-    over_seeds, freedom = _moderated(own, 2 * _seed_variances(by_seed)[0], seeds, prior)
-    over_seeds = np.where(np.arange(lines) == reference, 0.0, np.maximum(over_seeds, floor))
-    return Estimate(
-        mean, np.stack([over_seeds / seeds, items]), np.stack([np.full(lines, freedom), item_freedom]), seeds
-    )
+    several = seeds > 1
+    own = (weights @ by_seed).var(axis=1, ddof=1) if several else np.zeros(len(weights))
+    pooled = _seed_variances(by_seed)[0] if several else 0.0
+    return _Squares(mean, (weights**2).sum(axis=1), own, np.stack(items), np.stack(rest), pooled)
+
+
+def _estimate(squares: _Squares, benchmarks: Sequence[Array], prior: float) -> Estimate:
+    """The parts of the error of contrasts of the lines of these benchmarks."""
+    lines, seeds, _ = benchmarks[0].shape
+    items, floor, item_freedom = _over_items(squares.items, squares.rest, seeds, [b.shape[2] for b in benchmarks])
+    if seeds == 1:
+        return Estimate(squares.mean, items[None], item_freedom[None], 1)
+    # of unit contrasts: those that are orthogonal to each other have one scale then
+    unit = np.divide(squares.own, squares.norm, out=np.zeros_like(squares.own), where=squares.norm > 0)
+    over_seeds, freedom = _moderated(unit, squares.pooled, lines, seeds, prior)
+    over_seeds = np.where(squares.norm > 0, np.maximum(squares.norm * over_seeds, floor), 0.0)
+    variances = np.stack([over_seeds / seeds, items])
+    return Estimate(squares.mean, variances, np.stack([np.full(len(items), freedom), item_freedom]), seeds)
 
 
 def estimate_scores(benchmarks: Sequence[Array], prior: float = np.inf) -> Estimate:
@@ -128,7 +227,9 @@ def estimate_scores(benchmarks: Sequence[Array], prior: float = np.inf) -> Estim
     """
     lines, seeds, _ = benchmarks[0].shape
     mean = np.mean([scores.mean(axis=(1, 2)) for scores in benchmarks], axis=0)
-    items, floor, item_freedom = _over_items(benchmarks)
+    squares, rest = zip(*(_item_squares(scores) for scores in benchmarks), strict=True)
+    counts = [scores.shape[2] for scores in benchmarks]
+    items, floor, item_freedom = _over_items(np.stack(squares), np.stack(rest), seeds, counts)
     if seeds == 1:
         return Estimate(mean, items[None], item_freedom[None], 1)
     by_seed = np.mean([scores.mean(axis=2) for scores in benchmarks], axis=0)
@@ -137,43 +238,38 @@ def estimate_scores(benchmarks: Sequence[Array], prior: float = np.inf) -> Estim
     if lines == 1:
         return Estimate(mean, np.stack([np.maximum(common, floor) / seeds, items]), np.stack(freedom), seeds)
     pooled, own = _seed_variances(by_seed)
-    single, gained = _moderated(own, pooled, seeds, prior)
+    single, gained = _moderated(own, pooled, lines, seeds, prior)
     # a line is the mean of all plus its deviation, of which a share 1/L belongs to the mean
     single = np.maximum(single * (1 - 1 / lines), floor - common)
     freedom.insert(1, np.full(lines, gained))
     return Estimate(mean, np.stack([common / seeds, single / seeds, items]), np.stack(freedom), seeds)
 
 
-def _over_items(benchmarks: Sequence[Array]) -> tuple[Array, Array, Array]:
-    """Three arrays [L]: what the choice of items adds to the variance of the mean; the least that the variance of a
+def _item_squares(scores: Array) -> tuple[Array, Array]:
+    """[K, S, n] -> mean squares of items and of the interaction, each [K]; one seed has the latter in the former."""
+    if scores.shape[1] == 1:
+        return scores[:, 0].var(axis=1, ddof=1), np.zeros(len(scores))
+    return mean_squares(scores)[1:]
+
+
+def _over_items(items: Array, rest: Array, seeds: int, counts: Sequence[int]) -> tuple[Array, Array, Array]:
+    """Three arrays [K]: what the choice of items adds to the variance of the mean; the least that the variance of a
     seed's mean can be, which is the interaction's share of it; degrees of freedom of the first (Satterthwaite over
-    benchmarks)."""
-    lines, seeds, _ = benchmarks[0].shape
-    parts, floor, freedom = [], np.zeros(lines), []
-    for scores in benchmarks:
-        n = scores.shape[2]
-        if seeds == 1:
-            part = scores[:, 0].var(axis=1, ddof=1) / n
-        else:
-            _, items, rest = mean_squares(scores)
-            part = np.maximum(items - rest, 0.0) / (seeds * n)
-            floor += rest / n
-        parts.append(part)
-        freedom.append(n - 1)
-    stacked = np.stack(parts)
-    total = stacked.sum(axis=0)
-    spread = (stacked**2 / np.array(freedom, dtype=np.float64)[:, None]).sum(axis=0)
-    together = np.full(lines, float(sum(freedom)))
+    benchmarks). items, rest: [B, K] mean squares."""
+    n = np.array(counts, dtype=np.float64)[:, None]
+    parts = np.maximum(items - rest, 0.0) / (seeds * n)
+    total, spread = parts.sum(axis=0), (parts**2 / (n - 1)).sum(axis=0)
+    together = np.full(len(total), float((n - 1).sum()))
     np.divide(total**2, spread, out=together, where=spread > 0)
-    return total / len(benchmarks) ** 2, floor / len(benchmarks) ** 2, together
+    return total / len(n) ** 2, (rest / n).sum(axis=0) / len(n) ** 2, together
 
 
-def _moderated(own: Array, pooled: float, seeds: int, prior: float) -> tuple[Array, float]:
-    """[L] variances over seeds after each line has borrowed from the others, and their degrees of freedom.
+def _moderated(own: Array, pooled: float, lines: int, seeds: int, prior: float) -> tuple[Array, float]:
+    """[K] variances over seeds of unit contrasts after each has borrowed from the others, and their degrees of freedom.
 
-    own: [L], of each line alone. pooled: of all lines. The other lines count as at most `prior` degrees of freedom.
+    own: [K], of each alone. pooled: of all L - 1 orthogonal ones. The others count as at most `prior` degrees of
+    freedom.
     """
-    lines = len(own)
     borrowed = min(prior, (lines - 2) * (seeds - 1))
     others = np.maximum((lines - 1) * pooled - own, 0.0) / max(lines - 2, 1)
     freedom = borrowed + seeds - 1
@@ -220,15 +316,3 @@ def prior_freedom(groups: Sequence[Array]) -> float:
     # 1/x < trigamma(x) < 1/x + 1/x^2 brackets the root of trigamma(x) = excess
     low, high = 1 / excess, (1 + np.sqrt(1 + 4 * excess)) / (2 * excess)
     return 2 * float(brentq(lambda x: float(polygamma(1, x)) - excess, low * 0.999, high * 1.001))
-
-
-def holm(p: Array, comparisons: int | None = None) -> Array:
-    """Holm's step-down adjustment (Holm 1979): p values that may be compared with the family-wise error rate.
-
-    comparisons: size of the family, where some of its members have no p; default: len(p).
-    """
-    total = len(p) if comparisons is None else comparisons
-    order = np.argsort(p, kind="stable")
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(np.maximum.accumulate((total - np.arange(len(p))) * p[order]), 1.0)
-    return adjusted

@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from qtuning.experiment.metrics import METRICS, MetricName
-from qtuning.statistics.compare import AnswerSet, pools_of
+from qtuning.statistics.answers import AnswerSet, pools_of
 from qtuning.statistics.components import Components, components
 from qtuning.statistics.estimate import Array
 from qtuning.statistics.power import detectable_difference

@@ -23,6 +23,12 @@ from qtuning.store.schema import COST_COLUMNS, SELECTION_COLUMNS
 RANDOM, FULL, ZERO_SHOT = "random+random", "full", "zero-shot"
 """The methods that others are compared with: random pruning, no pruning, no training."""
 
+CONTROLS = ("oracle", "adversary", "no-noise", "no-redundant", "oracle-tokens", "adversary-tokens")
+"""The pruners that know the truth about a train set. They show what selection can do, and compete with nobody."""
+
+Control = Literal["oracle", "adversary"]
+"""The best and the worst of them: every other method should lie between."""
+
 Part = Literal["sample", "token", "method"]
 """Whose option it is: the sample pruner's, the token pruner's, or a reading that concerns both."""
 
@@ -59,6 +65,11 @@ class Line:
     def reference(self) -> bool:
         """Whether nothing is pruned: the full data set, or no training at all."""
         return self.method in (FULL, ZERO_SHOT)
+
+    @property
+    def control(self) -> str | None:
+        """The pruner of the line that knows the truth; None for a method that could be used on real data."""
+        return next((name for name in (self.sample_pruner, self.token_pruner) if name in CONTROLS), None)
 
     def columns(self) -> dict[str, Any]:
         """The line's columns in every frame that has a row per line; a frame's schema picks those it has."""
@@ -154,13 +165,41 @@ def random_at_budget(line: Line, lines: Sequence[Line]) -> Line | None:
     Trained in the same way, and under the line's own readings (an experiment may have them for all its methods), else
     under the default ones. Where a ratio is 1, a pruner that prunes nothing is as good as a random one.
     """
+    samples = ["random", "full"] if line.sample_ratio == 1 else ["random"]
+    return _of_pruners(line, lines, samples, "random")
+
+
+def control_at_budget(line: Line, lines: Sequence[Line], control: Control) -> Line | None:
+    """The oracle or the adversary at a line's budget, trained as it was: that of samples with random tokens, or, where
+    all samples are kept, that of tokens."""
+    if line.sample_ratio == 1:
+        return _of_pruners(line, lines, ["random", "full"], f"{control}-tokens")
+    return _of_pruners(line, lines, [control], "random")
+
+
+def method_at_budget(line: Line, lines: Sequence[Line], method: str) -> Line | None:
+    """The line of another method at the same budget, trained as it was: under its own readings, else the default."""
+    return None if line.reference else _alike(line, [other for other in _beside(line, lines) if other.method == method])
+
+
+def _of_pruners(line: Line, lines: Sequence[Line], samples: Sequence[str], token: str) -> Line | None:
+    """The line at the same budget that has one of the sample pruners, the first that there is, and a token pruner."""
     if line.reference:
         return None
-    samples = ["random", "full"] if line.sample_ratio == 1 else ["random"]
-    tokens = ["random", "none"] if line.token_ratio == 1 else ["random"]
-    place = attrgetter("train_set", "sample_ratio", "token_ratio", "training")
-    same, pairs = [other for other in lines if place(other) == place(line)], product(samples, tokens)
+    tokens = [token, "none"] if line.token_ratio == 1 else [token]
+    same, pairs = _beside(line, lines), product(samples, tokens)
     rivals = [other for pair in pairs for other in same if (other.sample_pruner, other.token_pruner) == pair]
+    return _alike(line, rivals)
+
+
+def _beside(line: Line, lines: Sequence[Line]) -> list[Line]:
+    """The lines of the same train set and budget that are trained in the same way."""
+    place = attrgetter("train_set", "sample_ratio", "token_ratio", "training")
+    return [other for other in lines if place(other) == place(line)]
+
+
+def _alike(line: Line, rivals: Sequence[Line]) -> Line | None:
+    """Of these, the one with the readings of the line, else the one with all options at their defaults."""
     alike, plain = _with_readings_of(line, rivals), _plain(rivals)
     if line in alike and plain:  # a reading of random pruning itself, against random pruning as it is
         return plain[0]

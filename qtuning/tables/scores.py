@@ -9,6 +9,7 @@ import polars as pl
 
 from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.statistics.compare import MARKS
+from qtuning.statistics.families import EXPLORATORY, PRIMARY
 from qtuning.statistics.summary import AVERAGE, Entry, Summary
 from qtuning.store.comparable import training_warnings
 from qtuning.store.lines import FULL, RANDOM, ZERO_SHOT, Line
@@ -159,25 +160,20 @@ def _how_to_read(summary: Summary, marks: Significance) -> list[str]:
 def _legend(rows: Sequence[dict[str, Any]]) -> list[str]:
     """What the marks mean, how many comparisons were tested, and what is to be known of the tested ones."""
 
-    def count(rows: Sequence[object]) -> str:
-        return f"{len(rows)} comparison{'' if len(rows) == 1 else 's'}"
+    def count(family: str) -> str:
+        number = sum(row["p_adjusted"] is not None and row["family"] == family for row in rows)
+        return f"{number} comparison{'' if number == 1 else 's'}"
 
-    tested = [row for row in rows if row["p_holm"] is not None]
-    trained = [row for row in tested if row["against"] != ZERO_SHOT]
-    untrained = [row for row in tested if row["against"] == ZERO_SHOT]
+    shown = [row for row in rows if row["mark"]]
+    untrained = f", {MARKS[ZERO_SHOT]} from the model without training"
     legend = [
         f"{MARKS[RANDOM]} differs significantly from random + random at the same budget, {MARKS[FULL]} from the full "
-        f"data: two-sided at 5%, after Holm's correction ({count(trained)} tested, the others are not marked); no "
-        "mark is no proof of equality."
+        f"data{untrained if any(row['against'] == ZERO_SHOT for row in shown) else ''}: two-sided at 5%. Without "
+        f"brackets, a primary comparison, after Holm's correction ({count(PRIMARY)}); in brackets, an exploratory one, "
+        f"after Benjamini and Hochberg's ({count(EXPLORATORY)}). No mark is no proof of equality."
     ]
-    shown = trained
-    if any(row["mark"] for row in untrained):
-        legend.append(
-            f"{MARKS[ZERO_SHOT]} differs significantly from the model without training, tested likewise in a family of "
-            f"its own ({count(untrained)})."
-        )
-        shown = tested
-    return legend + [f"Significance: {note}." for note in dict.fromkeys(row["note"] for row in shown if row["note"])]
+    tested = (row["note"] for row in rows if row["p_adjusted"] is not None)
+    return legend + [f"Significance: {note}." for note in dict.fromkeys(tested) if note]
 
 
 def _items(summary: Summary) -> str:

@@ -99,17 +99,23 @@ def test_two_lines_are_compared_as_by_hand(make_folders: Callable[..., Folders])
         assert (row["n_seeds"], row["n_items"], row["seed_df"]) == (3, n, 2)
         assert row["seed_sd"] == pytest.approx(math.sqrt(of_seeds))
         assert row["item_se"] == pytest.approx(math.sqrt(over_items[-1]))
-        assert row["p_holm"] is None and row["significant"] is None
+        assert (row["family"], row["metric"], row["n_clusters"]) == ("exploratory", "headline", n)
     average = [(a + b) / 2 for a, b in zip(*means, strict=True)]
     row = of(table, benchmark="avg", against="random+random")
     assert row["difference"] == pytest.approx(sum(average) / 3)
     assert row["seed_sd"] == pytest.approx(math.sqrt(max(float(np.var(average, ddof=1)), least)))
     assert row["item_se"] == pytest.approx(math.sqrt(sum(over_items)) / 2)
     assert row["n_items"] == 65
-    assert row["p_holm"] == row["p"]  # a family of one
+    assert table.row(0, named=True) == row and row["better"]
+    assert (row["family"], row["p_adjusted"]) == ("primary", row["p"])  # a family of one
     missing = of(table, benchmark="avg", against="full", method="q-tuning")
     assert missing["note"] == "full is not part of this experiment"
     assert missing["difference"] is None and missing["significant"] is None
+
+
+def step_up(p: list[float]) -> list[float]:
+    """Benjamini and Hochberg's adjusted values of sorted p values, one by one."""
+    return [min(1.0, *(p[j] * len(p) / (j + 1) for j in range(i, len(p)))) for i in range(len(p))]
 
 
 def test_marks_follow_from_families(make_folders: Callable[..., Folders]) -> None:
@@ -120,18 +126,17 @@ def test_marks_follow_from_families(make_folders: Callable[..., Folders]) -> Non
         answer(folders, cell, 0.8 if "q-tuning" in name else 0.7 if "full" in name else 0.3, flip=2)
     table = of_store(compare, collected(folders), "mini")
     averages = table.filter(pl.col("benchmark") == "avg")
-    for against, size in (("random+random", 3), ("full", 4)):
-        family = averages.filter(pl.col("against") == against)
-        assert len(family) == size
-        smallest = family.sort("p").to_dicts()[0]
-        assert smallest["p_holm"] == pytest.approx(size * smallest["p"])
-        assert family["significant"].to_list() == (family["p_holm"] < 0.05).to_list()
+    # q-tuning has a name of its own, the pairs have not
+    assert table.filter(pl.col("family") == "primary")["method"].to_list() == ["q-tuning"]
+    others = table.filter(pl.col("family") == "exploratory").sort("p").to_dicts()
+    assert len(others) == len(table) - 1
+    assert [row["p_adjusted"] for row in others] == pytest.approx(step_up([row["p"] for row in others]))
+    assert [row["significant"] for row in others] == [row["p_adjusted"] < 0.05 for row in others]
     assert of(averages, method="q-tuning", against="random+random")["mark"] == "†"
     found = {key[2]: mark for key, mark in read_significance(table, "mini").symbols.items()}
     assert found["q-tuning"].startswith("†")
-    assert found["random+random"] == "‡"
+    assert found["random+random"] == "(‡)"
     assert of(averages, method="random+ppl", against="random+random")["mark"] is None
-    assert table.filter(pl.col("benchmark") != "avg")["mark"].null_count() == len(table) * 2 // 3
     assert table.equals(of_store(compare, collected(folders), "mini"))
 
 
@@ -169,12 +174,12 @@ def test_the_untrained_model_is_compared_at_every_seed(full: bool, make_folders:
         assert (row["low"], row["high"]) == pytest.approx((row["difference"] - half, row["difference"] + half))
         assert (row["seed_sd"], row["seed_df"]) == (pytest.approx(math.sqrt(of_seeds)), 2)
         assert row["item_se"] == pytest.approx(math.sqrt(of_items))
-    assert (row["n_seeds"], row["n_items"], row["p_holm"], row["significant"]) == (3, 65, row["p"], True)
+    assert (row["n_seeds"], row["n_items"], row["family"], row["significant"]) == (3, 65, "exploratory", True)
     # only where there is no full data does the table show it
-    assert row["mark"] == (None if full else "§")
+    assert row["mark"] == (None if full else "(§)")
     marks = read_significance(of_store(compare, store, "mini"), "mini")
     assert ("§" in "".join(marks.symbols.values())) is not full
-    assert any(text.startswith("§ differs") for text in marks.legend) is not full
+    assert any("§ from the model" in text for text in marks.legend) is not full
 
 
 def test_other_items_than_those_of_the_untrained_model_are_not_paired(make_folders: Callable[..., Folders]) -> None:
@@ -200,7 +205,7 @@ def test_holes_keep_their_reason_and_their_place_in_the_family(folders: Folders)
     (folders.folder(silent) / evaluation_id(grid.evaluation) / "items.parquet").unlink()
     table = of_store(compare, collected(folders), "mini").filter(pl.col("benchmark") == "avg")
     lost = of(table, method="q-tuning", sample_ratio=0.25, against="random+random")
-    assert lost["difference"] is None and lost["p_holm"] is None and lost["note"] == "seed 1 failed: disk full"
+    assert lost["difference"] is None and lost["p_adjusted"] is None and lost["note"] == "seed 1 failed: disk full"
     other = of(table, method="q-tuning", sample_ratio=0.5, against="random+random")
     assert other["note"].startswith("nothing to compare with: random+random: the store has no items of arc_easy")
     against_full = of(table, method="q-tuning", sample_ratio=0.5, against="full")
@@ -208,7 +213,7 @@ def test_holes_keep_their_reason_and_their_place_in_the_family(folders: Folders)
     # 4 comparisons with the full data were planned, 2 could be made
     tested = table.filter((pl.col("against") == "full") & pl.col("p").is_not_null()).sort("p").to_dicts()
     assert len(tested) == 2
-    assert tested[0]["p_holm"] == pytest.approx(min(1, 4 * tested[0]["p"]))
+    assert tested[0]["p_adjusted"] == pytest.approx(min(1, 4 * tested[0]["p"]))
     intervals = of_store(score_intervals, Store(folders.results), "mini").filter(pl.col("benchmark") == "avg")
     assert of(intervals, method="q-tuning", sample_ratio=0.25)["note"] == "seed 1 failed: disk full"
 

@@ -10,7 +10,7 @@ from cell_folders import Folders
 from test_compare import N, answer, collected, evaluation
 
 from qtuning.cli.draw import instrument as command
-from qtuning.statistics.compare import answer_sets
+from qtuning.statistics.answers import answer_sets
 from qtuning.statistics.components import components
 from qtuning.statistics.instrument import INSTRUMENT_SCHEMA, budgets_of, decision_accuracy, instrument
 from qtuning.statistics.power import detectable_difference

@@ -202,7 +202,7 @@ def comparison(
     place = {name: row[name] for name in names}
     return (
         place
-        | {"benchmark": benchmark, "against": against, "p_holm": 0.01, "note": ""}
+        | {"benchmark": benchmark, "against": against, "family": "exploratory", "p_adjusted": 0.01, "note": ""}
         | {"mark": MARKS[against] if significant else None}
         | more
     )
@@ -214,7 +214,7 @@ def test_marks_stand_beside_the_scores_they_belong_to(scores: pl.DataFrame) -> N
             comparison(scores, "gsm8k", "random+random", True),
             comparison(scores, "gsm8k", "full", True),
             comparison(scores, "math", "random+random", False),
-            comparison(scores, "math", "full", None, p_holm=None, note="no such row"),
+            comparison(scores, "math", "full", None, p_adjusted=None, note="no such row"),
             comparison(scores, "avg", "full", True, note="two seeds"),
             comparison(scores, "math", "full", True, experiment="another"),
         ]
@@ -228,7 +228,8 @@ def test_marks_stand_beside_the_scores_they_belong_to(scores: pl.DataFrame) -> N
         "Q-Tuning": [" †‡", "", " ‡"],
     }
     (legend,) = [note for note in table.notes if note.startswith("†")]
-    assert "Holm's correction (4 comparisons tested, the others are not marked)" in legend
+    assert "Holm's correction (0 comparisons); in brackets, an exploratory one, after Benjamini" in legend
+    assert legend.endswith("Hochberg's (4 comparisons). No mark is no proof of equality.")
     assert [note for note in table.notes if note.startswith("Significance")] == ["Significance: two seeds."]
 
 
