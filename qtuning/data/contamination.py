@@ -53,7 +53,7 @@ class OverlapCheck:
         """`TRAIN_SET-SOURCE-HASH`: name of the report, known before anything is read."""
         identity: dict[str, Any] = {
             "train_set": self.train_set.without_ratings().model_dump(
-                mode="json", exclude={"label", "local", "bad_rows"}
+                mode="json", exclude={"label", "local", "bad_rows", "planted"}
             ),
             "source": self.source,
             "benchmarks": sorted(self.benchmarks),

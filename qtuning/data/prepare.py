@@ -8,7 +8,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from tqdm import tqdm
 
+from qtuning.data.planted import plant
 from qtuning.data.ratings import describe_ratings, read_ratings
 from qtuning.data.rows import Example, Reason, Refusal, Row, parse_row
 from qtuning.data.samples import REPORT, SAMPLES
@@ -84,6 +85,10 @@ def prepare(cell: Cell, model_folder: Path, out: Path, *, data_dir: Path | None 
     rows = {candidate.sample: candidate.row for candidate, _ in usable}
     ratings = read_ratings(train_set, rows, read, data_dir)
     used = draw_subset(usable, cell.limit_train)
+    if train_set.planted is not None:  # in the same rows that the set has without flaws
+        flawed = plant_candidates([candidate for candidate, _ in used], train_set)
+        used, refused = tokenise_rows(flawed, tokenizer, template, cell.training.cutoff)
+        check_bad_rows(train_set, read, [*bad, *refused])
     report = {
         "train_set": train_set.name,
         "model": cell.model.name,
@@ -97,6 +102,7 @@ def prepare(cell: Cell, model_folder: Path, out: Path, *, data_dir: Path | None 
         "bad_rows": [asdict(row) for row in bad[:LISTED]],
         "usable": len(usable),
         "limit": cell.limit_train,
+        "planted": None if train_set.planted is None else _planted(used),
         **_statistics(used, ratings),
         "tokenizer_fingerprint": fingerprint,
     }
@@ -139,6 +145,21 @@ def tokenise_rows(
                     bad.append(candidate.bad(result))
             progress.update(len(candidates[start : start + BATCH]))
     return usable, bad
+
+
+def plant_candidates(candidates: Sequence[Candidate], train_set: TrainSet) -> list[Candidate]:
+    """The rows that are used, with the flaws that `planted` of the train set asks for."""
+    if train_set.planted is None:
+        return list(candidates)
+    examples = plant([candidate.example for candidate in candidates], train_set.planted)
+    return [replace(candidate, example=example) for candidate, example in zip(candidates, examples, strict=True)]
+
+
+def _planted(used: Sequence[Usable]) -> dict[str, int]:
+    """How many samples there are of each kind, and how many of the clean ones have a slip."""
+    examples = [candidate.example for candidate, _ in used]
+    slips = sum(example.kind == "clean" and bool(example.errors) for example in examples)
+    return dict(Counter(str(example.kind) for example in examples)) | {"slips": slips}
 
 
 def _error_spans(example: Example, response: str) -> list[tuple[int, int]]:

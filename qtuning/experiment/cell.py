@@ -13,6 +13,7 @@ from qtuning.experiment.base import Config, Name
 from qtuning.experiment.benchmarks import Protocol
 from qtuning.experiment.presets import preset_of
 from qtuning.experiment.registry import NAMED_METHODS
+from qtuning.experiment.truth import Planted
 
 Dtype = Literal["float32", "bfloat16"]
 Template = Literal["plain", "alpaca", "chat"]
@@ -127,6 +128,18 @@ class TrainSet(Labelled):
         description="file with a row for each row of the data, in order, and columns rating, complexity, quality",
     )
 
+    planted: Planted | None = Field(
+        None, exclude_if=lambda value: value is None, description="flaws that preparation plants in it (docs/data.md)"
+    )
+
+    @model_validator(mode="after")
+    def _planted_alone(self) -> "TrainSet":
+        if self.planted is not None and (stated := [*sorted({"kind", "errors"} & set(self.columns))]):
+            raise ValueError(f"planted: columns.{stated[0]} already says what its samples are; leave one of them out")
+        if self.planted is not None and self.rated:
+            raise ValueError("planted: ratings are of the samples without the planted flaws; leave one of them out")
+        return self
+
     @model_validator(mode="after")
     def _ratings_of_the_draw(self) -> "TrainSet":
         draws, rated = getattr(self.source, "draws", None), self.ratings
@@ -137,12 +150,11 @@ class TrainSet(Labelled):
         return self
 
     def drawn(self, seed: int) -> "TrainSet":
-        """The train set of cells with this data seed: where `draws` says that there are several files, one of them."""
-        if getattr(self.source, "draws", None) is None:
-            return self
-        files = {"source": self.source, "ratings": self.ratings}
-        changes = {key: file.drawn(seed) for key, file in files.items() if isinstance(file, FileSource)}
-        return self.model_copy(update=changes)
+        """The train set of cells with this data seed: of several draws, one."""
+        parts = {"source": self.source, "ratings": self.ratings, "planted": self.planted}
+        return self.model_copy(
+            update={key: part.drawn(seed) for key, part in parts.items() if isinstance(part, FileSource | Planted)}
+        )
 
     @property
     def rated(self) -> bool:

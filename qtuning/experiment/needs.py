@@ -68,10 +68,10 @@ def missing_truth(pruning: Pruning, train_set: TrainSet) -> str | None:
         "errors": pruning.token_ratio < 1 and "truth" in find_pruner(pruning.token_pruner, "token").needs,
     }
     for column, needed in asked.items():
-        if needed and column not in train_set.columns:
+        if needed and column not in train_set.columns and train_set.planted is None:
             what = "what each sample is" if column == "kind" else "which tokens are wrong"
             return (
                 f"needs to know {what}, and train set {train_set.name} does not say; name the column in its YAML, as "
-                f"in `columns: {{{column}: {column}}}` (docs/data.md)"
+                f"in `columns: {{{column}: {column}}}`, or plant flaws with `planted` (docs/data.md)"
             )
     return None

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from qtuning.data.kinds import KINDS, Codes, token_kinds
-from qtuning.data.prepare import BATCH, parse_rows
+from qtuning.data.prepare import BATCH, parse_rows, plant_candidates
 from qtuning.data.samples import load_samples
 from qtuning.data.sources import read_rows
 from qtuning.data.templates import render
@@ -68,7 +68,8 @@ def _kinds_of_samples(cell: Cell, paths: ResultPaths, numbers: set[int], data_di
     tokenizer, template = load_tokenizer(model_path(paths.model(cell))), cell.model.template
     prepared = {sample.number: sample for sample in load_samples(paths.samples(cell))}
     candidates, _ = parse_rows(read_rows(cell.train_set, data_dir=data_dir), cell.train_set)
-    wanted = [candidate for candidate in candidates if candidate.sample in numbers]
+    used = plant_candidates([each for each in candidates if each.sample in prepared], cell.train_set)
+    wanted = [candidate for candidate in used if candidate.sample in numbers]
     found: dict[int, Codes] = {}
     for start in range(0, len(wanted), BATCH):
         part = wanted[start : start + BATCH]

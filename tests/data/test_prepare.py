@@ -18,6 +18,7 @@ from qtuning.data.prepare import prepare, print_summary
 from qtuning.data.samples import load_samples
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell, FileSource, HubSource, Model, Pruning, Seeds, Training, TrainSet
+from qtuning.experiment.truth import KINDS
 from qtuning.files import file_digest, read_json
 
 ROWS = [{"instruction": f"What is {n}?", "input": "", "output": f"It is {n}.", "kind": "ab"[n % 2]} for n in range(100)]
@@ -71,6 +72,20 @@ def test_what_is_stored(run: Callable[..., Path], write: Any, bpe: Any) -> None:
     for row, ids, prompt_length in zip(ROWS, table["input_ids"], table["prompt_length"], strict=True):
         assert bpe.decode(ids[:prompt_length].to_list()) == f"<bos>Question: {row['instruction']}\nAnswer:"
         assert bpe.decode(ids[prompt_length:].to_list()) == f" {row['output']}<eos>"
+
+
+def test_planted_flaws_are_stored_and_counted(run: Callable[..., Path], write: Any, bpe: Any) -> None:
+    """The same rows as without flaws under `limit_train`; what differs from them is what `errors` marks."""
+    path, flaws = write("a.jsonl", ROWS), {"noise": 0.25, "slips": 0.25}
+    plain, out = run(train_set(path), "plain", limit=40), run(train_set(path, planted=flaws), "out", limit=40)
+    before, stored = load_samples(plain), load_samples(out)
+    assert stored.errors is not None and stored.kinds is not None and before.kinds is None
+    assert [sample.number for sample in stored] == [sample.number for sample in before]
+    counts = {"noise": int((stored.kinds == KINDS.index("noise")).sum()), "clean": int((stored.kinds == 0).sum())}
+    assert read_json(out / "report.json")["planted"] == counts | {"slips": counts.get("slips", 0)}
+    assert counts == {"noise": 10, "clean": 30}
+    for old, new, places in zip(before, stored, stored.errors, strict=True):
+        assert (bpe.decode(old.tokens) != bpe.decode(new.tokens)) == bool(places)
 
 
 @pytest.mark.parametrize("template", ["plain", "alpaca", "chat"])
