@@ -76,7 +76,7 @@ class Estimate:
 
 
 def of_clusters(scores: Array, clusters: Sequence[Hashable]) -> Array:
-    """[n] scores of items -> [C] scores of clusters of items that are not independent, with the mean of the items.
+    """[..., n] scores of items -> [..., C] scores of clusters of items that are not independent, with the same mean.
 
     y_c = mean + (C / n) sum_{i in c} (x_i - mean): the linearised cluster sums. Their mean is that of the items,
     whatever the sizes of the clusters, and their variance over C is the cluster-robust variance of that mean (Miller
@@ -85,10 +85,13 @@ def of_clusters(scores: Array, clusters: Sequence[Hashable]) -> Array:
     """
     places: dict[Hashable, int] = {}
     of_item = np.array([places.setdefault(cluster, len(places)) for cluster in clusters])
-    if len(places) == len(scores):
+    if len(places) == len(of_item):
         return scores
-    mean = scores.mean()
-    return mean + len(places) / len(scores) * np.bincount(of_item, weights=scores - mean)
+    mean = scores.mean(axis=-1, keepdims=True)
+    order = np.argsort(of_item, kind="stable")
+    starts = np.searchsorted(of_item[order], np.arange(len(places)))
+    sums = np.add.reduceat((scores - mean)[..., order], starts, axis=-1)
+    return np.asarray(mean + len(places) / len(of_item) * sums)
 
 
 def mean_squares(scores: Array) -> tuple[Array, Array, Array]:

@@ -28,7 +28,7 @@ def primary_pairs(lines: Sequence[Line], primary: Primary) -> list[tuple[Line, s
     """
     if primary.comparisons:
         return [(line, rival) for method, rival in primary.comparisons for line in lines if line.method == method]
-    pruned = [line for line in lines if not line.reference and line.control is None]
+    pruned = [line for line in lines if not line.reference and not line.control]
     named = [line for line in pruned if line.method in NAMED_METHODS]
     return [(line, RANDOM) for line in named or pruned]
 

@@ -18,16 +18,14 @@ from qtuning.errors import UserError
 from qtuning.experiment.cell import Readings
 from qtuning.experiment.lookup import find_pruner
 from qtuning.experiment.presets import PRESETS
+from qtuning.experiment.registry import is_control
 from qtuning.store.schema import COST_COLUMNS, SELECTION_COLUMNS
 
 RANDOM, FULL, ZERO_SHOT = "random+random", "full", "zero-shot"
 """The methods that others are compared with: random pruning, no pruning, no training."""
 
-CONTROLS = ("oracle", "adversary", "no-noise", "no-redundant", "oracle-tokens", "adversary-tokens")
-"""The pruners that know the truth about a train set. They show what selection can do, and compete with nobody."""
-
 Control = Literal["oracle", "adversary"]
-"""The best and the worst of them: every other method should lie between."""
+"""The best and the worst selection; every method should lie between."""
 
 Part = Literal["sample", "token", "method"]
 """Whose option it is: the sample pruner's, the token pruner's, or a reading that concerns both."""
@@ -67,9 +65,9 @@ class Line:
         return self.method in (FULL, ZERO_SHOT)
 
     @property
-    def control(self) -> str | None:
-        """The pruner of the line that knows the truth; None for a method that could be used on real data."""
-        return next((name for name in (self.sample_pruner, self.token_pruner) if name in CONTROLS), None)
+    def control(self) -> bool:
+        """Whether the line knows the truth about the train set, so that it competes with nobody."""
+        return is_control(self.sample_pruner, self.token_pruner)
 
     def columns(self) -> dict[str, Any]:
         """The line's columns in every frame that has a row per line; a frame's schema picks those it has."""

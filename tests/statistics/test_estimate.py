@@ -12,9 +12,12 @@ from scipy.stats import t, ttest_rel
 from benchmarks.coverage import Scenario, crossed_bootstrap, outcomes
 from qtuning.statistics.estimate import (
     Estimate,
+    estimate_contrasts,
     estimate_differences,
+    estimate_ratio,
     estimate_scores,
     mean_squares,
+    of_clusters,
     prior_freedom,
 )
 from qtuning.statistics.families import holm
@@ -120,6 +123,72 @@ def test_an_average_adds_up_the_benchmarks_items() -> None:
     assert estimate.half_width()[1] == pytest.approx(math.sqrt(squared))
 
 
+@given(st.lists(st.integers(0, 6), min_size=2, max_size=20), st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_clusters_have_the_mean_and_the_robust_variance_of_their_items(clusters: list[int], seed: int) -> None:
+    scores = np.random.default_rng(seed).normal(1, 2, (2, len(clusters)))
+    found, names = of_clusters(scores, clusters), list(dict.fromkeys(clusters))
+    assert found.shape == (2, len(names))
+    for line, row in zip(scores, found, strict=True):
+        mean = sum(line) / len(line)
+        assert row.mean() == pytest.approx(mean)
+        if len(names) < 2:
+            continue
+        # the sandwich estimate: all pairs of items of one cluster
+        residuals = [value - mean for value in line]
+        pairs = itertools.product(range(len(line)), repeat=2)
+        robust = sum(residuals[i] * residuals[j] for i, j in pairs if clusters[i] == clusters[j]) / len(line) ** 2
+        count = len(names)
+        assert row.var(ddof=1) / count == pytest.approx(robust * count / (count - 1), abs=1e-12)
+
+
+def test_a_contrast_of_two_lines_is_their_difference() -> None:
+    parts = [crossed(4, 3, 8, seed=1), crossed(4, 3, 20, seed=2)]
+    expected = estimate_differences(parts, 1, 2.5)
+    found = estimate_contrasts(parts, np.array([[0.0, -1.0, 1.0, 0.0], [0.0, -2.0, 2.0, 0.0]]), 2.5)
+    assert found.mean == pytest.approx(expected.mean[2] * np.array([1, 2]))
+    assert found.half_width() == pytest.approx(expected.half_width()[2] * np.array([1, 2]))
+
+
+@pytest.mark.parametrize("seeds", [3, 8])
+def test_a_ratio_over_seeds_alone_is_fiellers(seeds: int) -> None:
+    """The quadratic of Fieller (1954) from the variances and the covariance of both differences."""
+    by_seed = crossed(3, seeds, 1, seed=seeds)[:, :, 0] / 10 + np.array([[0.4], [0.0], [1.0]]) * 4
+    over, under = by_seed[0] - by_seed[1], by_seed[2] - by_seed[1]
+    (a, c), (_, b) = np.cov(over, under) / seeds
+    squared = t.isf(0.025, seeds - 1) ** 2
+    low, high = np.sort(
+        np.roots(
+            [
+                under.mean() ** 2 - squared * b,
+                2 * (squared * c - over.mean() * under.mean()),
+                over.mean() ** 2 - squared * a,
+            ]
+        )
+    )
+    found = estimate_ratio([np.repeat(by_seed[:, :, None], 5, axis=2)], 0, 1, 2, prior=0.0)
+    assert found == pytest.approx((over.mean() / under.mean(), low, high), abs=1e-5)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_ratio_ends_where_the_contrast_is_just_told_from_zero(seeds: int) -> None:
+    parts = [crossed(3, seeds, 30, seed=k) / 5 + np.array([4.0, 0.0, 9.0])[:, None, None] for k in range(2)]
+    ratio, low, high = estimate_ratio(parts, 0, 1, 2, prior=0.0)
+    assert low < ratio < high
+    for end in (low, high):
+        moved = [np.stack([part[0] - end * (part[2] - part[1]), part[1]]) for part in parts]
+        estimate = estimate_differences(moved, 1)
+        assert abs(estimate.mean[0]) == pytest.approx(estimate.half_width()[0], rel=1e-3)
+
+
+def test_a_ratio_has_no_interval_where_the_ends_of_its_scale_are_one() -> None:
+    parts = [crossed(3, 3, 30)]
+    parts[0][2] = parts[0][1] + np.random.default_rng(0).normal(0, 1, parts[0][1].shape)
+    assert estimate_ratio(parts, 0, 1, 2) is None
+    apart = [parts[0] + np.array([0.0, 0.0, 50.0])[:, None, None]]
+    assert estimate_ratio(apart, 2, 1, 2) == (1, 1, 1)
+
+
 def test_a_score_of_its_own_without_others_is_a_t_interval_over_seeds() -> None:
     by_seed = crossed(1, 4, 1)
     estimate = estimate_scores([np.repeat(by_seed, 9, axis=2)])
@@ -194,7 +263,9 @@ def test_the_bootstrap_draws_seeds_and_items_apart() -> None:
     assert crossed_bootstrap([scores], seed=1) == crossed_bootstrap([scores], seed=1)
 
 
-def check(scenario: Scenario, repeats: int, covering: tuple[str, ...] = ("ours", "alone", "score")) -> dict[str, float]:
+def check(
+    scenario: Scenario, repeats: int, covering: tuple[str, ...] = ("ours", "alone", "score", "position")
+) -> dict[str, float]:
     """Coverage is 95% or more, and a family finds something in 5% or less, within 3.5 standard errors; the means."""
     found = outcomes(scenario, repeats)
     for method, values in found.items():
@@ -207,7 +278,7 @@ def check(scenario: Scenario, repeats: int, covering: tuple[str, ...] = ("ours",
 
 
 def test_intervals_cover_where_seeds_matter_and_one_level_does_not() -> None:
-    found = check(Scenario(seeds=2, items=100, seed=0.25), repeats=300)
+    found = check(Scenario(seeds=2, items=100, seed=0.25), repeats=200)
     # what the check is able to see: over items alone, and over answers as if independent
     assert found["items"] < 0.6 and found["answers"] < 0.6
     # borrowed variance is what keeps two seeds from an interval 4 times as wide
@@ -215,8 +286,13 @@ def test_intervals_cover_where_seeds_matter_and_one_level_does_not() -> None:
 
 
 def test_intervals_cover_where_only_items_matter() -> None:
-    found = check(Scenario(seeds=3, items=50, seed=0.0, lines=6), repeats=300)
+    found = check(Scenario(seeds=3, items=50, seed=0.0, lines=6), repeats=200)
     assert found["width"] < 1.4
+
+
+def test_intervals_cover_where_items_come_in_clusters() -> None:
+    found = check(Scenario(seeds=3, items=200, lines=6, item=1.0, cluster=3), repeats=200)
+    assert found["ignored"] < 0.85  # as if all items were independent
 
 
 @pytest.mark.slow
@@ -241,6 +317,7 @@ def test_coverage_of_few_lines(seeds: int, lines: int) -> None:
 def test_coverage_of_averages_and_of_right_and_wrong_answers(seeds: int) -> None:
     check(Scenario(seeds, 100, benchmarks=6), repeats=600)
     check(Scenario(seeds, 100, seed=0.25, binary=True), repeats=600, covering=("ours", "alone"))
+    check(Scenario(seeds, 100, skewed=True), repeats=600)
 
 
 @pytest.mark.slow
