@@ -1,32 +1,28 @@
 """The smallest true difference between two methods that an experiment would probably mark as significant.
 
 The grid says which comparisons `statistics/compare.py` will make: with which reference, in families of what size, and
-which lines pool their seed variances. `statistics/power.py` gives the power, with these standard deviations:
+which lines pool their seed variances. `statistics/power.py` gives the power, with standard deviations that finished
+runs measured (spread.py), or where there are none, with these:
 
     over seeds: sqrt(2) s of the difference of two averages, where s is that of a method's average
     over items: sqrt(2 p (1 - p) (1 - rho)) of the difference of two answers to one item, with p = 1/2, where a share of
     right answers varies most, and rho the correlation of both models' answers. It is the same at every seed, so more
     seeds do not make it smaller.
-
-s includes effects of a seed that all methods share. These cancel in a difference, so s overestimates the noise.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from math import sqrt
+from dataclasses import dataclass, replace
+from math import hypot, sqrt
 from pathlib import Path
-from statistics import fmean, variance
 
-from qtuning.experiment.benchmarks import averaged
 from qtuning.experiment.grid import Grid
-from qtuning.experiment.ids import canonical, cell_id, evaluation_id
-from qtuning.files import canonical_json, read_json
+from qtuning.files import canonical_json
 from qtuning.plan.assumptions import Assumptions
+from qtuning.plan.spread import FinishedRuns, assumed_spread
 from qtuning.plan.work import evaluation_work
 from qtuning.statistics.answers import pools_of
 from qtuning.statistics.compare import references, rival_of
-from qtuning.statistics.power import Spread, detectable_difference
+from qtuning.statistics.power import detectable_difference
 from qtuning.store.collect import identity
 from qtuning.store.lines import FULL, RANDOM, ZERO_SHOT, Line, line_of
 
@@ -50,8 +46,9 @@ class Effect:
     """What one experiment can show.
 
     detects: by reference; empty with nothing to compare, and of the items alone with one seed. note: why nothing can be
-    marked, or empty. seed_sd: of a method's average over seeds. measured: groups of cells that seed_sd was pooled from,
-    0 where it is assumed. item_sd: of the difference of two averages, over draws of the items.
+    marked, or empty. seed_sd: of a method's average over seeds; what a seed does to all methods is left out where that was
+    measured. item_sd: of the difference of two averages, over draws of the items. correlation: of two methods' answers
+    to one item. basis: `assumed`, or which experiment measured the three.
     """
 
     experiment: str
@@ -60,23 +57,23 @@ class Effect:
     detects: tuple[Detectable, ...]
     note: str
     seed_sd: float
-    measured: int
     item_sd: float
+    correlation: float
+    basis: str
 
 
 def effects_of(grids: Sequence[Grid], results: Path, assumptions: Assumptions) -> list[Effect]:
     """The effect of each experiment that is evaluated, in order."""
-    return [_effect(grid, results, assumptions) for grid in grids if grid.evaluation is not None]
+    finished = FinishedRuns(results)
+    return [_effect(grid, finished, assumptions) for grid in grids if grid.evaluation is not None]
 
 
-def _effect(grid: Grid, results: Path, assumptions: Assumptions) -> Effect:
+def _effect(grid: Grid, finished: FinishedRuns, assumptions: Assumptions) -> Effect:
     assert grid.evaluation is not None
     trained = [cell for cell in grid.cells if not cell.zero_shot]
     seeds = len({canonical_json(cell.seeds.model_dump()) for cell in trained if cell.seeds is not None})
-    of_answer = 100 * sqrt(2 * 0.25 * (1 - assumptions.effect.correlation))
-    asked = {work.benchmark: work.items for work in evaluation_work(grid.evaluation, assumptions)}
-    items = {name: asked[name] for name in averaged(asked) or asked}
-    seed_sd, measured = seed_spread(grid, results) or (assumptions.seed_sd(grid.evaluation), 0)
+    items = {work.benchmark: work.items for work in evaluation_work(grid.evaluation, assumptions)}
+    spread = finished.spread_of(grid) or assumed_spread(grid, assumptions)
     families = families_of(grid)
     reason = ""
     if not seeds:
@@ -88,18 +85,22 @@ def _effect(grid: Grid, results: Path, assumptions: Assumptions) -> Effect:
     elif seeds == 1:
         reason = "one seed"
     note = f"{reason}: nothing can be marked" if reason else ""
-    spreads = dict.fromkeys(items, Spread(seed=0.0, item=of_answer, rest=0.0))
     detects = []
     for against, (comparisons, lines) in families.items():
-        untrained = against == "zero-shot"
-        # the untrained model has no seeds: one method's spread counts, and no other line helps to estimate it
-        points = detectable_difference(
-            spreads, items, seeds, 2 if untrained else lines,
-            seed_of_average=seed_sd if untrained else sqrt(2) * seed_sd, comparisons=comparisons,
-        )  # fmt: skip
+        if against == ZERO_SHOT:
+            # it has no seeds: one method's spread counts, what a seed does to all does not cancel, and no other line
+            # helps to estimate it
+            spreads = {name: replace(each, rest=each.rest / sqrt(2)) for name, each in spread.spreads.items()}
+            lines, seed_sd = 2, hypot(spread.own, spread.common)
+        else:
+            spreads, seed_sd = dict(spread.spreads), sqrt(2) * spread.own
+        points = detectable_difference(spreads, items, seeds, lines, seed_of_average=seed_sd, comparisons=comparisons)
         detects.append(Detectable(against, comparisons, lines, points))
-    item_sd = of_answer * sqrt(sum(1 / count for count in items.values())) / len(items)
-    return Effect(grid.experiment.name, seeds, sum(items.values()), tuple(detects), note, seed_sd, measured, item_sd)
+    item_sd = sqrt(sum(each.item**2 / items[name] for name, each in spread.spreads.items())) / len(items)
+    return Effect(
+        grid.experiment.name, seeds, sum(items.values()), tuple(detects), note,
+        spread.seed_sd(items), item_sd, spread.correlation, spread.basis,
+    )  # fmt: skip
 
 
 def families_of(grid: Grid) -> dict[str, tuple[int, int]]:
@@ -131,27 +132,3 @@ def _lines_of_tables(grid: Grid) -> Iterator[list[Line]]:
         for train_set in train_sets:
             mine = [row for row in rows if row["model"] == model and row["train_set"] in (train_set, None)]
             yield list(dict.fromkeys(line_of(row, train_set) for row in mine))
-
-
-def seed_spread(grid: Grid, results: Path) -> tuple[float, int] | None:
-    """(pooled standard deviation of the average score over seeds, in points; groups of cells that differ in seeds).
-
-    None where no two such cells are finished.
-    """
-    assert grid.evaluation is not None
-    groups: defaultdict[str, list[float]] = defaultdict(list)
-    for cell in grid.cells:
-        path = results / "cells" / cell_id(cell) / evaluation_id(grid.evaluation) / "scores.json"
-        if cell.zero_shot or not path.is_file():
-            continue
-        scores = read_json(path)["benchmarks"]
-        if scores.keys() >= set(grid.evaluation.benchmarks):
-            names = grid.evaluation.benchmarks
-            entries = [scores[name] for name in averaged(names) or names]
-            method = canonical_json(canonical(cell).model_dump(mode="json", by_alias=True, exclude={"seeds"}))
-            groups[method].append(100 * fmean(entry["metrics"][entry["headline"]] for entry in entries))
-    several = [values for values in groups.values() if len(values) > 1]
-    if not several:
-        return None
-    squares = sum(variance(values) * (len(values) - 1) for values in several)
-    return sqrt(squares / sum(len(values) - 1 for values in several)), len(several)

@@ -149,9 +149,8 @@ def _detectable(effects: Sequence[Effect]) -> list[Line]:
         if effect.note:
             text += f"; {found} over items alone ({test}; {effect.items:,} items)" if found else ""
         else:
-            spread = f"measured on {effect.measured} group(s) of cells" if effect.measured else "assumed"
             text += f"differences of Avg of {found} ({test}; {effect.seeds} seeds, {effect.items:,} items; seed sd "
-            text += f"{effect.seed_sd:.2f} {spread})"
+            text += f"{effect.seed_sd:.2f}, correlation of answers {effect.correlation:.2f}: {effect.basis})"
         lines.append(("detects", text))
     return lines
 

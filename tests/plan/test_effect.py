@@ -12,10 +12,8 @@ from scipy import stats
 
 from qtuning.cli.look import plan
 from qtuning.experiment.grid import ConfigFolder
-from qtuning.experiment.ids import cell_id, evaluation_id
-from qtuning.files import write_json
 from qtuning.plan.assumptions import read_assumptions
-from qtuning.plan.effect import Effect, effects_of, families_of, seed_spread
+from qtuning.plan.effect import Effect, effects_of, families_of
 from qtuning.statistics.compare import compare
 from qtuning.statistics.power import Spread, detectable_difference
 from qtuning.store.store import Store, write_store
@@ -43,7 +41,12 @@ def test_it_is_what_power_says_of_the_families_that_are_compared(
     for detects in found.detects:
         expected = detectable_difference(spreads, items, 3, detects.lines, comparisons=detects.comparisons)
         assert detects.points == pytest.approx(expected)
-    assert (found.note, found.seeds, found.items, found.measured) == ("", 3, sum(items.values()), 0)
+    assert (found.note, found.seeds, found.items, found.basis) == (
+        "",
+        3,
+        sum(items.values()),
+        "assumed (planning.yaml)",
+    )
     assert found.item_sd == pytest.approx(50 * np.sqrt(sum(1 / n for n in items.values())) / 5)
 
 
@@ -81,17 +84,3 @@ def test_where_nothing_can_be_marked_it_says_why(
     assert "table5: no reference in this experiment: nothing can be marked" in printed
     assert "table1: one seed: nothing can be marked; 3.1 points from random + random, 3.1 points from full" in printed
     assert "over items alone" in printed
-
-
-def test_the_spread_of_finished_seeds_is_pooled(tmp_path: Path) -> None:
-    (grid,) = ConfigFolder(CONFIGS).expand(["mini"])
-    assert grid.evaluation is not None and seed_spread(grid, tmp_path) is None
-    averages = {"full": (50.0, 52.0), "random+random-25x50": (40.0, 44.0), "q-tuning-25x50": (30.0,)}
-    for method, values in averages.items():
-        cells = [cell for cell in grid.cells if f"mini-mini-{method}-" in cell_id(cell)]
-        for cell, value in zip(cells, values, strict=False):
-            metrics = {"headline": "acc", "metrics": {"acc": value / 100}}
-            path = tmp_path / "cells" / cell_id(cell) / evaluation_id(grid.evaluation) / "scores.json"
-            write_json(path, {"benchmarks": dict.fromkeys(grid.evaluation.benchmarks, metrics)})
-    # variances 2 and 8, one degree of freedom each
-    assert seed_spread(grid, tmp_path) == (pytest.approx(np.sqrt(5.0)), 2)
