@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from math import hypot, sqrt
 from pathlib import Path
 
+from qtuning.experiment.benchmarks import averaged
 from qtuning.experiment.grid import Grid
 from qtuning.files import canonical_json
 from qtuning.plan.assumptions import Assumptions
@@ -46,9 +47,9 @@ class Effect:
     """What one experiment can show.
 
     detects: by reference; empty with nothing to compare, and of the items alone with one seed. note: why nothing can be
-    marked, or empty. seed_sd: of a method's average over seeds; what a seed does to all methods is left out where that was
-    measured. item_sd: of the difference of two averages, over draws of the items. correlation: of two methods' answers
-    to one item. basis: `assumed`, or which experiment measured the three.
+    marked, or empty. items: of the benchmarks that the average averages. seed_sd: of a method's average over seeds;
+    what a seed does to all methods is left out where that was measured. item_sd: of the difference of two averages,
+    over draws of the items. correlation: of two methods' answers to one item. basis: where the three come from.
     """
 
     experiment: str
@@ -72,7 +73,9 @@ def _effect(grid: Grid, finished: FinishedRuns, assumptions: Assumptions) -> Eff
     assert grid.evaluation is not None
     trained = [cell for cell in grid.cells if not cell.zero_shot]
     seeds = len({canonical_json(cell.seeds.model_dump()) for cell in trained if cell.seeds is not None})
-    items = {work.benchmark: work.items for work in evaluation_work(grid.evaluation, assumptions)}
+    names = averaged(grid.evaluation.benchmarks)
+    work = evaluation_work(grid.evaluation, assumptions)
+    items = {each.benchmark: each.items for each in work if each.benchmark in names}
     spread = finished.spread_of(grid) or assumed_spread(grid, assumptions)
     families = families_of(grid)
     reason = ""

@@ -14,6 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from qtuning.errors import UserError
+from qtuning.experiment.benchmarks import averaged
 from qtuning.experiment.grid import Grid
 from qtuning.plan.assumptions import Assumptions
 from qtuning.statistics.compare import answer_sets
@@ -50,7 +51,7 @@ def assumed_spread(grid: Grid, assumptions: Assumptions) -> ScoreSpread:
     """As configs/planning.yaml has it: the seed spread holds what items add, and benchmarks move together."""
     assert grid.evaluation is not None
     of_answer = 100 * sqrt(2 * 0.25 * (1 - assumptions.effect.correlation))
-    spreads = dict.fromkeys(grid.evaluation.benchmarks, Spread(seed=0.0, item=of_answer, rest=0.0))
+    spreads = dict.fromkeys(averaged(grid.evaluation.benchmarks), Spread(seed=0.0, item=of_answer, rest=0.0))
     return ScoreSpread(
         assumptions.seed_sd(grid.evaluation), 0.0, spreads, assumptions.effect.correlation, "assumed (planning.yaml)"
     )
@@ -71,7 +72,7 @@ class FinishedRuns:
             return None
         name, parts = found
         basis = f"measured on {name}, {parts.freedom} degrees of freedom"
-        spreads = dict(zip(grid.evaluation.benchmarks, parts.spreads, strict=True))
+        spreads = dict(zip(averaged(grid.evaluation.benchmarks), parts.spreads, strict=True))
         return ScoreSpread(parts.own, parts.common, spreads, parts.correlation, basis)
 
     def _measured(self, grid: Grid) -> Iterator[tuple[str, Components]]:
@@ -92,7 +93,7 @@ def _alike(rows: pl.DataFrame, grid: Grid) -> bool:
     assert grid.evaluation is not None
     return (
         set(rows["model"]) == {cell.model.name for cell in grid.cells}
-        and set(rows["benchmark"]) >= set(grid.evaluation.benchmarks)
+        and set(rows["benchmark"]) >= set(averaged(grid.evaluation.benchmarks))
         and json.loads(rows["evaluation_config"][0])["source"] == grid.evaluation.source
     )
 
@@ -100,13 +101,14 @@ def _alike(rows: pl.DataFrame, grid: Grid) -> bool:
 def _components(scores: pl.DataFrame, items: pl.DataFrame, grid: Grid) -> Components | None:
     """Of the average of the grid's benchmarks, pooled over models, train sets and budgets."""
     assert grid.evaluation is not None
+    names = averaged(grid.evaluation.benchmarks)
     try:
-        summary = summarise(scores.filter(pl.col("benchmark").is_in(grid.evaluation.benchmarks)))
+        summary = summarise(scores.filter(pl.col("benchmark").is_in(names)))
     except UserError:  # it mixes evaluations, which its own table will say
         return None
     return components(
         [
-            [known.arrays(block, name)[0] for name in grid.evaluation.benchmarks]
+            [known.arrays(block, name)[0] for name in names]
             for known in answer_sets(summary, items)
             for block in budgets_of(known, summary.overall)
         ]

@@ -33,6 +33,7 @@ def finish(folders: Folders, items: int = 50) -> Folders:
         frames = [
             pl.DataFrame({
                 "benchmark": name, "item": range(items), "item_hash": [f"{item:064d}" for item in range(items)],
+                "cluster": [f"{item:016d}" for item in range(items)],
                 "metric": METRICS[name][0], "score": rng.integers(0, 2, items).astype(float), "response": "",
             })
             for name in EVALUATION["benchmarks"]
@@ -41,9 +42,7 @@ def finish(folders: Folders, items: int = 50) -> Folders:
     return folders
 
 
-def test_the_experiments_own_cells_are_measured(
-    make_folders: Callable[..., Folders], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_experiments_own_cells_are_measured(make_folders: Callable[..., Folders]) -> None:
     given: dict[str, Any] = {"budgets": ["25x50"], "seeds": [0, 1, 2], "evaluation": EVALUATION, "methods": METHODS}
     folders = make_folders(**given)
     assert FinishedRuns(folders.results).spread_of(folders.grid) is None, "nothing is finished"
