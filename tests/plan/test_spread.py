@@ -21,7 +21,7 @@ from qtuning.statistics.summary import summarise
 from qtuning.store.store import Store, write_store
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-EVALUATION = {"benchmarks": ["gsm8k", "squad"], "source": "mini-world", "batch_size": 64, "max_length": 256}
+EVALUATION: dict[str, Any] = {"benchmarks": ["gsm8k", "squad"], "source": "mini-world", "batch_size": 64, "max_length": 256}
 METHODS = ["random+random", "q-tuning", "ppl-high+random", "longest+random", "random+ppl"]
 
 
