@@ -75,9 +75,11 @@ def instrument(
     Detects: the smallest true difference that a comparison is likely to find; smaller ones need more seeds or more
     items, and the columns after it say how many.
 
+    Controls: where they ran, how many standard errors the best and the worst choice of samples lie from a random one.
+
     `qtuning instrument table1-mini`
     """
-    from qtuning.statistics.answers import answer_sets
+    from qtuning.statistics.instrument import answers_by_metric, control_distances
     from qtuning.statistics.instrument import instrument as measure
     from qtuning.statistics.summary import summarise
     from qtuning.store.store import Store
@@ -87,9 +89,9 @@ def instrument(
 
     read = Store(store)
     for experiment in experiments:
-        summary = summarise(read.experiment(experiment))
-        frame = measure({"headline": known} for known in answer_sets(summary, read.items))
-        files = instrument_files(frame, summary)
+        scores = read.experiment(experiment)
+        summary, answers = summarise(scores), answers_by_metric(scores, read.items)
+        files = instrument_files(measure(answers), control_distances(answers), summary)
         print_page(files.page)
         for path in () if out is None else write_tables(summary, [files], out):
             print(path)

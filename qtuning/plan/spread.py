@@ -17,7 +17,7 @@ from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import averaged
 from qtuning.experiment.grid import Grid
 from qtuning.plan.assumptions import Assumptions
-from qtuning.statistics.compare import answer_sets
+from qtuning.statistics.answers import answer_sets
 from qtuning.statistics.components import Components, components
 from qtuning.statistics.instrument import budgets_of
 from qtuning.statistics.power import Spread

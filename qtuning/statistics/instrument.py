@@ -12,18 +12,20 @@ others.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from qtuning.experiment.metrics import METRICS, MetricName
-from qtuning.statistics.answers import AnswerSet, pools_of
+from qtuning.experiment.registry import is_control
+from qtuning.statistics.answers import AnswerSet, answer_sets, pools_of
 from qtuning.statistics.components import Components, components
 from qtuning.statistics.estimate import Array
 from qtuning.statistics.power import detectable_difference
-from qtuning.store.lines import Line
+from qtuning.statistics.summary import summarise
+from qtuning.store.lines import Line, random_at_budget
 
 SEEDS = (3, 5, 10)
 TIMES_ITEMS = (2, 4)
@@ -50,8 +52,32 @@ detects: the difference of two methods that one comparison marks (5%, two-sided,
 with other numbers of seeds and items. Spreads and differences are in `unit`. note: why a row has no numbers.
 """
 
+CONTROL_SCHEMA: dict[str, pl.DataType] = {
+    **dict.fromkeys(("experiment", "model", "train_set", "metric", "unit", "benchmark", "control"), pl.String()),
+    **dict.fromkeys(("sample_ratio", "token_ratio", "difference", "standard_error", "distance"), pl.Float64()),
+    "note": pl.String(),
+}
+"""Columns of `control_distances`: a control minus random pruning at its budget, in `unit`, and in standard errors.
+
+distance: positive where the control is the better one. note: why there is none.
+"""
+
 Answers = Mapping[MetricName, AnswerSet]
 """The answers of one model on one train set by every metric."""
+
+
+def answers_by_metric(scores: pl.DataFrame, items: pl.DataFrame) -> list[Answers]:
+    """The answers of each model on each train set of an experiment, by all metrics that it was evaluated by.
+
+    scores: its rows of the store. items: items.parquet. UserError where its evaluations cannot be compared.
+    """
+    measured = set(scores.filter(pl.col("status") == "done")["metric"])
+    found: dict[tuple[str, str], dict[MetricName, AnswerSet]] = {}
+    for metric in METRICS:
+        if metric == "headline" or metric in measured:
+            for known in answer_sets(summarise(scores, metric), items):
+                found.setdefault((known.model, known.train_set), {})[metric] = known
+    return list(found.values())
 
 
 def instrument(answers: Iterable[Answers]) -> pl.DataFrame:
@@ -63,6 +89,32 @@ def instrument(answers: Iterable[Answers]) -> pl.DataFrame:
         for benchmark in known.summary.benchmarks
     ]
     return pl.DataFrame(rows, schema=INSTRUMENT_SCHEMA, orient="row")
+
+
+def control_distances(answers: Iterable[Answers]) -> pl.DataFrame:
+    """One row per control, budget, metric and benchmark; `CONTROL_SCHEMA`. Empty where no control was run."""
+    rows: list[dict[str, Any]] = []
+    for by_metric in answers:
+        for metric, known in by_metric.items():
+            for line, benchmark in product(known.lines, known.summary.benchmarks):
+                rival = random_at_budget(line, known.lines)
+                if is_control(line.sample_pruner, line.token_pruner) and rival is not None:
+                    row = line.columns() | {"experiment": known.summary.experiment, "model": known.model}
+                    row |= {"metric": metric, "unit": METRICS[metric].unit, "benchmark": benchmark}
+                    rows.append(row | {"control": line.method} | _distance(known, line, rival, benchmark))
+    return pl.DataFrame(rows, schema=CONTROL_SCHEMA, orient="row")
+
+
+def _distance(known: AnswerSet, line: Line, rival: Line, benchmark: str) -> dict[str, Any]:
+    if (reason := known.unpaired(line, rival, benchmark)) is not None:
+        return {"note": reason}
+    found = known.difference(line, rival, benchmark)
+    difference, error = float(found.mean), float(np.sqrt(found.variances.sum()))
+    sign = 1 if known.summary.metric.higher_is_better else -1
+    row: dict[str, Any] = {"difference": difference, "standard_error": error}
+    if found.seeds == 1:
+        return row | {"note": "one seed: the standard error is of the items alone"}
+    return row | {"distance": sign * difference / error if error else None}
 
 
 def _row(known: AnswerSet, metric: MetricName, benchmark: str, headline: AnswerSet | None) -> dict[str, Any]:
@@ -82,7 +134,8 @@ def _row(known: AnswerSet, metric: MetricName, benchmark: str, headline: AnswerS
         return row | {"note": _why_none(known, benchmark)}
     arrays = [known.arrays(block, benchmark) for block in blocks]
     found = components(arrays)
-    row |= {"n_seeds": arrays[0][0].shape[1], "n_items": sum(scores.shape[2] for scores in arrays[0])}
+    asked = [next(iter(known.answers[blocks[0][0], name].values())).items for name in known.parts(benchmark)]
+    row |= {"n_seeds": arrays[0][0].shape[1], "n_items": sum(asked)}
     if found is None:
         return row | {"note": "one seed: how scores move from seed to seed is unknown"}
     sign = 1 if METRICS[metric].higher_is_better else -1
@@ -104,11 +157,12 @@ def _row(known: AnswerSet, metric: MetricName, benchmark: str, headline: AnswerS
 def budgets_of(known: AnswerSet, benchmark: str) -> list[list[Line]]:
     """The methods at each budget that answered the same items at the same seeds; only budgets with two or more.
 
-    What an experiment varies in training (batch size, learning rate) divides budgets as well.
+    Neither references nor controls, which know what a method has to find out, are among them. What an experiment
+    varies in training (batch size, learning rate) divides budgets as well.
     """
     groups: dict[tuple[Any, ...], list[Line]] = {}
     for line in known.lines:
-        if not line.reference:
+        if not (line.reference or is_control(line.sample_pruner, line.token_pruner)):
             groups.setdefault((line.sample_ratio, line.token_ratio, line.training), []).append(line)
     blocks = []
     for group in groups.values():
@@ -140,7 +194,7 @@ def decision_accuracy(predicted: Sequence[Array], truth: Sequence[Array]) -> flo
 def detectable(found: Components, items: Mapping[str, int], seeds: int, lines: int) -> dict[str, float]:
     """The smallest detectable difference of two methods in every scenario of DETECTS.
 
-    items: by benchmark. lines: how many lend each other their seed variance.
+    items: independent ones (clusters), by benchmark. lines: how many lend each other their seed variance.
     """
     spreads = dict(zip(items, found.spreads, strict=True))
 

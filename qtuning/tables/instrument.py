@@ -67,16 +67,64 @@ def verdict(frame: pl.DataFrame, summary: Summary) -> list[str]:
     return told
 
 
-def instrument_files(frame: pl.DataFrame, summary: Summary) -> PageFiles:
-    """The page and its CSV. frame: of `statistics.instrument.instrument`."""
+def instrument_files(frame: pl.DataFrame, controls: pl.DataFrame, summary: Summary) -> PageFiles:
+    """The page and its CSV. frame, controls: of `instrument` and `control_distances` (statistics/instrument.py)."""
     footnotes = Footnotes()
     blocks = tuple(_blocks(frame, summary, footnotes))
     table = Table("instrument", "", COLUMNS, blocks, tuple(footnotes.texts), NOTES)
-    lead = (*verdict(frame, summary), subjects(summary.scores))
+    tables = (table,) if controls.is_empty() else (table, _control_table(controls, summary))
+    lead = (*verdict(frame, summary), *told_of_controls(controls, summary), subjects(summary.scores))
     name = summary.experiment
-    page = Page(f"{name}-instrument", f"{summary.title}: what it can tell apart", lead, (table,))
-    rounded = frame.with_columns(pl.selectors.float().round(6))
-    return PageFiles(page, {"instrument.md": render_markdown}, {"instrument.csv": rounded})
+    page = Page(f"{name}-instrument", f"{summary.title}: what it can tell apart", lead, tables)
+    frames = {"instrument.csv": frame, "controls.csv": controls}
+    rounded = {name: each.with_columns(pl.selectors.float().round(6)) for name, each in frames.items() if len(each)}
+    return PageFiles(page, {"instrument.md": render_markdown}, rounded)
+
+
+def told_of_controls(controls: pl.DataFrame, summary: Summary) -> list[str]:
+    """How far the controls lie from random pruning by the headline metric, a sentence for each."""
+    told = []
+    rows = controls.filter((pl.col("metric") == "headline") & (pl.col("benchmark") == summary.overall))
+    for row in rows.drop_nulls("distance").iter_rows(named=True):
+        where = "above" if row["distance"] > 0 else "below"
+        told.append(
+            f"{row['control']} at {_budget(row['sample_ratio'], row['token_ratio'])}: {abs(row['distance']):.1f} "
+            f"standard errors {where} random pruning ({row['difference']:+.1f} {row['unit']})."
+        )
+    return [" ".join(told)] if told else []
+
+
+def _control_table(controls: pl.DataFrame, summary: Summary) -> Table:
+    """A block per model, train set and metric, a row per benchmark, a column per control and budget."""
+    places = controls.select("control", "sample_ratio", "token_ratio").unique(maintain_order=True).rows()
+    columns = [Column("Benchmark", words=True)]
+    columns += [Column(_budget(s, t), name) for name, s, t in places]
+    footnotes, blocks = Footnotes(), []
+    several = controls.select("model", "train_set").n_unique() > 1
+    for rows in controls.partition_by("model", "train_set", "metric", maintain_order=True):
+        first = rows.row(0, named=True)
+        label = METRICS[first["metric"]].label
+        found = {(r["benchmark"], r["control"], r["sample_ratio"], r["token_ratio"]): r for r in rows.to_dicts()}
+        fields = [
+            (benchmark_label(name), *(_distance(found.get((name, *place)), footnotes) for place in places))
+            for name in rows["benchmark"].unique(maintain_order=True)
+        ]
+        blocks.append(Block(f"{_subject(first, summary)}: {label}" if several else label, tuple(fields)))
+    note = (
+        "Distance of a control from random pruning at the same budget in standard errors over seeds and items; "
+        "positive: the control is better. Below 2 a benchmark does not even see a control."
+    )
+    return Table("controls", "Controls", tuple(columns), tuple(blocks), tuple(footnotes.texts), (note,))
+
+
+def _budget(sample_ratio: float, token_ratio: float) -> str:
+    return f"{percent(sample_ratio)} x {percent(token_ratio)}"
+
+
+def _distance(row: dict[str, Any] | None, footnotes: Footnotes) -> str:
+    if row is None or row["distance"] is None:
+        return "–" + footnotes.mark((row or {}).get("note") or "not part of this experiment")
+    return f"{row['distance']:+.1f}".replace("-", "−")
 
 
 def _blocks(frame: pl.DataFrame, summary: Summary, footnotes: Footnotes) -> Iterator[Block]:

@@ -13,7 +13,7 @@ from qtuning.experiment.ids import evaluation_id
 from qtuning.plan.assumptions import read_assumptions
 from qtuning.plan.effect import effects_of
 from qtuning.plan.spread import FinishedRuns
-from qtuning.statistics.compare import answer_sets
+from qtuning.statistics.answers import answer_sets
 from qtuning.statistics.components import components
 from qtuning.statistics.instrument import budgets_of
 from qtuning.statistics.power import detectable_difference
@@ -21,7 +21,7 @@ from qtuning.statistics.summary import summarise
 from qtuning.store.store import Store, write_store
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-EVALUATION: dict[str, Any] = {"benchmarks": ["gsm8k", "squad"], "source": "mini-world", "batch_size": 64, "max_length": 256}
+EVALUATION: dict[str, Any] = {"benchmarks": ["gsm8k", "squad"], "source": "mini-world", "max_length": 256}
 METHODS = ["random+random", "q-tuning", "ppl-high+random", "longest+random", "random+ppl"]
 
 

@@ -2,17 +2,28 @@
 
 from collections.abc import Callable
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
-from cell_folders import Folders
+from cell_folders import Folders, config_folder, of_store
 from test_compare import N, answer, collected, evaluation
 
 from qtuning.cli.draw import instrument as command
 from qtuning.statistics.answers import answer_sets
+from qtuning.statistics.compare import compare
 from qtuning.statistics.components import components
-from qtuning.statistics.instrument import INSTRUMENT_SCHEMA, budgets_of, decision_accuracy, instrument
+from qtuning.statistics.instrument import (
+    CONTROL_SCHEMA,
+    INSTRUMENT_SCHEMA,
+    answers_by_metric,
+    budgets_of,
+    control_distances,
+    decision_accuracy,
+    instrument,
+)
 from qtuning.statistics.power import detectable_difference
 from qtuning.statistics.summary import Summary, summarise
 from qtuning.store.store import Store
@@ -20,11 +31,12 @@ from qtuning.tables.instrument import instrument_files, verdict
 
 METHODS = ["full", "random+random", "q-tuning", "ppl-high+random", "random+ppl"]
 ABILITY = {"q-tuning": 0.7, "ppl-high+random": 0.55, "random+ppl": 0.35, "random+random": 0.2, "full": 0.9}
+NO_CONTROLS = pl.DataFrame(schema=CONTROL_SCHEMA)
 
 
 def measured(store: Store) -> tuple[Any, Summary]:
-    summary = summarise(store.experiment("mini"))
-    return instrument({"headline": known} for known in answer_sets(summary, store.items)), summary
+    scores = store.experiment("mini")
+    return instrument(answers_by_metric(scores, store.items)), summarise(scores)
 
 
 def finished(make_folders: Callable[..., Folders], ability: dict[str, float], **changes: Any) -> Store:
@@ -35,6 +47,18 @@ def finished(make_folders: Callable[..., Folders], ability: dict[str, float], **
         method = "" if cell.pruning is None else cell.pruning.method
         answer(folders, cell, ability.get(method, 0.1), flip=4)
     return collected(folders)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Of methods that differ, for all to read."""
+    folder = tmp_path_factory.mktemp("instrument")
+
+    def make(**changes: Any) -> Folders:
+        (grid,) = config_folder(folder / "configs", **changes).expand(["mini"])
+        return Folders(folder / "results", grid)
+
+    return finished(make, ABILITY)
 
 
 def test_decision_accuracy_counts_pairs_by_hand() -> None:
@@ -56,8 +80,7 @@ def test_decision_accuracy_counts_pairs_by_hand() -> None:
     assert decision_accuracy([np.ones((3, 1))], [np.ones((3, 1))]) is None
 
 
-def test_rows_are_what_the_store_says(make_folders: Callable[..., Folders]) -> None:
-    store = finished(make_folders, ABILITY)
+def test_rows_are_what_the_store_says(store: Store) -> None:
     frame, summary = measured(store)
     assert dict(frame.schema) == INSTRUMENT_SCHEMA
     assert frame["benchmark"].to_list() == ["gsm8k", "squad", "avg"]
@@ -88,12 +111,12 @@ def test_lower_is_better_for_likelihoods(make_folders: Callable[..., Folders]) -
 
 
 def test_equal_methods_cannot_be_told_apart(make_folders: Callable[..., Folders]) -> None:
-    frame, summary = measured(finished(make_folders, dict.fromkeys(ABILITY, 0.5)))
+    frame, summary = measured(finished(make_folders, dict.fromkeys(ABILITY, 0.5), budgets=["25x50"]))
     assert not any(frame["informative"])
     told = verdict(frame, summary)
     assert told[0].startswith("This experiment CANNOT tell methods apart. On Avg they differ by")
     assert told[1] == "No information about these methods: GSM8K, SQuAD."
-    page = instrument_files(frame, summary).page
+    page = instrument_files(frame, NO_CONTROLS, summary).page
     assert page.lead[0] == told[0] and [str(row[-1])[:2] for row in page.tables[0].rows] == ["no"] * 3
 
 
@@ -107,11 +130,11 @@ def test_equal_methods_cannot_be_told_apart(make_folders: Callable[..., Folders]
 def test_where_nothing_can_be_said_it_says_why(
     changes: dict[str, Any], reason: str, make_folders: Callable[..., Folders]
 ) -> None:
-    frame, summary = measured(finished(make_folders, ABILITY, **changes))
+    frame, summary = measured(finished(make_folders, ABILITY, budgets=["25x50"], **changes))
     assert frame["note"].to_list() == [reason] * 3 and frame["ratio"].null_count() == 3
     told = verdict(frame, summary)
     assert told == [f"It cannot be said whether methods can be told apart: {reason}."]
-    table = instrument_files(frame, summary).page.tables[0]
+    table = instrument_files(frame, NO_CONTROLS, summary).page.tables[0]
     assert table.footnotes == (reason,) and all(row[-1] == "–¹" for row in table.rows)
 
 
@@ -124,20 +147,34 @@ def test_a_method_with_a_hole_is_left_out(make_folders: Callable[..., Folders]) 
     assert frame["methods"].to_list() == [3, 3, 3] and frame["ratio"].null_count() == 0
 
 
-def test_the_command_prints_and_writes(
-    make_folders: Callable[..., Folders], capsys: pytest.CaptureFixture[str]
-) -> None:
-    results = finished(make_folders, ABILITY).folder
-    command(["mini"], store=results, out=results / "tables")
+def test_controls_are_told_by_their_distance(make_folders: Callable[..., Folders]) -> None:
+    methods = ["random+random", "q-tuning", "oracle", "adversary"]
+    ability = {"oracle": 0.8, "adversary": 0.2, "random+random": 0.5, "q-tuning": 0.55}
+    store = finished(make_folders, ability, methods=methods, budgets=["25x50"])
+    answers = answers_by_metric(store.experiment("mini"), store.items)
+    frame, controls = instrument(answers), control_distances(answers)
+    assert dict(controls.schema) == CONTROL_SCHEMA and frame["methods"].to_list() == [2, 2, 2], "controls are apart"
+    compared = of_store(compare, store, "mini").filter(against="random+random", benchmark="avg")
+    for row in controls.filter(benchmark="avg").iter_rows(named=True):
+        (known,) = compared.filter(method=row["control"]).to_dicts()
+        error = np.sqrt(known["seed_sd"] ** 2 / 3 + known["item_se"] ** 2)
+        assert row["distance"] == pytest.approx(known["difference"] / error)
+        assert (row["control"], row["distance"] > 0) in {("oracle", True), ("adversary", False)}
+    page = instrument_files(frame, controls, summarise(store.experiment("mini"))).page
+    assert [column.group for column in page.tables[1].columns] == ["", "oracle", "adversary"]
+    assert "oracle at 25% x 50%: " in page.lead[2] and "below random pruning" in page.lead[2]
+
+
+def test_the_command_prints_and_writes(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command(["mini"], store=store.folder, out=tmp_path)
     printed = capsys.readouterr().out
     assert printed.splitlines()[1].startswith("This experiment can tell methods apart.")
-    assert printed.splitlines()[-1] == str(results / "tables/mini.instrument.csv")
-    table = (results / "tables/mini.instrument.md").read_text()
+    assert printed.splitlines()[-1] == str(tmp_path / "mini.instrument.csv")
+    table = (tmp_path / "mini.instrument.md").read_text()
     assert "| Avg" in table and "| Ratio found" in table
 
 
-def test_it_detects_what_power_says(make_folders: Callable[..., Folders]) -> None:
-    store = finished(make_folders, ABILITY)
+def test_it_detects_what_power_says(store: Store) -> None:
     (row,) = measured(store)[0].filter(benchmark="squad").to_dicts()
     (known,) = answer_sets(summarise(store.experiment("mini")), store.items)
     found = components([known.arrays(block, "squad") for block in budgets_of(known, "squad")])
