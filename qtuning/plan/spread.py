@@ -7,7 +7,7 @@ between seeds best (most degrees of freedom).
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class ScoreSpread:
 
     own: of one method's average from seed to seed, of the model itself. common: of what a seed does to all methods,
     which cancels in a difference. spreads: of the paired difference of two methods, by benchmark; their `seed` is
-    not used. correlation: of two methods' answers to one item. basis: where this comes from.
+    not used, and where items come in clusters, `item` and `rest` are those of as many independent items. correlation: of two methods' answers to one item. basis: where this comes from.
     """
 
     own: float
@@ -106,10 +106,13 @@ def _components(scores: pl.DataFrame, items: pl.DataFrame, grid: Grid) -> Compon
         summary = summarise(scores.filter(pl.col("benchmark").is_in(names)))
     except UserError:  # it mixes evaluations, which its own table will say
         return None
-    return components(
-        [
-            [known.arrays(block, name)[0] for name in names]
-            for known in answer_sets(summary, items)
-            for block in budgets_of(known, summary.overall)
-        ]
-    )
+    known = [(each, block) for each in answer_sets(summary, items) for block in budgets_of(each, summary.overall)]
+    found = components([[each.arrays(block, name)[0] for name in names] for each, block in known])
+    if found is None:
+        return None
+    spreads = []
+    for name, spread in zip(names, found.spreads, strict=True):
+        one = next(iter(known[0][0].answers[known[0][1][0], name].values()))
+        scale = sqrt(one.items / len(one.scores))  # a cluster of items counts for one
+        spreads.append(replace(spread, item=scale * spread.item, rest=scale * spread.rest))
+    return replace(found, spreads=tuple(spreads))
