@@ -32,7 +32,8 @@ class ScoreSpread:
 
     own: of one method's average from seed to seed, of the model itself. common: of what a seed does to all methods,
     which cancels in a difference. spreads: of the paired difference of two methods, by benchmark; their `seed` is
-    not used, and where items come in clusters, `item` and `rest` are those of as many independent items. correlation: of two methods' answers to one item. basis: where this comes from.
+    not used, and where items come in clusters, `item` and `rest` are those of as many independent items.
+    correlation: of two methods' answers to one item. basis: where this comes from.
     """
 
     own: float
