@@ -86,8 +86,8 @@ def _evaluate(note: Note, paths: list[str]) -> None:
 
     noted(qtuning.evaluation.run, "load_tasks", "benchmarks: tasks and questions")
     noted(qtuning.evaluation.model, "load_model", "model and tokenizer, and the imports they bring")
-    qtuning.evaluation.model.EvaluatedModel.loglikelihood = first
-    qtuning.evaluation.model.EvaluatedModel.generate_until = first
+    for request in ("loglikelihood", "generate_until"):
+        setattr(qtuning.evaluation.model.EvaluatedModel, request, first)
     cell = Cell.model_validate(read_json(Path(paths[0])))
     evaluation = Evaluation.model_validate(read_json(Path(paths[1])))
     evaluate_cell(cell, evaluation, ResultPaths(Path(paths[2])), data_dir=None)

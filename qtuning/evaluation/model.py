@@ -1,13 +1,17 @@
 """The language model as lm-eval sees it. This module takes seconds to import, so import it inside functions."""
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from qtuning.errors import UserError
+from qtuning.evaluation.answers import AnswerScorer, Scores, TokenPair
 from qtuning.experiment.cell import Evaluation
 
 
@@ -35,7 +39,75 @@ class StopTexts(StoppingCriteria):
 
 
 class EvaluatedModel(HFLM):  # type: ignore[misc]  # lm-eval is not typed
-    """lm-eval's Hugging Face model, with greedy generation that ends row by row."""
+    """lm-eval's Hugging Face model, faster: rows of a generation end one by one, answers to a prompt share a forward.
+
+    Where a model's attention or head is of a kind that this cannot serve, lm-eval's own methods do the work.
+    """
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Scores]:
+        """(log-likelihood, whether greedy decoding would write it) of each request's continuation."""
+        return self.score_answers(self.encode_pairs([request.args for request in requests]))
+
+    def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[TokenPair]:
+        """The tokens of (prompt, continuation) as lm-eval splits them, all in one call of the tokenizer."""
+        moved = []
+        for prompt, continuation in pairs:
+            assert prompt.strip(), "every prompt of a benchmark has words"
+            kept = prompt.rstrip()
+            moved.append((kept, prompt[len(kept) :] + continuation))
+        prompts = list(dict.fromkeys(prompt for prompt, _ in moved))
+        whole = self._encode_all([prompt + continuation for prompt, continuation in moved])
+        tokens = dict(zip(prompts, self._encode_all(prompts), strict=True))
+        return [
+            (tokens[prompt], all_tokens[len(tokens[prompt]) :])
+            for (prompt, _), all_tokens in zip(moved, whole, strict=True)
+        ]
+
+    def _encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """What `tok_encode` gives for each."""
+        beginning = self.tokenizer.decode(self.prefix_token_id)
+        if any(text.startswith(beginning) for text in texts):  # written by a chat template: not once more
+            return [self.tok_encode(text) for text in texts]
+        special = {} if self.add_bos_token is None else {"add_special_tokens": self.add_bos_token}
+        return list(self.tokenizer(texts, **special)["input_ids"]) if texts else []
+
+    def score_answers(self, pairs: Sequence[TokenPair]) -> list[Scores]:
+        """As `loglikelihood`, of token pairs. A continuation without tokens of its own has probability 1."""
+        found: list[Scores] = [(0.0, True)] * len(pairs)
+        places = [place for place, (_, answer) in enumerate(pairs) if answer]
+        asked = [pairs[place] for place in places]
+        for place, scores in zip(places, self._scores(asked), strict=True):
+            found[place] = scores
+        return found
+
+    def _scores(self, pairs: Sequence[TokenPair]) -> list[Scores]:
+        if not pairs:
+            return []
+        scorer = AnswerScorer(self.model, self.max_length, self.batch_size)
+        if (why := self._differs(scorer, pairs)) is None:
+            return scorer.score(pairs)
+        logging.getLogger(__name__).warning(f"answers are scored one by one: {why}")
+        return self._slow_scores(pairs)
+
+    def _slow_scores(self, pairs: Sequence[TokenPair]) -> list[Scores]:
+        """lm-eval's own; a longer answer than it takes loses its beginning."""
+        cut = [(("", ""), prompt, answer[-self.max_length :]) for prompt, answer in pairs]
+        return list(self._loglikelihood_tokens(cut, disable_tqdm=True))
+
+    def _differs(self, scorer: AnswerScorer, pairs: Sequence[TokenPair]) -> str | None:
+        """Why our scores of the longest and of the shortest prompt's answers are not lm-eval's; None if they are."""
+        prompts = sorted({tuple(prompt) for prompt, _ in pairs}, key=len)
+        probes = [pair for pair in pairs if tuple(pair[0]) in (prompts[0], prompts[-1])]
+        try:
+            ours = scorer.score(probes)
+        except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+            return str(error)
+        # lm-eval takes the logarithm in the model's dtype: bfloat16 has 3 digits
+        allowed = 1e-3 if self.model.dtype == torch.float32 else 0.25
+        for (mine, _), (theirs, _), (_, answer) in zip(ours, self._slow_scores(probes), probes, strict=True):
+            if not abs(mine - theirs) <= allowed * len(answer):
+                return f"{mine:.4f} nats together, {theirs:.4f} alone"
+        return None
 
     def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **options: Any) -> torch.Tensor:
         """context (rows, prompt), left-padded -> (rows, at most max_length)."""

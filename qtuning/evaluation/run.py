@@ -8,6 +8,7 @@ import importlib.metadata
 import logging
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import polars
 from qtuning.data.items import cluster_of
 from qtuning.data.sources import local_folder
 from qtuning.errors import UserError
+from qtuning.evaluation.likelihoods import Likelihood, likelihoods_of
 from qtuning.evaluation.tasks import load_tasks, max_new_tokens, shots_of
 from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.cell import Cell, Evaluation
@@ -64,7 +66,7 @@ def evaluate_model(
     base: folder of a model; adapter: folder of a LoRA adapter for it, or None. data_dir: where local benchmark files
     lie, for `evaluation.source` "data-dir". Returns what `scores.json` holds.
     """
-    started = time.monotonic()
+    started, processor_time = time.monotonic(), time.process_time()
     folder = None if evaluation.source == "hub" else local_folder(evaluation.source, data_dir)
     if folder is not None:
         # nothing is wanted from the hub: libraries shall not wait for it on a machine without network
@@ -82,7 +84,11 @@ def evaluate_model(
 
     model = load_model(base, adapter, evaluation)
     samples = run_tasks(model, tasks, evaluation)
-    items = items_table(samples)
+    likelihoods = {
+        benchmark: likelihoods_of(model, benchmark, task, samples[benchmark], evaluation.chat_template)
+        for benchmark, task in (tasks.items() if evaluation.likelihoods else ())
+    }
+    items = items_table(samples, likelihoods)
     benchmarks = {
         benchmark: {
             "fewshot": shots_of(benchmark, evaluation),
@@ -108,6 +114,7 @@ def evaluate_model(
         "backend": backend,
         "benchmarks": benchmarks,
         "seconds": round(time.monotonic() - started, 3),
+        "cpu_seconds": round(time.process_time() - processor_time, 3),
     }
     write_scores(out, items, scores)
     return scores
@@ -146,7 +153,9 @@ def run_tasks(model: "LM", tasks: dict[str, "Task"], evaluation: Evaluation) -> 
     return {benchmark: results["samples"][benchmark] for benchmark in tasks}
 
 
-def items_table(samples: dict[str, list[LoggedSample]]) -> polars.DataFrame:
+def items_table(
+    samples: dict[str, list[LoggedSample]], likelihoods: Mapping[str, Mapping[int, list[Likelihood]]] | None = None
+) -> polars.DataFrame:
     """A row for each benchmark, item and metric: the contents of items.parquet."""
     schema = {
         "benchmark": polars.String,
@@ -159,6 +168,7 @@ def items_table(samples: dict[str, list[LoggedSample]]) -> polars.DataFrame:
     }
     rows: list[tuple[Any, ...]] = []
     for benchmark, logged in samples.items():
+        more = dict((likelihoods or {}).get(benchmark, {}))
         for sample in logged:
             # if a task has several filters, the name of a metric tells which it is
             suffix = "" if sample["filter"] == "none" else f",{sample['filter']}"
@@ -166,6 +176,7 @@ def items_table(samples: dict[str, list[LoggedSample]]) -> polars.DataFrame:
             item = benchmark, sample["doc_id"], sample["doc_hash"], cluster
             for metric in sample["metrics"]:
                 rows.append((*item, metric + suffix, float(sample[metric]), _response(sample, metric)))
+            rows += ((*item, *likelihood) for likelihood in more.pop(sample["doc_id"], ()))
     return polars.DataFrame(rows, schema=schema, orient="row")
 
 

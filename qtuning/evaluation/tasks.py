@@ -3,6 +3,7 @@
 With local files, only the source of the items is replaced in a definition.
 """
 
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,12 @@ def load_tasks(evaluation: Evaluation, folder: Path | None) -> dict[str, "Task"]
     folder: where local files lie; None for the hub. Raises UserError if items are missing or unusable.
     """
     from lm_eval import tasks as builtin
+    from lm_eval import utils
     from lm_eval.tasks import TaskManager
+
+    # lm-eval compiles a template for every item, which takes longer than the mini model's answers
+    if not hasattr(utils.env.from_string, "cache_info"):
+        utils.env.from_string = lru_cache(maxsize=256)(utils.env.from_string)
 
     own = Path(builtin.__file__).parent
     # without the defaults: lm-eval takes seconds to index all its tasks

@@ -1,6 +1,8 @@
 """The whole evaluation with a tiny random model: files, consistency, adapters, stops."""
 
 import json
+import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,10 +12,14 @@ from typing import Any
 import polars
 import pytest
 import torch
+from benchmark_files import write_all
+from polars.testing import assert_frame_equal
 
 from qtuning.errors import UserError
 from qtuning.evaluation import run
+from qtuning.evaluation.likelihoods import metrics_of
 from qtuning.evaluation.model import StopTexts, load_model
+from qtuning.evaluation.tasks import load_tasks
 from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.cell import Evaluation
 from qtuning.experiment.ids import evaluation_id
@@ -42,8 +48,6 @@ def run_tiny(model: Path, data: Path | None, out: Path, adapter: Path | None = N
 
 @pytest.fixture(scope="module")
 def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    from benchmark_files import write_all
-
     folder = tmp_path_factory.mktemp("run")
     scores = run_tiny(tiny_model, write_all(folder / "data"), folder / "out")
     return folder, scores, Evaluation(**scores["evaluation"])
@@ -92,7 +96,9 @@ def test_scores_are_means_of_items(finished: Run) -> None:
 def test_chosen_options_explain_the_scores(finished: Run) -> None:
     from benchmark_files import arc
 
-    items = polars.read_parquet(finished[0] / "out" / "items.parquet").filter(polars.col("benchmark") == "arc_easy")
+    items = polars.read_parquet(finished[0] / "out" / "items.parquet").filter(
+        (polars.col("benchmark") == "arc_easy") & polars.col("metric").is_in(["acc", "acc_norm", "choice"])
+    )
     records = arc(6, 4)
     chosen = set()
     for row in items.iter_rows(named=True):
@@ -108,8 +114,9 @@ def test_all_benchmarks_in_one_process_equal_each_alone(finished: Run, tiny_mode
     for benchmark in ("arc_easy", "squad"):
         alone = run_tiny(tiny_model, folder / "data", tmp_path / benchmark, benchmarks=(benchmark,))
         items = polars.read_parquet(tmp_path / benchmark / "items.parquet")
-        assert items.equals(together.filter(polars.col("benchmark") == benchmark))
-        assert alone["benchmarks"][benchmark] == scores["benchmarks"][benchmark]
+        # log-likelihoods move in their last digit with the prompts that share a forward
+        assert_frame_equal(items, together.filter(polars.col("benchmark") == benchmark), rel_tol=1e-5)
+        assert alone["benchmarks"][benchmark]["digest"] == scores["benchmarks"][benchmark]["digest"]
 
 
 def test_limit_takes_the_first_items(finished: Run, tiny_model: Path, tmp_path: Path) -> None:
@@ -170,7 +177,7 @@ def test_adapter_is_loaded(finished: Run, tiny_model: Path, tmp_path: Path) -> N
     adapted, merged = (polars.read_parquet(tmp_path / name / "items.parquet") for name in "am")
     base = polars.read_parquet(finished[0] / "out" / "items.parquet")
     base = base.filter(polars.col("benchmark").is_in(few["benchmarks"])).sort("benchmark", descending=True)
-    assert adapted.equals(merged)
+    assert_frame_equal(adapted, merged, rel_tol=1e-4)
     assert adapted["item_hash"].equals(base["item_hash"])
     assert not adapted["response"].equals(base["response"])
 
@@ -287,3 +294,67 @@ def test_importing_is_light() -> None:
     )
     result = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_likelihood_metrics_of_every_item(finished: Run) -> None:
+    """What is stored follows from lm-eval's own log-likelihoods of the gold answer and of the wrong ones."""
+    items = polars.read_parquet(finished[0] / "out" / "items.parquet")
+    for benchmark, entry in finished[1]["benchmarks"].items():
+        mine = items.filter(polars.col("benchmark") == benchmark)
+        found = mine.pivot("metric", index="item", values="score").sort("item")
+        if benchmark == "squad":  # of one-sentence passages with one and the same answer: there is no wrong one
+            found = found.with_columns(p_gold=1.0, choice=1.0)
+        assert (found["nll_answer"] >= found["nll"]).all()
+        assert found["p_gold"].is_between(0, 1).all() and set(found["choice"]) <= {0.0, 1.0}
+        assert set(found.filter(polars.col("p_gold") > 0.5)["choice"]) <= {1.0}
+        assert entry["metrics"]["nll"] == pytest.approx(found["nll"].mean())
+        if "acc" in entry["metrics"]:
+            assert found["choice"].to_list() == found["acc"].to_list()
+
+
+@pytest.mark.parametrize("options", [{"fewshot": 2}, {"chat_template": True}])
+def test_the_gold_answer_is_scored_after_the_prompt_of_the_headline_metric(
+    tiny_model: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    from benchmark_files import gsm8k
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoTokenizer
+
+    data = write_all(tmp_path / "data")
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant]"
+    tokenizer.save_pretrained(model)
+    asked = run_tiny(model, data, tmp_path / "out", benchmarks=("gsm8k",), limit=1, **options)
+    question, answer = "Question: Ann has 0 plums and gets 1,000 more. How many?\nAnswer:", gsm8k(1)[0]["answer"]
+    if "fewshot" in options:
+        examples = load_tasks(Evaluation(**asked["evaluation"]), data)["gsm8k"]
+        examples.build_all_requests(limit=1, rank=0, world_size=1)
+        prompt, between = examples.instances[0].args[0], " "
+        assert prompt.endswith(question) and prompt.count("Question:") == 3
+    else:
+        prompt, between = f"[user] {question}\n[assistant]", ""
+    lm = HFLM(pretrained=str(model), dtype="float32", device="cpu", batch_size=1, max_length=2048)
+    context, tokens = lm._encode_pair(prompt, between + answer)
+    ((expected, _),) = lm._loglikelihood_tokens([(("", ""), context, tokens)], disable_tqdm=True)
+    metrics = asked["benchmarks"]["gsm8k"]["metrics"]
+    assert metrics["nll_answer"] == pytest.approx(-expected, rel=1e-5)
+    assert metrics["nll"] == pytest.approx(-expected / len(tokens), rel=1e-5)
+    assert metrics["bits_per_character"] == pytest.approx(-expected / math.log(2) / len(answer), rel=1e-5)
+
+
+def test_without_likelihoods_only_the_benchmarks_metrics_are_there(tiny_model: Path, tmp_path: Path) -> None:
+    data = write_all(tmp_path / "data")
+    asked = run_tiny(tiny_model, data, tmp_path / "out", benchmarks=("squad",), likelihoods=False)
+    assert set(asked["benchmarks"]["squad"]["metrics"]) == {"f1", "exact_match"}
+
+
+def test_p_gold_is_the_softmax_of_the_answers_log_likelihoods() -> None:
+    found = {name: score for name, score, _ in metrics_of(["12", "3", "4"], [-1.0, -2.0, -1000.0], 0, 2)}
+    assert found["p_gold"] == pytest.approx(1 / (1 + math.exp(-1)))
+    assert (found["nll_answer"], found["nll"], found["choice"]) == (1.0, 0.5, 1.0)
+    assert found["bits_per_character"] == pytest.approx(1 / math.log(2) / 2)
+    other = {name: (score, response) for name, score, response in metrics_of(["12", "3"], [-2.0, -1.0], 0, 2)}
+    assert other["choice"] == (0.0, "3")
+    assert {name for name, _, _ in metrics_of(["12"], [-2.0], 0, 2)} == {"nll", "nll_answer", "bits_per_character"}
