@@ -30,14 +30,17 @@ def detectable_difference(
     *,
     seed_of_average: float | None = None,
     comparisons: int = 1,
+    prior: float = np.inf,
     alpha: float = 0.05,
     power: float = 0.8,
 ) -> float:
     """The true difference, averaged over the benchmarks, that `compare` would call significant with this power.
 
-    spreads, items: by benchmark. lines: of the same budget, which lend each other their seed variance (their variances
-    are taken to agree). seed_of_average: standard deviation of the average from seed to seed; default: as if benchmarks
-    moved together, which is the most it can be. comparisons: of the family; alpha is divided by it (Holm's first step).
+    spreads: by benchmark. items: how many clusters of items each has, which are the items where these are independent.
+    lines: of the same budget, which lend each other their seed variance. prior: degrees of freedom that this adds at
+    most (`prior_freedom`); default: as if all variances agreed. seed_of_average: standard deviation of the difference
+    of two averages from seed to seed; default: as if benchmarks moved together, which is the most it can be.
+    comparisons: of the family; alpha is divided by it (Holm's first step).
 
     The power is taken over the estimate of the seed variance as well: with 2 seeds and 2 lines it has one degree of
     freedom, and the usual sum of two quantiles would be far too small. Being on the wrong side is not counted as
@@ -61,10 +64,12 @@ def detectable_difference(
     if seeds == 1:
         sd, critical = np.sqrt(by_item + rest), item_quantile * np.full(1, np.sqrt(by_item + rest))
     else:
-        freedom = (lines - 1) * (seeds - 1)
+        freedom = min(prior, (lines - 2) * (seeds - 1)) + seeds - 1
         over_seeds = (seed**2 + rest) / seeds
         drawn = chi2.ppf((np.arange(POINTS) + 0.5) / POINTS, freedom) / freedom
-        critical = np.sqrt(t.isf(tail, freedom) ** 2 * over_seeds * drawn + item_quantile**2 * by_item)
+        # the estimate is never less than what items alone explain (estimate.py)
+        estimated = np.maximum(over_seeds * drawn, rest / seeds)
+        critical = np.sqrt(t.isf(tail, freedom) ** 2 * estimated + item_quantile**2 * by_item)
         sd = np.sqrt(over_seeds + by_item)
     if sd == 0:
         return 0.0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import nct, t
 
-from qtuning.statistics.estimate import estimate_differences
+from benchmarks.power import found
 from qtuning.statistics.power import Spread, detectable_difference
 
 
@@ -33,22 +33,10 @@ def test_with_seeds_alone_it_is_that_of_the_paired_t_test(seeds: int, alpha: flo
 def test_it_is_found_as_often_as_promised(seeds: int, lines: int, comparisons: int) -> None:
     """Two benchmarks; line 1 is better than line 0 by the detectable difference, on the average."""
     spreads, items = {"a": Spread(1.5, 20, 30), "b": Spread(0.5, 10, 40)}, {"a": 60, "b": 150}
-    of_average = np.sqrt((1.5**2 + 0.5**2) / 4)  # their seed effects are drawn apart below
+    of_average = np.sqrt((1.5**2 + 0.5**2) / 4)
     effect = detectable_difference(spreads, items, seeds, lines, seed_of_average=of_average, comparisons=comparisons)
-    rng, found, repeats = np.random.default_rng(1), 0, 600
-    for _ in range(repeats):
-        parts = []
-        for name, spread in spreads.items():
-            n = items[name]
-            scores = rng.normal(0, 9, n) + rng.normal(0, spread.seed / np.sqrt(2), (lines, seeds, 1))
-            scores = scores + rng.normal(0, spread.item / np.sqrt(2), (lines, 1, n))
-            scores = scores + rng.normal(0, spread.rest / np.sqrt(2), (lines, seeds, n))
-            scores[1] += effect
-            parts.append(scores)
-        estimate = estimate_differences(parts, 0)
-        found += bool(estimate.mean[1] > estimate.half_width(1 - 0.05 / comparisons)[1])
-    # the interval keeps the seed variance above what items explain of it, which the formula does not: slightly less
-    assert 0.74 <= found / repeats <= 0.85
+    share = found(spreads, items, of_average, seeds, lines, effect, comparisons, repeats=600)
+    assert share == pytest.approx(0.8, abs=3 * np.sqrt(0.8 * 0.2 / 600))
 
 
 def test_what_helps_and_what_does_not() -> None:
@@ -58,6 +46,9 @@ def test_what_helps_and_what_does_not() -> None:
     shared = detectable_difference(spread, items, 2, lines=17)
     assert shared < 0.4 * two
     assert detectable_difference(spread, items, 2, lines=17, comparisons=100) > 1.3 * shared
+    # lines whose variances do not agree lend less, those that do not agree at all nothing
+    assert detectable_difference(spread, items, 2, lines=17, prior=0) == pytest.approx(two)
+    assert shared < detectable_difference(spread, items, 2, lines=17, prior=4) < two
     # one seed, the lower bound: 99 degrees of freedom, all variance that items know of
     assert detectable_difference(spread, items, 1) == pytest.approx((1.9842 + 0.8416) * np.sqrt(1300 / 100), rel=1e-3)
     assert detectable_difference({"a": Spread(0, 0, 0)}, items, 3) == 0
