@@ -339,6 +339,9 @@ class Pruning(Readings):
     scoring: Scoring = Field(Scoring(), exclude_if=lambda value: value == Scoring())
     proxy: Model | None = Field(None, exclude_if=lambda value: value is None, description="model of `proxy` scoring")
     influence: Influence | None = Field(None, exclude_if=lambda value: value is None, description="LESS: how it is had")
+    replay: "Pruning | None" = Field(
+        None, exclude_if=lambda value: value is None, description="replay pruners: the method whose trace is replayed"
+    )
 
     @property
     def method(self) -> str:

@@ -181,12 +181,12 @@ class ConfigFolder:
                 if training.batches == 1:
                     # A9 makes no difference if an update is one batch: the selection is then that of the device
                     chosen = chosen.model_copy(update={"selection": "device"})
-                if "ratings" in needs_of(chosen).all and not train_set.rated:
+                if "ratings" in needs_of(chosen.replay or chosen).all and not train_set.rated:
                     raise UserError(
                         f"{edition.where}: methods: {chosen.method}: needs ratings, and train set {train_set.name} has "
                         "none; write `ratings: FILE` in its YAML, or name their columns (docs/data.md)"
                     )
-                if (lacking := missing_truth(chosen, train_set)) is not None:
+                if (lacking := missing_truth(chosen.replay or chosen, train_set)) is not None:
                     raise UserError(f"{edition.where}: methods: {chosen.method}: {lacking}")
                 limit = experiment.limit_train
                 cells.append(

@@ -43,8 +43,14 @@ def canonical(cell: Cell) -> Cell:
     assert cell.pruning is not None
     pruning = _canonical_pruning(cell.pruning)
     if samples == training.batch_size:
-        pruning = pruning.model_copy(update={"selection": "device"})
+        pruning = _by_device(pruning)
     return cell.model_copy(update={"model": model, "train_set": train_set, "training": training, "pruning": pruning})
+
+
+def _by_device(pruning: Pruning) -> Pruning:
+    """The same pruning, which selects in the batch of each device (A9), as does what it replays."""
+    replayed = None if pruning.replay is None else _by_device(pruning.replay)
+    return pruning.model_copy(update={"selection": "device", "replay": replayed})
 
 
 def _canonical_pruning(pruning: Pruning) -> Pruning:
@@ -55,11 +61,13 @@ def _canonical_pruning(pruning: Pruning) -> Pruning:
     so at every ratio below 1, so all such ratios are one.
     """
     changes: dict[str, object] = {}
+    if pruning.replay is not None:
+        changes["replay"] = _canonical_pruning(pruning.replay)
     token = find_pruner(pruning.token_pruner, "token")
     if pruning.token_ratio == 1 or (token.name == "q-tuning" and pruning.token_options.get("prune_in") == "none"):
         changes |= {"token_pruner": "none", "token_options": {}, "token_version": TOKEN_PRUNERS["none"].version}
         changes |= {"token_ratio": 1.0, "pruned_tokens": "mask"}
-    elif token.budget == "own":
+    elif token.budget == "own" and pruning.replay is None:
         changes["token_ratio"] = 0.5
     if pruning.sample_ratio == 1 and find_pruner(pruning.sample_pruner, "sample").draws:
         changes |= {"sample_pruner": "full", "sample_options": {}, "sample_version": SAMPLE_PRUNERS["full"].version}

@@ -30,7 +30,12 @@ PARAMETERS: dict[PrunerKind, tuple[str, ...]] = {
     "sample": ("candidates", "budget", "rng"),
     "token": ("candidates", "selection", "budget", "rng"),
 }
-TAKEN = {*Readings.model_fields, "reference", "influence"}  # options of every method, whose names no pruner may use
+TAKEN = {
+    *Readings.model_fields,
+    "reference",
+    "influence",
+    "of",
+}  # options of every method, whose names no pruner may use
 DECLARED = "__qtuning_pruner__"  # the attribute in which `pruners.plugin.pruner` leaves (scope, needs)
 DEFAULT_NEEDS: frozenset[Need] = frozenset({"scores"})
 

@@ -11,6 +11,7 @@ from qtuning.experiment.auxiliary import Influence, TrainedReference
 from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.cell import Model, Pruning, Readings, Scoring
 from qtuning.experiment.lookup import PARAMETERS, find_pruner
+from qtuning.experiment.needs import needs_of
 from qtuning.experiment.presets import PRESETS
 from qtuning.experiment.registry import NAMED_METHODS, REFERENCE, SAMPLE_PRUNERS, TOKEN_PRUNERS, Need, PrunerInfo
 from qtuning.experiment.schema import MethodEntry, Ratios
@@ -56,6 +57,7 @@ def make_pruning(
         "scoring",
         "proxy",
         "influence",
+        "of",
     ]
     stray = sorted(set(entry.options) - set(taken))
     raise_problems([f"{entry.method}: options.{key}: unknown key{nearest(key, taken)}" for key in stray])
@@ -63,6 +65,7 @@ def make_pruning(
     needs = sample.needs_with(sample_options) | token.needs_with(token_options)
     sample_ratio = 1.0 if sample.scope == "none" else budget.sample_ratio
     token_ratio = 1.0 if token.scope == "none" else budget.token_ratio
+    replayed = _replayed(entry, needs, budget, readings)
     return Pruning(
         sample_pruner=sample.name,
         token_pruner=token.name,
@@ -74,7 +77,8 @@ def make_pruning(
         token_version=token.version,
         reference=_reference(entry, needs, token.evolving, models),
         influence=_influence(entry, needs),
-        **_scoring(entry, needs, models),
+        replay=replayed,
+        **(_scoring(entry, needs, models) or _pools_of(replayed)),
         **_readings(entry, readings or Readings(), sample, sample_ratio, token_ratio).model_dump(),
     )
 
@@ -154,6 +158,36 @@ def _scoring(entry: MethodEntry, needs: frozenset[Need], models: Mapping[str, Mo
     if not needs & {"scores", "sequence-entropy"}:
         return {}
     return {"scoring": scoring, "proxy": models[name] if models and isinstance(name, str) else None}
+
+
+def _replayed(entry: MethodEntry, needs: frozenset[Need], budget: Ratios, readings: Readings | None) -> Pruning | None:
+    """The method that `of` names, at the same budget, for methods that replay one."""
+    asked, key = entry.options.get("of"), f"{entry.method}: options.of"
+    if "trace" not in needs:
+        if asked is not None:
+            raise UserError(f"{key}: this method replays nothing; leave it out")
+        return None
+    if asked is None:
+        raise UserError(f"{key}: required: the method whose trace is replayed, as in `of: q-tuning`")
+    replayed = validate(MethodEntry, {"method": asked} if isinstance(asked, str) else asked, key)
+    if named := [name for name in ("reference", "proxy", "influence", "of") if name in replayed.options]:
+        raise UserError(f"{key}.options.{named[0]}: a method with this option cannot be replayed; leave it out")
+    try:
+        pruning = make_pruning(replayed, budget, readings)
+    except UserError as error:
+        raise UserError("\n".join(f"{key}: {line}" for line in str(error).splitlines())) from None
+    if needs_of(pruning).by_epoch or pruning.influence is not None:
+        raise UserError(
+            f"{key} = {replayed.method!r}: draws its samples before each epoch, and only what is decided in batches "
+            "can be replayed; write `of: {method: ..., options: {updates: matched-updates}}`"
+        )
+    return pruning
+
+
+def _pools_of(replayed: Pruning | None) -> dict[str, Any]:
+    """The field `scoring` of a method that scores nothing itself, but makes the updates of pools that it replays."""
+    pools = replayed is not None and replayed.scoring.schedule == "pool"
+    return {"scoring": Scoring(schedule="pool", batches=replayed.scoring.batches)} if replayed and pools else {}
 
 
 def _option_names(info: PrunerInfo) -> list[str]:

@@ -54,8 +54,12 @@ def needs_of(pruning: Pruning) -> Needs:
 
 
 def schedule_of(pruning: Pruning) -> str:
-    """The schedule that batches are scored by: `fresh` where no batch is scored."""
-    return pruning.scoring.schedule if needs_of(pruning).batch & SCORES else "fresh"
+    """The schedule that batches are scored by: `fresh` where no batch is scored.
+
+    A replay that scores none pools as what it replays did, because pools make the updates.
+    """
+    needs, scoring = needs_of(pruning).batch, pruning.scoring
+    return scoring.schedule if needs & SCORES or (pruning.replay and scoring.schedule == "pool") else "fresh"
 
 
 def missing_truth(pruning: Pruning, train_set: TrainSet) -> str | None:

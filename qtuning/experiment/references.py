@@ -1,4 +1,4 @@
-"""Cells that need the weights of other cells: reference models that the workflow trains (Rho-1, TokenCleaning).
+"""Cells that need other cells: reference models that the workflow trains (Rho-1, TokenCleaning), traces to replay.
 
 A cell says how its reference is trained (`Pruning.reference`, a `TrainedReference`). From that and from its own model,
 train set and training, `references_of` derives the cells of the reference. So the reference is part of the cell's
@@ -20,12 +20,15 @@ from qtuning.experiment.registry import REFERENCE
 
 
 def references_of(cell: Cell) -> tuple[Cell, ...]:
-    """The cells whose weights the training of `cell` needs, in the order in which they are trained.
+    """The cells whose weights or trace the training of `cell` needs, in the order in which they are trained.
 
-    One reference, or for self-evolving cleaning (TrainedReference.parts) the states of one reference: number 0 is
-    trained on the first part, and number t goes on from t - 1 over part t, on the tokens that t - 1 keeps of it. A cell
-    that is such a state needs the one before. Empty for a cell without a reference, and for one of configs/models.
+    The training that is replayed, whose trace it needs (Pruning.replay). Or one reference, or for self-evolving
+    cleaning (TrainedReference.parts) the states of one reference: number 0 is trained on the first part, and number t
+    goes on from t - 1 over part t, on the tokens that t - 1 keeps of it. A cell that is such a state needs the one
+    before. Empty for a cell without any of these, and for a reference of configs/models.
     """
+    if cell.pruning is not None and cell.pruning.replay is not None:
+        return (cell.model_copy(update={"pruning": cell.pruning.replay}),)
     if cell.pruning is None or not isinstance(recipe := cell.pruning.reference, TrainedReference):
         return ()
     if not needs_of(cell.pruning).all & REFERENCE:

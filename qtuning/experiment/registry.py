@@ -26,6 +26,7 @@ Need = Literal[
     "embeddings",
     "influence",
     "truth",
+    "trace",
 ]
 PrunerKind = Literal["sample", "token"]
 Scope = Literal["none", "once", "epoch", "batch"]
@@ -196,8 +197,8 @@ class PrunerInfo:
     version: part of the identity of cells; raised by hand when a change of the code changes decisions; for plug-ins
     the digest of their file. budget: `asked`; `train-set` for a token pruner that meets it over the whole train set and
     not in every batch; `own` for one that sets its amount itself. label: how tables call it. evolving: whether its
-    reference model is updated over parts of the train set. control: whether it knows what a method has to find out, so
-    that it is no method to be ranked but a mark on the scale (docs/pruners.md, Controls).
+    reference model is updated over parts of the train set. control: whether it knows what a method has to find out, or
+    what another one decided, so that it is no method to be ranked but a mark on the scale (docs/pruners.md, Controls).
     """
 
     name: str
@@ -266,6 +267,8 @@ SAMPLE_PRUNERS: dict[str, PrunerInfo] = {
         _info("adversary", "controls:adversary", "epoch", "truth", control=True),
         _info("no-noise", "controls:no_noise", "epoch", "truth", control=True),
         _info("no-redundant", "controls:no_redundant", "epoch", "truth", control=True),
+        _info("replay", "replay:recorded_samples", "batch", "trace", budget="own", control=True),
+        _info("replay-random", "replay:random_samples", "batch", "trace", budget="own", control=True),
     )
 }
 
@@ -336,14 +339,16 @@ TOKEN_PRUNERS: dict[str, PrunerInfo] = {
         ),
         _info("oracle-tokens", "controls:oracle_tokens", "batch", "truth", control=True),
         _info("adversary-tokens", "controls:adversary_tokens", "batch", "truth", control=True),
+        _info("replay", "replay:recorded_tokens", "batch", "trace", budget="own", control=True),
+        _info("replay-random", "replay:random_tokens", "batch", "trace", budget="own", control=True),
     )
 }
 
 NAMED_METHODS: dict[str, tuple[str, str]] = {
     "full": ("full", "none"),
     **dict.fromkeys(PRESETS, ("q-tuning", "q-tuning")),
-    **{name: (name, "random") for name, info in SAMPLE_PRUNERS.items() if info.control},
-    **{name: ("random", name) for name, info in TOKEN_PRUNERS.items() if info.control},
+    **{name: (name, "random") for name, info in SAMPLE_PRUNERS.items() if "truth" in info.needs},
+    **{name: ("random", name) for name, info in TOKEN_PRUNERS.items() if "truth" in info.needs},
 }
 """Each with its (sample pruner, token pruner)."""
 

@@ -198,10 +198,10 @@ class Jobs:
             trained = (folder / "train.json").is_file() and (evaluated or (folder / "weights").is_dir())
             self._add_training(grid, cell, shape, trained)
             for reference in with_references(references_of(cell)):
-                # its weights are wanted until all who need them are trained
-                self._add_training(
-                    grid, reference, shape, trained or (self._paths.cell(reference) / "weights").is_dir()
-                )
+                # its weights are wanted until all who need them are trained; of what is replayed, only the trace
+                replayed = cell.pruning is not None and cell.pruning.replay is not None
+                left = self._paths.cell(reference) / ("train.json" if replayed else "weights")
+                self._add_training(grid, reference, shape, trained or left.exists())
             if (measured := measurement_of(cell)) is not None:
                 done = trained or (self._paths.influence(measured.identity) / "influence.json").is_file()
                 self._add_training(grid, measured.warmup, shape, done, measured)

@@ -17,7 +17,7 @@ from qtuning.experiment.cell import Cell, Evaluation, Pruning, Training
 from qtuning.experiment.influence import Measurement
 from qtuning.experiment.needs import ATTENTION, FORWARDS, SCORES, needs_of, schedule_of
 from qtuning.experiment.references import references_of
-from qtuning.experiment.registry import Need
+from qtuning.experiment.registry import REFERENCE, Need
 from qtuning.model.flops import GRADIENT_TOKENS, ModelShape, Positions
 from qtuning.plan.assumptions import Assumptions
 from qtuning.plan.lengths import Array, Lengths
@@ -78,7 +78,7 @@ def training_work(
         lengths = replace(lengths, weight=lengths.weight * (stop - first) / lengths.rows)
     everyone = np.full(len(lengths.prompts), lengths.weight)
     total = TrainingWork()
-    if references_of(cell) or "token-influence" in needs.all:
+    if needs.all & REFERENCE and (references_of(cell) or "token-influence" in needs.all):
         # a reference of the cell's own shape scores each sample; and for its influence, so does the base model
         forwards = bool(references_of(cell)) + ("token-influence" in needs.all)
         total += _scoring(shape, lengths, forwards * everyone, frozenset[Need]({"scores"}), None, training.batch_size)

@@ -119,7 +119,7 @@ def _measure(
     """What the scores of `model` find, and what the cell's method prunes in its first epoch under them."""
     assert cell.pruning is not None and cell.training is not None
     method, samples = method_of(cell.pruning), stored.samples
-    for need in (REFERENCE | {"influence"}) & method.needs.all:
+    for need in (REFERENCE | {"influence", "trace"}) & method.needs.all:
         raise UserError(f"{cell.pruning.method}: needs the {need} of another model, which localisation does not load")
     packed = PackedModel(model.eval()).to(accelerator.device)
     scores, _ = score_all(packed, samples, accelerator, cell.training.batch_size)

@@ -88,6 +88,19 @@ class Ratings:
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """What another training of the same cell decided in the same epoch (train/replay.py).
+
+    kept: [B] bool. weights: [B] float64, 1 for samples that were not kept. tokens: [N] bool, tokens that had a
+    loss.
+    """
+
+    kept: Tensor
+    weights: Tensor
+    tokens: Tensor
+
+
+@dataclass(frozen=True)
 class Candidates:
     """B samples to choose from, with N response tokens laid end to end. Fields that a pruner does not need are None.
 
@@ -101,8 +114,9 @@ class Candidates:
     says of each sample. embeddings: [B, H] float32, mean of the last hidden states over each sample's tokens, prompt
     and response, under the current model. influence: [B, G] float64, of training on each sample on each of G groups of
     target examples (LESS). kinds: [B] int64, what each sample is, as its place in truth.KINDS; None if the train set
-    does not say. wrong: [N] bool, tokens that hold a part of a planted error; None if the train set marks none. epoch,
-    epochs: where training is, from 0, and how many epochs there are.
+    does not say. wrong: [N] bool, tokens that hold a part of a planted error; None if the train set marks none.
+    recorded: what the training that is replayed decided. epoch, epochs: where training is, from 0, and how many epochs
+    there are.
     """
 
     numbers: Tensor
@@ -119,6 +133,7 @@ class Candidates:
     influence: Tensor | None = None
     kinds: Tensor | None = None
     wrong: Tensor | None = None
+    recorded: Recorded | None = None
     epoch: int = 0
     epochs: int = 1
 

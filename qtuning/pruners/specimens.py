@@ -17,6 +17,7 @@ from qtuning.pruners.base import (
     Candidates,
     Instructions,
     Ratings,
+    Recorded,
     SampleSelection,
     keep_first,
     ranking,
@@ -79,9 +80,20 @@ def random_candidates(count: int, seed: int, longest: int = 40) -> Candidates:
         influence=floats(3 * count, 1.0).reshape(count, 3),
         kinds=torch.randint(0, len(KINDS), (count,), generator=rng),
         wrong=floats(total, 1.0) < 0.2,
+        recorded=_recorded(lengths, rng),
         epoch=seed % 3,
         epochs=3,
     )
+
+
+def _recorded(lengths: Tensor, rng: torch.Generator) -> Recorded:
+    """A decision by chance: the first sample and some others were kept, of each its first token and some others."""
+    kept = torch.rand(len(lengths), generator=rng) < 0.4
+    kept[0] = True
+    tokens = torch.rand(int(lengths.sum()), generator=rng) < 0.5
+    tokens[torch.cumsum(lengths, 0) - lengths] = True
+    weights = torch.rand(len(lengths), generator=rng, dtype=torch.float64).where(kept, 1.0)
+    return Recorded(kept, weights, tokens & torch.repeat_interleave(kept, lengths))
 
 
 def random_batches() -> list[Specimen]:
@@ -152,7 +164,8 @@ def reordered(candidates: Candidates, order: Tensor) -> tuple[Candidates, Tensor
     assert candidates.prompts is not None and candidates.reference is not None and candidates.losses is not None
     assert candidates.ratings is not None and candidates.embeddings is not None and candidates.influence is not None
     assert candidates.token_influence is not None and attention.rank is not None
-    assert candidates.kinds is not None and candidates.wrong is not None
+    assert candidates.kinds is not None and candidates.wrong is not None and candidates.recorded is not None
+    recorded = candidates.recorded
     places = torch.arange(candidates.tokens).split(candidates.lengths.tolist())
     tokens = torch.cat([places[index] for index in order.tolist()])
     return replace(
@@ -171,6 +184,7 @@ def reordered(candidates: Candidates, order: Tensor) -> tuple[Candidates, Tensor
         influence=candidates.influence[order],
         kinds=candidates.kinds[order],
         wrong=candidates.wrong[tokens],
+        recorded=Recorded(recorded.kept[order], recorded.weights[order], recorded.tokens[tokens]),
     ), tokens
 
 
@@ -205,4 +219,6 @@ def limited(case: Specimen, needs: Collection[str]) -> Specimen:
         hidden["token_influence"] = None
     if "truth" not in needs:
         hidden |= {"kinds": None, "wrong": None}
+    if "trace" not in needs:
+        hidden["recorded"] = None
     return replace(case, candidates=replace(case.candidates, scores=scores, attention=attention, **hidden))

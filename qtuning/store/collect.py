@@ -16,6 +16,7 @@ from qtuning.experiment.metrics import METRICS, metric_of
 from qtuning.experiment.yaml_files import validate
 from qtuning.files import canonical_json, read_json
 from qtuning.store.comparable import check_comparable
+from qtuning.store.lines import changed_options, option_text
 from qtuning.store.schema import (
     CELL_SCHEMA,
     COST_COLUMNS,
@@ -193,6 +194,11 @@ def _options(pruning: Pruning) -> dict[str, Any]:
     for role in AUXILIARY:
         if (model := getattr(pruning, role)) is not None:
             method_wide[role] = model.name if isinstance(model, Model) else model.label
+    if (replayed := pruning.replay) is not None:
+        options = canonical_json(_options(replayed))
+        changed = changed_options(replayed.method, replayed.sample_pruner, replayed.token_pruner, options)
+        described = option_text(changed.values())
+        method_wide["of"] = replayed.method + (f" ({described})" if described else "")
     if not pruning.scoring.exact or pruning.scoring.label != "fresh":
         method_wide["scoring"] = pruning.scoring.label
         method_wide["scoring_precision"] = pruning.scoring.precision

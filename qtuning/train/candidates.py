@@ -26,6 +26,7 @@ from qtuning.pruners.base import Candidates, Instructions, Ratings
 from qtuning.pruners.method import concatenate
 from qtuning.scoring.scores import BatchScores, NonFinite, Observation, embed, observe
 from qtuning.train.cost import Cost, shape_of
+from qtuning.train.replay import Recording
 from qtuning.train.reuse import Graphs, observe_with_graphs
 
 CHECKED = 64  # samples among which the shortest and the longest check that the packed forward is the model's own
@@ -38,7 +39,7 @@ class CellSamples:
     instructions, ratings: of all samples, or None. reference: per sample, [|T_i|] token NLL under the reference model,
     or None. token_influence: per sample, [|T_i|] places of its tokens (references.py), or None. influence: [n, G] on
     each of G groups of target examples (influence.py), or None. kinds: [n] int64, or None; wrong: per sample, [|T_i|]
-    bool, or None (pruners/base.py, Candidates).
+    bool, or None (pruners/base.py, Candidates). recording: of the training that is replayed, or None.
     """
 
     samples: Sequence[Sample]
@@ -49,6 +50,7 @@ class CellSamples:
     influence: Tensor | None = None
     kinds: Tensor | None = None
     wrong: Sequence[Tensor] | None = None
+    recording: Recording | None = None
 
     @classmethod
     def of(cls, stored: StoredSamples, positions: Tensor | None = None) -> "CellSamples":
@@ -116,7 +118,8 @@ class CandidateSource:
         tabled = None if self.table is None else self.table.of(positions)
         observed, graphs = self._observe(samples, set(needs) - (SCORES if tabled else set()), with_graphs)
         texts, ratings, influence = self.train_set.instructions, self.train_set.ratings, self.train_set.influence
-        kinds = self.train_set.kinds
+        kinds, recording = self.train_set.kinds, self.train_set.recording
+        lengths = torch.tensor([sample.response_length for sample in samples])
         by_token = {"reference": self.train_set.reference, "token-influence": self.train_set.token_influence}
         by_token["truth"] = self.train_set.wrong
         reference, token_influence, wrong = (
@@ -127,7 +130,7 @@ class CandidateSource:
             texts = Instructions(texts.characters[chosen], texts.entropy[chosen])
         candidates = Candidates(
             numbers=torch.tensor([sample.number for sample in samples]),
-            lengths=torch.tensor([sample.response_length for sample in samples]),
+            lengths=lengths,
             prompts=torch.tensor([sample.prompt for sample in samples]),
             scores=tabled or (None if observed is None else observed.scores),
             attention=None if observed is None else observed.attention,
@@ -140,6 +143,7 @@ class CandidateSource:
             influence=influence[chosen] if influence is not None and "influence" in needs else None,
             kinds=kinds[chosen] if kinds is not None and "truth" in needs else None,
             wrong=wrong,
+            recorded=recording.of(epoch, chosen, lengths) if recording is not None and "trace" in needs else None,
             epoch=epoch,
             epochs=self.epochs,
         )

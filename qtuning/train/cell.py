@@ -38,6 +38,7 @@ from qtuning.train.epochs import add_epochs, write_epoch
 from qtuning.train.influence import influence_cost, load_influence
 from qtuning.train.journal import Diagnosis, RunLog, print_derived
 from qtuning.train.references import TokenReferences, part_positions, reference_cost, score_references, weights_of
+from qtuning.train.replay import load_recording
 from qtuning.train.seeding import derived_seed
 from qtuning.train.step import TrainingLoop
 from qtuning.train.tracking import Mirror
@@ -131,11 +132,14 @@ def train(
     # the loop over the updates, and what records it
     influence = None if folders.influence is None else load_influence(folders.influence, samples)
     train_set = replace(train_set, reference=known.nll, token_influence=known.influence, influence=influence)
+    if "trace" in method.needs.all:
+        recording = load_recording(folders.references, samples, cell.training.epochs)
+        train_set = replace(train_set, recording=recording)
     loop = TrainingLoop(cell, method, train_set, accelerator, prepared, optimizer, folders.observe)
     loop.source.table = table
     loop.cost.add(cost)
     if main:
-        loop.cost.add(reference_cost(folders.references))
+        loop.cost.add(reference_cost(() if cell.pruning.replay else folders.references))
         loop.cost.add(influence_cost(folders.influence))
     if resumed is not None:
         loop.restore(*resumed)

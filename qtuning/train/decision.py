@@ -84,13 +84,17 @@ class Decision:
     losses: dict[int, float] = field(default_factory=dict)
 
     def trace(self, window: UpdateWindow, masks: bool = False) -> list[tuple[Any, ...]]:
-        """One row a sample, in the order of journal.TRACE_SCHEMA. masks: with those of Q2-like samples."""
+        """One row a sample, in the order of journal.TRACE_SCHEMA. masks: with those of samples that may lose tokens."""
         verdicts, count = self.verdicts, len(self.samples)
         lengths = [sample.response_length for sample in self.samples]
         kept = verdicts.kept.tolist()
         weights = [1.0] * count if verdicts.weights is None else verdicts.weights.tolist()
         tokens = verdicts.tokens.split(lengths)
-        prunable = [masks and role == PRUNABLE for role in verdicts.role.tolist()]
+        counts = [int(part.sum()) for part in tokens]
+        prunable = [
+            masks and (role == PRUNABLE or 0 < count < length)
+            for role, count, length in zip(verdicts.role.tolist(), counts, lengths, strict=True)
+        ]
         columns = (
             [sample.number for sample in self.samples],
             [None] * count if verdicts.ppl is None else verdicts.ppl.tolist(),
@@ -99,7 +103,7 @@ class Decision:
             kept,
             verdicts.supplement.tolist(),
             lengths,
-            [int(part.sum()) for part in tokens],
+            counts,
             [weight if stays else None for weight, stays in zip(weights, kept, strict=True)],
             [self.losses.get(row) for row in range(count)],
             [pack_mask(part) if asked else None for part, asked in zip(tokens, prunable, strict=True)],

@@ -51,7 +51,7 @@ class TrainingLoop:
     """The updates of one cell on one process. `model` is what accelerate prepared (DDP or plain).
 
     optimizer: None where decisions are asked for and nothing is trained (probes/planted_errors.py). masks: whether the
-    trace has the masks of tokens.
+    trace has masks of tokens even if no token is pruned.
     """
 
     def __init__(
@@ -66,7 +66,8 @@ class TrainingLoop:
     ) -> None:
         assert cell.training is not None and cell.seeds is not None and cell.pruning is not None
         self.training, self.seeds, self.pruning = cell.training, cell.seeds, cell.pruning
-        self.samples, self._masks = train_set.samples, masks
+        # where tokens are pruned, a replay needs to know which (replay.py)
+        self.samples, self._masks = train_set.samples, masks or self.pruning.token_ratio < 1
         self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
         self.bare: PackedModel = accelerator.unwrap_model(model)
         self.cost, self.progress = Cost(), Progress()

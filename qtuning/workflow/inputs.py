@@ -162,12 +162,17 @@ class WorkflowInputs:
         Markers of a reference and a proxy of configs/models, digests of references that the workflow trains.
         """
         folders = (self.paths.auxiliary(self.cells[cell], role) for role in AUXILIARY)
-        trained = [path.with_suffix(".sha256") for path in self.reference_weights(cell)]
+        trained = [self.paths.cell(reference) / "weights.sha256" for reference in references_of(self.cells[cell])]
         return [folder / "model.json" for folder in folders if folder is not None] + trained
 
-    def reference_weights(self, cell: str) -> list[Path]:
-        """Weights of the references that the workflow trains for a cell. Full weights go when all users are trained."""
-        return [self.paths.cell(reference) / "weights" for reference in references_of(self.cells[cell])]
+    def references(self, cell: str) -> list[Path]:
+        """What a cell reads of cells that are trained before it: weights of references, or the trace that it replays.
+
+        Full weights go when all users are trained.
+        """
+        pruning = self.cells[cell].pruning
+        name = "weights" if pruning is None or pruning.replay is None else "trace.parquet"
+        return [self.paths.cell(reference) / name for reference in references_of(self.cells[cell])]
 
     @property
     def rows(self) -> list[str]:

@@ -91,7 +91,7 @@ def test_references_are_trained_first_shared_and_paid_but_no_rows(tmp_path: Path
     assert len(everything) == len(grid.cells) + 1 + 4
     assert inputs.rows == [cell_id(cell) for cell in grid.cells]
     last = cell_id(evolving[-1])
-    assert inputs.reference_weights(last) == [paths.cell(evolving[-2]) / "weights"]
+    assert inputs.references(last) == [paths.cell(evolving[-2]) / "weights"]
     assert paths.cell(evolving[-2]) / "weights.sha256" in inputs.auxiliary_models(last)
     assert inputs.samples(last) == inputs.samples(cell_id(trained[-1])), "no train set is prepared for a reference"
     assumptions = read_assumptions(library.configs)
@@ -108,3 +108,21 @@ def test_a_reference_is_labelled() -> None:
     assert TrainedReference(samples=12.5).label == "12.5% of the data"
     evolving = TrainedReference(samples=20, parts=4, epochs=2, seed=1)
     assert evolving.label == "20% of the data, then 4 parts, 2 epochs, seed 1"
+
+
+def test_what_is_replayed_is_trained_first_and_needs_no_weights(tmp_path: Path) -> None:
+    shutil.copytree(Path(__file__).parents[2] / "configs", tmp_path / "configs")
+    path = tmp_path / "configs/experiments/mini.yaml"
+    replay = "  - {method: replay+replay-random, options: {of: {method: q-tuning, options: {lambda: 0.3}}}}\n"
+    path.write_text(path.read_text().replace("methods:\n", f"methods:\n{replay}"))
+    (grid,) = ConfigFolder(tmp_path / "configs").expand(["mini"])
+    paths = ResultPaths(tmp_path)
+    inputs = WorkflowInputs([grid], paths, None)
+    replays = [cell for cell in grid.cells if cell.pruning is not None and cell.pruning.replay is not None]
+    assert replays
+    for cell in replays:
+        (recorded,) = references_of(cell)
+        assert cell_id(recorded) in inputs.cells and recorded.pruning is not None
+        assert recorded.pruning.token_options["lambda"] == 0.3
+        assert inputs.references(cell_id(cell)) == [paths.cell(recorded) / "trace.parquet"]
+        assert paths.cell(recorded) / "weights.sha256" in inputs.auxiliary_models(cell_id(cell))

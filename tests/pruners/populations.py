@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qtuning.experiment.truth import KINDS
-from qtuning.pruners.base import Budget, Candidates, Instructions, Ratings, SampleSelection, keep_prunable
+from qtuning.pruners.base import Budget, Candidates, Instructions, Ratings, Recorded, SampleSelection, keep_prunable
 from qtuning.scoring.scores import BatchScores, TokenAttention
 
 # nats in multiples of 1/64 have exact sums in any order; the second line is made of ties, the third of extremes
@@ -68,9 +68,22 @@ def populations(draw: st.DrawFn, samples: int = 12, tokens: int = 6) -> Candidat
         influence=floats(attention, 2 * count).reshape(count, 2),
         kinds=integers(0, len(KINDS) - 1),
         wrong=torch.tensor(rng.choices([False, False, True], k=total)),
+        recorded=_recorded(lengths, rng),
         epoch=0,
         epochs=3,
     )
+
+
+def _recorded(lengths: list[int], rng: random.Random) -> Recorded:
+    """A decision that kept one sample or more, and of each one token or more."""
+    kept = [rng.random() < 0.4 for _ in lengths]
+    kept[rng.randrange(len(kept))] = True
+    tokens = []
+    for length, stays in zip(lengths, kept, strict=True):
+        some = rng.sample(range(length), rng.randint(1, length)) if stays else []
+        tokens += [place in some for place in range(length)]
+    weights = [rng.choice([1.0, 1.5]) if stays else 1.0 for stays in kept]
+    return Recorded(torch.tensor(kept), torch.tensor(weights, dtype=torch.float64), torch.tensor(tokens))
 
 
 @st.composite

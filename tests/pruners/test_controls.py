@@ -97,8 +97,10 @@ def test_which_tokens_of_a_sort_go_is_chance() -> None:
 def test_controls_are_known_as_such_and_have_names_of_their_own() -> None:
     samples = {name for name, info in SAMPLE_PRUNERS.items() if info.control}
     tokens = {name for name, info in TOKEN_PRUNERS.items() if info.control}
-    assert samples == {"oracle", "adversary", "no-noise", "no-redundant"}
-    assert tokens == {"oracle-tokens", "adversary-tokens"}
+    replays = {"replay", "replay-random"}
+    assert samples == {"oracle", "adversary", "no-noise", "no-redundant"} | replays
+    assert tokens == {"oracle-tokens", "adversary-tokens"} | replays
+    assert not replays & NAMED_METHODS.keys()
     assert NAMED_METHODS["oracle"] == ("oracle", "random") and NAMED_METHODS["no-noise"] == ("no-noise", "random")
     assert NAMED_METHODS["oracle-tokens"] == ("random", "oracle-tokens")
     assert is_control("oracle", "none") and is_control("random", "adversary-tokens")

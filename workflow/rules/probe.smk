@@ -33,7 +33,7 @@ rule measure:
         configuration=ROOT / "configurations/{cell}.json",
         model=lambda wildcards: INPUTS.model(wildcards.cell),
         auxiliary=lambda wildcards: INPUTS.auxiliary_models(wildcards.cell),
-        references=lambda wildcards: INPUTS.reference_weights(wildcards.cell),
+        references=lambda wildcards: INPUTS.references(wildcards.cell),
         influence=lambda wildcards: INPUTS.influence(wildcards.cell),
         samples=lambda wildcards: INPUTS.samples(wildcards.cell),
     output:

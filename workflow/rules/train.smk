@@ -8,7 +8,7 @@ rule train:
         model=lambda wildcards: INPUTS.model(wildcards.cell),
         auxiliary=lambda wildcards: INPUTS.auxiliary_models(wildcards.cell),
         # a reference whose weights are made again need not train its users again; its digest says if they changed
-        references=ancient(lambda wildcards: INPUTS.reference_weights(wildcards.cell)),
+        references=ancient(lambda wildcards: INPUTS.references(wildcards.cell)),
         influence=lambda wildcards: INPUTS.influence(wildcards.cell),
         samples=lambda wildcards: INPUTS.samples(wildcards.cell),
     output:
