@@ -110,7 +110,7 @@ def line_of(row: Mapping[str, Any], train_set: str) -> Line:
 
 def in_table_order(lines: Sequence[Line], train_sets: Sequence[str]) -> list[Line]:
     """By train set; within it what prunes nothing, then the budgets as configured; pairs grouped by their sample
-    pruner, Q-Tuning last. Each line gets to know what all the lines of its method vary (`named`)."""
+    pruner, then Q-Tuning, controls last. Each line gets to know what all the lines of its method vary (`named`)."""
     methods: dict[str, list[tuple[str, str, str]]] = {}
     for line in lines:
         if line.options:
@@ -126,6 +126,7 @@ def in_table_order(lines: Sequence[Line], train_sets: Sequence[str]) -> list[Lin
         return (
             train_sets.index(line.train_set),
             budget,
+            line.control is not None,
             line.method != ZERO_SHOT,
             line.method in PRESETS,
             samples.index(line.sample_pruner),

@@ -39,7 +39,10 @@ FRONT = (
     "the means: neighbours may lie within the spread of the seeds.{untrained}"
 )
 UNTRAINED = " The model without training costs nothing, and is on no front."
-MACHINE = "Seconds are those of the machine that each cell ran on."
+MACHINE = (
+    "Seconds are those of the machine that each cell ran on. CPU seconds: processor time there, which other work on "
+    "the machine hardly changes."
+)
 
 WORDS = ("Samples x Tokens", "Method")
 COMPARED = ("FLOPs share", "Seconds share", "Score per cost", "Gain per cost")
@@ -50,6 +53,7 @@ CSV_SCHEMA: dict[str, pl.DataType] = {
     **dict.fromkeys(("sample_ratio", "token_ratio"), pl.Float64()),
     **dict.fromkeys(("method", "variant", "benchmark"), pl.String()),
     **dict.fromkeys(("nominal", "flops", "flops_scoring", "flops_share", "seconds", "seconds_share"), pl.Float64()),
+    "cpu_seconds": pl.Float64(),
     **dict.fromkeys(("mean", "sd", "score_per_cost", "gain_per_cost"), pl.Float64()),
     "pareto": pl.Boolean(),
     "reason": pl.String(),
@@ -141,7 +145,7 @@ def _row(line: Line, model: str, summary: Summary) -> dict[str, Any]:
     elif entry is not None:
         row["reason"] = str(entry)
     if line.sample_ratio is None or line.token_ratio is None:  # the model without training
-        free = ("nominal", "flops", "flops_scoring", "flops_share", "seconds", "seconds_share")
+        free = ("nominal", "flops", "flops_scoring", "flops_share", "seconds", "seconds_share", "cpu_seconds")
         return row | dict.fromkeys(free, 0.0)
     cost = cost_of(line, model, summary.cells)
     share = cost.share_of_full("flops_total")
@@ -157,6 +161,7 @@ def _row(line: Line, model: str, summary: Summary) -> dict[str, Any]:
         "flops_share": share,
         "seconds": cost.mean("seconds_total"),
         "seconds_share": cost.share_of_full("seconds_total"),
+        "cpu_seconds": cost.mean("cpu_seconds"),
         "compared": bool(cost.full),
     }
 
@@ -172,6 +177,7 @@ def _fields(row: dict[str, Any], footnotes: Footnotes) -> dict[str, Field]:
         "of it scoring": number(scoring, ".1%"),
         "Seconds": number(row["seconds"], ",.1f"),
         "Seconds share": number(row["seconds_share"], ".1%"),
+        "CPU seconds": number(row["cpu_seconds"], ",.1f"),
         benchmark_label(row["benchmark"]): score_parts(row["entry"], False, footnotes),
         "Score per cost": number(row["score_per_cost"], ".1f"),
         "Gain per cost": number(row["gain_per_cost"], ".1f"),

@@ -10,13 +10,14 @@ from qtuning.store.lines import FULL, Cells, Line, Seeds
 from qtuning.tables.labels import budget_label, method_label, number
 from qtuning.tables.page import Block, Column, Field, Table
 
-COLUMNS = ("Updates", "Samples kept", "Tokens kept", "Tokens forwarded", "FLOPs", "Seconds")
+COLUMNS = ("Updates", "Samples kept", "Tokens kept", "Tokens forwarded", "FLOPs", "Seconds", "CPU seconds")
 """Headers of the measured columns."""
 
 INCLUDED = (
     "Means over the seeds. Tokens kept are response tokens in the loss; tokens forwarded are those of the scoring and "
     "of the training passes; FLOPs and seconds include scoring. FLOPs also include what a method trains beforehand "
-    "(reference models; for LESS, warm-up and influence), in full though cells share it; seconds do not."
+    "(reference models; for LESS, warm-up and influence), in full though cells share it; seconds do not. CPU seconds: "
+    "processor time, which other work on the machine hardly changes."
 )
 OF_FULL = "Samples and tokens kept and FLOPs are shares of training on the full data with the same seed."
 WITHOUT_FULL = (
@@ -134,6 +135,7 @@ def _spent(cost: LineCost) -> tuple[Field, ...]:
         number(cost.mean("tokens_scored", "tokens_forwarded"), ",.0f"),
         number(flops, ".1%") if cost.full else flops_text(flops),
         number(cost.mean("seconds_total"), ",.1f"),
+        number(cost.mean("cpu_seconds"), ",.1f"),
     )
 
 

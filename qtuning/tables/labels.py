@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 import polars as pl
 
 from qtuning.experiment.benchmarks import label_of
+from qtuning.experiment.metrics import METRICS, Metric
 from qtuning.experiment.presets import PRESETS
 from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, PrunerInfo
 from qtuning.statistics.summary import AVERAGE, Entry, Hole, labels_of
@@ -83,7 +84,8 @@ def block_title(line: Line) -> str:
     """Heading of the block that a row belongs to."""
     if line.reference or line.sample_ratio is None or line.token_ratio is None:
         return "Reference"
-    return f"Samples {percent(line.sample_ratio)} x Tokens {percent(line.token_ratio)}"
+    samples, tokens = percent(line.sample_ratio), percent(line.token_ratio)
+    return f"Samples {samples} x Tokens {tokens}" if line.control is None else f"Controls: {samples} x {tokens}"
 
 
 def subjects(rows: pl.DataFrame) -> str:
@@ -96,12 +98,24 @@ def subjects(rows: pl.DataFrame) -> str:
     return " ".join(sentences)
 
 
-def score_parts(entry: Entry | Hole | None, best: bool, footnotes: Footnotes, marks: str = "") -> Parts:
+def score_parts(
+    entry: Entry | Hole | None,
+    best: bool,
+    footnotes: Footnotes,
+    marks: str = "",
+    metric: Metric = METRICS["headline"],
+) -> Parts:
     """An entry, formatted; a hole is `–` with the number of the footnote that explains it."""
     if not isinstance(entry, Entry):
         return Parts("–" + footnotes.mark("not part of this experiment" if entry is None else str(entry)))
-    spread = "" if entry.sd is None else f" ± {entry.sd:.2f}"
-    return Parts(f"{entry.mean:.2f}", spread, signed(entry.difference), f" {marks}" if marks else "", best)
+    return Parts(
+        f"{entry.mean:.{metric.decimals}f}",
+        "" if entry.sd is None else f" ± {entry.sd:.{metric.decimals}f}",
+        signed(entry.difference, metric),
+        f" {marks}" if marks else "",
+        best,
+        not metric.higher_is_better,
+    )
 
 
 def percent(ratio: float) -> str:
@@ -109,12 +123,13 @@ def percent(ratio: float) -> str:
     return f"{round(100 * ratio, 6):g}%"
 
 
-def signed(difference: float | None) -> str:
+def signed(difference: float | None, metric: Metric = METRICS["headline"]) -> str:
     """` ↑1.2` or ` ↓1.2`; a difference that rounds to nothing is ` =0.0`."""
     if difference is None:
         return ""
-    rounded = round(difference, 1)
-    return " =0.0" if rounded == 0 else f" {'↑' if rounded > 0 else '↓'}{abs(rounded):.1f}"
+    decimals = 1 if metric.scale == 100 else metric.decimals
+    rounded = round(difference, decimals)
+    return f" {'=' if rounded == 0 else '↑' if rounded > 0 else '↓'}{abs(rounded):.{decimals}f}"
 
 
 def number(value: float | None, form: str) -> str:

@@ -35,6 +35,7 @@ SIGNS = {
     "§": r"\textsection{}",
     "●": r"$\bullet$",
     "×": r"$\times$",
+    "∞": r"$\infty$",
     "−": r"$-$",
 }
 """What LaTeX would read as a command, and what its default fonts lack."""
@@ -78,7 +79,8 @@ def _float(page: Page, table: Table) -> Iterator[str]:
     notes = [f"{superscript(number)} {text}" for number, text in enumerate(table.footnotes, start=1)]
     notes += [*page.warnings, *table.all_notes]
     lines = sum(1 + len(block.rows) for block in table.blocks) + sum(1 + len(note) // LINE for note in notes)
-    caption = escape(f"{page.title}: {table.title.lower()}" if table.title else page.title)
+    title = f"{page.title}: {table.title.lower()}" if table.title else page.title
+    caption = escape(title if table.title or not page.verdict else f"{title}. {page.verdict}")
     label = "-".join(re.sub(r"[^A-Za-z0-9]+", "-", text) for text in (page.name, table.name))
     yield r"\begin{table}[tp]"
     yield r"\centering\footnotesize\setlength{\tabcolsep}{4pt}"

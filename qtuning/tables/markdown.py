@@ -9,7 +9,9 @@ from qtuning.tables.page import Field, Page, Parts, Table, aligned, superscript
 
 def render_markdown(page: Page) -> str:
     """The page as GitHub-flavoured Markdown."""
-    lines = [f"# {escape(page.title)}", "", *(escape(text) for text in page.lead), ""]
+    lines = [f"# {escape(page.title)}", ""]
+    lines += [f"**{escape(page.verdict)}**", ""] if page.verdict else []
+    lines += [*(escape(text) for text in page.lead), ""]
     for warning in page.warnings:
         lines += [f"> **Warning.** {escape(warning)}", ""]
     for table in page.tables:

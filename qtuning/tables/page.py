@@ -15,7 +15,7 @@ class Parts:
     """A score as printed, in pieces, so that each output can align and emphasise them its own way.
 
     mean: `36.47`, or `–¹` for a hole; spread: ` ± 0.52` or empty; difference: ` ↑1.2` or empty; marks: ` †‡`, of a
-    significant difference, or empty.
+    significant difference, or empty. falling: whether lower is better.
     """
 
     mean: str
@@ -23,11 +23,13 @@ class Parts:
     difference: str = ""
     marks: str = ""
     best: bool = False
+    falling: bool = False
 
     @property
-    def direction(self) -> Literal["up", "down", ""]:
-        """Where the difference points."""
-        return "up" if "↑" in self.difference else "down" if "↓" in self.difference else ""
+    def verdict(self) -> Literal["better", "worse", ""]:
+        """What the difference means."""
+        arrow = next((arrow for arrow in "↑↓" if arrow in self.difference), "")
+        return "" if not arrow else "better" if (arrow == "↓") == self.falling else "worse"
 
 
 Field = str | Parts
@@ -80,13 +82,17 @@ class Table:
 
 @dataclass(frozen=True)
 class Page:
-    """A page: what it shows, what a reader must be warned of, its tables. name: ASCII, unique in a report."""
+    """A page: what it shows, what a reader must be warned of, its tables. name: ASCII, unique in a report.
+
+    verdict: the first line, whether the experiment can rank methods; empty where that is not the question.
+    """
 
     name: str
     title: str
     lead: tuple[str, ...]
     tables: tuple[Table, ...]
     warnings: tuple[str, ...] = ()
+    verdict: str = ""
 
 
 @dataclass

@@ -13,6 +13,7 @@ from qtuning.statistics.families import EXPLORATORY, PRIMARY
 from qtuning.statistics.summary import AVERAGE, Entry, Summary
 from qtuning.store.comparable import training_warnings
 from qtuning.store.lines import FULL, RANDOM, ZERO_SHOT, Line
+from qtuning.tables.controls import LINE_KEY, POSITION, Positions, controls_line
 from qtuning.tables.costs import cost_tables
 from qtuning.tables.html import render_html
 from qtuning.tables.labels import benchmark_label, block_title, definitions, pruner_labels, score_parts, subjects
@@ -36,10 +37,6 @@ CSV_SCHEMA: dict[str, pl.DataType] = {
     **dict.fromkeys(("status", "reason"), pl.String()),
 }
 """Columns of the CSV of scores, in order."""
-
-
-LINE_KEY = ("train_set", "model", "method", "options", "training", "sample_ratio", "token_ratio")
-"""Columns that identify a line with a model among comparisons."""
 
 
 @dataclass(frozen=True)
@@ -71,22 +68,39 @@ def read_significance(comparisons: pl.DataFrame | None, experiment: str) -> Sign
 def score_page(summary: Summary, comparisons: pl.DataFrame | None = None, notes: Sequence[str] = ()) -> Page:
     """An experiment as a page: scores in a block per budget, what they cost, what was selected.
 
-    comparisons: rows of `statistics.compare.compare`, which mark the scores. notes: sentences to stand below them.
+    A page by a likelihood metric has the scores only. comparisons: rows of `statistics.compare.compare` by the same
+    metric, which mark the scores. notes: sentences to stand below them.
     """
+    metric = summary.metric
+    headline = metric.name == "headline"
     return Page(
-        name=summary.experiment,
-        title=summary.title,
+        name=summary.experiment if headline else f"{summary.experiment}-{metric.name}",
+        title=summary.title if headline else f"{summary.title}: {metric.label} ({_unit(summary)})",
         lead=(f"Experiment {summary.experiment}. {subjects(summary.scores)}",),
-        tables=(_score_table(summary, comparisons, notes), *cost_tables(summary)),
+        tables=(_score_table(summary, comparisons, notes), *(cost_tables(summary) if headline else ())),
         warnings=tuple(training_warnings(summary.scores)),
+        verdict=controls_line(summary, comparisons),
     )
 
 
-def score_files(summary: Summary, comparisons: pl.DataFrame | None = None, notes: Sequence[str] = ()) -> PageFiles:
-    """The page of an experiment, and its scores. Arguments as of `score_page`."""
+def score_files(
+    summary: Summary, comparisons: pl.DataFrame | None = None, notes: Sequence[str] = (), whole: bool = True
+) -> PageFiles:
+    """The page of an experiment, and its scores: NAME.md, or NAME.METRIC.md by a likelihood metric, and so on.
+
+    whole: all renderings of the page, not Markdown alone. The other arguments are those of `score_page`.
+    """
     page = score_page(summary, comparisons, notes)
-    texts = {"md": render_markdown, "tex": render_latex, "html": render_html}
-    return PageFiles(page, texts, {"csv": tidy_scores(summary)})
+    prefix = "" if summary.metric.name == "headline" else f"{summary.metric.name}."
+    texts = {f"{prefix}md": render_markdown}
+    if whole:
+        texts |= {f"{prefix}tex": render_latex, f"{prefix}html": render_html}
+    return PageFiles(page, texts, {f"{prefix}csv": tidy_scores(summary)})
+
+
+def _unit(summary: Summary) -> str:
+    unit = "%" if summary.metric.scale == 100 else summary.metric.unit
+    return unit if summary.metric.higher_is_better else f"{unit}, lower is better"
 
 
 def tidy_scores(summary: Summary) -> pl.DataFrame:
@@ -109,16 +123,19 @@ def _score_table(summary: Summary, comparisons: pl.DataFrame | None, notes: Sequ
     """A block per train set and budget, a row per line, a column per model and benchmark."""
     footnotes, entries = Footnotes(), summary.entries
     marks = read_significance(comparisons, summary.experiment)
+    positions = Positions(summary, comparisons)
     places = [(model, benchmark) for model in summary.models for benchmark in summary.benchmarks]
     blocks, quadrants = [], quadrant_columns(summary.lines)
     for lines in summary.blocks():
         best = {place: summary.best(lines, *place) for place in places}
         rows: list[tuple[Field, ...]] = []
         for line in lines:
-            scores = (
-                score_parts(entries.get((line, *place)), line in best[place], footnotes, marks.of(line, *place))
-                for place in places
-            )
+            scores: list[Field] = []
+            for place in places:
+                found, mark = entries.get((line, *place)), marks.of(line, *place)
+                scores.append(score_parts(found, line in best[place], footnotes, mark, summary.metric))
+                if place[1] == summary.overall and place[0] in positions.models:
+                    scores.append(positions.of(line, place[0], footnotes))
             labels = (
                 (*pruner_labels(without_quadrants(line)), *quadrant_fields(line)) if quadrants else pruner_labels(line)
             )
@@ -127,27 +144,38 @@ def _score_table(summary: Summary, comparisons: pl.DataFrame | None, notes: Sequ
         blocks.append(Block(f"{train_set}{block_title(lines[0])}", tuple(rows)))
     columns = [*(Column(name, words=True) for name in ("Sample pruner", "Token pruner")), *quadrants]
     for model, benchmark in places:
-        columns.append(Column(benchmark_label(benchmark), summary.models[model] if len(summary.models) > 1 else ""))
+        group = summary.models[model] if len(summary.models) > 1 else ""
+        columns.append(Column(benchmark_label(benchmark), group))
+        if benchmark == summary.overall and model in positions.models:
+            columns.append(Column("Position", group))
     details = (*notes, _items(summary), *_evaluations(summary.scores), *_versions(summary.scores))
-    texts, how = tuple(footnotes.texts), tuple(_how_to_read(summary, marks))
+    how = (*_how_to_read(summary, marks), *([POSITION] if positions.models else []))
+    texts = tuple(footnotes.texts)
     return Table("scores", "", tuple(columns), tuple(blocks), texts, how, details)
 
 
 def _how_to_read(summary: Summary, marks: Significance) -> list[str]:
     """The conventions of the score table, one statement per line."""
     seeds = list(summary.scores["seed"].drop_nulls().unique(maintain_order=True))
-    notes = []
+    notes, metric = [], summary.metric
+    what = "Scores in per cent"
+    if metric.name != "headline":
+        what = (
+            f"Scores are {metric.label} of the gold answer{f', {_unit(summary)}' if metric.scale != 100 else ' in %'}"
+        )
     if len(seeds) > 1:
         notes.append(
-            f"Scores in per cent: mean ± sample standard deviation over {len(seeds)} seeds ({', '.join(seeds)}); "
+            f"{what}: mean ± sample standard deviation over {len(seeds)} seeds ({', '.join(seeds)}); "
             "one seed sets the data order, the pruner and the initialisation."
         )
     elif seeds:
-        notes.append(f"Scores in per cent, one seed ({seeds[0]}): the spread over seeds is not known.")
+        notes.append(f"{what}, one seed ({seeds[0]}): the spread over seeds is not known.")
     if any(line.sample_pruner == "random" or line.token_pruner == "random" for line in summary.lines):
-        notes.append("↑ ↓ =: difference from random + random pruning at the same budget, paired by seed.")
+        better = "" if metric.higher_is_better else "; ↓ is better"
+        notes.append(f"↑ ↓ =: difference from random + random pruning at the same budget, paired by seed{better}.")
     notes += marks.legend
-    notes.append("Bold: highest score of the column among the pruned methods of the block.")
+    extreme = "highest" if metric.higher_is_better else "lowest"
+    notes.append(f"Bold: {extreme} score of the column among the pruned methods of the block, controls left out.")
     if (whose := definitions(summary.lines)) is not None:
         notes.append(whose)
     if AVERAGE in summary.benchmarks:
@@ -178,12 +206,13 @@ def _legend(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def _items(summary: Summary) -> str:
     """`Items (metric): ARC-E 200 (acc), guessing scores 25; ...`."""
-    done = summary.scores.filter(pl.col("headline") & (pl.col("status") == "done"))
+    done = summary.rows.filter(pl.col("status") == "done")
     parts = []
     for benchmark in (name for name in summary.benchmarks if name != AVERAGE):
         rows = done.filter(pl.col("benchmark") == benchmark)
         detail = f"{rows['items'][0]:,} ({rows['metric'][0]})" if len(rows) else "not evaluated"
-        guessing = BENCHMARKS[benchmark].chance if benchmark in BENCHMARKS else None
+        known = benchmark in BENCHMARKS and summary.metric.name in ("headline", "choice")
+        guessing = BENCHMARKS[benchmark].chance if known else None
         chance = f", guessing scores {100 * guessing:.0f}" if guessing else ""
         parts.append(f"{benchmark_label(benchmark)} {detail}{chance}")
     return f"Items (metric): {'; '.join(parts)}."

@@ -38,6 +38,8 @@ def print_page(page: Page, console: Console | None = None) -> None:
         console.print(text, style=style, markup=False, highlight=False)
 
     say(page.title, "bold")
+    if page.verdict:
+        say(page.verdict, "cyan")
     for text in page.lead:
         say(text.removeprefix(f"Experiment {page.name}. "))  # who typed the command knows its name
     for warning in page.warnings:
@@ -130,6 +132,6 @@ def _styled(parts: Parts) -> Text:
     """A score with the best in bold, its spread dimmed and its difference in green or red."""
     text = Text().append(parts.mean, style="bold" if parts.best else "")
     text.append(parts.spread, style="dim")
-    text.append(parts.difference, style={"up": "green", "down": "red", "": "dim"}[parts.direction])
+    text.append(parts.difference, style={"better": "green", "worse": "red", "": "dim"}[parts.verdict])
     text.append(parts.marks)
     return text

@@ -69,7 +69,7 @@ def test_best_and_direction_are_classes() -> None:
     reader.feed(fragment(page("x")))
     classes = [attributes.get("class") for _, attributes in reader.tags]
     assert "score best" in classes
-    assert "difference down" in classes
+    assert "difference worse" in classes
     assert ("th", {"colspan": "2", "class": "group", "scope": "colgroup"}) in reader.tags
 
 
