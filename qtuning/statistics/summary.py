@@ -112,15 +112,15 @@ class Summary:
         blocks: dict[tuple[Any, ...], list[Line]] = {}
         for line in self.lines:
             budget = None if line.reference else (line.sample_ratio, line.token_ratio)
-            blocks.setdefault((line.train_set, budget, line.control is not None), []).append(line)
+            blocks.setdefault((line.train_set, budget, line.control), []).append(line)
         return [tuple(block) for block in blocks.values()]
 
     def best(self, block: Sequence[Line], model: str, benchmark: str) -> list[Line]:
         """The lines with the best score of a column, as printed; none where there is no contest, as among controls."""
-        means = {}
+        means: dict[Line, float] = {}
         for line in block:
             entry = self.entries.get((line, model, benchmark))
-            if isinstance(entry, Entry) and not line.reference and line.control is None:
+            if isinstance(entry, Entry) and not (line.reference or line.control):
                 means[line] = round(entry.mean, self.metric.decimals)
         best = max if self.metric.higher_is_better else min
         return [line for line, mean in means.items() if mean == best(means.values())] if len(means) > 1 else []

@@ -126,7 +126,7 @@ def in_table_order(lines: Sequence[Line], train_sets: Sequence[str]) -> list[Lin
         return (
             train_sets.index(line.train_set),
             budget,
-            line.control is not None,
+            line.control,
             line.method != ZERO_SHOT,
             line.method in PRESETS,
             samples.index(line.sample_pruner),

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from qtuning.statistics.position import Controls, controls_apart
+from qtuning.statistics.position import Controls, control_column, controls_apart
 from qtuning.statistics.summary import Summary
 from qtuning.store.lines import RANDOM, Line, control_at_budget, random_at_budget
 from qtuning.tables.labels import percent
@@ -37,7 +37,7 @@ def controls_line(summary: Summary, comparisons: pl.DataFrame | None) -> str:
     """
     if comparisons is None:
         return ""
-    if not any(line.control in ("oracle", "adversary", "oracle-tokens", "adversary-tokens") for line in summary.lines):
+    if not any(control_column(line, summary.lines) for line in summary.lines if not line.reference):
         configs = summary.scores["evaluation_config"].drop_nulls().unique()
         in_mini_world = any(json.loads(text).get("source") == "mini-world" for text in configs)
         return NONE if in_mini_world and any(not line.reference for line in summary.lines) else ""

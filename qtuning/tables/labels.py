@@ -85,7 +85,7 @@ def block_title(line: Line) -> str:
     if line.reference or line.sample_ratio is None or line.token_ratio is None:
         return "Reference"
     samples, tokens = percent(line.sample_ratio), percent(line.token_ratio)
-    return f"Samples {samples} x Tokens {tokens}" if line.control is None else f"Controls: {samples} x {tokens}"
+    return f"Controls: {samples} x {tokens}" if line.control else f"Samples {samples} x Tokens {tokens}"
 
 
 def subjects(rows: pl.DataFrame) -> str:
