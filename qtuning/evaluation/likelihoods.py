@@ -29,7 +29,7 @@ def likelihoods_of(
     """Item -> its likelihood metrics. samples: what lm-eval logged of the benchmark, in item order."""
     logged = {sample["doc_id"]: sample for sample in samples}  # one of several filters
     if task.OUTPUT_TYPE == "multiple_choice":
-        return {item: _of_choices(model, sample) for item, sample in logged.items()}
+        return _of_choices(model, logged)
     # as lm-eval writes choices
     between = "" if chat else task.config.target_delimiter
     targets = [str(sample["target"]) for sample in logged.values()]
@@ -50,12 +50,14 @@ def likelihoods_of(
     return found
 
 
-def _of_choices(model: "EvaluatedModel", sample: Mapping[str, Any]) -> list[Likelihood]:
-    """Of an item with its own choices, whose log-likelihoods lm-eval has asked for already."""
-    gold, answers = int(sample["target"]), sample["doc"]["choices"]["text"]
-    values = [loglikelihood for ((loglikelihood, _),) in sample["resps"]]
-    ((_, tokens),) = model.encode_pairs([sample["arguments"][gold]])
-    return metrics_of(answers, values, gold, len(tokens))
+def _of_choices(model: "EvaluatedModel", logged: Mapping[int, Mapping[str, Any]]) -> dict[int, list[Likelihood]]:
+    """Of items with choices of their own, whose log-likelihoods lm-eval has asked for already."""
+    encoded = model.encode_pairs([sample["arguments"][int(sample["target"])] for sample in logged.values()])
+    found = {}
+    for (item, sample), (_, tokens) in zip(logged.items(), encoded, strict=True):
+        values = [loglikelihood for ((loglikelihood, _),) in sample["resps"]]
+        found[item] = metrics_of(sample["doc"]["choices"]["text"], values, int(sample["target"]), len(tokens))
+    return found
 
 
 def metrics_of(answers: Sequence[str], values: Sequence[float], gold: int, tokens: int) -> list[Likelihood]:

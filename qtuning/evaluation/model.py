@@ -8,34 +8,13 @@ from typing import Any
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteriaList
 
 from qtuning.errors import UserError
 from qtuning.evaluation.answers import AnswerScorer, Scores, TokenPair
+from qtuning.evaluation.generation import StopTexts, can_generate, generate
 from qtuning.experiment.cell import Evaluation
-
-
-class StopTexts(StoppingCriteria):
-    """Ends each row of a batch at the first stop text that it generates.
-
-    lm-eval's own criteria end a batch only once all rows have hit the same stop text: if one row ends at a line break
-    and another at EOS, both run to the length limit. Whatever follows a stop text is cut off afterwards in either case,
-    so the answers are the same and take less time.
-    """
-
-    def __init__(self, texts: list[str], tokenizer: PreTrainedTokenizerBase, prompt_length: int) -> None:
-        self.texts = texts
-        self.tokenizer = tokenizer
-        self.prompt_length = prompt_length
-        # a text has no more tokens than bytes, however it is tokenised
-        self.window = max(len(text.encode()) for text in texts)
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        """input_ids (rows, prompt + generated) -> (rows,) bool: which rows are done."""
-        start = max(self.prompt_length, input_ids.shape[1] - self.window)
-        tails = self.tokenizer.batch_decode(input_ids[:, start:])
-        done = [any(text in tail for text in self.texts) for tail in tails]
-        return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
+from qtuning.model.packed import causal_lm_of
 
 
 class EvaluatedModel(HFLM):  # type: ignore[misc]  # lm-eval is not typed
@@ -111,11 +90,15 @@ class EvaluatedModel(HFLM):  # type: ignore[misc]  # lm-eval is not typed
 
     def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **options: Any) -> torch.Tensor:
         """context (rows, prompt), left-padded -> (rows, at most max_length)."""
+        model, attention = causal_lm_of(self.model), options["attention_mask"]
+        stops = StopTexts(stop, self.tokenizer, context.shape[1])
+        if can_generate(model):
+            return generate(model, context, attention, max_length - context.shape[1], stops)
         return self.model.generate(
             input_ids=context,
-            attention_mask=options["attention_mask"],
+            attention_mask=attention,
             max_length=max_length,
-            stopping_criteria=StoppingCriteriaList([StopTexts(stop, self.tokenizer, context.shape[1])]),
+            stopping_criteria=StoppingCriteriaList([stops]),
             pad_token_id=self.tokenizer.pad_token_id,
             do_sample=False,
             use_cache=True,

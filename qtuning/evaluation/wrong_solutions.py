@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from random import Random
 
 from qtuning.experiment.benchmarks import boxed
@@ -32,6 +33,11 @@ _TOKEN = re.compile(rf"(?P<number>{_NUMBER.pattern})|(?P<operator>{_SYMBOL})|[()
 _COMPUTE = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 
 
+@lru_cache(maxsize=4096)
+def _fraction(text: str) -> Fraction | None:
+    return Fraction(text.replace(",", "")) if text[0] in "0123456789." else None
+
+
 @dataclass(frozen=True)
 class Token:
     """A number, an operator or a parenthesis of a text, from `start` to before `end`."""
@@ -43,7 +49,7 @@ class Token:
     @property
     def value(self) -> Fraction | None:
         """Of a number."""
-        return Fraction(self.text.replace(",", "")) if self.text[0] in "0123456789." else None
+        return _fraction(self.text)
 
     @property
     def meaning(self) -> Fraction | str:

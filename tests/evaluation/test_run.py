@@ -17,8 +17,9 @@ from polars.testing import assert_frame_equal
 
 from qtuning.errors import UserError
 from qtuning.evaluation import run
+from qtuning.evaluation.generation import StopTexts
 from qtuning.evaluation.likelihoods import metrics_of
-from qtuning.evaluation.model import StopTexts, load_model
+from qtuning.evaluation.model import load_model
 from qtuning.evaluation.tasks import load_tasks
 from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.cell import Evaluation
