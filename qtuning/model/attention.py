@@ -39,13 +39,10 @@ def packed_attention(
     if collector is not None and getattr(module, "layer_idx", None) == collector.layer:
         collector.take(query, key, segments, scaling, softcap, sliding_window)
     # one call a segment: a mask of the whole row would cost T^2 instead of the sum of L^2, and the fused kernels that
-    # take no mask are the fast ones
+    # take no mask are the fast ones. `split`, because the gradient of a slice is a whole row of zeros but for the slice
     outputs = []
-    start = 0
-    for length in segments:
-        part = slice(start, start + length)
-        q, k, v = query[:, :, part], key[:, :, part], value[:, :, part]
-        start += length
+    parts = (whole.split(segments, dim=2) for whole in (query, key, value))
+    for length, q, k, v in zip(segments, *parts, strict=True):
         windowed = sliding_window is not None and length > sliding_window
         if softcap is not None:
             outputs.append(_capped(q, k, v, scaling, softcap, sliding_window))
@@ -62,7 +59,7 @@ def packed_attention(
                 enable_gqa=q.shape[1] != k.shape[1],
             )
         )
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+    return torch.cat([output.transpose(1, 2) for output in outputs], dim=1).contiguous(), None
 
 
 def _causal(length: int, window: int | None, device: torch.device) -> Tensor:

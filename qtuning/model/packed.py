@@ -127,13 +127,15 @@ class PackedModel(nn.Module):
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode (no dropout); afterwards every module is in the mode that it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    # module by module: `model.eval()` walks the model twice more, which takes a small one as long as pruning does
+    learning = [module for module in model.modules() if module.training]
+    for module in learning:
+        module.training = False
     try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module in learning:
+            module.training = True
 
 
 def half_weights(model: PackedModel) -> dict[str, Tensor]:

@@ -24,3 +24,14 @@ def generator(seed: int, *place: str | int) -> torch.Generator:
 def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
     """[count] int64: the order of the whole train set in an epoch; the same for every pruner (paired comparison)."""
     return torch.randperm(count, generator=generator(seed, "order", epoch))
+
+
+def seed_device(seed: int, device: torch.device) -> None:
+    """Seed the default generators of the CPU and of `device`, from which dropout draws.
+
+    `torch.manual_seed` seeds every kind of device, and for each that is absent it notes where it was called from, for
+    later: a millisecond that would come before every update.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)

@@ -27,6 +27,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from qtuning.data.samples import Sample
 from qtuning.errors import UserError
@@ -43,7 +44,7 @@ from qtuning.train.cost import Cost, shape_of, sum_costs, wait_for
 from qtuning.train.decision import Decision, Progress, Verdicts, agreement, mean_by_key, pack_kept
 from qtuning.train.journal import TRACE_SCHEMA
 from qtuning.train.reuse import Graphs, require_reusable
-from qtuning.train.seeding import derived_seed, epoch_order, generator
+from qtuning.train.seeding import derived_seed, epoch_order, generator, seed_device
 from qtuning.train.windows import Pooling, UpdateWindow, cut_epoch, learning_rate, share_out_rows
 
 
@@ -70,6 +71,9 @@ class TrainingLoop:
         self.samples, self._masks = train_set.samples, masks or self.pruning.token_ratio < 1
         self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
         self.bare: PackedModel = accelerator.unwrap_model(model)
+        if optimizer is not None:
+            model.train()  # once: what scores puts every module back in the mode that it was in
+        self._trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.cost, self.progress = Cost(), Progress()
         self.method = replace(method, prune_tokens=self.cost.timed(method.prune_tokens))
         self._positions = {sample.number: position for position, sample in enumerate(self.samples)}
@@ -143,9 +147,9 @@ class TrainingLoop:
         rate = learning_rate(done, epochs * window.count, self.training)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.model.train()
         # dropout draws from a stream of its own in every update and process, so that a resumed run repeats it
-        torch.manual_seed(derived_seed(self.seeds.init, "dropout", window.update, self.accelerator.process_index))
+        seed = derived_seed(self.seeds.init, "dropout", window.update, self.accelerator.process_index)
+        seed_device(seed, self.accelerator.device)
 
         # 1, 2: score, select, pack
         started = time.perf_counter()
@@ -347,7 +351,7 @@ class TrainingLoop:
         objective, mean = (self._sum(summed) / total).tolist()
         limit = self.training.max_grad_norm
         # called without a limit, too, because it returns the norm
-        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit))
+        norm = float(clip_grad_norm_(self._trainable, math.inf if limit is None else limit))
         if not (math.isfinite(objective) and math.isfinite(norm)):
             self.optimizer.zero_grad(set_to_none=True)
             numbers = [sample.number for decision in decisions for sample in decision.samples]
