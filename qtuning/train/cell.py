@@ -127,7 +127,8 @@ def train(
     resumed = checkpoint.latest(folders.state, identity)
     if resumed is not None:
         checkpoint.restore(resumed[0], model, optimizer)
-    prepared, optimizer = accelerator.prepare(model, optimizer)
+    # not the optimizer: accelerate's wrapper would look for an uninstalled package on the disk before every step
+    prepared = accelerator.prepare(model)
 
     # the loop over the updates, and what records it
     influence = None if folders.influence is None else load_influence(folders.influence, samples)
@@ -193,7 +194,7 @@ def train(
 def _check_processes(accelerator: Accelerator, training: Training) -> None:
     """UserError if the processes that accelerate started cannot share the updates of the cell."""
     training.accumulation(accelerator.num_processes)
-    if str(accelerator.distributed_type).endswith(("FSDP", "DEEPSPEED")):
+    if str(accelerator.distributed_type).endswith(("FSDP", "DEEPSPEED", "XLA")):
         raise UserError(f"{accelerator.distributed_type} is not supported: use one process, or DDP (MULTI_GPU)")
 
 

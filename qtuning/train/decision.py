@@ -13,8 +13,10 @@ from torch import Tensor
 
 from qtuning.data.samples import Sample
 from qtuning.model.batch import Packed, pack, without
+from qtuning.model.flops import ModelShape, Positions
 from qtuning.pruners.base import DROPPED, PRUNABLE
 from qtuning.scoring.plane import Plane
+from qtuning.train.cost import Cost
 from qtuning.train.reuse import Graphs
 from qtuning.train.windows import UpdateWindow
 
@@ -82,6 +84,18 @@ class Decision:
     asked_tokens: int = 0
     log: Mapping[str, float] = field(default_factory=dict)
     losses: dict[int, float] = field(default_factory=dict)
+
+    def account(self, cost: Cost, shape: ModelShape) -> None:
+        """Add to `cost` what was kept of the batch, and what training it takes."""
+        cost.response_tokens += sum(sample.response_length for sample in self.samples)
+        cost.samples_kept += int(self.verdicts.kept.sum())
+        cost.tokens_kept += int(self.verdicts.tokens.sum())
+        if self.kept is not None and self.graphs is None:
+            cost.tokens_forwarded += self.kept.tokens
+            cost.flops_training += shape.training_flops(self.kept.positions)
+        elif self.kept is not None and self.graphs is not None:  # its forward is accounted for as scoring
+            lengths = [len(hidden) for hidden in self.graphs.hidden.values()]
+            cost.flops_training += shape.backward_flops(Positions.of(lengths, self.kept.targets))
 
     def trace(self, window: UpdateWindow, masks: bool = False) -> list[tuple[Any, ...]]:
         """One row a sample, in the order of journal.TRACE_SCHEMA. masks: with those of samples that may lose tokens."""

@@ -34,7 +34,6 @@ from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell
 from qtuning.experiment.needs import SCORES, schedule_of
 from qtuning.model.batch import pack
-from qtuning.model.flops import Positions
 from qtuning.model.packed import PackedModel
 from qtuning.pruners.base import Candidates, sample_budget
 from qtuning.pruners.method import Method, Selection, concatenate, select_together
@@ -365,16 +364,7 @@ class TrainingLoop:
         cost.updates += total > 0
         cost.updates_skipped += total == 0
         for decision in decisions:
-            cost.response_tokens += sum(sample.response_length for sample in decision.samples)
-            cost.samples_kept += int(decision.verdicts.kept.sum())
-            cost.tokens_kept += int(decision.verdicts.tokens.sum())
-            kept, graphs = decision.kept, decision.graphs
-            if kept is not None and graphs is None:
-                cost.tokens_forwarded += kept.tokens
-                cost.flops_training += self.shape.training_flops(kept.positions)
-            elif kept is not None and graphs is not None:  # its forward is accounted for as scoring
-                lengths = [len(hidden) for hidden in graphs.hidden.values()]
-                cost.flops_training += self.shape.backward_flops(Positions.of(lengths, kept.targets))
+            decision.account(cost, self.shape)
         cost.seconds_scoring += scoring
         cost.seconds_training += training
 

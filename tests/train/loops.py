@@ -119,8 +119,8 @@ def started(cell: Cell, model: Any, samples: Sequence[Sample]) -> tuple[Training
         weight_decay=cell.training.weight_decay,
         fused=True,
     )
-    prepared = accelerator.prepare(wrapped, optimizer)
-    loop = TrainingLoop(cell, method_of(cell.pruning), train_set_of(samples), accelerator, *prepared)
+    prepared = accelerator.prepare(wrapped)
+    loop = TrainingLoop(cell, method_of(cell.pruning), train_set_of(samples), accelerator, prepared, optimizer)
     return loop, next(loop.windows())
 
 
