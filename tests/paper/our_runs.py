@@ -51,7 +51,7 @@ def rows_of(
         sample, _, token = {"q-tuning": "q-tuning+q-tuning", "full": "full+none"}.get(method, method).partition("+")
         ratios = (1.0, 1.0) if method == "full" else budget
         for seed in (0,) if method == "zero-shot" else seeds:
-            row: Row = dict.fromkeys(SCHEMA) | common
+            row: Row = dict.fromkeys(SCHEMA) | {"primary": "{}"} | common
             row |= {"method": method, "cell": f"{model}-{train_set}-{method}-{seed}-{ratios}"}
             row |= {"headline": True, "status": "done", "score": score(seed)}
             if method != "zero-shot":
