@@ -31,6 +31,7 @@ from qtuning.tables.by_cost import cost_files
 from qtuning.tables.markdown import render_markdown
 from qtuning.tables.page import Page
 from qtuning.tables.planted_errors import planted_errors_files
+from qtuning.tables.planted_kinds import planted_kinds_files
 from qtuning.tables.scores import score_files
 from qtuning.tables.write import PageFiles, write_page, write_tables
 
@@ -86,6 +87,7 @@ def _section(name: str, store: Store, out: Path) -> Section:
             frame.with_columns(pl.selectors.float().round(6)).write_csv(temporary)
     observed = (
         planted_errors_files(store.localisation, cells),
+        planted_kinds_files(store.quadrant_kinds, store.found_kinds, cells),
         token_kind_files(store.token_kinds, cells),
         efficiency_files(store.measured, cells),
     )
@@ -109,6 +111,7 @@ def _section(name: str, store: Store, out: Path) -> Section:
 def _fold(page: Page, name: str) -> str:
     """What a page but the first is folded under."""
     known = {"-cost": "By cost", "-paper": "Beside the paper", "-localisation": "Planted errors"}
+    known |= {"-kinds": "Planted kinds of samples"}
     known |= {"-tokens": "Kinds of tokens", "-efficiency": "Time and memory"}
     return known.get(page.name.removeprefix(name), page.title)
 

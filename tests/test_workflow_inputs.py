@@ -34,13 +34,18 @@ def inputs() -> WorkflowInputs:
 
 def test_targets(inputs: WorkflowInputs) -> None:
     for name, several in (("table1-mini", True), ("fig6", False)):
-        tables = [f"results/tables/{name}.md"] + [f"results/tables/{name}.instrument.md"] * several
-        assert [str(path) for path in inputs.targets(name)] == [*tables, f"results/figures/{name}"], "of several seeds"
-    assert [str(path) for path in inputs.targets("stability-mini")] == ["results/figures/stability-mini"], (
-        "nothing to evaluate: no table"
-    )
+        kinds = [f"results/tables/{name}.{page}.md" for page in ("instrument", "kinds")] * several
+        tables = [f"results/tables/{name}.md", *kinds]
+        assert [str(path) for path in inputs.targets(name)] == [*tables, f"results/figures/{name}"], (
+            "several seeds, and train sets that say the kinds"
+        )
+    assert [str(path) for path in inputs.targets("stability-mini")] == [
+        "results/tables/stability-mini.kinds.md",
+        "results/figures/stability-mini",
+    ], "nothing to evaluate: no table of scores"
     assert [str(path) for path in inputs.targets("localisation-mini")] == [
         "results/tables/localisation-mini.localisation.md",
+        "results/tables/localisation-mini.kinds.md",
         "results/figures/localisation-mini",
     ]
     assert [path.name for path in inputs.cells_of("stability-mini")] == ["train.json"] * 18
@@ -104,11 +109,12 @@ def test_snakemake_runs_what_is_valid_and_explains_what_is_not(tmp_path: Path) -
     assert result.returncode == 0, result.stdout + result.stderr
     rows = re.findall(r"^([\w-]+) +(\d+)$", result.stdout + result.stderr, flags=re.MULTILINE)
     jobs = {rule: int(count) for rule, count in rows}
-    counted = ("evaluate", "localise", "localisation_table", "instrument", "figures")
+    counted = ("evaluate", "localise", "localisation_table", "kinds_table", "instrument", "figures")
     assert {name: jobs[name] for name in counted} == {
         "evaluate": 4 + 30,
         "localise": 18,
         "localisation_table": 1,
+        "kinds_table": 2,
         "instrument": 1,
         "figures": 3,
     }

@@ -25,6 +25,7 @@ def tables(
     from qtuning.store.store import Store, write_store
     from qtuning.tables.by_cost import cost_files
     from qtuning.tables.planted_errors import planted_errors_files
+    from qtuning.tables.planted_kinds import planted_kinds_files
     from qtuning.tables.scores import score_files
     from qtuning.tables.terminal import print_page
     from qtuning.tables.write import write_page, write_tables
@@ -37,6 +38,7 @@ def tables(
         name = grid.experiment.name
         rows = store.cells_of(name)
         pages = [planted_errors_files(store.localisation, rows), token_kind_files(store.token_kinds, rows)]
+        pages.append(planted_kinds_files(store.quadrant_kinds, store.found_kinds, rows))
         planned = plan_of_the_paper(configs) if grid.experiment.measure else None
         pages.append(efficiency_files(store.measured, rows, planned))
         for path in (path for page in pages if page for path in write_page(page, folder, name)):

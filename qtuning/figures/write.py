@@ -14,6 +14,7 @@ from qtuning.figures.heatmap import heatmaps
 from qtuning.figures.pareto import draw_pareto
 from qtuning.figures.plane import FEWEST, draw_flow, draw_plane
 from qtuning.figures.planted_errors import draw_planted_errors
+from qtuning.figures.planted_kinds import draw_planted_kinds
 from qtuning.figures.points import SCHEMA, budget_name, points, pruned
 from qtuning.figures.score_curves import score_curves
 from qtuning.figures.style import Drawing, save
@@ -27,6 +28,7 @@ from qtuning.store.lines import cells_by_line
 from qtuning.store.store import Store
 from qtuning.tables.labels import method_label
 from qtuning.tables.planted_errors import localised
+from qtuning.tables.planted_kinds import shares_of_lines
 
 CAPTIONS = "captions.json"
 
@@ -93,16 +95,16 @@ def _of_trainings(store: Store, collected: pl.DataFrame) -> Iterator[tuple[str, 
     groups = _trained(collected).partition_by("train_set", "model", maintain_order=True)
     for cells in groups:
         suffix = f"-{cells['train_set'][0]}-{cells['model'][0]}" if len(groups) > 1 else ""
-        for name, drawing, shown in _of_group(store, cells):
+        for name, drawing, shown in _of_group(store, cells, collected):
             rows = collected.filter(pl.col("cell").is_in(shown.implode()))
             yield f"{name}{suffix}", drawing, cells_caption(drawing.text, rows)
 
 
-def _of_group(store: Store, cells: pl.DataFrame) -> Iterator[tuple[str, Drawing, pl.Series]]:
+def _of_group(store: Store, cells: pl.DataFrame, collected: pl.DataFrame) -> Iterator[tuple[str, Drawing, pl.Series]]:
     """(name, drawing, cells that it shows), for the cells of one train set and model.
 
-    Plane and flow show the first seed, shares all seeds, of Q-Tuning at its first budget, with default options or else
-    as its first variant. Convergence shows all methods at this budget.
+    Plane and flow show the first seed, kinds and shares all seeds, of Q-Tuning at its first budget, with default
+    options or else as its first variant. Convergence shows all methods at this budget.
     """
     budget, drawn = "", pl.col("method") == "full"
     triage = cells.filter(pl.col("method").is_in(list(PRESETS)))
@@ -120,6 +122,9 @@ def _of_group(store: Store, cells: pl.DataFrame) -> Iterator[tuple[str, Drawing,
             yield "plane", draw_plane(plane, naming, about=about), seeds[:1]
         if plane["update"].n_unique() >= FEWEST:
             yield "flow", draw_flow(plane, naming, about), seeds[:1]
+        kinds = shares_of_lines(store.quadrant_kinds, collected.filter(pl.col("cell").is_in(seeds.implode())))
+        if len(kinds.drop_nulls(["epoch", "quadrant", "share"])):
+            yield "kinds", draw_planted_kinds(kinds, about), seeds
         steps = store.steps.filter(pl.col("cell").is_in(seeds.implode()))
         if steps["median_q1"].drop_nulls().len():
             yield "shares", draw_shares(steps, about), seeds

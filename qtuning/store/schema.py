@@ -121,6 +121,31 @@ TOKEN_KINDS_SCHEMA: Columns = {
 }
 """Columns of token_kinds.parquet: tokens of samples that may lose some, by kind (probes/token_kinds.py)."""
 
+QUADRANT_KINDS_SCHEMA: Columns = {
+    "cell": pl.String(),
+    "epoch": pl.Int32(),
+    "kind": pl.String(),
+    "of_kind": pl.Int64(),
+    "quadrant": pl.Int8(),
+    **dict.fromkeys(("samples", "kept"), pl.Int64()),
+}
+"""Columns of quadrant_kinds.parquet: samples of an epoch's decisions by planted kind and quadrant (planted_kinds.py).
+
+of_kind: samples of the kind in the train set. samples, kept: those in the quadrant (0: in none), and of these kept.
+"""
+
+FOUND_KINDS_SCHEMA: Columns = {
+    "cell": pl.String(),
+    "epoch": pl.Int32(),
+    **dict.fromkeys(("kind", "rule"), pl.String()),
+    **dict.fromkeys(("samples", "of_kind", "flagged", "hits"), pl.Int64()),
+    **dict.fromkeys(("base_rate", "precision", "recall", "auc"), pl.Float64()),
+}
+"""Columns of found_kinds.parquet: how well a rule finds the samples of a planted kind (planted_kinds.py).
+
+epoch: null for all of them. samples: that were judged; of_kind, flagged, hits: of the kind, chosen by the rule, both.
+"""
+
 MEASURED_SCHEMA: Columns = {
     **dict.fromkeys(("cell", "status"), pl.String()),
     **dict.fromkeys(("seconds_sample_selection", "seconds_token_selection"), pl.Float64()),
@@ -141,9 +166,11 @@ SCHEMAS: dict[str, Columns] = {
     "localisation": LOCALISATION_SCHEMA,
     "watched": WATCHED_SCHEMA,
     "token_kinds": TOKEN_KINDS_SCHEMA,
+    "quadrant_kinds": QUADRANT_KINDS_SCHEMA,
+    "found_kinds": FOUND_KINDS_SCHEMA,
     "measured": MEASURED_SCHEMA,
 }
 """File (without .parquet) -> its columns."""
 
-OPTIONAL = ("watched", "token_kinds", "measured")
-"""Files that a store has only if some experiment asks for what they hold."""
+OPTIONAL = ("watched", "token_kinds", "quadrant_kinds", "found_kinds", "measured")
+"""Files that a store has only if some experiment has what they hold."""

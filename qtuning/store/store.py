@@ -19,6 +19,7 @@ from qtuning.experiment.yaml_files import nearest
 from qtuning.files import atomic_path, exclusive
 from qtuning.store.collect import collect, collect_items, collect_localisation, collect_planes, collect_steps, thinned
 from qtuning.store.observed import collect_measured, collect_token_kinds, collect_watched
+from qtuning.store.planted_kinds import collect_kinds
 from qtuning.store.schema import OPTIONAL, SCHEMAS
 
 DETAILS = {
@@ -54,6 +55,10 @@ class Store:
     """Scores of fixed training samples over training, a row a look; empty where no experiment asks."""
     token_kinds = _file("token_kinds")
     """Kinds of pruned and of kept tokens, per cell; empty where no experiment asks."""
+    quadrant_kinds = _file("quadrant_kinds")
+    """Planted kinds of samples by quadrant, per cell and epoch; empty where no train set says them."""
+    found_kinds = _file("found_kinds")
+    """How well rules find planted kinds, per cell and epoch; empty where no train set says them."""
     measured = _file("measured")
     """Time and memory of trainings that had the machine to themselves, a row a cell; empty where no experiment asks."""
 
@@ -117,6 +122,7 @@ def write_store(grids: Sequence[Grid], results: Path) -> None:
     """
     scores, cells = collect(grids, results)
     mine = cells["cell"].unique().to_list()
+    quadrant_kinds, found_kinds = collect_kinds(grids, results)
     found = {
         "scores": scores,
         "cells": cells,
@@ -126,6 +132,8 @@ def write_store(grids: Sequence[Grid], results: Path) -> None:
         "localisation": collect_localisation(mine, results),
         "watched": collect_watched(mine, results),
         "token_kinds": collect_token_kinds(mine, results),
+        "quadrant_kinds": quadrant_kinds,
+        "found_kinds": found_kinds,
         "measured": collect_measured(mine, results),
     }
     names, store = [grid.experiment.name for grid in grids], Store(results)

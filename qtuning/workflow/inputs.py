@@ -45,7 +45,7 @@ SETTINGS = ("results", "data_dir", "tracking", "accelerate", "threads", "checkpo
 RULES = frozenset({
     *("all", "configure", "base_model", "prepare", "train", "train_and_keep", "train_and_observe", "measure"),
     *("influence", "evaluate", "localise", "token_kinds", "contamination", "tables", "tables_beside_the_paper"),
-    *("localisation_table", "tokens_table", "efficiency_table", "instrument", "figures"),
+    *("localisation_table", "tokens_table", "efficiency_table", "kinds_table", "instrument", "figures"),
 })  # fmt: skip
 
 
@@ -274,7 +274,7 @@ class WorkflowInputs:
         names = [] if grid.evaluation is None else [experiment]
         several = grid.evaluation is not None and len(asked.seeds) > 1
         switches = {"localisation": asked.localisation, "tokens": asked.observe, "efficiency": asked.measure}
-        switches["instrument"] = several
+        switches |= {"instrument": several, "kinds": _knows_kinds(grid)}
         names += [f"{experiment}.{name}" for name, wanted in switches.items() if wanted]
         tables = [self.paths.root / "tables" / f"{name}.md" for name in names]
         return tables if measures_only(grid) else [*tables, self.paths.root / "figures" / experiment]
@@ -363,6 +363,12 @@ def measures_only(grid: Grid) -> bool:
     """Whether an experiment wants nothing of its cells but their time and memory."""
     asked = grid.experiment
     return asked.measure and not (asked.observe or asked.localisation or grid.evaluation is not None)
+
+
+def _knows_kinds(grid: Grid) -> bool:
+    """Whether training records what becomes of samples whose kinds a train set says."""
+    sets = [cell.train_set for cell in grid.cells if cell.train_set is not None]
+    return not measures_only(grid) and any("kind" in each.columns or each.planted is not None for each in sets)
 
 
 def _by_digits(cells: Collection[str]) -> str:

@@ -42,7 +42,7 @@ rule tables:
         ROOT / "logs/tables/{experiment}.log",
     wildcard_constraints:
         # what follows is still a part of the path here, so the name ends at the suffix
-        experiment=r"(?!table(?:[1-589]|1[0-5])(?:-[^/.]+)?\.(?:md|csv|tex|html|cost\.md|cost\.csv)$)[^/]+(?<!\.localisation)(?<!\.tokens)(?<!\.efficiency)(?<!\.instrument)",
+        experiment=r"(?!table(?:[1-589]|1[0-5])(?:-[^/.]+)?\.(?:md|csv|tex|html|cost\.md|cost\.csv)$)[^/]+(?<!\.localisation)(?<!\.tokens)(?<!\.efficiency)(?<!\.instrument)(?<!\.kinds)",
     localrule: True
     conda:
         "../envs/qtuning.yaml"
@@ -137,6 +137,21 @@ use rule localisation_table as efficiency_table with:
         ROOT / "logs/tables/{experiment}.efficiency.log",
     message:
         "time and memory of {wildcards.experiment}"
+
+
+use rule localisation_table as kinds_table with:
+    output:
+        markdown=ROOT / "tables/{experiment}.kinds.md",
+        csv=report(
+            ROOT / "tables/{experiment}.kinds.csv",
+            caption="../report/kinds.rst",
+            category="Tables",
+            labels={"experiment": "{experiment}, planted kinds of samples"},
+        ),
+    log:
+        ROOT / "logs/tables/{experiment}.kinds.log",
+    message:
+        "planted kinds of {wildcards.experiment}"
 
 
 rule instrument:

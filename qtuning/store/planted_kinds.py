@@ -1,0 +1,169 @@
+"""Does the plane find what was planted? Pruning traces joined with the kinds of the samples, for train sets with kinds.
+
+Q-Tuning takes its quadrants for something: Q1 for noise, Q2 for misconceptions, Q3 for redundant samples. Where the
+kind of every sample is known (experiment/truth.py), the trace says how often that is right, and simpler rules can be
+asked the same question on the same selection batches:
+
+    quadrant      the quadrant of the triage, at the lines that spend the budget
+    median split  the quadrant at a median split of the batch: every sample is in one
+    loss          the highest mean NLL (noise, misconceptions) or the lowest (redundant) of the batch
+    entropy       the highest mean entropy (noise) or the lowest (misconceptions, redundant)
+    InfoBatch     below the mean loss of the batch (redundant; Qin et al. 2303.04947), as many as there are
+
+Loss and entropy flag as many samples of each batch as the triage's quadrant holds. A batch is the samples of one
+update.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from qtuning.experiment.grid import Grid
+from qtuning.experiment.ids import ResultPaths, cell_id
+from qtuning.experiment.quadrants import BETWEEN, MISCONCEPTION, NOISE, QUADRANTS, REDUNDANT, Naming
+from qtuning.experiment.truth import Kind
+from qtuning.store.schema import FOUND_KINDS_SCHEMA, QUADRANT_KINDS_SCHEMA
+
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+Values = np.ndarray[Any, np.dtype[np.float64]]
+
+CLAIMS: dict[int, Kind] = {NOISE: "noise", MISCONCEPTION: "misconception", REDUNDANT: "redundant"}
+"""Quadrant -> the kind that Q-Tuning takes its samples for."""
+
+
+def collect_kinds(grids: Sequence[Grid], results: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """(quadrant x kind, what finds a kind) of every trained cell whose train set says the kind of each sample.
+
+    Reads trace.parquet of the cell and samples.parquet of its prepared train set. The first frame has every method
+    (quadrant 0 where it knows none), the second only Q-Tuning.
+    """
+    paths = ResultPaths(results)
+    cells = {cell_id(cell): cell for grid in grids for cell in grid.cells if not cell.zero_shot}
+    kinds: dict[Path, pl.DataFrame | None] = {}
+    counts, found = [pl.DataFrame(schema=QUADRANT_KINDS_SCHEMA)], [pl.DataFrame(schema=FOUND_KINDS_SCHEMA)]
+    for name in sorted(cells):
+        trace, folder = paths.cell(cells[name]) / "trace.parquet", paths.samples(cells[name])
+        if not trace.exists():
+            continue
+        if folder not in kinds:
+            kinds[folder] = _kinds(folder / "samples.parquet")
+        if (known := kinds[folder]) is None:
+            continue
+        rows = pl.read_parquet(trace).join(known, on="sample", how="inner")
+        counted = count_kinds(rows).join(known.group_by("kind").agg(of_kind=pl.len().cast(pl.Int64)), on="kind")
+        counts.append(counted.select(pl.lit(name).alias("cell"), *list(QUADRANT_KINDS_SCHEMA)[1:]))
+        pruning = cells[name].pruning
+        options = {} if pruning is None else pruning.sample_options
+        naming: Naming = "text" if options.get("quadrants") == "text" else "figure"
+        table = pl.DataFrame(list(find_kinds(rows, naming)), schema=FOUND_KINDS_SCHEMA, orient="row")
+        found.append(table.with_columns(pl.lit(name).alias("cell")))
+    return pl.concat(counts), pl.concat(found)
+
+
+def _kinds(samples: Path) -> pl.DataFrame | None:
+    """Columns `sample` and `kind`; None where there is no such file, or it does not say the kind of every sample."""
+    if not samples.exists() or "kind" not in pl.read_parquet_schema(samples):
+        return None
+    table = pl.read_parquet(samples, columns=["sample", "kind"])
+    return None if table["kind"].null_count() else table
+
+
+def count_kinds(trace: pl.DataFrame) -> pl.DataFrame:
+    """Samples, and kept ones, by epoch, kind and quadrant. trace: rows of a trace with the column `kind`."""
+    return (
+        trace.group_by("epoch", "kind", "quadrant")
+        .agg(samples=pl.len().cast(pl.Int64), kept=pl.col("kept").sum().cast(pl.Int64))
+        .sort("epoch", "kind", "quadrant")
+    )
+
+
+def find_kinds(trace: pl.DataFrame, naming: Naming) -> Iterator[dict[str, Any]]:
+    """A row of FOUND_KINDS_SCHEMA (without the cell) per epoch, and over all of them (epoch null), claim and rule.
+
+    Nothing where no sample is in a quadrant: only Q-Tuning knows them. naming: reading A1, which of the quadrants of
+    high error is called Q1.
+    """
+    scored = trace.filter(pl.col("ppl").is_not_null() & pl.col("entropy").is_not_null())
+    if (scored["quadrant"] == BETWEEN).all():
+        return
+    batches = scored.partition_by("update", maintain_order=True)
+    epochs = np.array([batch["epoch"][0] for batch in batches])
+    for quadrant, kind in CLAIMS.items():
+        truth = [(batch["kind"] == kind).to_numpy() for batch in batches]
+        for rule, judge in rules_of(quadrant, naming).items():
+            judged = [judge(batch) for batch in batches]
+            for epoch in (None, *np.unique(epochs).tolist()):
+                chosen = [place for place in range(len(batches)) if epoch is None or epochs[place] == epoch]
+                row = found_by([judged[place] for place in chosen], [truth[place] for place in chosen])
+                yield {"epoch": epoch, "kind": kind, "rule": rule} | row
+
+
+def found_by(judged: Sequence[tuple[Mask, Values]], truth: Sequence[Mask]) -> dict[str, float | int | None]:
+    """How well a rule finds a kind. judged: (flagged, score) of each batch, [B] each; truth: [B], who is of the kind.
+
+    precision: share of the kind among the flagged; recall: share of the flagged among the kind; base_rate: share of the
+    kind among all, the precision of guessing. auc: probability that a sample of the kind scores above another one of
+    its batch, ties counting half (Mann-Whitney U / (n m), numerators and denominators added up over batches). Null for
+    0 / 0.
+    """
+    from scipy.stats import rankdata
+
+    flagged = np.concatenate([flags for flags, _ in judged])
+    true = np.concatenate(truth)
+    above, pairs = 0.0, 0
+    for (_, score), of_kind in zip(judged, truth, strict=True):
+        n = int(of_kind.sum())
+        above += float(rankdata(score)[of_kind].sum()) - n * (n + 1) / 2
+        pairs += n * (len(of_kind) - n)
+    hits, chosen, wanted = int((flagged & true).sum()), int(flagged.sum()), int(true.sum())
+    return {
+        "samples": len(true),
+        "of_kind": wanted,
+        "flagged": chosen,
+        "hits": hits,
+        "base_rate": wanted / len(true) if len(true) else None,
+        "precision": hits / chosen if chosen else None,
+        "recall": hits / wanted if wanted else None,
+        "auc": above / pairs if pairs else None,
+    }
+
+
+def rules_of(quadrant: int, naming: Naming) -> dict[str, Callable[[pl.DataFrame], tuple[Mask, Values]]]:
+    """Rule -> (flagged, score) of a batch, for the kind that a quadrant is taken for."""
+    (sides,) = (each for each in QUADRANTS[naming] if each.number == quadrant)
+
+    def by_triage(batch: pl.DataFrame) -> tuple[Mask, Values]:
+        flagged = (batch["quadrant"] == quadrant).to_numpy()
+        return flagged, flagged.astype(np.float64)
+
+    def by_median(batch: pl.DataFrame) -> tuple[Mask, Values]:
+        error, uncertainty = (batch[name].to_numpy() for name in ("ppl", "entropy"))
+        high = error > np.quantile(error, 0.5), uncertainty > np.quantile(uncertainty, 0.5)
+        flagged = (high[0] == sides.high_error) & (high[1] == sides.high_uncertainty)
+        return flagged, flagged.astype(np.float64)
+
+    def by_score(name: str, high: bool) -> Callable[[pl.DataFrame], tuple[Mask, Values]]:
+        def judge(batch: pl.DataFrame) -> tuple[Mask, Values]:
+            score = batch[name].to_numpy() * (1 if high else -1)
+            count = int((batch["quadrant"] == quadrant).sum())
+            flagged = np.zeros(len(score), dtype=bool)
+            flagged[np.argsort(-score, kind="stable")[:count]] = True
+            return flagged, score
+
+        return judge
+
+    def by_infobatch(batch: pl.DataFrame) -> tuple[Mask, Values]:
+        loss = np.log(batch["ppl"].to_numpy())
+        flagged = loss < loss.mean()
+        return flagged, flagged.astype(np.float64)
+
+    rules = {
+        "quadrant": by_triage,
+        "median split": by_median,
+        "loss": by_score("ppl", sides.high_error),  # PPL is exp(mean NLL): the same order
+        "entropy": by_score("entropy", sides.high_uncertainty),
+    }
+    return rules | {"InfoBatch": by_infobatch} if quadrant == REDUNDANT else rules
