@@ -33,6 +33,7 @@ def inputs() -> WorkflowInputs:
 
 
 def test_targets(inputs: WorkflowInputs) -> None:
+    # of several seeds, and of a train set that says the kinds of its samples
     for name, several in (("table1-mini", True), ("fig6", False)):
         kinds = [f"results/tables/{name}.{page}.md" for page in ("instrument", "kinds")] * several
         tables = [f"results/tables/{name}.md", *kinds]

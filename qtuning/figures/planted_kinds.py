@@ -45,8 +45,8 @@ def draw_planted_kinds(shares: pl.DataFrame, about: str) -> Drawing:
     colour_bar(figure, axes, colours, "% of the kind", aspect=18, pad=0.01, fraction=0.05)
     text = (
         f"Where samples of each planted kind lie on the plane, {about}: per cent of the kind's samples in each "
-        "quadrant, mean over seeds; a column adds up to 100. Framed: what Q-Tuning takes the quadrant for. If the plane "
-        "knew the kinds, the framed fields would be dark and the rest of their rows light."
+        "quadrant, mean over seeds; a column adds up to 100. Framed: what Q-Tuning takes the quadrant for. If the "
+        "plane knew the kinds, the framed fields would be dark and the rest of their rows light."
     )
     return Drawing(figure, rows, text)
 
