@@ -1,5 +1,6 @@
 """Where planted kinds of samples lie on the plane over training: a heat map of quadrant x kind for each epoch."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def draw_planted_kinds(shares: pl.DataFrame, about: str) -> Drawing:
     return Drawing(figure, rows, text)
 
 
-def _draw_epoch(panel: Axes, rows: pl.DataFrame, kinds: list[str], norm: Normalize) -> None:
+def _draw_epoch(panel: Axes, rows: pl.DataFrame, kinds: Sequence[str], norm: Normalize) -> None:
     for row in rows.iter_rows(named=True):
         x, y = kinds.index(row["kind"]), QUADRANTS.index(row["quadrant"])
         depth = float(norm(row["share"]))

@@ -1,5 +1,6 @@
 """What becomes of planted kinds of samples, and what finds them: rows of the store over seeds, as tables and CSVs."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import sqrt
 from statistics import fmean, stdev
@@ -141,17 +142,17 @@ def planted_kinds_files(counts: pl.DataFrame, found: pl.DataFrame, cells: pl.Dat
 
 def _shares(rows: pl.DataFrame) -> dict[Place, float]:
     """Of one cell: the shares in each quadrant, and kept, by epoch and over all of them. rows: of quadrant_kinds."""
-    epochs = rows["epoch"].n_unique()
-    found: dict[Place, float] = {}
-    for place, part in [*((key[0], part) for key, part in rows.group_by("epoch")), (None, rows)]:
-        passes = epochs if place is None else 1
-        for (kind,), of_kind in part.group_by("kind"):
-            decided = of_kind["samples"].sum()
-            for (quadrant,), inside in of_kind.group_by("quadrant"):
-                found[place, str(kind), quadrant] = 100 * inside["samples"].sum() / decided  # type: ignore[index]
-            there_are = of_kind["of_kind"][0] * passes
-            found[place, str(kind), None] = 100 * of_kind["kept"].sum() / there_are  # type: ignore[index]
-    return found
+    epochs, of_kind = rows["epoch"].n_unique(), dict(rows.select("kind", "of_kind").iter_rows())
+    inside, decided, kept = Counter[Place](), Counter[Place](), Counter[Place]()
+    for row in rows.iter_rows(named=True):
+        for epoch in (row["epoch"], None):
+            inside[epoch, row["kind"], row["quadrant"]] += row["samples"]
+            decided[epoch, row["kind"], None] += row["samples"]
+            kept[epoch, row["kind"], None] += row["kept"]
+    shares = {place: 100 * count / decided[place[0], place[1], None] for place, count in inside.items()}
+    for place, count in kept.items():
+        shares[place] = 100 * count / (of_kind[place[1]] * (epochs if place[0] is None else 1))
+    return shares
 
 
 def _order(place: Place) -> tuple[float, int, float]:
