@@ -24,13 +24,13 @@ class TrainSetGuess(Config):
 
 
 class BenchmarkGuess(Config):
-    """Size of a benchmark; either `choices` and `answer_tokens`, or `new_tokens` and `steps`."""
+    """Size of a benchmark; either `choices`, or `new_tokens` and `steps`."""
 
     items: int = Field(gt=0)
     paper_items: int | None = Field(None, gt=0, description="under the protocol `paper`; null: as many")
     prompt_tokens: float = Field(gt=0)
     choices: int | None = Field(None, gt=1)
-    answer_tokens: float = Field(0.0, ge=0, description="of one choice")
+    answer_tokens: float = Field(0.0, ge=0, description="of one choice, or of a gold answer")
     example_tokens: float = Field(0.0, ge=0, description="of each example in the prompt")
     new_tokens: int = Field(0, ge=0, description="the benchmark's own limit of a generation")
     steps: float = Field(0.0, ge=0, description="tokens generated until every row of a batch has stopped")

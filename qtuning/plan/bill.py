@@ -149,7 +149,7 @@ def bill_of(jobs: Jobs, machine: Machine, parallel: int, price: float | None) ->
             "evaluation": sum(work.flops(job.shape) for job in evaluations for work in job.work),
         },
         items=sum(work.items for work in asked),
-        likelihoods=sum(work.requests for work in asked if work.choices),
+        likelihoods=sum(work.items * work.answers for work in asked),
         generations=sum(work.generations for work in asked),
         generated=(sum(work.generations * work.steps for work in asked), sum(work.most_new_tokens for work in asked)),
         disk=_disk(jobs, trainings, evaluations, parallel),

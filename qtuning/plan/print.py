@@ -129,7 +129,7 @@ def _facts(bill: Bill) -> list[Line]:
         told = f"{references} {models} (or warm-ups of LESS) to train, in the hours but not in the counts above"
         lines.append(("references", told))
     if bill.items:
-        likelihoods = f"{bill.likelihoods:,} likelihoods of choices and " if bill.likelihoods else ""
+        likelihoods = f"{bill.likelihoods:,} likelihoods of answers and " if bill.likelihoods else ""
         generated = f" of {_count(bill.generated[0])} tokens (at most {_count(bill.generated[1])})"
         lines.append(("questions", f"{bill.items:,} items: {likelihoods}{bill.generations:,} generations{generated}"))
     disk = bill.disk

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qtuning.evaluation.tasks import shots_of
+from qtuning.evaluation.wrong_answers import WRONG
 from qtuning.experiment.cell import Cell, Evaluation, Pruning, Training
 from qtuning.experiment.influence import Measurement
 from qtuning.experiment.needs import ATTENTION, FORWARDS, SCORES, needs_of, schedule_of
@@ -266,16 +267,17 @@ def _kept_of(pruning: Pruning, ratio: float, size: int) -> int:
 class BenchmarkWork:
     """The work of one benchmark in one evaluation.
 
-    choices: of an item of multiple choice, each of which is a request for a likelihood; None where answers are
-    generated. prompt_tokens: of one request. steps, most_steps: tokens that a batch generates, expected and at most.
-    item_seconds: of marking an answer.
+    choices: of an item of multiple choice; None where answers are generated. answers: of an item whose likelihood is
+    asked for, its choices or the gold answer and wrong ones; 0 for none. prompt_tokens, answer_tokens: of one. steps,
+    most_steps: tokens that a batch generates, expected and at most. item_seconds: of marking an answer.
     """
 
     benchmark: str
     items: int
     choices: int | None
-    requests: int
+    answers: int
     prompt_tokens: float
+    answer_tokens: float
     batch_size: int
     steps: float
     most_steps: int
@@ -284,7 +286,7 @@ class BenchmarkWork:
     @property
     def generations(self) -> int:
         """Requests that generate."""
-        return 0 if self.choices else self.requests
+        return 0 if self.choices else self.items
 
     @property
     def most_new_tokens(self) -> int:
@@ -293,18 +295,24 @@ class BenchmarkWork:
 
     @property
     def passes(self) -> int:
-        """Batches."""
-        return math.ceil(self.requests / self.batch_size)
+        """Batches of prompts that are answered."""
+        return math.ceil(self.generations / self.batch_size)
+
+    @property
+    def answer_passes(self) -> int:
+        """Batches of items whose answers are scored."""
+        return math.ceil(self.items / self.batch_size) if self.answers else 0
 
     def flops(self, shape: Shape) -> float:
-        """Prefill and generation."""
-        return self._prefill_flops(shape) + self._generation_flops(shape)
+        """Prefill, generation and the scoring of answers."""
+        return self._prefill_flops(shape) + self._generation_flops(shape) + self.answer_flops(shape)
 
     def seconds(self, shape: Shape, machine: Machine, dtype: str, adapters: bool) -> float:
-        """Prefills by arithmetic, generation by reading weights and cache for every token of a batch."""
+        """Prefills and answers by arithmetic, generation by reading weights and cache for every token of a batch."""
         total = machine.seconds(self._prefill_flops(shape), self.passes, shape, dtype, adapters=adapters)
+        total += machine.seconds(self.answer_flops(shape), self.answer_passes, shape, dtype, adapters=adapters)
         if self.steps:
-            forwards, new = self.passes * self.steps, self.requests * self.steps
+            forwards, new = self.passes * self.steps, self.generations * self.steps
             total += machine.seconds(self._generation_flops(shape), forwards, shape, dtype, adapters=adapters)
             total += new * self._mean_context * shape.cache_bytes(dtype) / machine.bandwidth
         return total + self.items * self.item_seconds
@@ -315,13 +323,20 @@ class BenchmarkWork:
         return self.prompt_tokens + self.steps / 2
 
     def _prefill_flops(self, shape: Shape) -> float:
-        """lm-eval sends all positions of a choice through the head, and only the last one of a prompt."""
-        tokens = self.requests * self.prompt_tokens
-        targets = tokens if self.choices else float(self.requests)
-        return shape.forward_flops(tokens, tokens * (self.prompt_tokens + 1) / 2, targets)
+        """Of a prompt only the last position goes through the head."""
+        tokens = self.generations * self.prompt_tokens
+        return shape.forward_flops(tokens, tokens * (self.prompt_tokens + 1) / 2, float(self.generations))
+
+    def answer_flops(self, shape: Shape) -> float:
+        """Each prompt once with all its answers; only what predicts an answer goes through the head. Wrong solutions
+        share the beginning of the gold one, which this does not know: an upper bound."""
+        prompts = self.items * self.prompt_tokens if self.answers else 0.0
+        new = self.items * self.answers * self.answer_tokens
+        pairs = prompts * (self.prompt_tokens + 1) / 2 + new * (self.prompt_tokens + (self.answer_tokens + 1) / 2)
+        return shape.forward_flops(prompts + new, pairs, new)
 
     def _generation_flops(self, shape: Shape) -> float:
-        new = self.requests * self.steps
+        new = self.generations * self.steps
         return shape.forward_flops(new, new * self._mean_context, new)
 
 
@@ -332,14 +347,14 @@ def evaluation_work(evaluation: Evaluation, assumptions: Assumptions) -> tuple[B
         guess = assumptions.benchmark(name, evaluation)
         items = (evaluation.protocol == "paper" and guess.paper_items) or guess.items
         items = items if evaluation.limit is None else min(items, evaluation.limit)
-        requests = items * (guess.choices or 1)
-        prompt = guess.prompt_tokens + shots_of(name, evaluation) * guess.example_tokens + guess.answer_tokens
+        answers = guess.choices or (1 + WRONG if evaluation.likelihoods else 0)
+        prompt = guess.prompt_tokens + shots_of(name, evaluation) * guess.example_tokens
         own = min(guess.new_tokens, evaluation.max_length // 2)
         most = 0 if guess.choices else evaluation.max_new_tokens or own
         found.append(
             BenchmarkWork(
-                name, items, guess.choices, requests, min(prompt, evaluation.max_length), evaluation.batch_size,
-                min(guess.steps, most), most, guess.item_seconds,
+                name, items, guess.choices, answers, min(prompt, evaluation.max_length), guess.answer_tokens,
+                evaluation.batch_size, min(guess.steps, most), most, guess.item_seconds,
             )
         )  # fmt: skip
     return tuple(found)

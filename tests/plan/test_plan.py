@@ -46,7 +46,7 @@ def test_table_1_is_counted_and_paid_once(configs: Path, experiment: Callable[..
     assert (part.cells, part.shared, part.trainings, part.evaluations, part.hours.total) == (4, 4, 0, 0, 0)
     assert (found.cells, found.done) == (208, 0)
     assert found.items == 208 * ITEMS
-    assert found.likelihoods == 208 * 4 * (2376 + 1172)
+    assert found.likelihoods == 208 * 4 * (2376 + 1172 + 1319 + 10_570 + 17_944)
     assert found.generations == 208 * (1319 + 10_570 + 17_944)
     assert found.generated[1] == 208 * (1319 * 256 + 10_570 * 64 + 17_944 * 32)
     alone = bill(configs, tmp_path, "big")
