@@ -22,6 +22,7 @@ from qtuning.experiment.registry import REFERENCE
 from qtuning.files import read_json, write_json
 from qtuning.model.load import load_model, load_tuned, model_path
 from qtuning.model.packed import PackedModel
+from qtuning.pruners.base import DROPPED, PRUNABLE
 from qtuning.pruners.method import method_of
 from qtuning.pruners.q_tuning import smooth
 from qtuning.train.candidates import CellSamples, raise_first, score_all
@@ -71,6 +72,7 @@ def find_planted_errors(cell: Cell, paths: ResultPaths) -> Path:
 
     Keys `base` and `trained` (null where training diverged): `ppl` and `s` as `found_by_score`; `pruned` as
     `found_by_pruning` over all response tokens, and `pruned_in_kept` over those of the kept samples only (Stage 2);
+    `prunable`: all three over those of the samples that may lose some (Q2);
     `kept_samples`: share of the samples with an error that are kept, and of those without.
 
     UserError if the cell is not trained, its train set states no errors, or its method needs a reference model.
@@ -126,24 +128,29 @@ def _measure(
     s = smooth(scores.token_ppl, scores.lengths, *_smoothing(cell))
 
     kept = [np.zeros(len(mask), dtype=bool) for mask in wrong]
-    chosen = np.zeros(len(samples), dtype=bool)
+    role = np.full(len(samples), DROPPED)
     loop = TrainingLoop(_scored_afresh(cell), method, CellSamples.of(stored), accelerator, packed, optimizer=None)
     for window in loop.windows_of_epoch():
         decisions, failures = loop.decide(window)
         raise_first(failures)
         for batch, decision in zip(window.batches, decisions, strict=True):
             masks = decision.verdicts.tokens.split([sample.response_length for sample in decision.samples])
-            for position, tokens, whole in zip(batch, masks, decision.verdicts.kept.tolist(), strict=True):
-                kept[position], chosen[position] = tokens.numpy(), whole
+            for position, tokens, what in zip(batch, masks, decision.verdicts.role.tolist(), strict=True):
+                kept[position], role[position] = tokens.numpy(), what
 
-    flat, pruned = np.concatenate(wrong), ~np.concatenate(kept)
-    inside = np.repeat(chosen, [len(mask) for mask in wrong])
+    flat, pruned, chosen = np.concatenate(wrong), ~np.concatenate(kept), role != DROPPED
+    inside, prunable = (np.repeat(which, [len(mask) for mask in wrong]) for which in (chosen, role == PRUNABLE))
     faulty = np.array([bool(mask.any()) for mask in wrong])
     return {
         "ppl": found_by_score(scores.token_ppl.numpy(), flat),
         "s": found_by_score(s.numpy(), flat),
         "pruned": found_by_pruning(pruned, flat),
         "pruned_in_kept": found_by_pruning(pruned[inside], flat[inside]),
+        "prunable": {
+            "ppl": found_by_score(scores.token_ppl.numpy()[prunable], flat[prunable]),
+            "s": found_by_score(s.numpy()[prunable], flat[prunable]),
+            "pruned": found_by_pruning(pruned[prunable], flat[prunable]),
+        },
         "kept_samples": {
             "with_error": float(chosen[faulty].mean()) if faulty.any() else None,
             "without": float(chosen[~faulty].mean()) if (~faulty).any() else None,

@@ -315,6 +315,15 @@ def collect_localisation(cells: Iterable[str], results: Path) -> pl.DataFrame:
                 pruned = found[key]
                 share = pruned["pruned"] / pruned["tokens"] if pruned["tokens"] else None
                 rows.append((cell, model, name, pruned["precision"], pruned["recall"], None, share, weight))
+            if (prunable := found.get("prunable")) is not None:  # not in answers of an older version
+                for key, name in (("ppl", "token perplexity"), ("s", "smoothed score")):
+                    precision = prunable[key]["precision_at_planted"]
+                    rank = (precision, precision, prunable[key]["auc"], None, weight)
+                    rows.append((cell, model, f"{name} of prunable samples", *rank))
+                pruned = prunable["pruned"]
+                share = pruned["pruned"] / pruned["tokens"] if pruned["tokens"] else None
+                measures = (pruned["precision"], pruned["recall"], None, share, weight)
+                rows.append((cell, model, "pruned tokens of prunable samples", *measures))
             for key, name in (("with_error", "kept samples with an error"), ("without", "kept samples without")):
                 rows.append((cell, model, name, None, None, None, found["kept_samples"][key], weight))
     return pl.DataFrame(rows, schema=LOCALISATION_SCHEMA, orient="row")

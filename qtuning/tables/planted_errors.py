@@ -14,10 +14,13 @@ from qtuning.tables.write import PageFiles
 
 MEASURES = ("precision", "recall", "auc", "share")
 
-PRUNED = ("pruned tokens", "pruned tokens of kept samples")
+PRUNED = ("pruned tokens", "pruned tokens of kept samples", "pruned tokens of prunable samples")
 """Scores of localisation.parquet that are about pruning, of which a method that prunes nothing has none."""
 
-SCORES = ("token perplexity", "smoothed score", *PRUNED, "kept samples with an error", "kept samples without")
+RANKED = ("token perplexity of prunable samples", "smoothed score of prunable samples")
+"""Scores that rank the tokens of samples that may lose some (Q2)."""
+
+SCORES = ("token perplexity", "smoothed score", *PRUNED, *RANKED, "kept samples with an error", "kept samples without")
 """All scores, in the order of the tables."""
 
 SCHEMA: dict[str, pl.DataType] = {
@@ -40,6 +43,9 @@ HEADERS = (
     ("Smoothed", "smoothed score", {"λ": "lambda", "AUC": "auc", "P@wrong": "precision"}),
     ("All", PRUNED[0], {"pruned": "share", "precision": "precision", "recall": "recall"}),
     ("Within kept samples", PRUNED[1], {"pruned": "share", "precision": "precision", "recall": "recall"}),
+    ("Q2", RANKED[0], {"PPL AUC": "auc", "PPL P@wrong": "precision"}),
+    ("Q2", RANKED[1], {"s AUC": "auc", "s P@wrong": "precision"}),
+    ("Q2", PRUNED[2], {"precision": "precision", "recall": "recall"}),
     ("Kept", "kept samples with an error", {"with": "share"}),
     ("Kept", "kept samples without", {"without": "share"}),
 )
@@ -50,7 +56,9 @@ NOTES = (
     "P@wrong: share of wrong tokens among as many highest-scored ones as are wrong.",
     "Pruned: share of all response tokens that the method prunes in its first epoch, those of dropped samples among "
     "them. Precision: of the pruned tokens, those that are wrong. Recall: of the wrong tokens, those that are pruned. "
-    "Within kept samples: the same among the tokens of kept samples, which is what the token pruner does.",
+    "Within kept samples: the same among the tokens of kept samples, which is what the token pruner does. Q2: among "
+    "the tokens of samples that may lose some, which with a baseline are all kept ones; the columns of PPL and s say "
+    "how well these rank the tokens there.",
     "Kept with, kept without: share of the samples with and without an error that are kept.",
     "λ: of the smoothed score; the method's own, or the default where it has none.",
     "–: nothing is pruned, or a seed has no answer (its training is missing or diverged).",

@@ -123,6 +123,7 @@ def test_pruning_by_perplexity_is_ranking_by_it(ground: Path) -> None:
     assert whole["pruned"] == pytest.approx(0.5 * whole["tokens"], abs=2)
     assert whole["recall"] < 0.3 < 0.7 < answer["ppl"]["auc"], "what has a high loss is kept"
     assert answer["pruned"] == answer["pruned_in_kept"], "no sample is dropped"
+    assert answer["prunable"] == {name: answer[name] for name in ("ppl", "s", "pruned")}, "every sample may lose tokens"
     plain = answer_of(ground, a_cell(ground, "q-tuning", **{"lambda": 0.0}))
     assert plain["lambda"] == 0
     assert plain["base"]["s"] == plain["base"]["ppl"] == answer["ppl"]
@@ -136,6 +137,9 @@ def test_q_tuning_keeps_to_its_budget(ground: Path) -> None:
     inside = answer["pruned_in_kept"]
     dropped = answer["pruned"]["tokens"] - inside["tokens"]
     assert inside["pruned"] == answer["pruned"]["pruned"] - dropped
+    prunable = answer["prunable"]["pruned"]
+    assert prunable["tokens"] < inside["tokens"], "Q4 loses none"
+    assert (prunable["pruned"], prunable["precision"]) == (inside["pruned"], inside["precision"])
     assert answer == answer_of(ground, a_cell(ground, "q-tuning-budget"))["base"], "the same answer twice"
 
 
