@@ -14,6 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from qtuning.data.contamination import notes_from_store
+from qtuning.experiment.metrics import EDITIONS, METRICS
 from qtuning.figures.write import write_figures
 from qtuning.files import atomic_path, write_text
 from qtuning.paper.audit import audit_page
@@ -81,6 +82,9 @@ def _section(name: str, store: Store, out: Path) -> Section:
         frame = compare(summary, store.items)
         notes = notes_from_store(store.folder, scores)
         editions = [score_files(summary, frame, notes), cost_files(summary), *paper_files(summary)]
+        for metric in (name for name in EDITIONS if (scores["metric"] == name).any()):
+            other = summarise(scores, metric)
+            editions.append(score_files(other, compare(other, store.items), notes, whole=False))
         write_tables(summary, editions, out / "tables")
         compared = out / "statistics" / f"{name}.csv"
         with atomic_path(compared) as temporary:
@@ -112,6 +116,7 @@ def _fold(page: Page, name: str) -> str:
     """What a page but the first is folded under."""
     known = {"-cost": "By cost", "-paper": "Beside the paper", "-localisation": "Planted errors"}
     known |= {"-kinds": "Planted kinds of samples"}
+    known |= {f"-{metric}": f"By {METRICS[metric].label}" for metric in EDITIONS}
     known |= {"-tokens": "Kinds of tokens", "-efficiency": "Time and memory"}
     return known.get(page.name.removeprefix(name), page.title)
 

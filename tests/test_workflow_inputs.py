@@ -35,11 +35,9 @@ def inputs() -> WorkflowInputs:
 def test_targets(inputs: WorkflowInputs) -> None:
     # of several seeds, and of a train set that says the kinds of its samples
     for name, several in (("table1-mini", True), ("fig6", False)):
-        kinds = [f"results/tables/{name}.{page}.md" for page in ("instrument", "kinds")] * several
-        tables = [f"results/tables/{name}.md", *kinds]
-        assert [str(path) for path in inputs.targets(name)] == [*tables, f"results/figures/{name}"], (
-            "several seeds, and train sets that say the kinds"
-        )
+        editions = ["", *(["instrument.", "kinds."] if several else []), "nll.", "p_gold."]
+        tables = [f"results/tables/{name}.{edition}md" for edition in editions]
+        assert [str(path) for path in inputs.targets(name)] == [*tables, f"results/figures/{name}"]
     assert [str(path) for path in inputs.targets("stability-mini")] == [
         "results/tables/stability-mini.kinds.md",
         "results/figures/stability-mini",
@@ -110,13 +108,22 @@ def test_snakemake_runs_what_is_valid_and_explains_what_is_not(tmp_path: Path) -
     assert result.returncode == 0, result.stdout + result.stderr
     rows = re.findall(r"^([\w-]+) +(\d+)$", result.stdout + result.stderr, flags=re.MULTILINE)
     jobs = {rule: int(count) for rule, count in rows}
-    counted = ("evaluate", "localise", "localisation_table", "kinds_table", "instrument", "figures")
+    counted = (
+        "evaluate",
+        "localise",
+        "localisation_table",
+        "kinds_table",
+        "instrument",
+        "likelihood_tables",
+        "figures",
+    )
     assert {name: jobs[name] for name in counted} == {
         "evaluate": 4 + 30,
         "localise": 18,
         "localisation_table": 1,
         "kinds_table": 2,
         "instrument": 1,
+        "likelihood_tables": 2 * 2,
         "figures": 3,
     }
     # some are cells of figure 7 as well, and observed

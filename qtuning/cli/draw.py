@@ -6,14 +6,32 @@ from typing import Annotated
 
 import typer
 
-from qtuning.cli.options import CONFIGS, RESULTS, Configs, DataDir, Experiments, Results, StoredExperiments
+from qtuning.cli.options import (
+    CONFIGS,
+    RESULTS,
+    Configs,
+    DataDir,
+    Experiments,
+    MetricOption,
+    Results,
+    StoredExperiments,
+    metric_named,
+)
 from qtuning.errors import UserError
 
 
 def tables(
-    experiments: Experiments, configs: Configs = CONFIGS, results: Results = RESULTS, data_dir: DataDir = None
+    experiments: Experiments,
+    metric: MetricOption = "headline",
+    configs: Configs = CONFIGS,
+    results: Results = RESULTS,
+    data_dir: DataDir = None,
 ) -> None:
-    """Collect scores and write the tables of experiments; cells that are missing are visible holes with a reason."""
+    """Collect scores and write the tables of experiments; cells that are missing are visible holes with a reason.
+
+    With `--metric` only the table of scores by that metric, EXPERIMENT.METRIC.md: `qtuning tables mini --metric p_gold`
+    """
+    chosen = metric_named(metric)
     from qtuning.data.contamination import checks_of, notes_of_checks
     from qtuning.experiment.grid import ConfigFolder
     from qtuning.paper.beside import paper_files
@@ -41,15 +59,18 @@ def tables(
         pages.append(planted_kinds_files(store.quadrant_kinds, store.found_kinds, rows))
         planned = plan_of_the_paper(configs) if grid.experiment.measure else None
         pages.append(efficiency_files(store.measured, rows, planned))
-        for path in (path for page in pages if page for path in write_page(page, folder, name)):
+        for path in (
+            path for page in pages if page and chosen == "headline" for path in write_page(page, folder, name)
+        ):
             print(path)
         if grid.evaluation is None:
             print(f"{name}: no benchmarks, so no table of scores; its figures: qtuning figures {name}")
             continue
-        summary = summarise(store.experiment(name))
+        summary = summarise(store.experiment(name), chosen)
         notes = notes_of_checks(results, checks_of([grid]).values())
         scores = score_files(summary, compare(summary, store.items), notes)
-        written += write_tables(summary, [scores, cost_files(summary), *paper_files(summary)], folder)
+        others = [cost_files(summary), *paper_files(summary)] if chosen == "headline" else []
+        written += write_tables(summary, [scores, *others], folder)
         print_page(scores.page)
     for path in written:
         if path.suffix == ".md":  # the other formats have the same name
@@ -105,13 +126,17 @@ def figures(
     out: Annotated[
         Path, typer.Option(help="folder to write EXPERIMENT/*.svg, .png, .csv and captions.json to")
     ] = RESULTS / "figures",
+    metric: MetricOption = "headline",
 ) -> None:
-    """Draw the figures that the rows of each experiment allow: SVG, PNG, the data behind each as CSV, and captions."""
+    """Draw the figures that the rows of each experiment allow: SVG, PNG, the data behind each as CSV, and captions.
+
+    With `--metric` only those of scores, by that metric, in EXPERIMENT.METRIC.
+    """
     from qtuning.figures.write import write_figures
     from qtuning.store.store import Store
 
     for experiment in experiments:
-        for figure in write_figures(experiment, Store(store), out):
+        for figure in write_figures(experiment, Store(store), out, metric=metric_named(metric)):
             print(figure.paths[0])
 
 
@@ -138,6 +163,10 @@ def export(
     plane_rows: Annotated[
         int | None, typer.Option(min=1, help="keep so many points of the plane of each cell; default: all")
     ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="metric whose answers are kept beside the headline; repeatable; default: all"),
+    ] = None,
 ) -> None:
     """Copy what the store holds of experiments into a store of their own, with the overlaps that were counted.
 
@@ -146,7 +175,8 @@ def export(
     from qtuning.files import write_text
     from qtuning.store.store import export_store
 
-    export_store(experiments, store, out, plane_rows)
+    kept = None if metric is None else [metric_named(name) for name in metric]
+    export_store(experiments, store, out, plane_rows, kept)
     for report in sorted((store / "contamination").glob("*.json")):
         write_text(out / "contamination" / report.name, report.read_text(encoding="utf-8"))
     print(out)

@@ -12,6 +12,7 @@ from qtuning.errors import UserError
 if TYPE_CHECKING:
     from qtuning.experiment.cell import Cell, Evaluation
     from qtuning.experiment.influence import Measurement
+    from qtuning.experiment.metrics import MetricName
 
 CellFile = Annotated[
     Path,
@@ -24,9 +25,22 @@ StoredExperiments = Annotated[list[str], typer.Argument(help="experiments that a
 Results = Annotated[Path, typer.Option(help="folder of everything generated")]
 Configs = Annotated[Path, typer.Option(help="folder with experiments/, models/, train_sets/, accelerate/")]
 DataDir = Annotated[Path | None, typer.Option(help="local copies of train sets and benchmarks, instead of the hub")]
+MetricOption = Annotated[
+    str, typer.Option("--metric", help="headline, nll, nll_answer, bits_per_character, p_gold or choice")
+]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads of this job")]
 RESULTS = Path("results")
 CONFIGS = Path("configs")
+
+
+def metric_named(name: str) -> "MetricName":
+    """The metric of `--metric`; UserError for one that there is not."""
+    from qtuning.experiment.metrics import METRICS
+    from qtuning.experiment.yaml_files import nearest
+
+    if name not in METRICS:
+        raise UserError(f"--metric = {name!r}: unknown{nearest(name, METRICS)}")
+    return METRICS[name].name
 
 
 def set_threads(threads: int) -> None:

@@ -49,6 +49,9 @@ _ALL = (
 METRICS: Mapping[MetricName, Metric] = MappingProxyType({metric.name: metric for metric in _ALL})
 assert set(METRICS) == set(get_args(MetricName))
 
+EDITIONS: tuple[MetricName, ...] = ("nll", "p_gold")
+"""The likelihood metrics by which the workflow and the report write tables of their own, beside the headline's."""
+
 
 def metric_of(stored: str) -> Metric:
     """The metric of a value of the column `metric`: a likelihood metric, else `headline`'s record (x 100, higher)."""

@@ -13,8 +13,8 @@ SHOWN = 4
 
 
 def scores_caption(text: str, scores: pl.DataFrame) -> str:
-    """`text`, and what the scores rest on. scores: rows of the score store of the cells that the figure shows."""
-    missing = scores.filter(pl.col("headline") & (pl.col("status") != "done"))["cell"].n_unique()
+    """`text`, and what the scores rest on. scores: rows of the cells that the figure shows, by its metric."""
+    missing = scores.filter(pl.col("status") != "done")["cell"].n_unique()
     cells = _cells(scores, missing, "with missing scores")
     measured = scores.filter(pl.col("status") == "done")
     evaluations = (measured if len(measured) else scores)["evaluation"].unique(maintain_order=True)
@@ -36,7 +36,7 @@ def _seeds(scores: pl.DataFrame) -> str:
 
 
 def _items(scores: pl.DataFrame) -> str:
-    done = scores.filter(pl.col("headline") & (pl.col("status") == "done"))
+    done = scores.filter(pl.col("status") == "done")
     first = done.unique("benchmark", keep="first", maintain_order=True).select("benchmark", "items", "metric")
     parts = [f"{benchmark_label(name)} {items:,} ({metric})" for name, items, metric in first.iter_rows()]
     missing = scores.filter(~pl.col("benchmark").is_in(done["benchmark"].implode()))["benchmark"]

@@ -7,9 +7,10 @@ from typing import Any
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
+from matplotlib.colors import Colormap, LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.patches import Rectangle
 
+from qtuning.experiment.metrics import METRICS
 from qtuning.figures.points import budget_name
 from qtuning.figures.style import BLACK, BLUE, COLUMN, PAGE, VERMILLION, Drawing, colour_bar, panels, styled
 from qtuning.statistics.summary import Entry, Summary
@@ -23,11 +24,11 @@ LIMIT = 40
 """Most rows of one figure."""
 
 DIVERGING = LinearSegmentedColormap.from_list("difference", [VERMILLION, "#FFFFFF", BLUE])
-"""Vermillion below zero, blue above: as ↓ and ↑ in the tables."""
+"""Vermillion below zero, blue above; reversed where a lower score is better, so that blue is always better."""
 
 SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("train_set", "model", "budget", "label"), pl.String),
-    **{"reference": pl.Boolean, "benchmark": pl.String},
+    **{"reference": pl.Boolean, "benchmark": pl.String, "metric": pl.String},
     **{"mean": pl.Float64, "difference": pl.Float64, "hole": pl.String},
 }
 
@@ -45,12 +46,13 @@ def differences(summary: Summary) -> pl.DataFrame:
             continue
         budget = budget_name(line.sample_ratio, line.token_ratio)
         row = {"budget": budget, "label": method_label(line), "reference": rival == line}
+        row["metric"] = summary.metric.name
         for model, benchmark in product(summary.models, summary.benchmarks):
             entry = summary.entries.get((line, model, benchmark))
             if entry is None:
                 continue
             score = vars(entry) if isinstance(entry, Entry) else {"hole": str(entry)}
-            rows.append({"train_set": line.train_set, "model": model, "benchmark": benchmark} | row | score)
+            rows.append({"train_set": line.train_set, "model": model, "benchmark": benchmark} | score | row)
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
@@ -88,30 +90,36 @@ def draw_heatmap(frame: pl.DataFrame) -> Drawing:
     blocks = frame.partition_by("budget", maintain_order=True)
     benchmarks = list(frame["benchmark"].unique(maintain_order=True))
     counts = [block["label"].n_unique() for block in blocks]
-    known = frame["difference"].drop_nulls()
-    reach = max(float(known.abs().max()), 0.1) if len(known) else 1.0  # type: ignore[arg-type]
+    known, metric = frame["difference"].drop_nulls(), METRICS[frame["metric"][0]]
+    least = 0.1 if metric.scale == 100 else 0.001
+    reach = max(float(known.abs().max()), least) if len(known) else 1.0  # type: ignore[arg-type]
     norm = TwoSlopeNorm(0.0, -reach, reach)
+    colours = DIVERGING if metric.higher_is_better else DIVERGING.reversed()
     longest = max(len(label) for label in frame["label"])
     width = min(PAGE, max(COLUMN, 0.065 * longest + 0.5 * len(benchmarks) + 0.2))
     height = sum(counts) * ROW + len(blocks) * HEAD + 0.75
     figure, axes = panels(len(blocks), 1, width, height, gridspec_kw={"height_ratios": counts})
     for panel, block in zip(axes, blocks, strict=True):
-        _draw_block(panel, block, benchmarks, norm)
+        _draw_block(panel, block, benchmarks, norm, colours)
         panel.set_title(f"Samples × tokens {block['budget'][0]}%", loc="left", fontsize=7.5)
         panel.set_xticks([])
     axes[-1].set_xticks(range(len(benchmarks)), [benchmark_label(name) for name in benchmarks])
     options = {"location": "bottom", "aspect": 45, "pad": 0.01, "fraction": 0.04}
-    colours = ScalarMappable(norm, DIVERGING)
-    colour_bar(figure, axes, colours, "Difference from random + random (points)", **options)
+    colour_bar(
+        figure, axes, ScalarMappable(norm, colours), f"Difference from random + random ({metric.unit})", **options
+    )
+    unit = "percentage points" if metric.scale == 100 else metric.unit
+    what = "" if metric.name == "headline" else f" of {metric.label}"
     text = (
-        f"Difference from random + random at the same budget in percentage points, {frame['model'][0]} on "
-        f"{frame['train_set'][0]}: mean over seeds of the paired differences. Blue: above it; orange: below. "
+        f"Difference from random + random at the same budget in {unit}{what}, {frame['model'][0]} on "
+        f"{frame['train_set'][0]}: mean over seeds of the paired differences. Blue: better; orange: worse. "
         "Grey, italic: the score of random + random itself. Hatched: missing."
     )
     return Drawing(figure, frame, text)
 
 
-def _draw_block(panel: Axes, block: pl.DataFrame, benchmarks: list[str], norm: TwoSlopeNorm) -> None:
+def _draw_block(panel: Axes, block: pl.DataFrame, benchmarks: list[str], norm: TwoSlopeNorm, colours: Colormap) -> None:
+    decimals = 1 if METRICS[block["metric"][0]].scale == 100 else 2
     labels = list(block["label"].unique(maintain_order=True))
     for row in block.iter_rows(named=True):
         x, y = benchmarks.index(row["benchmark"]), labels.index(row["label"])
@@ -121,9 +129,9 @@ def _draw_block(panel: Axes, block: pl.DataFrame, benchmarks: list[str], norm: T
         if row["mean"] is None:
             edge, options = "#AAAAAA", {"hatch": "/////"}
         elif row["difference"] is None:
-            face, text, style = "#EEEEEE", f"{row['mean']:.1f}", "italic"
+            face, text, style = "#EEEEEE", f"{row['mean']:.{decimals}f}", "italic"
         else:
-            face, text = DIVERGING(norm(row["difference"])), _signed(row["difference"])
+            face, text = colours(norm(row["difference"])), _signed(row["difference"], decimals)
             red, green, blue, _ = face
             colour = BLACK if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
         panel.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=face, edgecolor=edge, linewidth=0.6, **options))
@@ -135,6 +143,6 @@ def _draw_block(panel: Axes, block: pl.DataFrame, benchmarks: list[str], norm: T
     panel.spines[:].set_visible(False)
 
 
-def _signed(difference: float) -> str:
-    rounded = round(difference, 1)
-    return "0.0" if rounded == 0 else f"{rounded:+.1f}".replace("-", "−")
+def _signed(difference: float, decimals: int) -> str:
+    rounded = round(difference, decimals)
+    return f"{0:.{decimals}f}" if rounded == 0 else f"{rounded:+.{decimals}f}".replace("-", "−")

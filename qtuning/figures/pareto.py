@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.text import OffsetFrom
 from matplotlib.ticker import FuncFormatter, LogLocator
 
+from qtuning.experiment.metrics import METRICS
 from qtuning.figures.captions import SPREAD
 from qtuning.figures.marks import Look, assign_looks, describe_looks
 from qtuning.figures.points import facets, pruned, score_label
@@ -33,19 +34,22 @@ def draw_pareto(frame: pl.DataFrame) -> Drawing:
     trained = frame.drop_nulls(["mean", "flops", "seconds"]).filter(pl.col("method") != "zero-shot")
     zero_shot = frame.filter(pl.col("method") == "zero-shot")
     looks, places, data = assign_looks(trained), facets(trained), []
+    upwards = 1 if METRICS[frame["metric"][0]].higher_is_better else -1
     figure, axes = panels(len(places), 2, PAGE, 2.7 * len(places) + 0.4 + 0.14 * -(-len(looks) // 4), sharey="row")
     for row, (title, here) in enumerate(places):
         part = trained.filter(here)
         for index, (cost, unit) in enumerate(COSTS, start=2 * row):
             panel, whole = axes[index], _full_cost(part, cost)
             x = part[cost].to_list() if whole is None else [100 * value / whole for value in part[cost]]
-            front = pareto_front(part.select(cost, "mean").rows())
+            front = pareto_front(part.select(cost, upwards * pl.col("mean")).rows())
             part = part.with_columns(pl.Series(f"{cost}_drawn", x), pl.Series(f"{cost}_front", front))
             drawn = part.with_columns(x=f"{cost}_drawn")
             _dress(panel, drawn["x"], unit if whole is None else f"{unit}, % of full data")
             _draw_points(panel, drawn, looks)
             _draw_front(panel, drawn.filter(front).sort("x", maintain_order=True), looks)
             draw_references(panel, zero_shot.filter(here))
+            if upwards < 0 and not panel.yaxis_inverted():  # panels of a row share the axis
+                panel.invert_yaxis()
             letter(panel, index, title)
         axes[2 * row].set_ylabel(score_label(frame))
         data.append(part)

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from qtuning.experiment.metrics import METRICS
 from qtuning.statistics.summary import AVERAGE, Entry, Summary
 from qtuning.store.lines import FULL, ZERO_SHOT
 from qtuning.tables.costs import cost_of
@@ -16,7 +17,14 @@ SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("train_set", "model", "label", "method", "sample_pruner", "token_pruner"), pl.String),
     **{"sample_ratio": pl.Float64, "token_ratio": pl.Float64, "budget": pl.String, "nominal": pl.Float64},
     **{"variant": pl.String, "training": pl.String, "lambda": pl.Float64, "batch_size": pl.Int64},
-    **{"benchmark": pl.String, "mean": pl.Float64, "sd": pl.Float64, "n_seeds": pl.Int64, "hole": pl.String},
+    **{
+        "benchmark": pl.String,
+        "metric": pl.String,
+        "mean": pl.Float64,
+        "sd": pl.Float64,
+        "n_seeds": pl.Int64,
+        "hole": pl.String,
+    },
     **dict.fromkeys(("flops", "flops_share", "seconds", "seconds_share"), pl.Float64),
 }
 """Columns of `points`.
@@ -52,6 +60,7 @@ def points(summary: Summary) -> pl.DataFrame:
             "lambda": options.get("token", {}).get("lambda"),
             "batch_size": int(batch[1]) if batch else None,
             "benchmark": summary.overall,
+            "metric": summary.metric.name,
         }
         if line.sample_ratio is not None and line.token_ratio is not None:
             row["nominal"] = 100 * line.sample_ratio * line.token_ratio
@@ -84,8 +93,12 @@ def facets(frame: pl.DataFrame) -> list[tuple[str, pl.Expr]]:
 
 def score_label(frame: pl.DataFrame) -> str:
     """The label of the score axis."""
-    benchmark = frame["benchmark"][0]
-    return "Average score (%)" if benchmark == AVERAGE else f"{benchmark_label(benchmark)} (%)"
+    benchmark, metric = frame["benchmark"][0], METRICS[frame["metric"][0]]
+    if metric.name == "headline":
+        return "Average score (%)" if benchmark == AVERAGE else f"{benchmark_label(benchmark)} (%)"
+    whose = "average" if benchmark == AVERAGE else benchmark_label(benchmark)
+    label = f"{metric.label[0].upper()}{metric.label[1:]}"
+    return f"{label}, {whose}{' (%)' if metric.scale == 100 else ''}"
 
 
 def budget_name(sample_ratio: float | None, token_ratio: float | None) -> str:

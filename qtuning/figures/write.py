@@ -7,9 +7,11 @@ from pathlib import Path
 
 import polars as pl
 
+from qtuning.experiment.metrics import MetricName
 from qtuning.experiment.presets import PRESETS
 from qtuning.experiment.quadrants import Naming
 from qtuning.figures.captions import cells_caption, scores_caption
+from qtuning.figures.controls import controlled, draw_controls
 from qtuning.figures.heatmap import heatmaps
 from qtuning.figures.pareto import draw_pareto
 from qtuning.figures.plane import FEWEST, draw_flow, draw_plane
@@ -42,18 +44,23 @@ class Written:
     paths: tuple[Path, ...]
 
 
-def write_figures(experiment: str, store: Store, out: Path, summary: Summary | None = None) -> list[Written]:
+def write_figures(
+    experiment: str, store: Store, out: Path, summary: Summary | None = None, metric: MetricName = "headline"
+) -> list[Written]:
     """Draw every figure that the rows of an experiment allow, to `out`/`experiment`; equal stores give equal bytes.
 
+    metric: a likelihood metric has the figures of scores alone, in `out`/`experiment`.`metric`.
     The folder appears whole or not at all, and figures of an earlier store do not stay behind. Raises UserError if the
     store has no cells of the experiment.
     """
     store.cells_of(experiment)
-    target = Path(out) / experiment
+    target = Path(out) / (experiment if metric == "headline" else f"{experiment}.{metric}")
     written: list[Written] = []
     with atomic_path(target) as temporary:
         temporary.mkdir()
-        for name, drawing, caption in drawings(store, experiment, summary):
+        by_metric = summarise(store.experiment(experiment), metric) if metric != "headline" else None
+        found = drawings(store, experiment, summary) if by_metric is None else _of_scores(by_metric, store)
+        for name, drawing, caption in found:
             paths = save(drawing, temporary, name)
             written.append(Written(name, caption, tuple(target / path.name for path in paths)))
         write_json(temporary / CAPTIONS, {figure.name: figure.caption for figure in written})
@@ -65,7 +72,7 @@ def drawings(store: Store, experiment: str, summary: Summary | None = None) -> I
     cells = store.cells_of(experiment)
     scores = store.scores.filter(pl.col("experiment") == experiment)
     if len(scores):
-        yield from _of_scores(summary or summarise(scores))
+        yield from _of_scores(summary or summarise(scores), store)
     yield from _of_trainings(store, cells)
     found = localised(store.localisation, cells)
     if len(found):
@@ -78,15 +85,18 @@ def drawings(store: Store, experiment: str, summary: Summary | None = None) -> I
         yield "token-kinds", drawing, cells_caption(drawing.text, counted)
 
 
-def _of_scores(summary: Summary) -> Iterator[tuple[str, Drawing, str]]:
-    scores, frame = summary.scores, points(summary)
+def _of_scores(summary: Summary, store: Store) -> Iterator[tuple[str, Drawing, str]]:
+    scores, frame = summary.rows, points(summary)
+    if any(line.control for line in summary.lines) and len(controls := controlled(summary, store.items)):
+        drawing = draw_controls(controls)
+        yield "controls", drawing, scores_caption(drawing.text, scores)
     for name, drawing in score_curves(frame):
         yield name, drawing, scores_caption(drawing.text, scores)
     if len(pruned(frame).drop_nulls(["mean", "flops"])) > 1:
         drawing = draw_pareto(frame)
         yield "pareto", drawing, scores_caption(drawing.text, scores)
     for name, drawing in heatmaps(summary):
-        rows = scores.filter((pl.col("model") == drawing.data["model"][0]) & pl.col("headline"))
+        rows = scores.filter(pl.col("model") == drawing.data["model"][0])
         yield name, drawing, scores_caption(drawing.text, rows)
 
 

@@ -15,6 +15,7 @@ import polars as pl
 
 from qtuning.errors import UserError
 from qtuning.experiment.grid import Grid
+from qtuning.experiment.metrics import METRICS, MetricName
 from qtuning.experiment.yaml_files import nearest
 from qtuning.files import atomic_path, exclusive
 from qtuning.store.collect import collect, collect_items, collect_localisation, collect_planes, collect_steps, thinned
@@ -149,10 +150,17 @@ def write_store(grids: Sequence[Grid], results: Path) -> None:
         _write(merged, results)
 
 
-def export_store(experiments: Sequence[str], results: Path, out: Path, plane_rows: int | None = None) -> None:
+def export_store(
+    experiments: Sequence[str],
+    results: Path,
+    out: Path,
+    plane_rows: int | None = None,
+    metrics: Sequence[MetricName] | None = None,
+) -> None:
     """Copy the rows of these experiments from the store below `results` to one in the folder `out`.
 
     `out` holds nothing else afterwards of what was in its store. plane_rows: thin the planes to so many rows a cell.
+    metrics: the likelihood metrics whose rows are kept in scores and items; None: all. Headline metrics always are.
     Raises UserError for an experiment that is not in the store.
     """
     store = Store(results)
@@ -161,6 +169,10 @@ def export_store(experiments: Sequence[str], results: Path, out: Path, plane_row
     tables = {"scores": store.scores.filter(chosen), "cells": store.cells.filter(chosen)}
     for name, (table, key) in DETAILS.items():
         tables[name] = store.read(name).join(tables[table], on=key, how="semi")
+    if metrics is not None:
+        dropped = pl.col("metric").is_in([name for name in METRICS if name not in metrics])
+        tables["scores"] = tables["scores"].filter(~dropped | pl.col("headline"))
+        tables["items"] = tables["items"].filter(~dropped)
     if plane_rows is not None:
         groups = tables["planes"].group_by("cell", maintain_order=True)
         thin = [thinned(rows, plane_rows) for _, rows in groups]

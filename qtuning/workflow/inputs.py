@@ -32,6 +32,7 @@ from qtuning.experiment.ids import (
     used_train_set,
 )
 from qtuning.experiment.influence import Measurement, measurement_of
+from qtuning.experiment.metrics import EDITIONS
 from qtuning.experiment.references import references_of, with_references
 from qtuning.experiment.yaml_files import nearest
 from qtuning.files import canonical_json
@@ -46,6 +47,7 @@ RULES = frozenset({
     *("all", "configure", "base_model", "prepare", "train", "train_and_keep", "train_and_observe", "measure"),
     *("influence", "evaluate", "localise", "token_kinds", "contamination", "tables", "tables_beside_the_paper"),
     *("localisation_table", "tokens_table", "efficiency_table", "kinds_table", "instrument", "figures"),
+    "likelihood_tables",
 })  # fmt: skip
 
 
@@ -275,6 +277,7 @@ class WorkflowInputs:
         several = grid.evaluation is not None and len(asked.seeds) > 1
         switches = {"localisation": asked.localisation, "tokens": asked.observe, "efficiency": asked.measure}
         switches |= {"instrument": several, "kinds": _knows_kinds(grid)}
+        switches |= dict.fromkeys(EDITIONS, grid.evaluation is not None and grid.evaluation.likelihoods)
         names += [f"{experiment}.{name}" for name, wanted in switches.items() if wanted]
         tables = [self.paths.root / "tables" / f"{name}.md" for name in names]
         return tables if measures_only(grid) else [*tables, self.paths.root / "figures" / experiment]

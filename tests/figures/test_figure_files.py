@@ -59,7 +59,7 @@ def test_captions_explain_what_is_drawn_and_name_what_it_rests_on(written: list[
     assert "seconds are wall seconds of the machine" in captions["pareto"]
     assert "less than a factor of two means little" in captions["pareto"]
     assert "dotted: 5%, the least that a quadrant should hold" in captions["shares"]
-    assert "Blue: above it; orange: below." in captions["heatmap"]
+    assert "Blue: better; orange: worse." in captions["heatmap"]
     assert "2 seeds (0, 1)" in captions["pareto"]
     assert "ARC-E 200 (acc)" in captions["pareto"] and "SQuAD 180 (f1)" in captions["pareto"]
     assert "Evaluation evaluation-1234abcd." in captions["pareto"]

@@ -42,7 +42,7 @@ rule tables:
         ROOT / "logs/tables/{experiment}.log",
     wildcard_constraints:
         # what follows is still a part of the path here, so the name ends at the suffix
-        experiment=r"(?!table(?:[1-589]|1[0-5])(?:-[^/.]+)?\.(?:md|csv|tex|html|cost\.md|cost\.csv)$)[^/]+(?<!\.localisation)(?<!\.tokens)(?<!\.efficiency)(?<!\.instrument)(?<!\.kinds)",
+        experiment=r"(?!table(?:[1-589]|1[0-5])(?:-[^/.]+)?\.(?:md|csv|tex|html|cost\.md|cost\.csv)$)[^/]+(?<!\.localisation)(?<!\.tokens)(?<!\.efficiency)(?<!\.instrument)(?<!\.kinds)(?<!\.nll)(?<!\.p_gold)",
     localrule: True
     conda:
         "../envs/qtuning.yaml"
@@ -81,7 +81,7 @@ use rule tables as tables_beside_the_paper with:
             str(ROOT / "tables/{experiment}"), ".paper.md", ".paper.csv", ".signs.csv"
         ),
     wildcard_constraints:
-        experiment=r"table(?:[1-589]|1[0-5])(?:-[^/]+)?",
+        experiment=r"table(?:[1-589]|1[0-5])(?:-[^/.]+)?",
 
 
 rule localisation_table:
@@ -180,6 +180,38 @@ rule instrument:
     shell:
         "( qtuning collect {wildcards.experiment:q} --results {resources.results:q} {resources.data_dir}"
         " && qtuning instrument {wildcards.experiment:q} --store {resources.results:q} --out {params.out:q} ) > {log:q} 2>&1"
+
+
+rule likelihood_tables:
+    input:
+        lambda wildcards: INPUTS.scores(wildcards.experiment),
+    output:
+        markdown=ROOT / "tables/{experiment}.{metric}.md",
+        csv=ROOT / "tables/{experiment}.{metric}.csv",
+        latex=ROOT / "tables/{experiment}.{metric}.tex",
+        html=report(
+            ROOT / "tables/{experiment}.{metric}.html",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"experiment": "{experiment}, {metric}"},
+        ),
+    log:
+        ROOT / "logs/tables/{experiment}.{metric}.log",
+    wildcard_constraints:
+        metric="nll|p_gold",
+    localrule: True
+    conda:
+        "../envs/qtuning.yaml"
+    resources:
+        results=str(ROOT),
+        data_dir=DATA_DIR,
+    params:
+        title=lambda wildcards: INPUTS.grid(wildcards.experiment).experiment.title,
+    message:
+        "tables of {wildcards.experiment} by {wildcards.metric}"
+    shell:
+        "qtuning tables {wildcards.experiment:q} --metric {wildcards.metric} --results {resources.results:q}"
+        " {resources.data_dir} > {log:q} 2>&1"
 
 
 rule figures:
