@@ -38,9 +38,10 @@ def metric_named(name: str) -> "MetricName":
     from qtuning.experiment.metrics import METRICS
     from qtuning.experiment.yaml_files import nearest
 
-    if name not in METRICS:
+    found = next((known for known in METRICS if known == name), None)
+    if found is None:
         raise UserError(f"--metric = {name!r}: unknown{nearest(name, METRICS)}")
-    return METRICS[name].name
+    return found
 
 
 def set_threads(threads: int) -> None:
