@@ -185,10 +185,11 @@ def _draw_scale(panel: Axes, rows: pl.DataFrame, x: list[int], role: str, look: 
     else:
         for place, low, high in bounded:
             panel.plot([place, place], [low, high], color=look.colour, linewidth=0.7, zorder=3)
-    offset, beside = ((0, 5), {"ha": "center"}) if role == "random" and len(x) > 1 else ((-5, 0), {"ha": "right"})
-    at = {"va": "bottom" if offset[1] else "center_baseline", "xytext": offset, "textcoords": "offset points"}
-    options: dict[str, Any] = {"color": look.colour, "weight": "bold", "path_effects": HALO, "zorder": 6}
-    panel.annotate(role, (x[0], rows["mean"][0]), **at, **beside, **options)
+    options: dict[str, Any] = {"xytext": (-5, 0), "ha": "right", "va": "center_baseline"}
+    if role == "random" and len(x) > 1:
+        options = {"xytext": (0, 5), "ha": "center", "va": "bottom"}
+    options |= {"textcoords": "offset points", "color": look.colour, "weight": "bold"}
+    panel.annotate(role, (x[0], rows["mean"][0]), path_effects=HALO, zorder=6, **options)
 
 
 def _draw_slot(panel: Axes, rows: pl.DataFrame, place: int, looks: dict[str, Look], gap: float) -> None:

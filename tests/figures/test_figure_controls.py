@@ -72,7 +72,7 @@ def test_data_are_the_scores_with_roles(scores: pl.DataFrame, items: pl.DataFram
 def test_curve_and_points_stand_where_the_scores_are(scores: pl.DataFrame, items: pl.DataFrame) -> None:
     drawing = draw_controls(controlled(summarise(scores), items))
     (panel,) = drawing.figure.axes
-    curve = next(line for line in panel.get_lines() if len(line.get_xdata()) == 4)
+    curve = next(line for line in panel.get_lines() if np.size(line.get_xdata()) == 4)
     assert list(np.asarray(curve.get_xdata())) == [0, 1, 2, 3]
     assert list(np.asarray(curve.get_ydata())) == pytest.approx([21, 31, 41, 51])  # the last are the full data
     texts = {text.get_text() for text in panel.texts}
