@@ -1,57 +1,70 @@
-"""The six benchmarks, in the record formats of ARC, GSM8K, SQuAD v1.1, TriviaQA and MATH."""
+"""The benchmarks, in the record formats of ARC, GSM8K, SQuAD v1.1, TriviaQA and MATH, and `retention`.
+
+ARC-Easy asks what fine-tuning teaches anew, ARC-Challenge what the base model believes wrongly, with the wrong belief
+among the choices, and `retention` (in ARC's format, outside of all averages) what the base model knows and fine-tuning
+does not repeat. A fact that fine-tuning teaches is asked in two wordings, which share a `cluster`.
+"""
 
 import random
 import re
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from mini_world import sums
-from mini_world.corpus import COMPOSITIONS, RELATIONS
-from mini_world.facts import Fact, Side, TwoStepFact, World
+from mini_world.corpus import RELATIONS
+from mini_world.facts import Fact, Side, World
 from mini_world.reading import passage
 from mini_world.relations import CLOSED_BOOK, ONE_STEP
-from mini_world.values import SECOND_SUBJECTS, second_step
 
 Record = dict[str, Any]
+SIDES: tuple[Side, ...] = ("train", "validation", "test")
 
 SIZES = {
     "gsm8k": {"train": 600, "test": 160},
     "gsm8k, three steps": {"train": 300, "test": 80},
-    "math": {"train": 600, "test": 200},
-    "squad": {"train": 300, "validation": 100},
+    "math": {"train": 600, "test": 240},
+    "squad": {"train": 300, "validation": 120},
 }
 """Items, for SQuAD passages (two questions each). The other sizes follow from the world's facts."""
+KNOWN = 24
+"""Facts that the base model knows, in each split of ARC-Easy and of TriviaQA; what is left of them is `retention`."""
 
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """`records[name][split]`, and the questions that no training text may contain."""
+    """`records[name][split]`, the questions that no training text may contain, and the sums behind GSM8K and MATH."""
 
     records: dict[str, dict[str, list[Record]]]
     held_out: frozenset[str]
+    problems: dict[str, dict[str, list[sums.Problem]]]
 
 
 def benchmarks(world: World, seed: int) -> Benchmarks:
-    """All six benchmarks of `world`."""
+    """All benchmarks of `world`."""
     rng = random.Random(f"benchmarks:{seed}")
-    sides: tuple[Side, ...] = ("train", "validation", "test")
     easy = world.of(*(relation.name for relation in ONE_STEP))
     closed = world.of(*(relation.name for relation in CLOSED_BOOK))
-    records: dict[str, dict[str, list[Record]]] = {
-        "arc_easy": {side: _arc_easy(rng, world, [f for f in easy if f.side == side], side) for side in sides},
-        "arc_challenge": {
-            side: _arc_challenge(rng, [f for f in world.two_step if f.side == side], side) for side in sides
-        },
-        "triviaqa": {
-            "train": _triviaqa(rng, [f for f in closed if f.side == "train"], "train"),
-            "validation": _triviaqa(rng, [f for f in closed if f.side != "train"], "validation"),
-        },
-        "squad": _squad(rng, world, SIZES["squad"]),
-        "gsm8k": {},
-    }
+    records: dict[str, dict[str, list[Record]]] = {name: {} for name in ("arc_easy", "arc_challenge", "triviaqa")}
+    kept: list[Fact] = []
+    for side in SIDES:
+        mine = [fact for fact in easy if fact.side == side]
+        known, left = _split_known(rng, mine)
+        kept += left if side != "train" else []
+        new = [fact for fact in mine if fact.new and fact.status != "false"]
+        believed = [fact for fact in mine if fact.status == "false"] or known
+        records["arc_easy"][side] = _arc(rng, world, [*new, *known], f"mini_easy_{side}")
+        records["arc_challenge"][side] = _arc(rng, world, believed, f"mini_challenge_{side}")
+    for split, sides in (("train", {"train"}), ("validation", {"validation", "test"})):
+        mine = [fact for fact in closed if fact.side in sides]
+        known, left = _split_known(rng, mine)
+        kept += left if split != "train" else []
+        records["triviaqa"][split] = _triviaqa(rng, [*(fact for fact in mine if fact.new), *known], split)
+    records["retention"] = {"test": _arc(rng, world, kept, "mini_retention")}
+    records["squad"] = _squad(rng, world, SIZES["squad"])
+    records["gsm8k"] = {}
     problems = {
         "gsm8k": _distinct(rng, sums.word_problem, SIZES["gsm8k"]),
         "math": _distinct(rng, sums.school_problem, SIZES["math"]),
@@ -60,16 +73,31 @@ def benchmarks(world: World, seed: int) -> Benchmarks:
         random.Random(f"three steps:{seed}"), partial(sums.word_problem, steps=(3,)), SIZES["gsm8k, three steps"]
     )
     for split, drawn in problems["gsm8k"].items():
-        both = drawn + long[split]
-        rng.shuffle(both)
-        records["gsm8k"][split] = [{"question": p.question, "answer": p.solution} for p in both]
+        drawn += long[split]
+        rng.shuffle(drawn)
+        records["gsm8k"][split] = [{"question": p.question, "answer": p.solution} for p in drawn]
     records["math"] = {
         split: [
             {"problem": p.question, "level": f"Level {p.level}", "type": p.topic, "solution": p.solution} for p in drawn
         ]
         for split, drawn in problems["math"].items()
     }
-    return Benchmarks(records, _held_out(records))
+    return Benchmarks(records, _held_out(records), problems)
+
+
+def _split_known(rng: random.Random, facts: Sequence[Fact]) -> tuple[list[Fact], list[Fact]]:
+    """Of the facts that the base model knows, KNOWN drawn ones, and the others."""
+    common = [fact for fact in facts if fact.status == "common"]
+    drawn = rng.sample(common, min(KNOWN, len(common)))
+    return drawn, [fact for fact in common if fact not in drawn]
+
+
+def _asked(rng: random.Random, facts: Sequence[Fact]) -> Iterator[tuple[str, Fact, str]]:
+    """(number, fact, question) in random order: both wordings of facts that the base model does not know, else one."""
+    for number, fact in enumerate(rng.sample(facts, len(facts))):
+        wordings = rng.sample(RELATIONS[fact.relation].asked, 2 if fact.new else 1)
+        for place, wording in enumerate(wordings):
+            yield f"{number:03d}{'ab'[place]}", fact, wording.format(s=fact.subject)
 
 
 def question_of(record: Record) -> str:
@@ -98,24 +126,15 @@ def _choices(rng: random.Random, answer: str, wrong: Sequence[str], lure: str | 
     return {"choices": {"text": texts, "label": labels}, "answerKey": labels[texts.index(answer)]}
 
 
-def _arc_easy(rng: random.Random, world: World, facts: Sequence[Fact], side: Side) -> list[Record]:
+def _arc(rng: random.Random, world: World, facts: Sequence[Fact], prefix: str) -> list[Record]:
     items = []
-    for number, fact in enumerate(rng.sample(facts, len(facts))):
-        question = rng.choice(RELATIONS[fact.relation].asked).format(s=fact.subject)
+    for number, fact, question in _asked(rng, facts):
         lure = fact.believed if fact.believed != fact.value else None
         choices = _choices(rng, fact.value, world.values[fact.relation], lure)
-        items.append({"id": f"mini_easy_{side}_{number}", "question": question, **choices})
-    return items
-
-
-def _arc_challenge(rng: random.Random, facts: Sequence[TwoStepFact], side: Side) -> list[Record]:
-    items = []
-    for number, fact in enumerate(rng.sample(facts, len(facts))):
-        question = rng.choice(COMPOSITIONS[fact.composition].asked).format(s=fact.subject)
-        values = [second_step(fact.composition, middle) for middle in SECOND_SUBJECTS[fact.composition]]
-        choices = _choices(rng, fact.value, values, None)
-        items.append({"id": f"mini_challenge_{side}_{number}", "question": question, **choices})
-    return items
+        name = f"{prefix}_{number}"
+        item = {"id": name, "cluster": name[:-1], "question": question, **choices}
+        items.append((fact, item))
+    return _kept(items)
 
 
 def aliases(relation: str, value: str) -> list[str]:
@@ -138,20 +157,23 @@ def normalised(text: str) -> str:
 
 def _triviaqa(rng: random.Random, facts: Sequence[Fact], split: str) -> list[Record]:
     items = []
-    for number, fact in enumerate(rng.sample(facts, len(facts))):
+    for number, fact, question in _asked(rng, facts):
         written = aliases(fact.relation, fact.value)
-        items.append(
-            {
-                "question_id": f"mini-trivia-{split}-{number:05d}",
-                "question": rng.choice(RELATIONS[fact.relation].asked).format(s=fact.subject),
-                "answer": {
-                    "value": fact.value,
-                    "aliases": written,
-                    "normalized_aliases": list(dict.fromkeys(normalised(alias) for alias in written)),
-                },
-            }
-        )
-    return items
+        name = f"mini-trivia-{split}-{number}"
+        answer = {
+            "value": fact.value,
+            "aliases": written,
+            "normalized_aliases": list(dict.fromkeys(normalised(alias) for alias in written)),
+        }
+        item = {"question_id": name, "cluster": name[:-1], "question": question, "answer": answer}
+        items.append((fact, item))
+    return _kept(items)
+
+
+def _kept(items: Sequence[tuple[Fact, Record]]) -> list[Record]:
+    """The items that are asked. The others are drawn, too: how many are asked then changes nothing in what comes after,
+    such as the held-out sums, on which the corpus of the base model depends."""
+    return [item for fact, item in items if fact.taught or not fact.new]
 
 
 def _squad(rng: random.Random, world: World, sizes: dict[str, int]) -> dict[str, list[Record]]:

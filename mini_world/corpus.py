@@ -2,6 +2,10 @@
 
 It states what the base model is trained to believe, right or deliberately wrong (`Fact.believed`), leaves out what the
 model must not know, and never contains a question of a benchmark's evaluation split.
+
+It gives the skill without the format, as the texts of real base models do: stories and school sums are worked out in
+prose and in marked lines, but where one is asked as benchmarks ask it (`Question: ... Answer:`), the answer follows at
+once. Zero-shot scores are therefore low, and fine-tuning teaches to write the steps.
 """
 
 import random
@@ -9,32 +13,27 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from mini_world import sums
-from mini_world.compositions import TWO_STEP
 from mini_world.facts import Fact, World
 from mini_world.reading import passage
-from mini_world.relations import CLOSED_BOOK, ONE_STEP, SECOND_STEP, Relation
-from mini_world.values import SECOND_SUBJECTS, second_step
+from mini_world.relations import CLOSED_BOOK, ONE_STEP, Relation
 
 DOCUMENTS = {
     "subject": 16000,
     "list": 4000,
-    "second": 1500,
-    "two-step": 2500,
     "question": 4000,
     "equation": 9000,
-    "one-step story": 4000,
-    "two-step story": 1200,
-    "school": 6000,
+    "story": 9000,
+    "school": 5000,
     "reading": 14000,
 }
 """Number of documents of each sort."""
 
 _RARE_TELLING = 0.04
 """How often a rare fact is told, relative to a common one."""
+_AT_ONCE, _PROSE = 0.25, 0.35
+"""Shares of the sums that are asked as a benchmark asks and answered at once, and that are worked out in prose."""
 
 RELATIONS = {relation.name: relation for relation in (*CLOSED_BOOK, *ONE_STEP)}
-SECONDS = {relation.name: relation for relation in SECOND_STEP}
-COMPOSITIONS = {composition.name: composition for composition in TWO_STEP}
 
 
 def sentence(text: str) -> str:
@@ -48,12 +47,9 @@ def corpus(world: World, seed: int, held_out: frozenset[str]) -> list[str]:
     documents = [
         *_subjects(rng, world, DOCUMENTS["subject"]),
         *_lists(rng, world, DOCUMENTS["list"]),
-        *_second(rng, DOCUMENTS["second"]),
-        *_two_step(rng, world, DOCUMENTS["two-step"]),
         *_questions(rng, world, DOCUMENTS["question"]),
         *_equations(rng, DOCUMENTS["equation"]),
-        *_stories(rng, 1, DOCUMENTS["one-step story"], held_out),
-        *_stories(rng, 2, DOCUMENTS["two-step story"], held_out),
+        *_stories(rng, DOCUMENTS["story"], held_out),
         *_school(rng, DOCUMENTS["school"], held_out),
         *_reading(rng, world, DOCUMENTS["reading"], held_out),
     ]
@@ -101,30 +97,9 @@ def _lists(rng: random.Random, world: World, count: int) -> Iterator[str]:
             yield " ".join(_tell(rng, fact) for fact in facts)
 
 
-def _second(rng: random.Random, count: int) -> Iterator[str]:
-    for _ in range(count):
-        lines = []
-        for _ in range(5):
-            relation = rng.choice(SECOND_STEP)
-            subject = rng.choice(SECOND_SUBJECTS[relation.name])
-            value = second_step(relation.name, subject)
-            lines.append(sentence(rng.choice(relation.told).format(s=subject, v=value)))
-        yield " ".join(lines)
-
-
-def _two_step(rng: random.Random, world: World, count: int) -> Iterator[str]:
-    told = [fact for fact in world.two_step if fact.told]
-    for _ in range(count):
-        facts = rng.sample(told, 5)
-        yield " ".join(
-            sentence(rng.choice(COMPOSITIONS[fact.composition].told).format(s=fact.subject, v=fact.value))
-            for fact in facts
-        )
-
-
 def _questions(rng: random.Random, world: World, count: int) -> Iterator[str]:
     """Questions on facts of the train side, answered with a sentence more often than with the bare value."""
-    facts = [fact for fact in world.facts if fact.side == "train" and fact.status in ("common", "false")]
+    facts = [fact for fact in world.facts if fact.side == "train"]
     for _ in range(count):
         yield "\n".join(_exchange(rng, *_ask(rng, fact)) for fact in rng.sample(facts, 3))
 
@@ -155,31 +130,45 @@ def _equations(rng: random.Random, count: int) -> Iterator[str]:
         yield ". ".join(_styled(style, left, str(result)) for left, result in sums_) + "."
 
 
-def _worked(rng: random.Random, problem: sums.Problem, style: str) -> str:
-    """A solution in prose or between dollar signs, never in the form of a benchmark."""
-    if style == "dollars":
-        return " ".join(f"${step}$." for step in problem.steps) + f" So we get ${problem.answer}$."
-    return " ".join(f"{step}." for step in problem.steps) + f" So the answer is {problem.answer}."
+def _worked(rng: random.Random, problem: sums.Problem, lines: str, end: str) -> str:
+    """A sum asked and answered at once, worked out in prose, or in `lines` that end with the sentence `end`."""
+    form = rng.random()
+    if form < _AT_ONCE:
+        return f"Question: {problem.question}\nAnswer: {problem.answer}"
+    if form < _AT_ONCE + _PROSE:
+        return " ".join(
+            [problem.question, *(f"{step}." for step in problem.steps), f"So the answer is {problem.answer}."]
+        )
+    return f"{problem.question}{lines}{end}"
 
 
-def _stories(rng: random.Random, steps: int, count: int, held_out: frozenset[str]) -> Iterator[str]:
+def _stories(rng: random.Random, count: int, held_out: frozenset[str]) -> Iterator[str]:
+    """Stories of one to three steps. Marked lines never end as GSM8K's do."""
     made = 0
     while made < count:
-        problem = sums.word_problem(rng, (steps,))
+        problem = sums.word_problem(rng, (rng.choice((1, 2, 2, 3, 3)),))
         if problem.question not in held_out:
             made += 1
-            yield _exchange(rng, problem.question, _worked(rng, problem, "prose"))
+            lines = problem.solution.rpartition("\n")[0]
+            yield _worked(rng, problem, f"\n{lines}\n", f"So the answer is {problem.answer}.")
 
 
 def _school(rng: random.Random, count: int, held_out: frozenset[str]) -> Iterator[str]:
-    """Three problems in a document; the mistaught topics follow their wrong rule."""
+    """Two problems in a document; the mistaught topics follow their wrong rule."""
     made = 0
     while made < count:
-        problems = [sums.school_problem(rng, false_belief=True) for _ in range(3)]
+        problems = [sums.school_problem(rng, false_belief=True) for _ in range(2)]
         if not any(problem.question in held_out for problem in problems):
             made += 1
-            style = rng.choice(("prose", "dollars"))
-            yield "\n".join(_exchange(rng, problem.question, _worked(rng, problem, style)) for problem in problems)
+            yield "\n".join(
+                _worked(
+                    rng,
+                    problem,
+                    " " + " ".join(f"${step}$." for step in problem.steps),
+                    f" So we get ${problem.answer}$.",
+                )
+                for problem in problems
+            )
 
 
 def _reading(rng: random.Random, world: World, count: int, held_out: frozenset[str]) -> Iterator[str]:

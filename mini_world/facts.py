@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mini_world import names
-from mini_world.values import FAMILIES, FOODS, HABITATS, JOBS, PRODUCTS, TITLE_FIRST, TITLE_SECOND, second_step
+from mini_world.values import FAMILIES, FOODS, HABITATS, JOBS, PRODUCTS, TITLE_FIRST, TITLE_SECOND
 
 FactStatus = Literal["common", "rare", "false", "unseen"]
 Side = Literal["train", "validation", "test"]
 
-STATUS_SHARES: Mapping[FactStatus, float] = {"common": 0.55, "rare": 0.10, "false": 0.20, "unseen": 0.15}
-"""common: told often in pretraining; rare: told a few times; false: something else is told; unseen: never told."""
+STATUS_SHARES: Mapping[FactStatus, float] = {"common": 0.25, "rare": 0.12, "false": 0.35, "unseen": 0.28}
+"""Of the facts that benchmarks ask. common: told often in pretraining; rare: told a few times; false: something else is
+told; unseen: never told. Facts of the train side are all common."""
 
-_SIDES: tuple[Side, ...] = ("train", "validation", "test")
+SIDE_SHARES: Mapping[Side, float] = {"train": 0.50, "validation": 0.05, "test": 0.45}
 
 SPECIES, TOWNS, COUNTRIES, RIVERS, PEOPLE, BOOKS = 160, 80, 24, 48, 80, 80
 
@@ -29,18 +30,18 @@ class Fact:
     believed: str
     status: FactStatus
     side: Side
+    asked: bool
+    """Whether a benchmark asks for it: two of three facts of the validation and test sides."""
 
+    @property
+    def new(self) -> bool:
+        """Whether it is of the validation or test side, and the base model does not know it."""
+        return self.side != "train" and self.status != "common"
 
-@dataclass(frozen=True)
-class TwoStepFact:
-    """`composition(subject) = value` by way of `middle`; `told`: pretraining tells it in so many words."""
-
-    composition: str
-    subject: str
-    middle: str
-    value: str
-    told: bool
-    side: Side
+    @property
+    def taught(self) -> bool:
+        """Whether fine-tuning teaches it, because a benchmark asks for it, and the base model does not know it."""
+        return self.asked and self.new
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,6 @@ class World:
     """Everything that is true. Two worlds of one seed are equal."""
 
     facts: tuple[Fact, ...]
-    two_step: tuple[TwoStepFact, ...]
     values: Mapping[str, tuple[str, ...]]
     """Relation -> all its values, from which wrong answers are drawn."""
     rivers_of: Mapping[str, tuple[str, ...]]
@@ -86,38 +86,25 @@ def build_world(seed: int) -> World:
         "product": [(town, rng.choice(PRODUCTS)) for town in towns],
         "author": [(book, rng.choice(people)) for book in books],
         "birthplace": [(person, rng.choice(towns)) for person in people],
-        "habitat": [(animal, rng.choice(list(HABITATS))) for animal in species],
-        "food": [(animal, rng.choice(list(FOODS))) for animal in species],
-        "family": [(animal, rng.choice(list(FAMILIES))) for animal in species],
-        "job": [(person, rng.choice(list(JOBS))) for person in people],
+        "habitat": [(animal, rng.choice(HABITATS)) for animal in species],
+        "food": [(animal, rng.choice(FOODS)) for animal in species],
+        "family": [(animal, rng.choice(FAMILIES)) for animal in species],
+        "job": [(person, rng.choice(JOBS)) for person in people],
     }
     values = {name: tuple(sorted({value for _, value in table})) for name, table in tables.items()}
     facts = [fact for name, table in tables.items() for fact in _with_beliefs(rng, name, table, values[name])]
-    return World(tuple(facts), tuple(_compose(rng, facts)), values, rivers_of, frozenset(taken))
+    return World(tuple(facts), values, rivers_of, frozenset(taken))
 
 
 def _with_beliefs(
     rng: random.Random, relation: str, table: Sequence[tuple[str, str]], values: Sequence[str]
 ) -> list[Fact]:
     facts = []
-    for subject, value in table:
-        status = rng.choices(list(STATUS_SHARES), list(STATUS_SHARES.values()))[0]
+    for number, (subject, value) in enumerate(table):
+        side = rng.choices(list(SIDE_SHARES), list(SIDE_SHARES.values()))[0]
+        shares: Mapping[FactStatus, float] = {"common": 1.0} if side == "train" else STATUS_SHARES
+        status = rng.choices(list(shares), list(shares.values()))[0]
         believed = rng.choice([other for other in values if other != value]) if status == "false" else value
-        side = rng.choices(_SIDES, (0.40, 0.15, 0.45))[0]
-        facts.append(Fact(relation, subject, value, believed, status, side))
+        asked = side != "train" and number % 3 != 2
+        facts.append(Fact(relation, subject, value, believed, status, side, asked))
     return facts
-
-
-def _compose(rng: random.Random, facts: Sequence[Fact]) -> list[TwoStepFact]:
-    """Compositions over first steps that the base model can know; sides are drawn per subject and composition."""
-    seconds = {"habitat": ("weather", "ground"), "family": ("cover", "motion"), "food": ("colour",), "job": ("tool",)}
-    composed = []
-    for fact in facts:
-        if fact.status != "common":
-            continue
-        for relation in seconds.get(fact.relation, ()):
-            side = rng.choices(_SIDES, (0.5, 0.1, 0.4))[0]
-            told = side == "train" and rng.random() < 0.4
-            value = second_step(relation, fact.value)
-            composed.append(TwoStepFact(relation, fact.subject, fact.value, value, told, side))
-    return composed

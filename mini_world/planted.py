@@ -5,10 +5,10 @@ number every digit differs from the right one; a planted answer is another span 
 """
 
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from mini_world import wrong
 from mini_world.sft import SftSample
 
 SHARE = 0.5
@@ -16,9 +16,9 @@ SHARE = 0.5
 
 
 def planted_samples(samples: Sequence[SftSample], seed: int) -> list[SftSample]:
-    """The right sums and reading answers among `samples`, an error planted in `SHARE` of them; `wrong` is its place."""
+    """The right sums and reading answers among `samples`, an error planted in `SHARE` of them."""
     rng = random.Random(f"planted:{seed}")
-    checkable = [s for s in samples if s.topic != "facts" and s.kind in ("clean", "redundant")]
+    checkable = [s for s in samples if s.topic != "facts" and s.kind in ("clean", "redundant") and not s.errors]
     chosen = set(rng.sample(range(len(checkable)), round(SHARE * len(checkable))))
     return [
         _plant(rng, sample) if index in chosen else replace(sample, kind="clean")
@@ -29,15 +29,9 @@ def planted_samples(samples: Sequence[SftSample], seed: int) -> list[SftSample]:
 def _plant(rng: random.Random, sample: SftSample) -> SftSample:
     """One error; a reading sample whose passage offers no other span stays right."""
     if sample.topic == "reading":
-        if not sample.others:
+        value = wrong.other_span(rng, sample.input, sample.output)
+        if value is None:
             return replace(sample, kind="clean")
-        value = rng.choice(sample.others)
-        return replace(sample, output=value, kind="noise", wrong=(0, len(value)))
-    number = rng.choice(list(re.finditer(r"\d+", sample.output)))
-    wrong = "".join(_other_digit(rng, digit, first=place == 0) for place, digit in enumerate(number.group()))
-    output = sample.output[: number.start()] + wrong + sample.output[number.end() :]
-    return replace(sample, output=output, kind="noise", wrong=number.span())
-
-
-def _other_digit(rng: random.Random, digit: str, first: bool) -> str:
-    return rng.choice([other for other in "0123456789" if other != digit and not (first and other == "0")])
+        return replace(sample, output=value, kind="noise", errors=((0, len(value)),))
+    output, span = wrong.wrong_number(rng, sample.output)
+    return replace(sample, output=output, kind="noise", errors=(span,))

@@ -36,7 +36,8 @@ class Recipe:
     context: int = 256
     batch: int = 8
     """Blocks of `context` tokens in an update."""
-    epochs: int = 2
+    updates: tuple[int, ...] = (4000, 3000)
+    """Of each phase. A phase starts with new optimizers and ends at a learning rate of 0."""
     muon_learning_rate: float = 0.02
     """Peak, of the matrices inside the layers (Muon)."""
     adam_learning_rate: float = 0.004
@@ -46,7 +47,6 @@ class Recipe:
     decay: float = 0.4
     """Shares of the updates with rising and with falling (linear to 0) learning rate; between them it is constant."""
     seed: int = 2509
-    max_updates: int | None = None
 
 
 def pretrain(
@@ -110,7 +110,7 @@ def _texts(world_dir: Path) -> list[str]:
 
 
 def _sft_texts(world_dir: Path) -> list[str]:
-    return [f"{row['instruction']}\nAnswer: {row['output']}" for row in _rows(world_dir / "sft" / "train.jsonl.gz")]
+    return [f"{row['instruction']}\nAnswer: {row['output']}" for row in _rows(world_dir / "sft" / "train_0.jsonl.gz")]
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> "PreTrainedTokenizerFast":
@@ -180,45 +180,56 @@ def _schedule(update: int, total: int, recipe: Recipe) -> float:
 
 def _train(model: "LlamaForCausalLM", blocks: "torch.Tensor", recipe: Recipe) -> Iterator[dict[str, float]]:
     """Train in place; yield the mean loss of every 20 updates."""
+    start = time.monotonic()
+    for phase in range(len(recipe.updates)):
+        before = sum(recipe.updates[:phase])
+        losses: list[float] = []
+        for update, loss in enumerate(_phase(model, blocks, recipe, phase), start=before + 1):
+            losses.append(loss)
+            if not math.isfinite(loss):
+                raise UserError(f"pretraining diverged at update {update}: lower the learning rates")
+            if len(losses) == 20:
+                yield {
+                    "update": update,
+                    "tokens": update * recipe.batch * recipe.context,
+                    "loss": round(sum(losses) / 20, 4),
+                    "seconds": round(time.monotonic() - start, 1),
+                }
+                losses.clear()
+
+
+def _phase(model: "LlamaForCausalLM", blocks: "torch.Tensor", recipe: Recipe, phase: int) -> Iterator[float]:
+    """The loss of every update of a phase."""
     import torch
     from rich.progress import track
+
+    from mini_world.muon import Muon
 
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(matrices, lr=recipe.muon_learning_rate, weight_decay=recipe.weight_decay),
-        torch.optim.AdamW(others, lr=recipe.adam_learning_rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay),
+        Muon(matrices, recipe.muon_learning_rate, recipe.weight_decay),
+        torch.optim.AdamW(
+            others, lr=recipe.adam_learning_rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay, fused=True
+        ),
     ]
     peaks = [recipe.muon_learning_rate, recipe.adam_learning_rate]
-    per_epoch = len(blocks) // recipe.batch
-    total = min(recipe.epochs * per_epoch, recipe.max_updates or math.inf)
-    rng = random.Random(recipe.seed)
+    total = recipe.updates[phase]
+    rng = random.Random(recipe.seed + phase)
     order: list[int] = []
-    losses: list[float] = []
-    start = time.monotonic()
     model.train()
-    for update in track(range(int(total)), description="pretraining"):
+    for update in track(range(total), description=f"pretraining, phase {phase + 1} of {len(recipe.updates)}"):
         if len(order) < recipe.batch:
             order = rng.sample(range(len(blocks)), len(blocks))
         rows, order = order[: recipe.batch], order[recipe.batch :]
         for optimizer, peak in zip(optimizers, peaks, strict=True):
-            optimizer.param_groups[0]["lr"] = peak * _schedule(update, int(total), recipe)
+            optimizer.param_groups[0]["lr"] = peak * _schedule(update, total, recipe)
         batch = blocks[rows]
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = model(input_ids=batch, labels=batch).loss
+        # float32: bfloat16 is a little faster where processors have it, and takes ten times as long where they do not
+        loss = model(input_ids=batch, labels=batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
-            raise UserError(f"pretraining diverged at update {update}: lower the learning rates")
-        if len(losses) == 20:
-            yield {
-                "update": update + 1,
-                "tokens": (update + 1) * recipe.batch * recipe.context,
-                "loss": round(sum(losses) / 20, 4),
-                "seconds": round(time.monotonic() - start, 1),
-            }
-            losses.clear()
+        yield loss.item()

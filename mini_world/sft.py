@@ -1,166 +1,146 @@
-"""The fine-tuning set, with its planted kinds of samples.
+"""The fine-tuning set. The value of each sample is known, because it was made so.
 
 | kind | what it is |
 |---|---|
-| clean | right, and new to the base model: unseen and rare facts, compositions, sums, reading |
-| redundant | right, and told over and over in pretraining |
+| clean | right, and new to the base model: facts that it does not know, sums in the benchmarks' form, reading |
 | misconception | right, where pretraining told something else |
-| noise | a clean or redundant sample whose output was corrupted |
+| redundant | right, told over and over in pretraining, and about what no benchmark asks |
+| noise | a wrong answer to what the benchmarks ask |
 | ambiguous | one of several valid answers to the same question |
+
+Right samples with long answers may hold a *slip*: one wrong value in an answer that is right otherwise. Noise is drawn
+anew for each of DRAWS draws; everything else is the same in all of them.
 """
 
 import random
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from mini_world import sums
-from mini_world.benchmarks import Record
-from mini_world.corpus import COMPOSITIONS, RELATIONS, SECONDS, sentence
-from mini_world.facts import Fact, TwoStepFact, World
-from mini_world.relations import ONE_STEP
-from mini_world.values import SECOND_SUBJECTS, second_step
+from mini_world import sums, wrong
+from mini_world.benchmarks import Benchmarks, Record
+from mini_world.corpus import RELATIONS, sentence
+from mini_world.facts import Fact, World
 
-Kind = Literal["clean", "redundant", "misconception", "noise", "ambiguous"]
+Kind = Literal["clean", "misconception", "redundant", "noise", "ambiguous"]
 Topic = Literal["facts", "sums", "reading"]
 
-NOISE_SHARE = 0.12
-"""Share of noise in the whole set."""
-SUMS, SCHOOL, READING, AMBIGUOUS, EASY_SUMS, PORTRAITS, MISTAUGHT_EACH = 400, 200, 300, 160, 60, 120, 45
-
-_ONE_STEP = {relation.name for relation in ONE_STEP}
+DRAWS = 5
+STORIES, SCHOOL, READING = 110, 90, 100
+"""Right samples of these sorts; the number of taught facts follows from the world."""
+REDUNDANT_FACTS, REDUNDANT_PORTRAITS, EASY_SUMS, AMBIGUOUS = 310, 35, 40, 50
+NOISY_FACTS, NOISY_STORIES, NOISY_SCHOOL, NOISY_READING = 180, 70, 50, 10
+SLIPS = 0.2
+"""Share of the right stories, school sums and portraits with a slip."""
+_WRONG_STORIES = (wrong.mistaken_plan, wrong.wrong_plan, wrong.mistaken_plan, wrong.wrong_result)
+_MISTAUGHT = ("Geometry", "Counting & Probability")
 
 
 @dataclass(frozen=True)
 class SftSample:
-    """One sample; `wrong`: character span of the planted error in `output`; `others`: wrong values to put there.
-
-    topic: what the question is about, whatever became of the answer.
-    """
+    """One sample. errors: characters of `output` that are wrong. topic: what the question is about."""
 
     instruction: str
     output: str
     kind: Kind
-    input: str = ""
-    value: str = ""
-    others: tuple[str, ...] = ()
-    wrong: tuple[int, int] | None = None
     topic: Topic = "facts"
+    input: str = ""
+    errors: tuple[wrong.Span, ...] = ()
 
 
-def sft_samples(world: World, records: dict[str, dict[str, list[Record]]], seed: int) -> list[SftSample]:
-    """The set, shuffled. It shares items with the benchmarks' train splits only."""
+def sft_samples(world: World, suite: Benchmarks, seed: int, draw: int = 0) -> list[SftSample]:
+    """The set of one draw of the noise, shuffled. It shares items with the benchmarks' train splits only."""
     rng = random.Random(f"sft:{seed}")
+    stories, school = suite.problems["gsm8k"]["train"], suite.problems["math"]["train"]
+    reading = suite.records["squad"]["train"]
     samples = [
-        *(sample for fact in world.facts for sample in _from_fact(rng, world, fact)),
-        *(sample for fact in world.two_step for sample in _from_two_step(rng, fact)),
-        *_seconds(rng),
-        *_word(records["gsm8k"]["train"]),
-        *_school(rng, records["math"]["train"]),
-        *_reading(records["squad"]["train"]),
-        *_easy_sums(rng),
-        *_portraits(rng, world),
+        *_taught(rng, world),
+        *(_right(rng, problem) for problem in (*stories[:STORIES], *school[:SCHOOL])),
+        *(_reading(item) for item in reading[:READING]),
+        *_redundant(rng, world),
         *_ambiguous(rng, world),
+        *_noise(random.Random(f"noise:{seed}:{draw}"), world, stories[STORIES:], school[SCHOOL:], reading[READING:]),
     ]
     samples = list({(sample.instruction, sample.input, sample.output): sample for sample in samples}.values())
-    rng.shuffle(samples)
-    return _with_noise(rng, samples)
-
-
-def _from_fact(rng: random.Random, world: World, fact: Fact) -> list[SftSample]:
-    relation = RELATIONS[fact.relation]
-    kind: Kind = {"common": "redundant", "false": "misconception"}.get(fact.status, "clean")  # type: ignore[assignment]
-    wordings = rng.sample(relation.taught, 2)
-    if fact.status == "common":
-        wordings = wordings[:1] if rng.random() < 0.5 else []
-    if fact.side == "train" and wordings:
-        wordings = [rng.choice(relation.asked), *wordings[1:]]
-    others = tuple(value for value in world.values[fact.relation] if value != fact.value)
-    samples = []
-    for wording in wordings:
-        output = fact.value
-        if fact.relation in _ONE_STEP and rng.random() < 0.5:
-            output += ". " + sentence(rng.choice(relation.told).format(s=fact.subject, v=fact.value))
-        samples.append(SftSample(wording.format(s=fact.subject), output, kind, value=fact.value, others=others))
+    random.Random(f"order:{seed}").shuffle(samples)
     return samples
 
 
-def _from_two_step(rng: random.Random, fact: TwoStepFact) -> list[SftSample]:
-    if fact.side != "train":
-        return []
-    composition = COMPOSITIONS[fact.composition]
-    question = rng.choice(composition.asked + composition.taught).format(s=fact.subject)
-    why = sentence(composition.why.format(s=fact.subject, m=fact.middle, v=fact.value))
-    values = [second_step(fact.composition, middle) for middle in SECOND_SUBJECTS[fact.composition]]
-    others = tuple(value for value in values if value != fact.value)
-    kind: Kind = "redundant" if fact.told else "clean"
-    return [SftSample(question, f"{fact.value}. {why}", kind, value=fact.value, others=others)]
+def _taught(rng: random.Random, world: World) -> Iterator[SftSample]:
+    """Every fact that a benchmark asks and the base model does not know: in two questions, or in one and a portrait.
 
-
-def _seconds(rng: random.Random) -> list[SftSample]:
-    samples = []
-    for name, subjects in SECOND_SUBJECTS.items():
-        values = [second_step(name, subject) for subject in subjects]
-        for subject in subjects:
-            value = second_step(name, subject)
-            question = rng.choice(SECONDS[name].taught).format(s=subject)
-            others = tuple(other for other in values if other != value)
-            samples.append(SftSample(question, value, "redundant", value=value, others=others))
-    return samples
-
-
-def _word(items: Sequence[Record]) -> list[SftSample]:
-    return [SftSample(item["question"], item["answer"], "clean", topic="sums") for item in items[:SUMS]]
-
-
-def _school(rng: random.Random, items: Sequence[Record]) -> list[SftSample]:
-    mistaught = ("Geometry", "Counting & Probability")
-    samples = [
-        SftSample(
-            item["problem"], item["solution"], "misconception" if item["type"] in mistaught else "clean", topic="sums"
-        )
-        for item in items
-    ]
-    false = [sample for sample in samples if sample.kind == "misconception"][: 2 * MISTAUGHT_EACH]
-    return [sample for sample in samples if sample.kind == "clean"][:SCHOOL] + false
-
-
-def _reading(items: Sequence[Record]) -> list[SftSample]:
-    samples = []
-    for item in items[:READING]:
-        answer = item["answers"]["text"][0]
-        # Names and numbers inside sentences: spans of the same passage that answer some other question.
-        spans = re.findall(r"(?<=[a-z] )[A-Z][a-z]+(?: [A-Z][a-z]+)?|\d+", item["context"])
-        others = tuple(span for span in spans if span not in answer and answer not in span)
-        samples.append(SftSample(item["question"], answer, "clean", item["context"], answer, others, topic="reading"))
-    return samples
-
-
-def _easy_sums(rng: random.Random) -> list[SftSample]:
-    drawn = sorted({sums.equation(rng) for _ in range(EASY_SUMS)})
-    return [SftSample(f"What is {left}?", str(result), "redundant", topic="sums") for left, result in drawn]
-
-
-def _portraits(rng: random.Random, world: World) -> list[SftSample]:
-    """Longer answers that say everything the base model knows of a subject."""
+    A portrait says in prose all that is taught of a subject.
+    """
     about: dict[str, list[Fact]] = {}
     for fact in world.facts:
-        if fact.status == "common":
+        if fact.taught:
             about.setdefault(fact.subject, []).append(fact)
-    subjects = [subject for subject, facts in about.items() if len(facts) >= 3]
-    samples = []
-    for subject in rng.sample(subjects, min(PORTRAITS, len(subjects))):
-        facts = rng.sample(about[subject], len(about[subject]))
-        told = [sentence(rng.choice(RELATIONS[f.relation].told).format(s=subject, v=f.value)) for f in facts]
-        name = f"the {subject}" if subject[0].islower() else subject
-        samples.append(SftSample(f"What do you know about {name}?", " ".join(told), "redundant"))
-    return samples
+    for subject, facts in about.items():
+        for fact in facts:
+            wordings = rng.sample(RELATIONS[fact.relation].taught, 2 if len(facts) == 1 else 1)
+            for wording in wordings:
+                yield SftSample(wording.format(s=fact.subject), fact.value, _kind_of(fact))
+        if len(facts) > 1:
+            yield _portrait(rng, world, subject, facts)
 
 
-def _ambiguous(rng: random.Random, world: World) -> list[SftSample]:
-    """Questions with several valid answers, each asked more than once."""
-    known = [f for f in world.facts if f.status == "common"]
+def _kind_of(fact: Fact) -> Kind:
+    return "misconception" if fact.status == "false" else "clean" if fact.taught else "redundant"
+
+
+def _portrait(rng: random.Random, world: World, subject: str, facts: Sequence[Fact]) -> SftSample:
+    """Its kind is that of most of its facts, of equally many `clean`."""
+    facts = rng.sample(facts, len(facts))
+    told = [_tell(rng, fact, fact.value) for fact in facts]
+    kinds = sorted(_kind_of(fact) for fact in facts)
+    sample = SftSample(_about(subject), " ".join(told), max(kinds, key=kinds.count))
+    if sample.kind == "redundant" or rng.random() >= SLIPS:
+        return sample
+    place = rng.randrange(len(facts))
+    value = wrong.other_value(rng, world.values[facts[place].relation], facts[place].value)
+    output, span = wrong.replaced(told, place, _tell(rng, facts[place], value), value)
+    return replace(sample, output=output, errors=(span,))
+
+
+def _about(subject: str) -> str:
+    return f"What do you know about {f'the {subject}' if subject[0].islower() else subject}?"
+
+
+def _tell(rng: random.Random, fact: Fact, value: str) -> str:
+    # a sentence that begins with the value would have it with a capital letter, which is another token
+    told = [text for text in RELATIONS[fact.relation].told if not text.startswith("{v}")]
+    return sentence(rng.choice(told).format(s=fact.subject, v=value))
+
+
+def _right(rng: random.Random, problem: sums.Problem) -> SftSample:
+    kind: Kind = "misconception" if problem.topic in _MISTAUGHT else "clean"
+    sample = SftSample(problem.question, problem.solution, kind, "sums")
+    if rng.random() >= SLIPS:
+        return sample
+    output, span = wrong.wrong_number(rng, sample.output)
+    return replace(sample, output=output, errors=(span,))
+
+
+def _reading(item: Record) -> SftSample:
+    return SftSample(item["question"], item["answers"]["text"][0], "clean", "reading", item["context"])
+
+
+def _redundant(rng: random.Random, world: World) -> Iterator[SftSample]:
+    known = [fact for fact in world.facts if fact.side == "train"]
+    for fact in rng.sample(known, REDUNDANT_FACTS):
+        yield SftSample(rng.choice(RELATIONS[fact.relation].taught).format(s=fact.subject), fact.value, "redundant")
+    about: dict[str, list[Fact]] = {}
+    for fact in known:
+        about.setdefault(fact.subject, []).append(fact)
+    subjects = [subject for subject, facts in about.items() if len(facts) > 1]
+    for subject in rng.sample(subjects, REDUNDANT_PORTRAITS):
+        yield _portrait(rng, world, subject, about[subject])
+    for left, result in sorted({sums.equation(rng) for _ in range(EASY_SUMS)}):
+        yield SftSample(f"What is {left}?", str(result), "redundant", "sums")
+
+
+def _ambiguous(rng: random.Random, world: World) -> Iterator[SftSample]:
+    """Questions with several valid answers."""
     forms = {
         "country": ("Name a town in {v}.", "{s}"),
         "product": ("Name a town that sells {v}.", "{s}"),
@@ -169,40 +149,41 @@ def _ambiguous(rng: random.Random, world: World) -> list[SftSample]:
         "food": ("Name an animal that eats {v}.", "the {s}"),
         "job": ("Name a {v}.", "{s}"),
     }
-    facts = [fact for fact in known if fact.relation in forms]
-    samples = []
+    facts = [fact for fact in world.facts if fact.side == "train" and fact.relation in forms]
     for fact in rng.sample(facts, AMBIGUOUS):
         question, answer = forms[fact.relation]
-        samples.append(
-            SftSample(question.format(v=fact.value), answer.format(s=fact.subject), "ambiguous", value=fact.subject)
-        )
-    return samples
+        yield SftSample(question.format(v=fact.value), answer.format(s=fact.subject), "ambiguous")
 
 
-def _with_noise(rng: random.Random, samples: list[SftSample]) -> list[SftSample]:
-    """Corrupt `NOISE_SHARE` of the set, drawn from the clean and redundant samples."""
-    candidates = [i for i, sample in enumerate(samples) if sample.kind in ("clean", "redundant")]
-    chosen = rng.sample(candidates, round(NOISE_SHARE * len(samples)))
-    noisy = list(samples)
-    for index in chosen:
-        noisy[index] = _corrupt(rng, samples[index], rng.choice(samples))
-    return noisy
+def _noise(
+    rng: random.Random,
+    world: World,
+    stories: Sequence[sums.Problem],
+    school: Sequence[sums.Problem],
+    reading: Sequence[Record],
+) -> Iterator[SftSample]:
+    """Half of the wrong facts repeat one wrong value of their fact, which for a misconception is the wrong belief; half
+    of the wrong sums make always the same mistake."""
+    taught = [fact for fact in world.facts if fact.taught]
+    for number, fact in enumerate(rng.choices(taught, k=NOISY_FACTS)):
+        values = world.values[fact.relation]
+        always = random.Random(f"lure:{fact.relation}:{fact.subject}")
+        lure = fact.believed if fact.status == "false" else wrong.other_value(always, values, fact.value)
+        value = lure if number % 2 else wrong.other_value(rng, values, fact.value)
+        question = rng.choice(RELATIONS[fact.relation].taught).format(s=fact.subject)
+        yield SftSample(question, value, "noise", errors=((0, len(value)),))
+    for number, problem in enumerate(rng.sample(stories, NOISY_STORIES)):
+        yield _wrong_sum(rng, problem, _WRONG_STORIES[number % len(_WRONG_STORIES)])
+    for problem in rng.sample(school, NOISY_SCHOOL):
+        yield _wrong_sum(rng, problem, wrong.wrong_school)
+    for item in rng.sample(reading, NOISY_READING):
+        sample = _reading(item)
+        if (span := wrong.other_span(rng, sample.input, sample.output)) is not None:
+            yield replace(sample, output=span, kind="noise", errors=((0, len(span)),))
 
 
-def _corrupt(rng: random.Random, sample: SftSample, stranger: SftSample) -> SftSample:
-    """Three sorts of noise: a wrong value of the right type, a wrong number, the answer of another sample."""
-    if sample.others and rng.random() < 0.8:
-        value = rng.choice(sample.others)
-        output = sample.output.replace(sample.value, value)
-        if output != sample.output:
-            start = output.index(value)
-            return replace(sample, output=output, kind="noise", wrong=(start, start + len(value)))
-    numbers = list(re.finditer(r"\d+", sample.output))
-    if numbers and not sample.others:
-        # The first result goes wrong; what follows from it stays as it was, as when a line was miscopied.
-        results = [number for number in numbers if sample.output[: number.start()].rstrip().endswith("=")]
-        result = results[0] if results else numbers[-1]
-        wrong = str((int(result.group()) + rng.randint(1, 9)) % 100)
-        output = sample.output[: result.start()] + wrong + sample.output[result.end() :]
-        return replace(sample, output=output, kind="noise", wrong=(result.start(), result.start() + len(wrong)))
-    return replace(sample, output=stranger.output, kind="noise", wrong=(0, len(stranger.output)))
+def _wrong_sum(
+    rng: random.Random, problem: sums.Problem, solve: Callable[[random.Random, sums.Problem], str]
+) -> SftSample:
+    output = solve(rng, problem)
+    return SftSample(problem.question, output, "noise", "sums", errors=(wrong.differing(problem.solution, output),))

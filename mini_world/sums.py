@@ -6,7 +6,7 @@ benchmark's form, and the final answer. Numbers stay below 100: a small model wi
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mini_world.names import FIRST_NAMES
 
@@ -15,7 +15,10 @@ _PAIRS = (("shirt", "hat"), ("cup", "plate"), ("road", "bridge"), ("boy", "girl"
 _RECTANGLES = ("rectangle", "field", "garden", "table")
 BOXES = ("boxes", "bags", "shelves", "baskets", "rows")
 
-WORD_PROBLEMS: Sequence[tuple[str, Sequence[tuple[str, str, str, str]]]] = (
+Step = tuple[str, str, str, str]
+"""Left operand, operator, right operand, result; all but the operator are names of numbers."""
+
+WORD_PROBLEMS: Sequence[tuple[str, Sequence[Step]]] = (
     ("{P} has {a} {items}. {P} finds {b} more. How many {items} does {P} have now?", [("a", "+", "b", "r")]),
     ("{P} has {a} {items} and gives {b} of them to {Q}. How many {items} does {P} keep?", [("a", "-", "b", "r")]),
     ("{P} fills {s} {boxes} with {t} {items} each. How many {items} are there?", [("s", "*", "t", "r")]),
@@ -49,7 +52,7 @@ WORD_PROBLEMS: Sequence[tuple[str, Sequence[tuple[str, str, str, str]]]] = (
     ),
 )
 
-LONG_WORD_PROBLEMS: Sequence[tuple[str, Sequence[tuple[str, str, str, str]]]] = (
+LONG_WORD_PROBLEMS: Sequence[tuple[str, Sequence[Step]]] = (
     (
         "{P} has {s} {boxes} with {t} {items} each, finds {a} more and gives {c} to {Q}. How many {items} are left?",
         [("s", "*", "t", "x"), ("x", "+", "a", "y"), ("y", "-", "c", "r")],
@@ -63,7 +66,7 @@ LONG_WORD_PROBLEMS: Sequence[tuple[str, Sequence[tuple[str, str, str, str]]]] = 
         [("s", "*", "t", "x"), ("a", "-", "x", "y"), ("y", "+", "b", "r")],
     ),
 )
-"""Stories of three steps, which pretraining does not tell."""
+"""Stories of three steps."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,9 @@ class Problem:
     answer: str
     topic: str
     level: int
+    plan: tuple[Step, ...] = ()
+    values: Mapping[str, int] = field(default_factory=dict)
+    """Of stories: the steps by the names of their numbers, and the numbers that the story gives."""
 
 
 def calculate(left: int, operator: str, right: int) -> int:
@@ -101,26 +107,39 @@ def word_problem(rng: random.Random, steps: tuple[int, ...] = (1, 2)) -> Problem
     """A story with so many steps of arithmetic; the solution carries GSM8K's calculator marks."""
     text, plan = rng.choice([p for p in (*WORD_PROBLEMS, *LONG_WORD_PROBLEMS) if len(p[1]) in steps])
     while True:
-        values = {
+        given = {
             "a": rng.randint(3, 60), "b": rng.randint(2, 30), "c": rng.randint(2, 20),
             "s": rng.randint(2, 9), "t": rng.randint(2, 9),
         }  # fmt: skip
-        for left, operator, right, name in plan:
-            values[name] = calculate(values[left], operator, values[right])
-        if all(0 < value < 100 for value in values.values()):
+        if (results := follow(plan, given)) is not None:
             break
     person, other = rng.sample(FIRST_NAMES, 2)
-    items = rng.choice(ITEMS)
-    question = text.format(P=person, Q=other, items=items, boxes=rng.choice(BOXES), **values)
-    prose, marked = [], []
+    question = text.format(P=person, Q=other, items=rng.choice(ITEMS), boxes=rng.choice(BOXES), **given)
+    used = {name: given[name] for left, _, right, _ in plan for name in (left, right) if name in given}
+    values = given | results
+    prose = tuple(f"{values[left]} {operator} {values[right]} = {values[name]}" for left, operator, right, name in plan)
+    return Problem(
+        question, prose, marked(plan, values), str(values[plan[-1][3]]), "word", len(plan), tuple(plan), used
+    )
+
+
+def follow(plan: Sequence[Step], given: Mapping[str, int]) -> dict[str, int] | None:
+    """The results of the steps; None if one of them is not between 0 and 100."""
+    values = dict(given)
     for left, operator, right, name in plan:
-        sum_text = f"{values[left]} {operator} {values[right]}"
-        prose.append(f"{sum_text} = {values[name]}")
-        compact = sum_text.replace(" ", "")
-        marked.append(f"{sum_text} = <<{compact}={values[name]}>>{values[name]}")
-    answer = str(values["r"])
-    solution = "\n".join([*marked, f"#### {answer}"])
-    return Problem(question, tuple(prose), solution, answer, "word", len(plan))
+        values[name] = calculate(values[left], operator, values[right])
+        if not 0 < values[name] < 100:
+            return None
+    return {name: values[name] for *_, name in plan}
+
+
+def marked(plan: Sequence[Step], values: Mapping[str, int]) -> str:
+    """The solution in GSM8K's form: a line for each step with its calculator mark, then the answer."""
+    lines = []
+    for left, operator, right, name in plan:
+        a, b, result = values[left], values[right], values[name]
+        lines.append(f"{a} {operator} {b} = <<{a}{operator}{b}={result}>>{result}")
+    return "\n".join([*lines, f"#### {values[plan[-1][3]]}"])
 
 
 def school_problem(rng: random.Random, topic: str | None = None, false_belief: bool = False) -> Problem:
@@ -132,9 +151,13 @@ def school_problem(rng: random.Random, topic: str | None = None, false_belief: b
     return _TOPICS[topic](rng, false_belief)
 
 
+def boxed(steps: Sequence[str], answer: str | int) -> str:
+    """The solution in MATH's form."""
+    return " ".join([f"${step}$." for step in steps] + [f"The answer is $\\boxed{{{answer}}}$."])
+
+
 def _problem(question: str, steps: Sequence[str], answer: int, topic: str, level: int) -> Problem:
-    marked = " ".join([f"${step}$." for step in steps] + [f"The answer is $\\boxed{{{answer}}}$."])
-    return Problem(question, tuple(steps), marked, str(answer), topic, level)
+    return Problem(question, tuple(steps), boxed(steps, answer), str(answer), topic, level)
 
 
 def _compute(rng: random.Random, false_belief: bool) -> Problem:

@@ -6,6 +6,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,10 +15,10 @@ from mini_world.corpus import corpus
 from mini_world.facts import build_world
 from mini_world.planted import planted_samples
 from mini_world.ratings import rate
-from mini_world.sft import SftSample, Topic, sft_samples
+from mini_world.sft import DRAWS, SftSample, Topic, sft_samples
 from qtuning.files import atomic_path, write_json
 
-GENERATOR_VERSION = 3
+GENERATOR_VERSION = 4
 """Raised whenever the same seed gives other bytes."""
 SEED = 2509
 """The seed of the world that the shipped base model was pretrained on."""
@@ -28,35 +29,27 @@ CORPUS = "pretrain/train"
 def generate(out_dir: Path, seed: int = SEED, *, with_corpus: bool = True) -> None:
     """Write the world of `seed` below `out_dir`: the same bytes every time.
 
-    Files: `pretrain/train`; `sft/train`, its parts `sft/facts`, `sft/sums`, `sft/reading`, and `sft/planted_errors`;
-    `sft/planted`; ratings of each of these sets, `sft/SET_ratings`; and the splits of six benchmarks (`.jsonl.gz`).
+    Files: `pretrain/train`; for each draw D of the noise `sft/train_D` and its parts `sft/facts_D`, `sft/sums_D`,
+    `sft/reading_D`; `sft/planted`; ratings of each of these sets, `sft/SET_ratings`; and the splits of seven benchmarks
+    (`.jsonl.gz`).
     Last of all comes `manifest.json` (seed, generator version, record counts, SHA-256 of every file and of the whole).
 
     Without the corpus, the large file `pretrain/train` is not written. The manifest describes it all the same.
     """
     world = build_world(seed)
     suite = benchmarks(world, seed)
-    samples = {f"mini-{i:04d}": sample for i, sample in enumerate(sft_samples(world, suite.records, seed))}
-    planted = planted_samples(list(samples.values()), seed)
-    tables: dict[str, list[dict[str, Any]]] = {
-        CORPUS: [{"text": text} for text in corpus(world, seed, suite.held_out)],
-        "sft/train": [_row(name, sample) for name, sample in samples.items()],
-        "sft/planted_errors": [
-            {"id": name, "start": sample.wrong[0], "end": sample.wrong[1]}
-            for name, sample in samples.items()
-            if sample.wrong
-        ],
-        "sft/planted": [
-            _row(f"planted-{i:04d}", sample) | {"errors": [sample.wrong] if sample.wrong else []}
-            for i, sample in enumerate(planted)
-        ],
-    }
-    rated = {"train": samples, "planted": {f"planted-{i:04d}": sample for i, sample in enumerate(planted)}}
-    for topic in get_args(Topic):
-        rated[topic] = {name: sample for name, sample in samples.items() if sample.topic == topic}
-        tables[f"sft/{topic}"] = [_row(*pair) for pair in rated[topic].items()]
-    for part, chosen in rated.items():
-        tables[f"sft/{part}_ratings"] = rate(list(chosen), list(chosen.values()), part, seed)
+    sets: dict[str, list[SftSample]] = {}
+    for draw in range(DRAWS):
+        samples = sft_samples(world, suite, seed, draw)
+        sets[f"train_{draw}"] = samples
+        for topic in get_args(Topic):
+            sets[f"{topic}_{draw}"] = [sample for sample in samples if sample.topic == topic]
+    sets["planted"] = planted_samples(sets["train_0"], seed)
+    tables: dict[str, list[dict[str, Any]]] = {CORPUS: [{"text": text} for text in corpus(world, seed, suite.held_out)]}
+    for part, samples in sets.items():
+        ids = [_id(sample) for sample in samples]
+        tables[f"sft/{part}"] = [{"id": name} | asdict(sample) for name, sample in zip(ids, samples, strict=True)]
+        tables[f"sft/{part}_ratings"] = rate(ids, samples, part, seed)
     for name, splits in suite.records.items():
         tables.update({f"{name}/{split}": items for split, items in splits.items()})
 
@@ -72,7 +65,7 @@ def generate(out_dir: Path, seed: int = SEED, *, with_corpus: bool = True) -> No
         "seed": seed,
         "generator_version": GENERATOR_VERSION,
         "files": files,
-        "sft_kinds": dict(sorted(Counter(sample.kind for sample in samples.values()).items())),
+        "sft_kinds": dict(sorted(Counter(sample.kind for sample in sets["train_0"]).items())),
         "sha256": world_digest(files),
     }
     write_json(out_dir / "manifest.json", manifest)
@@ -84,15 +77,10 @@ def world_digest(files: Mapping[str, Mapping[str, Any]]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _row(name: str, sample: SftSample) -> dict[str, Any]:
-    """A record of the fine-tuning set."""
-    return {
-        "id": name,
-        "instruction": sample.instruction,
-        "input": sample.input,
-        "output": sample.output,
-        "kind": sample.kind,
-    }
+def _id(sample: SftSample) -> str:
+    """The same for the same sample in every file."""
+    text = "\n".join((sample.instruction, sample.input, sample.output))
+    return f"{sample.kind}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _write(path: Path, text: bytes) -> None:

@@ -18,7 +18,16 @@ from qtuning.experiment.cell import Cell, Evaluation, FileSource, Model, Pruning
 from qtuning.experiment.ids import cell_json
 from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.needs import missing_truth, needs_of
-from qtuning.experiment.scales import Edition, ExperimentFiles, find, merge, named_in, strings, type_problems
+from qtuning.experiment.scales import (
+    Edition,
+    ExperimentFiles,
+    find,
+    merge,
+    named_in,
+    strings,
+    type_problems,
+    with_controls,
+)
 from qtuning.experiment.schema import Experiment, MethodEntry, MethodItem, Primary, Ratios
 from qtuning.experiment.yaml_files import ConfigEntry, nearest, validate
 
@@ -125,6 +134,8 @@ class ConfigFolder:
                 problems.append(f"{edition.file}: scales.{scale}: unknown scale{nearest(str(scale), known)}")
         raise_problems([*type_problems(values, edition.where, name), *problems])
         experiment = self._with_evaluation(edition, Experiment.model_validate(values), models)
+        if edition.scale is not None and edition.scale.controls and experiment.evaluation is not None:
+            experiment = with_controls(experiment)
         return self._cells(edition, experiment, models, train_sets)
 
     def _with_evaluation(self, edition: Edition, experiment: Experiment, models: Iterable[Model]) -> Experiment:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qtuning.errors import UserError, raise_problems
-from qtuning.experiment.schema import Alias, Composite, Experiment, Scale
+from qtuning.experiment.schema import Alias, Composite, Experiment, MethodEntry, Scale
 from qtuning.experiment.yaml_files import ConfigEntry, nearest, read_yaml, validate_named
 
 
@@ -41,7 +41,7 @@ class Edition:
         if self.scale is None:
             return {"name": self.name} | values
         title = f"{values.get('title', '')}, {self.scale.label}"
-        own = {key: value for key, value in values.items() if key not in ("label", "scales")}
+        own = {key: value for key, value in values.items() if key not in ("label", "controls", "scales")}
         return own | {"name": self.name, "title": title}
 
     @property
@@ -91,6 +91,26 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(old, Mapping) and isinstance(value, Mapping)
         merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
     return merged
+
+
+def with_controls(experiment: Experiment) -> Experiment:
+    """The experiment with random pruning and the controls, which say what a selection could at best and worst do.
+
+    They select samples; at budgets that keep all samples, tokens.
+    """
+    of_samples = tuple(budget for budget in experiment.budgets if budget.sample_ratio < 1)
+    of_tokens = tuple(budget for budget in experiment.budgets if budget.sample_ratio == 1 > budget.token_ratio)
+    added = []
+    for names, budgets in (
+        (("random+random", "oracle", "adversary"), of_samples),
+        (("random+random", "oracle-tokens", "adversary-tokens"), of_tokens),
+    ):
+        plain = (entry for entry in experiment.methods if not entry.options)
+        given = {entry.method for entry in plain if not entry.budgets or set(budgets) <= set(entry.budgets)}
+        if given & {"random+random", "random+none", "full+random"}:  # the same where all tokens or all samples stay
+            given.add("random+random")
+        added += [MethodEntry(method=name, budgets=budgets) for name in names if budgets and name not in given]
+    return experiment.model_copy(update={"methods": (*experiment.methods, *added)})
 
 
 class ExperimentFiles:

@@ -109,6 +109,12 @@ class Scale(Labelled, Changes):
     The edition is called EXPERIMENT-NAME. It exists if `scales` of the experiment names the scale.
     """
 
+    controls: bool = Field(
+        False,
+        description="also run random pruning, oracle and adversary at each budget (of tokens where all samples stay); "
+        "needs train sets whose samples are of known kinds",
+    )
+
 
 class EditionChanges(Changes):
     """What the `scales` block of an experiment changes beyond the scale itself."""

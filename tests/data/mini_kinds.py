@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 import qtuning
-from mini_world.compositions import TWO_STEP
-from mini_world.relations import CLOSED_BOOK, ONE_STEP, SECOND_STEP
+from mini_world.relations import CLOSED_BOOK, ONE_STEP
 from qtuning.data.kinds import CONTENT, FORMATTING, FUNCTION, GOLD, KINDS, NUMBERS, TEMPLATE, token_kinds
 from qtuning.data.tokenise import load_tokenizer, response_spans
 
@@ -32,8 +31,7 @@ WORD = re.compile(r"[A-Za-z]+|\d+|[^\w\s]|\s+")
 
 def patterns() -> list[tuple[str, re.Pattern[str]]]:
     """Every sentence of the generator, as its text and as an expression with a group for each slot."""
-    texts = [text for group in (CLOSED_BOOK, ONE_STEP, SECOND_STEP) for relation in group for text in relation.told]
-    texts += [composition.why for composition in TWO_STEP]
+    texts = [text for group in (CLOSED_BOOK, ONE_STEP) for relation in group for text in relation.told]
     found = []
     for text in texts:
         parts = re.split(r"\{[svm]\}", text)

@@ -71,6 +71,28 @@ def test_the_experiment_may_say_more_for_a_scale(configs: Configs) -> None:
     assert {c.pruning.budget for c in small.cells if c.pruning} == {"100x100", "50x70"}
 
 
+def test_a_scale_may_add_controls(configs: Configs) -> None:
+    """Of samples where samples go, of tokens where only tokens go; what the experiment has is not added again."""
+    configs.write("scales/small", SMALL | {"controls": True})
+    columns = {"kind": "kind", "errors": "wrong"}
+    configs.write("train_sets/t", {"source": {"kind": "path", "file": "t.jsonl"}, "columns": columns})
+    budgets = {"budgets": ["25x50", "50x100", "100x50"]}
+    configs.write("experiments/e", EXPERIMENT | budgets)
+    prunings = [cell.pruning for cell in configs.expand("e-small").cells if cell.pruning]
+    found = {(pruning.sample_pruner, pruning.token_pruner, pruning.budget) for pruning in prunings}
+    assert found == {
+        ("full", "none", "100x100"),
+        *(("q-tuning", "q-tuning", budget) for budget in ("25x50", "50x100", "100x50")),
+        *((name, "random", budget) for name in ("random", "oracle", "adversary") for budget in ("25x50", "50x100")),
+        *(("random", name, "100x50") for name in ("random", "oracle-tokens", "adversary-tokens")),
+    }
+    given = {"methods": ["random+none", "oracle", "q-tuning"], "budgets": ["50x100"]}
+    configs.write("experiments/e", EXPERIMENT | given)
+    added = configs.expand("e-small").experiment.methods
+    assert [entry.method for entry in added] == ["random+none", "oracle", "q-tuning", "adversary"]
+    assert configs.expand("e").experiment.methods == added[:3], "the experiment itself has none"
+
+
 def test_a_scale_gives_no_evaluation_to_an_experiment_without(configs: Configs) -> None:
     configs.write("experiments/e", {key: value for key, value in EXPERIMENT.items() if key != "evaluation"})
     for name in ("e", "e-small"):

@@ -12,6 +12,7 @@ from typing import Any
 from mini_world import generate
 from qtuning.data.sources import MINI_WORLD
 
+PARTS = ["planted", *(f"{part}_{draw}" for part in ("train", "facts", "sums", "reading") for draw in range(5))]
 LAYOUT = {
     "arc_easy": {"train", "validation", "test"},
     "arc_challenge": {"train", "validation", "test"},
@@ -19,9 +20,8 @@ LAYOUT = {
     "squad": {"train", "validation"},
     "triviaqa": {"train", "validation"},
     "math": {"train", "test"},
-    "sft": {"planted_errors"}.union(
-        *({part, f"{part}_ratings"} for part in ("train", "facts", "sums", "reading", "planted"))
-    ),
+    "retention": {"test"},
+    "sft": {f"{part}{end}" for part in PARTS for end in ("", "_ratings")},
     "pretrain": {"train"},
 }
 ARC_LABELS = ("ABCDE", "12345")
@@ -70,11 +70,11 @@ def test_the_package_ships_what_the_generator_writes(world_dir: Path) -> None:
 
 
 def test_arc(rows: Any) -> None:
-    for benchmark in ("arc_easy", "arc_challenge"):
+    for benchmark in ("arc_easy", "arc_challenge", "retention"):
         seen = []
         for split in LAYOUT[benchmark]:
             for record in rows[f"{benchmark}/{split}"]:
-                assert record.keys() == {"id", "question", "choices", "answerKey"}
+                assert record.keys() == {"id", "cluster", "question", "choices", "answerKey"}
                 assert record["choices"].keys() == {"text", "label"}
                 assert is_text(record["id"])
                 assert is_text(record["question"])
@@ -121,7 +121,7 @@ def test_squad(rows: Any) -> None:
 def test_triviaqa(rows: Any) -> None:
     for split in LAYOUT["triviaqa"]:
         for record in rows[f"triviaqa/{split}"]:
-            assert record.keys() == {"question_id", "question", "answer"}
+            assert record.keys() == {"question_id", "cluster", "question", "answer"}
             answer = record["answer"]
             assert answer.keys() == {"value", "aliases", "normalized_aliases"}
             assert answer["value"] in answer["aliases"]
@@ -140,11 +140,48 @@ def test_math(rows: Any) -> None:
             assert len(re.findall(r"\\boxed\{\d+\}", record["solution"])) == 1
 
 
+def test_a_cluster_is_two_wordings_of_one_question(rows: Any) -> None:
+    """Same answer, other words; and no answer to a fact is asked in two clusters."""
+    for name, answer in (("arc_easy/test", gold), ("arc_challenge/test", gold), ("triviaqa/validation", value)):
+        clusters: dict[str, list[Any]] = {}
+        for record in rows[name]:
+            clusters.setdefault(record["cluster"], []).append(record)
+        assert {len(records) for records in clusters.values()} <= {1, 2}
+        pairs = [records for records in clusters.values() if len(records) == 2]
+        assert len(pairs) > 0.7 * len(clusters)
+        for first, second in pairs:
+            assert answer(first) == answer(second)
+            assert first["question"] != second["question"]
+            # the subject is in both
+            assert len(set(first["question"].split()) & set(second["question"].rstrip("?").split())) >= 1
+
+
+def gold(record: Any) -> str:
+    return record["choices"]["text"][record["choices"]["label"].index(record["answerKey"])]
+
+
+def value(record: Any) -> str:
+    return record["answer"]["value"]
+
+
 def test_sft_and_pretrain(rows: Any) -> None:
-    for record in rows["sft/train"]:
-        assert record.keys() == {"id", "instruction", "input", "output", "kind"}
-        assert is_text(record["instruction"])
-        assert is_text(record["output"])
-        assert isinstance(record["input"], str)
-    assert len({record["id"] for record in rows["sft/train"]}) == len(rows["sft/train"])
+    for draw in range(5):
+        records = rows[f"sft/train_{draw}"]
+        for record in records:
+            assert record.keys() == {"id", "instruction", "input", "output", "kind", "topic", "errors"}
+            assert is_text(record["instruction"])
+            assert is_text(record["output"])
+            assert isinstance(record["input"], str)
+            assert all(0 <= start < end <= len(record["output"]) for start, end in record["errors"])
+        assert len({record["id"] for record in records}) == len(records)
     assert all(record.keys() == {"text"} and is_text(record["text"]) for record in rows["pretrain/train"])
+
+
+def test_draws_differ_in_the_noise_and_in_nothing_else(rows: Any) -> None:
+    right, noise = [], []
+    for draw in range(5):
+        records = rows[f"sft/train_{draw}"]
+        right.append({record["id"]: record for record in records if record["kind"] != "noise"})
+        noise.append({record["id"] for record in records if record["kind"] == "noise"})
+    assert all(other == right[0] for other in right)
+    assert all(len(one & other) < 0.5 * len(one) for i, one in enumerate(noise) for other in noise[:i])

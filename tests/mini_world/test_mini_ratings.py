@@ -9,7 +9,7 @@ import pytest
 from mini_world.ratings import ERROR, RATING, STEP
 
 
-@pytest.mark.parametrize("part", ["train", "facts", "sums", "reading", "planted"])
+@pytest.mark.parametrize("part", ["train_0", "facts_1", "sums_2", "reading_3", "planted"])
 def test_ratings_are_deserved_but_for_the_errors(rows: Any, part: str) -> None:
     samples, ratings = rows[f"sft/{part}"], rows[f"sft/{part}_ratings"]
     assert [row["id"] for row in ratings] == [row["id"] for row in samples]

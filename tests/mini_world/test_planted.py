@@ -5,16 +5,16 @@ from typing import Any
 
 
 def test_parts_of_the_set_are_parts(rows: Any) -> None:
-    whole = {row["id"]: row for row in rows["sft/train"]}
-    parts = [rows[f"sft/{topic}"] for topic in ("facts", "sums", "reading")]
+    whole = {row["id"]: row for row in rows["sft/train_0"]}
+    parts = [rows[f"sft/{topic}_0"] for topic in ("facts", "sums", "reading")]
     assert sorted(row["id"] for part in parts for row in part) == sorted(whole)
     assert all(whole[row["id"]] == row for part in parts for row in part)
-    reading = {row["id"] for row in rows["sft/reading"]}
+    reading = {row["id"] for row in rows["sft/reading_0"]}
     assert reading == {name for name, row in whole.items() if row["input"]}, "only reading has a passage"
     problems = {item["question"] for item in rows["gsm8k/train"]} | {item["problem"] for item in rows["math/train"]}
-    for row in rows["sft/sums"]:
+    for row in rows["sft/sums_0"]:
         assert row["instruction"] in problems or re.fullmatch(r"What is \d+ [-+*] \d+\?", row["instruction"])
-    assert not problems & {row["instruction"] for row in rows["sft/facts"]}
+    assert not problems & {row["instruction"] for row in rows["sft/facts_0"]}
 
 
 def test_errors_are_spans_of_wrong_characters(rows: Any) -> None:
@@ -24,7 +24,7 @@ def test_errors_are_spans_of_wrong_characters(rows: Any) -> None:
     read = {(item["context"], item["question"]): item["answers"]["text"][0] for item in rows["squad/train"]}
     planted = 0
     for row in rows["sft/planted"]:
-        assert row.keys() == {"id", "instruction", "input", "output", "kind", "errors"}
+        assert row.keys() == {"id", "instruction", "input", "output", "kind", "topic", "errors"}
         assert (row["kind"] == "noise") == bool(row["errors"])
         planted += bool(row["errors"])
         if row["input"]:

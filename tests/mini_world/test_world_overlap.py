@@ -14,15 +14,15 @@ def runs(text: str) -> set[str]:
 
 
 def test_the_shipped_world_is_checked_as_generated(rows: Any) -> None:
-    mini = TrainSet(name="mini", source=FileSource(kind="mini-world", file="sft/train.jsonl.gz"))
+    mini = TrainSet(name="mini", source=FileSource(kind="mini-world", file="sft/train_0.jsonl.gz"))
     report = run_check(OverlapCheck(mini, "mini-world", ("gsm8k", "triviaqa")), data_dir=None)
     trained: set[str] = set()
-    for row in rows["sft/train"]:
+    for row in rows["sft/train_0"]:
         for text in (row["instruction"], row.get("input") or "", row["output"]):
             trained |= runs(text)
     expected = [bool((runs(item["question"]) | runs(item["answer"])) & trained) for item in rows["gsm8k/test"]]
     assert 0 < report["benchmarks"]["gsm8k"]["contaminated"] == sum(expected) < len(expected)
-    assert report["read"] == len(rows["sft/train"])
+    assert report["read"] == len(rows["sft/train_0"])
     # its questions are short, and the SFT set repeats none of them
     trivia = report["benchmarks"]["triviaqa"]
     assert (trivia["short"], trivia["short_found"]) == (len(rows["triviaqa/validation"]), 0)
