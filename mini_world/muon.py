@@ -30,10 +30,11 @@ class Muon(torch.optim.Optimizer):
                     self._update(parameter, group)
 
     def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        state, momentum = self.state[parameter], group["momentum"]
+        state, momentum, gradient = self.state[parameter], group["momentum"], parameter.grad
+        assert gradient is not None
         buffer: Tensor = state.setdefault("momentum", torch.zeros_like(parameter))
-        buffer.lerp_(parameter.grad, 1 - momentum)
-        update = orthogonal(parameter.grad.lerp(buffer, momentum))
+        buffer.lerp_(gradient, 1 - momentum)
+        update = orthogonal(gradient.lerp(buffer, momentum))
         rows, columns = parameter.shape
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.add_(update, alpha=-group["lr"] * math.sqrt(max(1.0, rows / columns)))

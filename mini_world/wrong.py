@@ -26,7 +26,7 @@ def mistaken_plan(rng: random.Random, problem: sums.Problem) -> str:
     results = sums.follow(steps, problem.values)
     if results is None or results[name] == int(problem.answer):
         return wrong_plan(rng, problem)
-    return sums.marked(steps, problem.values | results)
+    return sums.marked(steps, {**problem.values, **results})
 
 
 def wrong_plan(rng: random.Random, problem: sums.Problem) -> str:
@@ -49,7 +49,7 @@ def wrong_plan(rng: random.Random, problem: sums.Problem) -> str:
         steps = [(left, operator, right, name) for left, operator, right, name in plan]
         results = sums.follow(steps, problem.values)
         if results is not None and results[steps[-1][3]] != int(problem.answer):
-            return sums.marked(steps, problem.values | results)
+            return sums.marked(steps, {**problem.values, **results})
 
 
 def wrong_result(rng: random.Random, problem: sums.Problem) -> str:
@@ -60,9 +60,13 @@ def wrong_result(rng: random.Random, problem: sums.Problem) -> str:
         assert before is not None
         name = problem.plan[place][3]
         before[name] += rng.choice((-1, 1)) * rng.randint(1, 9)
-        after = sums.follow(problem.plan[place + 1 :], problem.values | before) if place + 1 < len(problem.plan) else {}
+        after = (
+            sums.follow(problem.plan[place + 1 :], {**problem.values, **before})
+            if place + 1 < len(problem.plan)
+            else {}
+        )
         if after is not None and 0 < before[name] < 100:
-            return sums.marked(problem.plan, problem.values | before | after)
+            return sums.marked(problem.plan, {**problem.values, **before, **after})
 
 
 def wrong_school(rng: random.Random, problem: sums.Problem) -> str:
