@@ -26,10 +26,10 @@ Kind = Literal["clean", "misconception", "redundant", "noise", "ambiguous"]
 Topic = Literal["facts", "sums", "reading"]
 
 DRAWS = 5
-STORIES, SCHOOL, READING = 110, 90, 100
+STORIES, SCHOOL, READING = 110, 160, 80
 """Right samples of these sorts; the number of taught facts follows from the world."""
 REDUNDANT_FACTS, REDUNDANT_PORTRAITS, EASY_SUMS, AMBIGUOUS = 310, 35, 40, 50
-NOISY_FACTS, NOISY_STORIES, NOISY_SCHOOL, NOISY_READING = 180, 70, 50, 10
+NOISY_FACTS, NOISY_STORIES, NOISY_SCHOOL, NOISY_READING = 180, 60, 70, 12
 SLIPS = 0.2
 """Share of the right stories, school sums and portraits with a slip."""
 _WRONG_STORIES = (wrong.mistaken_plan, wrong.wrong_plan, wrong.mistaken_plan, wrong.wrong_result)

@@ -152,8 +152,8 @@ def school_problem(rng: random.Random, topic: str | None = None, false_belief: b
 
 
 def boxed(steps: Sequence[str], answer: str | int) -> str:
-    """The solution in MATH's form."""
-    return " ".join([f"${step}$." for step in steps] + [f"The answer is $\\boxed{{{answer}}}$."])
+    """The solution in MATH's form. With the blank, the answer is the tokens that the last step ends with."""
+    return " ".join([f"${step}$." for step in steps] + [f"The answer is $\\boxed{{ {answer}}}$."])
 
 
 def _problem(question: str, steps: Sequence[str], answer: int, topic: str, level: int) -> Problem:

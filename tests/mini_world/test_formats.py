@@ -137,7 +137,7 @@ def test_math(rows: Any) -> None:
             assert record.keys() == {"problem", "level", "type", "solution"}
             assert re.fullmatch(r"Level [1-5]", record["level"])
             assert record["type"] in MATH_TYPES
-            assert len(re.findall(r"\\boxed\{\d+\}", record["solution"])) == 1
+            assert len(re.findall(r"\\boxed\{ \d+\}", record["solution"])) == 1
 
 
 def test_a_cluster_is_two_wordings_of_one_question(rows: Any) -> None:

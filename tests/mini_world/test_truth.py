@@ -57,7 +57,7 @@ def solve(problem: str) -> int:
 
 def test_math_answers(rows: Any) -> None:
     for record in [*rows["math/train"], *rows["math/test"]]:
-        boxed = re.search(r"\\boxed\{(\d+)\}", record["solution"])
+        boxed = re.search(r"\\boxed\{ (\d+)\}", record["solution"])
         assert boxed is not None
         assert int(boxed[1]) == solve(record["problem"])
         assert all(recomputed == stated for recomputed, stated in numbers_that_follow(record["solution"]))
