@@ -67,6 +67,7 @@ def localise(folders: Folders, cell: Cell) -> None:
         pruned |= {"pruned": 0, "precision": None, "recall": 0.0}
     score = {"auc": 0.9, "precision_at_planted": 0.5}
     found = {"ppl": score, "s": score, "pruned": pruned, "pruned_in_kept": pruned}
+    found["prunable"] = {"ppl": score | {"auc": 0.8}, "s": score, "pruned": pruned}
     found["kept_samples"] = {"with_error": 0.25, "without": 0.75}
     answer = {"cell": cell_id(cell), "lambda": cell.pruning.token_options.get("lambda", 0.5)}
     write_json(folders.folder(cell) / "localisation.json", answer | {"base": found, "trained": found})
@@ -110,7 +111,7 @@ def test_localisation_is_told_by_method(localisation: Collected) -> None:
     assert set(found) == {"plane", "flow", "shares", "convergence", "localisation"}
     assert "18 cells" in found["localisation"] and "Within kept samples" in localisation.page
     data = pl.read_csv(localisation.report / "figures/localisation-mini/localisation.csv")
-    assert len(data) == 9 * 2 * 6, "methods x weights x scores"
+    assert len(data) == 9 * 2 * 9, "methods x weights x scores"
     row = data.filter(label="full + PPL", budget="100% x 70%", weights="trained", score="pruned tokens")
     assert row["recall"].to_list() == pytest.approx([0.7 + 0.1 * 0.5]), "the mean of seeds 0 and 1"
     assert row["share"].to_list() == [0.4] and row["missing"].to_list() == [0]
@@ -138,4 +139,5 @@ def test_tables_say_where_the_results_are(
     assert rows[1][:3] == ["100% x 70%", "full + PPL", "0.900 ± 0.000"]
     assert rows[1][7:10] == ["0.400 ± 0.000", "0.200 ± 0.000", "0.750 ± 0.071"], "of all tokens, by seeds 0.7 and 0.8"
     full = next(line for line in page.splitlines() if "Full data" in line)
-    assert full.count("–") == 2 and "nothing is pruned" in page, "no precision of what is not pruned"
+    assert rows[1][13] == "0.800 ± 0.000", "AUC of PPL in Q2"
+    assert full.count("–") == 3 and "nothing is pruned" in page, "no precision of what is not pruned"
