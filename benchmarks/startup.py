@@ -52,7 +52,7 @@ def run(setting: Setting) -> list[Table]:
             {"part": f"warm server: qtuning {job}: up to {ENDS[job]}", "seconds": statistics.median(forked[job])}
         )
     note = (
-        f"Mini model and its 2,682 samples, warm disk cache, median of {setting.sizes.starts}. Wall time, so that "
+        f"Mini model and its samples, warm disk cache, median of {setting.sizes.starts}. Wall time, so that "
         "neighbours count; processor time beside it. The parts come from processes of their own, without launcher."
     )
     hourly: list[dict[str, Value]] = []

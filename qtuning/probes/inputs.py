@@ -44,7 +44,7 @@ def find_train_set(name: str, named: ConfigFolder) -> TrainSet:
     if name in known:
         return named.train_set(name).drawn(0)
     if name == "mini":
-        return TrainSet(name="mini", source=FileSource(kind="mini-world", file="sft/train.jsonl.gz"))
+        return TrainSet(name="mini", source=FileSource(kind="mini-world", file="sft/train_0.jsonl.gz"))
     if not path.exists():
         hint = nearest(name, dict.fromkeys([*known, "mini"]))
         raise UserError(f"data {name!r}: no such file, and not in {named.configs}/train_sets{hint}")

@@ -147,8 +147,8 @@ def test_locate(tmp_path: Path, write: Any) -> None:
     path = write("data/alpaca/train.jsonl", ROWS)
     named = FileSource(kind="data-dir", file="alpaca/train.jsonl")
     assert locate(named, data_dir=tmp_path / "data") == path
-    shipped = FileSource(kind="mini-world", file="sft/train.jsonl.gz")
-    assert locate(shipped, data_dir=None) == locate(shipped, data_dir=tmp_path) == MINI_WORLD / "sft/train.jsonl.gz"
+    shipped = FileSource(kind="mini-world", file="sft/train_0.jsonl.gz")
+    assert locate(shipped, data_dir=None) == locate(shipped, data_dir=tmp_path) == MINI_WORLD / "sft/train_0.jsonl.gz"
     assert locate(FileSource(kind="path", file=str(path)), data_dir=None) == path
     with pytest.raises(UserError, match="--config data_dir=DIR"):
         locate(named, data_dir=None)
