@@ -22,6 +22,7 @@ from qtuning.plan.machines import MACHINES
 from qtuning.workflow.inputs import WorkflowInputs
 
 HALF = Ratios(sample_ratio=0.5, token_ratio=0.5)
+SEEDS = 3  # of mini-methods
 RHO, CLEANING, EVOLVING = "random+rho-1", "random+token-cleaning", "random+self-evolving"
 
 
@@ -64,7 +65,7 @@ def test_a_wrong_reference_is_one_line(method: str, reference: Any, message: str
 def test_an_unknown_model_is_told_with_the_key_that_names_it(key: str, entry: str, tmp_path: Path) -> None:
     shutil.copytree(Path(__file__).parents[2] / "configs", tmp_path / "configs")
     path = tmp_path / "configs/experiments/mini.yaml"
-    path.write_text(path.read_text().replace("methods:\n", f"methods:\n  - {entry}\n"))
+    path.write_text(path.read_text().replace("methods: [", f"methods: [{entry}, "))
     told = rf"^\S+mini\.yaml: methods: options\.{key}: models = 'mimi': unknown; did you mean mini\? \(valid: .*mini, "
     with pytest.raises(UserError, match=told):
         ConfigFolder(tmp_path / "configs").expand(["mini"])
@@ -82,13 +83,14 @@ def test_references_are_trained_first_shared_and_paid_but_no_rows(tmp_path: Path
     paths = ResultPaths(tmp_path)
     inputs = WorkflowInputs([grid], paths, None)
     trained = [cell for cell in grid.cells if references_of(cell)]
-    assert len(trained) == 3
-    rho, cleaning, evolving = (references_of(cell) for cell in trained)
-    assert rho == cleaning and len(rho) == 1 and len(evolving) == 4, "one reference serves both"
+    assert len(trained) == 3 * SEEDS
+    by_method = [trained[start : start + SEEDS] for start in range(0, len(trained), SEEDS)]
+    for rho, cleaning, evolving in zip(*([references_of(cell) for cell in cells] for cells in by_method), strict=True):
+        assert rho == cleaning and len(rho) == 1 and len(evolving) == 4, "one reference serves both"
     everything = {cell_id(cell) for cell in with_references(grid.cells)}
     warmups = {cell_id(found.warmup) for cell in grid.cells if (found := measurement_of(cell))}  # of LESS
-    assert set(inputs.cells) == everything | warmups and len(warmups) == 1
-    assert len(everything) == len(grid.cells) + 1 + 4
+    assert set(inputs.cells) == everything | warmups and len(warmups) == SEEDS
+    assert len(everything) == len(grid.cells) + SEEDS * (1 + 4), "the noise is drawn anew for each seed"
     assert inputs.rows == [cell_id(cell) for cell in grid.cells]
     last = cell_id(evolving[-1])
     assert inputs.references(last) == [paths.cell(evolving[-2]) / "weights"]
@@ -97,7 +99,7 @@ def test_references_are_trained_first_shared_and_paid_but_no_rows(tmp_path: Path
     assumptions = read_assumptions(library.configs)
     bill = bill_of(Jobs([grid], paths, assumptions), MACHINES["cpu"], 1, None)
     (row,) = bill.rows
-    assert (row.trainings, row.references) == (len(grid.cells) - 1, 5 + len(warmups))
+    assert (row.trainings, row.references) == (len(grid.cells) - 1, SEEDS * (1 + 4 + 1))
     assert sum(model.trainings for model in bill.models) == row.trainings
     alone = grid.experiment.model_copy(update={"name": "alone"})
     twice = bill_of(Jobs([grid, type(grid)(alone, grid.cells)], paths, assumptions), MACHINES["cpu"], 1, None)
@@ -113,8 +115,8 @@ def test_a_reference_is_labelled() -> None:
 def test_what_is_replayed_is_trained_first_and_needs_no_weights(tmp_path: Path) -> None:
     shutil.copytree(Path(__file__).parents[2] / "configs", tmp_path / "configs")
     path = tmp_path / "configs/experiments/mini.yaml"
-    replay = "  - {method: replay+replay-random, options: {of: {method: q-tuning, options: {lambda: 0.3}}}}\n"
-    path.write_text(path.read_text().replace("methods:\n", f"methods:\n{replay}"))
+    replay = "{method: replay+replay-random, options: {of: {method: q-tuning, options: {lambda: 0.3}}}}"
+    path.write_text(path.read_text().replace("methods: [", f"methods: [{replay}, "))
     (grid,) = ConfigFolder(tmp_path / "configs").expand(["mini"])
     paths = ResultPaths(tmp_path)
     inputs = WorkflowInputs([grid], paths, None)
