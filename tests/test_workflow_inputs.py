@@ -49,7 +49,7 @@ def test_targets(inputs: WorkflowInputs) -> None:
     ]
     assert [path.name for path in inputs.cells_of("stability-mini")] == ["train.json"] * 18
     localisation = [path.name for path in inputs.cells_of("localisation-mini")]
-    assert sorted(localisation) == ["localisation.json"] * 18 + ["train.json"] * 18
+    assert sorted(localisation) == ["localisation.json"] * 27 + ["train.json"] * 27
     with pytest.raises(UserError, match=r"stability-mini.*has no `evaluation`, and therefore no table"):
         inputs.scores("stability-mini")
     with pytest.raises(UserError, match="unknown; did you mean table1-mini"):
@@ -58,7 +58,8 @@ def test_targets(inputs: WorkflowInputs) -> None:
 
 def test_shared_cells_are_asked_for_once(inputs: WorkflowInputs) -> None:
     scores = [path for name in ("v1-table1-mini", "fig5-mini", "table3-mini") for path in inputs.cells_of(name)]
-    assert len(set(scores)) == len(scores) - 2 * (3 + 2), "Q-Tuning of two seeds at three budgets, and at two"
+    shared = 3 * 4 * (3 + 2)
+    assert len(set(scores)) == len(scores) - shared, "Q-Tuning and controls of three seeds at three budgets, and at two"
 
 
 def test_weights_go_or_stay(inputs: WorkflowInputs) -> None:
@@ -80,7 +81,7 @@ def test_an_invalid_experiment_is_told_to_who_asks_for_it(tmp_path: Path) -> Non
     broken = tmp_path / "configs/experiments/broken.yaml"
     broken.write_text("title: [")
     scale = tmp_path / "configs/scales/mini.yaml"
-    scale.write_text(scale.read_text().replace("seeds: [0, 1]", "seeds: [0, -1]"))
+    scale.write_text(scale.read_text().replace("seeds: [0, 1, 2]", "seeds: [0, -1]"))
     (tmp_path / "configs/experiments/train.yaml").write_text("title: called like a rule")
     found = inputs_of(tmp_path / "configs")
     assert "broken" in found.experiments and "train" not in found.experiments
@@ -118,8 +119,8 @@ def test_snakemake_runs_what_is_valid_and_explains_what_is_not(tmp_path: Path) -
         "figures",
     )
     assert {name: jobs[name] for name in counted} == {
-        "evaluate": 4 + 30,
-        "localise": 18,
+        "evaluate": 4 + 3 * (5 + 3) * 3,
+        "localise": 3 * (1 + 4 * 2),
         "localisation_table": 1,
         "kinds_table": 2,
         "instrument": 1,
@@ -127,7 +128,7 @@ def test_snakemake_runs_what_is_valid_and_explains_what_is_not(tmp_path: Path) -
         "figures": 3,
     }
     # some are cells of figure 7 as well, and observed
-    assert sum(jobs.get(name, 0) for name in ("train", "train_and_keep", "train_and_observe")) == 30 + 18 + 4
+    assert sum(jobs.get(name, 0) for name in ("train", "train_and_keep", "train_and_observe")) == 72 + 27 + 4
     assert jobs["train_and_observe"] >= 2
     assert (jobs["tables"], jobs["tables_beside_the_paper"]) == (1, 1)
     result = dry_run(*LARGE_TABLES)
@@ -192,9 +193,9 @@ def test_whether_a_run_is_only_planned(typed: str, expected: bool) -> None:
 def test_ratings_and_influence_are_made_for_the_cells_that_need_them(tmp_path: Path) -> None:
     """Ratings that are missing stop a run, but not its plan, and no cell that needs none."""
     shutil.copytree(CONFIGS, tmp_path / "configs")
-    ratings = "{kind: path, file: /gone/ratings.csv}"
     path = tmp_path / "configs/train_sets/mini.yaml"
-    path.write_text(path.read_text().partition("ratings:")[0] + f"ratings: {ratings}\n")
+    source = "{kind: mini-world, file: sft/train_0.jsonl.gz}"
+    path.write_text(f"source: {source}\nratings: {{kind: path, file: /gone/ratings.csv}}\n")
     experiment = tmp_path / "configs/experiments/mini.yaml"
     plain = experiment.read_text()
     for methods in ("[deita+random, less+random]", "[less+random]"):
@@ -239,7 +240,9 @@ def test_targets_are_checked_before_snakemake_asks_for_them(inputs: WorkflowInpu
             inputs.check_targets([name])
     inputs.check_targets(["results/tables/mini.md", "results/tables/tabel1.md", "other/file", "report.html"])
     shutil.copytree(CONFIGS, tmp_path / "configs")
-    (tmp_path / "configs/train_sets/gone.yaml").write_text("source: {kind: path, file: /gone/sft.jsonl}\n")
+    (tmp_path / "configs/train_sets/gone.yaml").write_text(
+        "source: {kind: path, file: /gone/sft.jsonl}\ncolumns: {kind: kind, errors: errors}\n"
+    )
     path = tmp_path / "configs/experiments/mini.yaml"
     path.write_text(path.read_text().replace("train_sets: [mini]", "train_sets: [mini, gone]"))
     path.with_stem("mini.twin").write_text("titel: a key that does not exist")

@@ -112,6 +112,13 @@ MINI_COUNTS = {
     "stability-mini": (18, 0),
     "localisation-mini": (27, 0),
     "ambiguity-mini": (3 * (27 + 2), 1),
+    # made for the mini world: the seeds and controls that they name
+    "mini": (2 * (1 + 4 * 2), 1),
+    "mini-controls": (5 * (1 + 3 + 4), 1),
+    "mini-tokens": (3 * 7, 1),
+    "mini-replay": (3 * 7 * 2, 1),
+    "mini-epochs": (3 * 3 * 2 * 3, 1),
+    "mini-scoring": (3 * 11, 1),
 }
 
 

@@ -122,7 +122,7 @@ def test_an_experiment_without_evaluation_is_trained_only(configs: Path, tmp_pat
     assumptions = read_assumptions(configs)
     found = bill_of(Jobs([bare], ResultPaths(tmp_path), assumptions), MACHINES["cpu"], 1, None)
     (row,) = found.rows
-    assert (row.cells, row.done, row.trainings, row.evaluations) == (CELLS, 1, CELLS - 1, 0)  # zero-shot asks for nothing
+    assert (row.cells, row.done, row.trainings, row.evaluations) == (CELLS, 1, CELLS - 1, 0)  # zero-shot asks nothing
     assert found.total.evaluation == found.items == 0 < found.total.training
     assert effects_of([bare], tmp_path, assumptions) == []
 
