@@ -168,14 +168,16 @@ class Folders:
 
 
 def config_folder(folder: Path, **changes: Any) -> ConfigFolder:
-    """The project's configurations with the experiment `mini` changed and saved as JSON (which is YAML)."""
+    """The project's configurations with `mini`, without controls and changed, saved as JSON (which is YAML)."""
     import yaml
 
     (folder / "experiments").mkdir(parents=True, exist_ok=True)
     for section in ("models", "train_sets"):
         if not (folder / section).exists():
             (folder / section).symlink_to(CONFIGS / section)
-    experiment = yaml.safe_load((CONFIGS / "experiments" / "mini.yaml").read_text()) | changes
+    experiment = yaml.safe_load((CONFIGS / "experiments" / "mini.yaml").read_text())
+    experiment["methods"] = ["full", "random+random", "q-tuning"]  # few, whatever the shipped one compares
+    experiment |= changes
     name = changes.get("name", "mini")
     (folder / "experiments" / f"{name}.yaml").write_text(json.dumps(experiment))
     return ConfigFolder(folder)

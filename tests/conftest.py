@@ -68,12 +68,10 @@ def packed_llama(tiny_llama: Any) -> Any:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Any:
-    """The mini experiment as it is shipped, nothing run yet."""
-    from cell_folders import CONFIGS, Folders
+    """The mini experiment with three methods, nothing run yet."""
+    from cell_folders import Folders, config_folder
 
-    from qtuning.experiment.grid import ConfigFolder
-
-    (grid,) = ConfigFolder(CONFIGS).expand(["mini"])
+    (grid,) = config_folder(tmp_path / "configs").expand(["mini"])
     return Folders(tmp_path / "results", grid)
 
 
