@@ -21,7 +21,7 @@ def test_cells_are_listed_and_written(tmp_path: Path) -> None:
     result = qtuning("cells", "mini", "--results", str(tmp_path), "--write")
     assert result.returncode == 0, result.stderr
     listed = result.stdout.split()
-    assert len(listed) == 11  # zero-shot, and 2 seeds of full data and of 2 methods at 2 budgets
+    assert len(listed) == 19  # zero-shot, and 2 seeds of full data and of 4 methods at 2 budgets
     assert {path.stem for path in (tmp_path / "configurations").iterdir()} > set(listed)
 
 
@@ -37,7 +37,7 @@ def test_all_errors_of_a_configuration_come_at_once_each_with_file_key_and_value
     for right, wrong in (
         ("models: [mini]", "models: [mimi]"),
         ("train_sets: [mini]", "train_sets: [minni]"),
-        ("- random+random", "- random+randon"),
+        (", random+random,", ", random+randon,"),
         ("arc_easy,", "arc_esy,"),
     ):
         assert right in text
@@ -81,7 +81,7 @@ def test_all_errors_of_a_configuration_come_at_once_each_with_file_key_and_value
         ),
         ("seeds: [0, 1]", "seeds: [0, 0]", "seeds.1 = 0: is the same as seeds.0; leave it out"),
         ("seeds: [0, 1]", "seeds: [-1]", "seeds.0.data = -1: input should be greater than or equal to 0"),
-        ("  epochs:", "  epoks:", "training.epoks: unknown key; did you mean epochs?"),
+        ("full, epochs:", "full, epoks:", "training.epoks: unknown key; did you mean epochs?"),
         ("models: [mini]", "", "models: required, but not given"),
         ("train_sets: [mini]", "train_sets: [mini]\ntrain_sets: [mini]", "key 'train_sets' is written twice"),
     ],

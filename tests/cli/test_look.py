@@ -79,10 +79,10 @@ def test_every_experiment_has_its_line(tmp_path: Path) -> None:
     lines = listed(tmp_path / "configs")
     assert [line.split()[0] for line in lines[1:]] == sorted(path.stem for path in folder.glob("*.yaml"))
     found = {line.split()[0]: line for line in lines}
-    assert re.search(r"table1 +38 +mini \(37\), smollm2 \(74\) +Table 1: ", found["table1"])
-    assert re.search(r"fig5b +15 +mini \(30\), smollm2 \(60\) ", found["fig5b"])
+    assert re.search(r"table1 +38 +mini \(61\), smollm2 \(74\) +Table 1: ", found["table1"])
+    assert re.search(r"fig5b +15 +mini \(72\), smollm2 \(60\) ", found["fig5b"])
     assert "Figure 6: each stage alone (v1-fig4 is called fig6 now)" in found["v1-fig4"]
-    assert re.search(r"mini +11 +Mini world", found["mini"])
+    assert re.search(r"mini +19 +Mini world", found["mini"])
     assert re.search(r"invalid: .*broken\.yaml: title: required", found["broken"])
 
 

@@ -91,7 +91,7 @@ def test_it_prints_shares_thresholds_and_correlation(scored: Result, folder: Pat
 
 def test_it_says_where_the_supplement_is_nearly_all_that_is_kept(tmp_path: Path) -> None:
     """Answers that the model knows, and noise: error and uncertainty are low together or high together."""
-    known = [{"instruction": QUESTIONS[0], "output": "yes"}] * 20
+    known = [{"instruction": "Where can you find the rebren?", "output": "the desert"}] * 20  # as the corpus tells
     noise = [{"instruction": QUESTIONS[1], "output": f"zq {i} xv ,, {i * i} kj ;; wq"} for i in range(20)]
     (tmp_path / "two.jsonl").write_text("\n".join(json.dumps(row) for row in known + noise))
     result = plane("mini", str(tmp_path / "two.jsonl"), tmp_path=tmp_path)

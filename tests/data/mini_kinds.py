@@ -89,7 +89,7 @@ def truth(output: str) -> list[int]:
 
 
 def agreement(
-    tokenizer_folder: Path, files: tuple[str, ...] = ("train", "facts", "sums", "reading")
+    tokenizer_folder: Path, files: tuple[str, ...] = ("train_0", "facts_0", "sums_0", "reading_0")
 ) -> dict[str, npt.NDArray[np.int64]]:
     """File -> [6, 6] numbers of tokens: of each true kind (row), what the rules say (column)."""
     tokenizer = load_tokenizer(tokenizer_folder)

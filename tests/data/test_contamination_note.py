@@ -88,7 +88,7 @@ def test_an_experiment_has_a_line_for_each_train_set(folders: Any) -> None:
     scores = collect([folders.grid], folders.results)[0]
     (line,) = notes_from_store(folders.results, scores)
     assert line == (
-        "Contamination: not checked (Mini SFT against ARC-E, ARC-C, GSM8K, SQuAD, TriviaQA, MATH); "
+        "Contamination: not checked (Mini SFT against ARC-E, ARC-C, GSM8K, SQuAD, TriviaQA, MATH, Retention); "
         "run `qtuning contamination mini`."
     )
     report(folders.results, "mini-mini-world-1", gsm8k=(240, 6, 0))

@@ -30,7 +30,8 @@ from qtuning.store.store import Store
 from qtuning.tables.instrument import instrument_files, verdict
 
 METHODS = ["full", "random+random", "q-tuning", "ppl-high+random", "random+ppl"]
-ABILITY = {"q-tuning": 0.7, "ppl-high+random": 0.55, "random+ppl": 0.35, "random+random": 0.2, "full": 0.9}
+ABILITY = {"q-tuning": 0.9, "ppl-high+random": 0.65, "random+ppl": 0.4, "random+random": 0.15, "full": 0.95}
+FLIPS = 3
 NO_CONTROLS = pl.DataFrame(schema=CONTROL_SCHEMA)
 
 
@@ -45,7 +46,7 @@ def finished(make_folders: Callable[..., Folders], ability: dict[str, float], **
     folders = make_folders(**given | changes)
     for cell in folders.grid.cells:
         method = "" if cell.pruning is None else cell.pruning.method
-        answer(folders, cell, ability.get(method, 0.1), flip=4)
+        answer(folders, cell, ability.get(method, 0.1), flip=FLIPS)
     return collected(folders)
 
 
@@ -89,8 +90,8 @@ def test_rows_are_what_the_store_says(store: Store) -> None:
     assert (average["budgets"], average["methods"], average["pairs"]) == (2, 8, 12)
     assert (average["n_seeds"], average["n_items"]) == (3, sum(N.values()))
     assert average["informative"] and average["decision"] == 1 and average["decision_headline"] is None
-    flipped = np.mean([1 - 2 * 4 / n for n in N.values()])  # how far four random flips pull all shares together
-    assert average["signal"] == pytest.approx(100 * flipped * np.std([0.7, 0.55, 0.35, 0.2], ddof=1), rel=0.1)
+    flipped = np.mean([1 - 2 * FLIPS / n for n in N.values()])  # how far random flips pull all shares together
+    assert average["signal"] == pytest.approx(100 * flipped * np.std([0.9, 0.65, 0.4, 0.15], ddof=1), rel=0.1)
     assert average["ratio"] == pytest.approx(average["signal"] / average["seed_sd"])
     assert average["of_items"] <= average["seed_sd"]
     known = [average[name] for name in ("detects", "detects_5_seeds", "detects_10_seeds", "detects_4x_items")]
