@@ -30,7 +30,7 @@ def test_the_oracle_trains_right_samples_on_right_tokens(tmp_path: Path, updates
         model=Model(name="mini", source=ShippedModelSource(kind="shipped"), template="plain"),
         train_set=TrainSet(
             name="t",
-            source=FileSource(kind="mini-world", file="sft/sums.jsonl.gz"),
+            source=FileSource(kind="mini-world", file="sft/sums_0.jsonl.gz"),
             planted=Planted(noise=0.5, slips=0.25),
         ),
         limit_train=24,

@@ -41,7 +41,7 @@ SAMPLES = 20
 def a_cell(method: str, **training: Any) -> Cell:
     options = {"influence": OPTIONS} if method.startswith("less") else {}
     settings = {"tuning": "full", "epochs": 2, "learning_rate": 1e-3, "cutoff": 256} | training
-    part = "train"
+    part = "train_0"
     return Cell(
         model=Model(name="mini", source=ShippedModelSource(kind="shipped"), template="plain"),
         train_set=TrainSet(

@@ -32,7 +32,7 @@ def a_cell(method: str, of: Any = None, budget: tuple[float, float] = (0.5, 0.5)
     ratios = Ratios(sample_ratio=budget[0], token_ratio=budget[1])
     return Cell(
         model=Model(name="mini", source=ShippedModelSource(kind="shipped"), template="plain"),
-        train_set=TrainSet(name="t", source=FileSource(kind="mini-world", file="sft/sums.jsonl.gz")),
+        train_set=TrainSet(name="t", source=FileSource(kind="mini-world", file="sft/sums_0.jsonl.gz")),
         limit_train=22,
         pruning=make_pruning(MethodEntry.model_validate(entry), ratios),
         training=Training(tuning="full", epochs=2, batch_size=4, learning_rate=1e-3, cutoff=128),
