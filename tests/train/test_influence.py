@@ -180,10 +180,22 @@ def test_a_cell_keeps_the_samples_of_highest_influence_and_reports_what_it_cost(
     assert cost["flops_references"] == made["flops"] + made["warmup_flops"] > 0
     assert cost["flops_total"] > cost["flops_references"]
     shape = from_config(read_json(model_path(paths.model(cell)) / "config.json"), "mini")
-    samples = load_samples(paths.samples(cell)).samples
-    sizes = np.array([(sample.prompt, sample.response_length) for sample in samples], dtype=np.float64)
-    planned = measuring_work(measurement, shape, Lengths(sizes[:, 0], sizes[:, 1], 1.0, "tokens"))
-    assert planned.training_flops == pytest.approx(made["flops"], rel=0.1), "target examples differ in length"
+    sizes = [(sample.prompt, sample.response_length) for sample in load_samples(paths.samples(cell)).samples]
+    tokenizer = load_tokenizer(model_path(paths.model(cell)))
+    of_targets = [
+        (example.prompt, len(example.tokens) - example.prompt)
+        for name in TARGETS
+        for example in target_examples(name, MINI_WORLD, 2, 0, tokenizer, "plain", 256).values()
+    ]
+
+    def planned(measurement: Measurement, sizes: list[tuple[int, int]]) -> float:
+        prompts, responses = np.array(sizes, dtype=np.float64).T
+        return measuring_work(measurement, shape, Lengths(prompts, responses, 1.0, "tokens")).training_flops
+
+    # as samples of average length, which 4 target examples beside 20 samples are not
+    assert planned(measurement, sizes) == pytest.approx(made["flops"], rel=0.2)
+    no_targets = measurement.model_copy(update={"influence": measurement.influence.model_copy(update={"targets": ()})})
+    assert planned(no_targets, sizes + of_targets) == pytest.approx(made["flops"], rel=0.01)
 
 
 def test_what_is_missing_is_told_in_one_line(measured: tuple[ResultPaths, Measurement], tmp_path: Path) -> None:
