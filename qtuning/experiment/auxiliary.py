@@ -17,7 +17,10 @@ class TrainedReference(Config):
     samples: float = Field(gt=0, le=100, description="per cent of the train set that the reference is trained on first")
     epochs: int = Field(1, gt=0, description="over each part")
     seed: int = Field(
-        0, ge=0, description="of the draw and of the training; a reference serves all seeds and budgets of a method"
+        0,
+        ge=0,
+        description="of the draw and of the training; a reference serves all budgets of a method, and all seeds that "
+        "read one file of the train set",
     )
     parts: int = Field(
         1,
@@ -54,7 +57,7 @@ class Part(Config):
 class Influence(Config):
     """`options.influence`: how LESS measures influence, and how its warm-up is trained (influence.py).
 
-    One measurement serves all budgets and seeds of a model and a train set.
+    One measurement serves all budgets of a model and a train set, and all seeds that read one file of the train set.
     """
 
     targets: tuple[Name, ...] = Field((), description="benchmarks; none: those that the experiment asks")
