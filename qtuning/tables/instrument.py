@@ -72,7 +72,8 @@ def instrument_files(frame: pl.DataFrame, controls: pl.DataFrame, summary: Summa
     footnotes = Footnotes()
     blocks = tuple(_blocks(frame, summary, footnotes))
     table = Table("instrument", "", COLUMNS, blocks, tuple(footnotes.texts), NOTES)
-    tables = (table,) if controls.is_empty() else (table, _control_table(controls, summary))
+    tables = (table,) if frame["informative"].is_not_null().any() else ()  # nothing to compare: the verdict says so
+    tables += () if controls.is_empty() else (_control_table(controls, summary),)
     lead = (*verdict(frame, summary), *told_of_controls(controls, summary), subjects(summary.scores))
     name = summary.experiment
     page = Page(f"{name}-instrument", f"{summary.title}: what it can tell apart", lead, tables)
