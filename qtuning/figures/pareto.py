@@ -41,7 +41,8 @@ def draw_pareto(frame: pl.DataFrame) -> Drawing:
         for index, (cost, unit) in enumerate(COSTS, start=2 * row):
             panel, whole = axes[index], _full_cost(part, cost)
             x = part[cost].to_list() if whole is None else [100 * value / whole for value in part[cost]]
-            front = pareto_front(part.select(cost, upwards * pl.col("mean")).rows())
+            affordable = pl.when(~pl.col("control")).then(cost)
+            front = pareto_front(part.select(affordable, upwards * pl.col("mean")).rows())
             part = part.with_columns(pl.Series(f"{cost}_drawn", x), pl.Series(f"{cost}_front", front))
             drawn = part.with_columns(x=f"{cost}_drawn")
             _dress(panel, drawn["x"], unit if whole is None else f"{unit}, % of full data")
@@ -65,7 +66,8 @@ def _text(frame: pl.DataFrame) -> str:
         f"{unit if 'full' in scored['method'] else ''}. FLOPs are computed from shapes and tokens, the same on any "
         "machine; seconds are wall seconds of the machine that each cell ran on, beside whatever else ran there: a "
         "difference of less than a factor of two means little. The stairs join the trainings that no other beats "
-        f"in both score and cost, by their means, with their budgets. {describe_looks(pruned(scored))} "
+        "in both score and cost, by their means, with their budgets; controls know what no method knows, and are left "
+        f"out. {describe_looks(pruned(scored))} "
         f"{describe_references(frame.filter(pl.col('method') == 'zero-shot'))}{SPREAD}."
     )
 

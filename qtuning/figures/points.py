@@ -26,12 +26,13 @@ SCHEMA: dict[str, Any] = {
         "hole": pl.String,
     },
     **dict.fromkeys(("flops", "flops_share", "seconds", "seconds_share"), pl.Float64),
+    "control": pl.Boolean,
 }
 """Columns of `points`.
 
 variant: `training` (what an experiment varies in training, or empty), then the options that are not at their defaults.
 batch_size: where the experiment varies it. Scores and `nominal` (r_sample x r_token) in per cent, shares as fractions
-of the full data.
+of the full data. control: whether it knows what no method knows (oracle, adversary, ...).
 """
 
 UNPRUNED = (FULL, ZERO_SHOT)
@@ -61,6 +62,7 @@ def points(summary: Summary) -> pl.DataFrame:
             "batch_size": int(batch[1]) if batch else None,
             "benchmark": summary.overall,
             "metric": summary.metric.name,
+            "control": line.control,
         }
         if line.sample_ratio is not None and line.token_ratio is not None:
             row["nominal"] = 100 * line.sample_ratio * line.token_ratio

@@ -36,9 +36,10 @@ PER_COST = (
 )
 FRONT = (
     "Pareto ●: no other row of the block has at least the score for at most the FLOPs (and one of the two better). Of "
-    "the means: neighbours may lie within the spread of the seeds.{untrained}"
+    "the means: neighbours may lie within the spread of the seeds.{untrained}{controls}"
 )
 UNTRAINED = " The model without training costs nothing, and is on no front."
+CONTROLS = " Controls know what no method knows, and are on no front."
 MACHINE = (
     "Seconds are those of the machine that each cell ran on. CPU seconds: processor time there, which other work on "
     "the machine hardly changes."
@@ -80,9 +81,10 @@ def cost_page(summary: Summary) -> Page:
         drawn.append(Block(", ".join(title), tuple(tuple(row[name] for name in names) for row in fields)))
     columns = tuple(Column(name, words=name in WORDS) for name in names)
     untrained = UNTRAINED if any(line.method == ZERO_SHOT for line in summary.lines) else ""
+    controls = CONTROLS if any(line.control for line in summary.lines) else ""
     first = " ".join([SORTED, *explain_shares(compared, SHARES, WITHOUT_SHARES)])
     per_cost = (PER_COST,) if True in compared else ()
-    notes = (first, NOMINAL, *per_cost, FRONT.format(untrained=untrained), MACHINE)
+    notes = (first, NOMINAL, *per_cost, FRONT.format(untrained=untrained, controls=controls), MACHINE)
     table = Table("by-cost", "", columns, tuple(drawn), tuple(footnotes.texts), notes)
     lead = f"Experiment {summary.experiment}, by cost. {subjects(summary.scores)}"
     warnings = tuple(training_warnings(summary.scores))
@@ -123,8 +125,9 @@ def _blocks(summary: Summary) -> list[list[dict[str, Any]]]:
     for train_set in dict.fromkeys(line.train_set for line in summary.lines):
         for model in summary.models:
             rows = [_row(line, model, summary) for line in summary.lines if line.train_set == train_set]
-            # the model without training costs nothing and would be on every front, but is no way to train
-            points = [(None if row["line"].method == ZERO_SHOT else row["flops"], row["mean"]) for row in rows]
+            # the model without training costs nothing, and controls know what nobody does: neither is a way to train
+            points = [(None if row["line"].method == ZERO_SHOT or row["line"].control else row["flops"], row["mean"])
+                      for row in rows]  # fmt: skip
             for row, on_front in zip(rows, pareto_front(points), strict=True):
                 row["pareto"] = on_front
             blocks.append(sorted(rows, key=lambda row: (row["flops"] is None, row["flops"] or 0.0)))

@@ -67,6 +67,16 @@ def test_rows_by_cost(scores: pl.DataFrame) -> None:
     }
 
 
+def test_controls_are_on_no_front(make_folders: Make) -> None:
+    """An oracle that beats everything at the lowest cost: nobody can have it."""
+    folders = make_folders(evaluation=TWO, budgets=["25x50"], methods=["full", "random+random", "oracle"], seeds=[0])
+    fill(folders, {"mini-full": (0.4, 0.4), "random+random": (0.2, 0.2), "oracle": (0.9, 0.9), "zero-shot": (0.1, 0.1)})
+    summary = summarise(scores_of(folders))
+    on_front = {row["method"]: row["pareto"] for row in tidy_costs(summary).to_dicts()}
+    assert on_front == {"zero-shot": False, "random+random": True, "oracle": False, "full": True}
+    assert "Controls know what no method knows" in " ".join(cost_page(summary).tables[0].notes)
+
+
 def test_page_marks_the_front_and_shows_the_nominal_budget_beside_the_cost(scores: pl.DataFrame) -> None:
     page = cost_page(summarise(scores))
     (table,) = page.tables
