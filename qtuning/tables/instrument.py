@@ -72,11 +72,12 @@ def instrument_files(frame: pl.DataFrame, controls: pl.DataFrame, summary: Summa
     footnotes = Footnotes()
     blocks = tuple(_blocks(frame, summary, footnotes))
     table = Table("instrument", "", COLUMNS, blocks, tuple(footnotes.texts), NOTES)
-    tables = (table,) if frame["informative"].is_not_null().any() else ()  # nothing to compare: the verdict says so
-    tables += () if controls.is_empty() else (_control_table(controls, summary),)
+    # where there is nothing to compare, the verdict says so, and a table of dashes would add nothing
+    tables = [table] if frame["informative"].is_not_null().any() else []
+    tables += [] if controls.is_empty() else [_control_table(controls, summary)]
     lead = (*verdict(frame, summary), *told_of_controls(controls, summary), subjects(summary.scores))
     name = summary.experiment
-    page = Page(f"{name}-instrument", f"{summary.title}: what it can tell apart", lead, tables)
+    page = Page(f"{name}-instrument", f"{summary.title}: what it can tell apart", lead, tuple(tables))
     frames = {"instrument.csv": frame, "controls.csv": controls}
     rounded = {name: each.with_columns(pl.selectors.float().round(6)) for name, each in frames.items() if len(each)}
     return PageFiles(page, {"instrument.md": render_markdown}, rounded)
