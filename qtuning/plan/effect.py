@@ -23,17 +23,19 @@ from qtuning.plan.spread import FinishedRuns, assumed_spread
 from qtuning.plan.work import evaluation_work
 from qtuning.statistics.answers import pools_of
 from qtuning.statistics.compare import references, rival_of
+from qtuning.statistics.families import primary_pairs
 from qtuning.statistics.power import detectable_difference
 from qtuning.store.collect import identity
-from qtuning.store.lines import FULL, RANDOM, ZERO_SHOT, Line, line_of
+from qtuning.store.lines import FULL, ZERO_SHOT, Line, line_of
 
 
 @dataclass(frozen=True)
 class Detectable:
     """The smallest difference from one reference that is likely to be marked.
 
-    comparisons: size of the family, which Holm's correction is for. lines: the fewest that lend each other their seed
-    variance, the reference among them. points: the difference, in points of the average score.
+    comparisons: size of the family of primary comparisons, which Holm's correction is for; 1 for an exploratory one.
+    lines: the fewest that lend each other their seed variance, the reference among them. points: the difference, in
+    points of the average score.
     """
 
     against: str
@@ -107,24 +109,24 @@ def _effect(grid: Grid, finished: FinishedRuns, assumptions: Assumptions) -> Eff
 
 
 def families_of(grid: Grid) -> dict[str, tuple[int, int]]:
-    """Reference -> (comparisons with it, fewest lines that lend each other their seed variance).
+    """Reference -> (comparisons that Holm's correction is for, fewest lines that lend each other their seed variance).
 
-    Only references that tables mark differences from: random + random where a budget has it, full data, and without
-    full data the model without training.
+    The primary comparisons of an experiment are one family, whatever they are with. A difference from another reference
+    that tables show (full data, and without it the model without training) is exploratory: it counts as one comparison.
     """
-    found: dict[str, tuple[int, list[int]]] = {}
-    for lines in _lines_of_tables(grid):
+    tables = list(_lines_of_tables(grid))
+    pairs = [set(primary_pairs(lines, grid.experiment.primary)) for lines in tables]
+    family, named = sum(map(len, pairs)), {rival for found in pairs for _, rival in found}
+    found: dict[str, list[int]] = {}
+    for lines, primary in zip(tables, pairs, strict=True):
         pools = pools_of(lines)
-        for line in (line for line in lines if not line.reference):
-            for against in references(lines):
+        for against in dict.fromkeys([*references(lines), *named]):
+            for line in (line for line in lines if not line.reference):
                 rival = rival_of(line, lines, against)
-                if rival == line:
-                    continue
-                count, sizes = found.setdefault(against, (0, []))
-                # a comparison that cannot be made counts in its family
-                found[against] = (count + 1, sizes if rival is None else [*sizes, len({rival, *pools[line]})])
-    marked = (RANDOM, FULL) if found.get(FULL, (0, []))[1] else (RANDOM, ZERO_SHOT)
-    return {name: (found[name][0], min(found[name][1])) for name in marked if name in found and found[name][1]}
+                if rival not in (None, line) and (against not in named or (line, against) in primary):
+                    found.setdefault(against, []).append(len({rival, *pools[line]}))
+    shown = [*named, FULL if FULL in found else ZERO_SHOT]
+    return {name: (family if name in named else 1, min(found[name])) for name in dict.fromkeys(shown) if name in found}
 
 
 def _lines_of_tables(grid: Grid) -> Iterator[list[Line]]:

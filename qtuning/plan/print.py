@@ -12,7 +12,7 @@ from qtuning.files import canonical_json
 from qtuning.plan.assumptions import Assumptions
 from qtuning.plan.bill import Bill
 from qtuning.plan.check import PredictionCheck
-from qtuning.plan.effect import Effect
+from qtuning.plan.effect import Detectable, Effect
 from qtuning.plan.jobs import Hours, Jobs
 from qtuning.plan.lengths import CHARACTERS
 from qtuning.plan.machines import GIB, Machine
@@ -143,9 +143,11 @@ def _detectable(effects: Sequence[Effect]) -> list[Line]:
     lines = []
     for effect in effects:
         text = f"{effect.experiment}: {effect.note}"
-        found = ", ".join(f"{_points(found.points)} from {REFERENCE[found.against]}" for found in effect.detects)
-        families = ", ".join(f"{found.comparisons}" for found in effect.detects)
-        test = f"80% power, 5% level after Holm's correction for {families} comparisons"
+        found = ", ".join(
+            f"{_points(each.points)} from {REFERENCE.get(each.against, each.against)}{_family(each)}"
+            for each in effect.detects
+        )
+        test = "80% power, 5% level"
         if effect.note:
             text += f"; {found} over items alone ({test}; {effect.items:,} items)" if found else ""
         else:
@@ -153,6 +155,10 @@ def _detectable(effects: Sequence[Effect]) -> list[Line]:
             text += f"{effect.seed_sd:.2f}, correlation of answers {effect.correlation:.2f}: {effect.basis})"
         lines.append(("detects", text))
     return lines
+
+
+def _family(found: Detectable) -> str:
+    return f" after Holm's correction for {found.comparisons} comparisons" if found.comparisons > 1 else " by itself"
 
 
 def _checked(check: PredictionCheck) -> list[Line]:
