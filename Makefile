@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-EXAMPLE := mini-methods ambiguity-mini
+EXAMPLE := mini mini-controls
 
 .PHONY: env run test test-slow example bench docs lint format clean
 
