@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 EXAMPLE := mini mini-controls
 
-.PHONY: env run test test-slow example bench docs lint format clean
+.PHONY: env run test test-slow example base bench docs lint format clean
 
 env: $(VENV)/.installed  ## create the environment with the pinned versions
 
@@ -33,6 +33,10 @@ example: env  ## docs/example anew from its committed score store
 	$(BIN)/qtuning report $(EXAMPLE) --store docs/example/store --out docs/example
 	cd docs/example && find . -type f ! -path './store/*' ! -name README.md | sed 's#^\./##' | LC_ALL=C sort \
 		| xargs sha256sum > ../../tests/pins/example.sha256
+
+base: env  ## the base model of the mini world from nothing: an hour; writes results/mini_world and results/mini_base
+	$(BIN)/python -m mini_world generate --out results/mini_world
+	$(BIN)/python -m mini_world pretrain --world results/mini_world --out results/mini_base --threads 1
 
 bench: env  ## speed and memory against the limit, some ten minutes; writes docs/benchmarks/
 	$(BIN)/python -m benchmarks

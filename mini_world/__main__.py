@@ -14,12 +14,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m mini_world", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    writing = commands.add_parser("generate", help="write the corpus, the fine-tuning set and six benchmarks (seconds)")
+    writing = commands.add_parser("generate", help="write the corpus, the fine-tuning set and the benchmarks (seconds)")
     writing.add_argument("--out", type=Path, required=True, help="folder to write")
     writing.add_argument("--seed", type=int, default=SEED, help="another seed is a world the shipped model ignores")
     writing.add_argument("--without-corpus", action="store_true", help="leave the corpus out, as the package does")
 
-    training = commands.add_parser("pretrain", help="train the base model from scratch (half an hour)")
+    training = commands.add_parser("pretrain", help="train the base model from scratch (an hour)")
     training.add_argument("--world", type=Path, required=True, help="folder that `generate` wrote")
     training.add_argument("--out", type=Path, required=True, help="folder of the base model")
     training.add_argument("--threads", type=int, default=2, help="CPU threads")
