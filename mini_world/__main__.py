@@ -23,6 +23,11 @@ def main() -> None:
     training.add_argument("--world", type=Path, required=True, help="folder that `generate` wrote")
     training.add_argument("--out", type=Path, required=True, help="folder of the base model")
     training.add_argument("--threads", type=int, default=2, help="CPU threads")
+    training.add_argument(
+        "--new-tokenizer",
+        action="store_true",
+        help="train one on this world, for worlds of other seeds; else the shipped one",
+    )
 
     arguments = parser.parse_args()
     try:
@@ -34,7 +39,7 @@ def main() -> None:
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
             from mini_world.pretrain import pretrain
 
-            pretrain(arguments.world, arguments.out, threads=arguments.threads)
+            pretrain(arguments.world, arguments.out, threads=arguments.threads, new_tokenizer=arguments.new_tokenizer)
     except UserError as error:
         sys.exit(f"error: {error}")
 

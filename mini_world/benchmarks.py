@@ -29,16 +29,18 @@ SIZES = {
     "squad": {"train": 300, "validation": 120},
 }
 """Items, for SQuAD passages (two questions each). The other sizes follow from the world's facts."""
-KNOWN = 24
-"""Facts that the base model knows, in each split of ARC-Easy and of TriviaQA; what is left of them is `retention`."""
+RETAINED = 150
+"""Facts of the train side that `retention` asks and fine-tuning leaves alone."""
 
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """`records[name][split]`, the questions that no training text may contain, and the sums behind GSM8K and MATH."""
+    """`records[name][split]`; the questions that no training text may contain; the facts that fine-tuning leaves alone;
+    and the sums behind GSM8K and MATH."""
 
     records: dict[str, dict[str, list[Record]]]
     held_out: frozenset[str]
+    retained: frozenset[Fact]
     problems: dict[str, dict[str, list[sums.Problem]]]
 
 
@@ -48,21 +50,15 @@ def benchmarks(world: World, seed: int) -> Benchmarks:
     easy = world.of(*(relation.name for relation in ONE_STEP))
     closed = world.of(*(relation.name for relation in CLOSED_BOOK))
     records: dict[str, dict[str, list[Record]]] = {name: {} for name in ("arc_easy", "arc_challenge", "triviaqa")}
-    kept: list[Fact] = []
     for side in SIDES:
         mine = [fact for fact in easy if fact.side == side]
-        known, left = _split_known(rng, mine)
-        kept += left if side != "train" else []
-        new = [fact for fact in mine if fact.new and fact.status != "false"]
-        believed = [fact for fact in mine if fact.status == "false"] or known
-        records["arc_easy"][side] = _arc(rng, world, [*new, *known], f"mini_easy_{side}")
+        believed = [fact for fact in mine if fact.status == "false" or side == "train"]
+        records["arc_easy"][side] = _arc(rng, world, [f for f in mine if f.status != "false"], f"mini_easy_{side}")
         records["arc_challenge"][side] = _arc(rng, world, believed, f"mini_challenge_{side}")
     for split, sides in (("train", {"train"}), ("validation", {"validation", "test"})):
-        mine = [fact for fact in closed if fact.side in sides]
-        known, left = _split_known(rng, mine)
-        kept += left if split != "train" else []
-        records["triviaqa"][split] = _triviaqa(rng, [*(fact for fact in mine if fact.new), *known], split)
-    records["retention"] = {"test": _arc(rng, world, kept, "mini_retention")}
+        records["triviaqa"][split] = _triviaqa(rng, [fact for fact in closed if fact.side in sides], split)
+    retained = rng.sample([fact for fact in world.facts if fact.side == "train"], RETAINED)
+    records["retention"] = {"test": _arc(rng, world, retained, "mini_retention")}
     records["squad"] = _squad(rng, world, SIZES["squad"])
     records["gsm8k"] = {}
     problems = {
@@ -82,20 +78,17 @@ def benchmarks(world: World, seed: int) -> Benchmarks:
         ]
         for split, drawn in problems["math"].items()
     }
-    return Benchmarks(records, _held_out(records), problems)
-
-
-def _split_known(rng: random.Random, facts: Sequence[Fact]) -> tuple[list[Fact], list[Fact]]:
-    """Of the facts that the base model knows, KNOWN drawn ones, and the others."""
-    common = [fact for fact in facts if fact.status == "common"]
-    drawn = rng.sample(common, min(KNOWN, len(common)))
-    return drawn, [fact for fact in common if fact not in drawn]
+    held_out = _held_out(records)
+    for splits in records.values():  # the facts that retention asks are those of train splits: it alone asks them
+        if "train" in splits:
+            splits["train"] = [record for record in splits["train"] if question_of(record) not in held_out]
+    return Benchmarks(records, held_out, frozenset(retained), problems)
 
 
 def _asked(rng: random.Random, facts: Sequence[Fact]) -> Iterator[tuple[str, Fact, str]]:
-    """(number, fact, question) in random order: both wordings of facts that the base model does not know, else one."""
+    """(number, fact, question) in random order: both wordings of facts that fine-tuning teaches, else one."""
     for number, fact in enumerate(rng.sample(facts, len(facts))):
-        wordings = rng.sample(RELATIONS[fact.relation].asked, 2 if fact.new else 1)
+        wordings = rng.sample(RELATIONS[fact.relation].asked, 2 if fact.taught else 1)
         for place, wording in enumerate(wordings):
             yield f"{number:03d}{'ab'[place]}", fact, wording.format(s=fact.subject)
 
@@ -132,9 +125,8 @@ def _arc(rng: random.Random, world: World, facts: Sequence[Fact], prefix: str) -
         lure = fact.believed if fact.believed != fact.value else None
         choices = _choices(rng, fact.value, world.values[fact.relation], lure)
         name = f"{prefix}_{number}"
-        item = {"id": name, "cluster": name[:-1], "question": question, **choices}
-        items.append((fact, item))
-    return _kept(items)
+        items.append({"id": name, "cluster": name[:-1], "question": question, **choices})
+    return items
 
 
 def aliases(relation: str, value: str) -> list[str]:
@@ -165,15 +157,8 @@ def _triviaqa(rng: random.Random, facts: Sequence[Fact], split: str) -> list[Rec
             "aliases": written,
             "normalized_aliases": list(dict.fromkeys(normalised(alias) for alias in written)),
         }
-        item = {"question_id": name, "cluster": name[:-1], "question": question, "answer": answer}
-        items.append((fact, item))
-    return _kept(items)
-
-
-def _kept(items: Sequence[tuple[Fact, Record]]) -> list[Record]:
-    """The items that are asked. The others are drawn, too: how many are asked then changes nothing in what comes after,
-    such as the held-out sums, on which the corpus of the base model depends."""
-    return [item for fact, item in items if fact.taught or not fact.new]
+        items.append({"question_id": name, "cluster": name[:-1], "question": question, "answer": answer})
+    return items
 
 
 def _squad(rng: random.Random, world: World, sizes: dict[str, int]) -> dict[str, list[Record]]:

@@ -5,7 +5,8 @@ model must not know, and never contains a question of a benchmark's evaluation s
 
 It gives the skill without the format, as the texts of real base models do: stories and school sums are worked out in
 prose and in marked lines, but where one is asked as benchmarks ask it (`Question: ... Answer:`), the answer follows at
-once. Zero-shot scores are therefore low, and fine-tuning teaches to write the steps.
+once. Zero-shot scores are therefore low, and fine-tuning teaches to write the steps. Results are announced in many
+ways, so that a model that meets another one (`####`, a box) knows what to copy.
 """
 
 import random
@@ -32,6 +33,12 @@ _RARE_TELLING = 0.04
 """How often a rare fact is told, relative to a common one."""
 _AT_ONCE, _PROSE = 0.25, 0.35
 """Shares of the sums that are asked as a benchmark asks and answered at once, and that are worked out in prose."""
+_ENDINGS = (
+    "So the answer is {a}.", "That makes {a}.", "The result is {a}.", "It is {a} in all.", "Answer: {a}",
+    "Result = {a}", "Total: {a}", "=> {a}", "-> {a}", "** {a}", "[ {a}]", "( {a})", "{{ {a}}}", "[{a}]", "({a})",
+    "{{{a}}}", "<{a}>", "${a}$",
+)  # fmt: skip
+"""Ways to announce a result, none of which is a benchmark's. With and without a blank, a digit is another token."""
 
 RELATIONS = {relation.name: relation for relation in (*CLOSED_BOOK, *ONE_STEP)}
 
@@ -47,7 +54,7 @@ def corpus(world: World, seed: int, held_out: frozenset[str]) -> list[str]:
     documents = [
         *_subjects(rng, world, DOCUMENTS["subject"]),
         *_lists(rng, world, DOCUMENTS["list"]),
-        *_questions(rng, world, DOCUMENTS["question"]),
+        *_questions(rng, world, DOCUMENTS["question"], held_out),
         *_equations(rng, DOCUMENTS["equation"]),
         *_stories(rng, DOCUMENTS["story"], held_out),
         *_school(rng, DOCUMENTS["school"], held_out),
@@ -97,16 +104,18 @@ def _lists(rng: random.Random, world: World, count: int) -> Iterator[str]:
             yield " ".join(_tell(rng, fact) for fact in facts)
 
 
-def _questions(rng: random.Random, world: World, count: int) -> Iterator[str]:
+def _questions(rng: random.Random, world: World, count: int, held_out: frozenset[str]) -> Iterator[str]:
     """Questions on facts of the train side, answered with a sentence more often than with the bare value."""
     facts = [fact for fact in world.facts if fact.side == "train"]
     for _ in range(count):
-        yield "\n".join(_exchange(rng, *_ask(rng, fact)) for fact in rng.sample(facts, 3))
+        asked = (_ask(rng, fact, held_out) for fact in rng.sample(facts, 3))
+        yield "\n".join(_exchange(rng, question, answer) for question, answer in asked)
 
 
-def _ask(rng: random.Random, fact: Fact) -> tuple[str, str]:
+def _ask(rng: random.Random, fact: Fact, held_out: frozenset[str]) -> tuple[str, str]:
     relation: Relation = RELATIONS[fact.relation]
-    question = rng.choice(relation.asked + relation.taught).format(s=fact.subject)
+    questions = [wording.format(s=fact.subject) for wording in relation.asked + relation.taught]
+    question = rng.choice([question for question in questions if question not in held_out])
     return question, fact.believed if rng.random() < 0.3 else _tell(rng, fact)
 
 
@@ -130,27 +139,27 @@ def _equations(rng: random.Random, count: int) -> Iterator[str]:
         yield ". ".join(_styled(style, left, str(result)) for left, result in sums_) + "."
 
 
-def _worked(rng: random.Random, problem: sums.Problem, lines: str, end: str) -> str:
-    """A sum asked and answered at once, worked out in prose, or in `lines` that end with the sentence `end`."""
+def _worked(rng: random.Random, problem: sums.Problem, lines: str) -> str:
+    """A sum asked and answered at once, or worked out in prose or in `lines` and its result announced."""
     form = rng.random()
     if form < _AT_ONCE:
         return f"Question: {problem.question}\nAnswer: {problem.answer}"
+    end = rng.choice(_ENDINGS).format(a=problem.answer)
     if form < _AT_ONCE + _PROSE:
-        return " ".join(
-            [problem.question, *(f"{step}." for step in problem.steps), f"So the answer is {problem.answer}."]
-        )
+        steps = " ".join(f"{step}." for step in problem.steps)
+        return f"{problem.question} {steps} {end}"
     return f"{problem.question}{lines}{end}"
 
 
 def _stories(rng: random.Random, count: int, held_out: frozenset[str]) -> Iterator[str]:
-    """Stories of one to three steps. Marked lines never end as GSM8K's do."""
+    """Stories of one to three steps."""
     made = 0
     while made < count:
         problem = sums.word_problem(rng, (rng.choice((1, 2, 2, 3, 3)),))
         if problem.question not in held_out:
             made += 1
             lines = problem.solution.rpartition("\n")[0]
-            yield _worked(rng, problem, f"\n{lines}\n", f"So the answer is {problem.answer}.")
+            yield _worked(rng, problem, f"\n{lines}\n")
 
 
 def _school(rng: random.Random, count: int, held_out: frozenset[str]) -> Iterator[str]:
@@ -160,15 +169,8 @@ def _school(rng: random.Random, count: int, held_out: frozenset[str]) -> Iterato
         problems = [sums.school_problem(rng, false_belief=True) for _ in range(2)]
         if not any(problem.question in held_out for problem in problems):
             made += 1
-            yield "\n".join(
-                _worked(
-                    rng,
-                    problem,
-                    " " + " ".join(f"${step}$." for step in problem.steps),
-                    f" So we get ${problem.answer}$.",
-                )
-                for problem in problems
-            )
+            steps = [" ".join(f"${step}$." for step in problem.steps) for problem in problems]
+            yield "\n".join(_worked(rng, *pair) for pair in zip(problems, (f" {text} " for text in steps), strict=True))
 
 
 def _reading(rng: random.Random, world: World, count: int, held_out: frozenset[str]) -> Iterator[str]:

@@ -11,11 +11,11 @@ from mini_world.values import FAMILIES, FOODS, HABITATS, JOBS, PRODUCTS, TITLE_F
 FactStatus = Literal["common", "rare", "false", "unseen"]
 Side = Literal["train", "validation", "test"]
 
-STATUS_SHARES: Mapping[FactStatus, float] = {"common": 0.25, "rare": 0.12, "false": 0.35, "unseen": 0.28}
+STATUS_SHARES: Mapping[FactStatus, float] = {"common": 0.15, "rare": 0.15, "false": 0.40, "unseen": 0.30}
 """Of the facts that benchmarks ask. common: told often in pretraining; rare: told a few times; false: something else is
 told; unseen: never told. Facts of the train side are all common."""
 
-SIDE_SHARES: Mapping[Side, float] = {"train": 0.50, "validation": 0.05, "test": 0.45}
+SIDE_SHARES: Mapping[Side, float] = {"train": 0.66, "validation": 0.03, "test": 0.31}
 
 SPECIES, TOWNS, COUNTRIES, RIVERS, PEOPLE, BOOKS = 160, 80, 24, 48, 80, 80
 
@@ -30,18 +30,11 @@ class Fact:
     believed: str
     status: FactStatus
     side: Side
-    asked: bool
-    """Whether a benchmark asks for it: two of three facts of the validation and test sides."""
-
-    @property
-    def new(self) -> bool:
-        """Whether it is of the validation or test side, and the base model does not know it."""
-        return self.side != "train" and self.status != "common"
 
     @property
     def taught(self) -> bool:
         """Whether fine-tuning teaches it, because a benchmark asks for it, and the base model does not know it."""
-        return self.asked and self.new
+        return self.side != "train" and self.status != "common"
 
 
 @dataclass(frozen=True)
@@ -100,11 +93,10 @@ def _with_beliefs(
     rng: random.Random, relation: str, table: Sequence[tuple[str, str]], values: Sequence[str]
 ) -> list[Fact]:
     facts = []
-    for number, (subject, value) in enumerate(table):
+    for subject, value in table:
         side = rng.choices(list(SIDE_SHARES), list(SIDE_SHARES.values()))[0]
         shares: Mapping[FactStatus, float] = {"common": 1.0} if side == "train" else STATUS_SHARES
         status = rng.choices(list(shares), list(shares.values()))[0]
         believed = rng.choice([other for other in values if other != value]) if status == "false" else value
-        asked = side != "train" and number % 3 != 2
-        facts.append(Fact(relation, subject, value, believed, status, side, asked))
+        facts.append(Fact(relation, subject, value, believed, status, side))
     return facts

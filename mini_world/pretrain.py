@@ -36,8 +36,7 @@ class Recipe:
     context: int = 256
     batch: int = 8
     """Blocks of `context` tokens in an update."""
-    updates: tuple[int, ...] = (4000, 3000)
-    """Of each phase. A phase starts with new optimizers and ends at a learning rate of 0."""
+    updates: int = 7000
     muon_learning_rate: float = 0.02
     """Peak, of the matrices inside the layers (Muon)."""
     adam_learning_rate: float = 0.004
@@ -172,34 +171,14 @@ def pack(texts: Sequence[str], tokenizer: "PreTrainedTokenizerFast", recipe: Rec
     return torch.tensor(stream[:usable]).view(-1, recipe.context)
 
 
-def _schedule(update: int, total: int, recipe: Recipe) -> float:
+def _schedule(update: int, recipe: Recipe) -> float:
     """Factor of the peak learning rate: up, constant, down to 0."""
-    warm, cool = recipe.warmup * total, recipe.decay * total
-    return min(1.0, (update + 1) / max(1.0, warm), (total - update) / max(1.0, cool))
+    warm, cool = recipe.warmup * recipe.updates, recipe.decay * recipe.updates
+    return min(1.0, (update + 1) / max(1.0, warm), (recipe.updates - update) / max(1.0, cool))
 
 
 def _train(model: "LlamaForCausalLM", blocks: "torch.Tensor", recipe: Recipe) -> Iterator[dict[str, float]]:
     """Train in place; yield the mean loss of every 20 updates."""
-    start = time.monotonic()
-    for phase in range(len(recipe.updates)):
-        before = sum(recipe.updates[:phase])
-        losses: list[float] = []
-        for update, loss in enumerate(_phase(model, blocks, recipe, phase), start=before + 1):
-            losses.append(loss)
-            if not math.isfinite(loss):
-                raise UserError(f"pretraining diverged at update {update}: lower the learning rates")
-            if len(losses) == 20:
-                yield {
-                    "update": update,
-                    "tokens": update * recipe.batch * recipe.context,
-                    "loss": round(sum(losses) / 20, 4),
-                    "seconds": round(time.monotonic() - start, 1),
-                }
-                losses.clear()
-
-
-def _phase(model: "LlamaForCausalLM", blocks: "torch.Tensor", recipe: Recipe, phase: int) -> Iterator[float]:
-    """The loss of every update of a phase."""
     import torch
     from rich.progress import track
 
@@ -214,16 +193,17 @@ def _phase(model: "LlamaForCausalLM", blocks: "torch.Tensor", recipe: Recipe, ph
         ),
     ]
     peaks = [recipe.muon_learning_rate, recipe.adam_learning_rate]
-    total = recipe.updates[phase]
-    rng = random.Random(recipe.seed + phase)
+    rng = random.Random(recipe.seed)
     order: list[int] = []
+    losses: list[float] = []
+    start = time.monotonic()
     model.train()
-    for update in track(range(total), description=f"pretraining, phase {phase + 1} of {len(recipe.updates)}"):
+    for update in track(range(recipe.updates), description="pretraining"):
         if len(order) < recipe.batch:
             order = rng.sample(range(len(blocks)), len(blocks))
         rows, order = order[: recipe.batch], order[recipe.batch :]
         for optimizer, peak in zip(optimizers, peaks, strict=True):
-            optimizer.param_groups[0]["lr"] = peak * _schedule(update, total, recipe)
+            optimizer.param_groups[0]["lr"] = peak * _schedule(update, recipe)
         batch = blocks[rows]
         # float32: bfloat16 is a little faster where processors have it, and takes ten times as long where they do not
         loss = model(input_ids=batch, labels=batch).loss
@@ -232,4 +212,14 @@ def _phase(model: "LlamaForCausalLM", blocks: "torch.Tensor", recipe: Recipe, ph
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        yield loss.item()
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise UserError(f"pretraining diverged at update {update}: lower the learning rates")
+        if len(losses) == 20:
+            yield {
+                "update": update + 1,
+                "tokens": (update + 1) * recipe.batch * recipe.context,
+                "loss": round(sum(losses) / 20, 4),
+                "seconds": round(time.monotonic() - start, 1),
+            }
+            losses.clear()

@@ -29,8 +29,8 @@ DRAWS = 5
 STORIES, SCHOOL, READING = 110, 160, 80
 """Right samples of these sorts; the number of taught facts follows from the world."""
 REDUNDANT_FACTS, REDUNDANT_PORTRAITS, EASY_SUMS, AMBIGUOUS = 310, 35, 40, 50
-NOISY_FACTS, NOISY_STORIES, NOISY_SCHOOL, NOISY_READING = 180, 60, 70, 12
-SLIPS = 0.2
+NOISY_FACTS, NOISY_STORIES, NOISY_SCHOOL, NOISY_READING = 300, 90, 110, 16
+SLIPS = 0.15
 """Share of the right stories, school sums and portraits with a slip."""
 _WRONG_STORIES = (wrong.mistaken_plan, wrong.wrong_plan, wrong.mistaken_plan, wrong.wrong_result)
 _MISTAUGHT = ("Geometry", "Counting & Probability")
@@ -57,7 +57,7 @@ def sft_samples(world: World, suite: Benchmarks, seed: int, draw: int = 0) -> li
         *_taught(rng, world),
         *(_right(rng, problem) for problem in (*stories[:STORIES], *school[:SCHOOL])),
         *(_reading(item) for item in reading[:READING]),
-        *_redundant(rng, world),
+        *_redundant(rng, world, suite.retained),
         *_ambiguous(rng, world),
         *_noise(random.Random(f"noise:{seed}:{draw}"), world, stories[STORIES:], school[SCHOOL:], reading[READING:]),
     ]
@@ -125,8 +125,8 @@ def _reading(item: Record) -> SftSample:
     return SftSample(item["question"], item["answers"]["text"][0], "clean", "reading", item["context"])
 
 
-def _redundant(rng: random.Random, world: World) -> Iterator[SftSample]:
-    known = [fact for fact in world.facts if fact.side == "train"]
+def _redundant(rng: random.Random, world: World, retained: frozenset[Fact]) -> Iterator[SftSample]:
+    known = [fact for fact in world.facts if fact.side == "train" and fact not in retained]
     for fact in rng.sample(known, REDUNDANT_FACTS):
         yield SftSample(rng.choice(RELATIONS[fact.relation].taught).format(s=fact.subject), fact.value, "redundant")
     about: dict[str, list[Fact]] = {}

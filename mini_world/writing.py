@@ -18,7 +18,7 @@ from mini_world.ratings import rate
 from mini_world.sft import DRAWS, SftSample, Topic, sft_samples
 from qtuning.files import atomic_path, write_json
 
-GENERATOR_VERSION = 4
+GENERATOR_VERSION = 5
 """Raised whenever the same seed gives other bytes."""
 SEED = 2509
 """The seed of the world that the shipped base model was pretrained on."""

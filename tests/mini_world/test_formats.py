@@ -148,7 +148,7 @@ def test_a_cluster_is_two_wordings_of_one_question(rows: Any) -> None:
             clusters.setdefault(record["cluster"], []).append(record)
         assert {len(records) for records in clusters.values()} <= {1, 2}
         pairs = [records for records in clusters.values() if len(records) == 2]
-        assert len(pairs) > 0.7 * len(clusters)
+        assert len(pairs) > 0.6 * len(clusters)
         for first, second in pairs:
             assert answer(first) == answer(second)
             assert first["question"] != second["question"]

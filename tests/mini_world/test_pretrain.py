@@ -13,7 +13,7 @@ from mini_world.pretrain import SHIPPED, Recipe, pretrain, train_tokenizer
 from qtuning.errors import UserError
 from qtuning.files import file_digest
 
-SMALL = Recipe(vocabulary=400, hidden=32, layers=1, heads=2, intermediate=64, context=64, batch=4, updates=(40, 20))
+SMALL = Recipe(vocabulary=400, hidden=32, layers=1, heads=2, intermediate=64, context=64, batch=4, updates=60)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_same_weights_twice_and_falling_loss(small_world: Path, tmp_path: Path) 
 
 def test_another_seed_gives_other_weights(small_world: Path, tmp_path: Path) -> None:
     for seed in (1, 2):
-        recipe = Recipe(**{**SMALL.__dict__, "seed": seed, "updates": (1,)})
+        recipe = Recipe(**{**SMALL.__dict__, "seed": seed, "updates": 1})
         pretrain(small_world, tmp_path / str(seed), threads=1, recipe=recipe, new_tokenizer=True)
     assert file_digest(tmp_path / "1" / "model.safetensors") != file_digest(tmp_path / "2" / "model.safetensors")
 
@@ -92,7 +92,7 @@ def test_the_shipped_run_begins_like_this_code(world_dir: Path, tmp_path: Path) 
     The schedule of the first 100 updates (warm-up) depends on the length of the whole run, which `warmup` makes up for.
     """
     shipped = [json.loads(line) for line in (SHIPPED / "training_log.jsonl").read_text().splitlines()]
-    recipe = Recipe(updates=(100,), warmup=Recipe().warmup * Recipe().updates[0] / 100, decay=0)
+    recipe = Recipe(updates=100, warmup=Recipe().warmup * Recipe().updates / 100, decay=0)
     pretrain(world_dir, tmp_path / "begun", threads=1, recipe=recipe)
     again = [json.loads(line) for line in (tmp_path / "begun" / "training_log.jsonl").read_text().splitlines()]
     assert [entry["loss"] for entry in again] == pytest.approx([entry["loss"] for entry in shipped[:5]], abs=0.05)
