@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from qtuning.cli.draw import audit, export, figures, instrument, report, tables
+from qtuning.cli.draw import audit, compare, export, figures, instrument, report, tables
 from qtuning.cli.look import check_pruner, contamination, experiments, plan, plane
 from qtuning.cli.run import (
     base_model,
@@ -34,7 +34,7 @@ app = typer.Typer(
 # in the order of `qtuning --help`
 for _command in (
     *(cells, base_model, prepare, influence, train, evaluate, collect, tables, check_pruner, replay, experiments, plan),
-    *(localise, token_kinds, instrument, figures, report, export, audit, contamination, plane),
+    *(localise, token_kinds, compare, instrument, figures, report, export, audit, contamination, plane),
 ):
     app.command(_command.__name__.replace("_", "-"))(_command)
 

@@ -77,6 +77,47 @@ def tables(
             print(path)
 
 
+def compare(
+    experiment: Annotated[str, typer.Argument(help="experiment that is in the store")],
+    line: Annotated[str | None, typer.Argument(help="METHOD, METHOD@25x50 or METHOD[VARIANT]@25x50")] = None,
+    rival: Annotated[str | None, typer.Argument(help="what it is compared with, written in the same way")] = None,
+    metric: MetricOption = "headline",
+    benchmark: Annotated[
+        list[str] | None, typer.Option(help="benchmark, or avg; repeatable. Default: the average alone")
+    ] = None,
+    store: Annotated[Path, typer.Option(help="folder of the score store (`qtuning tables` fills it)")] = RESULTS,
+) -> None:
+    """Print which differences are real: each with its interval over seeds and test items, primary comparisons first.
+
+    `qtuning compare mini-replay` has the comparisons that the experiment is made for, and those of every line with
+    random pruning, the full data and no training.
+
+    `qtuning compare mini-replay q-tuning random+random --benchmark gsm8k` compares two lines at each budget;
+    `q-tuning@25x50 random+random@50x70` at two budgets; `"random+random[updates=matched-updates]"` has an option.
+    """
+    chosen = metric_named(metric)
+    from qtuning.statistics.compare import compare as compare_all
+    from qtuning.statistics.pairs import compare_pairs
+    from qtuning.statistics.summary import summarise
+    from qtuning.store.store import Store
+    from qtuning.tables.comparisons import comparison_page
+    from qtuning.tables.terminal import print_page
+
+    if line is not None and rival is None:
+        raise UserError(f"compare {experiment} {line!r}: with what? Name a second line, or none")
+    read = Store(store)
+    summary = summarise(read.experiment(experiment), chosen)
+    wanted = benchmark or [summary.overall]
+    if unknown := [name for name in wanted if name not in summary.benchmarks]:
+        raise UserError(f"--benchmark = {unknown[0]!r}: {experiment} has {', '.join(summary.benchmarks)}")
+    if line is None or rival is None:
+        frame = compare_all(summary, read.items)
+        frame = frame.filter(frame["family"].is_not_null())
+    else:
+        frame = compare_pairs(summary, read.items, line, rival)
+    print_page(comparison_page(frame.filter(frame["benchmark"].is_in(wanted)), summary))
+
+
 def instrument(
     experiments: StoredExperiments,
     store: Annotated[Path, typer.Option(help="folder of the score store (`qtuning tables` fills it)")] = RESULTS,

@@ -167,6 +167,14 @@ def _identity(known: AnswerSet, line: Line, benchmark: str) -> dict[str, Any]:
     return row | {"metric": known.summary.metric.name}
 
 
+def compared_lines(known: AnswerSet, line: Line, rival: Line, benchmark: str) -> dict[str, Any]:
+    """A row of `compare` for any two lines of a model, without a family; where it cannot be, the reason in `note`."""
+    reason = known.unpaired(line, rival, benchmark)
+    return _identity(known, line, benchmark) | (
+        {"note": reason} if reason else _compared(known, line, benchmark, rival)
+    )
+
+
 def _compared(known: AnswerSet, line: Line, benchmark: str, rival: Line | None) -> dict[str, Any]:
     """A difference: its estimate, whom it favours, and, from random pruning, the position between the controls."""
     assert rival is not None

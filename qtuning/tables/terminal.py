@@ -18,7 +18,7 @@ from qtuning.tables.page import Field, Page, Parts, Table, aligned, superscript
 UNBOUNDED = 160
 """Columns of a file or pipe, which has no width of its own."""
 
-SHOWN = ("scores", "costs", "instrument", "controls")
+SHOWN = ("scores", "costs", "comparisons", "instrument", "controls")
 """The tables of a page that are printed; the rest are in its files."""
 
 
