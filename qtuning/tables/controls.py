@@ -51,7 +51,11 @@ def controls_line(summary: Summary, comparisons: pl.DataFrame | None) -> str:
     seeds = summary.scores["seed"].drop_nulls().n_unique()
     which = " at every budget" if apart else ""
     why = ", and one seed cannot show it" if seeds == 1 else ""
-    text = f"This experiment cannot rank methods{which}: its controls are not apart{why} ({'; '.join(mixed)})."
+    found_good = all(controls.oracle is not None and controls.oracle.significant for controls in found)
+    subject = "cannot rank methods"
+    if found_good and seeds > 1:  # then only the adversary is not told from random pruning
+        subject = "can see a better selection than a random one, but cannot rank methods below it"
+    text = f"This experiment {subject}{which}: its controls are not apart{why} ({'; '.join(mixed)})."
     return f"{text} They are apart {'; '.join(apart)}." if apart else text
 
 

@@ -108,6 +108,16 @@ def test_controls_that_are_not_apart_cannot_rank(make_folders: Make) -> None:
     assert verdict.startswith("This experiment cannot rank methods: its controls are not apart (at 25x50 oracle - ")
 
 
+def test_an_adversary_like_random_pruning_still_leaves_the_oracle(make_folders: Make) -> None:
+    made = make_folders(evaluation=TWO, methods=METHODS, budgets=["25x50"], seeds=[0, 1, 2])
+    finish(made, lambda cell: 0.8 if "oracle" in cell_id(cell) else 0.4)
+    verdict = page_of(made).verdict
+    assert verdict.startswith(
+        "This experiment can see a better selection than a random one, but cannot rank methods below it: its controls "
+        "are not apart (at 25x50 oracle - random +"
+    )
+
+
 def test_budgets_are_told_apart(make_folders: Make) -> None:
     made = make_folders(evaluation=TWO, methods=METHODS, budgets=["25x50", "50x70"], seeds=[0, 1, 2])
     finish(made, lambda cell: 0.4 if "50x70" in cell_id(cell) else level_of(cell))
