@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-EXAMPLE := mini mini-controls
+EXAMPLE := mini mini-controls mini-replay
 
 .PHONY: env run test test-slow example base bench docs lint format clean
 
