@@ -34,9 +34,9 @@ example: env  ## docs/example anew from its committed score store
 	cd docs/example && find . -type f ! -path './store/*' ! -name README.md | sed 's#^\./##' | LC_ALL=C sort \
 		| xargs sha256sum > ../../tests/pins/example.sha256
 
-base: env  ## the base model of the mini world from nothing: an hour; writes results/mini_world and results/mini_base
+base: env  ## the base model of the mini world from nothing: most of an hour; writes results/mini_world and results/mini_base
 	$(BIN)/python -m mini_world generate --out results/mini_world
-	$(BIN)/python -m mini_world pretrain --world results/mini_world --out results/mini_base --threads 1
+	$(BIN)/python -m mini_world pretrain --world results/mini_world --out results/mini_base
 
 bench: env  ## speed and memory against the limit, some ten minutes; writes docs/benchmarks/
 	$(BIN)/python -m benchmarks

@@ -79,7 +79,7 @@ def benchmarks(world: World, seed: int) -> Benchmarks:
         for split, drawn in problems["math"].items()
     }
     held_out = _held_out(records)
-    for splits in records.values():  # the facts that retention asks are those of train splits: it alone asks them
+    for splits in records.values():  # retention asks facts of the train side: no train split has its questions
         if "train" in splits:
             splits["train"] = [record for record in splits["train"] if question_of(record) not in held_out]
     return Benchmarks(records, held_out, frozenset(retained), problems)

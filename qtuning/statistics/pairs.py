@@ -47,8 +47,8 @@ def named_lines(text: str, lines: Sequence[Line]) -> list[Line]:
 def compare_pairs(summary: Summary, items: pl.DataFrame, first: str, second: str) -> pl.DataFrame:
     """`first` minus `second` (texts as of `named_lines`), one row per pair, model and benchmark, as `compare` has them.
 
-    Pairs are at one budget, unless both texts name theirs. Nothing is corrected for the number of comparisons, and
-    `against` is the text of the second line.
+    `first` must prune. Pairs are at one budget, unless both texts name theirs. Nothing is corrected for the number of
+    comparisons, and `against` is the text of the second line.
     """
     rows = [
         compared_lines(known, line, rival, benchmark) | {"against": _text(rival)}
@@ -57,7 +57,10 @@ def compare_pairs(summary: Summary, items: pl.DataFrame, first: str, second: str
         for benchmark in summary.benchmarks
     ]
     if not rows:
-        raise UserError(f"{first!r} and {second!r}: never at one budget; name both, as in METHOD@25x50")
+        raise UserError(
+            f"{first!r} and {second!r}: no pair: the first must prune, and two budgets must both be named, "
+            "as in METHOD@25x50"
+        )
     return pl.DataFrame(rows, schema=COMPARISON_SCHEMA, orient="row")
 
 
@@ -65,7 +68,8 @@ def _pairs(lines: Sequence[Line], first: str, second: str) -> Iterator[tuple[Lin
     free = "@" in first and "@" in second
     for line in named_lines(first, lines):
         for rival in named_lines(second, lines):
-            same = rival.reference or _text(line).split("@")[1:] == _text(rival).split("@")[1:]
+            budgets = [(each.sample_ratio, each.token_ratio) for each in (line, rival)]
+            same = rival.reference or budgets[0] == budgets[1]
             if line != rival and not line.reference and (free or same):
                 yield line, rival
 

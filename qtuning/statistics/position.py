@@ -4,7 +4,7 @@ The oracle knows which samples are good, the adversary does the opposite. An exp
 random pruning cannot rank methods that choose samples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, sqrt
 from typing import Any, get_args
@@ -57,7 +57,7 @@ def controls_apart(summary: Summary, comparisons: pl.DataFrame) -> list[Controls
     for row in rows.filter(pl.col("control").is_not_null() & pl.col("difference").is_not_null()).to_dicts():
         upwards = 1 if summary.metric.higher_is_better else -1
         difference = row["difference"] * (upwards if row["control"] == "oracle" else -upwards)
-        error = sqrt((row["seed_sd"] or 0) ** 2 / row["n_seeds"] + row["item_se"] ** 2)
+        error = standard_error(row)
         told = row["n_seeds"] > 1 and row["p"] < 0.05 and difference > 0
         gap = Gap(difference, difference / error if error else inf, told)
         found.setdefault(tuple(row[name] for name in place), {})[row["control"]] = gap
@@ -65,6 +65,11 @@ def controls_apart(summary: Summary, comparisons: pl.DataFrame) -> list[Controls
         Controls(dict(zip(place, key, strict=True)), gaps.get("oracle"), gaps.get("adversary"))
         for key, gaps in found.items()
     ]
+
+
+def standard_error(row: Mapping[str, Any]) -> float:
+    """Over seeds and items, of a row of `compare` that has a difference; with one seed over items alone."""
+    return sqrt((row["seed_sd"] or 0.0) ** 2 / row["n_seeds"] + row["item_se"] ** 2)
 
 
 def control_column(line: Line, lines: Sequence[Line]) -> Control | None:

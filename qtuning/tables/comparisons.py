@@ -6,6 +6,7 @@ import polars as pl
 
 from qtuning.experiment.metrics import METRICS
 from qtuning.statistics.pairs import line_text
+from qtuning.statistics.position import standard_error
 from qtuning.statistics.summary import Summary
 from qtuning.tables.labels import benchmark_label, number, subjects
 from qtuning.tables.page import Block, Column, Field, Page, Table
@@ -41,16 +42,13 @@ def comparison_page(frame: pl.DataFrame, summary: Summary) -> Page:
 def _row(row: dict[str, Any], decimals: int) -> tuple[Field, ...]:
     form = f"+.{decimals}f"
     known = row["difference"] is not None
-    error = None
-    if row["item_se"] is not None:
-        error = ((row["seed_sd"] or 0.0) ** 2 / max(row["n_seeds"], 1) + row["item_se"] ** 2) ** 0.5
     return (
         line_text(row["method"], row["variant"], row["sample_ratio"], row["token_ratio"]),
         row["against"],
         benchmark_label(row["benchmark"]),
         number(row["difference"], form),
         f"[{row['low']:{form}}, {row['high']:{form}}]" if known else (row["note"] or "–"),
-        number(error, f".{decimals}f"),
+        number(standard_error(row) if known else None, f".{decimals}f"),
         number(row["p"], ".4f"),
         number(row["p_adjusted"], ".4f"),
         row["family"] or "",

@@ -90,7 +90,8 @@ def _draw(table: Table, numbers: Sequence[int], spread: bool, differences: Colle
         drawn.add_column(
             header if "\n" in header or not tall else f"\n{header}",
             justify="left" if column.words else "right",
-            no_wrap=True,
+            no_wrap=not column.words,  # where a line is too long, words wrap: a cut number would be lost
+            overflow="fold" if column.words else "ellipsis",
         )
         texts.append(_texts([row[index] for row in table.rows], spread, index in differences))
     rows = zip(*texts, strict=True)

@@ -53,5 +53,7 @@ def test_names(summary: Summary) -> None:
 
 
 def test_two_budgets_must_both_be_named(store: Store, summary: Summary) -> None:
-    with pytest.raises(UserError, match="never at one budget"):
+    with pytest.raises(UserError, match="two budgets must both be named"):
         compare_pairs(summary, store.items, "oracle@25x50", "oracle")
+    with pytest.raises(UserError, match="the first must prune"):
+        compare_pairs(summary, store.items, "full", "oracle")
