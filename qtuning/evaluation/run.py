@@ -108,6 +108,7 @@ def evaluate_model(
     # scores may change with each of these
     backend = {"name": evaluation.backend, "device": model.device.type}
     backend |= evaluation.model_dump(include={"batch_size", "dtype", "max_length"})
+    backend |= {"adapter": "merged"} if model.merged else {}
     backend |= {name: importlib.metadata.version(name) for name in ("lm_eval", "torch", "transformers", "peft")}
     scores = {
         **_identity(cell_id, evaluation),
