@@ -28,7 +28,7 @@ CUDA, META = 1, 14  # c10::DeviceType
 
 class FakeGpu(TorchFunctionMode):
     """While it is entered, whatever is made on or moved to `cuda:0` is fake. waits: calls of `to_host`, and of events.
-    moved: calls of `Tensor.to` that took something there. attention: what computed it, and in which dtype."""
+    moved: what `Tensor.to` and `torch.tensor` took there. attention: what computed it, and in which dtype."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,8 +50,9 @@ class FakeGpu(TorchFunctionMode):
         if name == "_varlen_attn":
             _check_flash(*args[:7])
         if name == "scaled_dot_product_attention":
-            return _some_attention(*args[:3], enable_gqa=kwargs["enable_gqa"])
+            return _some_attention(args[0], args[1], args[2], kwargs["enable_gqa"])
         if kwargs.get("device") == GPU:
+            self.moved += func is torch.tensor
             with self.mode:
                 return func(*args, **kwargs)
         return func(*args, **kwargs)

@@ -25,8 +25,13 @@ class EvaluatedModel(HFLM):  # type: ignore[misc]  # lm-eval is not typed
 
     merged = False
 
-    def merge_adapter(self) -> None:
-        """Add the LoRA adapter, if there is one, to the weights. Its product is float32; each sum is rounded once."""
+    def prepare_for_gpu(self) -> None:
+        """Add the LoRA adapter, if there is one, to the weights, and leave cuDNN's attention out.
+
+        The adapter's product is float32, and each sum is rounded once to the dtype of the weights. cuDNN keeps a plan
+        for every new length, and each token that is generated makes one.
+        """
+        torch.backends.cuda.enable_cudnn_sdp(False)
         if hasattr(self.model, "merge_and_unload"):
             self._model, self.merged = self.model.merge_and_unload(), True
 
@@ -88,7 +93,7 @@ class EvaluatedModel(HFLM):  # type: ignore[misc]  # lm-eval is not typed
             ours = scorer.score(probes)
         except (AttributeError, TypeError, ValueError, RuntimeError) as error:
             return str(error)
-        # lm-eval takes the logarithm in the model's dtype: bfloat16 has 3 digits
+        # bfloat16 has 3 digits
         allowed = 1e-3 if self.model.dtype == torch.float32 else 0.25
         for (mine, _), (theirs, _), (_, answer) in zip(ours, self._slow_scores(probes), probes, strict=True):
             if not abs(mine - theirs) <= allowed * len(answer):
@@ -126,14 +131,13 @@ def load_model(base: Path, adapter: Path | None, evaluation: Evaluation) -> Eval
         backend="causal",
         peft=None if adapter is None else str(adapter),
         dtype=evaluation.dtype,
+        softmax_dtype="float32",
         device="cuda" if torch.cuda.is_available() else "cpu",
         batch_size=evaluation.batch_size,
         max_length=evaluation.max_length,
     )
     if model.device.type == "cuda":
-        # cuDNN's attention keeps a plan for every new length, and each token that is generated makes one
-        torch.backends.cuda.enable_cudnn_sdp(False)
-        model.merge_adapter()
+        model.prepare_for_gpu()
     if evaluation.chat_template and model.tokenizer.chat_template is None:
         raise UserError(
             f"evaluation.chat_template = true: the tokenizer in {base} has no chat template; set it to false"

@@ -101,7 +101,8 @@ def adapt_under_autocast(model: "nn.Module") -> None:
     """Let LoRA compute in the dtype of autocast; its weights stay float32. Every forward must then be under autocast.
 
     peft casts what goes into an adapter to the dtype of its weights, here float32, and autocast casts it back: the same
-    numbers (but for dropout), at three times the memory traffic of the layer. Autocast casts the adapters instead.
+    numbers (but for dropout), for much more memory and its traffic. Without that, autocast casts the adapters instead,
+    which are small.
     """
     for module in model.modules():
         if hasattr(module, "cast_input_dtype_enabled"):  # peft.helpers.disable_input_dtype_casting, for good

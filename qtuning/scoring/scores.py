@@ -140,8 +140,8 @@ def embed(model: "PackedModel", samples: Sequence[Sample], device: torch.device)
     the end of a text says what comes next, which of a base model is the same after every text. Raises NonFinite.
     """
     packed = pack_whole(samples, "everywhere")
-    hidden = model.embed(packed.to(device)).float().cpu()
-    embeddings = torch.stack([part.mean(dim=0) for part in hidden.split(packed.lengths)])
+    hidden = model.embed(packed.to(device)).float()
+    (embeddings,) = to_host([torch.stack([part.mean(dim=0) for part in hidden.split(packed.lengths)])])
     _require_finite("embeddings are", samples, embeddings.split(1))
     return embeddings, packed
 

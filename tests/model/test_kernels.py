@@ -113,9 +113,9 @@ def test_expanded_keys_give_what_grouped_ones_give(window: int | None) -> None:
     query = torch.randn(1, 6, 23, 8, generator=rng)
     key, value = (torch.randn(1, 2, 23, 8, generator=rng) for _ in range(2))
     grouped = attention._by_segment(query, key, value, SEGMENTS, None, 0.0, window, None)
-    wide = [attention._expanded(whole, 6) for whole in (key, value)]
-    assert torch.equal(wide[0][0, 3], key[0, 1]), "heads 3 to 5 look at the second key"
-    expanded = attention._by_segment(query, *wide, SEGMENTS, None, 0.0, window, None)
+    keys, values = attention._expanded(key, 6), attention._expanded(value, 6)
+    assert torch.equal(keys[0, 3], key[0, 1]), "heads 3 to 5 look at the second key"
+    expanded = attention._by_segment(query, keys, values, SEGMENTS, None, 0.0, window, None)
     torch.testing.assert_close(expanded, grouped, rtol=1e-5, atol=1e-6)
     assert attention._expanded(query, 6) is query
 

@@ -2,7 +2,10 @@
 wait but the ones that are meant."""
 
 import copy
+import signal
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import oracles
@@ -16,6 +19,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from qtuning.model.load import adapt_under_autocast
 from qtuning.model.packed import PackedModel, causal_lm_of
 from qtuning.pruners.method import method_of
+from qtuning.scoring.scores import embed
+from qtuning.train.checkpoint import Checkpointer
 from qtuning.train.step import TrainingLoop
 
 BOTH = (0.5, 0.5)
@@ -37,9 +42,9 @@ def adapted(model: nn.Module, *targets: str) -> nn.Module:
     return get_peft_model(copy.deepcopy(model).to(torch.bfloat16), config)  # type: ignore[arg-type]
 
 
-def an_update(gpu: FakeGpu, model: nn.Module, cell: Any, samples: Any = None) -> dict[str, Any]:
-    """The metrics of the first update of a cell."""
-    samples = oracles.random_samples(SHAPES, seed=0) if samples is None else samples
+def started(gpu: FakeGpu, model: nn.Module, cell: Any) -> TrainingLoop:
+    """A loop as training puts it together, on the GPU."""
+    samples = oracles.random_samples(SHAPES, seed=0)
     accelerator: Any = FakeAccelerator(cell.training.mixed_precision == "bf16")
     wrapped = gpu.move(PackedModel(model))
     if cell.training.mixed_precision == "bf16":
@@ -50,9 +55,16 @@ def an_update(gpu: FakeGpu, model: nn.Module, cell: Any, samples: Any = None) ->
     loop = TrainingLoop(cell, method_of(cell.pruning), train_set_of(samples), accelerator, prepared, optimizer)
     gpu.waits = gpu.moved = 0
     gpu.attention.clear()
+    return loop
+
+
+def an_update(gpu: FakeGpu, model: nn.Module, cell: Any) -> dict[str, Any]:
+    """The metrics of the first update of a cell."""
+    loop = started(gpu, model, cell)
     record, _ = loop.step(next(loop.windows()))
     assert record["seconds_training"] == 1.5, "by events"
-    assert all(state["exp_avg"].device == GPU for state in optimizer.state.values()) and optimizer.state
+    assert loop.optimizer is not None and loop.optimizer.state
+    assert all(state["exp_avg"].device == GPU for state in loop.optimizer.state.values())
     return record
 
 
@@ -113,6 +125,26 @@ def test_other_families_stay_on_the_gpu(gpu: FakeGpu, build: Any, family: str) -
     cell = cell_of("q-tuning", BOTH, tuning="lora", mixed_precision="bf16")
     an_update(gpu, adapted(build(family, **settings), "q_proj", "down_proj"), cell)
     assert set(gpu.attention) == (set() if family == "gemma2" else {BFLOAT16}), "gemma2 has soft caps"
+
+
+def test_between_updates_nothing_is_asked_of_the_gpu(gpu: FakeGpu, tiny_llama: Any, tmp_path: Path) -> None:
+    """Whether it is time for a checkpoint is for the clock of the processor to say."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    loop = started(gpu, copy.deepcopy(tiny_llama), cell_of("full"))
+    try:
+        Checkpointer(loop, tmp_path, {}, 1e9, time.perf_counter(), time.process_time()).after_update(None, last=False)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert gpu.waits == gpu.moved == 0 and not list(tmp_path.iterdir())
+
+
+def test_embeddings_are_averaged_on_the_gpu(gpu: FakeGpu, tiny_llama: Any) -> None:
+    """[B, H] numbers come back, not those of every position."""
+    model = gpu.move(PackedModel(copy.deepcopy(tiny_llama)))
+    samples = oracles.random_samples(SHAPES[:4], seed=0)
+    found, _ = embed(model, samples, GPU)  # type: ignore[arg-type]
+    assert found.shape == (4, 32) and gpu.waits == 1
 
 
 def test_an_old_gpu_goes_by_segments(monkeypatch: pytest.MonkeyPatch, tiny_llama: Any) -> None:
