@@ -23,8 +23,6 @@ class EvaluatedModel(HFLM):  # type: ignore[misc]  # lm-eval is not typed
     Where a model's attention or head is of a kind that this cannot serve, lm-eval's own methods do the work.
     """
 
-    merged = False
-
     def prepare_for_gpu(self) -> None:
         """Add the LoRA adapter, if there is one, to the weights, and leave cuDNN's attention out.
 
@@ -33,7 +31,7 @@ class EvaluatedModel(HFLM):  # type: ignore[misc]  # lm-eval is not typed
         """
         torch.backends.cuda.enable_cudnn_sdp(False)
         if hasattr(self.model, "merge_and_unload"):
-            self._model, self.merged = self.model.merge_and_unload(), True
+            self._model = self.model.merge_and_unload()
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Scores]:
         """(log-likelihood, whether greedy decoding would write it) of each request's continuation."""

@@ -1,7 +1,7 @@
 """Between the processor and a GPU: several tensors go in one copy, for each costs a launch, or waits for the GPU.
 
 An update waits in `to_host`, once for each batch that it scores and once for its numbers (and in `cost.Stopwatch`, when
-all is done). Only sparsevlm-original, which asks for ranks, waits once more a sample (attention.py).
+all is done). Only sparsevlm-original also waits for each sample, for the rank of its attention (attention.py).
 """
 
 from collections.abc import Sequence

@@ -27,9 +27,9 @@ def passed(model: nn.Module) -> tuple[Tensor, list[Tensor], int]:
         return tensor
 
     alive: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        with torch.autocast("cpu", torch.bfloat16):
-            loss, _ = model(packed)
+    watched = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with watched, torch.autocast("cpu", torch.bfloat16):
+        loss, _ = model(packed)
     loss.backward()
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     return loss.detach(), gradients, sum(kept.values())
