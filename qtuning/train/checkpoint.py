@@ -74,10 +74,11 @@ class Checkpointer:
         log: that of the main process, which alone writes. last: no update follows, so that nothing needs saving.
         """
         accelerator, due = self._loop.accelerator, time.perf_counter() - self._saved >= self._seconds
-        wanted = torch.tensor([float(due), float(self._asked)], device=accelerator.device)
+        wanted = [float(due), float(self._asked)]
         if accelerator.num_processes > 1:  # clocks and signals differ, and all must do the same
-            wanted = accelerator.reduce(wanted, reduction="sum")  # type: ignore[assignment]
-        if last or not bool(wanted.any()):
+            sums = accelerator.reduce(torch.tensor(wanted, device=accelerator.device), reduction="sum")
+            wanted = sums.tolist()  # type: ignore[union-attr]
+        if last or not any(wanted):
             return
         begun = time.perf_counter()
         self.take_time()
@@ -90,7 +91,7 @@ class Checkpointer:
             save(self._folder, update, tensors, {**self._identity, **numbers, "cost": costs})
         self._saved = time.perf_counter()
         self._seconds = max(self._seconds, SHARE * (self._saved - begun)) if self._seconds > 0 else 0.0
-        if bool(wanted[1]):
+        if wanted[1]:
             print(f"stopped after update {update} as asked; the same command goes on from here", file=sys.stderr)
             raise SystemExit(128 + (self._asked or signal.SIGTERM))
 

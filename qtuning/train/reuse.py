@@ -68,9 +68,14 @@ def observe_with_graphs(
     backbone = getattr(model.causal_lm, model.causal_lm.base_model_prefix)
     hidden = [
         backbone(
-            inputs_embeds=inputs, position_ids=places, attention_mask=None, use_cache=False, segments=(length,)
+            inputs_embeds=inputs,
+            position_ids=places,
+            attention_mask=None,
+            use_cache=False,
+            segments=(length,),
+            starts=on_device.starts_of(segment),
         ).last_hidden_state[0]
-        for inputs, places, length in zip(embedded, positions, packed.lengths, strict=True)
+        for segment, (inputs, places, length) in enumerate(zip(embedded, positions, packed.lengths, strict=True))
     ]
     with torch.no_grad():
         rows = torch.cat(hidden).index_select(0, on_device.source)

@@ -35,11 +35,12 @@ from qtuning.experiment.cell import Cell
 from qtuning.experiment.needs import SCORES, schedule_of
 from qtuning.model.batch import pack
 from qtuning.model.packed import PackedModel
+from qtuning.model.transfer import to_host
 from qtuning.pruners.base import Candidates, sample_budget
 from qtuning.pruners.method import Method, Selection, concatenate, select_together
 from qtuning.scoring.scores import NonFinite
 from qtuning.train.candidates import CandidateSource, CellSamples, raise_first
-from qtuning.train.cost import Cost, shape_of, sum_costs, wait_for
+from qtuning.train.cost import Cost, Stopwatch, shape_of, sum_costs
 from qtuning.train.decision import Decision, Progress, Verdicts, agreement, mean_by_key, pack_kept
 from qtuning.train.journal import TRACE_SCHEMA
 from qtuning.train.reuse import Graphs, require_reusable
@@ -74,6 +75,7 @@ class TrainingLoop:
             model.train()  # once: what scores puts every module back in the mode that it was in
         self._trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.cost, self.progress = Cost(), Progress()
+        self._watch = Stopwatch(accelerator.device)
         self.method = replace(method, prune_tokens=self.cost.timed(method.prune_tokens))
         self._positions = {sample.number: position for position, sample in enumerate(self.samples)}
         self.shape = shape_of(self.bare.model, self.training.tuning == "lora", self.training.gradient_checkpointing)
@@ -151,25 +153,24 @@ class TrainingLoop:
         seed_device(seed, self.accelerator.device)
 
         # 1, 2: score, select, pack
-        started = time.perf_counter()
+        started = self._watch.mark()
         decided, failures = self.decide(window) if window.offset == 0 else ([], [])
         decisions = self._take_from_pool(window, decided, failures) if self._pools else decided
         # 3: count. A failure here reaches the other processes as NaN; else they would wait for this one for ever
         kept = math.nan if failures else float(sum(int(decision.verdicts.tokens.sum()) for decision in decisions))
-        scored = time.perf_counter()
+        scored = self._watch.mark()
         everywhere = float(self._sum(torch.tensor(kept, dtype=torch.float64)))
         if math.isnan(everywhere):
             raise_first(gather_object(failures))
         total = int(everywhere)
         agreed = self._agreement(window, decisions)
         # 4, 5: train
-        began = time.perf_counter()
+        began = self._watch.mark()
         loss = self._train(decisions, total) if total else dict.fromkeys(("loss", "objective", "grad_norm"))
-        wait_for(self.accelerator.device)  # for the optimizer's step, whose seconds are training's
-        trained = time.perf_counter()
+        trained = self._watch.mark()
 
-        # account, trace, metrics
-        self._account(decisions, total, scored - started, trained - began)
+        # account, trace, metrics, while a GPU may still be at the optimizer's step
+        self._account(decisions, total)
         trace = gather_object([row for decision in decisions for row in decision.trace(window, self._masks)])
         columns = dict(zip(TRACE_SCHEMA, zip(*trace, strict=True), strict=True))
         self._remember(columns)
@@ -178,6 +179,9 @@ class TrainingLoop:
         new_draw = window.index == 0 and not (once and window.epoch)
         left_out = self.progress.left_out(self.samples) if new_draw else []
         self.progress.advance(window, once)
+        scoring, training = self._watch.seconds(started, scored), self._watch.seconds(began, trained)
+        self.cost.seconds_scoring += scoring
+        self.cost.seconds_training += training
         record = {
             "update": window.update,
             "epoch": window.epoch,
@@ -193,8 +197,8 @@ class TrainingLoop:
             "tokens_asked": self._total(decision.asked_tokens for decision in decided),
             **{f"selection/{key}": value for key, value in mean_by_key(logs).items()},
             **{f"agreement/{key}": value for key, value in agreed.items()},
-            "seconds_scoring": scored - started,
-            "seconds_training": trained - began,
+            "seconds_scoring": scoring,
+            "seconds_training": training,
         }
         return record, trace + left_out
 
@@ -328,6 +332,7 @@ class TrainingLoop:
         world = self.accelerator.num_processes
         batches = [(decision, decision.kept) for decision in decisions if decision.kept is not None]
         summed = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)  # with weights, and without
+        losses: list[Tensor] = []  # [M] of each batch
         for index, (decision, kept) in enumerate(batches):
             last = index == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
@@ -339,18 +344,22 @@ class TrainingLoop:
                 summed += torch.stack([loss.detach(), plain]).double()
                 # the one division by the number of kept tokens; DDP averages over processes, `world` undoes that
                 self.accelerator.backward(loss * (world / total))
-            for row, part in zip(kept.rows, nll.cpu().split(kept.counts), strict=True):
-                decision.losses[row] = float(part.double().mean())
+            losses.append(nll)
         if not batches:
             # a process without tokens must still take part in the synchronisation, with a gradient of exactly zero
             sample = self.samples[0]
             idle = pack([Sample(sample.number, sample.tokens[: sample.prompt + 1], sample.prompt)], weights=[0.0])
             assert idle is not None
             self.accelerator.backward(self.model(idle.to(self.accelerator.device))[0] * 0.0)
-        objective, mean = (self._sum(summed) / total).tolist()
         limit = self.training.max_grad_norm
         # called without a limit, too, because it returns the norm
-        norm = float(clip_grad_norm_(self._trainable, math.inf if limit is None else limit))
+        clipped = clip_grad_norm_(self._trainable, math.inf if limit is None else limit)
+        # all numbers of the update in one copy, the only place where training waits for a GPU
+        sums, gradient, *losses = to_host([self._sum(summed), clipped, *losses])
+        (objective, mean), norm = (sums / total).tolist(), float(gradient)
+        for (decision, kept), nll in zip(batches, losses, strict=True):
+            for row, part in zip(kept.rows, nll.split(kept.counts), strict=True):
+                decision.losses[row] = float(part.double().mean())
         if not (math.isfinite(objective) and math.isfinite(norm)):
             self.optimizer.zero_grad(set_to_none=True)
             numbers = [sample.number for decision in decisions for sample in decision.samples]
@@ -359,14 +368,12 @@ class TrainingLoop:
         self.optimizer.zero_grad(set_to_none=True)
         return {"loss": mean, "objective": objective, "grad_norm": norm}
 
-    def _account(self, decisions: Sequence[Decision], total: int, scoring: float, training: float) -> None:
+    def _account(self, decisions: Sequence[Decision], total: int) -> None:
         cost = self.cost
         cost.updates += total > 0
         cost.updates_skipped += total == 0
         for decision in decisions:
             decision.account(cost, self.shape)
-        cost.seconds_scoring += scoring
-        cost.seconds_training += training
 
     def _remember(self, columns: Mapping[str, Sequence[Any]]) -> None:
         """Note each sample's mean NLL in this update, for pruners that ask for losses (InfoBatch).
