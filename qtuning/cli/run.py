@@ -1,5 +1,6 @@
 """Commands that make results: the stages of the workflow, each for one cell, and the store that they end in."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -102,7 +103,7 @@ def train(
     from qtuning.experiment.ids import AUXILIARY, ResultPaths
     from qtuning.experiment.influence import measurement_of
     from qtuning.experiment.references import references_of
-    from qtuning.train.launch import Launch, launch
+    from qtuning.train.launch import Launch
     from qtuning.train.tracking import MODES
 
     loaded, paths = read_cell(cell, trained=True), ResultPaths(results)
@@ -129,7 +130,12 @@ def train(
         options += ["--group", name]
     set_threads(threads)
     hold_gpus(how.here, "processes on this machine")
-    launch(how, options)
+    if how.processes > 1:
+        command = how.command(options)
+        os.execv(command[0], command)  # the launcher takes the place of this process, and with it the GPUs it holds
+    from qtuning.train.__main__ import main
+
+    main(options)
 
 
 def evaluate(

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from qtuning.data.samples import Sample, load_samples
 from qtuning.data.tokenise import load_tokenizer
 from qtuning.errors import UserError
-from qtuning.experiment.cell import Cell, Training
+from qtuning.experiment.cell import Cell
 from qtuning.experiment.ids import cell_id, cell_json
 from qtuning.experiment.needs import ATTENTION, SCORES
 from qtuning.files import atomic_path, file_digest, read_json, write_json, write_text
@@ -40,7 +40,7 @@ from qtuning.train.journal import Diagnosis, RunLog, print_derived
 from qtuning.train.references import TokenReferences, part_positions, reference_cost, score_references, weights_of
 from qtuning.train.replay import load_recording
 from qtuning.train.seeding import derived_seed
-from qtuning.train.sharding import is_sharded, rest, shard, whole_state
+from qtuning.train.sharding import rest, shard, whole_state
 from qtuning.train.step import TrainingLoop
 from qtuning.train.tracking import Mirror
 from qtuning.train.watch import FILE as WATCH
@@ -145,11 +145,7 @@ def train(
         checkpoint.restore(resumed.tensors, model, optimizer, resumed.shards)
     # not the optimizer: accelerate's wrapper would look for an uninstalled package on the disk before every step
     # evaluation_mode: what is sharded gets the autocast of the cell, and no DDP around it
-    prepared = (
-        accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
-        if sharded
-        else accelerator.prepare(model)
-    )
+    prepared = accelerator.prepare_model(model, device_placement=False, evaluation_mode=sharded)
 
     # the loop over the updates, and what records it
     influence = None if folders.influence is None else load_influence(folders.influence, samples)

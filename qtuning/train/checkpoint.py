@@ -143,11 +143,11 @@ def save(
 def agreed(folder: Path, identity: Mapping[str, Any], first: bool) -> Saved | None:
     """`latest`, as the first process found it. Every process calls this; the others read what the first one chose."""
     found = latest(folder, identity) if first else None
-    (chosen,) = gather_objects([(found is not None, found and found.state)] if first else [])
-    if first or not chosen[0]:
+    (state,) = gather_objects([found.state if found is not None else None] if first else [])
+    if first or state is None:
         return found
-    path = folder / _name(chosen[1]["update"])
-    return Saved(load_file(path / "tensors.safetensors"), chosen[1], _shards(path, chosen[1]))
+    path = folder / _name(state["update"])
+    return Saved(load_file(path / "tensors.safetensors"), state, _shards(path, state))
 
 
 def latest(folder: Path, identity: Mapping[str, Any]) -> Saved | None:

@@ -10,11 +10,10 @@ from datetime import timedelta
 from functools import cache
 from typing import TypeVar
 
-import torch
 from torch import Tensor, distributed
 
-DEVICE_WAIT = timedelta(minutes=10)
-"""How long a GPU may wait for another one, in a collective of NCCL."""
+DEVICE_WAIT = timedelta(minutes=15)
+"""How long a GPU may wait for another one, in a collective of NCCL. (accelerate would not hand on its default, 10.)"""
 HOST_WAIT = timedelta(hours=1)
 """How long a process may wait for another one on the host, which may write a checkpoint or read a model."""
 LOCK_WAIT = timedelta(days=7)

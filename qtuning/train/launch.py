@@ -15,14 +15,14 @@ from qtuning.experiment.cell import Cell
 
 Parallel = Literal["auto", "ddp", "fsdp"]
 WHOLE = 2_000_000_000
-"""Parameters above which full fine-tuning is sharded. Weights, gradients and Adam's moments take 16 bytes each: 32 GB."""
+"""Parameters above which full fine-tuning is sharded: 32 GB at 16 bytes each (weight, gradient, Adam's two moments)."""
 
 GRACE = 600  # seconds between SIGTERM and SIGKILL, in which the processes write a checkpoint
 
 
 @dataclass(frozen=True)
 class Launch:
-    """processes: over all machines. nodes: machines. parallel: ddp (each process has the model), fsdp (a slice), auto."""
+    """processes: on all machines together. nodes: machines. parallel: see `shards`. UserError for what cannot be."""
 
     processes: int = 1
     nodes: int = 1
@@ -44,7 +44,10 @@ class Launch:
         return self.processes // self.nodes
 
     def shards(self, cell: Cell) -> bool:
-        """Whether the processes hold slices of the cell's model, and not all of it. UserError for one process."""
+        """Whether each process holds a slice of the cell's model (fsdp), and not all of it (ddp).
+
+        auto: if it is fully fine-tuned and has more than WHOLE parameters. UserError for fsdp in one process.
+        """
         assert cell.training is not None
         if self.processes == 1:
             if self.parallel == "fsdp":
@@ -64,16 +67,6 @@ class Launch:
         return [sys.executable, "-m", "torch.distributed.run", *options, "-m", "qtuning.train", *arguments]
 
 
-def launch(how: Launch, arguments: Sequence[str]) -> None:
-    """Run the training: a single process is this one, several replace it by their launcher."""
-    if how.processes > 1:
-        command = how.command(arguments)
-        os.execv(command[0], command)
-    from qtuning.train.__main__ import main
-
-    main(arguments)
-
-
 def rendezvous(nodes: int, environment: Mapping[str, str]) -> list[str]:
     """Options of torch.distributed.run by which the machines find each other, from what the scheduler has set.
 
@@ -89,7 +82,7 @@ def rendezvous(nodes: int, environment: Mapping[str, str]) -> list[str]:
     if rank is None or not rank.isdecimal() or int(rank) >= nodes or not address:
         raise UserError(
             f"nodes = {nodes}: NODE_RANK = {rank}, MASTER_ADDR = {address or None}: must say which of 0 to {nodes - 1} "
-            f"this machine is, and where the first is; `srun --nodes {nodes} --ntasks-per-node 1 qtuning train ...` does"
+            f"this machine is and where the first is; `srun --nodes {nodes} --ntasks-per-node 1 qtuning train` does"
         )
     started = environment.get("SLURM_STEP_NUM_NODES", str(nodes)) if "NODE_RANK" not in environment else str(nodes)
     if started != str(nodes):

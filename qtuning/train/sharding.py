@@ -63,8 +63,9 @@ def rest(model: nn.Module) -> None:
             module.reshard()
 
 
-def keep_whole(model: FSDPModule) -> None:
-    """From now on weights stay whole between the forwards and backwards of an update; `gather` and `reduce` bound it."""
+def keep_whole(model: nn.Module) -> None:
+    """From now on weights stay whole for all forwards and backwards of an update: from `gather` to `reduce`."""
+    assert isinstance(model, FSDPModule)
     model.set_reshard_after_forward(False)
     model.set_reshard_after_backward(False)
     model.set_requires_gradient_sync(False)
@@ -78,8 +79,9 @@ def gather(model: nn.Module) -> None:
 
 
 @contextmanager
-def reduce(model: FSDPModule) -> Iterator[None]:
+def reduce(model: nn.Module) -> Iterator[None]:
     """The backward in here sums the gradients of this and all earlier ones over the processes, and lets weights go."""
+    assert isinstance(model, FSDPModule)
     model.set_requires_gradient_sync(True)
     model.set_reshard_after_backward(True)
     try:
@@ -109,10 +111,11 @@ def whole(tensor: Tensor) -> Tensor:
 def whole_state(model: nn.Module, trained: bool) -> dict[str, Any]:
     """The whole weights, on the CPU of the first process; nothing on the others. All processes must ask together.
 
-    trained: only parameters that are trained.
+    trained: only parameters that are trained. Tied weights have one name.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=trained)
-    return get_model_state_dict(model, options=options)
+    names = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
+    return {name: weight for name, weight in get_model_state_dict(model, options=options).items() if name in names}
 
 
 def _layers(model: PackedModel) -> nn.ModuleList:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor, distributed
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint import load as load_slices
-from torch.distributed.checkpoint import save as save_slices
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load as load_slices
+from torch.distributed.checkpoint.state_dict_saver import save as save_slices
 
 from qtuning.files import file_digest
 from qtuning.train.exchange import gather_objects, host_group

@@ -28,7 +28,6 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from qtuning.data.samples import Sample
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell
 from qtuning.experiment.needs import SCORES, schedule_of
@@ -238,9 +237,9 @@ class TrainingLoop:
     ) -> list[Selection]:
         """One selection on the batches of all processes (reading A9, `global`); returns those of this process."""
         indices = [index for index, _ in self._own(window)]
-        parts = gather_objects([*zip(indices, own, strict=False)] + [(-1, failure) for failure in failures])
+        parts = gather_objects([*zip(indices, own, strict=False)])
+        raise_first(gather_objects(failures))
         parts.sort(key=lambda part: part[0])
-        raise_first([failure for index, failure in parts if index < 0])
         # every process makes the same selection from the same random numbers, and takes its own part
         whole = select_together(self.method, [part for _, part in parts], self._rng(window, 0))
         return whole[self.accelerator.process_index :: self.accelerator.num_processes]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from qtuning.data.samples import Sample
 from qtuning.experiment.cell import Cell, Model, Training
@@ -118,6 +119,7 @@ def started(
     wrapped = PackedModel(copy.deepcopy(model))
     if sharded:
         shard(wrapped, accelerator.device)
+        assert all(isinstance(parameter, DTensor) for parameter in wrapped.parameters())
     wrapped = wrapped.to(accelerator.device)
     optimizer = torch.optim.AdamW(
         [parameter for parameter in wrapped.parameters() if parameter.requires_grad],
