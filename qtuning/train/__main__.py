@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.utils import AutocastKwargs
+from accelerate.utils import AutocastKwargs, check_cuda_p2p_ib_support
 
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell
@@ -101,6 +101,9 @@ def make_accelerator(precision: str, sharded: bool) -> Accelerator:
     handlers: list[InitProcessGroupKwargs | AutocastKwargs] = [InitProcessGroupKwargs(timeout=DEVICE_WAIT)]
     if sharded:  # autocast would keep bfloat16 copies of all the weights that a forward gathers
         handlers.append(AutocastKwargs(cache_enabled=False))
+    if several and not check_cuda_p2p_ib_support():  # RTX 40 under old drivers; accelerate refuses them without these
+        os.environ.setdefault("NCCL_P2P_DISABLE", "1")
+        os.environ.setdefault("NCCL_IB_DISABLE", "1")
     cpu = several and not torch.cuda.is_available()
     return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=handlers)  # type: ignore[arg-type]
 

@@ -110,8 +110,6 @@ def train(
     started, computed = time.perf_counter(), time.process_time()
     main, load = accelerator.is_main_process, os.getloadavg()[0]
     cell.training.accumulation(accelerator.num_processes)  # refused if the processes cannot share an update
-    if sharded and cell.training.each_epoch:
-        raise UserError("training.each_epoch keeps adapter and moments whole: train this cell with --parallel ddp")
 
     # inputs
     base = model_path(folders.model)

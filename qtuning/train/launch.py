@@ -46,7 +46,8 @@ class Launch:
     def shards(self, cell: Cell) -> bool:
         """Whether each process holds a slice of the cell's model (fsdp), and not all of it (ddp).
 
-        auto: if it is fully fine-tuned and has more than WHOLE parameters. UserError for fsdp in one process.
+        auto: if it is fully fine-tuned and has more than WHOLE parameters. Never for a LoRA that is kept after each
+        epoch, which writes its adapter whole (epochs.py). UserError for fsdp in one process.
         """
         assert cell.training is not None
         if self.processes == 1:
@@ -54,7 +55,8 @@ class Launch:
                 raise UserError("parallel = 'fsdp': shares a model among processes, and processes = 1; ask for more")
             return False
         large = cell.training.tuning == "full" and (cell.model.parameters or 0) > WHOLE
-        return large if self.parallel == "auto" else self.parallel == "fsdp"
+        wanted = large if self.parallel == "auto" else self.parallel == "fsdp"
+        return wanted and not cell.training.each_epoch
 
     def options(self) -> str:
         """The options of `qtuning train` that say so, on one machine."""

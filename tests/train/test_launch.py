@@ -19,9 +19,9 @@ SLURM = {
 }
 
 
-def of_size(parameters: int, tuning: str) -> Cell:
+def of_size(parameters: int, tuning: str, **training: Any) -> Cell:
     model = Model.model_validate(MODEL | {"parameters": parameters})
-    return cell_of("full", tuning=tuning).model_copy(update={"model": model})
+    return cell_of("full", tuning=tuning, **training).model_copy(update={"model": model})
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,10 @@ def of_size(parameters: int, tuning: str) -> Cell:
 )
 def test_who_holds_slices(parallel: Any, processes: int, parameters: int, tuning: str, shards: bool) -> None:
     assert Launch(processes, parallel=parallel).shards(of_size(parameters, tuning)) is shards
+
+
+def test_a_warm_up_that_keeps_its_epochs_is_whole() -> None:
+    assert not Launch(8, parallel="fsdp").shards(of_size(10, "lora", each_epoch=True))
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_two_processes_are_one_with_twice_the_accumulation(
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert launched.returncode == 0, launched.stderr[:6000]

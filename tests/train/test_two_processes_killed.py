@@ -29,11 +29,15 @@ UPDATES = {"update_samples": 16}  # 60 samples in batches of 8: four updates an 
 OFTEN = ("--checkpoint-seconds", "0")
 SHARD = {"fsdp": ("--shard",), "ddp": ()}
 CELLS = {
-    "fsdp": ("fsdp", "full", "q-tuning"),
+    "fsdp": ("fsdp", "full", "q-tuning"),  # these with gradient checkpointing, whose forwards come back in backward
     "fsdp-lora-reuse": ("fsdp", "lora", "q-tuning with reused graphs"),
     "ddp-lora-reuse": ("ddp", "lora", "q-tuning with reused graphs"),
     "ddp": ("ddp", "full", "q-tuning"),
 }
+
+
+def cell_of(root: Path, parallel: str, tuning: str, method: str) -> Cell:
+    return a_cell(root, method, tuning=tuning, gradient_checkpointing=parallel == "fsdp", **UPDATES)
 
 
 def arguments_of(root: Path, cell: Cell, out: Path, *more: str) -> list[str]:
@@ -111,8 +115,8 @@ def test_killed_trainings_go_on_together_and_alone(ground: Path, tmp_path: Path)
 
 def main(root: Path, folder: Path) -> None:
     """Train each cell together, together with a kill, alone, and alone from where the killed ones had come."""
-    for name, (parallel, tuning, method) in CELLS.items():
-        cell, here, shard = a_cell(root, method, tuning=tuning, **UPDATES), folder / name, SHARD[parallel]
+    for name, what in CELLS.items():
+        cell, here, shard = cell_of(root, *what), folder / name, SHARD[what[0]]
         for place in ("whole", "cut", "alone"):
             (here / place).mkdir(parents=True)
         finish(start(2, arguments_of(root, cell, here / "whole", *shard), here / "whole" / "log"), here / "whole/log")
