@@ -59,7 +59,7 @@ def test_two_processes_score_and_train_as_one(build: Any, tmp_path: Path, tied: 
         env=environment,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=600,
         check=False,
     )
     assert launched.returncode == 0, launched.stderr[-3000:]

@@ -150,7 +150,8 @@ def watch_the_host() -> list[str]:
 
         return ask
 
-    for name in ("all_reduce", "all_gather_object", "gather_object", "broadcast_object_list", "barrier"):
+    # (`shard` hands out weights over the GPUs' group once, at the start, and asks with broadcast_object_list)
+    for name in ("all_reduce", "all_gather_object", "gather_object", "barrier"):
         setattr(distributed, name, watched(name))
     return strangers
 
