@@ -181,6 +181,7 @@ def train(
         rest(model)
         weights = whole_state(model, trained=cell.training.tuning == "lora")
     if log is None:
+        wait_for_everyone()  # for the first one, which writes: processes should leave NCCL together
         return
     folders.out.mkdir(parents=True, exist_ok=True)
     write_text(folders.out / "cell.json", cell_json(cell) + "\n")
@@ -210,6 +211,7 @@ def train(
     mirror.finish()
     checkpoint.clear(folders.state)
     print(f"{cell_id(cell)}: {marker['status']} after {marker['updates']} updates" + (f": {reason}" if reason else ""))
+    wait_for_everyone()
 
 
 def _build_model(base: Path, cell: Cell, references: Sequence[Path], empty: bool = False) -> nn.Module:
