@@ -108,6 +108,8 @@ def evaluate_model(
     # scores may change with each of these
     backend = {"name": evaluation.backend, "device": model.device.type}
     backend |= evaluation.model_dump(include={"batch_size", "dtype", "max_length"})
+    if model.device.type == "cuda":  # said of a model without one, too: the two are compared
+        backend["adapters"] = "merged"
     backend |= {name: importlib.metadata.version(name) for name in ("lm_eval", "torch", "transformers", "peft")}
     scores = {
         **_identity(cell_id, evaluation),

@@ -10,6 +10,7 @@ from qtuning.errors import UserError
 from qtuning.integrations.padded import TargetMap
 from qtuning.model.head import head_of, token_statistics
 from qtuning.model.packed import PROBED, causal_lm_of, same_but_for_rounding
+from qtuning.model.transfer import to_host
 from qtuning.scoring.scores import BatchScores, NonFinite, segment_mean
 
 Inputs = Mapping[str, Tensor]
@@ -26,7 +27,7 @@ def score_padded(model: nn.Module, inputs: Inputs, target_map: TargetMap, everyw
         return BatchScores(nothing, nothing, target_map.lengths, nothing if everywhere else None)
     sources = target_map.sources
     wanted = target_map.real if everywhere else sources
-    nll, entropy = (v.double().cpu() for v in _statistics(model, inputs, wanted, target_map.following))
+    nll, entropy = (v.double() for v in to_host(_statistics(model, inputs, wanted, target_map.following)))
     sequence_ent = None
     if everywhere:
         # rows without targets are no candidates, so their positions do not count

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from qtuning.data.samples import Sample
 from qtuning.model.flops import Positions
+from qtuning.model.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Packed:
     input_ids, position_ids: [T] int64. lengths: S segment lengths, sum T. source: [M] int64, the positions whose hidden
     states predict. labels: [M] int64, what they should predict. weights: [M] float32, a factor for each NLL.
     rows: for each segment, the place of its sample among those that were packed. counts: for each segment, how many of
-    the M predictions are its own; they lie in the order of the segments, sum M.
+    the M predictions are its own; they lie in the order of the segments, sum M. starts: [S + 1] int32, where each
+    segment begins, and T; only on a GPU, whose attention goes by it (kernels.py).
     """
 
     input_ids: Tensor
@@ -35,12 +37,21 @@ class Packed:
     weights: Tensor
     rows: tuple[int, ...]
     counts: tuple[int, ...]
+    starts: Tensor | None = None
 
     def to(self, device: torch.device) -> "Packed":
         """The same batch on `device`."""
         tensors = {key: value for key, value in vars(self).items() if isinstance(value, Tensor)}
-        moved = {key: value.to(device, non_blocking=True) for key, value in tensors.items()}
-        return replace(self, **moved)  # type: ignore[arg-type]
+        if device.type == "cuda" and self.starts is None:
+            tensors["starts"] = torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32)
+        moved = to_device([*tensors.values()], device)
+        return replace(self, **dict(zip(tensors, moved, strict=True)))  # type: ignore[arg-type]
+
+    def starts_of(self, segment: int) -> Tensor | None:
+        """[2] int32: `starts` of a row that holds this segment alone."""
+        if self.starts is None:
+            return None
+        return self.starts[segment : segment + 2] - self.starts[segment]
 
     @property
     def tokens(self) -> int:

@@ -106,6 +106,18 @@ def load_tuned(base: Path, weights: Path, dtype: str) -> "nn.Module":
     return PeftModel.from_pretrained(load_model(base, dtype), str(weights))
 
 
+def adapt_under_autocast(model: "nn.Module") -> None:
+    """Let LoRA compute in the dtype of autocast; its weights stay float32. Every forward must then be under autocast.
+
+    peft casts what goes into an adapter to the dtype of its weights, here float32, and autocast casts it back: the same
+    numbers (but for dropout), for much more memory and its traffic. Without that, autocast casts the adapters instead,
+    which are small.
+    """
+    for module in model.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):  # peft.helpers.disable_input_dtype_casting, for good
+            module.cast_input_dtype_enabled = False  # type: ignore[assignment]
+
+
 def check_folder(path: Path) -> None:
     """UserError unless `path` holds a configuration, all its safetensors and a tokenizer."""
     if not (path / "config.json").is_file():

@@ -15,6 +15,7 @@ from qtuning.data.samples import Sample
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Scorer
 from qtuning.model.batch import Packed, pack, pack_whole
+from qtuning.model.transfer import to_host
 
 if TYPE_CHECKING:
     from qtuning.model.attention import Collector
@@ -139,8 +140,8 @@ def embed(model: "PackedModel", samples: Sequence[Sample], device: torch.device)
     the end of a text says what comes next, which of a base model is the same after every text. Raises NonFinite.
     """
     packed = pack_whole(samples, "everywhere")
-    hidden = model.embed(packed.to(device)).float().cpu()
-    embeddings = torch.stack([part.mean(dim=0) for part in hidden.split(packed.lengths)])
+    hidden = model.embed(packed.to(device)).float()
+    (embeddings,) = to_host([torch.stack([part.mean(dim=0) for part in hidden.split(packed.lengths)])])
     _require_finite("embeddings are", samples, embeddings.split(1))
     return embeddings, packed
 
@@ -161,7 +162,7 @@ def batch_scores(samples: Sequence[Sample], nll: Tensor, entropy: Tensor, everyw
 
     everywhere: they belong to all positions of the samples, and not only to the response tokens.
     """
-    nll, entropy = nll.double().cpu(), entropy.double().cpu()
+    nll, entropy = (values.double() for values in to_host([nll, entropy]))
     lengths = torch.tensor([sample.response_length for sample in samples])
     sequence_ent = None
     if everywhere:
@@ -182,10 +183,11 @@ def _token_attention(samples: Sequence[Sample], collector: "Collector") -> Token
     found = collector.found
     if not found:
         raise UserError(f"options.layer: layer {collector.layer + 1} of the model has no attention; choose another")
-    _require_finite("the attention is", samples, [part.received for part in found])
+    received, rated = to_host([torch.cat([getattr(part, name) for part in found]) for name in ("received", "rated")])
+    _require_finite("the attention is", samples, received.split([sample.response_length for sample in samples]))
     return TokenAttention(
-        torch.cat([part.received for part in found]),
-        torch.cat([part.rated for part in found]),
+        received,
+        rated,
         torch.tensor([part.rank for part in found]) if collector.rank else None,
     )
 

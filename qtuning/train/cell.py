@@ -24,7 +24,7 @@ from qtuning.experiment.cell import Cell
 from qtuning.experiment.ids import cell_id, cell_json
 from qtuning.experiment.needs import ATTENTION, SCORES
 from qtuning.files import atomic_path, file_digest, read_json, write_json, write_text
-from qtuning.model.load import load_model, model_path
+from qtuning.model.load import adapt_under_autocast, load_model, model_path
 from qtuning.model.packed import PackedModel, causal_lm_of, check_packed_forward
 from qtuning.provenance import provenance
 from qtuning.pruners.method import method_of
@@ -130,6 +130,10 @@ def train(
     else:
         model.to(accelerator.device)
     difference = check_packed_forward(model, samples[:CHECKED], accelerator.device)
+    if cell.training.mixed_precision == "bf16":
+        adapt_under_autocast(model)
+        with accelerator.autocast():  # where a GPU may use another kernel
+            check_packed_forward(model, samples[:CHECKED], accelerator.device)
     rest(model)
     if method.needs.all & ATTENTION:
         model.collector(method.needs.layer, (), stop=True)  # a layer that the model does not have is refused here

@@ -81,8 +81,8 @@ class Checkpointer:
         """
         due = time.perf_counter() - self._saved >= self._seconds
         # clocks and signals differ, and all must do the same
-        wanted = sum_over_processes(torch.tensor([float(due), float(self._asked)]))
-        if last or not bool(wanted.any()):
+        wanted = sum_over_processes(torch.tensor([float(due), float(self._asked)])).tolist()
+        if last or not any(wanted):
             return
         begun = time.perf_counter()
         self.take_time()
@@ -97,7 +97,7 @@ class Checkpointer:
         wait_for_everyone()  # for the writer; the GPUs of the others would wait in their next collective
         self._saved = time.perf_counter()
         self._seconds = max(self._seconds, SHARE * (self._saved - begun)) if self._seconds > 0 else 0.0
-        if bool(wanted[1]):
+        if wanted[1]:
             print(f"stopped after update {update} as asked; the same command goes on from here", file=sys.stderr)
             raise SystemExit(128 + (self._asked or signal.SIGTERM))
 

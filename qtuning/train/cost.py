@@ -83,10 +83,30 @@ class Cost:
         return asdict(self) | {"flops_total": self.flops_scoring + self.flops_training + self.flops_references}
 
 
-def wait_for(device: torch.device) -> None:
-    """Wait until a GPU has done what it was given, so that seconds are those of the work and not of asking for it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+class Stopwatch:
+    """Seconds of the work between two marks: by the clock, and on a GPU by events in its stream.
+
+    The program runs ahead of a GPU: its clock would say how long it took to ask for the work.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def mark(self) -> "float | torch.cuda.Event":
+        """This place in the work."""
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    @staticmethod
+    def seconds(start: "float | torch.cuda.Event", end: "float | torch.cuda.Event") -> float:
+        """From one mark to the other. On a GPU it waits for the work before `end`: ask when nothing else is to do."""
+        if isinstance(start, float) or isinstance(end, float):
+            return float(end) - float(start)  # type: ignore[arg-type]
+        end.synchronize()
+        return start.elapsed_time(end) / 1000
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:

@@ -32,11 +32,12 @@ from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell
 from qtuning.experiment.needs import SCORES, schedule_of
 from qtuning.model.packed import PackedModel
+from qtuning.model.transfer import to_host
 from qtuning.pruners.base import Candidates, sample_budget
 from qtuning.pruners.method import Method, Selection, concatenate, select_together
 from qtuning.scoring.scores import NonFinite
 from qtuning.train.candidates import CandidateSource, CellSamples, idle_batch, raise_first
-from qtuning.train.cost import Cost, shape_of, sum_costs, wait_for
+from qtuning.train.cost import Cost, Stopwatch, shape_of, sum_costs
 from qtuning.train.decision import Decision, Progress, Verdicts, agreement, mean_by_key, pack_kept
 from qtuning.train.exchange import gather_objects, sum_over_processes
 from qtuning.train.journal import TRACE_SCHEMA
@@ -73,6 +74,7 @@ class TrainingLoop:
             model.train()  # once: what scores puts every module back in the mode that it was in
         self._trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.cost, self.progress = Cost(), Progress()
+        self._watch = Stopwatch(accelerator.device)
         self.method = replace(method, prune_tokens=self.cost.timed(method.prune_tokens))
         self._positions = {sample.number: position for position, sample in enumerate(self.samples)}
         self.shape = shape_of(self.bare.model, self.training.tuning == "lora", self.training.gradient_checkpointing)
@@ -153,25 +155,24 @@ class TrainingLoop:
         seed_device(seed, self.accelerator.device)
 
         # 1, 2: score, select, pack
-        started = time.perf_counter()
+        started = self._watch.mark()
         decided, failures = self.decide(window) if window.offset == 0 else ([], [])
         decisions = self._take_from_pool(window, decided, failures) if self._pools else decided
         # 3: count. A failure here reaches the other processes as NaN; else they would wait for this one for ever
         kept = math.nan if failures else float(sum(int(decision.verdicts.tokens.sum()) for decision in decisions))
-        scored = time.perf_counter()
+        scored = self._watch.mark()
         everywhere = float(sum_over_processes(torch.tensor(kept, dtype=torch.float64)))
         if math.isnan(everywhere):
             raise_first(gather_objects(failures))
         total = int(everywhere)
         agreed = self._agreement(window, decisions)
         # 4, 5: train
-        began = time.perf_counter()
+        began = self._watch.mark()
         loss = self._train(decisions, total) if total else dict.fromkeys(("loss", "objective", "grad_norm"))
-        wait_for(self.accelerator.device)  # for the optimizer's step, whose seconds are training's
-        trained = time.perf_counter()
+        trained = self._watch.mark()
 
-        # account, trace, metrics
-        self._account(decisions, total, scored - started, trained - began)
+        # account, trace, metrics, while a GPU may still be at the optimizer's step
+        self._account(decisions, total)
         trace = gather_objects([row for decision in decisions for row in decision.trace(window, self._masks)])
         columns = dict(zip(TRACE_SCHEMA, zip(*trace, strict=True), strict=True))
         self._remember(columns)
@@ -180,6 +181,9 @@ class TrainingLoop:
         new_draw = window.index == 0 and not (once and window.epoch)
         left_out = self.progress.left_out(self.samples) if new_draw else []
         self.progress.advance(window, once)
+        scoring, training = self._watch.seconds(started, scored), self._watch.seconds(began, trained)
+        self.cost.seconds_scoring += scoring
+        self.cost.seconds_training += training
         record = {
             "update": window.update,
             "epoch": window.epoch,
@@ -195,8 +199,8 @@ class TrainingLoop:
             "tokens_asked": self._total(decision.asked_tokens for decision in decided),
             **{f"selection/{key}": value for key, value in mean_by_key(logs).items()},
             **{f"agreement/{key}": value for key, value in agreed.items()},
-            "seconds_scoring": scored - started,
-            "seconds_training": trained - began,
+            "seconds_scoring": scoring,
+            "seconds_training": training,
         }
         return record, trace + left_out
 
@@ -333,6 +337,7 @@ class TrainingLoop:
         batches = [(decision, decision.kept) for decision in decisions if decision.kept is not None]
         idle = self._idle_backwards(len(batches))
         summed = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)  # with weights, and without
+        losses: list[Tensor] = []  # [M] of each batch
         for index, (decision, kept) in enumerate(batches):
             last = index == len(batches) - 1 and not idle
             with nullcontext() if last else self.accelerator.no_sync(self.model):
@@ -344,16 +349,20 @@ class TrainingLoop:
                 summed += torch.stack([loss.detach(), plain]).double()
                 # the one division by the number of kept tokens; DDP averages over processes, `world` undoes that
                 self.accelerator.backward(loss * (world / total))
-            for row, part in zip(kept.rows, nll.cpu().split(kept.counts), strict=True):
-                decision.losses[row] = float(part.double().mean())
+            losses.append(nll)
         for _ in range(idle):
             with reduce(self.bare) if self._sharded and self._reuses else nullcontext():
                 # a gradient of exactly zero
                 self.accelerator.backward(self.model(idle_batch(self.samples).to(self.accelerator.device))[0] * 0.0)
-        objective, mean = (sum_over_processes(summed) / total).tolist()
         limit = self.training.max_grad_norm
         # called without a limit, too, because it returns the norm
-        norm = float(whole(clip_grad_norm_(self._trainable, math.inf if limit is None else limit)))
+        clipped = whole(clip_grad_norm_(self._trainable, math.inf if limit is None else limit))
+        # all numbers of the update in one copy, the only place where training waits for a GPU
+        sums, gradient, *losses = to_host([summed, clipped, *losses])
+        (objective, mean), norm = (sum_over_processes(sums) / total).tolist(), float(gradient)
+        for (decision, kept), nll in zip(batches, losses, strict=True):
+            for row, part in zip(kept.rows, nll.split(kept.counts), strict=True):
+                decision.losses[row] = float(part.double().mean())
         if not (math.isfinite(objective) and math.isfinite(norm)):
             self.optimizer.zero_grad(set_to_none=True)
             numbers = [sample.number for decision in decisions for sample in decision.samples]
@@ -374,14 +383,12 @@ class TrainingLoop:
             return self.training.accumulation(self.accelerator.num_processes) - batches
         return int(batches == 0)
 
-    def _account(self, decisions: Sequence[Decision], total: int, scoring: float, training: float) -> None:
+    def _account(self, decisions: Sequence[Decision], total: int) -> None:
         cost = self.cost
         cost.updates += total > 0
         cost.updates_skipped += total == 0
         for decision in decisions:
             decision.account(cost, self.shape)
-        cost.seconds_scoring += scoring
-        cost.seconds_training += training
 
     def _remember(self, columns: Mapping[str, Sequence[Any]]) -> None:
         """Note each sample's mean NLL in this update, for pruners that ask for losses (InfoBatch).

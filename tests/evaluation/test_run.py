@@ -182,6 +182,22 @@ def test_adapter_is_loaded(finished: Run, tiny_model: Path, tmp_path: Path) -> N
     assert adapted["item_hash"].equals(base["item_hash"])
     assert not adapted["response"].equals(base["response"])
 
+    # on a GPU the adapter is merged when it is loaded
+    evaluation = Evaluation(benchmarks=("squad",), batch_size=2, max_length=256)
+    model = load_model(tiny_model, tmp_path / "adapter", evaluation)
+    tokens = torch.tensor([[1, 40, 50, 60]])
+    with torch.no_grad():
+        beside = model.model(tokens).logits
+        try:
+            model.prepare_for_gpu()
+            assert not torch.backends.cuda.cudnn_sdp_enabled()
+        finally:
+            torch.backends.cuda.enable_cudnn_sdp(True)
+        within = model.model(tokens).logits
+    assert not [name for name, _ in model.model.named_modules() if "lora" in name]
+    torch.testing.assert_close(within, beside, rtol=1e-4, atol=1e-4)
+    assert not torch.equal(within, load_model(tiny_model, None, evaluation).model(tokens).logits)
+
 
 def test_rows_stop_one_by_one_and_texts_are_those_of_lm_eval(tiny_model: Path) -> None:
     """A stop text that only some rows produce, whatever the generation: same texts as lm-eval's criteria give."""

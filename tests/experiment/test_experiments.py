@@ -209,6 +209,15 @@ def test_published_hyper_parameters(grid: Callable[[str], Grid]) -> None:
             assert cell.model.lora_targets == "all-linear"
 
 
+@pytest.mark.parametrize("name", PAPER)
+def test_on_gpus_arithmetic_is_bfloat16_and_on_cpus_float32(grid: Callable[[str], Grid], name: str) -> None:
+    """float32 has no flash attention on a GPU, and its products take many times as long."""
+    for scale, mixed, dtype in (("", "bf16", "bfloat16"), ("-smollm2", "bf16", "bfloat16"), ("-mini", "no", "float32")):
+        found = grid(name + scale)
+        assert {cell.training.mixed_precision for cell in trained(found)} == {mixed}
+        assert found.evaluation is None or found.evaluation.dtype == dtype
+
+
 @pytest.mark.parametrize("scale", ["", "-mini", "-smollm2"])
 def test_shared_cells_are_one(grid: Callable[[str], Grid], scale: str) -> None:
     """Lambda 0.5 and batch 8 are Q-Tuning as tables 8 and 9 have it; table 3 has that of tables 1 and 8."""

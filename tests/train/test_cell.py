@@ -319,6 +319,17 @@ def test_lora_cell_keeps_only_the_adapter_and_resumes(ground: Path, tmp_path: Pa
     assert not (tmp_path / "whole" / "out" / "weights" / "model.safetensors").exists()
 
 
+def test_lora_on_bfloat16_weights_is_trained_in_autocast(ground: Path, tmp_path: Path) -> None:
+    """As on GPUs: every forward of the adapters must then be under autocast, the check before training included."""
+    cell = a_cell(ground, "q-tuning", tuning="lora", mixed_precision="bf16", dtype="bfloat16", epochs=1)
+    result = run(ground, cell, tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "autocast bf16" in result.stdout
+    adapter = load_file(tmp_path / "out" / "weights" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in adapter.values()} == {torch.float32}
+    assert any(bool(tensor.any()) for name, tensor in adapter.items() if "lora_B" in name), "it has learnt"
+
+
 def test_diverged_cell_is_a_result_with_a_reason(ground: Path, tmp_path: Path) -> None:
     # a learning rate that overflows float32 within a few updates
     cell = a_cell(ground, "full", learning_rate=1e30, max_grad_norm=None, warmup=0)

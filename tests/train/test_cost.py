@@ -1,8 +1,12 @@
 """The account of a cell, and the memory of a process."""
 
-import torch
+import time
 
-from qtuning.train.cost import Cost, peak_memory
+import pytest
+import torch
+from fake_gpu import GPU, fake_gpu
+
+from qtuning.train.cost import Cost, Stopwatch, peak_memory
 
 
 def test_summary_and_memory() -> None:
@@ -11,3 +15,20 @@ def test_summary_and_memory() -> None:
     before = peak_memory(torch.device("cpu"))
     block = torch.ones(64 * 2**20 // 4)
     assert peak_memory(torch.device("cpu")) >= before > 2**26 and block.numel() > 0
+
+
+def test_a_stopwatch_goes_by_the_clock_on_a_cpu() -> None:
+    watch = Stopwatch(torch.device("cpu"))
+    start = watch.mark()
+    time.sleep(0.02)
+    assert 0.02 <= watch.seconds(start, watch.mark()) < 1.0
+    assert watch.seconds(1.5, 4.0) == 2.5
+
+
+def test_a_stopwatch_goes_by_events_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Marks wait for nothing; to read them waits once."""
+    with fake_gpu(monkeypatch) as gpu:
+        watch = Stopwatch(GPU)
+        start, end = watch.mark(), watch.mark()
+        assert gpu.waits == 0
+        assert watch.seconds(start, end) == 1.5 and gpu.waits == 1
