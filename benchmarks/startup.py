@@ -22,7 +22,7 @@ from qtuning.warm.client import VARIABLE
 Job = Literal["train", "evaluate"]
 TARGETS: dict[Job, float] = {"train": 5.0, "evaluate": 7.0}
 ENDS: dict[Job, str] = {"train": "the first update", "evaluate": "the first request"}
-REST: dict[Job, str] = {"train": "command line, accelerate's reading of its configuration", "evaluate": "command line"}
+REST: dict[Job, str] = {"train": "command line", "evaluate": "command line"}
 ITEMS = 20  # of each benchmark, in the evaluation of a short cell
 LONGEST = 120.0  # seconds to wait for one start
 

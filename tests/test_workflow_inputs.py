@@ -255,13 +255,20 @@ def test_targets_are_checked_before_snakemake_asks_for_them(inputs: WorkflowInpu
 
 
 def test_updates_that_the_processes_cannot_share_are_told(tmp_path: Path) -> None:
-    found = inputs_of(CONFIGS, accelerate="ddp-2")
+    found = inputs_of(CONFIGS, processes=2)
     found.check_targets(["extreme"])
-    assert found.processes == 2
+    assert found.launch.options() == "--processes 2 --parallel auto"
     with pytest.raises(
         UserError, match=r"^mini: training\.update_samples = 8: batch_size 8 x 2 processes must divide it"
     ):
         found.check_targets(["mini"])
+
+
+@pytest.mark.parametrize(("name", "processes"), [("ddp-8", "8"), ("ddp-2", "2"), ("single", "1"), ("mine", "N")])
+def test_the_old_files_of_launches_are_refused_with_what_took_their_place(name: str, processes: str) -> None:
+    message = rf"^accelerate = '{name}': no such setting any more; write processes={processes}$"
+    with pytest.raises(UserError, match=message):
+        inputs_of(CONFIGS, accelerate=name)
 
 
 def test_every_rule_is_a_name_that_no_experiment_may_have(inputs: WorkflowInputs) -> None:

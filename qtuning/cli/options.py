@@ -23,7 +23,7 @@ CellFile = Annotated[
 Experiments = Annotated[list[str], typer.Argument(help="names of files in configs/experiments, without .yaml")]
 StoredExperiments = Annotated[list[str], typer.Argument(help="experiments that are in the store")]
 Results = Annotated[Path, typer.Option(help="folder of everything generated")]
-Configs = Annotated[Path, typer.Option(help="folder with experiments/, models/, train_sets/, accelerate/")]
+Configs = Annotated[Path, typer.Option(help="folder with experiments/, models/, train_sets/")]
 DataDir = Annotated[Path | None, typer.Option(help="local copies of train sets and benchmarks, instead of the hub")]
 MetricOption = Annotated[
     str, typer.Option("--metric", help="headline, nll, nll_answer, bits_per_character, p_gold or choice")

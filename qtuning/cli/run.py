@@ -1,5 +1,6 @@
 """Commands that make results: the stages of the workflow, each for one cell, and the store that they end in."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -76,7 +77,16 @@ def prepare(cell: CellFile, results: Results = RESULTS, data_dir: DataDir = None
 def train(
     cell: CellFile,
     results: Results = RESULTS,
-    accelerate: Annotated[Path, typer.Option(help="accelerate configuration")] = CONFIGS / "accelerate/single.yaml",
+    processes: Annotated[int, typer.Option(help="processes that train the cell together, one a GPU")] = 1,
+    nodes: Annotated[int, typer.Option(help="machines that they run on; this command runs on each")] = 1,
+    parallel: Annotated[
+        str,
+        typer.Option(
+            help="ddp: each process has the whole model; fsdp: a slice of it; auto: fsdp for full fine-tuning of more "
+            "than 2 billion parameters"
+        ),
+    ] = "auto",
+    accelerate: Annotated[str | None, typer.Option(hidden=True)] = None,
     tracking: Annotated[str, typer.Option(help="W&B: auto, online, offline or disabled")] = "auto",
     group: Annotated[list[str] | None, typer.Option(help="experiment the cell belongs to; repeatable")] = None,
     checkpoint_seconds: Annotated[float, typer.Option(help="seconds between checkpoints")] = 60.0,
@@ -89,26 +99,26 @@ def train(
     ] = False,
     threads: Threads = 1,
 ) -> None:
-    """Train one cell (`accelerate launch -m qtuning.train`). Kill it and type it again: it goes on where it was."""
+    """Train one cell, on one GPU or several. Kill it and type it again: it goes on where it was."""
     from qtuning.experiment.ids import AUXILIARY, ResultPaths
     from qtuning.experiment.influence import measurement_of
     from qtuning.experiment.references import references_of
-    from qtuning.train.processes import processes_of
+    from qtuning.train.launch import Launch
     from qtuning.train.tracking import MODES
 
     loaded, paths = read_cell(cell, trained=True), ResultPaths(results)
     if tracking not in MODES:
         raise UserError(f"--tracking = {tracking!r}: must be one of {', '.join(MODES)}")
-    if not accelerate.exists():
-        raise UserError(f"--accelerate = {accelerate}: no such file")
-    processes = processes_of(accelerate)
+    if accelerate is not None:
+        raise UserError(f"--accelerate = {accelerate}: no such option any more; write --processes N")
+    how = Launch(processes, nodes, parallel)  # type: ignore[arg-type]  # checked there
     assert loaded.training is not None
     loaded.training.accumulation(processes)  # refused here, not in every process
     options = ["--cell", str(cell), "--model", str(paths.model(loaded)), "--samples", str(paths.samples(loaded))]
     state = paths.state(loaded).with_name(f"{cell.stem}-measured") if measure else paths.state(loaded)
     options += ["--out", str(paths.cell(loaded)), "--state", str(state), "--tracking", tracking]
     options += ["--checkpoint-seconds", str(checkpoint_seconds)]
-    options += ["--observe"] * observe + ["--measure"] * measure
+    options += ["--observe"] * observe + ["--measure"] * measure + ["--shard"] * how.shards(loaded)
     for role in AUXILIARY:
         if (folder := paths.auxiliary(loaded, role)) is not None:
             options += [f"--{role}", str(folder)]
@@ -119,10 +129,13 @@ def train(
     for name in group or []:
         options += ["--group", name]
     set_threads(threads)
-    hold_gpus(processes, f"{accelerate}: num_processes")
-    from qtuning.train.__main__ import launch
+    hold_gpus(how.here, "processes on this machine")
+    if how.processes > 1:
+        command = how.command(options)
+        os.execv(command[0], command)  # the launcher takes the place of this process, and with it the GPUs it holds
+    from qtuning.train.__main__ import main
 
-    launch(accelerate, threads, options)
+    main(options)
 
 
 def evaluate(

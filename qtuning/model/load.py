@@ -70,12 +70,21 @@ def model_path(folder: Path) -> Path:
     return path
 
 
-def load_model(path: Path, dtype: str) -> "PreTrainedModel":
-    """The causal language model in `path` with weights of `dtype`, on the CPU, in evaluation mode."""
+def load_model(path: Path, dtype: str, empty: bool = False) -> "PreTrainedModel":
+    """The causal language model in `path` with weights of `dtype`, on the CPU, in evaluation mode.
+
+    empty: the same modules on the device `meta`, for a process that gets its weights from another one.
+    """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     check_folder(path)
+    if empty:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+        config.use_cache = False
+        with torch.device("meta"):
+            bare = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation="eager")
+        return bare.eval()  # type: ignore[no-any-return]
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         path,
         dtype=getattr(torch, dtype),

@@ -35,6 +35,7 @@ class PackedModel(nn.Module):
         super().__init__()
         self.model = model
         self.causal_lm.set_attn_implementation(PACKED)
+        self.stops = True  # whether a forward may end in a layer; not where processes share it (train/sharding.py)
 
     @property
     def causal_lm(self) -> PreTrainedModel:
@@ -66,7 +67,7 @@ class PackedModel(nn.Module):
             raise UserError(f"options.layer: this pruner needs attention, but does not say of which layer; {choice}")
         if not 1 <= abs(layer) <= self.layers:
             raise UserError(f"options.layer: the model has no layer {layer}; {choice}")
-        return Collector(layer - 1 if layer > 0 else self.layers + layer, tuple(prompts), stop, rank)
+        return Collector(layer - 1 if layer > 0 else self.layers + layer, tuple(prompts), stop and self.stops, rank)
 
     def hidden(self, packed: Packed, collector: Collector | None = None) -> Tensor:
         """[M, H]: the hidden states that predict `packed.labels`. Raises Collected if the collector stops it."""
@@ -138,6 +139,41 @@ class PackedModel(nn.Module):
         with evaluating(self):
             return self.hidden(packed)
 
+    def hidden_by_segment(self, packed: Packed) -> list[Tensor]:
+        """For each sample [1, L, H]: the hidden states of all its positions, each sample with a graph of its own."""
+        # They share the embedding only. It is looked up once, so that backward makes one gradient of the size of the
+        # vocabulary and not one a segment
+        embedded = self.causal_lm.get_input_embeddings()(packed.input_ids[None]).split(packed.lengths, dim=1)
+        positions = packed.position_ids[None].split(packed.lengths, dim=1)
+        backbone = getattr(self.causal_lm, self.causal_lm.base_model_prefix)
+        return [
+            backbone(
+                inputs_embeds=inputs,
+                position_ids=places,
+                attention_mask=None,
+                use_cache=False,
+                segments=(length,),
+                starts=packed.starts_of(segment),
+            ).last_hidden_state
+            for segment, (inputs, places, length) in enumerate(zip(embedded, positions, packed.lengths, strict=True))
+        ]
+
+    @torch.no_grad()
+    def own_nll(self, samples: Sequence[Sample], counts: Sequence[int], device: torch.device) -> Tensor:
+        """[sum of counts]: token NLL of the last `counts` tokens of each sample, by the model's own forward."""
+        causal_lm, found = self.causal_lm, []
+        partial = "logits_to_keep" in inspect.signature(type(causal_lm).forward).parameters
+        with evaluating(self), ExitStack() as undo:
+            causal_lm.set_attn_implementation("eager")
+            undo.callback(causal_lm.set_attn_implementation, PACKED)
+            for sample, count in zip(samples, counts, strict=True):
+                ids = sample.tokens[None].to(device)
+                fewer = {"logits_to_keep": count + 1} if partial else {}
+                logits = causal_lm(input_ids=ids, use_cache=False, **fewer).logits[0, -count - 1 : -1]
+                log_p = logits.float().log_softmax(dim=-1)
+                found.append(-log_p.gather(1, ids[0, -count:, None]).squeeze(1))
+        return torch.cat(found)
+
     @torch.no_grad()
     def attend(self, packed: Packed, collector: Collector) -> None:
         """Fill a collector, without gradient, dropout and head. If it stops, no layer after its own runs."""
@@ -189,22 +225,12 @@ def check_packed_forward(model: PackedModel, samples: Sequence[Sample], device: 
     keep = [torch.arange(sample.response_length).flip(0) < PROBED for sample in probes]
     packed = pack(probes, keep)
     assert packed is not None
-    causal_lm, theirs = model.causal_lm, []
+    causal_lm = model.causal_lm
     try:
         ours, _ = model.score(packed.to(device))
     except (AttributeError, TypeError, ValueError) as error:
         raise _refusal(causal_lm, f"the packed forward fails ({error})") from None
-    partial = "logits_to_keep" in inspect.signature(type(causal_lm).forward).parameters
-    with evaluating(model), ExitStack() as undo:
-        causal_lm.set_attn_implementation("eager")
-        undo.callback(causal_lm.set_attn_implementation, PACKED)
-        for sample, count in zip(probes, packed.counts, strict=True):
-            ids = sample.tokens[None].to(device)
-            fewer = {"logits_to_keep": count + 1} if partial else {}
-            logits = causal_lm(input_ids=ids, use_cache=False, **fewer).logits[0, -count - 1 : -1]
-            log_p = logits.float().log_softmax(dim=-1)
-            theirs.append(-log_p.gather(1, ids[0, -count:, None]).squeeze(1))
-    differences = (ours - torch.cat(theirs)).abs()
+    differences = (ours - model.own_nll(probes, packed.counts, device)).abs()
     exact = causal_lm.dtype == torch.float32 and not torch.is_autocast_enabled(device.type)
     if not same_but_for_rounding(differences, exact):
         largest, mean = float(differences.max()), float(differences.mean())

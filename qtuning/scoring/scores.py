@@ -129,7 +129,7 @@ def observe(
         scores = batch_scores(samples, *model.score(on_device, collector, weights, impl), everywhere)
     elif collector is not None:
         model.attend(on_device, collector)
-        depth = (collector.layer + 1) / model.layers
+        depth = (collector.layer + 1) / model.layers if collector.stop else 1.0
     return Observation(packed, depth, scores, None if collector is None else _token_attention(samples, collector))
 
 

@@ -1,6 +1,6 @@
-"""The process that trains one cell: `accelerate launch -m qtuning.train --cell CELL.json ...`.
+"""The process that trains one cell, alone or beside others that launch.py starts: `python -m qtuning.train ...`.
 
-Here are its arguments, the lock of the cell, the launch and the exit. The training itself is in cell.py.
+Here are its arguments, the lock of the cell and the exit. The training itself is in cell.py.
 """
 
 import argparse
@@ -10,12 +10,11 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
 
 from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import AutocastKwargs, check_cuda_p2p_ib_support
 
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell
@@ -23,30 +22,7 @@ from qtuning.experiment.ids import AUXILIARY
 from qtuning.files import exclusive, read_json, remove_leftovers, write_json
 from qtuning.train import checkpoint
 from qtuning.train.cell import CellFolders, is_finished, train
-
-WAIT = timedelta(days=7)  # how long other processes may wait for the first one to get the cell's lock
-
-
-def launch(config: Path, threads: int, arguments: Sequence[str]) -> None:
-    """Launch the training as `accelerate launch --config_file config` does; returns only if it ran in this process.
-
-    For a single process accelerate's launcher sets environment variables and starts Python once more. That would import
-    torch and accelerate a second time, and a killed launcher would leave the training behind. So the variables are set
-    here, and the training runs in this process.
-    """
-    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-    from accelerate.utils.launch import prepare_simple_launcher_cmd_env
-
-    # Both launchers would share the default port when two cells train side by side; 0 lets each find a free one.
-    options = ["--config_file", str(config), "--num_cpu_threads_per_process", str(threads), "--main_process_port", "0"]
-    command = [*options, "-m", "qtuning.train", *arguments]
-    args, _, _ = _validate_launch_command(launch_command_parser().parse_args(command))
-    several = args.use_deepspeed or args.use_fsdp or args.use_megatron_lm or args.multi_gpu or args.tpu
-    if several or args.num_processes > 1 or args.num_machines > 1:
-        os.execv(sys.executable, [sys.executable, "-m", "accelerate.commands.launch", *command])
-    _, environment = prepare_simple_launcher_cmd_env(args)
-    os.environ.update(environment)
-    main(arguments)
+from qtuning.train.exchange import DEVICE_WAIT, LOCK_WAIT, gather_objects, wait_for_everyone
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,12 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--observe", action="store_true", help="watch fixed samples, record masks of tokens")
     parser.add_argument("--measure", action="store_true", help="from the start, for time and memory alone")
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="seconds between checkpoints")
+    parser.add_argument("--shard", action="store_true", help="each process holds a slice of the model (FSDP)")
     args = parser.parse_args(arguments)
     cell = Cell.model_validate(read_json(args.cell))
     assert cell.training is not None
-    accelerator = Accelerator(
-        mixed_precision=cell.training.mixed_precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)]
-    )
+    accelerator = make_accelerator(cell.training.mixed_precision, args.shard)
     auxiliary = {role: getattr(args, role) for role in AUXILIARY if getattr(args, role) is not None}
     trained = tuple(args.trained_reference)
     folders = CellFolders(
@@ -96,9 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lock = exclusive(args.state.with_name(f"{args.state.name}.lock"), f"training {args.state.name}")
     try:
         with lock if first else nullcontext():
-            accelerator.wait_for_everyone()  # until the first process has the lock
-            finished = [first and is_finished(cell, folders)]
-            if broadcast_object_list(finished)[0]:
+            wait_for_everyone(LOCK_WAIT)  # until the first process has the lock
+            if gather_objects([first and is_finished(cell, folders)])[0]:
                 if first:
                     checkpoint.clear(args.state)  # left by a kill after the marker was written
                     print(f"{args.out.name}: already done")
@@ -109,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     remove_leftovers(folder)
                 if args.measure:  # a measurement in two halves would be none
                     checkpoint.clear(args.state)
-            train(cell, accelerator, folders, args.tracking, args.group, args.checkpoint_seconds)
+            train(cell, accelerator, folders, args.tracking, args.group, args.checkpoint_seconds, args.shard)
     except Exception as error:
         if first:
             write_json(failure, {"status": "failed", "reason": f"{type(error).__name__}: {error}"})
@@ -117,6 +91,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
         raise
+
+
+def make_accelerator(precision: str, sharded: bool) -> Accelerator:
+    """What knows the device and the other processes. Several processes on a machine without GPUs talk over gloo."""
+    import torch
+
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    handlers: list[InitProcessGroupKwargs | AutocastKwargs] = [InitProcessGroupKwargs(timeout=DEVICE_WAIT)]
+    if sharded:  # autocast would keep bfloat16 copies of all the weights that a forward gathers
+        handlers.append(AutocastKwargs(cache_enabled=False))
+    if several and not check_cuda_p2p_ib_support():  # RTX 40 under old drivers; accelerate refuses them without these
+        os.environ.setdefault("NCCL_P2P_DISABLE", "1")
+        os.environ.setdefault("NCCL_IB_DISABLE", "1")
+    cpu = several and not torch.cuda.is_available()
+    return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=handlers)  # type: ignore[arg-type]
 
 
 def run_as_worker(main: Callable[[], None]) -> NoReturn:

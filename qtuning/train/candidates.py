@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor
 
 from qtuning.data.samples import Sample, StoredSamples
@@ -19,6 +18,7 @@ from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell, Scoring
 from qtuning.experiment.needs import FORWARDS, SCORES
 from qtuning.files import read_json
+from qtuning.model.batch import Packed, pack
 from qtuning.model.flops import Positions
 from qtuning.model.load import load_model, load_tuned, model_path
 from qtuning.model.packed import PackedModel, check_packed_forward, half_weights
@@ -26,8 +26,10 @@ from qtuning.pruners.base import Candidates, Instructions, Ratings
 from qtuning.pruners.method import concatenate
 from qtuning.scoring.scores import BatchScores, NonFinite, Observation, embed, observe
 from qtuning.train.cost import Cost, shape_of
+from qtuning.train.exchange import gather_objects
 from qtuning.train.replay import Recording
 from qtuning.train.reuse import Graphs, observe_with_graphs
+from qtuning.train.sharding import is_sharded
 
 CHECKED = 64  # samples among which the shortest and the longest check that the packed forward is the model's own
 
@@ -101,10 +103,12 @@ class CandidateSource:
     table: BatchScores | None = None
     losses: Tensor = field(init=False)
     _half: Mapping[str, Tensor] | None = field(default=None, init=False)
+    _forwards: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self.losses = torch.full((len(self.train_set.samples),), torch.nan, dtype=torch.float64)
         self._shape = shape_of(self.model.model, frozen=True, checkpointing=False)
+        self._sharded = is_sharded(self.model)
 
     def candidates(
         self, positions: Sequence[int], needs: Collection[str], epoch: int, with_graphs: bool = False
@@ -162,14 +166,14 @@ class CandidateSource:
         batches = [range(start, min(start + self.batch_size, count)) for start in range(0, count, self.batch_size)]
         done: list[tuple[int, Any]] = []
         try:
-            with self.weights_at_rest():
+            with self.scoring_together(len(batches), needs):
                 for index in range(self.accelerator.process_index, len(batches), self.accelerator.num_processes):
                     done.append((index, self.candidates(batches[index], needs, epoch)[0]))
                     if progress is not None:
                         progress(batches[index].stop, count)
         except UserError as error:
             done = [(-1, error)]  # raised on all processes below; the others would wait for this one for ever
-        everyone = sorted(gather_object(done), key=lambda pair: pair[0])
+        everyone = sorted(gather_objects(done), key=lambda pair: pair[0])
         raise_first([result for _, result in everyone if isinstance(result, UserError)])
         return concatenate([result for _, result in everyone])
 
@@ -180,15 +184,26 @@ class CandidateSource:
         return source
 
     @contextmanager
-    def weights_at_rest(self) -> Iterator[None]:
-        """While the model does not learn: scoring in bfloat16 copies its weights once and frees the copies afterwards.
+    def scoring_together(self, batches: int, needs: Collection[str], with_graphs: bool = False) -> Iterator[None]:
+        """While the processes share `batches` batches that need `needs`, and the model does not learn.
 
-        The copies take 2 bytes a weight of the linear layers, at a time when no gradients are held.
+        Scoring in bfloat16 copies the weights once and frees the copies afterwards. They take 2 bytes a weight of the
+        linear layers, at a time when no gradients are held.
+
+        Under FSDP every forward is a collective. A process that has fewer batches, or that met an error, makes idle
+        forwards until it has made as many as the others.
         """
+        begun = self._forwards
         try:
             yield
         finally:
             self._half = None
+            if self._sharded and not with_graphs:
+                asked = FORWARDS & set(needs) - (SCORES if self.table is not None else set())
+                each = bool(asked - {"embeddings"}) + ("embeddings" in asked)
+                most = -(-batches // self.accelerator.num_processes)
+                for _ in range(each * most - (self._forwards - begun)):
+                    self.model.score(idle_batch(self.train_set.samples).to(self.accelerator.device))
 
     def tensors(self) -> dict[str, Tensor]:
         """The resume state."""
@@ -219,9 +234,11 @@ class CandidateSource:
             if with_graphs:
                 observed, graphs = observe_with_graphs(self.model, samples, needs, device, impl)
             else:
-                # bfloat16 copies of the weights, where autocast would make them anew in every forward
-                if torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.bfloat16:
+                # bfloat16 copies of the weights, where autocast would make them anew in every forward; not of slices
+                autocast = torch.is_autocast_enabled(device.type)
+                if autocast and torch.get_autocast_dtype(device.type) == torch.bfloat16 and not self._sharded:
                     self._half = self._half or half_weights(self.model)
+                self._forwards += 1
                 observed = observe(self.model, samples, needs, self.layer, device, self._half, impl)
         self.cost.samples_scored += len(samples)
         self.cost.tokens_scored += observed.packed.tokens
@@ -230,12 +247,20 @@ class CandidateSource:
 
     def _embed(self, samples: Sequence[Sample]) -> Tensor:
         """The need `embeddings`, by a forward of its own that ends before the head."""
+        self._forwards += 1
         with self.accelerator.autocast():
             embeddings, packed = embed(self.model, samples, self.accelerator.device)
         self.cost.samples_scored += len(samples)
         self.cost.tokens_scored += packed.tokens
         self.cost.flops_scoring += self._shape.forward_flops(Positions.of(packed.lengths, 0))
         return embeddings
+
+
+def idle_batch(samples: Sequence[Sample]) -> Packed:
+    """The smallest batch: one prediction, of weight 0. For a process that has none where all must take part."""
+    packed = pack([Sample(samples[0].number, samples[0].tokens[:2], 1)], weights=[0.0])
+    assert packed is not None
+    return packed
 
 
 def load_for_scoring(

@@ -14,14 +14,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import nn
 from tqdm import tqdm
 
 from qtuning.data.samples import Sample, load_samples
 from qtuning.data.tokenise import load_tokenizer
 from qtuning.errors import UserError
-from qtuning.experiment.cell import Cell, Training
+from qtuning.experiment.cell import Cell
 from qtuning.experiment.ids import cell_id, cell_json
 from qtuning.experiment.needs import ATTENTION, SCORES
 from qtuning.files import atomic_path, file_digest, read_json, write_json, write_text
@@ -35,11 +34,13 @@ from qtuning.train.candidates import CHECKED, CellSamples, score_with_auxiliary
 from qtuning.train.checkpoint import Checkpointer
 from qtuning.train.cost import Cost, describe_device, peak_memory, sum_costs
 from qtuning.train.epochs import add_epochs, write_epoch
+from qtuning.train.exchange import gather_objects, wait_for_everyone
 from qtuning.train.influence import influence_cost, load_influence
 from qtuning.train.journal import Diagnosis, RunLog, print_derived
 from qtuning.train.references import TokenReferences, part_positions, reference_cost, score_references, weights_of
 from qtuning.train.replay import load_recording
 from qtuning.train.seeding import derived_seed
+from qtuning.train.sharding import rest, shard, whole_state
 from qtuning.train.step import TrainingLoop
 from qtuning.train.tracking import Mirror
 from qtuning.train.watch import FILE as WATCH
@@ -91,17 +92,24 @@ class CellFolders:
 
 
 def train(
-    cell: Cell, accelerator: Accelerator, folders: CellFolders, tracking: str, groups: Sequence[str], seconds: float
+    cell: Cell,
+    accelerator: Accelerator,
+    folders: CellFolders,
+    tracking: str,
+    groups: Sequence[str],
+    seconds: float,
+    sharded: bool = False,
 ) -> None:
     """Train `cell` on its prepared inputs, or go on from its last checkpoint; write OUTPUTS below `folders.out`.
 
-    tracking, groups: see `Mirror.open`. seconds: between checkpoints. A diverged cell (non-finite scores, loss or
+    tracking, groups: see `Mirror.open`. seconds: between checkpoints. sharded: by FSDP, else whole in each process
+    (DDP). A diverged cell (non-finite scores, loss or
     gradient) is a result: it is recorded as such in train.json, without weights. UserError for what the user can mend.
     """
     assert cell.training is not None and cell.seeds is not None and cell.pruning is not None
     started, computed = time.perf_counter(), time.process_time()
     main, load = accelerator.is_main_process, os.getloadavg()[0]
-    _check_processes(accelerator, cell.training)
+    cell.training.accumulation(accelerator.num_processes)  # refused if the processes cannot share an update
 
     # inputs
     base = model_path(folders.model)
@@ -114,13 +122,19 @@ def train(
 
     # model and optimizer, as they were at the last checkpoint if there is one
     torch.manual_seed(derived_seed(cell.seeds.init, "adapter"))
-    language_model = _build_model(base, cell, folders.references)
-    model = PackedModel(language_model).to(accelerator.device)
+    language_model = _build_model(base, cell, folders.references, empty=sharded and not main)
+    model = PackedModel(language_model)
+    wait_for_everyone()  # for the slowest to have read its weights; from here on GPUs wait for each other
+    if sharded:
+        shard(model, accelerator.device)
+    else:
+        model.to(accelerator.device)
     difference = check_packed_forward(model, samples[:CHECKED], accelerator.device)
     if cell.training.mixed_precision == "bf16":
         adapt_under_autocast(model)
         with accelerator.autocast():  # where a GPU may use another kernel
             check_packed_forward(model, samples[:CHECKED], accelerator.device)
+    rest(model)
     if method.needs.all & ATTENTION:
         model.collector(method.needs.layer, (), stop=True)  # a layer that the model does not have is refused here
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -128,11 +142,12 @@ def train(
         trainable, lr=cell.training.learning_rate, weight_decay=cell.training.weight_decay, fused=True
     )
     identity = {"cell": cell_json(cell), "inputs": folders.inputs()}
-    resumed = checkpoint.latest(folders.state, identity)
+    resumed = checkpoint.agreed(folders.state, identity, main)
     if resumed is not None:
-        checkpoint.restore(resumed[0], model, optimizer)
+        checkpoint.restore(resumed.tensors, model, optimizer, resumed.shards)
     # not the optimizer: accelerate's wrapper would look for an uninstalled package on the disk before every step
-    prepared = accelerator.prepare(model)
+    # evaluation_mode: what is sharded gets the autocast of the cell, and no DDP around it
+    prepared = accelerator.prepare_model(model, device_placement=False, evaluation_mode=sharded)
 
     # the loop over the updates, and what records it
     influence = None if folders.influence is None else load_influence(folders.influence, samples)
@@ -147,7 +162,7 @@ def train(
         loop.cost.add(reference_cost(() if cell.pruning.replay else folders.references))
         loop.cost.add(influence_cost(folders.influence))
     if resumed is not None:
-        loop.restore(*resumed)
+        loop.restore(resumed.tensors, resumed.state)
     start = loop.progress.update
     if main:
         print_derived(cell, accelerator, samples, loop.expected_updates, trainable, start, difference)
@@ -158,19 +173,25 @@ def train(
     checkpointer = Checkpointer(loop, folders.state, identity, seconds, started, computed)
     mirror = Mirror.open(tracking if main else "disabled", cell, groups, folders.state.parent.parent / "wandb")
     watch = Watch(loop, folders.state, start, main) if folders.observe else None
+    wait_for_everyone()  # for the first one, which has opened its files
 
     loss, reason = _run(loop, log, mirror, diagnosis, checkpointer, folders.state, watch)
 
     # outputs; the marker comes last, because it says that the others are whole
     checkpointer.take_time()
-    costs = gather_object([loop.cost.summary()])
+    costs = gather_objects([loop.cost.summary()])
+    weights = None
+    if sharded and reason is None and not folders.measure:
+        rest(model)
+        weights = whole_state(model, trained=cell.training.tuning == "lora")
     if log is None:
+        wait_for_everyone()  # for the first one, which writes: processes should leave NCCL together
         return
     folders.out.mkdir(parents=True, exist_ok=True)
     write_text(folders.out / "cell.json", cell_json(cell) + "\n")
     if not folders.measure:
         log.publish(folders.out / "metrics.jsonl", folders.out / "trace.parquet")
-        _write_weights(folders.out, base, None if reason else language_model, folders.state)
+        _write_weights(folders.out, base, None if reason else language_model, folders.state, weights)
     if watch is not None:
         watch.publish(folders.out / WATCH)
     checkpointer.take_time()  # for the outputs, which this process alone writes
@@ -186,31 +207,27 @@ def train(
         "inputs": identity["inputs"],
         "provenance": provenance()
         | describe_device(accelerator.device)
-        | {"processes": accelerator.num_processes, "threads": torch.get_num_threads(), "load_before": round(load, 2)},
+        | {"processes": accelerator.num_processes, "threads": torch.get_num_threads(), "load_before": round(load, 2)}
+        | ({"parallel": "fsdp" if sharded else "ddp"} if accelerator.num_processes > 1 else {}),
     }
     write_json(folders.out / folders.outputs[-1], marker)
     mirror.summary({key: marker[key] for key in ("status", "updates", "loss", "cost")})
     mirror.finish()
     checkpoint.clear(folders.state)
     print(f"{cell_id(cell)}: {marker['status']} after {marker['updates']} updates" + (f": {reason}" if reason else ""))
+    wait_for_everyone()
 
 
-def _check_processes(accelerator: Accelerator, training: Training) -> None:
-    """UserError if the processes that accelerate started cannot share the updates of the cell."""
-    training.accumulation(accelerator.num_processes)
-    if str(accelerator.distributed_type).endswith(("FSDP", "DEEPSPEED", "XLA")):
-        raise UserError(f"{accelerator.distributed_type} is not supported: use one process, or DDP (MULTI_GPU)")
-
-
-def _build_model(base: Path, cell: Cell, references: Sequence[Path]) -> nn.Module:
+def _build_model(base: Path, cell: Cell, references: Sequence[Path], empty: bool = False) -> nn.Module:
     """The model that is trained: the base model, wrapped in LoRA if the cell asks for it.
 
-    A reference that goes on (`Cell.part` above 0) starts from the weights of the last of `references`.
+    A reference that goes on (`Cell.part` above 0) starts from the weights of the last of `references`. empty: the same
+    modules without weights, on the device `meta` (sharding.py).
     """
     assert cell.training is not None
     start = weights_of(references[-1]) if cell.part is not None and cell.part.number > 0 else None
     full = cell.training.tuning == "full"
-    model = load_model(start if full and start is not None else base, cell.dtype)
+    model = load_model(start if full and start is not None else base, cell.dtype, empty)
     if cell.training.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if full:
@@ -220,7 +237,7 @@ def _build_model(base: Path, cell: Cell, references: Sequence[Path]) -> nn.Modul
     lora, targets = cell.training.lora, cell.model.lora_targets
     if cell.training.gradient_checkpointing:
         model.enable_input_require_grads()
-    if start is not None:  # the same adapter goes on
+    if start is not None and not empty:  # the same adapter goes on
         return PeftModel.from_pretrained(model, str(start), is_trainable=True)
     modules = targets if targets == "all-linear" else list(targets)
     config = LoraConfig(
@@ -297,16 +314,20 @@ def _run(
     return loss, None
 
 
-def _write_weights(out: Path, base: Path, model: nn.Module | None, state: Path) -> None:
+def _write_weights(
+    out: Path, base: Path, model: nn.Module | None, state: Path, gathered: dict[str, Any] | None = None
+) -> None:
     """Write weights/ (empty for None, a diverged cell) and weights.sha256, which a repeated training reproduces.
 
-    state: folder of the resume state, which may hold epochs that are kept (epochs.py).
+    state: folder of the resume state, which may hold epochs that are kept (epochs.py). gathered: the weights of a model
+    that is sharded, under the names that PackedModel gives them.
     """
     with atomic_path(out / "weights") as temporary:
         temporary.mkdir()
         if model is not None:
             causal_lm_of(model).config.use_cache = True  # training turns it off, and generation wants it
-            model.save_pretrained(temporary)  # type: ignore[operator]
+            whole = gathered and {name.removeprefix("model."): weight for name, weight in gathered.items()}
+            model.save_pretrained(temporary, state_dict=whole)  # type: ignore[operator]
             load_tokenizer(base).save_pretrained(temporary)
             add_epochs(state, temporary)
     digests = [f"{file_digest(path)}  {path.name}\n" for path in sorted((out / "weights").glob("*.safetensors"))]

@@ -3,6 +3,7 @@
 A checkpoint is written whole or not at all, checked when it is read, and gone when the cell is done:
 
     state/<cell>/checkpoint-0000123/{tensors.safetensors, state.json}     the last two
+                                    shards/                               slices of the processes, under FSDP
     state/<cell>/metrics.jsonl                                            one line an update
     state/<cell>/trace-0000123.parquet                                    decisions up to that checkpoint
 
@@ -14,19 +15,23 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from qtuning.errors import UserError
 from qtuning.files import atomic_path, file_digest, read_json, short_hash, write_json
+from qtuning.train.exchange import gather_objects, sum_over_processes, wait_for_everyone
 from qtuning.train.journal import RunLog
+from qtuning.train.sharding import rest, slice_like
+from qtuning.train.shards import FOLDER, check_shards, names_of_shards, read_shards, write_shards
 from qtuning.train.step import TrainingLoop
 
 KEPT = 2  # checkpoints; the older one is there in case the newer one is damaged
@@ -71,24 +76,25 @@ class Checkpointer:
     def after_update(self, log: RunLog | None, last: bool) -> None:
         """Save the state if it is time; if asked to stop, save it and exit. Every process calls this after each update.
 
-        log: that of the main process, which alone writes. last: no update follows, so that nothing needs saving.
+        log: that of the main process; the others write slices alone. last: no update follows, so that nothing needs
+        saving.
         """
-        accelerator, due = self._loop.accelerator, time.perf_counter() - self._saved >= self._seconds
-        wanted = [float(due), float(self._asked)]
-        if accelerator.num_processes > 1:  # clocks and signals differ, and all must do the same
-            sums = accelerator.reduce(torch.tensor(wanted, device=accelerator.device), reduction="sum")
-            wanted = sums.tolist()  # type: ignore[union-attr]
+        due = time.perf_counter() - self._saved >= self._seconds
+        # clocks and signals differ, and all must do the same
+        wanted = sum_over_processes(torch.tensor([float(due), float(self._asked)])).tolist()
         if last or not any(wanted):
             return
         begun = time.perf_counter()
         self.take_time()
-        costs, update = gather_object([vars(self._loop.cost)]), self._loop.progress.update
+        costs, update = gather_objects([vars(self._loop.cost)]), self._loop.progress.update
         if log is not None:
             log.checkpoint(update)
-            assert self._loop.optimizer is not None
-            numbers, pruner = self._loop.state()
-            tensors = training_tensors(self._loop.bare, self._loop.optimizer) | pruner
-            save(self._folder, update, tensors, {**self._identity, **numbers, "cost": costs})
+        assert self._loop.optimizer is not None
+        rest(self._loop.bare)
+        numbers, pruner = self._loop.state()
+        tensors = training_tensors(self._loop.bare, self._loop.optimizer) | pruner
+        save(self._folder, update, tensors, {**self._identity, **numbers, "cost": costs}, writes=log is not None)
+        wait_for_everyone()  # for the writer; the GPUs of the others would wait in their next collective
         self._saved = time.perf_counter()
         self._seconds = max(self._seconds, SHARE * (self._saved - begun)) if self._seconds > 0 else 0.0
         if wanted[1]:
@@ -96,17 +102,37 @@ class Checkpointer:
             raise SystemExit(128 + (self._asked or signal.SIGTERM))
 
 
-def save(folder: Path, update: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+class Saved(NamedTuple):
+    """A checkpoint as it was read. shards: the folder of the sharded tensors that lie there yet, or None."""
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+    shards: Path | None = None
+
+
+def save(
+    folder: Path, update: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], writes: bool = True
+) -> None:
     """Write checkpoint `update` and drop all but the last two.
 
     A checkpoint later than `update` must be damaged, because training went on from an earlier one. It is dropped, too.
+    If tensors are sharded, every process calls this. writes: whether this is the process that writes all but slices.
     """
-    written = folder / f"checkpoint-{update:07d}"
-    with atomic_path(written) as temporary:
-        temporary.mkdir()
+    written = folder / _name(update)
+    sliced = {name: tensor.detach() for name, tensor in tensors.items() if isinstance(tensor, DTensor)}
+    with atomic_path(written) if writes else nullcontext() as temporary:
+        if temporary is not None:
+            temporary.mkdir()
+        digests = {}
+        if sliced:  # gathered, because the name is random; only the first process has one
+            (place,) = gather_objects([] if temporary is None else [temporary])
+            digests = {"shards_sha256": write_shards(place / FOLDER, sliced)}
+        if temporary is None:
+            return
         file = temporary / "tensors.safetensors"
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
-        whole = {**state, "update": update, "tensors_sha256": file_digest(file)}
+        whole_here = {name: tensor for name, tensor in tensors.items() if name not in sliced}
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in whole_here.items()}, file)
+        whole = {**state, **digests, "update": update, "tensors_sha256": file_digest(file)}
         write_json(temporary / "state.json", whole | {"checksum": short_hash(whole)})
     checkpoints = _checkpoints(folder)
     intact = [path for path in checkpoints if path <= written]
@@ -114,8 +140,18 @@ def save(folder: Path, update: int, tensors: Mapping[str, Tensor], state: Mappin
         shutil.rmtree(path)
 
 
-def latest(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The newest intact checkpoint as (tensors, state), or None. Damaged ones are reported and passed over.
+def agreed(folder: Path, identity: Mapping[str, Any], first: bool) -> Saved | None:
+    """`latest`, as the first process found it. Every process calls this; the others read what the first one chose."""
+    found = latest(folder, identity) if first else None
+    (state,) = gather_objects([found.state if found is not None else None] if first else [])
+    if first or state is None:
+        return found
+    path = folder / _name(state["update"])
+    return Saved(load_file(path / "tensors.safetensors"), state, _shards(path, state))
+
+
+def latest(folder: Path, identity: Mapping[str, Any]) -> Saved | None:
+    """The newest intact checkpoint, or None. Damaged ones are reported and passed over.
 
     identity: the cell and the inputs that the checkpoint must be of. If data or base model have changed since, the
     state is removed with a notice, and training starts afresh. Raises UserError for a checkpoint of another cell.
@@ -127,6 +163,7 @@ def latest(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor]
                 raise ValueError("checksum of state.json differs")
             if file_digest(path / "tensors.safetensors") != state["tensors_sha256"]:
                 raise ValueError("checksum of tensors.safetensors differs")
+            check_shards(path / FOLDER, state.get("shards_sha256", {}))
             tensors = load_file(path / "tensors.safetensors")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             print(f"{path}: damaged checkpoint passed over ({error})", file=sys.stderr)
@@ -137,7 +174,7 @@ def latest(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor]
             print(f"{path}: made from other data or another base model; training starts afresh", file=sys.stderr)
             clear(folder)
             return None
-        return tensors, state
+        return Saved(tensors, state, _shards(path, state))
     return None
 
 
@@ -147,7 +184,7 @@ def clear(folder: Path) -> None:
 
 
 def training_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Trainable parameters and the optimizer's moments, by name."""
+    """Trainable parameters and the optimizer's moments, by name; under FSDP as slices (DTensor)."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in _trainable(model):
         tensors[f"model.{name}"] = parameter
@@ -156,20 +193,46 @@ def training_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict
     return tensors
 
 
-def restore(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put what `training_tensors` gave back, bit for bit. Other tensors among them are left alone."""
-    keys = sorted({full.split(".")[1] for full in tensors if full.startswith("optimizer.")})
+def restore(
+    tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer, shards: Path | None = None
+) -> None:
+    """Put what `training_tensors` gave back, bit for bit. Other tensors among them are left alone.
+
+    What was saved sharded may be restored whole, and the other way round. shards: of `Saved`.
+    """
+    known = dict(tensors)
+    if shards is not None:
+        names = names_of_shards(shards)
+        kinds = {"model"} | {".".join(full.split(".")[:2]) for full in names if full.startswith("optimizer.")}
+        sliced = {
+            full: torch.empty_like(parameter.detach())
+            for name, parameter in _trainable(model)
+            for kind in kinds
+            if (full := f"{kind}.{name}") in names
+        }
+        read_shards(shards, sliced)
+        known |= sliced
+    keys = sorted({full.split(".")[1] for full in known if full.startswith("optimizer.")})
     with torch.no_grad():
         for name, parameter in _trainable(model):
-            parameter.copy_(tensors[f"model.{name}"])
-            saved = {key: tensors.get(f"optimizer.{key}.{name}") for key in keys}
+            parameter.copy_(slice_like(parameter, known[f"model.{name}"]))
+            saved = {key: known.get(f"optimizer.{key}.{name}") for key in keys}
             # a parameter that never had a gradient has no state, neither before nor after
-            if moments := {key: value.to(parameter.device) for key, value in saved.items() if value is not None}:
+            moments = {key: slice_like(parameter, value) for key, value in saved.items() if value is not None}
+            if moments:
                 optimizer.state[parameter] = moments
 
 
 def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def _name(update: int) -> str:
+    return f"checkpoint-{update:07d}"
+
+
+def _shards(path: Path, state: Mapping[str, Any]) -> Path | None:
+    return path / FOLDER if "shards_sha256" in state else None
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -61,22 +61,7 @@ def observe_with_graphs(
     everywhere = "sequence-entropy" in needs
     packed = pack_whole(samples, "everywhere") if everywhere else pack_responses(samples)
     on_device = packed.to(device)
-    # A graph for each segment. They share the embedding only. It is looked up once, so that backward makes one gradient
-    # of the size of the vocabulary and not one a segment
-    embedded = model.causal_lm.get_input_embeddings()(on_device.input_ids[None]).split(packed.lengths, dim=1)
-    positions = on_device.position_ids[None].split(packed.lengths, dim=1)
-    backbone = getattr(model.causal_lm, model.causal_lm.base_model_prefix)
-    hidden = [
-        backbone(
-            inputs_embeds=inputs,
-            position_ids=places,
-            attention_mask=None,
-            use_cache=False,
-            segments=(length,),
-            starts=on_device.starts_of(segment),
-        ).last_hidden_state[0]
-        for segment, (inputs, places, length) in enumerate(zip(embedded, positions, packed.lengths, strict=True))
-    ]
+    hidden = [states[0] for states in model.hidden_by_segment(on_device)]
     with torch.no_grad():
         rows = torch.cat(hidden).index_select(0, on_device.source)
         found = token_statistics(rows, head_of(model.causal_lm), on_device.labels, impl=impl)
@@ -84,14 +69,13 @@ def observe_with_graphs(
     return observation, Graphs(dict(zip(packed.rows, hidden, strict=True)))
 
 
-def require_reusable(model: PackedModel, needs: Collection[str], pruned_tokens: str, processes: int) -> None:
+def require_reusable(model: PackedModel, needs: Collection[str], pruned_tokens: str) -> None:
     """UserError unless the forward that scores a batch is the one that would train its kept samples."""
     config = model.causal_lm.config.get_text_config().to_dict()
     named = [key for key in config if ("dropout" in key or key.endswith("pdrop")) and not key.startswith("classifier")]
     dropouts = [key for key in named if isinstance(config[key], float) and config[key] > 0]
     dropouts += [name for name, part in model.named_modules() if isinstance(part, nn.Dropout) and part.p > 0]
     reasons = {
-        f"runs in one process, and accelerate started {processes}": processes > 1,
         "knows scores only, and this method needs attention": bool(ATTENTION & set(needs)),
         "trains what it scored, and pruned_tokens = 'remove' takes tokens out": pruned_tokens == "remove",
         f"scores in training mode, where {''.join(dropouts[:1])} would blur the scores; set it to 0": bool(dropouts),

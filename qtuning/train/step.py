@@ -25,31 +25,30 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from qtuning.data.samples import Sample
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell
 from qtuning.experiment.needs import SCORES, schedule_of
-from qtuning.model.batch import pack
 from qtuning.model.packed import PackedModel
 from qtuning.model.transfer import to_host
 from qtuning.pruners.base import Candidates, sample_budget
 from qtuning.pruners.method import Method, Selection, concatenate, select_together
 from qtuning.scoring.scores import NonFinite
-from qtuning.train.candidates import CandidateSource, CellSamples, raise_first
+from qtuning.train.candidates import CandidateSource, CellSamples, idle_batch, raise_first
 from qtuning.train.cost import Cost, Stopwatch, shape_of, sum_costs
 from qtuning.train.decision import Decision, Progress, Verdicts, agreement, mean_by_key, pack_kept
+from qtuning.train.exchange import gather_objects, sum_over_processes
 from qtuning.train.journal import TRACE_SCHEMA
 from qtuning.train.reuse import Graphs, require_reusable
 from qtuning.train.seeding import derived_seed, epoch_order, generator, seed_device
+from qtuning.train.sharding import gather, is_sharded, keep_whole, reduce, whole
 from qtuning.train.windows import Pooling, UpdateWindow, cut_epoch, learning_rate, share_out_rows
 
 
 class TrainingLoop:
-    """The updates of one cell on one process. `model` is what accelerate prepared (DDP or plain).
+    """The updates of one cell on one process. `model` is what accelerate prepared (DDP, FSDP or plain).
 
     optimizer: None where decisions are asked for and nothing is trained (probes/planted_errors.py). masks: whether the
     trace has masks of tokens even if no token is pruned.
@@ -88,7 +87,10 @@ class TrainingLoop:
         self._reuses, self._pools = schedule == "reuse-graph", schedule == "pool"
         self.pooling = Pooling.of(self.pruning, method.needs.by_epoch) if self._pools else Pooling()
         if self._reuses:
-            require_reusable(self.bare, method.needs.batch, self.pruning.pruned_tokens, accelerator.num_processes)
+            require_reusable(self.bare, method.needs.batch, self.pruning.pruned_tokens)
+        self._sharded = is_sharded(self.bare)
+        if self._sharded and self._reuses:
+            keep_whole(self.bare)
 
     def windows(self) -> Iterator[UpdateWindow]:
         """The updates still to be made, in order. Call `step` with each before asking for the next."""
@@ -159,9 +161,9 @@ class TrainingLoop:
         # 3: count. A failure here reaches the other processes as NaN; else they would wait for this one for ever
         kept = math.nan if failures else float(sum(int(decision.verdicts.tokens.sum()) for decision in decisions))
         scored = self._watch.mark()
-        everywhere = float(self._sum(torch.tensor(kept, dtype=torch.float64)))
+        everywhere = float(sum_over_processes(torch.tensor(kept, dtype=torch.float64)))
         if math.isnan(everywhere):
-            raise_first(gather_object(failures))
+            raise_first(gather_objects(failures))
         total = int(everywhere)
         agreed = self._agreement(window, decisions)
         # 4, 5: train
@@ -171,10 +173,10 @@ class TrainingLoop:
 
         # account, trace, metrics, while a GPU may still be at the optimizer's step
         self._account(decisions, total)
-        trace = gather_object([row for decision in decisions for row in decision.trace(window, self._masks)])
+        trace = gather_objects([row for decision in decisions for row in decision.trace(window, self._masks)])
         columns = dict(zip(TRACE_SCHEMA, zip(*trace, strict=True), strict=True))
         self._remember(columns)
-        logs = [*gather_object([decision.log for decision in decided]), self.progress.log]
+        logs = [*gather_objects([decision.log for decision in decided]), self.progress.log]
         once = self.method.needs.once
         new_draw = window.index == 0 and not (once and window.epoch)
         left_out = self.progress.left_out(self.samples) if new_draw else []
@@ -214,7 +216,9 @@ class TrainingLoop:
         decisions: list[Decision] = []
         failures: list[UserError] = []
         try:
-            with source.weights_at_rest():
+            if self._sharded and self._reuses:
+                gather(self.bare)
+            with source.scoring_together(len(window.batches), needs, self._reuses):
                 for index, batch in self._own(window):
                     found = source.candidates(batch, needs, window.epoch, self._reuses and not exact)
                     looked.append(found)
@@ -237,9 +241,9 @@ class TrainingLoop:
     ) -> list[Selection]:
         """One selection on the batches of all processes (reading A9, `global`); returns those of this process."""
         indices = [index for index, _ in self._own(window)]
-        parts = gather_object([*zip(indices, own, strict=False)] + [(-1, failure) for failure in failures])
+        parts = gather_objects([*zip(indices, own, strict=False)])
+        raise_first(gather_objects(failures))
         parts.sort(key=lambda part: part[0])
-        raise_first([failure for index, failure in parts if index < 0])
         # every process makes the same selection from the same random numbers, and takes its own part
         whole = select_together(self.method, [part for _, part in parts], self._rng(window, 0))
         return whole[self.accelerator.process_index :: self.accelerator.num_processes]
@@ -286,9 +290,9 @@ class TrainingLoop:
         """
         pool = self.progress.pool
         if pool is None:
-            raise_first(gather_object(list(failures)))
+            raise_first(gather_objects(list(failures)))
             own = [(index, part.verdicts) for (index, _), part in zip(self._own(window), decided, strict=True)]
-            parts = sorted(gather_object(own), key=lambda part: part[0])
+            parts = sorted(gather_objects(own), key=lambda part: part[0])
             pool = self.progress.pool = concatenate([part for _, part in parts])
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         groups = share_out_rows(pool.sizes.tolist(), window, self.training.batches)[rank::world]
@@ -319,9 +323,9 @@ class TrainingLoop:
         spent = self.cost.seconds_token_selection
         exact, failures = self.decide(window, exact=True)
         self.cost.seconds_token_selection = spent
-        raise_first(gather_object(failures))
+        raise_first(gather_objects(failures))
         pairs = zip(decisions, exact, strict=True)
-        return mean_by_key(gather_object([agreement(ours.verdicts, truth.verdicts) for ours, truth in pairs]))
+        return mean_by_key(gather_objects([agreement(ours.verdicts, truth.verdicts) for ours, truth in pairs]))
 
     def _train(self, decisions: Sequence[Decision], total: int) -> dict[str, Any]:
         """Forward, backward and update on the kept tokens, `total` over all processes.
@@ -331,10 +335,11 @@ class TrainingLoop:
         assert self.optimizer is not None
         world = self.accelerator.num_processes
         batches = [(decision, decision.kept) for decision in decisions if decision.kept is not None]
+        idle = self._idle_backwards(len(batches))
         summed = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)  # with weights, and without
         losses: list[Tensor] = []  # [M] of each batch
         for index, (decision, kept) in enumerate(batches):
-            last = index == len(batches) - 1
+            last = index == len(batches) - 1 and not idle
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 packed, graphs = kept.to(self.accelerator.device), decision.graphs
                 with nullcontext() if graphs is None else self.accelerator.autocast():
@@ -345,28 +350,38 @@ class TrainingLoop:
                 # the one division by the number of kept tokens; DDP averages over processes, `world` undoes that
                 self.accelerator.backward(loss * (world / total))
             losses.append(nll)
-        if not batches:
-            # a process without tokens must still take part in the synchronisation, with a gradient of exactly zero
-            sample = self.samples[0]
-            idle = pack([Sample(sample.number, sample.tokens[: sample.prompt + 1], sample.prompt)], weights=[0.0])
-            assert idle is not None
-            self.accelerator.backward(self.model(idle.to(self.accelerator.device))[0] * 0.0)
+        for _ in range(idle):
+            with reduce(self.bare) if self._sharded and self._reuses else nullcontext():
+                # a gradient of exactly zero
+                self.accelerator.backward(self.model(idle_batch(self.samples).to(self.accelerator.device))[0] * 0.0)
         limit = self.training.max_grad_norm
         # called without a limit, too, because it returns the norm
-        clipped = clip_grad_norm_(self._trainable, math.inf if limit is None else limit)
+        clipped = whole(clip_grad_norm_(self._trainable, math.inf if limit is None else limit))
         # all numbers of the update in one copy, the only place where training waits for a GPU
-        sums, gradient, *losses = to_host([self._sum(summed), clipped, *losses])
-        (objective, mean), norm = (sums / total).tolist(), float(gradient)
+        sums, gradient, *losses = to_host([summed, clipped, *losses])
+        (objective, mean), norm = (sum_over_processes(sums) / total).tolist(), float(gradient)
         for (decision, kept), nll in zip(batches, losses, strict=True):
             for row, part in zip(kept.rows, nll.split(kept.counts), strict=True):
                 decision.losses[row] = float(part.double().mean())
         if not (math.isfinite(objective) and math.isfinite(norm)):
             self.optimizer.zero_grad(set_to_none=True)
             numbers = [sample.number for decision in decisions for sample in decision.samples]
-            raise NonFinite(f"loss {objective}, gradient norm {norm}; samples of the update: {gather_object(numbers)}")
+            raise NonFinite(f"loss {objective}, gradient norm {norm}; samples of the update: {gather_objects(numbers)}")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return {"loss": mean, "objective": objective, "grad_norm": norm}
+
+    def _idle_backwards(self, batches: int) -> int:
+        """How many backwards without tokens this process makes, so that the gradients of all are summed.
+
+        DDP sums in the last backward of each process, so each makes one. Backward through the graphs of scoring is none
+        of DDP's or FSDP's, which see one more. FSDP sums in every backward, so all processes make as many.
+        """
+        if self._reuses and self.accelerator.num_processes > 1:
+            return 1
+        if self._sharded:
+            return self.training.accumulation(self.accelerator.num_processes) - batches
+        return int(batches == 0)
 
     def _account(self, decisions: Sequence[Decision], total: int) -> None:
         cost = self.cost
@@ -414,10 +429,5 @@ class TrainingLoop:
     def _rng(self, window: UpdateWindow, index: int) -> torch.Generator:
         return generator(self.seeds.pruner, "batch", window.first, index)
 
-    def _sum(self, value: Tensor) -> Tensor:
-        if self.accelerator.num_processes == 1:
-            return value
-        return self.accelerator.reduce(value.to(self.accelerator.device), reduction="sum")  # type: ignore[return-value]
-
     def _total(self, values: Iterator[int]) -> int:
-        return int(self._sum(torch.tensor(float(sum(values)), dtype=torch.float64)))
+        return int(sum_over_processes(torch.tensor(float(sum(values)), dtype=torch.float64)))

@@ -31,7 +31,6 @@ MODULES = (
     "qtuning.data.prepare",
     "transformers.models.llama.modeling_llama",
     "transformers.generation.utils",
-    "accelerate.commands.launch",
     "lm_eval.evaluator",
     "lm_eval.tasks",
     "datasets",

@@ -37,11 +37,11 @@ from qtuning.experiment.references import references_of, with_references
 from qtuning.experiment.yaml_files import nearest
 from qtuning.files import canonical_json
 from qtuning.gpus import visible
-from qtuning.train.processes import processes_of
+from qtuning.train.launch import Launch
 from qtuning.train.tracking import MODES
 from qtuning.warm.client import VARIABLE
 
-SETTINGS = ("results", "data_dir", "tracking", "accelerate", "threads", "checkpoint_seconds", "warm")
+SETTINGS = ("results", "data_dir", "tracking", "processes", "parallel", "threads", "checkpoint_seconds", "warm")
 # Every experiment is a rule of its own name, so none may be called like one of these rules.
 RULES = frozenset({
     *("all", "configure", "base_model", "prepare", "train", "train_and_keep", "train_and_observe", "measure"),
@@ -55,7 +55,7 @@ class WorkflowInputs:
     """All experiments of a `configs` folder, and what the jobs of each are made from.
 
     problems: what is wrong with experiments that cannot be expanded, by name. A user who asks for one of them is told;
-    all others can still be run. processes: of every training (the accelerate configuration).
+    all others can still be run. launch: of every training.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class WorkflowInputs:
         paths: ResultPaths,
         data_dir: Path | None,
         problems: Mapping[str, str] | None = None,
-        processes: int = 1,
+        launch: Launch | None = None,
     ) -> None:
-        self.paths, self.data_dir, self.processes = paths, data_dir, processes
+        self.paths, self.data_dir, self.launch = paths, data_dir, launch or Launch()
         self.grids = {grid.experiment.name: grid for grid in grids}
         self.problems = dict(problems or {})
         self.checks = checks_of(self.grids.values())
@@ -136,7 +136,7 @@ class WorkflowInputs:
 
     def gpus(self, evaluation: bool = False) -> int:
         """GPUs that a job takes. 0 on a machine without any, where the cores alone limit the jobs."""
-        return min(1 if evaluation else self.processes, len(visible()))
+        return min(1 if evaluation else self.launch.processes, len(visible()))
 
     def temporary_cells(self) -> str:
         """Regular expression of the cells whose full weights are deleted after evaluation."""
@@ -338,7 +338,7 @@ class WorkflowInputs:
         for training in dict.fromkeys(cell.training for cell in self.grid(experiment).cells):
             try:
                 if training is not None:
-                    training.accumulation(self.processes)
+                    training.accumulation(self.launch.processes)
             except UserError as error:
                 problems.append(f"{experiment}: {error}")
         return problems
@@ -420,11 +420,15 @@ def load_inputs(config: Mapping[str, Any], configs: Path = Path("configs")) -> W
     grids, problems = folder.expand_valid(name for name in names if name not in RULES)
     for name in RULES.intersection(names):
         problems[name] = f"{folder.files.path(name)}: name = {name!r}: is the name of a rule; rename the file"
-    processes = processes_of(configs / "accelerate" / f"{config['accelerate']}.yaml")
-    return WorkflowInputs(grids, ResultPaths(Path(config["results"])), data_dir, problems, processes)
+    launch = Launch(config["processes"], parallel=config["parallel"])
+    return WorkflowInputs(grids, ResultPaths(Path(config["results"])), data_dir, problems, launch)
 
 
 def _check_settings(config: Mapping[str, Any], configs: Path) -> None:
+    if "accelerate" in config:
+        count = str(config["accelerate"]).rpartition("-")[2]
+        wanted = count if count.isdecimal() else "1" if count == "single" else "N"
+        raise UserError(f"accelerate = {config['accelerate']!r}: no such setting any more; write processes={wanted}")
     for key in config:
         if key not in SETTINGS:
             raise UserError(f"--config {key}: unknown setting{nearest(key, SETTINGS)}")
@@ -432,9 +436,7 @@ def _check_settings(config: Mapping[str, Any], configs: Path) -> None:
         raise UserError(f"threads = {config['threads']!r}: must be a whole number above 0")
     if not isinstance(config["checkpoint_seconds"], int | float) or config["checkpoint_seconds"] < 0:
         raise UserError(f"checkpoint_seconds = {config['checkpoint_seconds']!r}: must be a number of seconds")
-    launchers = sorted(path.stem for path in (configs / "accelerate").glob("*.yaml"))
-    for key, valid in (("tracking", MODES), ("accelerate", launchers)):
-        if config[key] not in valid:
-            raise UserError(f"{key} = {config[key]!r}: unknown{nearest(str(config[key]), valid)}")
+    if config["tracking"] not in MODES:
+        raise UserError(f"tracking = {config['tracking']!r}: unknown{nearest(str(config['tracking']), MODES)}")
     if not isinstance(config["warm"], bool):
         raise UserError(f"warm = {config['warm']!r}: must be true or false, after --config True or False")

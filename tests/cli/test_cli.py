@@ -152,3 +152,29 @@ def test_zero_shot_cell_cannot_be_trained(tmp_path: Path) -> None:
     result = qtuning("train", str(configuration), "--results", str(tmp_path))
     assert result.returncode == 2
     assert "there is nothing to train" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--accelerate", "configs/accelerate/ddp-8.yaml"], "no such option any more; write --processes N"),
+        (["--processes", "3"], "batch_size 8 x 3 processes must divide it"),
+        (["--processes", "8", "--nodes", "3"], "processes = 8: nodes = 3 must divide it"),
+        (["--parallel", "fsdp"], "parallel = 'fsdp': shares a model among processes, and processes = 1"),
+    ],
+)
+def test_a_launch_that_cannot_be_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any, options: list[str], message: str
+) -> None:
+    from qtuning.cli import app as cli
+    from qtuning.experiment.grid import ConfigFolder
+    from qtuning.experiment.ids import cell_json
+
+    cell = next(cell for cell in ConfigFolder(REPOSITORY / "configs").expand(["mini"])[0].cells if not cell.zero_shot)
+    (tmp_path / "cell.json").write_text(cell_json(cell))
+    monkeypatch.setattr(sys, "argv", ["qtuning", "train", str(tmp_path / "cell.json"), *options])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and message in line

@@ -1,7 +1,5 @@
 """The samples of an optimizer update stay the same on any number of processes; what does not divide is told."""
 
-from pathlib import Path
-
 import pytest
 from config_files import Configs
 from hypothesis import given
@@ -10,7 +8,6 @@ from hypothesis import strategies as st
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Evaluation, Training
 from qtuning.experiment.ids import evaluation_id
-from qtuning.train.processes import processes_of
 
 EXPERIMENT = {
     "title": "E", "models": ["m"], "train_sets": ["t"], "methods": ["full", "q-tuning"], "budgets": ["25x50"],
@@ -46,17 +43,6 @@ def test_what_does_not_divide_is_one_line(configs: Configs) -> None:
     # a part of the settings is no problem by itself: what they are together counts
     configs.write("experiments/e", EXPERIMENT | {"training": {"update_samples": 20}, "trainings": [{"batch_size": 4}]})
     assert {cell.training.batches for cell in configs.expand("e").cells if cell.training} == {5}
-
-
-def test_processes_are_those_of_the_accelerate_configuration(tmp_path: Path) -> None:
-    folder = Path(__file__).parents[2] / "configs" / "accelerate"
-    found = {path.stem: processes_of(path) for path in folder.glob("*.yaml")}
-    assert found == {"single": 1, "ddp-2": 2, "ddp-4": 4, "ddp-8": 8}
-    for text, shown in (("use_cpu: true", "None"), ("num_processes: 0", "0"), ("num_processes: many", "'many'")):
-        path = tmp_path / "wrong.yaml"
-        path.write_text(text)
-        with pytest.raises(UserError, match=f"wrong.yaml: num_processes = {shown}: must be a whole number above 0"):
-            processes_of(path)
 
 
 def test_the_protocol_is_part_of_an_evaluation_but_in_the_mini_world(configs: Configs) -> None:

@@ -1,6 +1,6 @@
 """The mixin in the real trainers of transformers and TRL.
 
-Run as a script (`accelerate launch tests/integrations/test_trainer.py FOLDER`) it trains one model.
+Run as a script (`torch.distributed.run tests/integrations/test_trainer.py FOLDER`) it trains one model.
 """
 
 import copy
@@ -357,9 +357,9 @@ def test_the_document_does_what_it_says(llama: Any, tmp_path: Path, monkeypatch:
 def test_two_processes_are_one_with_twice_the_accumulation(tiny_llama: Any, tmp_path: Path) -> None:
     tiny_llama.save_pretrained(tmp_path / "model")
     root = Path(oracles.__file__).parents[1]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     launched = subprocess.run(
-        [*launch, "--config_file", str(root / "configs" / "accelerate" / "ddp-2.yaml"), __file__, str(tmp_path)],
+        [*launch, __file__, str(tmp_path)],
         env=os.environ
         | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"},
         capture_output=True,
@@ -389,7 +389,7 @@ SPLIT = {"per_device_train_batch_size": 4, "train_sampling_strategy": "sequentia
 
 
 def main(folder: Path) -> None:
-    """What `accelerate launch` runs."""
+    """What the launcher runs."""
     from transformers import AutoModelForCausalLM
 
     for name, (kind, pruning) in ON_TWO_PROCESSES.items():

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from qtuning.data.samples import Sample
 from qtuning.model.batch import Packed, pack
+from qtuning.model.load import load_model
 from qtuning.model.packed import PackedModel
 from qtuning.scoring.scores import observe
 from qtuning.train.__main__ import run_as_worker
+from qtuning.train.sharding import shard
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -50,13 +52,14 @@ def scores_of(model: PackedModel, samples: list[Sample]) -> Tensor:
 def test_two_processes_score_and_train_as_one(build: Any, tmp_path: Path, tied: bool) -> None:
     model = build("llama", tie_word_embeddings=tied)
     model.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "tokenizer_config.json").write_text("{}")  # a model folder has one
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     launched = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, tmp_path],
         env=environment,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=600,
         check=False,
     )
     assert launched.returncode == 0, launched.stderr[-3000:]
@@ -77,19 +80,15 @@ def test_two_processes_score_and_train_as_one(build: Any, tmp_path: Path, tied: 
 def main(folder: Path) -> None:
     """What the launcher runs."""
     from torch import distributed
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
-    from transformers import AutoModelForCausalLM
 
     distributed.init_process_group("gloo")
     rank = distributed.get_rank()
-    mesh = init_device_mesh("cpu", (2,))
-    model = PackedModel(AutoModelForCausalLM.from_pretrained(folder / "model", attn_implementation="eager")).train()
+    loaded = load_model(folder / "model", "float32", empty=rank > 0)  # the first process alone has weights
+    assert all(parameter.is_meta == (rank > 0) for parameter in loaded.parameters())
+    model = PackedModel(loaded).train()
+    shard(model, CPU)
     layers = model.causal_lm.model.layers
-    for layer in layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
     samples = batches()[rank]
     save_file({"scores": scores_of(model, samples)}, folder / f"scores-{rank}.safetensors")
     assert all(isinstance(parameter, DTensor) for parameter in layers.parameters()), "sharded again after scoring"

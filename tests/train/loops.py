@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from qtuning.data.samples import Sample
 from qtuning.experiment.cell import Cell, Model, Training
@@ -17,7 +17,9 @@ from qtuning.experiment.schema import MethodEntry, Ratios
 from qtuning.model.packed import PackedModel
 from qtuning.pruners.base import Instructions, Ratings
 from qtuning.pruners.method import method_of
+from qtuning.train.__main__ import make_accelerator
 from qtuning.train.candidates import CellSamples
+from qtuning.train.sharding import rest, shard, whole
 from qtuning.train.step import TrainingLoop
 from qtuning.train.windows import UpdateWindow
 
@@ -108,30 +110,37 @@ def train_set_of(samples: Sequence[Sample]) -> CellSamples:
     return CellSamples(samples, texts, reference, influence, ratings, of_samples)
 
 
-def started(cell: Cell, model: Any, samples: Sequence[Sample]) -> tuple[TrainingLoop, UpdateWindow]:
+def started(
+    cell: Cell, model: Any, samples: Sequence[Sample], sharded: bool = False
+) -> tuple[TrainingLoop, UpdateWindow]:
     """A loop over a copy of the model, put together as training does it, and its first update."""
     assert cell.training is not None and cell.pruning is not None
-    accelerator = Accelerator(mixed_precision=cell.training.mixed_precision)
-    wrapped = PackedModel(copy.deepcopy(model)).to(accelerator.device)
+    accelerator = make_accelerator(cell.training.mixed_precision, sharded)
+    wrapped = PackedModel(copy.deepcopy(model))
+    if sharded:
+        shard(wrapped, accelerator.device)
+        assert all(isinstance(parameter, DTensor) for parameter in wrapped.parameters())
+    wrapped = wrapped.to(accelerator.device)
     optimizer = torch.optim.AdamW(
-        wrapped.parameters(),
+        [parameter for parameter in wrapped.parameters() if parameter.requires_grad],
         lr=cell.training.learning_rate,
         weight_decay=cell.training.weight_decay,
         fused=True,
     )
-    prepared = accelerator.prepare(wrapped)
+    prepared = accelerator.prepare_model(wrapped, device_placement=False, evaluation_mode=sharded)
     loop = TrainingLoop(cell, method_of(cell.pruning), train_set_of(samples), accelerator, prepared, optimizer)
     return loop, next(loop.windows())
 
 
-def run(cell: Cell, model: Any, samples: Sequence[Sample]) -> Run:
-    loop, _ = started(cell, model, samples)
+def run(cell: Cell, model: Any, samples: Sequence[Sample], sharded: bool = False) -> Run:
+    loop, _ = started(cell, model, samples, sharded)
     records, trace = [], []
     for window in loop.windows():
         record, rows = loop.step(window)
         records.append(record)
         trace += rows
-    weights = {name: p.detach().clone() for name, p in loop.bare.model.named_parameters()}
+    rest(loop.bare)
+    weights = {name: whole(p.detach()).clone() for name, p in loop.bare.model.named_parameters()}
     return Run(records, trace, weights, loop.cost.summary())
 
 

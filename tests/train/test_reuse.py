@@ -123,19 +123,18 @@ def test_backward_flops_are_two_thirds_of_a_step_but_for_the_head(tiny_llama: An
 
 
 @pytest.mark.parametrize(
-    ("needs", "pruned_tokens", "processes", "message"),
+    ("needs", "pruned_tokens", "message"),
     [
-        ({"scores"}, "mask", 2, "accelerate started 2"),
-        ({"scores", "attention"}, "mask", 1, "needs attention"),
-        ({"scores"}, "remove", 1, "pruned_tokens = 'remove'"),
+        ({"scores", "attention"}, "mask", "needs attention"),
+        ({"scores"}, "remove", "pruned_tokens = 'remove'"),
     ],
 )
 def test_what_cannot_be_right_is_refused(
-    packed_llama: PackedModel, needs: set[str], pruned_tokens: str, processes: int, message: str
+    packed_llama: PackedModel, needs: set[str], pruned_tokens: str, message: str
 ) -> None:
-    require_reusable(packed_llama, {"scores"}, "mask", 1)
+    require_reusable(packed_llama, {"scores"}, "mask")
     with pytest.raises(UserError, match=f"reuse-graph': .*{message}") as error:
-        require_reusable(packed_llama, needs, pruned_tokens, processes)
+        require_reusable(packed_llama, needs, pruned_tokens)
     assert "\n" not in str(error.value)
 
 
@@ -143,10 +142,10 @@ def test_dropout_is_refused_by_name(build: Any, tiny_llama: Any) -> None:
     from peft import LoraConfig, get_peft_model
 
     with pytest.raises(UserError, match="attention_dropout would blur"):
-        require_reusable(PackedModel(build("llama", attention_dropout=0.1)), {"scores"}, "mask", 1)
+        require_reusable(PackedModel(build("llama", attention_dropout=0.1)), {"scores"}, "mask")
     lora = LoraConfig(r=2, target_modules="all-linear", lora_dropout=0.1)
     with pytest.raises(UserError, match=r"lora_dropout.* would blur"):
-        require_reusable(PackedModel(get_peft_model(copy.deepcopy(tiny_llama), lora)), {"scores"}, "mask", 1)
+        require_reusable(PackedModel(get_peft_model(copy.deepcopy(tiny_llama), lora)), {"scores"}, "mask")
 
 
 def test_samples_are_told_apart_by_their_places(packed_llama: PackedModel) -> None:

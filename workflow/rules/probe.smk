@@ -47,11 +47,11 @@ rule measure:
         gpu=len(visible()),
         mem_mb=4000,
         results=str(ROOT),
-        accelerate=f"configs/accelerate/{config['accelerate']}.yaml",
+        launch=INPUTS.launch.options(),
         threads_each=config["threads"],
     message:
         "measure {wildcards.cell}"
     shell:
         "qtuning train {input.configuration:q} --measure --results {resources.results:q} --tracking disabled"
-        " --threads {resources.threads_each} --accelerate {resources.accelerate:q} --checkpoint-seconds 1e9"
+        " --threads {resources.threads_each} {resources.launch} --checkpoint-seconds 1e9"
         " > {log:q} 2>&1"

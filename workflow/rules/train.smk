@@ -25,12 +25,12 @@ rule train:
         cell=INPUTS.temporary_cells(),
     conda:
         "../envs/qtuning.yaml"
-    threads: config["threads"] * INPUTS.processes
+    threads: config["threads"] * INPUTS.launch.processes
     resources:
         gpu=INPUTS.gpus(),
         mem_mb=4000,
         results=str(ROOT),
-        accelerate=f"configs/accelerate/{config['accelerate']}.yaml",
+        launch=INPUTS.launch.options(),
         groups=lambda wildcards: INPUTS.group_options(wildcards.cell),
         observe=lambda wildcards: INPUTS.observe_option(wildcards.cell),
         threads_each=config["threads"],
@@ -40,7 +40,7 @@ rule train:
         "train {wildcards.cell}"
     shell:
         "qtuning train {input.configuration:q} --results {resources.results:q} --threads {resources.threads_each}"
-        " --accelerate {resources.accelerate:q} --tracking {resources.tracking:q} {resources.groups}"
+        " {resources.launch} --tracking {resources.tracking:q} {resources.groups}"
         " {resources.observe}"
         " --checkpoint-seconds {resources.checkpoint_seconds} > {log:q} 2>&1"
 
