@@ -30,6 +30,8 @@ from qtuning.train.journal import RunLog
 from qtuning.train.step import TrainingLoop
 
 KEPT = 2  # checkpoints; the older one is there in case the newer one is damaged
+# what reading a damaged checkpoint raises
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError)
 SHARE = 20  # writing may take about a twentieth of the time, so that large models checkpoint less often
 
 
@@ -107,7 +109,7 @@ def save(folder: Path, update: int, tensors: Mapping[str, Tensor], state: Mappin
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
         whole = {**state, "update": update, "tensors_sha256": file_digest(file)}
         write_json(temporary / "state.json", whole | {"checksum": short_hash(whole)})
-    checkpoints = _checkpoints(folder)
+    checkpoints = checkpoints_of(folder)
     intact = [path for path in checkpoints if path <= written]
     for path in set(checkpoints) - set(intact[-KEPT:]):
         shutil.rmtree(path)
@@ -119,15 +121,11 @@ def latest(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor]
     identity: the cell and the inputs that the checkpoint must be of. If data or base model have changed since, the
     state is removed with a notice, and training starts afresh. Raises UserError for a checkpoint of another cell.
     """
-    for path in reversed(_checkpoints(folder)):
+    for path in reversed(checkpoints_of(folder)):
         try:
-            state = read_json(path / "state.json")
-            if state.pop("checksum") != short_hash(state):
-                raise ValueError("checksum of state.json differs")
-            if file_digest(path / "tensors.safetensors") != state["tensors_sha256"]:
-                raise ValueError("checksum of tensors.safetensors differs")
+            state = verified(path)
             tensors = load_file(path / "tensors.safetensors")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        except DAMAGE as error:
             print(f"{path}: damaged checkpoint passed over ({error})", file=sys.stderr)
             continue
         if state["cell"] != identity["cell"]:
@@ -138,6 +136,21 @@ def latest(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor]
             return None
         return tensors, state
     return None
+
+
+def checkpoints_of(folder: Path) -> list[Path]:
+    """Folders of the checkpoints of a resume state, oldest first; damaged ones, too."""
+    return sorted(folder.glob("checkpoint-*"))
+
+
+def verified(path: Path) -> dict[str, Any]:
+    """The state.json of a checkpoint whose checksums hold, without its checksum. Raises one of DAMAGE otherwise."""
+    state: dict[str, Any] = read_json(path / "state.json")
+    if state.pop("checksum") != short_hash(state):
+        raise ValueError("checksum of state.json differs")
+    if file_digest(path / "tensors.safetensors") != state["tensors_sha256"]:
+        raise ValueError("checksum of tensors.safetensors differs")
+    return state
 
 
 def clear(folder: Path) -> None:
@@ -169,7 +182,3 @@ def restore(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.op
 
 def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(folder.glob("checkpoint-*"))
