@@ -35,7 +35,7 @@ def ask_torch() -> Torch:
         except RuntimeError as error:
             seen, complaint = 0, one_line(error)
     if caught:
-        complaint = one_line(caught[0].message)  # type: ignore[arg-type]
+        complaint = one_line(Warning("; ".join(dict.fromkeys(str(each.message) for each in caught))))
     architectures = tuple(torch.cuda.get_arch_list()) if seen else ()
     return Torch(str(torch.__version__), torch.version.cuda, torch.version.hip, seen, complaint, architectures)
 

@@ -174,3 +174,19 @@ def test_two_users_share_the_locks(tmp_path: Path) -> None:
         os._exit(0 if is_leased(device, tmp_path) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
     os.close(descriptor)
+
+
+def test_a_lock_file_that_is_there_is_not_created_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fs.protected_regular Linux refuses O_CREAT for the file of another user in such a folder."""
+    (device,) = numbered("0")
+    assert not is_leased(device, tmp_path)
+    flags: list[int] = []
+    usual = os.open
+
+    def note(path: Path, flag: int) -> int:
+        flags.append(flag)
+        return usual(path, flag)
+
+    monkeypatch.setattr(os, "open", note)
+    assert not is_leased(device, tmp_path)
+    assert len(flags) == 1 and not flags[0] & os.O_CREAT

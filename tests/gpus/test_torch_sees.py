@@ -1,13 +1,18 @@
 """A leased GPU that torch cannot use is an error with the likely cause, never a silent run on the CPU."""
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from command_line import invoke
+from hypothesis import given
+from hypothesis import strategies as st
 from nvml_stand_in import Card, NvmlStandIn
+from torch.cuda import _code_compatible_with_device
 
 from qtuning.cli.options import hold_gpus
 from qtuning.errors import UserError
@@ -101,6 +106,34 @@ def test_code_for_a_chip(capability: tuple[int, int], architectures: tuple[str, 
             check_seen([replace(H100, capability=capability)], NVIDIA, replace(GOOD, architectures=architectures))
 
 
+CHIPS = (50, 52, 60, 61, 70, 75, 80, 86, 89, 90, 100, 103, 110, 120, 121)  # all but those of embedded boards
+
+
+@given(st.sampled_from(CHIPS), st.lists(st.sampled_from(CHIPS), min_size=1))
+def test_code_for_a_chip_is_what_torch_takes_for_it(chip: int, built: list[int]) -> None:
+    """Torch warns when the first tensor is made, and the first kernel then fails."""
+    found = lacks_code(
+        replace(H100, capability=divmod(chip, 10)), replace(GOOD, architectures=tuple(f"sm_{code}" for code in built))
+    )
+    assert (found is None) == any(_code_compatible_with_device(chip, code) for code in built)
+
+
+def test_what_torch_complains_of_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def blind() -> bool:
+        warnings.warn("CUDA initialization: Error 802: system not yet initialized", stacklevel=1)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", blind)
+    found = ask_torch()
+    assert (found.seen, found.complaint) == (0, "CUDA initialization: Error 802: system not yet initialized")
+
+    def raises() -> bool:
+        raise RuntimeError("HIP_VISIBLE_DEVICES contains more devices than ROCR_VISIBLE_DEVICES")
+
+    monkeypatch.setattr(torch.cuda, "is_available", raises)
+    assert ask_torch().complaint.startswith("HIP_VISIBLE_DEVICES contains more")
+
+
 @pytest.fixture
 def two_cards(machine: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> NvmlStandIn:
     """What `hold_gpus` finds: two cards, locks of its own, and a torch that sees what CUDA_VISIBLE_DEVICES names."""
@@ -147,8 +180,6 @@ def test_who_asks_for_the_cpu_gets_it_everywhere(two_cards: NvmlStandIn, monkeyp
 
 
 def test_this_torch_tells_what_it_is() -> None:
-    import torch
-
     found = ask_torch()
     assert (found.version, found.cuda) == (str(torch.__version__), torch.version.cuda)
     assert found.seen == torch.cuda.device_count()
@@ -170,8 +201,6 @@ def test_every_command_that_runs_a_model_refuses_a_gpu_that_torch_cannot_see(
 ) -> None:
     """gpu-review 6: CUDA_VISIBLE_DEVICES=0 and a torch without GPUs trained on the CPU without a word; `localise` and
     `plane` never leased at all."""
-    import torch
-
     if torch.cuda.is_available():
         pytest.skip("this torch sees GPUs")
     (grid,) = ConfigFolder(CONFIGS).expand(["mini"])
