@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+LEFTOVERS = (".*.tmp", ".*.old")  # names of what a killed `atomic_path` leaves
+
 
 @contextlib.contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
@@ -89,7 +91,7 @@ def file_digest(path: Path) -> str:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what writers that were killed left half-made in `folder`. Only for the sole writer of the folder."""
-    for pattern in (".*.tmp", ".*.old"):
+    for pattern in LEFTOVERS:
         for path in folder.glob(pattern):
             if path.is_dir():
                 shutil.rmtree(path)
@@ -105,15 +107,50 @@ def exclusive(lock_file: Path, purpose: str) -> Iterator[None]:
     predecessor left a child process running.
     """
     lock_file.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock_file, "a+", encoding="utf-8") as handle:
+    while True:
+        with open(lock_file, "a+", encoding="utf-8") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                handle.seek(0)
+                print(f"waiting for process {handle.read().strip()}, which is busy with {purpose}", file=sys.stderr)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if not _is_at(handle.fileno(), lock_file):
+                continue  # it was removed (`remove_lock`) between our opening and our locking it
+            handle.seek(0)
+            handle.truncate()
+            handle.write(str(os.getpid()))
+            handle.flush()
+            yield
+            return
+
+
+def is_held(lock_file: Path) -> bool:
+    """Whether a process holds `lock_file` at this moment. (Opened for writing, which NFS wants for a lock.)"""
+    with contextlib.suppress(FileNotFoundError), open(lock_file, "r+", encoding="utf-8") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            handle.seek(0)
-            print(f"waiting for process {handle.read().strip()}, which is busy with {purpose}", file=sys.stderr)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        handle.seek(0)
-        handle.truncate()
-        handle.write(str(os.getpid()))
-        handle.flush()
-        yield
+            return True
+    return False
+
+
+def remove_lock(lock_file: Path) -> bool:
+    """Remove `lock_file` unless it is held; whether it was removed. Who waits for it meanwhile makes it anew."""
+    with contextlib.suppress(FileNotFoundError), open(lock_file, "r+", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        if _is_at(handle.fileno(), lock_file):
+            lock_file.unlink()
+            return True
+    return False
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is the one that `path` names now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False

@@ -203,3 +203,22 @@ def test_one_holder_at_a_time(tmp_path: Path, start: Callable[[], "subprocess.Po
     assert second.returncode == 0
     with files.exclusive(lock, "the test"):
         assert lock.read_text() == str(os.getpid())
+
+
+def test_who_waits_for_a_lock_that_is_removed_takes_the_new_one(
+    tmp_path: Path, start: Callable[[], "subprocess.Popen[str]"]
+) -> None:
+    """`qtuning doctor --repair` removes locks that nobody holds. Two jobs must never hold an old one and a new one."""
+    lock = tmp_path / "sub" / "x.lock"
+    first = start()
+    assert first.stdout is not None and first.stdout.readline() == "held\n"
+    assert files.is_held(lock) and not files.remove_lock(lock)
+    second = start()
+    assert second.stderr is not None and "waiting for process" in second.stderr.readline()
+    lock.unlink()  # as if it had been idle when it was looked at
+    first.communicate("\n", timeout=10)
+    assert second.stdout is not None and second.stdout.readline() == "held\n"
+    assert lock.read_text() == str(second.pid), "it holds the file that others will find"
+    second.communicate("\n", timeout=10)
+    assert files.remove_lock(lock) and not lock.exists()
+    assert not files.is_held(lock) and not files.remove_lock(lock)

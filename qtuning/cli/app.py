@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from qtuning.cli.doctor import doctor
 from qtuning.cli.draw import audit, compare, export, figures, instrument, report, tables
 from qtuning.cli.look import check_pruner, contamination, experiments, plan, plane
 from qtuning.cli.run import (
@@ -34,7 +35,7 @@ app = typer.Typer(
 # in the order of `qtuning --help`
 for _command in (
     *(cells, base_model, prepare, influence, train, evaluate, collect, tables, check_pruner, replay, experiments, plan),
-    *(localise, token_kinds, compare, instrument, figures, report, export, audit, contamination, plane),
+    *(localise, token_kinds, compare, instrument, figures, report, export, audit, contamination, plane, doctor),
 ):
     app.command(_command.__name__.replace("_", "-"))(_command)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from qtuning.cli.options import CONFIGS, RESULTS, DataDir, Results, Threads, set_threads
+from qtuning.cli.options import CONFIGS, RESULTS, DataDir, Results, Threads, hold_gpus, set_threads
 from qtuning.errors import UserError
 
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ def plane(
     from qtuning.figures.style import save
     from qtuning.probes.score_file import print_plane, score_file
 
+    hold_gpus(1)
     with tqdm(unit="sample", desc="scoring", disable=None, leave=False) as bar:
 
         def progress(done: int, total: int) -> None:

@@ -57,14 +57,28 @@ def set_threads(threads: int) -> None:
 
 
 def hold_gpus(count: int, key: str = "") -> None:
-    """Hold GPUs of this machine for this job alone; nothing to do where there are none. key: what asks for `count`."""
-    from qtuning.gpus import lease, visible
+    """Hold GPUs of this machine for this job alone, and point it at them; nothing to do where there are none.
 
-    devices = visible()
-    if devices and len(devices) < count:
-        raise UserError(f"{key} = {count}: this machine has {len(devices)} GPU(s) for us")
-    if devices:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(lease(count))
+    To be called before torch counts GPUs. key: what asks for `count`. UserError where there are fewer, where torch does
+    not see those that we hold, or where strangers keep their memory.
+    """
+    from qtuning.gpus.find import CUDA, HIP, look
+    from qtuning.gpus.lease import lease
+    from qtuning.gpus.torch_sees import ask_torch, check_seen
+
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on", "y", "t"):
+        os.environ |= {CUDA: "", HIP: ""}  # also for what does not ask Accelerate
+        return
+    machine = look()
+    whole = [device for device in machine.devices if count == 1 or not device.is_instance]
+    if machine.devices and len(whole) < count:
+        instances = " that are no MIG instances (CUDA shows a process one of these at most)"
+        kind = instances if len(whole) < len(machine.devices) else ""
+        raise UserError(f"{key} = {count}: this machine has {len(whole)} GPU(s) for us{kind}")
+    if machine.devices:
+        leased = lease(count, whole)
+        os.environ[machine.variable] = ",".join(device.name for device in leased)
+        check_seen(leased, machine, ask_torch())
 
 
 def read_cell(path: Path, *, trained: bool = False) -> "Cell":

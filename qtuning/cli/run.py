@@ -198,6 +198,7 @@ def localise(
     `qtuning localise results/configurations/CELL.json`
     """
     set_threads(threads)
+    hold_gpus(1)
     from qtuning.experiment.ids import ResultPaths
     from qtuning.files import exclusive
     from qtuning.probes.planted_errors import find_planted_errors

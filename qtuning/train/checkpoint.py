@@ -35,6 +35,8 @@ from qtuning.train.shards import FOLDER, check_shards, names_of_shards, read_sha
 from qtuning.train.step import TrainingLoop
 
 KEPT = 2  # checkpoints; the older one is there in case the newer one is damaged
+# what reading a damaged checkpoint raises
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError)
 SHARE = 20  # writing may take about a twentieth of the time, so that large models checkpoint less often
 
 
@@ -134,7 +136,7 @@ def save(
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in whole_here.items()}, file)
         whole = {**state, **digests, "update": update, "tensors_sha256": file_digest(file)}
         write_json(temporary / "state.json", whole | {"checksum": short_hash(whole)})
-    checkpoints = _checkpoints(folder)
+    checkpoints = checkpoints_of(folder)
     intact = [path for path in checkpoints if path <= written]
     for path in set(checkpoints) - set(intact[-KEPT:]):
         shutil.rmtree(path)
@@ -156,16 +158,11 @@ def latest(folder: Path, identity: Mapping[str, Any]) -> Saved | None:
     identity: the cell and the inputs that the checkpoint must be of. If data or base model have changed since, the
     state is removed with a notice, and training starts afresh. Raises UserError for a checkpoint of another cell.
     """
-    for path in reversed(_checkpoints(folder)):
+    for path in reversed(checkpoints_of(folder)):
         try:
-            state = read_json(path / "state.json")
-            if state.pop("checksum") != short_hash(state):
-                raise ValueError("checksum of state.json differs")
-            if file_digest(path / "tensors.safetensors") != state["tensors_sha256"]:
-                raise ValueError("checksum of tensors.safetensors differs")
-            check_shards(path / FOLDER, state.get("shards_sha256", {}))
+            state = verified(path)
             tensors = load_file(path / "tensors.safetensors")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        except DAMAGE as error:
             print(f"{path}: damaged checkpoint passed over ({error})", file=sys.stderr)
             continue
         if state["cell"] != identity["cell"]:
@@ -176,6 +173,22 @@ def latest(folder: Path, identity: Mapping[str, Any]) -> Saved | None:
             return None
         return Saved(tensors, state, _shards(path, state))
     return None
+
+
+def checkpoints_of(folder: Path) -> list[Path]:
+    """Folders of the checkpoints of a resume state, oldest first; damaged ones, too."""
+    return sorted(folder.glob("checkpoint-*"))
+
+
+def verified(path: Path) -> dict[str, Any]:
+    """The state.json of a checkpoint whose checksums hold, without its checksum. Raises one of DAMAGE otherwise."""
+    state: dict[str, Any] = read_json(path / "state.json")
+    if state.pop("checksum") != short_hash(state):
+        raise ValueError("checksum of state.json differs")
+    if file_digest(path / "tensors.safetensors") != state["tensors_sha256"]:
+        raise ValueError("checksum of tensors.safetensors differs")
+    check_shards(path / FOLDER, state.get("shards_sha256", {}))
+    return state
 
 
 def clear(folder: Path) -> None:
@@ -233,7 +246,3 @@ def _name(update: int) -> str:
 
 def _shards(path: Path, state: Mapping[str, Any]) -> Path | None:
     return path / FOLDER if "shards_sha256" in state else None
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(folder.glob("checkpoint-*"))
