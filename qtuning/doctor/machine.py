@@ -13,6 +13,7 @@ from qtuning.gpus.device import GIB, Device, Machine, Memory
 from qtuning.gpus.find import look
 from qtuning.gpus.lease import PATIENCE, current_memory, is_leased, needed_share
 from qtuning.gpus.torch_sees import Torch, ask_torch, find_cause, lacks_code
+from qtuning.model.kernels import attention_kernel
 
 SHARED = GIB  # bytes of /dev/shm that several processes need to exchange data (NCCL)
 
@@ -26,7 +27,18 @@ def look_at_machine() -> list[Finding]:
         Finding("ok", f"torch {torch.version}, built for {kind}"),
         Finding("ok", f"{_processors()} CPU cores for us, {_memory()}"),
         *look_at_gpus(torch),
+        *look_at_kernels("cuda" if torch.seen else "cpu"),
     ]
+
+
+def look_at_kernels(kind: str) -> Iterator[Finding]:
+    """How attention over packed samples is computed on devices of that kind, by dtype."""
+    import torch
+
+    for dtype in (torch.bfloat16, torch.float32):
+        kernel = attention_kernel(torch.device(kind), dtype)
+        name = str(dtype).removeprefix("torch.")
+        yield Finding("ok", f"attention on {kind} in {name}: kernel {kernel.name} ({kernel.why})")
 
 
 def _processors() -> int:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from qtuning.doctor import machine as doctor
-from qtuning.doctor.machine import look_at_gpus, look_at_machine
+from qtuning.doctor.machine import look_at_gpus, look_at_kernels, look_at_machine
 from qtuning.errors import UserError
 from qtuning.gpus import lease
 from qtuning.gpus.device import Device, Machine, Memory, Process
 from qtuning.gpus.torch_sees import Torch
+from qtuning.model import kernels
 
 GIB = 2**30
 CARD = Device("GPU-a", "GPU-a", "GPU 0 (NVIDIA H100)", 0, total=80 * GIB, capability=(9, 0))
@@ -93,6 +94,16 @@ def test_a_choice_that_is_not_there_is_a_problem_and_no_crash() -> None:
 
     (finding,) = look_at_gpus(TORCH, find)
     assert finding.level == "problem" and "'7'" in finding.text and finding.advice
+
+
+def test_the_kernel_of_each_dtype_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "capability_of", lambda device: (9, 0))
+    kernels.attention_kernel.cache_clear()
+    half, single = look_at_kernels("cuda")
+    assert half.text == "attention on cuda in bfloat16: kernel varlen (flash attention, one call a layer)"
+    assert single.text == "attention on cuda in float32: kernel segments (flash attention has no float32)"
+    kernels.attention_kernel.cache_clear()
+    assert all("kernel segments" in finding.text for finding in look_at_kernels("cpu"))
 
 
 @pytest.fixture
