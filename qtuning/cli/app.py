@@ -15,6 +15,7 @@ from qtuning.cli.run import (
     evaluate,
     influence,
     localise,
+    prefetch,
     prepare,
     replay,
     token_kinds,
@@ -33,7 +34,21 @@ app = typer.Typer(
 )
 # in the order of `qtuning --help`
 for _command in (
-    *(cells, base_model, prepare, influence, train, evaluate, collect, tables, check_pruner, replay, experiments, plan),
+    *(
+        cells,
+        prefetch,
+        base_model,
+        prepare,
+        influence,
+        train,
+        evaluate,
+        collect,
+        tables,
+        check_pruner,
+        replay,
+        experiments,
+        plan,
+    ),
     *(localise, token_kinds, instrument, figures, report, export, audit, contamination, plane),
 ):
     app.command(_command.__name__.replace("_", "-"))(_command)
