@@ -45,10 +45,10 @@ class HubInputs:
         benchmarks = repositories_of_benchmarks(check.source, check.benchmarks)
         return self._markers([repository_of_train_set(check.train_set), *benchmarks])
 
-    def check_access(self, experiments: Iterable[str]) -> None:
-        """UserError with a line for each repository of these experiments that was not fetched and cannot be."""
-        known = [self._inputs.grids[name] for name in experiments if name in self._inputs.grids]
-        check_access(repositories_of(known), self._inputs.paths)
+    def check_access(self, targets: Iterable[str]) -> None:
+        """UserError with a line for each repository of the targets' experiments that was not fetched and cannot be."""
+        grids, names = self._inputs.grids, map(self._inputs.experiment_of, targets)
+        check_access(repositories_of(grids[name] for name in names if name in grids), self._inputs.paths)
 
     def _markers(self, repositories: Iterable[Repository | None]) -> list[Path]:
         return [self._folder / f"{each.identity}.fetched" for each in dict.fromkeys(repositories) if each is not None]

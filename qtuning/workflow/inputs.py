@@ -312,7 +312,7 @@ class WorkflowInputs:
         """
         problems: list[str] = []
         for target in targets:
-            experiment = self._experiment_of(target)
+            experiment = self.experiment_of(target)
             try:
                 if experiment is not None:
                     problems += self._missing_files(experiment) + self._indivisible(experiment)
@@ -324,7 +324,7 @@ class WorkflowInputs:
                 problems += str(error).splitlines()
         raise_problems(list(dict.fromkeys(problems)))
 
-    def _experiment_of(self, target: str) -> str | None:
+    def experiment_of(self, target: str) -> str | None:
         """The experiment that a target is, or whose table or figures it is."""
         path, names = Path(target), [*self.grids, *self.problems]
         if path.parent == self.paths.root / "tables":
