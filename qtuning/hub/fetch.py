@@ -19,8 +19,9 @@ from qtuning.hub.repositories import Repository
 
 # what is fetched of a model: weights as safetensors, configuration, tokenizer; no pickle, no code
 WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt"]
-# folders hold other formats (onnx, original); consolidated files repeat the weights
-UNWANTED = ["*/*", "consolidated*"]
+# folders hold other formats (onnx, original); consolidated files repeat the weights, tekken.json the tokenizer: with it
+# and mistral-common, which vLLM installs, transformers would take a class without offsets
+UNWANTED = ["*/*", "consolidated*", "tekken.json"]
 
 
 @dataclass(frozen=True)

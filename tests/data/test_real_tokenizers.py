@@ -38,8 +38,6 @@ def example(question: str, answer: str, input: str = "") -> Example:
 @pytest.mark.parametrize("template", ["plain", "alpaca"])
 def test_a_sample_is_what_the_reference_makes_of_its_text(real: Real, template: str) -> None:
     """Prompt and response as one text, between the opening tokens and the end token."""
-    if real.encode is None:
-        pytest.skip("no second implementation of this tokenizer is at hand")
     tokenizer = load_tokenizer(real.folder)
     pairs = [render(example(f"What? {text}", text), template, tokenizer) for text in TEXTS]  # type: ignore[arg-type]
     end = tokenizer.convert_tokens_to_ids(real.end)
@@ -80,8 +78,7 @@ def test_a_row_that_spells_a_special_token_gets_none(real: Real, template: str) 
     assert len(special) == len(real.specials)
     assert special.isdisjoint(made.tokens[len(real.opening) : -1])
     assert made.tokens[-1] == tokenizer.convert_tokens_to_ids(real.end)
-    if real.encode is not None:
-        assert made.tokens[len(real.opening) : -1] == real.encode(pair[0] + pair[1].removesuffix(real.end))
+    assert made.tokens[len(real.opening) : -1] == real.encode(pair[0] + pair[1].removesuffix(real.end))
 
 
 def test_padding_and_cutting(real: Real) -> None:

@@ -41,6 +41,7 @@ UNWANTED: dict[str, bytes | str] = {
     "flax_model.msgpack": b"flax",
     "README.md": "# tiny",
     "consolidated.safetensors": b"again",
+    "tekken.json": "{}",
     "original/consolidated.00.pth": b"pickle",
     "original/params.json": "{}",
     "onnx/model.onnx": b"onnx",

@@ -144,6 +144,10 @@ def test_load_tokenizer_pads_without_growing(tiny: Path, tmp_path: Path) -> None
     assert len(tokenizer) == 5
     with pytest.raises(UserError, match="no usable tokenizer"):
         load_tokenizer(tmp_path)
+    shutil.copytree(tiny, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer.json"))
+    (tmp_path / "bare" / "tokenizer.model").write_bytes(b"sentencepiece")
+    with pytest.raises(UserError, match=r"bare: has tokenizer\.model alone, .*; add the tokenizer\.json of the model"):
+        load_tokenizer(tmp_path / "bare")
 
 
 @pytest.mark.slow
