@@ -147,7 +147,7 @@ def test_an_experiment_of_which_everything_is_on_a_hub(hub: Hub, tmp_path: Path)
     logs = "".join(path.read_text()[-2000:] for path in folder.glob("results/logs/**/*.log"))
     assert run.returncode == 0, run.stdout + run.stderr + logs
     assert hub.requests[number:] == []
-    assert "Nothing to be done" in snakemake().stdout
+    assert "Nothing to be done" in snakemake().stderr
     assert hub.requests[number:] == []
 
     commits = {id: repo.refs["main"] for (_, id), repo in hub.repos.items()}
