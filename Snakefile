@@ -9,6 +9,7 @@ from snakemake.utils import min_version
 from qtuning.errors import UserError
 from qtuning.gpus import visible
 from qtuning.workflow.command_line import only_planned, snakemake_targets
+from qtuning.workflow.hub import HubInputs
 from qtuning.workflow.inputs import load_inputs
 
 min_version("9.0")
@@ -21,8 +22,11 @@ configfile: "configs/config.yaml"
 # and of an exception it would say that it comes from this file.
 try:
     INPUTS = load_inputs(config)
+    HUB = HubInputs(INPUTS)
     if (asked := snakemake_targets()) is not None:
         INPUTS.check_targets(asked or ["mini"], dry=only_planned())
+        if not only_planned():
+            HUB.check_access(asked or ["mini"])
 except UserError as error:
     sys.exit(f"error: {error}")
 ROOT = INPUTS.paths.root
@@ -32,6 +36,9 @@ if "gpu" not in workflow.global_resources:
     # as many jobs at once as there are GPUs; `--resources gpu=N` overrides
     workflow.global_resources["gpu"] = max(1, len(visible()))
 
+# one repository at a time: each has progress to show, and all the bandwidth
+workflow.global_resources.setdefault("hub", 1)
+
 
 wildcard_constraints:
     identity=r"[^/]+-[0-9a-f]{8}",
@@ -40,6 +47,7 @@ wildcard_constraints:
     model=r"[^/]+-[0-9a-f]{8}",
     measurement=r"[^/]+-influence-[0-9a-f]{8}",
     evaluation=r"evaluation-[0-9a-f]{8}",
+    repository=r"hub-[^/]+-[0-9a-f]{8}",
 
 
 rule all:

@@ -2,12 +2,15 @@
 
 import sys
 
+from qtuning.hub.offline import JOBS, go_offline
 from qtuning.warm import client
 
 
 def main() -> None:
     """Run a command here, or have the warm server run it; or be the warm server."""
     arguments = sys.argv[1:]
+    if arguments and arguments[0] in JOBS:
+        go_offline()  # before anything is imported, and before a warm server is started
     if arguments[:1] == [client.SERVE]:
         from qtuning.warm.server import run
 

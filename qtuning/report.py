@@ -17,6 +17,7 @@ from qtuning.data.contamination import notes_from_store
 from qtuning.experiment.metrics import EDITIONS, METRICS
 from qtuning.figures.write import write_figures
 from qtuning.files import atomic_path, write_text
+from qtuning.hub.notes import notes_of_revisions
 from qtuning.paper.audit import audit_page
 from qtuning.paper.beside import paper_files
 from qtuning.paper.claims import check_claims
@@ -80,7 +81,7 @@ def _section(name: str, store: Store, out: Path) -> Section:
     compared = None
     if summary is not None:
         frame = compare(summary, store.items)
-        notes = notes_from_store(store.folder, scores)
+        notes = [*notes_from_store(store.folder, scores), *notes_of_revisions(store.folder / "hub")]
         editions = [score_files(summary, frame, notes), cost_files(summary), *paper_files(summary)]
         for metric in (name for name in EDITIONS if (scores["metric"] == name).any()):
             other = summarise(scores, metric)

@@ -1,11 +1,51 @@
 """Small benchmark files of the exact formats of ARC, GSM8K, SQuAD v1.1, TriviaQA and MATH."""
 
 import gzip
+import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+from hub_server import Hub
+
+from qtuning.experiment.benchmarks import BENCHMARKS
+from qtuning.experiment.ids import ResultPaths
+from qtuning.hub.fetch import prefetch
+from qtuning.hub.repositories import repository_of_benchmark
+
 Records = list[dict[str, Any]]
+
+
+def publish(hub: Hub, benchmark: str, subsets: Mapping[str, Mapping[str, Records]]) -> None:
+    """Put the splits of each subset on a hub as a new commit, the one that the benchmark is pinned to.
+
+    As on the real one, every subset has a folder of Parquet files, and a card says which belong to it.
+    """
+    files: dict[str, bytes | str] = {}
+    for subset, splits in subsets.items():
+        for split, records in splits.items():
+            file = io.BytesIO()
+            pl.DataFrame(records).write_parquet(file)
+            files[f"{subset}/{split}-00000-of-00001.parquet"] = file.getvalue()
+    configs = [
+        {
+            "config_name": subset,
+            "data_files": [{"split": split, "path": f"{subset}/{split}-*"} for split in splits],
+        }
+        for subset, splits in subsets.items()
+    ]
+    record = BENCHMARKS[benchmark]
+    files["README.md"] = f"---\nconfigs: {json.dumps(configs)}\n---\n"
+    hub.add("dataset", str(record.hub_id), files, commit=record.revision)
+
+
+def fetch_benchmarks(results: Path, *names: str) -> Path:
+    """Fetch benchmarks from the hub that is in use; the folder that says what was fetched."""
+    found = [repository_of_benchmark(name) for name in names]
+    prefetch([repository for repository in found if repository is not None], paths := ResultPaths(results))
+    return paths.hub
 
 
 def write_records(folder: Path, benchmark: str, split: str, records: Records) -> Path:

@@ -38,6 +38,33 @@ def no_accelerator_left_over() -> Iterator[None]:
         state.AcceleratorState._reset_state()
 
 
+@pytest.fixture
+def local_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A `hub_server.Hub` that huggingface_hub and datasets take for the real one, and an empty cache."""
+    import datasets
+    from hub_server import Hub, serve
+    from huggingface_hub import close_session, constants
+
+    hub = Hub()
+    server = serve(hub)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.url)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", False)  # elsewhere than on the hub
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets-cache"))
+    close_session()
+    yield hub
+    server.shutdown()
+    server.server_close()
+    close_session()
+
+
 @pytest.fixture(scope="session")
 def build() -> Callable[..., Any]:
     """build(family, **config) -> a random causal language model of a transformers family, in evaluation mode."""

@@ -16,6 +16,7 @@ from qtuning.cli.run import (
     evaluate,
     influence,
     localise,
+    prefetch,
     prepare,
     replay,
     token_kinds,
@@ -34,8 +35,9 @@ app = typer.Typer(
 )
 # in the order of `qtuning --help`
 for _command in (
-    *(cells, base_model, prepare, influence, train, evaluate, collect, tables, check_pruner, replay, experiments, plan),
-    *(localise, token_kinds, compare, instrument, figures, report, export, audit, contamination, plane, doctor),
+    *(cells, prefetch, base_model, prepare, influence, train, evaluate, collect, tables, check_pruner, replay),
+    *(experiments, plan, localise, token_kinds, compare, instrument, figures, report, export, audit, contamination),
+    *(plane, doctor),
 ):
     app.command(_command.__name__.replace("_", "-"))(_command)
 

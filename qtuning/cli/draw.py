@@ -34,6 +34,9 @@ def tables(
     chosen = metric_named(metric)
     from qtuning.data.contamination import checks_of, notes_of_checks
     from qtuning.experiment.grid import ConfigFolder
+    from qtuning.experiment.ids import ResultPaths
+    from qtuning.hub.notes import notes_of_revisions
+    from qtuning.hub.repositories import repositories_of
     from qtuning.paper.beside import paper_files
     from qtuning.paper.efficiency import efficiency_files
     from qtuning.paper.token_kinds import token_kind_files
@@ -68,6 +71,7 @@ def tables(
             continue
         summary = summarise(store.experiment(name), chosen)
         notes = notes_of_checks(results, checks_of([grid]).values())
+        notes += notes_of_revisions(ResultPaths(results).hub, repositories_of([grid]))
         scores = score_files(summary, compare(summary, store.items), notes)
         others = [cost_files(summary), *paper_files(summary)] if chosen == "headline" else []
         written += write_tables(summary, [scores, *others], folder)

@@ -123,16 +123,20 @@ def plane(
     """
     set_threads(threads)
     from qtuning.experiment.grid import ConfigFolder
+    from qtuning.experiment.ids import ResultPaths
+    from qtuning.hub.fetch import ensure
+    from qtuning.hub.repositories import repository_of_model, repository_of_train_set
     from qtuning.probes.inputs import find_model, find_train_set
 
     # before torch is imported, which takes seconds: a misspelt name is told at once
     folder = ConfigFolder(configs, data_dir)
     chosen, train_set = find_model(model, template, folder), find_train_set(data, folder)
+    folders = ResultPaths(results)
+    ensure([repository_of_model(chosen), repository_of_train_set(train_set)], folders)
 
     from rich.console import Console
     from tqdm import tqdm
 
-    from qtuning.experiment.ids import ResultPaths
     from qtuning.figures.plane import draw_plane
     from qtuning.figures.style import save
     from qtuning.probes.score_file import print_plane, score_file
@@ -147,7 +151,7 @@ def plane(
         found = score_file(
             chosen,
             train_set,
-            ResultPaths(results),
+            folders,
             sample_ratio=sample_ratio,
             limit=limit,
             cutoff=cutoff,
@@ -182,9 +186,12 @@ def contamination(
     from qtuning.data.contamination import OverlapCheck, print_report, run_check
     from qtuning.experiment.benchmarks import BENCHMARKS, Protocol, averaged
     from qtuning.experiment.grid import ConfigFolder
+    from qtuning.experiment.ids import ResultPaths
     from qtuning.experiment.scales import section_folder
     from qtuning.experiment.yaml_files import nearest
     from qtuning.files import write_json
+    from qtuning.hub.fetch import ensure
+    from qtuning.hub.repositories import repositories_of_benchmarks, repository_of_train_set
 
     names = tuple(dict.fromkeys(name.strip() for name in benchmarks.split(","))) if benchmarks else averaged(BENCHMARKS)
     for name in names:
@@ -205,9 +212,12 @@ def contamination(
         asked = "standard" if "mini-world" in (source, origin) else protocol
         where = cast("BenchmarkSource", source or origin)
         checks.append(OverlapCheck(train_set, where, names, ngram, cast("Protocol", asked)))
+    paths = ResultPaths(results)
     for check in checks:
+        questions = repositories_of_benchmarks(check.source, check.benchmarks)
+        ensure([repository_of_train_set(check.train_set), *questions], paths)
         started = time.monotonic()
-        report = run_check(check, data_dir=data_dir)
+        report = run_check(check, data_dir=data_dir, hub=paths.hub)
         write_json(check.path(results), report)
         print_report(report, time.monotonic() - started, check.path(results))
 

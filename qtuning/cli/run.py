@@ -45,15 +45,53 @@ def cells(
             write_text(inputs.paths.configuration(identity), inputs.configuration(identity) + "\n")
 
 
+def prefetch(
+    wanted: Annotated[
+        list[str],
+        typer.Argument(help="experiments, or single repositories, as results/hub calls them (hub-model-...)"),
+    ],
+    configs: Configs = CONFIGS,
+    results: Results = RESULTS,
+    data_dir: DataDir = None,
+) -> None:
+    """Fetch the models, train sets and benchmarks of experiments from the hub, on a machine with network.
+
+    All are looked at before the first is fetched: gated ones, misspelt ones and a full disk are told at once. Files go
+    to the cache of huggingface_hub (HF_HOME); results/hub has the commit that each revision meant. Jobs then need no
+    network.
+
+    `qtuning prefetch table1 table2`
+    """
+    from qtuning.experiment.grid import ConfigFolder
+    from qtuning.experiment.ids import ResultPaths
+    from qtuning.experiment.yaml_files import nearest
+    from qtuning.hub.fetch import prefetch as fetch
+    from qtuning.hub.repositories import repositories_of
+
+    folder = ConfigFolder(configs, data_dir)
+    single = [name for name in wanted if name.startswith("hub-")]
+    repositories = repositories_of(folder.expand(name for name in wanted if name not in single))
+    if single:
+        every = repositories_of(folder.expand_valid(folder.names("experiments"))[0])
+        known = {each.identity: each for each in every}
+        for name in single:
+            if name not in known:
+                raise UserError(f"repository = {name!r}: unknown{nearest(name, known)}")
+        repositories += [known[name] for name in single]
+    if not repositories:
+        print(f"{', '.join(wanted)}: nothing is on the hub")
+    fetch(repositories, ResultPaths(results))
+
+
 def base_model(cell: CellFile, results: Results = RESULTS) -> None:
-    """Make a cell's base model ready: fetch it from the hub, convert it, or find it in the package."""
+    """Make a cell's base model ready: convert it, or find it in the package or among what was fetched."""
     from qtuning.experiment.ids import ResultPaths
     from qtuning.files import exclusive
     from qtuning.model.load import make_ready
 
     loaded, paths = read_cell(cell), ResultPaths(results)
     with exclusive(paths.lock(cell.stem), f"base model {loaded.model.name}"):
-        make_ready(loaded.model, paths.model(loaded))
+        make_ready(loaded.model, paths.model(loaded), paths.hub)
 
 
 def prepare(cell: CellFile, results: Results = RESULTS, data_dir: DataDir = None, threads: Threads = 1) -> None:
@@ -70,7 +108,7 @@ def prepare(cell: CellFile, results: Results = RESULTS, data_dir: DataDir = None
     loaded, paths = read_cell(cell, trained=True), ResultPaths(results)
     folder = paths.samples(loaded)
     with exclusive(paths.lock(cell.stem), f"preparing {folder.name}"):
-        report = run(loaded, model_path(paths.model(loaded)), folder, data_dir=data_dir)
+        report = run(loaded, model_path(paths.model(loaded)), folder, data_dir=data_dir, hub=paths.hub)
         print_summary(report, Console())
 
 

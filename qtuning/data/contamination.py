@@ -105,14 +105,16 @@ class _Tally:
 Owners = dict[int, list[tuple[int, int]]]
 
 
-def run_check(check: OverlapCheck, *, data_dir: Path | None) -> dict[str, Any]:
+def run_check(check: OverlapCheck, *, data_dir: Path | None, hub: Path | None = None) -> dict[str, Any]:
     """The report of one check: one pass over the train set. UserError where either side cannot be read.
+
+    hub: see `read_rows`.
 
     Rows that are no sample (rows.Refusal) are counted, not compared: no model is trained on them.
     """
-    index, tallies, owners = _index_benchmarks(check, data_dir)
+    index, tallies, owners = _index_benchmarks(check, data_dir, hub)
     read, unusable = 0, 0
-    rows = read_rows(check.train_set, data_dir=data_dir)
+    rows = read_rows(check.train_set, data_dir=data_dir, hub=hub)
     for row in tqdm(rows, desc=check.name, unit=" samples", mininterval=0.2, disable=None):
         read += 1
         example = parse_row(row, check.train_set)
@@ -125,7 +127,7 @@ def run_check(check: OverlapCheck, *, data_dir: Path | None) -> dict[str, Any]:
             _record(shared, tallies, owners, row.line, shorten(example.prompt[-1].content, EXCERPT))
     if read == 0:
         raise UserError(f"train set {check.train_set.name}: its source has no rows")
-    source = describe_source(check.train_set, data_dir)
+    source = describe_source(check.train_set, data_dir, hub)
     source.pop("path", None)  # the same data on another machine is the same report
     covered = index.covered()  # by text, how many of its n-grams stand in the train set
     return {
@@ -141,11 +143,13 @@ def run_check(check: OverlapCheck, *, data_dir: Path | None) -> dict[str, Any]:
     }
 
 
-def _index_benchmarks(check: OverlapCheck, data_dir: Path | None) -> tuple[Index, list[_Tally], Owners]:
+def _index_benchmarks(
+    check: OverlapCheck, data_dir: Path | None, hub: Path | None
+) -> tuple[Index, list[_Tally], Owners]:
     index, tallies, owners = Index(check.ngram), list[_Tally](), Owners()
     known: dict[tuple[int, str, str], int] = {}
     for place, name in enumerate(check.benchmarks):
-        items = _items_of(check, name, data_dir)
+        items = _items_of(check, name, data_dir, hub)
         tally = _Tally(name, hashlib.sha256(canonical_json(items).encode()).hexdigest())
         tallies.append(tally)
         for number, item in enumerate(items):
@@ -161,11 +165,11 @@ def _index_benchmarks(check: OverlapCheck, data_dir: Path | None) -> tuple[Index
     return index, tallies, owners
 
 
-def _items_of(check: OverlapCheck, name: str, data_dir: Path | None) -> list[dict[str, Any]]:
+def _items_of(check: OverlapCheck, name: str, data_dir: Path | None, hub: Path | None) -> list[dict[str, Any]]:
     folder = local_folder(check.source, data_dir)
     if check.source == "hub":
         keys = [key for _, key in BENCHMARKS[name].texts]
-        return [{key: item[key] for key in keys} for item in asked_items(name, check.protocol, None)]
+        return [{key: item[key] for key in keys} for item in asked_items(name, check.protocol, None, hub)]
     if folder is None:
         raise UserError("benchmarks from local files: no folder given; add --data-dir DIR")
     return asked_items(name, check.protocol, folder)

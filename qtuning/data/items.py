@@ -6,8 +6,7 @@ Local files: FOLDER/BENCHMARK/{train,validation,test}.jsonl.gz, one JSON object 
 import gzip
 import hashlib
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,8 @@ from pydantic import ValidationError
 
 from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import BENCHMARKS, Benchmark, Protocol, Split
+from qtuning.hub.read import read_data_set
+from qtuning.hub.repositories import repository_of_benchmark
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -63,51 +64,41 @@ def cluster_of(benchmark: str, item: Mapping[str, Any], item_hash: str) -> str:
     return item_hash if value is None else hashlib.sha256(str(value).encode()).hexdigest()
 
 
-def asked_items(benchmark: str, protocol: Protocol, folder: Path | None) -> list[dict[str, Any]]:
-    """The items that are asked under a protocol, in the order of their source. folder: see `split_items`."""
+def asked_items(
+    benchmark: str, protocol: Protocol, folder: Path | None, hub: Path | None = None
+) -> list[dict[str, Any]]:
+    """The items that are asked under a protocol, in the order of their source. folder, hub: see `split_items`."""
     record = BENCHMARKS[benchmark]
-    items = split_items(benchmark, record.asked_split(protocol), folder)
+    items = split_items(benchmark, record.asked_split(protocol), folder, hub)
     return [item for item in items if record.is_asked(item, protocol)]
 
 
-def split_items(benchmark: str, split: Split, folder: Path | None) -> list[dict[str, Any]]:
-    """All items of a split: of the file below `folder`, checked, or of the hub (None)."""
+def split_items(benchmark: str, split: Split, folder: Path | None, hub: Path | None = None) -> list[dict[str, Any]]:
+    """All items of a split: of the file below `folder`, checked, or of the hub (None).
+
+    hub: where it says what was fetched from the hub (ResultPaths.hub).
+    """
     if folder is not None:
         return read_items(folder, benchmark, split)
-    record = BENCHMARKS[benchmark]
-    with reading_from_hub(record, split):
-        return list(fetch_items(record)[split].to_list())
+    return list(hub_items(BENCHMARKS[benchmark], hub)[split].to_list())
 
 
-def fetch_items(benchmark: Benchmark) -> "DatasetDict":
-    """All splits of a benchmark as the hub has them: its subsets, if it has several, one after the other."""
-    from datasets import DatasetDict, concatenate_datasets, load_dataset
+def hub_items(benchmark: Benchmark, hub: Path | None) -> "DatasetDict":
+    """All splits of a benchmark as the hub has them: its subsets, if it has several, one after the other.
 
-    subsets = [load_dataset(benchmark.hub_id, subset) for subset in benchmark.subsets or (None,)]
-    return DatasetDict({split: concatenate_datasets([subset[split] for subset in subsets]) for split in subsets[0]})
-
-
-@contextmanager
-def reading_from_hub(benchmark: Benchmark, split: Split | None = None) -> Iterator[None]:
-    """UserError where the data set cannot be had: no network, no such name, no cached copy offline.
-
-    split: the one that is wanted, for the message; default: the one that lm-eval asks.
+    UserError where it is not on the hub, or was not fetched.
     """
-    from datasets.exceptions import DatasetsError
-    from huggingface_hub.errors import HfHubHTTPError
-
-    give = f"give a folder that has {benchmark.name}/{split or benchmark.split}.jsonl.gz with --config data_dir=DIR"
-    if benchmark.hub_id is None:
+    give = f"give a folder that has {benchmark.name}/{benchmark.split}.jsonl.gz with --config data_dir=DIR"
+    repository = repository_of_benchmark(benchmark.name)
+    if repository is None:
         raise UserError(f"{benchmark.name}: is not on the Hugging Face hub; {give}, or write source: mini-world")
+    from datasets import DatasetDict, concatenate_datasets
+
     try:
-        yield
-    except (OSError, DatasetsError, HfHubHTTPError, ValueError) as error:
-        # the library's first line says which of these it is
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"{benchmark.name}: data set {benchmark.hub_id} cannot be had from the Hugging Face hub ({reason});"
-            f" connect to it, or {give}"
-        ) from error
+        subsets = [read_data_set(repository, hub, subset) for subset in benchmark.subsets or (None,)]
+    except UserError as error:
+        raise UserError(f"{benchmark.name}: {error}; or {give}") from None
+    return DatasetDict({split: concatenate_datasets([subset[split] for subset in subsets]) for split in subsets[0]})
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -64,11 +64,13 @@ Usable = tuple[Candidate, Tokenised]
 Ratings = dict[RatingColumn, dict[int, float]]
 
 
-def prepare(cell: Cell, model_folder: Path, out: Path, *, data_dir: Path | None = None) -> dict[str, Any]:
+def prepare(
+    cell: Cell, model_folder: Path, out: Path, *, data_dir: Path | None = None, hub: Path | None = None
+) -> dict[str, Any]:
     """Prepare the train set of `cell` for the base model whose tokenizer lies in `model_folder`; write it to `out`.
 
-    Only what `names.pair_id` covers is read from the cell. Returns the report. UserError if the source cannot be read,
-    if more of its rows are unusable than `train_set.bad_rows` allows, or if no row is usable.
+    Only what `names.pair_id` covers is read from the cell. hub: see `read_rows`. Returns the report. UserError if the
+    source cannot be read, if more of its rows are unusable than `train_set.bad_rows` allows, or if no row is usable.
     """
     assert cell.train_set is not None and cell.training is not None, "a zero-shot cell has no train set"
     train_set, template = cell.train_set, cell.model.template
@@ -76,7 +78,7 @@ def prepare(cell: Cell, model_folder: Path, out: Path, *, data_dir: Path | None 
     (out / REPORT).unlink(missing_ok=True)
     tokenizer = load_tokenizer(model_folder)
     fingerprint = tokenizer_fingerprint(tokenizer)  # before use, which leaves settings behind in the tokenizer
-    candidates, bad = parse_rows(read_rows(train_set, data_dir=data_dir), train_set)
+    candidates, bad = parse_rows(read_rows(train_set, data_dir=data_dir, hub=hub), train_set)
     read = len(candidates) + len(bad)
     check_bad_rows(train_set, read, bad)  # before the slow part
     usable, unusable = tokenise_rows(candidates, tokenizer, template, cell.training.cutoff)
@@ -94,7 +96,7 @@ def prepare(cell: Cell, model_folder: Path, out: Path, *, data_dir: Path | None 
         "model": cell.model.name,
         "template": template,
         "cutoff": cell.training.cutoff,
-        "source": describe_source(train_set, data_dir),
+        "source": describe_source(train_set, data_dir, hub),
         "ratings": describe_ratings(train_set, data_dir),
         "read": read,
         "bad": len(bad),

@@ -14,6 +14,9 @@ from qtuning.data.rows import Reason, Row
 from qtuning.errors import UserError, one_line
 from qtuning.experiment.cell import FileSource, HubSource, TrainSet
 from qtuning.files import file_digest
+from qtuning.hub.fetch import commit_of
+from qtuning.hub.read import read_data_set
+from qtuning.hub.repositories import repository_of_train_set
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 
@@ -42,10 +45,12 @@ def locate(source: FileSource, *, data_dir: Path | None) -> Path:
     return path
 
 
-def describe_source(train_set: TrainSet, data_dir: Path | None) -> dict[str, Any]:
-    """The source as configured, and the SHA-256 of its file. (The revision identifies a data set of the hub.)"""
+def describe_source(train_set: TrainSet, data_dir: Path | None, hub: Path | None = None) -> dict[str, Any]:
+    """The source as configured, and the SHA-256 of its file; of a data set of the hub, the commit that was fetched."""
     if isinstance(train_set.source, HubSource):
-        return train_set.source.model_dump(mode="json")
+        repository = repository_of_train_set(train_set)
+        assert repository is not None and hub is not None, "its rows have been read"
+        return train_set.source.model_dump(mode="json") | {"commit": commit_of(repository, hub)}
     return describe_file(train_set.source, data_dir)
 
 
@@ -55,13 +60,14 @@ def describe_file(source: FileSource, data_dir: Path | None) -> dict[str, Any]:
     return source.model_dump(mode="json") | {"path": str(path), "sha256": file_digest(path)}
 
 
-def read_rows(train_set: TrainSet, *, data_dir: Path | None) -> Iterator[Row]:
+def read_rows(train_set: TrainSet, *, data_dir: Path | None, hub: Path | None = None) -> Iterator[Row]:
     """Every row of a train set in the order of its source.
 
-    UserError if the source cannot be read, or not to its end.
+    hub: where it says what was fetched from the hub (ResultPaths.hub). UserError if the source cannot be read, or not
+    to its end.
     """
     if isinstance(train_set.source, HubSource):
-        return _hub(train_set.source, train_set)
+        return _hub(train_set.source, train_set, hub)
     return read_file(locate(train_set.source, data_dir=data_dir))
 
 
@@ -166,17 +172,17 @@ def _parquet(path: Path) -> Iterator[Row]:
         yield Row(str(path), number, value)
 
 
-def _hub(source: HubSource, train_set: TrainSet) -> Iterator[Row]:
-    import datasets
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of whichever HTTP library it uses
-
+def _hub(source: HubSource, train_set: TrainSet, hub: Path | None) -> Iterator[Row]:
+    repository = repository_of_train_set(train_set)
+    assert repository is not None
     try:
-        rows = datasets.load_dataset(source.id, source.subset, split=source.split, revision=source.revision)
-    except (OSError, ValueError, HTTPError, datasets.exceptions.DatasetsError) as error:
+        splits = read_data_set(repository, hub, source.subset)
+        if source.split not in splits:
+            raise UserError(f"{repository}: has no split {source.split}, but {', '.join(splits)}")
+    except UserError as error:
         local = f"{train_set.local} below DIR" if train_set.local else "`local` in its YAML, below DIR"
         raise UserError(
-            f"train set {train_set.name}: {source.id} (split {source.split}, revision {source.revision}) cannot be had "
-            f"from the Hugging Face hub: {one_line(error)}; or give a local copy with --config data_dir=DIR ({local})"
+            f"train set {train_set.name}: {error}; or give a local copy with --config data_dir=DIR ({local})"
         ) from None
-    for number, value in enumerate(rows, start=1):
+    for number, value in enumerate(splits[source.split], start=1):
         yield Row(source.id, number, value)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtuning.data.items import fetch_items, items_file, read_items, reading_from_hub
+from qtuning.data.items import hub_items, items_file, read_items
 from qtuning.data.rows import Example, Message
 from qtuning.data.templates import render
 from qtuning.data.tokenise import Tokenised, tokenise
@@ -44,13 +44,14 @@ def target_examples(
     tokenizer: "PreTrainedTokenizerBase",
     template: Template,
     cutoff: int,
+    hub: Path | None = None,
 ) -> dict[int, Tokenised]:
     """`count` examples of a benchmark's train split by their place in it, in a random order that `seed` fixes.
 
-    folder: of local benchmarks; None: the hub's. Items whose response the cutoff takes away are passed over. UserError
-    if there is no such split, or too few items.
+    folder: of local benchmarks; None: the hub's, hub: where it says what was fetched (ResultPaths.hub). Items whose
+    response the cutoff takes away are passed over. UserError if there is no such split, or too few items.
     """
-    items = _train_items(benchmark, folder)
+    items = _train_items(benchmark, folder, hub)
     order = list(range(len(items)))
     random.Random(f"{benchmark}:{seed}").shuffle(order)
     samples: dict[int, Tokenised] = {}
@@ -79,12 +80,11 @@ def train_file(folder: Path, benchmark: str) -> Path:
     return path
 
 
-def _train_items(benchmark: str, folder: Path | None) -> Sequence[Mapping[str, Any]]:
+def _train_items(benchmark: str, folder: Path | None, hub: Path | None) -> Sequence[Mapping[str, Any]]:
     if folder is not None:
         train_file(folder, benchmark)
         return read_items(folder, benchmark, SPLIT)
-    with reading_from_hub(BENCHMARKS[benchmark]):
-        return list(fetch_items(BENCHMARKS[benchmark])[SPLIT])
+    return list(hub_items(BENCHMARKS[benchmark], hub)[SPLIT])
 
 
 def _choice(item: Mapping[str, Any]) -> str:

@@ -17,13 +17,22 @@ if TYPE_CHECKING:
 
 
 def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer in the folder `path`, padding on the right. UserError if it cannot map tokens to characters.
+    """The tokenizer in the folder `path`, padding on the right.
+
+    UserError if it cannot map tokens to characters, or has no tokenizer.json.
 
     A tokenizer without a pad token pads with its unknown token, else with its end-of-sequence token: a new token would
     enlarge the vocabulary.
     """
     from transformers import AutoTokenizer
 
+    # transformers 5.23 converts one, but merges pieces in the order of their ids and not of their scores: Mistral's
+    # "Hello  world" becomes other tokens than those that the model was trained on
+    if (path / "tokenizer.model").is_file() and not (path / "tokenizer.json").is_file():
+        raise UserError(
+            f"{path}: has tokenizer.model alone, and its conversion is not exact; add the tokenizer.json of the model, "
+            "or of another with the same tokenizer"
+        )
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path, use_fast=True, trust_remote_code=False, local_files_only=True

@@ -6,7 +6,6 @@ Writes `items.parquet` and, last, `scores.json` into a folder that appears whole
 import hashlib
 import importlib.metadata
 import logging
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,9 @@ from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.cell import Cell, Evaluation
 from qtuning.experiment.ids import ResultPaths, cell_id, cell_json, evaluation_id
 from qtuning.files import atomic_path, read_json, write_json, write_text
+from qtuning.hub.fetch import commit_of
+from qtuning.hub.offline import go_offline
+from qtuning.hub.repositories import repository_of_benchmark
 from qtuning.model.load import model_path
 
 if TYPE_CHECKING:
@@ -55,30 +57,43 @@ def evaluate_cell(cell: Cell, evaluation: Evaluation, paths: ResultPaths, *, dat
             adapter = folder / "weights"
         else:
             base = folder / "weights"
-    evaluate_model(cell_id=cell_id(cell), base=base, adapter=adapter, evaluation=evaluation, out=out, data_dir=data_dir)
+    evaluate_model(
+        cell_id=cell_id(cell),
+        base=base,
+        adapter=adapter,
+        evaluation=evaluation,
+        out=out,
+        data_dir=data_dir,
+        hub=paths.hub,
+    )
 
 
 def evaluate_model(
-    *, cell_id: str, base: Path, adapter: Path | None, evaluation: Evaluation, out: Path, data_dir: Path | None
+    *,
+    cell_id: str,
+    base: Path,
+    adapter: Path | None,
+    evaluation: Evaluation,
+    out: Path,
+    data_dir: Path | None,
+    hub: Path | None = None,
 ) -> dict[str, Any]:
     """Score one model and write `out` (results/cells/CELL/EVALUATION).
 
     base: folder of a model; adapter: folder of a LoRA adapter for it, or None. data_dir: where local benchmark files
-    lie, for `evaluation.source` "data-dir". Returns what `scores.json` holds.
+    lie, for `evaluation.source` "data-dir"; hub: where it says what was fetched, for "hub". Returns what `scores.json`
+    holds.
     """
     started, processor_time = time.monotonic(), time.process_time()
     folder = None if evaluation.source == "hub" else local_folder(evaluation.source, data_dir)
-    if folder is not None:
-        # nothing is wanted from the hub: libraries shall not wait for it on a machine without network
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
-    elif evaluation.source != "hub":
+    go_offline()  # libraries shall not wait for a hub on a machine without network
+    if folder is None and evaluation.source != "hub":
         raise UserError(f"evaluation.source = {evaluation.source!r}: no folder given; give --config data_dir=DIR")
     # libraries warn of what is set on purpose (dtype, batch size, truncation, shots)
     for name in ("lm_eval", "transformers", "datasets", "peft", "accelerate", "latex2sympy2_extended", "math_verify"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # before the model, which takes longer to load: bad files are reported at once
-    tasks = load_tasks(evaluation, folder)
+    tasks = load_tasks(evaluation, folder, hub)
 
     from qtuning.evaluation.model import load_model
 
@@ -94,6 +109,7 @@ def evaluate_model(
             "fewshot": shots_of(benchmark, evaluation),
             "max_new_tokens": max_new_tokens(task),
             "truncated_prompts": _truncated(model, task, samples[benchmark]),
+            **(_revision(benchmark, hub) if evaluation.source == "hub" else {}),
             **summarise_items(benchmark, items),
         }
         for benchmark, task in tasks.items()
@@ -120,6 +136,13 @@ def evaluate_model(
     }
     write_scores(out, items, scores)
     return scores
+
+
+def _revision(benchmark: str, hub: Path | None) -> dict[str, Any]:
+    """Which data set of the hub its items are: {"data_set": {"id", "revision", "commit"}}."""
+    repository = repository_of_benchmark(benchmark)
+    assert repository is not None and hub is not None, "its items have been read"
+    return {"data_set": {"id": repository.id, "revision": repository.revision, "commit": commit_of(repository, hub)}}
 
 
 def _identity(cell_id: str, evaluation: Evaluation) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """Builds the tasks of lm-eval: its own definitions of ARC and GSM8K, ours (`tasks/*.yaml`) of the other benchmarks.
 
-With local files, only the source of the items is replaced in a definition.
+Only the source of the items is replaced in a definition.
 """
 
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtuning.data.items import asked_items, fetch_items, reading_from_hub, split_items
+from qtuning.data.items import asked_items, hub_items, split_items
 from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.cell import Evaluation
@@ -29,10 +29,11 @@ def shots_of(benchmark: str, evaluation: Evaluation) -> int:
     return BENCHMARKS[benchmark].fewshot if evaluation.fewshot is None else evaluation.fewshot
 
 
-def load_tasks(evaluation: Evaluation, folder: Path | None) -> dict[str, "Task"]:
+def load_tasks(evaluation: Evaluation, folder: Path | None, hub: Path | None = None) -> dict[str, "Task"]:
     """The benchmarks of `evaluation` in its order, with their items loaded.
 
-    folder: where local files lie; None for the hub. Raises UserError if items are missing or unusable.
+    folder: where local files lie; None for the hub. hub: where it says what was fetched (ResultPaths.hub). UserError if
+    items are missing or unusable.
     """
     from lm_eval import tasks as builtin
     from lm_eval import utils
@@ -50,10 +51,11 @@ def load_tasks(evaluation: Evaluation, folder: Path | None) -> dict[str, "Task"]
         shots = shots_of(benchmark, evaluation)
         record, protocol = BENCHMARKS[benchmark], evaluation.protocol
         if folder is None and record.asked_split(protocol) == record.split:
-            with reading_from_hub(record):
-                task: Task = manager.load(benchmark)["tasks"][benchmark]
+            data = hub_items(record, hub)
         else:
-            task = _with_items(manager, benchmark, asked_items(benchmark, protocol, folder), folder, shots)
+            examples = split_items(benchmark, "train", folder, hub) if shots else []
+            data = _splits(benchmark, asked_items(benchmark, protocol, folder, hub), examples, shots)
+        task = _with_items(manager, benchmark, data)
         task.set_config("num_fewshot", shots)
         task.set_fewshot_seed(FEWSHOT_SEED)
         if task.OUTPUT_TYPE == "generate_until":
@@ -80,11 +82,10 @@ def _longest(task: "Task", evaluation: Evaluation) -> int:
     return evaluation.max_new_tokens
 
 
-def _with_items(manager: Any, benchmark: str, items: list[dict[str, Any]], folder: Path | None, shots: int) -> "Task":
-    """The definition with these items. The training split is read, as they were, only if prompts show examples."""
+def _splits(benchmark: str, items: list[dict[str, Any]], examples: list[dict[str, Any]], shots: int) -> "DatasetDict":
+    """The items that are asked, and the training split, which is read only if prompts show examples of it."""
     from datasets import Dataset, DatasetDict
 
-    examples = split_items(benchmark, "train", folder) if shots else []
     if len(examples) < shots:
         raise UserError(
             f"{benchmark}: its training split has {len(examples)} records, but prompts show {shots} examples; lower "
@@ -92,13 +93,12 @@ def _with_items(manager: Any, benchmark: str, items: list[dict[str, Any]], folde
         )
     # in memory: a cache on disk would have to notice that a file has changed, and would fill the user's home
     splits = {BENCHMARKS[benchmark].split: items, "train": examples}
-    data = DatasetDict({name: Dataset.from_list(rows) for name, rows in splits.items()})
+    return DatasetDict({name: Dataset.from_list(rows) for name, rows in splits.items()})
+
+
+def _with_items(manager: Any, benchmark: str, data: "DatasetDict") -> "Task":
+    """The definition with these items. lm-eval itself would load them from the hub, at whatever revision it finds."""
     # lm-eval merges a member of a group with the definition of the same name; a bare dictionary would replace it
     member = {"task": benchmark, "custom_dataset": lambda **_: data}
     task: Task = manager.load({"group": f"{benchmark}_local", "task": [member]})["tasks"][benchmark]
     return task
-
-
-def hub_math(**_: Any) -> "DatasetDict":
-    """All of MATH from the hub; tasks/math.yaml names this function, as lm-eval's definitions hold one subset each."""
-    return fetch_items(BENCHMARKS["math"])

@@ -121,13 +121,13 @@ _QUESTION = ("question", "question")
 class Benchmark:
     """A benchmark.
 
-    metric: the one that stands for it in tables; others are stored beside it. hub_id, subsets: its data set on the
-    Hugging Face hub, and which of its configurations (none: it has only one); hub_id None: it is not on the hub. split:
-    whose items are asked. paper: the split that the protocol `paper` asks instead, and of it only questions with four
-    choices, as OpenCompass does (arXiv 2509.23873v2: 567 and 295 items). item: what an item must hold. texts: the texts
-    of an item that contamination compares, as (part, key of the item). fewshot: examples in a prompt. chance: the score
-    of guessing, as a fraction; None where answers are free text. averaged: whether averages over benchmarks count it.
-    cluster: the key of an item whose value names its cluster.
+    metric: the one that stands for it in tables; others are stored beside it. hub_id, subsets, revision: its data
+    set on the Hugging Face hub, which of its configurations (none: it has only one), and the commit; hub_id None:
+    it is not on the hub. split: whose items are asked. paper: the split that the protocol `paper` asks instead, and
+    of it only questions with four choices, as OpenCompass does (arXiv 2509.23873v2: 567 and 295 items). item: what
+    an item must hold. texts: the texts of an item that contamination compares, as (part, key of the item). fewshot:
+    examples in a prompt. chance: the score of guessing, as a fraction; None where answers are free text. averaged:
+    whether averages over benchmarks count it. cluster: the key of an item whose value names its cluster.
     """
 
     name: str
@@ -137,6 +137,7 @@ class Benchmark:
     split: Split
     item: type[Item]
     subsets: tuple[str, ...] = ()
+    revision: str = "main"
     paper: Split | None = None
     # choices and short gold answers are not among them: they are words that any text may hold
     texts: tuple[tuple[str, str], ...] = (_QUESTION,)
@@ -164,6 +165,7 @@ _ALL = (
         "test",
         ArcItem,
         ("ARC-Easy",),
+        revision="210d026faf9955653af8916fad021475a3f00453",
         paper="validation",
         chance=1 / 4,
     ),
@@ -175,6 +177,7 @@ _ALL = (
         "test",
         ArcItem,
         ("ARC-Challenge",),
+        revision="210d026faf9955653af8916fad021475a3f00453",
         paper="validation",
         chance=1 / 4,
     ),
@@ -186,6 +189,7 @@ _ALL = (
         "test",
         Gsm8kItem,
         subsets=("main",),
+        revision="740312add88f781978c0658806c59bc2815b9866",
         texts=(_QUESTION, ("solution", "answer")),
         fewshot=5,  # lm-eval's own number
     ),
@@ -196,6 +200,7 @@ _ALL = (
         "rajpurkar/squad",
         "validation",
         SquadItem,
+        revision="7b6d24c440a36b6815f21b70d25016731768db1f",
         texts=(_QUESTION, ("context", "context")),
         cluster="context",
     ),
@@ -207,6 +212,7 @@ _ALL = (
         "validation",
         TriviaItem,
         ("rc.nocontext",),
+        revision="0f7faf33a3908546c6fd5b73a660e0f8ff173c2f",
     ),
     Benchmark(
         "math",
@@ -224,6 +230,7 @@ _ALL = (
             "prealgebra",
             "precalculus",
         ),
+        revision="21a5633873b6a120296cce3e2df9d5550074f4a3",
         texts=(("question", "problem"), ("solution", "solution")),
     ),
     # of the mini world only: what the base model knew before it was trained, to see what training makes it forget

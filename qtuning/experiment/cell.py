@@ -28,7 +28,7 @@ class HubSource(Config):
 
     kind: Literal["hub"] = "hub"
     id: str = Field(min_length=1, description="owner/name, or a local folder for a model")
-    revision: str = Field("main", description="branch, tag or commit; pin a commit for exact reproduction")
+    revision: str = Field("main", description="commit, or a branch or tag, resolved to a commit when it is fetched")
     subset: str | None = Field(None, description="configuration name of a hub data set")
     split: str = Field("train", description="split of a hub data set")
 

@@ -174,6 +174,11 @@ class ResultPaths:
         """Folder of a cell's scores."""
         return self.cell(cell) / evaluation_id(evaluation)
 
+    @property
+    def hub(self) -> Path:
+        """Folder of what is known of fetched repositories (hub/fetch.py)."""
+        return self.root / "hub"
+
     def influence(self, identity: str) -> Path:
         """Folder of a measurement of influence (influence.py)."""
         return self.root / "influence" / identity

@@ -1,4 +1,4 @@
-"""Base models: `make_ready` fetches or converts one once; `load_model` then reads it from a folder of safetensors."""
+"""Base models: `make_ready` finds or converts one once; `load_model` then reads it from a folder of safetensors."""
 
 import hashlib
 import importlib
@@ -9,9 +9,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtuning.errors import UserError, one_line
-from qtuning.experiment.cell import GgufSource, HubSource, Model, ShippedModelSource
+from qtuning.errors import UserError
+from qtuning.experiment.cell import GgufSource, Model, ShippedModelSource
 from qtuning.files import atomic_path, file_digest, read_json, write_json
+from qtuning.hub.fetch import snapshot
+from qtuning.hub.repositories import repository_of_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,14 +21,12 @@ if TYPE_CHECKING:
 
 MARKER = "model.json"
 WEIGHTS = "weights"
-# what a hub snapshot may hold: weights as safetensors, configuration, tokenizer; no pickle, no code
-WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt"]
-# folders hold other formats (onnx, original); consolidated files repeat the weights
-UNWANTED = ["*/*", "consolidated*"]
 
 
-def make_ready(model: Model, out: Path) -> None:
-    """Make the base model usable without network or conversion, and say in `out`/model.json where it lies.
+def make_ready(model: Model, out: Path, hub: Path | None = None) -> None:
+    """Make the base model usable without conversion, and say in `out`/model.json where it lies.
+
+    hub: where it says what was fetched from the hub (ResultPaths.hub).
 
     The marker is written last: {"path", "revision", "source", "sha256"}. path: a folder, relative to `out` if it lies
     below it. revision: the commit of a hub model, else null. sha256: of the weights of a local model; null for a hub
@@ -42,8 +42,11 @@ def make_ready(model: Model, out: Path) -> None:
     elif isinstance(source, GgufSource):
         _convert(model.name, source, out / WEIGHTS)
         path = out / WEIGHTS
+    elif (repository := repository_of_model(model)) is not None:
+        path, fetched = snapshot(repository, hub)
+        revision = fetched["commit"]
     else:
-        path, revision = _snapshot(model.name, source)
+        path = Path(source.id).expanduser()
     check_folder(path)
     write_json(
         out / MARKER,
@@ -145,35 +148,6 @@ def weights_digest(path: Path) -> str:
     for file in sorted(path.glob("*.safetensors")):
         total.update(f"{file.name} {file_digest(file)}\n".encode())
     return total.hexdigest()
-
-
-def _snapshot(name: str, source: HubSource) -> tuple[Path, str | None]:
-    """(folder, commit) of a hub model, which is downloaded unless it is cached. A local folder has no commit."""
-    local = Path(source.id).expanduser()
-    if local.is_dir():
-        return local, None
-    import huggingface_hub
-    from huggingface_hub import errors
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of whichever HTTP library it uses
-
-    try:
-        path = huggingface_hub.snapshot_download(
-            source.id, revision=source.revision, allow_patterns=WANTED, ignore_patterns=UNWANTED
-        )
-    except errors.GatedRepoError:
-        page = f"https://huggingface.co/{source.id}"
-        raise UserError(
-            f"model {name}: {source.id} is gated; accept its licence at {page} and log in with `hf auth login`"
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise UserError(f"model {name}: {source.id} has no revision {source.revision!r}") from None
-    except (OSError, ValueError, HTTPError, errors.RevisionResolutionError) as error:
-        raise UserError(
-            f"model {name}: {source.id} (revision {source.revision}) cannot be had from the Hugging Face hub: "
-            f"{one_line(error)}; connect once to fetch it, or write a local folder as `id` in the model's YAML"
-        ) from None
-    # the cache names a snapshot's folder after its commit
-    return Path(path), Path(path).name
 
 
 def _convert(name: str, source: GgufSource, target: Path) -> None:

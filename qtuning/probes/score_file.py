@@ -77,10 +77,10 @@ def score_file(
     folder = paths.model(cell)
     with exclusive(paths.lock(model_id(model)), f"base model {model.name}"):
         if not (folder / MARKER).exists():
-            make_ready(model, folder)
+            make_ready(model, folder, paths.hub)
     with tempfile.TemporaryDirectory(prefix="qtuning-plane-") as temporary:
         out = Path(temporary)
-        report = prepare(cell, model_path(folder), out, data_dir=data_dir)
+        report = prepare(cell, model_path(folder), out, data_dir=data_dir, hub=paths.hub)
         table, stored = pl.read_parquet(out / SAMPLES), load_samples(out)
     samples, accelerator = stored.samples, Accelerator()
     logging.disable_progress_bar()  # of transformers' loading of weights; ours counts samples

@@ -67,7 +67,7 @@ def _kinds_of_samples(cell: Cell, paths: ResultPaths, numbers: set[int], data_di
     assert cell.train_set is not None and cell.training is not None
     tokenizer, template = load_tokenizer(model_path(paths.model(cell))), cell.model.template
     prepared = {sample.number: sample for sample in load_samples(paths.samples(cell))}
-    candidates, _ = parse_rows(read_rows(cell.train_set, data_dir=data_dir), cell.train_set)
+    candidates, _ = parse_rows(read_rows(cell.train_set, data_dir=data_dir, hub=paths.hub), cell.train_set)
     used = plant_candidates([each for each in candidates if each.sample in prepared], cell.train_set)
     wanted = [candidate for candidate in used if candidate.sample in numbers]
     found: dict[int, Codes] = {}

@@ -80,6 +80,8 @@ class CellFolders:
         """What the configuration cannot say of the inputs: digests of data and tokenizer, commits of models."""
         report = read_json(self.samples / "report.json")
         inputs = {key: report.get(key) for key in ("data_fingerprint", "tokenizer_fingerprint")}
+        if (commit := report["source"].get("commit")) is not None:
+            inputs["train_set_revision"] = commit
         for name, folder in {"model": self.model, **self.auxiliary}.items():
             marker = read_json(folder / "model.json")
             inputs |= {f"{name}_{key}": marker.get(key) for key in ("revision", "sha256")}

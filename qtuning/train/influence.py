@@ -68,7 +68,14 @@ def measure_influence(measurement: Measurement, paths: ResultPaths, data_dir: Pa
     folder = local_folder(asked.source, data_dir)
     targets = {
         name: target_examples(
-            name, folder, asked.examples, asked.seed, tokenizer, warmup.model.template, warmup.training.cutoff
+            name,
+            folder,
+            asked.examples,
+            asked.seed,
+            tokenizer,
+            warmup.model.template,
+            warmup.training.cutoff,
+            paths.hub,
         )
         for name in asked.targets
     }

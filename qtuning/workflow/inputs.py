@@ -44,10 +44,10 @@ from qtuning.warm.client import VARIABLE
 SETTINGS = ("results", "data_dir", "tracking", "processes", "parallel", "threads", "checkpoint_seconds", "warm")
 # Every experiment is a rule of its own name, so none may be called like one of these rules.
 RULES = frozenset({
-    *("all", "configure", "base_model", "prepare", "train", "train_and_keep", "train_and_observe", "measure"),
-    *("influence", "evaluate", "localise", "token_kinds", "contamination", "tables", "tables_beside_the_paper"),
-    *("localisation_table", "tokens_table", "efficiency_table", "kinds_table", "instrument", "figures"),
-    "likelihood_tables",
+    *("all", "configure", "prefetch", "base_model", "prepare", "train", "train_and_keep", "train_and_observe"),
+    *("measure", "influence", "evaluate", "localise", "token_kinds", "contamination", "tables"),
+    *("tables_beside_the_paper", "localisation_table", "tokens_table", "efficiency_table", "kinds_table", "instrument"),
+    *("figures", "likelihood_tables"),
 })  # fmt: skip
 
 
@@ -118,9 +118,9 @@ class WorkflowInputs:
             return evaluation_json(self.evaluations[identity])
         if identity in self.cells:
             return cell_json(self.cells[identity])
-        return canonical_json(self._cell(identity).model_dump(mode="json", by_alias=True))
+        return canonical_json(self.cell(identity).model_dump(mode="json", by_alias=True))
 
-    def _cell(self, identity: str) -> Cell:
+    def cell(self, identity: str) -> Cell:
         """The cell of that name, or the one that stands for a pair or a model of that name."""
         if identity in self.cells:
             return self.cells[identity]
@@ -156,7 +156,7 @@ class WorkflowInputs:
 
     def model(self, identity: str) -> Path:
         """Marker of the base model of a cell, or of the model whose tokenizer a pair uses."""
-        return self.paths.model(self._cell(identity)) / "model.json"
+        return self.paths.model(self.cell(identity)) / "model.json"
 
     def auxiliary_models(self, cell: str) -> list[Path]:
         """What says whether the other models that a cell needs have changed.
@@ -210,7 +210,7 @@ class WorkflowInputs:
 
     def sources_of_pair(self, pair: str) -> list[Path]:
         """The user's files that a train set is read from."""
-        train_set = self._cell(pair).train_set
+        train_set = self.cell(pair).train_set
         assert train_set is not None
         # ratings that are not there are told by `prepare`, so that a plan can be made before they are
         ratings = [] if self._missing_ratings(train_set) else self._train_set_files(train_set.ratings)
@@ -312,7 +312,7 @@ class WorkflowInputs:
         """
         problems: list[str] = []
         for target in targets:
-            experiment = self._experiment_of(target)
+            experiment = self.experiment_of(target)
             try:
                 if experiment is not None:
                     problems += self._missing_files(experiment) + self._indivisible(experiment)
@@ -324,7 +324,7 @@ class WorkflowInputs:
                 problems += str(error).splitlines()
         raise_problems(list(dict.fromkeys(problems)))
 
-    def _experiment_of(self, target: str) -> str | None:
+    def experiment_of(self, target: str) -> str | None:
         """The experiment that a target is, or whose table or figures it is."""
         path, names = Path(target), [*self.grids, *self.problems]
         if path.parent == self.paths.root / "tables":

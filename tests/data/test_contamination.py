@@ -7,8 +7,9 @@ import string
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
+from benchmark_files import fetch_benchmarks, publish
+from hub_server import Hub
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -193,12 +194,12 @@ def test_equal_contexts_are_one_text_and_all_their_items_are_contaminated(tmp_pa
     assert result["top_sources"][0]["items"] == 5
 
 
-def test_items_from_the_hub_are_those_of_local_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_items_from_the_hub_are_those_of_local_files(folder: Path, local_hub: Hub, tmp_path: Path) -> None:
     with gzip.open(folder / "gsm8k" / "test.jsonl.gz") as lines:
-        items = datasets.Dataset.from_list([json.loads(line) for line in lines])
-    hub = {("openai/gsm8k", "main"): datasets.DatasetDict({"train": items.select([0]), "test": items})}
-    monkeypatch.setattr(datasets, "load_dataset", lambda *name: hub[name])
-    report = run_check(OverlapCheck(TRAIN_SET, "hub", ("gsm8k",)), data_dir=folder)
+        items = [json.loads(line) for line in lines]
+    publish(local_hub, "gsm8k", {"main": {"train": items[:1], "test": items}})
+    hub = fetch_benchmarks(tmp_path / "results", "gsm8k")
+    report = run_check(OverlapCheck(TRAIN_SET, "hub", ("gsm8k",)), data_dir=folder, hub=hub)
     assert report == run(folder) | {"benchmark_source": "hub"}
 
 

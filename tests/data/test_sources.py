@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_server import Hub
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtuning.data.rows import Reason, Row
-from qtuning.data.sources import MINI_WORLD, SUFFIXES, locate, read_file, read_rows
+from qtuning.data.sources import MINI_WORLD, SUFFIXES, describe_source, locate, read_file, read_rows
 from qtuning.errors import UserError
 from qtuning.experiment.cell import FileSource, HubSource, TrainSet
+from qtuning.experiment.ids import ResultPaths
+from qtuning.hub.fetch import ensure
+from qtuning.hub.repositories import repository_of_train_set
 
 ROWS = [
     {"instruction": "Größe?", "input": "", "output": "2 m"},
@@ -160,29 +164,30 @@ def test_locate(tmp_path: Path, write: Any) -> None:
         read_file(tmp_path / "train.csv")
 
 
-def hub_set(id_: str, local: str | None = None) -> TrainSet:
-    return TrainSet(name="h", label="H", source=HubSource(id=id_), local=local)
+def hub_set(id_: str, split: str = "train", local: str | None = None) -> TrainSet:
+    return TrainSet(name="h", label="H", source=HubSource(id=id_, split=split), local=local)
 
 
-def test_a_hub_set_that_cannot_be_had_names_what_could_replace_it() -> None:
+def test_a_hub_set_that_was_not_fetched_names_what_could_replace_it(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
-        list(read_rows(hub_set("no-such-owner/no-such-set", "h/train.jsonl.gz"), data_dir=None))
+        list(read_rows(hub_set("owner/set", local="h/train.jsonl.gz"), data_dir=None, hub=tmp_path))
     message = str(error.value)
-    assert "no-such-owner/no-such-set" in message
-    assert "--config data_dir=DIR (h/train.jsonl.gz below DIR)" in message
+    assert message.startswith("train set h: data set owner/set (revision main): was not fetched")
+    assert message.endswith("or give a local copy with --config data_dir=DIR (h/train.jsonl.gz below DIR)")
     assert "\n" not in message
 
 
-def test_the_hub_loader_yields_rows(tmp_path: Path, write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The `datasets` library really loads here; a folder stands for the repository."""
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    write("repository/train.jsonl", ROWS)
-    rows = list(read_rows(hub_set(str(tmp_path / "repository")), data_dir=None))
+def test_a_fetched_hub_set_yields_rows(tmp_path: Path, local_hub: Hub) -> None:
+    lines = "".join(f"{json.dumps(row)}\n" for row in ROWS)
+    commit = local_hub.add("dataset", "owner/set", {"train.jsonl": lines})
+    asked, paths = hub_set("owner/set"), ResultPaths(tmp_path / "results")
+    ensure([repository_of_train_set(asked)], paths)
+    rows = list(read_rows(asked, data_dir=None, hub=paths.hub))
     assert [row.value for row in rows] == ROWS
     assert [row.line for row in rows] == [1, 2, 3]
-    source = HubSource(id=str(tmp_path / "repository"), split="nowhere")
-    elsewhere = TrainSet(name="h", label="H", source=source)
-    with pytest.raises(UserError, match="split nowhere"):
-        list(read_rows(elsewhere, data_dir=None))
+    assert describe_source(asked, None, paths.hub) == {
+        **{"kind": "hub", "id": "owner/set", "revision": "main", "subset": None, "split": "train"},
+        "commit": commit,
+    }
+    with pytest.raises(UserError, match="data set owner/set: has no split nowhere, but train; or give a local copy"):
+        list(read_rows(hub_set("owner/set", "nowhere"), data_dir=None, hub=paths.hub))

@@ -1,15 +1,17 @@
 """Tasks: prompts, examples, lengths, and where their records come from."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import benchmark_files as samples
 import datasets
 import pytest
+from hub_server import Hub
 
 from qtuning.errors import UserError
-from qtuning.evaluation.tasks import load_tasks, max_new_tokens
+from qtuning.evaluation.tasks import TASKS, load_tasks, max_new_tokens
 from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.cell import Evaluation
 
@@ -125,69 +127,73 @@ def test_changed_file_is_noticed_and_no_cache_is_filled(data_dir: Path) -> None:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
-    """Stands in for the network: serves records as the hub does, and notes what was asked for."""
-    asked: list[tuple[str, str | None]] = []
-    make = {
-        "allenai/ai2_arc": (samples.arc, (4,)),
-        "openai/gsm8k": (samples.gsm8k, ()),
-        "rajpurkar/squad": (samples.squad, ()),
-        "mandarjoshi/trivia_qa": (samples.triviaqa, ()),
-        "EleutherAI/hendrycks_math": (samples.math, ()),
+def hub(local_hub: Hub, tmp_path: Path) -> Path:
+    """All benchmarks on a hub, fetched from it; the folder that says what was fetched."""
+    splits = ("train", "validation", "test")
+
+    def numbered(make: Callable[[int, int], samples.Records], start: int) -> dict[str, samples.Records]:
+        return {split: make(6, start + 10 * place) for place, split in enumerate(splits)}
+
+    def arc(n: int, offset: int) -> samples.Records:
+        return samples.arc(n, 4, offset)
+
+    subsets = {name: numbered(arc, start) for start, name in ((0, "ARC-Challenge"), (100, "ARC-Easy"))}
+    samples.publish(local_hub, "arc_easy", subsets)
+    samples.publish(local_hub, "gsm8k", {"main": numbered(samples.gsm8k, 0), "socratic": numbered(samples.gsm8k, 500)})
+    samples.publish(local_hub, "squad", {"plain_text": numbered(samples.squad, 0)})
+    trivia = {name: numbered(samples.triviaqa, start) for start, name in ((500, "rc"), (0, "rc.nocontext"))}
+    samples.publish(local_hub, "triviaqa", trivia)
+    fields = {name: numbered(samples.math, 100 * place) for place, name in enumerate(BENCHMARKS["math"].subsets)}
+    samples.publish(local_hub, "math", fields)
+    return samples.fetch_benchmarks(tmp_path / "results", *ON_HUB)
+
+
+def test_the_items_of_the_hub_are_asked(local_hub: Hub, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the right subset, split and commit, and without asking the hub again: a GPU job may have no network."""
+    asked = len(local_hub.requests)
+    tasks = load_tasks(Evaluation(benchmarks=ON_HUB, source="hub"), None, hub)
+    assert len(local_hub.requests) == asked
+    assert {name.partition("/")[0] for name in local_hub.sent if name.endswith(".parquet")} == {
+        *("ARC-Easy", "ARC-Challenge", "main", "plain_text", "rc.nocontext"),
+        *BENCHMARKS["math"].subsets,
     }
-
-    def load_dataset(path: str, name: str | None = None, **options: Any) -> datasets.DatasetDict:
-        assert not options
-        asked.append((path, name))
-        function, arguments = make[path]
-        return datasets.DatasetDict(
-            {
-                split: datasets.Dataset.from_list(function(6, *arguments, offset=10 * len(asked)))  # type: ignore[operator]
-                for split in ("train", "validation", "test")
-            }
-        )
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    return asked
-
-
-def test_hub_definitions_ask_for_the_right_data_sets(hub: list[tuple[str, str | None]]) -> None:
-    tasks = load_tasks(Evaluation(benchmarks=ON_HUB, source="hub"), None)
-    assert {(path, name) for path, name in hub if path != "EleutherAI/hendrycks_math"} == {
-        ("allenai/ai2_arc", "ARC-Easy"),
-        ("allenai/ai2_arc", "ARC-Challenge"),
-        ("openai/gsm8k", "main"),
-        ("rajpurkar/squad", None),
-        ("mandarjoshi/trivia_qa", "rc.nocontext"),
-    }
-    assert {name for path, name in hub if path == "EleutherAI/hendrycks_math"} == set(BENCHMARKS["math"].subsets)
+    first = {name: prompts(task)[0].splitlines()[-2] for name, task in tasks.items()}
+    assert first["arc_easy"] == "Question: Which of these is number 120?"
+    assert first["arc_challenge"] == "Question: Which of these is number 20?"
+    assert first["gsm8k"] == "Question: Ann has 20 plums and gets 1,000 more. How many?"
+    assert first["squad"] == "Question: What does ship 10 carry?"
+    assert first["triviaqa"] == "Question: Who wrote book 10?"
     assert len(BENCHMARKS["math"].subsets) == 7
     documents = tasks["math"].eval_docs
     assert len(documents) == 7 * 6
     assert len(set(documents["problem"])) == 7 * 6  # every subset once, none twice
 
 
+def test_our_definitions_name_the_data_sets_that_are_fetched() -> None:
+    for name in ("squad", "triviaqa", "math"):
+        text = (TASKS / f"{name}.yaml").read_text()
+        assert f"dataset_path: {BENCHMARKS[name].hub_id}\n" in text
+
+
 @pytest.mark.parametrize("source", ["hub", "data-dir"])
 def test_the_papers_protocol_asks_other_items_in_the_same_words(
-    source: str, hub: list[tuple[str, str | None]], data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    source: str, local_hub: Hub, data_dir: Path, tmp_path: Path
 ) -> None:
     """Both sources have the same validation split: five questions with four choices, and one with three."""
+    names = ("arc_easy", "arc_challenge")
     mixed = [*samples.arc(5, 4, 700), *samples.arc(1, 3, 800)]
-    for name in ("arc_easy", "arc_challenge"):
+    for name in names:
         samples.write_records(data_dir, name, "validation", mixed)
-
-    def load_dataset(path: str, name: str | None = None) -> datasets.DatasetDict:
-        rows = {"train": samples.arc(8, 4, 500), "validation": mixed, "test": samples.arc(6, 4)}
-        return datasets.DatasetDict({split: datasets.Dataset.from_list(items) for split, items in rows.items()})
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    rows = {"train": samples.arc(8, 4, 500), "validation": mixed, "test": samples.arc(6, 4)}
+    samples.publish(local_hub, "arc_easy", {"ARC-Easy": rows, "ARC-Challenge": rows})
+    hub = samples.fetch_benchmarks(tmp_path / "results", *names)
     evaluation = Evaluation(
-        benchmarks=("arc_easy", "arc_challenge"),
+        benchmarks=names,
         source=source,
         protocol="paper",
         fewshot=1,  # type: ignore[arg-type]
     )
-    tasks = load_tasks(evaluation, None if source == "hub" else data_dir)
+    tasks = load_tasks(evaluation, None if source == "hub" else data_dir, hub)
     for task in tasks.values():
         asked = prompts(task, limit=99)[::4]
         assert [text.splitlines()[-2] for text in asked] == [
@@ -197,23 +203,11 @@ def test_the_papers_protocol_asks_other_items_in_the_same_words(
 
 
 @pytest.mark.parametrize("benchmark", ON_HUB)
-def test_unreachable_hub(benchmark: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load_dataset(*_: Any, **__: Any) -> None:
-        raise ConnectionError("Couldn't reach it on the Hub (OfflineModeIsEnabled)\nand much more")
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+def test_a_benchmark_that_was_not_fetched_is_one_line(benchmark: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
-        load_tasks(Evaluation(benchmarks=(benchmark,), source="hub"), None)
+        load_tasks(Evaluation(benchmarks=(benchmark,), source="hub"), None, tmp_path)
     message = str(error.value)
-    assert str(BENCHMARKS[benchmark].hub_id) in message
-    assert "Couldn't reach it" in message
-    assert "--config data_dir=DIR" in message
+    record = BENCHMARKS[benchmark]
+    assert message.startswith(f"{benchmark}: data set {record.hub_id} (revision {record.revision}): was not fetched")
+    assert f"or give a folder that has {benchmark}/{record.split}.jsonl.gz with --config data_dir=DIR" in message
     assert "\n" not in message
-
-
-@pytest.mark.skipif(not datasets.config.HF_HUB_OFFLINE, reason="needs HF_HUB_OFFLINE=1 from the start")
-def test_offline_hub_without_a_cached_copy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match="rajpurkar/squad cannot be had from the Hugging Face hub"):
-        load_tasks(Evaluation(benchmarks=("squad",), source="hub"), None)

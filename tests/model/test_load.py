@@ -2,19 +2,19 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from hub_server import Hub
 
 from qtuning.data.tokenise import load_tokenizer
 from qtuning.errors import UserError
 from qtuning.experiment.cell import GgufSource, HubSource, Model, ShippedModelSource
+from qtuning.experiment.ids import ResultPaths
 from qtuning.files import read_json
+from qtuning.hub.fetch import ensure
+from qtuning.hub.repositories import repository_of_model
 from qtuning.model import load as models
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def model(source: HubSource | ShippedModelSource | GgufSource) -> Model:
@@ -69,133 +69,21 @@ def test_a_vanished_model_and_none_at_all(tiny: Path, tmp_path: Path) -> None:
         models.model_path(tmp_path / "ready")
 
 
-def hub_cache(tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The layout that huggingface_hub leaves behind after a download; then no network."""
-    from huggingface_hub import constants
-
-    repository = cache / "models--owner--tiny"
-    snapshot = shutil.copytree(tiny, repository / "snapshots" / COMMIT)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(COMMIT)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    return snapshot
-
-
-def test_a_cached_hub_model_is_found_offline_and_pinned_to_its_commit(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    snapshot = hub_cache(tiny, tmp_path / "cache", monkeypatch)
-    models.make_ready(model(HubSource(id="owner/tiny")), tmp_path / "ready")
-    marker = read_json(tmp_path / "ready" / "model.json")
-    assert marker["revision"] == COMMIT
-    assert models.model_path(tmp_path / "ready") == snapshot
-
-
-def test_a_hub_model_that_cannot_be_had(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub_cache(tiny, tmp_path / "cache", monkeypatch)
-    with pytest.raises(UserError) as error:
-        models.make_ready(model(HubSource(id="owner/other")), tmp_path / "ready")
-    message = str(error.value)
-    assert "model m: owner/other (revision main) cannot be had" in message
-    assert "connect once" in message
-    assert "\n" not in message
-    with pytest.raises(UserError, match="cannot be had"):
-        models.make_ready(model(HubSource(id="no such/name/at all")), tmp_path / "ready")
+def test_a_fetched_model_is_used_at_its_commit(tiny: Path, tmp_path: Path, local_hub: Hub) -> None:
+    commit = local_hub.add("model", "owner/tiny", {path.name: path.read_bytes() for path in tiny.iterdir()})
+    paths, asked = ResultPaths(tmp_path / "results"), model(HubSource(id="owner/tiny"))
+    with pytest.raises(UserError, match=r"model owner/tiny \(revision main\): was not fetched .*`qtuning prefetch EXP"):
+        models.make_ready(asked, tmp_path / "ready", paths.hub)
     assert not (tmp_path / "ready" / "model.json").exists()
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int], None]]:
-    """hub(error_code, status): a server on this machine that answers every request with that error of the hub."""
-    import http.server
-    import threading
-
-    from huggingface_hub import close_session, constants
-
-    servers = []
-
-    def start(error_code: str, status: int) -> None:
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(status)
-                self.send_header("X-Error-Code", error_code)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            do_HEAD = do_GET
-
-            def log_message(self, *_args: Any) -> None:
-                """Silence."""
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        close_session()
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-    close_session()
-
-
-@pytest.mark.parametrize(
-    ("error_code", "status", "message"),
-    [
-        ("GatedRepo", 403, r"owner/m is gated; accept its licence at https://huggingface\.co/owner/m and log in"),
-        ("RevisionNotFound", 404, "owner/m has no revision 'main'"),
-        ("RepoNotFound", 401, "cannot be had from the Hugging Face hub"),
-        ("", 500, "cannot be had from the Hugging Face hub"),
-    ],
-)
-def test_what_the_hub_answers_becomes_one_line(
-    hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error_code: str, status: int, message: str
-) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    hub(error_code, status)
-    with pytest.raises(UserError, match=message) as error:
-        models.make_ready(model(HubSource(id="owner/m")), tmp_path / "ready")
-    assert "\n" not in str(error.value)
-
-
-def test_no_pickle_no_code_and_no_second_copy_is_downloaded() -> None:
-    from huggingface_hub.utils._paths import filter_repo_objects
-
-    wanted = {
-        "config.json",
-        "generation_config.json",
-        "model-00001-of-00002.safetensors",
-        "model.safetensors.index.json",
-        "tokenizer.json",
-        "tokenizer.model",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "chat_template.jinja",
-        "merges.txt",
-        "vocab.json",
-    }
-    unwanted = {
-        "pytorch_model-00001-of-00002.bin",
-        "training_args.bin",
-        "modeling_tiny.py",
-        "model.pt",
-        "flax_model.msgpack",
-        "README.md",
-        "consolidated.safetensors",
-        "original/consolidated.00.pth",
-        "original/params.json",
-        "onnx/model.onnx",
-        "runs/model.safetensors",
-    }
-    names = sorted(wanted | unwanted)
-    kept = filter_repo_objects(names, allow_patterns=models.WANTED, ignore_patterns=models.UNWANTED)
-    assert set(kept) == wanted
+    ensure([repository_of_model(asked)], paths)
+    number = len(local_hub.requests)
+    models.make_ready(asked, tmp_path / "ready", paths.hub)
+    assert len(local_hub.requests) == number
+    marker = read_json(tmp_path / "ready" / "model.json")
+    assert (marker["revision"], marker["sha256"], marker["source"]["revision"]) == (commit, None, "main")
+    folder = models.model_path(tmp_path / "ready")
+    assert models.weights_digest(folder) == models.weights_digest(tiny)
+    assert load_tokenizer(folder).pad_token == "<unk>"
 
 
 @pytest.mark.parametrize(
@@ -256,6 +144,10 @@ def test_load_tokenizer_pads_without_growing(tiny: Path, tmp_path: Path) -> None
     assert len(tokenizer) == 5
     with pytest.raises(UserError, match="no usable tokenizer"):
         load_tokenizer(tmp_path)
+    shutil.copytree(tiny, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer.json"))
+    (tmp_path / "bare" / "tokenizer.model").write_bytes(b"sentencepiece")
+    with pytest.raises(UserError, match=r"bare: has tokenizer\.model alone, .*; add the tokenizer\.json of the model"):
+        load_tokenizer(tmp_path / "bare")
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ rule evaluate:
         # Weights are made again when another experiment wants to evaluate them; their digest says if they changed.
         weights=ancient(lambda wildcards: INPUTS.weights(wildcards.cell)),
         questions=lambda wildcards: INPUTS.sources_of_evaluation(wildcards.evaluation),
+        fetched=ancient(lambda wildcards: HUB.of_evaluation(wildcards.evaluation)),
     output:
         scores=ROOT / "cells/{cell}/{evaluation}/scores.json",
         answers=ROOT / "cells/{cell}/{evaluation}/items.parquet",

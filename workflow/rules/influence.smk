@@ -11,6 +11,7 @@ rule influence:
         model=lambda wildcards: INPUTS.model(INPUTS.warmup(wildcards.measurement)),
         samples=lambda wildcards: INPUTS.samples(INPUTS.warmup(wildcards.measurement)),
         examples=lambda wildcards: INPUTS.sources_of_measurement(wildcards.measurement),
+        fetched=ancient(lambda wildcards: HUB.of_measurement(wildcards.measurement)),
     output:
         marker=ROOT / "influence/{measurement}/influence.json",
         values=ROOT / "influence/{measurement}/influence.parquet",

@@ -20,9 +20,31 @@ rule configure:
         "printf '%s\\n' {params.configuration:q} > {output:q} 2> {log:q}"
 
 
+# The only rule that uses the hub, on the machine that runs Snakemake: nodes often have no network. Progress goes to the
+# terminal. Which commit a branch was lies beside the output and not in it, since Snakemake deletes the outputs of a job
+# that it starts again.
+rule prefetch:
+    output:
+        touch(ROOT / "hub/{repository}.fetched"),
+    log:
+        ROOT / "logs/prefetch/{repository}.log",
+    localrule: True
+    conda:
+        "../envs/qtuning.yaml"
+    resources:
+        hub=1,
+        results=str(ROOT),
+        data_dir=DATA_DIR,
+    message:
+        "fetch {wildcards.repository}"
+    shell:
+        "qtuning prefetch {wildcards.repository:q} --results {resources.results:q} {resources.data_dir} > {log:q}"
+
+
 rule base_model:
     input:
-        ROOT / "configurations/{model}.json",
+        configuration=ROOT / "configurations/{model}.json",
+        fetched=ancient(lambda wildcards: HUB.of_model(wildcards.model)),
     output:
         ROOT / "models/{model}/model.json",
     log:
@@ -37,7 +59,7 @@ rule base_model:
     message:
         "base model {wildcards.model}"
     shell:
-        "qtuning base-model {input:q} --results {resources.results:q} > {log:q} 2>&1"
+        "qtuning base-model {input.configuration:q} --results {resources.results:q} > {log:q} 2>&1"
 
 
 rule prepare:
@@ -45,6 +67,7 @@ rule prepare:
         configuration=ROOT / "configurations/{pair}.json",
         model=lambda wildcards: INPUTS.model(wildcards.pair),
         sources=lambda wildcards: INPUTS.sources_of_pair(wildcards.pair),
+        fetched=ancient(lambda wildcards: HUB.of_train_set(wildcards.pair)),
     output:
         report=ROOT / "train_sets/{pair}/report.json",
         samples=ROOT / "train_sets/{pair}/samples.parquet",

@@ -3,7 +3,8 @@
 
 rule contamination:
     input:
-        lambda wildcards: INPUTS.sources_of_check(wildcards.check),
+        sources=lambda wildcards: INPUTS.sources_of_check(wildcards.check),
+        fetched=ancient(lambda wildcards: HUB.of_check(wildcards.check)),
     output:
         ROOT / "contamination/{check}.json",
     log:
