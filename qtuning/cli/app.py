@@ -9,6 +9,7 @@ import typer
 from qtuning.cli.draw import audit, export, figures, instrument, report, tables
 from qtuning.cli.look import check_pruner, contamination, experiments, plan, plane
 from qtuning.cli.run import (
+    ask,
     base_model,
     cells,
     collect,
@@ -33,8 +34,8 @@ app = typer.Typer(
 )
 # in the order of `qtuning --help`
 for _command in (
-    *(cells, base_model, prepare, influence, train, evaluate, collect, tables, check_pruner, replay, experiments, plan),
-    *(localise, token_kinds, instrument, figures, report, export, audit, contamination, plane),
+    *(cells, base_model, prepare, influence, train, ask, evaluate, collect, tables, check_pruner, replay, experiments),
+    *(plan, localise, token_kinds, instrument, figures, report, export, audit, contamination, plane),
 ):
     app.command(_command.__name__.replace("_", "-"))(_command)
 

@@ -53,7 +53,8 @@ def load_tasks(evaluation: Evaluation, folder: Path | None) -> dict[str, "Task"]
             with reading_from_hub(record):
                 task: Task = manager.load(benchmark)["tasks"][benchmark]
         else:
-            task = _with_items(manager, benchmark, asked_items(benchmark, protocol, folder), folder, shots)
+            more = () if evaluation.limit is None or record.subject is None else (record.subject,)  # a draw needs it
+            task = _with_items(manager, benchmark, asked_items(benchmark, protocol, folder, more), folder, shots)
         task.set_config("num_fewshot", shots)
         task.set_fewshot_seed(FEWSHOT_SEED)
         if task.OUTPUT_TYPE == "generate_until":

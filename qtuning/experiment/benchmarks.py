@@ -127,7 +127,8 @@ class Benchmark:
     choices, as OpenCompass does (arXiv 2509.23873v2: 567 and 295 items). item: what an item must hold. texts: the texts
     of an item that contamination compares, as (part, key of the item). fewshot: examples in a prompt. chance: the score
     of guessing, as a fraction; None where answers are free text. averaged: whether averages over benchmarks count it.
-    cluster: the key of an item whose value names its cluster.
+    cluster: the key of an item whose value names its cluster. subject: the key of an item whose value names its subject
+    or article, over which a draw (evaluation.limit) spreads. drawn_cluster: the key that names clusters of drawn items.
     """
 
     name: str
@@ -144,6 +145,8 @@ class Benchmark:
     chance: float | None = None
     averaged: bool = True
     cluster: str = "cluster"
+    subject: str | None = None
+    drawn_cluster: str = "cluster"
 
     def asked_split(self, protocol: Protocol) -> Split:
         """The split whose items are asked."""
@@ -198,6 +201,8 @@ _ALL = (
         SquadItem,
         texts=(_QUESTION, ("context", "context")),
         cluster="context",
+        subject="title",
+        drawn_cluster="title",  # a draw has seldom two questions of one passage, but many of one article
     ),
     Benchmark(
         "triviaqa",
@@ -225,6 +230,7 @@ _ALL = (
             "precalculus",
         ),
         texts=(("question", "problem"), ("solution", "solution")),
+        subject="type",
     ),
     # of the mini world only: what the base model knew before it was trained, to see what training makes it forget
     Benchmark("retention", "Retention", "acc", None, "test", ArcItem, chance=1 / 4, averaged=False),

@@ -174,6 +174,10 @@ class ResultPaths:
         """Folder of a cell's scores."""
         return self.cell(cell) / evaluation_id(evaluation)
 
+    def replies(self, cell: Cell, evaluation: Evaluation) -> Path:
+        """File of what a model that ran elsewhere replied to the questions of an evaluation (vLLM), not yet marked."""
+        return self.root / "replies" / cell_id(cell) / f"{evaluation_id(evaluation)}.json"
+
     def influence(self, identity: str) -> Path:
         """Folder of a measurement of influence (influence.py)."""
         return self.root / "influence" / identity
