@@ -1,7 +1,7 @@
 """Writes an example as two texts: the prompt, which the model reads, and the response, which it learns to write."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qtuning.data.rows import Example, Message
@@ -96,7 +96,7 @@ def _chat(example: Example, tokenizer: "PreTrainedTokenizerBase") -> tuple[str, 
     return prompt, whole[len(prompt) :]
 
 
-def chat_prompt(conversation: Sequence[Mapping[str, str]], tokenizer: "PreTrainedTokenizerBase") -> str:
+def chat_prompt(conversation: Sequence[dict[str, str]], tokenizer: "PreTrainedTokenizerBase") -> str:
     """The text that a model continues with its answer; both training and evaluation read it.
 
     conversation: messages with `role` and `content`. Raises jinja2.TemplateError where the template refuses them.

@@ -203,7 +203,7 @@ def test_asking_marks_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> 
     assert again.questions.digest == model.questions.digest
 
 
-def test_prompts_become_the_same_tokens_for_both_backends(world: World) -> None:
+def test_prompts_become_the_same_tokens_for_both_backends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """What vLLM is sent are the tokens that transformers reads, beginning of sequence and truncation among them."""
     from qtuning.evaluation.model import load_model
     from qtuning.evaluation.replies import AskedModel
@@ -221,7 +221,7 @@ def test_prompts_become_the_same_tokens_for_both_backends(world: World) -> None:
         seen.extend([token for token, used in zip(row, mask, strict=True) if used] for row, mask in rows)
         return context
 
-    theirs._model_generate = generate  # type: ignore[method-assign]
+    monkeypatch.setattr(theirs, "_model_generate", generate)
     for each in (theirs, model):  # new tasks, since lm-eval draws examples anew with every prompt
         work_through(each, ready_tasks(short, world.data), short)
     assert sorted(tokens for _, tokens in model.questions.generations) == sorted(seen)

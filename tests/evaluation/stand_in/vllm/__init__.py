@@ -123,7 +123,7 @@ class LLM:
         while len(made) < sampling.max_tokens and len(prompt) + len(made) < self.room:
             token = int(model(input_ids=torch.tensor([prompt + made])).logits[0, -1].argmax())
             made.append(token)
-            text = self.tokenizer.decode(made, skip_special_tokens=sampling.skip_special_tokens)
+            text = str(self.tokenizer.decode(made, skip_special_tokens=sampling.skip_special_tokens))
             ended = token in (*sampling.stop_token_ids, self.tokenizer.eos_token_id)
             if ended or any(stop in text for stop in sampling.stop):
                 break
