@@ -307,7 +307,7 @@ def test_prompts_are_written_by_the_function_that_training_uses(tiny_model: Path
 
 
 def test_log_likelihoods_are_taken_in_float32(tiny_model: Path) -> None:
-    """Also by lm-eval's own method, whose logarithm in bfloat16 is off by up to a tenth of a nat."""
+    """Also by lm-eval's own method, whose logarithm in bfloat16 is rounded to 3 digits."""
     from lm_eval.models.huggingface import HFLM
 
     half = Evaluation(benchmarks=("squad",), dtype="bfloat16", max_length=256)
@@ -319,7 +319,7 @@ def test_log_likelihoods_are_taken_in_float32(tiny_model: Path) -> None:
     assert ours[0] == pytest.approx(float(exact), abs=1e-3)
     theirs = HFLM(pretrained=str(tiny_model), dtype="bfloat16", device="cpu", batch_size=1, max_length=256)
     ((rounded, _),) = theirs._loglikelihood_tokens([(("", ""), *pairs[0])], disable_tqdm=True)
-    assert abs(rounded - float(exact)) > 1e-2
+    assert abs(rounded - float(exact)) > 5e-3
 
 
 def test_importing_is_light() -> None:
