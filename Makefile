@@ -7,7 +7,9 @@ export TOKENIZERS_PARALLELISM ?= false
 
 EXAMPLE := mini mini-controls mini-replay
 
-.PHONY: env run test tokenizers test-slow example base bench docs lint format clean
+VLLM ?= vllm>=0.32
+
+.PHONY: env vllm-env run test tokenizers test-slow example base bench docs lint format clean
 
 env: $(VENV)/.installed  ## create the environment with the pinned versions
 
@@ -19,6 +21,10 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
+
+vllm-env:  ## .venv-vllm, for evaluations with `backend: vllm`: it pins versions of torch and transformers of its own
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check '$(VLLM)'
 
 run: env  ## the mini benchmark: offline, CPU, minutes
 	$(BIN)/snakemake --cores all

@@ -97,6 +97,37 @@ def test_dry_run_of_a_fresh_checkout_lists_every_job_once(tmp_path: Path) -> Non
     assert not (folder / "results").exists()
 
 
+def test_vllm_answers_on_a_gpu_and_marks_on_a_cpu(tmp_path: Path) -> None:
+    folder = checkout(tmp_path)
+    (folder / "configs/experiments/micro.yaml").write_text(f"{MICRO}  backend: vllm\n")
+    printed = snakemake(folder, "--dry-run")
+    found = jobs(printed)
+    assert (found["ask"], found["mark"], found.get("evaluate")) == (4, 4, None)
+    (folder / "configs/experiments/both.yaml").write_text(MICRO.replace("title: Micro", "title: Both"))
+    printed = snakemake(folder, "--dry-run", "both", target="micro")
+    found = jobs(printed)
+    assert (found["ask"], found["mark"], found["evaluate"], found["train"]) == (4, 4, 4, 3), (
+        "one training, two backends"
+    )
+
+
+@pytest.mark.slow
+def test_a_table_by_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the stand-in for vLLM, and adapters, for which one engine starts."""
+    folder = checkout(tmp_path)
+    lora = MICRO.replace("tuning: full", "tuning: lora").replace(
+        "[arc_easy, arc_challenge, gsm8k, squad, triviaqa, math]", "[arc_easy, math]"
+    )
+    (folder / "configs/experiments/micro.yaml").write_text(f"{lora}  backend: vllm\n")
+    monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY / 'tests/evaluation/stand_in'}{os.pathsep}{REPOSITORY}")
+    snakemake(folder, "--config", "warm=False")
+    text = (folder / "results/tables/micro.md").read_text()
+    assert "–" not in table(folder), "no holes"
+    assert "backend vllm" in text and "6 items of each benchmark (a draw with seed 0)" in text
+    assert not list(folder.glob("results/replies/*/*.json")), "what is marked goes"
+    assert "Nothing to be done" in snakemake(folder)
+
+
 def test_table_has_every_row_and_score(finished: Path) -> None:
     text = (finished / "results/tables/micro.md").read_text()
     for row in ("Zero-shot", "Full data", "random        | random", "Q-Tuning"):

@@ -299,3 +299,10 @@ def test_an_overlap_is_counted_again_when_a_benchmark_changes(tmp_path: Path, mo
     assert on_the_hub.sources_of_check(report.stem) == []
     (report,) = on_the_hub.overlaps("mini")
     assert on_the_hub.sources_of_check(report.stem) == []
+
+
+def test_evaluations_are_told_apart_by_their_backend(inputs: WorkflowInputs) -> None:
+    assert inputs.evaluations_by("vllm") == "(?!)", "no shipped experiment needs vLLM"
+    assert set(inputs.evaluations_by("hf").split("|")) == set(inputs.evaluations)
+    with pytest.raises(UserError, match="vllm = '/no/python': no such file; name the Python that has vLLM"):
+        inputs_of(CONFIGS, vllm="/no/python")

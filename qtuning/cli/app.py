@@ -10,6 +10,7 @@ from qtuning.cli.doctor import doctor
 from qtuning.cli.draw import audit, compare, export, figures, instrument, report, tables
 from qtuning.cli.look import check_pruner, contamination, experiments, plan, plane
 from qtuning.cli.run import (
+    ask,
     base_model,
     cells,
     collect,
@@ -35,7 +36,7 @@ app = typer.Typer(
 )
 # in the order of `qtuning --help`
 for _command in (
-    *(cells, prefetch, base_model, prepare, influence, train, evaluate, collect, tables, check_pruner, replay),
+    *(cells, prefetch, base_model, prepare, influence, train, ask, evaluate, collect, tables, check_pruner, replay),
     *(experiments, plan, localise, token_kinds, compare, instrument, figures, report, export, audit, contamination),
     *(plane, doctor),
 ):

@@ -20,6 +20,9 @@ CellFile = Annotated[
         help="configuration of a cell, results/configurations/CELL.json (`qtuning cells EXPERIMENT --write` writes it)"
     ),
 ]
+EvaluationFile = Annotated[
+    Path, typer.Argument(help="configuration of the evaluation (results/configurations/evaluation-*.json)")
+]
 Experiments = Annotated[list[str], typer.Argument(help="names of files in configs/experiments, without .yaml")]
 StoredExperiments = Annotated[list[str], typer.Argument(help="experiments that are in the store")]
 Results = Annotated[Path, typer.Option(help="folder of everything generated")]

@@ -1,6 +1,7 @@
 """Commands that make results: the stages of the workflow, each for one cell, and the store that they end in."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from qtuning.cli.options import (
     CellFile,
     Configs,
     DataDir,
+    EvaluationFile,
     Experiments,
     Results,
     Threads,
@@ -22,6 +24,9 @@ from qtuning.cli.options import (
     set_threads,
 )
 from qtuning.errors import UserError
+
+VLLM_PYTHON = Path(".venv-vllm/bin/python")
+"""What `make vllm-env` makes."""
 
 
 def cells(
@@ -178,23 +183,58 @@ def train(
 
 def evaluate(
     cell: CellFile,
-    evaluation: Annotated[
-        Path, typer.Argument(help="configuration of the evaluation (results/configurations/evaluation-*.json)")
-    ],
+    evaluation: EvaluationFile,
     results: Results = RESULTS,
     data_dir: DataDir = None,
     threads: Threads = 1,
 ) -> None:
-    """Evaluate one cell on its benchmarks with lm-eval, in one process."""
+    """Evaluate one cell on its benchmarks with lm-eval, in one process. After `ask` it marks the answers, on a CPU."""
     set_threads(threads)
-    hold_gpus(1)
+    asked = read_evaluation(evaluation)
+    if asked.backend == "hf":
+        hold_gpus(1)
     from qtuning.evaluation.run import evaluate_cell
     from qtuning.experiment.ids import ResultPaths
     from qtuning.files import exclusive
 
     paths = ResultPaths(results)
     with exclusive(paths.lock(f"{cell.stem}-{evaluation.stem}"), f"evaluating {cell.stem}"):
-        evaluate_cell(read_cell(cell), read_evaluation(evaluation), paths, data_dir=data_dir)
+        evaluate_cell(read_cell(cell), asked, paths, data_dir=data_dir)
+
+
+def ask(
+    cell: CellFile,
+    evaluation: EvaluationFile,
+    results: Results = RESULTS,
+    data_dir: DataDir = None,
+    vllm: Annotated[Path | None, typer.Option(help="Python of the environment that has vLLM")] = None,
+    group: Annotated[
+        list[str] | None, typer.Option(help="experiment whose cells the same engine answers for, too; repeatable")
+    ] = None,
+    configs: Configs = CONFIGS,
+    threads: Threads = 1,
+) -> None:
+    """Let vLLM answer the questions of an evaluation (backend: vllm); `evaluate` then marks the answers on a CPU.
+
+    `qtuning ask results/configurations/CELL.json results/configurations/evaluation-ID.json`
+    """
+    set_threads(threads)
+    from qtuning.evaluation.ask import ask_cell
+    from qtuning.experiment.grid import ConfigFolder
+    from qtuning.experiment.ids import ResultPaths, evaluation_id
+    from qtuning.files import exclusive
+
+    paths, loaded, asked = ResultPaths(results), read_cell(cell), read_evaluation(evaluation)
+    if asked.backend != "vllm":
+        raise UserError(f"{evaluation}: backend = {asked.backend!r}: only vllm is asked; `qtuning evaluate` does all")
+    grids = ConfigFolder(configs, data_dir).expand(group or [])
+    wanted = (grid for grid in grids if grid.evaluation and evaluation_id(grid.evaluation) == evaluation.stem)
+    python = vllm or next((path for path in (VLLM_PYTHON,) if path.is_file()), Path(sys.executable))
+    with exclusive(paths.lock(f"{cell.stem}-{evaluation.stem}"), f"asking {cell.stem}"):
+        ask_cell(
+            loaded, asked, paths, data_dir=data_dir, python=python, hold_gpu=lambda: hold_gpus(1),
+            beside=[other for grid in wanted for other in grid.cells],
+        )  # fmt: skip
 
 
 def influence(

@@ -5,8 +5,9 @@ Local files: FOLDER/BENCHMARK/{train,validation,test}.jsonl.gz, one JSON object 
 
 import gzip
 import hashlib
+import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,10 @@ def items_file(folder: Path, benchmark: str, split: Split | None = None) -> Path
     return folder / benchmark / f"{split or BENCHMARKS[benchmark].split}.jsonl.gz"
 
 
-def read_items(folder: Path, benchmark: str, split: Split | None = None) -> list[dict[str, Any]]:
-    """All items of a split (default: that of lm-eval), reduced to the keys that are used.
+def read_items(
+    folder: Path, benchmark: str, split: Split | None = None, more: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """All items of a split (default: that of lm-eval), reduced to the keys that are used, and to `more`.
 
     UserError names file and line of an unusable item.
     """
@@ -45,7 +48,9 @@ def read_items(folder: Path, benchmark: str, split: Split | None = None) -> list
             for line in lines:
                 number += 1
                 if line.strip():
-                    items.append(schema.model_validate_json(line).model_dump())
+                    item = schema.model_validate_json(line).model_dump()
+                    # only what is asked for: all keys of an item are in its hash
+                    items.append(item | {key: json.loads(line).get(key) for key in more})
     except ValidationError as error:
         raise UserError(f"{path}: line {number}: {_first_problem(error)}") from None
     except (OSError, EOFError, zlib.error) as error:
@@ -55,31 +60,35 @@ def read_items(folder: Path, benchmark: str, split: Split | None = None) -> list
     return items
 
 
-def cluster_of(benchmark: str, item: Mapping[str, Any], item_hash: str) -> str:
+def cluster_of(benchmark: str, item: Mapping[str, Any], item_hash: str, key: str | None = None) -> str:
     """What names the cluster of an item: items of one cluster are not independent (docs/results.md).
 
-    A digest of the record's own key `cluster`, for SQuAD of the passage; else the item alone, by its hash.
+    A digest of the record's own key `cluster`, for SQuAD of the passage (or of what `key` names, for drawn items: the
+    article); else the item alone, by its hash.
     """
-    value = item.get(BENCHMARKS[benchmark].cluster)
+    value = item.get(key or BENCHMARKS[benchmark].cluster)
     return item_hash if value is None else hashlib.sha256(str(value).encode()).hexdigest()
 
 
 def asked_items(
-    benchmark: str, protocol: Protocol, folder: Path | None, hub: Path | None = None
+    benchmark: str, protocol: Protocol, folder: Path | None, hub: Path | None = None, more: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """The items that are asked under a protocol, in the order of their source. folder, hub: see `split_items`."""
+    """The items that are asked under a protocol, in the order of their source. folder, hub, more: see `split_items`."""
     record = BENCHMARKS[benchmark]
-    items = split_items(benchmark, record.asked_split(protocol), folder, hub)
+    items = split_items(benchmark, record.asked_split(protocol), folder, hub, more)
     return [item for item in items if record.is_asked(item, protocol)]
 
 
-def split_items(benchmark: str, split: Split, folder: Path | None, hub: Path | None = None) -> list[dict[str, Any]]:
+def split_items(
+    benchmark: str, split: Split, folder: Path | None, hub: Path | None = None, more: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """All items of a split: of the file below `folder`, checked, or of the hub (None).
 
-    hub: where it says what was fetched from the hub (ResultPaths.hub).
+    hub: where it says what was fetched from the hub (ResultPaths.hub). more: keys that an item of a file keeps beside
+    those that are used; items of the hub have all that they came with.
     """
     if folder is not None:
-        return read_items(folder, benchmark, split)
+        return read_items(folder, benchmark, split, more)
     return list(hub_items(BENCHMARKS[benchmark], hub)[split].to_list())
 
 

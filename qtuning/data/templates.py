@@ -83,14 +83,24 @@ def _chat(example: Example, tokenizer: "PreTrainedTokenizerBase") -> tuple[str, 
         conversation[-1]["content"] += f"\n\n{example.input}"
     answer = {"role": "assistant", "content": example.response}
     try:
-        prompt = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        prompt = chat_prompt(conversation, tokenizer)
         whole = tokenizer.apply_chat_template([*conversation, answer], tokenize=False)
     except jinja2.TemplateError as error:
         raise TemplateRefusal(str(error)) from None
-    assert isinstance(prompt, str) and isinstance(whole, str)
+    assert isinstance(whole, str)
     if not whole.startswith(prompt):
         # some templates open an answer in another way if it is to be generated: the response begins where they differ
         prompt = os.path.commonprefix([prompt, whole])  # noqa: RUF071 (texts, not paths)
     if example.response.strip() not in whole[len(prompt) :]:
         raise TemplateRefusal("prompt and response cannot be told apart in what the chat template writes")
     return prompt, whole[len(prompt) :]
+
+
+def chat_prompt(conversation: Sequence[dict[str, str]], tokenizer: "PreTrainedTokenizerBase") -> str:
+    """The text that a model continues with its answer; both training and evaluation read it.
+
+    conversation: messages with `role` and `content`. Raises jinja2.TemplateError where the template refuses them.
+    """
+    text = tokenizer.apply_chat_template(list(conversation), tokenize=False, add_generation_prompt=True)
+    assert isinstance(text, str)
+    return text

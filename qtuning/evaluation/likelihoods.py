@@ -33,7 +33,7 @@ def likelihoods_of(
     # as lm-eval writes choices
     between = "" if chat else task.config.target_delimiter
     targets = [str(sample["target"]) for sample in logged.values()]
-    choices = list(answer_choices(benchmark, list(task.eval_docs), targets))
+    choices = list(answer_choices(benchmark, list(task.eval_docs), list(logged), targets))
     pairs = [
         (sample["arguments"][0][0], between + answer)
         for sample, answers in zip(logged.values(), choices, strict=True)

@@ -10,6 +10,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import StoppingCriteriaList
 
+from qtuning.data.templates import chat_prompt
 from qtuning.errors import UserError
 from qtuning.evaluation.answers import AnswerScorer, Scores, TokenPair
 from qtuning.evaluation.generation import StopTexts, can_generate, generate
@@ -51,6 +52,11 @@ class EvaluatedModel(HFLM):  # type: ignore[misc]  # lm-eval is not typed
             (tokens[prompt], all_tokens[len(tokens[prompt]) :])
             for (prompt, _), all_tokens in zip(moved, whole, strict=True)
         ]
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The prompt as training writes it."""
+        assert add_generation_prompt, "no benchmark of ours begins the answer itself"
+        return chat_prompt(chat_history, self.tokenizer)
 
     def _encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """What `tok_encode` gives for each."""
@@ -115,29 +121,39 @@ class EvaluatedModel(HFLM):  # type: ignore[misc]  # lm-eval is not typed
         )
 
 
+def check_model(base: Path, adapter: Path | None) -> None:
+    """UserError if a folder is no model or no adapter."""
+    for folder, marker in ((base, "config.json"), (adapter, "adapter_config.json")):
+        if folder is not None and not (folder / marker).is_file():
+            raise UserError(f"{folder / marker}: no such file, so {folder} is not a model that can be evaluated")
+
+
+def check_chat_template(model: HFLM, base: Path, evaluation: Evaluation) -> None:
+    """UserError if prompts shall be written by a chat template that the tokenizer lacks."""
+    if evaluation.chat_template and model.tokenizer.chat_template is None:
+        raise UserError(
+            f"evaluation.chat_template = true: the tokenizer in {base} has no chat template; set it to false"
+        )
+
+
 def load_model(base: Path, adapter: Path | None, evaluation: Evaluation) -> EvaluatedModel:
     """The model in `base` with the LoRA `adapter`, on the GPU if there is one. UserError if a folder is no model.
 
     On a GPU the adapter is merged into the weights: one more matrix product a layer and token would take about as long
     as the layer's own. On a CPU it stays beside them, so that float32 scores are those of the trained model to the bit.
     """
-    for folder, marker in ((base, "config.json"), (adapter, "adapter_config.json")):
-        if folder is not None and not (folder / marker).is_file():
-            raise UserError(f"{folder / marker}: no such file, so {folder} is not a model that can be evaluated")
+    check_model(base, adapter)
     model = EvaluatedModel(
         pretrained=str(base),
         backend="causal",
         peft=None if adapter is None else str(adapter),
         dtype=evaluation.dtype,
-        softmax_dtype="float32",
+        softmax_dtype="float32",  # in bfloat16 a log-likelihood has 3 digits
         device="cuda" if torch.cuda.is_available() else "cpu",
         batch_size=evaluation.batch_size,
         max_length=evaluation.max_length,
     )
     if model.device.type == "cuda":
         model.prepare_for_gpu()
-    if evaluation.chat_template and model.tokenizer.chat_template is None:
-        raise UserError(
-            f"evaluation.chat_template = true: the tokenizer in {base} has no chat template; set it to false"
-        )
+    check_chat_template(model, base, evaluation)
     return model

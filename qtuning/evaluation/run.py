@@ -16,6 +16,7 @@ import polars
 from qtuning.data.items import cluster_of
 from qtuning.data.sources import local_folder
 from qtuning.errors import UserError
+from qtuning.evaluation.draw import drawn_items
 from qtuning.evaluation.likelihoods import Likelihood, likelihoods_of
 from qtuning.evaluation.tasks import load_tasks, max_new_tokens, shots_of
 from qtuning.experiment.benchmarks import BENCHMARKS
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from lm_eval.api.model import LM
     from lm_eval.api.task import Task
 
+    from qtuning.evaluation.model import EvaluatedModel
+
 LoggedSample = dict[str, Any]  # what lm-eval logs of one item under one filter
 
 
@@ -41,31 +44,41 @@ def evaluate_cell(cell: Cell, evaluation: Evaluation, paths: ResultPaths, *, dat
     tables show a hole instead of the workflow stopping. Raises UserError where the cell is not trained.
     """
     folder, out = paths.cell(cell), paths.evaluation(cell, evaluation)
-    base, adapter = model_path(paths.model(cell)), None
     if cell.training is None:
         write_text(folder / "cell.json", cell_json(cell) + "\n")
-    else:
-        if not (folder / "train.json").exists() or not (folder / "weights").is_dir():
-            raise UserError(f"{folder}: no trained weights; train the cell first")
-        training = read_json(folder / "train.json")
-        if training["status"] == "diverged":
-            reason = f"training diverged: {training['reason']}"
-            skipped = _identity(cell_id(cell), evaluation) | {"status": "skipped", "reason": reason, "benchmarks": {}}
-            write_scores(out, items_table({}), skipped)
-            return
-        if cell.training.tuning == "lora":
-            adapter = folder / "weights"
-        else:
-            base = folder / "weights"
+    if (reason := why_skipped(cell, paths)) is not None:
+        skipped = _identity(cell_id(cell), evaluation) | {"status": "skipped", "reason": reason, "benchmarks": {}}
+        write_scores(out, items_table({}), skipped)
+        return
+    base, adapter = folders_of(cell, paths)
+    replies = None
+    if evaluation.backend == "vllm":
+        if not (file := paths.replies(cell, evaluation)).is_file():
+            raise UserError(f"{file}: no such file; `qtuning ask` makes it (docs/evaluation.md)")
+        replies = read_json(file)
     evaluate_model(
-        cell_id=cell_id(cell),
-        base=base,
-        adapter=adapter,
-        evaluation=evaluation,
-        out=out,
-        data_dir=data_dir,
-        hub=paths.hub,
-    )
+        cell_id=cell_id(cell), base=base, adapter=adapter, evaluation=evaluation, out=out, data_dir=data_dir,
+        hub=paths.hub, replies=replies,
+    )  # fmt: skip
+
+
+def why_skipped(cell: Cell, paths: ResultPaths) -> str | None:
+    """Why a cell has no weights to evaluate; None if it has. UserError where it is not trained."""
+    if cell.training is None:
+        return None
+    folder = paths.cell(cell)
+    if not (folder / "train.json").exists() or not (folder / "weights").is_dir():
+        raise UserError(f"{folder}: no trained weights; train the cell first")
+    training = read_json(folder / "train.json")
+    return f"training diverged: {training['reason']}" if training["status"] == "diverged" else None
+
+
+def folders_of(cell: Cell, paths: ResultPaths) -> tuple[Path, Path | None]:
+    """(base model, or the cell's own weights after full fine-tuning; its adapter, if it has one)."""
+    weights = paths.cell(cell) / "weights"
+    if cell.training is not None and cell.training.tuning == "full":
+        return weights, None
+    return model_path(paths.model(cell)), None if cell.training is None else weights
 
 
 def evaluate_model(
@@ -77,33 +90,33 @@ def evaluate_model(
     out: Path,
     data_dir: Path | None,
     hub: Path | None = None,
+    replies: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Score one model and write `out` (results/cells/CELL/EVALUATION).
 
     base: folder of a model; adapter: folder of a LoRA adapter for it, or None. data_dir: where local benchmark files
-    lie, for `evaluation.source` "data-dir"; hub: where it says what was fetched, for "hub". Returns what `scores.json`
-    holds.
+    lie, for `evaluation.source` "data-dir"; hub: where it says what was fetched, for "hub". replies: of the model, if
+    another process has run it (replies.py). Returns what `scores.json` holds. UserError where the replies are to other
+    questions.
     """
     started, processor_time = time.monotonic(), time.process_time()
-    folder = None if evaluation.source == "hub" else local_folder(evaluation.source, data_dir)
-    go_offline()  # libraries shall not wait for a hub on a machine without network
-    if folder is None and evaluation.source != "hub":
-        raise UserError(f"evaluation.source = {evaluation.source!r}: no folder given; give --config data_dir=DIR")
-    # libraries warn of what is set on purpose (dtype, batch size, truncation, shots)
-    for name in ("lm_eval", "transformers", "datasets", "peft", "accelerate", "latex2sympy2_extended", "math_verify"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # before the model, which takes longer to load: bad files are reported at once
-    tasks = load_tasks(evaluation, folder, hub)
+    tasks = ready_tasks(evaluation, data_dir, hub)
 
-    from qtuning.evaluation.model import load_model
+    if replies is None:
+        from qtuning.evaluation.model import load_model
 
-    model = load_model(base, adapter, evaluation)
-    samples = run_tasks(model, tasks, evaluation)
-    likelihoods = {
-        benchmark: likelihoods_of(model, benchmark, task, samples[benchmark], evaluation.chat_template)
-        for benchmark, task in (tasks.items() if evaluation.likelihoods else ())
-    }
-    items = items_table(samples, likelihoods)
+        model = load_model(base, adapter, evaluation)
+    else:
+        from qtuning.evaluation.replies import AskedModel
+
+        model = AskedModel(base, evaluation, replies)
+    samples, likelihoods = work_through(model, tasks, evaluation)
+    if replies is not None and replies["questions"] != model.questions.digest:
+        raise UserError(
+            f"{out.parent.name}: vLLM has answered other questions than {out.name} asks now (have the benchmarks or "
+            "the tokenizer changed?); delete its file below results/replies and run again"
+        )
+    items = items_table(samples, likelihoods, drawn=evaluation.limit is not None)
     benchmarks = {
         benchmark: {
             "fewshot": shots_of(benchmark, evaluation),
@@ -122,16 +135,17 @@ def evaluate_model(
                 "beginning"
             )
     # scores may change with each of these
-    backend = {"name": evaluation.backend, "device": model.device.type}
+    ours = ("lm_eval",) if replies else ("lm_eval", "torch", "transformers", "peft")
+    backend = {"name": evaluation.backend, "device": replies["device"] if replies else model.device.type}
     backend |= evaluation.model_dump(include={"batch_size", "dtype", "max_length"})
-    if model.device.type == "cuda":  # said of a model without one, too: the two are compared
+    if replies is None and model.device.type == "cuda":  # said of a model without one, too: the two are compared
         backend["adapters"] = "merged"
-    backend |= {name: importlib.metadata.version(name) for name in ("lm_eval", "torch", "transformers", "peft")}
+    backend |= {name: importlib.metadata.version(name) for name in ours} | (replies["versions"] if replies else {})
     scores = {
         **_identity(cell_id, evaluation),
         "backend": backend,
         "benchmarks": benchmarks,
-        "seconds": round(time.monotonic() - started, 3),
+        "seconds": round(time.monotonic() - started + (replies["seconds"] if replies else 0.0), 3),
         "cpu_seconds": round(time.process_time() - processor_time, 3),
     }
     write_scores(out, items, scores)
@@ -143,6 +157,31 @@ def _revision(benchmark: str, hub: Path | None) -> dict[str, Any]:
     repository = repository_of_benchmark(benchmark)
     assert repository is not None and hub is not None, "its items have been read"
     return {"data_set": {"id": repository.id, "revision": repository.revision, "commit": commit_of(repository, hub)}}
+
+
+def ready_tasks(evaluation: Evaluation, data_dir: Path | None, hub: Path | None = None) -> dict[str, "Task"]:
+    """The tasks of an evaluation with their items; UserError where these are missing or unusable."""
+    folder = None if evaluation.source == "hub" else local_folder(evaluation.source, data_dir)
+    go_offline()  # libraries shall not wait for a hub on a machine without network
+    if folder is None and evaluation.source != "hub":
+        raise UserError(f"evaluation.source = {evaluation.source!r}: no folder given; give --config data_dir=DIR")
+    # libraries warn of what is set on purpose (dtype, batch size, truncation, shots)
+    for name in ("lm_eval", "transformers", "datasets", "peft", "accelerate", "latex2sympy2_extended", "math_verify"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # before the model, which takes longer to load: bad files are reported at once
+    return load_tasks(evaluation, folder, hub)
+
+
+def work_through(
+    model: "EvaluatedModel", tasks: dict[str, "Task"], evaluation: Evaluation
+) -> tuple[dict[str, list[LoggedSample]], dict[str, dict[int, list[Likelihood]]]]:
+    """All that a model is asked: (what lm-eval logs of each task, likelihood metrics of each item)."""
+    samples = run_tasks(model, tasks, evaluation)
+    likelihoods = {
+        benchmark: likelihoods_of(model, benchmark, task, samples[benchmark], evaluation.chat_template)
+        for benchmark, task in (tasks.items() if evaluation.likelihoods else ())
+    }
+    return samples, likelihoods
 
 
 def _identity(cell_id: str, evaluation: Evaluation) -> dict[str, Any]:
@@ -165,10 +204,11 @@ def run_tasks(model: "LM", tasks: dict[str, "Task"], evaluation: Evaluation) -> 
     """lm-eval's loop. Returns what it logs of each task, one entry for each item and filter, in item order."""
     from lm_eval.evaluator import evaluate as lm_evaluate
 
+    drawn = {benchmark: drawn_items(benchmark, task, evaluation) for benchmark, task in tasks.items()}
     results = lm_evaluate(
         lm=model,
         task_dict={"tasks": tasks, "groups": {}, "group_map": {}},
-        limit=evaluation.limit,
+        samples=None if evaluation.limit is None else drawn,
         bootstrap_iters=0,
         log_samples=True,
         apply_chat_template=evaluation.chat_template,
@@ -179,9 +219,11 @@ def run_tasks(model: "LM", tasks: dict[str, "Task"], evaluation: Evaluation) -> 
 
 
 def items_table(
-    samples: dict[str, list[LoggedSample]], likelihoods: Mapping[str, Mapping[int, list[Likelihood]]] | None = None
+    samples: dict[str, list[LoggedSample]],
+    likelihoods: Mapping[str, Mapping[int, list[Likelihood]]] | None = None,
+    drawn: bool = False,
 ) -> polars.DataFrame:
-    """A row for each benchmark, item and metric: the contents of items.parquet."""
+    """A row for each benchmark, item and metric: the contents of items.parquet. drawn: not all items were asked."""
     schema = {
         "benchmark": polars.String,
         "item": polars.Int64,
@@ -194,10 +236,11 @@ def items_table(
     rows: list[tuple[Any, ...]] = []
     for benchmark, logged in samples.items():
         more = dict((likelihoods or {}).get(benchmark, {}))
+        key = BENCHMARKS[benchmark].drawn_cluster if drawn else None
         for sample in logged:
             # if a task has several filters, the name of a metric tells which it is
             suffix = "" if sample["filter"] == "none" else f",{sample['filter']}"
-            cluster = cluster_of(benchmark, sample["doc"], sample["doc_hash"])
+            cluster = cluster_of(benchmark, sample["doc"], sample["doc_hash"], key)
             item = benchmark, sample["doc_id"], sample["doc_hash"], cluster
             for metric in sample["metrics"]:
                 rows.append((*item, metric + suffix, float(sample[metric]), _response(sample, metric)))

@@ -53,8 +53,9 @@ def load_tasks(evaluation: Evaluation, folder: Path | None, hub: Path | None = N
         if folder is None and record.asked_split(protocol) == record.split:
             data = hub_items(record, hub)
         else:
+            more = () if evaluation.limit is None or record.subject is None else (record.subject,)  # a draw needs it
             examples = split_items(benchmark, "train", folder, hub) if shots else []
-            data = _splits(benchmark, asked_items(benchmark, protocol, folder, hub), examples, shots)
+            data = _splits(benchmark, asked_items(benchmark, protocol, folder, hub, more), examples, shots)
         task = _with_items(manager, benchmark, data)
         task.set_config("num_fewshot", shots)
         task.set_fewshot_seed(FEWSHOT_SEED)

@@ -35,14 +35,18 @@ _FUNCTION = re.compile(
 _QUESTION_WORD = re.compile(r"\b(who|whom|whose|where|when|how (?:many|much|long|old)|why|which|what)\b(?: (\w+))?")
 
 
-def answer_choices(benchmark: str, items: Sequence[Item], targets: Sequence[str]) -> Iterator[list[str]]:
-    """For the first len(targets) items: the gold answer, then wrong ones. items: all of the benchmark, asked or not.
+def answer_choices(
+    benchmark: str, items: Sequence[Item], asked: Sequence[int], targets: Sequence[str]
+) -> Iterator[list[str]]:
+    """For each item that is asked: the gold answer, then wrong ones. items: all of the benchmark, asked or not.
 
-    targets: the gold answers, as few-shot examples show them.
+    asked: places of those that are asked, ascending. targets: their gold answers, as few-shot examples show them.
     """
     make = {"squad": _of_passages, "triviaqa": _of_one_type, "gsm8k": _of_problems, "math": _of_problems}[benchmark]
-    for target, wrong in zip(targets, make(items), strict=False):
-        yield [target, *wrong]
+    gold = dict(zip(asked, targets, strict=True))
+    for place, wrong in enumerate(make(items)):
+        if place in gold:
+            yield [gold[place], *wrong]
 
 
 def _of_problems(items: Sequence[Item]) -> Iterator[list[str]]:

@@ -122,12 +122,14 @@ class Benchmark:
     """A benchmark.
 
     metric: the one that stands for it in tables; others are stored beside it. hub_id, subsets, revision: its data
-    set on the Hugging Face hub, which of its configurations (none: it has only one), and the commit; hub_id None:
-    it is not on the hub. split: whose items are asked. paper: the split that the protocol `paper` asks instead, and
-    of it only questions with four choices, as OpenCompass does (arXiv 2509.23873v2: 567 and 295 items). item: what
-    an item must hold. texts: the texts of an item that contamination compares, as (part, key of the item). fewshot:
-    examples in a prompt. chance: the score of guessing, as a fraction; None where answers are free text. averaged:
-    whether averages over benchmarks count it. cluster: the key of an item whose value names its cluster.
+    set on the Hugging Face hub, which of its configurations (none: it has only one), and the commit; hub_id None: it is
+    not on the hub. split:
+    whose items are asked. paper: the split that the protocol `paper` asks instead, and of it only questions with four
+    choices, as OpenCompass does (arXiv 2509.23873v2: 567 and 295 items). item: what an item must hold. texts: the texts
+    of an item that contamination compares, as (part, key of the item). fewshot: examples in a prompt. chance: the score
+    of guessing, as a fraction; None where answers are free text. averaged: whether averages over benchmarks count it.
+    cluster: the key of an item whose value names its cluster. subject: the key of an item whose value names its subject
+    or article, over which a draw (evaluation.limit) spreads. drawn_cluster: the key that names clusters of drawn items.
     """
 
     name: str
@@ -145,6 +147,8 @@ class Benchmark:
     chance: float | None = None
     averaged: bool = True
     cluster: str = "cluster"
+    subject: str | None = None
+    drawn_cluster: str = "cluster"
 
     def asked_split(self, protocol: Protocol) -> Split:
         """The split whose items are asked."""
@@ -203,6 +207,8 @@ _ALL = (
         revision="7b6d24c440a36b6815f21b70d25016731768db1f",
         texts=(_QUESTION, ("context", "context")),
         cluster="context",
+        subject="title",
+        drawn_cluster="title",  # a draw has seldom two questions of one passage, but many of one article
     ),
     Benchmark(
         "triviaqa",
@@ -232,6 +238,7 @@ _ALL = (
         ),
         revision="21a5633873b6a120296cce3e2df9d5550074f4a3",
         texts=(("question", "problem"), ("solution", "solution")),
+        subject="type",
     ),
     # of the mini world only: what the base model knew before it was trained, to see what training makes it forget
     Benchmark("retention", "Retention", "acc", None, "test", ArcItem, chance=1 / 4, averaged=False),

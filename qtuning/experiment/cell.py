@@ -20,6 +20,7 @@ Template = Literal["plain", "alpaca", "chat"]
 RatingColumn = Literal["rating", "complexity", "quality"]
 Column = Literal["instruction", "input", "output", "messages", "kind", "errors", "rating", "complexity", "quality"]
 Scorer = Literal["chunked", "reference", "liger"]
+VLLM_SEQUENCES = 256  # most sequences that vLLM has running at once: fixed, since scores move with it
 PrunerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._:-]*$", max_length=128)]
 
 
@@ -418,11 +419,14 @@ class Evaluation(Config):
         description="which items are asked. standard: lm-eval's splits; paper: ARC's validation splits, of them the "
         "questions with four choices (567 and 295), as OpenCompass asks. In the mini world both are one",
     )
-    backend: Literal["hf"] = "hf"
-    batch_size: int = Field(8, gt=0, description="fixed: scores move with it")
+    backend: Literal["hf", "vllm"] = Field("hf", description="what computes the answers (docs/evaluation.md)")
+    batch_size: int = Field(8, gt=0, description=f"fixed: scores move with it; vllm: always {VLLM_SEQUENCES}")
     dtype: Dtype = "float32"
     max_length: int = Field(2048, gt=0, description="tokens of prompt and answer")
-    limit: int | None = Field(None, gt=0, description="first so many items of each benchmark")
+    limit: int | None = Field(None, gt=0, description="so many items of each benchmark, drawn (docs/evaluation.md)")
+    limit_seed: int | None = Field(
+        None, ge=0, exclude_if=lambda value: value is None, description="of that draw; default 0; no limit: none"
+    )
     fewshot: int | None = Field(None, ge=0, description="examples in the prompt; null: each benchmark's own number")
     max_new_tokens: int | None = Field(None, gt=0, description="longest generation; null: each benchmark's own")
     chat_template: bool = Field(False, description="wrap prompts in the model's chat template")
@@ -433,8 +437,14 @@ class Evaluation(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _mini_world_has_one_split(cls, values: Any) -> Any:
-        # equal scores must have one name
-        if isinstance(values, dict) and (values.get("source"), values.get("protocol")) == ("mini-world", "paper"):
-            return values | {"protocol": "standard"}
+    def _equal_scores_have_one_name(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        if (values.get("source"), values.get("protocol")) == ("mini-world", "paper"):
+            values = values | {"protocol": "standard"}  # the mini world has one split
+        if values.get("backend") == "vllm":
+            values = values | {"batch_size": VLLM_SEQUENCES}
+        if "limit" in values or "limit_seed" in values:
+            drawn = values.get("limit") is not None
+            values = values | {"limit_seed": (values.get("limit_seed") or 0) if drawn else None}
         return values

@@ -27,7 +27,7 @@ from qtuning.paper.signs import Sign, compare_signs, sign_table, tidy_signs
 from qtuning.statistics.summary import AVERAGE, Entry, Summary
 from qtuning.store.lines import Line
 from qtuning.tables.html import render_html
-from qtuning.tables.labels import benchmark_label, signed
+from qtuning.tables.labels import benchmark_label, items_asked, signed
 from qtuning.tables.markdown import render_markdown
 from qtuning.tables.page import Block, Column, Footnotes, Page, Table
 from qtuning.tables.write import PageFiles
@@ -168,7 +168,7 @@ def _refusals(summary: Summary, published: Published, table: int) -> tuple[str, 
     if config.get("source") == "mini-world":
         reasons.append("the questions are those of the mini world")
     if config.get("limit") is not None:
-        reasons.append(f"limit: the first {config['limit']} items of each benchmark")
+        reasons.append(f"limit: {items_asked(config)}")
     if config.get("fewshot") is not None:
         reasons.append(f"fewshot: {config['fewshot']} instead of each benchmark's own")
     reasons += [f"setting unknown: {name}" for name in ("source", "limit", "fewshot") if name not in config]

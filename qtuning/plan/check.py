@@ -63,7 +63,9 @@ def check_predictions(jobs: Jobs, results: Path, planned: Machine) -> Prediction
         scores = _read(results / "cells" / name / evaluation / "scores.json")
         machine = _machine_of(scores.get("backend", {}), planned)
         if "seconds" in scores and machine is not None:
-            seconds = sum(job.seconds(machine).values()) + machine.start_seconds
+            seconds = sum(job.seconds(machine).values())
+            if job.settings.backend == "hf":  # an engine of vLLM starts for many cells
+                seconds += machine.start_seconds
             found["evaluation_seconds"][name] = seconds, scores["seconds"]
     seconds_of = _ratio(found["training_seconds"]), _ratio(found["evaluation_seconds"])
     return PredictionCheck(_ratio(found["flops"]), *seconds_of, _ratio(found["memory"]), elsewhere)

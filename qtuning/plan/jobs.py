@@ -8,7 +8,7 @@ from typing import Any
 
 from qtuning.experiment.cell import Cell, Evaluation, Model, Training
 from qtuning.experiment.grid import Grid
-from qtuning.experiment.ids import AUXILIARY, ResultPaths, cell_id, evaluation_id, pair_id
+from qtuning.experiment.ids import AUXILIARY, ResultPaths, cell_id, evaluation_id, model_id, pair_id
 from qtuning.experiment.influence import Measurement, measurement_of
 from qtuning.experiment.needs import schedule_of
 from qtuning.experiment.references import references_of, with_references
@@ -127,10 +127,12 @@ class TrainingJob(Job):
 
 @dataclass(frozen=True)
 class EvaluationJob(Job):
-    """One evaluation of one cell. work: benchmark by benchmark."""
+    """One evaluation of one cell. work: benchmark by benchmark. starts: whether a process starts for it; under vLLM an
+    engine goes on to other cells of its base model."""
 
     settings: Evaluation
     work: tuple[BenchmarkWork, ...]
+    starts: bool = True
 
     @cached_property
     def memory(self) -> Memory:
@@ -144,13 +146,21 @@ class EvaluationJob(Job):
         return replace(self, settings=evaluation, work=work)
 
     def seconds(self, machine: Machine) -> dict[str, float]:
-        """Wall-clock seconds by benchmark."""
+        """Wall-clock seconds by benchmark, under vLLM those that it holds a GPU."""
         dtype = self.settings.dtype
+        if self.settings.backend == "vllm":
+            return {asked.benchmark: asked.vllm_seconds(self.shape, machine, dtype) for asked in self.work}
         return {asked.benchmark: asked.seconds(self.shape, machine, dtype, self.lora) for asked in self.work}
+
+    def start_seconds(self, machine: Machine) -> float:
+        """Until it can begin."""
+        if not self.starts:
+            return 0.0
+        return machine.vllm_start_seconds if self.settings.backend == "vllm" else machine.start_seconds
 
     def hours(self, machine: Machine) -> Hours:
         """Device-hours, the start of the process among them."""
-        return Hours(evaluation=(sum(self.seconds(machine).values()) + machine.start_seconds) / 3600)
+        return Hours(evaluation=(sum(self.seconds(machine).values()) + self.start_seconds(machine)) / 3600)
 
 
 class Jobs:
@@ -175,6 +185,7 @@ class Jobs:
         self.kept: set[str] = set()
         self.models: dict[str, tuple[Model, Shape, bool]] = {}
         self.train_sets: dict[str, tuple[str, Lengths]] = {}
+        self._engines: set[tuple[str, str]] = set()  # evaluation, and whose weights it starts with
         self._paths, self._assumptions, self._data_dir = paths, assumptions, data_dir
         for grid in grids:
             name, cells = grid.experiment.name, tuple(cell_id(cell) for cell in grid.cells)
@@ -191,7 +202,12 @@ class Jobs:
             name = evaluation_id(grid.evaluation)
             evaluated = (folder / name / "scores.json").is_file()
             work = evaluation_work(grid.evaluation, self._assumptions)
-            job = EvaluationJob(cell, identity, experiment, evaluated, shape, grid.evaluation, work)
+            own = cell.training is not None and cell.training.tuning == "full"
+            engine = name, identity if own or grid.evaluation.backend == "hf" else model_id(cell.model)
+            starts = engine not in self._engines
+            if not evaluated:
+                self._engines.add(engine)
+            job = EvaluationJob(cell, identity, experiment, evaluated, shape, grid.evaluation, work, starts)
             self.evaluations.setdefault((identity, name), job)
         if cell.training is not None:
             # full weights go after evaluation, so another evaluation of the same cell trains it again

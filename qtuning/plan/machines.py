@@ -29,7 +29,8 @@ class Machine:
     memory: bytes; margin: share of it that stays unused (fragmentation), and reserve: bytes that the runtime takes.
     bandwidth: bytes a second. peak: FLOP/s by dtype; reached: share of it. layer_seconds: to launch the forward of one
     layer, however small; adapter_factor: how much more that is with LoRA. update_seconds: selection, bookkeeping and
-    journal of an update. start_seconds: until a process has imported what it needs and loaded a small model.
+    journal of an update. start_seconds: until a process has imported what it needs and loaded a small model;
+    vllm_start_seconds: until an engine has loaded a model of 7B, measured its memory and captured its CUDA graphs.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Machine:
     layer_seconds: float
     update_seconds: float
     start_seconds: float
+    vllm_start_seconds: float = 90.0
     adapter_factor: float = 1.8
     margin: float = 0.05
     reserve: float = 1.0 * GIB

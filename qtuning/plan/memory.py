@@ -112,7 +112,10 @@ def largest_batches(cell: Cell, lengths: Lengths) -> tuple[float, float]:
 
 
 def evaluation_memory(cell: Cell, evaluation: Evaluation, shape: Shape, work: Iterable[BenchmarkWork]) -> Memory:
-    """Peak of evaluating a cell: weights, cache of a batch, logits of a chunk of positions (twice)."""
+    """Peak of evaluating a cell: weights, cache of a batch, logits of a chunk of positions (twice).
+
+    vLLM takes what there is and fits its batches to it: counted is one sequence, the least that it needs.
+    """
     size = BYTES[evaluation.dtype]
     adapters = cell.training.lora.r if cell.training is not None and cell.training.tuning == "lora" else 0
     weights = shape.parameters * size + 4.0 * shape.lora_parameters(adapters)
@@ -120,11 +123,12 @@ def evaluation_memory(cell: Cell, evaluation: Evaluation, shape: Shape, work: It
     for asked in work:
         # batches are sorted by length: the first is the longest, some twice the mean
         answers = asked.answers * asked.answer_tokens
+        rows = 1 if evaluation.backend == "vllm" else asked.batch_size
         longest = min(float(evaluation.max_length), 2 * asked.prompt_tokens + max(2 * answers, asked.most_steps))
-        cache = max(cache, asked.batch_size * longest * shape.cache_bytes(evaluation.dtype))
-        positions = max(asked.batch_size, CHUNK if asked.answers else 0)
+        cache = max(cache, rows * longest * shape.cache_bytes(evaluation.dtype))
+        positions = max(rows, CHUNK if asked.answers else 0)
         logits = max(logits, positions * shape.vocabulary * 8.0)
-        activations = max(activations, _forward_bytes(shape, asked.batch_size * longest, size))
+        activations = max(activations, _forward_bytes(shape, rows * longest, size))
     return Memory(weights, 0.0, 0.0, cache + activations, logits)
 
 

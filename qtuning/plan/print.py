@@ -8,6 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from qtuning.experiment.cell import VLLM_SEQUENCES
 from qtuning.files import canonical_json
 from qtuning.plan.assumptions import Assumptions
 from qtuning.plan.bill import Bill
@@ -16,7 +17,7 @@ from qtuning.plan.effect import Detectable, Effect
 from qtuning.plan.jobs import Hours, Jobs
 from qtuning.plan.lengths import CHARACTERS
 from qtuning.plan.machines import GIB, Machine
-from qtuning.plan.work import Q2_SHARE, token_losers
+from qtuning.plan.work import Q2_SHARE, VLLM_REACHED, token_losers
 
 WIDTH = 100
 LABEL_WIDTH = 12
@@ -68,6 +69,12 @@ def list_assumptions(jobs: Jobs, machine: Machine, assumptions: Assumptions) -> 
         notes.append(
             f"Q-Tuning: {100 * Q2_SHARE:.0f}% of the samples that it keeps lose tokens (Q2), the others stay whole "
             "(Q4), and it keeps no surplus"
+        )
+    if any(job.settings.backend == "vllm" for job in jobs.evaluations.values()):
+        notes.append(
+            f"vLLM: {100 * VLLM_REACHED:.0f}% of what reading and arithmetic allow in generation, at {VLLM_SEQUENCES} "
+            f"sequences; {machine.vllm_start_seconds:g} s to start, once for all adapters of a model; each answer's "
+            "likelihood with its prompt anew; marking on a CPU, not in the hours"
         )
     unit, name = (1e12, "TFLOP/s") if machine.device == "cuda" else (1e9, "GFLOP/s")
     rates = ", ".join(f"{dtype} {machine.rate(dtype) / unit:.3g} {name}" for dtype in ("bfloat16", "float32"))

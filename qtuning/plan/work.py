@@ -14,7 +14,7 @@ import numpy as np
 
 from qtuning.evaluation.tasks import shots_of
 from qtuning.evaluation.wrong_answers import WRONG
-from qtuning.experiment.cell import Cell, Evaluation, Pruning, Training
+from qtuning.experiment.cell import VLLM_SEQUENCES, Cell, Evaluation, Pruning, Training
 from qtuning.experiment.influence import Measurement
 from qtuning.experiment.needs import ATTENTION, FORWARDS, SCORES, needs_of, schedule_of
 from qtuning.experiment.references import references_of
@@ -23,7 +23,7 @@ from qtuning.model.flops import GRADIENT_TOKENS, ModelShape, Positions
 from qtuning.plan.assumptions import Assumptions
 from qtuning.plan.lengths import Array, Lengths
 from qtuning.plan.machines import Machine
-from qtuning.plan.shapes import Shape
+from qtuning.plan.shapes import BYTES, Shape
 from qtuning.train.windows import Pooling
 
 Q2_SHARE = 0.4
@@ -263,6 +263,11 @@ def _kept_of(pruning: Pruning, ratio: float, size: int) -> int:
     return asked
 
 
+VLLM_REACHED = 0.5
+"""Share of its roofline that a vLLM engine reaches in generation. Assumed: so a model of 7B with LoRA makes some 8,000
+tokens a second on an H100 (docs/plan.md)."""
+
+
 @dataclass(frozen=True)
 class BenchmarkWork:
     """The work of one benchmark in one evaluation.
@@ -316,6 +321,23 @@ class BenchmarkWork:
             total += machine.seconds(self._generation_flops(shape), forwards, shape, dtype, adapters=adapters)
             total += new * self._mean_context * shape.cache_bytes(dtype) / machine.bandwidth
         return total + self.items * self.item_seconds
+
+    def vllm_seconds(self, shape: Shape, machine: Machine, dtype: str) -> float:
+        """On the GPU under vLLM, without the engine's start. Answers are marked elsewhere, on a CPU.
+
+        Prompts by arithmetic. Each answer whose likelihood is asked for is a sequence of its own, with the prompt
+        before it and logits at every token. Of a generation, weights are read once for all sequences that run, the
+        cache of each once a token; CUDA graphs hide what launching the layers takes. No prefix is found in the cache.
+        """
+        sequences = self.items * self.answers
+        length = self.prompt_tokens + self.answer_tokens
+        scored = shape.forward_flops(sequences * length, sequences * length * (length + 1) / 2, sequences * length)
+        seconds = (self._prefill_flops(shape) + scored) / machine.rate(dtype)
+        new = self.generations * self.steps
+        reading = new / VLLM_SEQUENCES * shape.parameters * BYTES[dtype] / machine.bandwidth
+        generating = max(self._generation_flops(shape) / machine.rate(dtype), reading)
+        generating += new * self._mean_context * shape.cache_bytes(dtype) / machine.bandwidth
+        return seconds + generating / VLLM_REACHED
 
     @property
     def _mean_context(self) -> float:

@@ -1,6 +1,7 @@
 """What tables and figures call methods, budgets and benchmarks, and how they print numbers."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import polars as pl
 
@@ -116,6 +117,15 @@ def score_parts(
         best,
         not metric.higher_is_better,
     )
+
+
+def items_asked(evaluation: Mapping[str, Any]) -> str:
+    """Which items of each benchmark an evaluation of these settings asks."""
+    if evaluation["limit"] is None:
+        return "all items"
+    if evaluation.get("limit_seed") is None:  # of a version that took the first ones
+        return f"the first {evaluation['limit']} items of each benchmark"
+    return f"{evaluation['limit']} items of each benchmark (a draw with seed {evaluation['limit_seed']})"
 
 
 def percent(ratio: float) -> str:

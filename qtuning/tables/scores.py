@@ -16,7 +16,15 @@ from qtuning.store.lines import FULL, RANDOM, ZERO_SHOT, Line
 from qtuning.tables.controls import LINE_KEY, POSITION, Positions, controls_line
 from qtuning.tables.costs import cost_tables
 from qtuning.tables.html import render_html
-from qtuning.tables.labels import benchmark_label, block_title, definitions, pruner_labels, score_parts, subjects
+from qtuning.tables.labels import (
+    benchmark_label,
+    block_title,
+    definitions,
+    items_asked,
+    pruner_labels,
+    score_parts,
+    subjects,
+)
 from qtuning.tables.latex import render_latex
 from qtuning.tables.markdown import render_markdown
 from qtuning.tables.page import Block, Column, Field, Footnotes, Page, Table
@@ -228,10 +236,9 @@ def _evaluations(scores: pl.DataFrame) -> list[str]:
         versions = ", ".join(f"{key} {value}" for key, value in sorted(backend.items()) if key not in known)
         shots = "each benchmark's own shots" if config["fewshot"] is None else f"{config['fewshot']} shots"
         asked = ", the items that the paper asks" if config.get("protocol") == "paper" else ""
-        limit = "all items" if config["limit"] is None else f"first {config['limit']} items"
         notes.append(
             f"Evaluation: backend {backend['name']}{f' ({versions})' if versions else ''}, {config['dtype']}, "
-            f"batch size {config['batch_size']}, up to {config['max_length']} tokens, {shots}, {limit}, "
+            f"batch size {config['batch_size']}, up to {config['max_length']} tokens, {shots}, {items_asked(config)}, "
             f"questions from {config['source']}{asked}; id {row['evaluation']}."
         )
     return notes

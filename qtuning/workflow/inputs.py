@@ -41,11 +41,12 @@ from qtuning.train.launch import Launch
 from qtuning.train.tracking import MODES
 from qtuning.warm.client import VARIABLE
 
-SETTINGS = ("results", "data_dir", "tracking", "processes", "parallel", "threads", "checkpoint_seconds", "warm")
+SETTINGS = ("results", "data_dir", "tracking", "processes", "parallel", "threads", "checkpoint_seconds", "warm",
+            "vllm")  # fmt: skip
 # Every experiment is a rule of its own name, so none may be called like one of these rules.
 RULES = frozenset({
     *("all", "configure", "prefetch", "base_model", "prepare", "train", "train_and_keep", "train_and_observe"),
-    *("measure", "influence", "evaluate", "localise", "token_kinds", "contamination", "tables"),
+    *("measure", "influence", "evaluate", "ask", "mark", "localise", "token_kinds", "contamination", "tables"),
     *("tables_beside_the_paper", "localisation_table", "tokens_table", "efficiency_table", "kinds_table", "instrument"),
     *("figures", "likelihood_tables"),
 })  # fmt: skip
@@ -129,6 +130,10 @@ class WorkflowInputs:
                 f"{identity}: no experiment of configs/experiments has this cell (has a configuration changed?)"
             )
         return self._shared[identity]
+
+    def evaluations_by(self, backend: str) -> str:
+        """Regular expression of the evaluations that a backend computes."""
+        return "|".join(sorted(name for name, asked in self.evaluations.items() if asked.backend == backend)) or "(?!)"
 
     def group_options(self, cell: str) -> str:
         """`--group A --group B`: the experiments that a cell belongs to."""
@@ -438,5 +443,7 @@ def _check_settings(config: Mapping[str, Any], configs: Path) -> None:
         raise UserError(f"checkpoint_seconds = {config['checkpoint_seconds']!r}: must be a number of seconds")
     if config["tracking"] not in MODES:
         raise UserError(f"tracking = {config['tracking']!r}: unknown{nearest(str(config['tracking']), MODES)}")
+    if config["vllm"] is not None and not Path(config["vllm"]).is_file():
+        raise UserError(f"vllm = {config['vllm']!r}: no such file; name the Python that has vLLM")
     if not isinstance(config["warm"], bool):
         raise UserError(f"warm = {config['warm']!r}: must be true or false, after --config True or False")

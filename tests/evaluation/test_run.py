@@ -120,20 +120,18 @@ def test_all_benchmarks_in_one_process_equal_each_alone(finished: Run, tiny_mode
         assert alone["benchmarks"][benchmark]["digest"] == scores["benchmarks"][benchmark]["digest"]
 
 
-def test_limit_takes_the_first_items(finished: Run, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_limit_asks_a_part_of_the_same_items(finished: Run, tiny_model: Path, tmp_path: Path) -> None:
     folder, scores, _ = finished
     few = run_tiny(tiny_model, folder / "data", tmp_path / "out", limit=2, benchmarks=("arc_easy", "gsm8k"))
     assert [entry["items"] for entry in few["benchmarks"].values()] == [2, 2]
     assert few["evaluation_id"] != scores["evaluation_id"]
     assert few["benchmarks"]["gsm8k"]["digest"] != scores["benchmarks"]["gsm8k"]["digest"]
     items = polars.read_parquet(tmp_path / "out" / "items.parquet")
-    first = polars.read_parquet(folder / "out" / "items.parquet").filter(polars.col("item") < 2)
-    assert (
-        items["item_hash"]
-        .unique()
-        .sort()
-        .equals(first.filter(polars.col("benchmark").is_in(["arc_easy", "gsm8k"]))["item_hash"].unique().sort())
-    )
+    whole = polars.read_parquet(folder / "out" / "items.parquet")
+    same = items.join(whole, on=["benchmark", "item", "metric"], how="left")
+    assert same["item_hash"].equals(same["item_hash_right"], check_names=False)
+    # wrong answers of an item come from all items, asked or not
+    assert same["score"].to_list() == pytest.approx(same["score_right"].to_list(), rel=1e-4)
 
 
 def test_examples_are_recorded_and_long_prompts_counted(
@@ -301,6 +299,43 @@ def test_chat_template_wraps_the_prompt(data_dir: Path, tiny_model: Path, tmp_pa
     run_tiny(tmp_path / "chat", data_dir, tmp_path / "without", **few)
     texts = [polars.read_parquet(tmp_path / name / "items.parquet")["response"] for name in ("with", "without")]
     assert not texts[0].equals(texts[1])
+
+
+def test_prompts_are_written_by_the_function_that_training_uses(tiny_model: Path) -> None:
+    """The chat text of a prompt, and its tokens, are the beginning of what a training sample of it holds."""
+    from qtuning.data.rows import Example, Message
+    from qtuning.data.templates import render
+
+    model = load_model(tiny_model, None, Evaluation(benchmarks=("squad",)))
+    model.tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    turn = [{"role": "user", "content": "Who wrote it?"}]
+    prompt, response = render(
+        Example(prompt=(Message("user", "Who wrote it?"),), input="", response="Ann"), "chat", model.tokenizer
+    )
+    assert model.apply_chat_template(turn) == prompt == "<s><user>Who wrote it?</s><assistant>"
+    whole = model.tokenizer(prompt + response, add_special_tokens=False)["input_ids"]
+    ((tokens, answer),) = model.encode_pairs([(prompt, "Ann")])
+    assert whole[: len(tokens) + len(answer)] == tokens + answer
+    assert tokens[:2] != [1, 1], "one beginning of sequence"
+
+
+def test_log_likelihoods_are_taken_in_float32(tiny_model: Path) -> None:
+    """Also by lm-eval's own method, whose logarithm in bfloat16 is rounded to 3 digits."""
+    from lm_eval.models.huggingface import HFLM
+
+    half = Evaluation(benchmarks=("squad",), dtype="bfloat16", max_length=256)
+    model = load_model(tiny_model, None, half)
+    pairs = model.encode_pairs([("Question: Who wrote it?\nAnswer:", " Ann and Bob")])
+    (ours,) = model._slow_scores(pairs)
+    logits = model.model(torch.tensor([pairs[0][0] + pairs[0][1][:-1]])).logits[0, len(pairs[0][0]) - 1 :]
+    exact = logits.float().log_softmax(dim=-1).gather(1, torch.tensor(pairs[0][1])[:, None]).sum()
+    assert ours[0] == pytest.approx(float(exact), abs=1e-3)
+    theirs = HFLM(pretrained=str(tiny_model), dtype="bfloat16", device="cpu", batch_size=1, max_length=256)
+    ((rounded, _),) = theirs._loglikelihood_tokens([(("", ""), *pairs[0])], disable_tqdm=True)
+    assert abs(rounded - float(exact)) > 5e-3
 
 
 def test_importing_is_light() -> None:

@@ -27,7 +27,7 @@ PASSAGE = (
 
 
 def choices(benchmark: str, items: Sequence[Item]) -> list[list[str]]:
-    return list(answer_choices(benchmark, items, [GOLD[benchmark](item) for item in items]))
+    return list(answer_choices(benchmark, items, range(len(items)), [GOLD[benchmark](item) for item in items]))
 
 
 def check(benchmark: str, items: Sequence[Item]) -> Counter[int]:
@@ -52,7 +52,7 @@ def test_every_item_of_the_mini_world_has_three_wrong_answers(benchmark: str) ->
     assert set(check(benchmark, items)) == {4}
     # the same for whoever asks fewer items
     assert choices(benchmark, items)[:5] == list(
-        answer_choices(benchmark, items, [GOLD[benchmark](i) for i in items[:5]])
+        answer_choices(benchmark, items, range(5), [GOLD[benchmark](i) for i in items[:5]])
     )
 
 

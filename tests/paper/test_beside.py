@@ -109,6 +109,10 @@ def test_holes_and_absent_rows_are_not_run() -> None:
     ("changes", "reason"),
     [
         ({"evaluation_config": evaluation(limit=100)}, "limit: the first 100 items of each benchmark"),
+        (
+            {"evaluation_config": evaluation(limit=100, limit_seed=3)},
+            "limit: 100 items of each benchmark (a draw with seed 3)",
+        ),
         ({"evaluation_config": evaluation(fewshot=2)}, "fewshot: 2 instead of each benchmark's own"),
         ({"evaluation_config": "{}"}, "setting unknown: source; setting unknown: limit; setting unknown: fewshot"),
         ({"train_set": "gsm8k", "train_set_label": "GSM8K train"}, "the train set is GSM8K train"),

@@ -1,4 +1,5 @@
-# One lm-eval process a cell, for all its benchmarks.
+# One lm-eval process a cell, for all its benchmarks. Under `backend: vllm` two: a GPU answers, then a CPU marks (the
+# checker of MATH takes minutes).
 
 
 rule evaluate:
@@ -18,6 +19,8 @@ rule evaluate:
         ROOT / "logs/evaluate/{cell}/{evaluation}.log",
     benchmark:
         ROOT / "benchmarks/evaluate/{cell}/{evaluation}.tsv"
+    wildcard_constraints:
+        evaluation=INPUTS.evaluations_by("hf"),
     conda:
         "../envs/qtuning.yaml"
     threads: config["threads"]
@@ -31,3 +34,64 @@ rule evaluate:
     shell:
         "qtuning evaluate {input.cell:q} {input.evaluation:q} --results {resources.results:q} {resources.data_dir}"
         " --threads {threads} > {log:q} 2>&1"
+
+
+# An engine goes on to the other cells of its base model, for whose own jobs the replies wait below results/state.
+rule ask:
+    input:
+        cell=ROOT / "configurations/{cell}.json",
+        evaluation=ROOT / "configurations/{evaluation}.json",
+        model=lambda wildcards: INPUTS.model(wildcards.cell),
+        digest=lambda wildcards: INPUTS.digest(wildcards.cell),
+        weights=ancient(lambda wildcards: INPUTS.weights(wildcards.cell)),
+        questions=lambda wildcards: INPUTS.sources_of_evaluation(wildcards.evaluation),
+        fetched=ancient(lambda wildcards: HUB.of_evaluation(wildcards.evaluation)),
+    output:
+        temp(ROOT / "replies/{cell}/{evaluation}.json"),
+    log:
+        ROOT / "logs/ask/{cell}/{evaluation}.log",
+    benchmark:
+        ROOT / "benchmarks/ask/{cell}/{evaluation}.tsv"
+    wildcard_constraints:
+        evaluation=INPUTS.evaluations_by("vllm"),
+    conda:
+        "../envs/qtuning.yaml"
+    threads: config["threads"]
+    resources:
+        gpu=INPUTS.gpus(evaluation=True),
+        mem_mb=4000,
+        results=str(ROOT),
+        data_dir=DATA_DIR,
+        groups=lambda wildcards: INPUTS.group_options(wildcards.cell),
+        vllm=f"--vllm {quote(config['vllm'])}" if config["vllm"] else "",
+    message:
+        "ask {wildcards.cell}"
+    shell:
+        "qtuning ask {input.cell:q} {input.evaluation:q} --results {resources.results:q} {resources.data_dir}"
+        " {resources.vllm} {resources.groups} --threads {threads} > {log:q} 2>&1"
+
+
+use rule evaluate as mark with:
+    input:
+        cell=ROOT / "configurations/{cell}.json",
+        evaluation=ROOT / "configurations/{evaluation}.json",
+        replies=ROOT / "replies/{cell}/{evaluation}.json",
+        model=lambda wildcards: INPUTS.model(wildcards.cell),
+        digest=lambda wildcards: INPUTS.digest(wildcards.cell),
+        # their folder is looked into; what is read of it has been answered
+        weights=ancient(lambda wildcards: INPUTS.weights(wildcards.cell)),
+        questions=lambda wildcards: INPUTS.sources_of_evaluation(wildcards.evaluation),
+        fetched=ancient(lambda wildcards: HUB.of_evaluation(wildcards.evaluation)),
+    log:
+        ROOT / "logs/mark/{cell}/{evaluation}.log",
+    benchmark:
+        ROOT / "benchmarks/mark/{cell}/{evaluation}.tsv"
+    wildcard_constraints:
+        evaluation=INPUTS.evaluations_by("vllm"),
+    resources:
+        gpu=0,
+        mem_mb=4000,
+        results=str(ROOT),
+        data_dir=DATA_DIR,
+    message:
+        "mark {wildcards.cell}"
