@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 EXAMPLE := mini mini-controls mini-replay
 
-.PHONY: env run test test-slow example base bench docs lint format clean
+.PHONY: env slurm run test test-slow test-slurm example base bench docs lint format clean
 
 env: $(VENV)/.installed  ## create the environment with the pinned versions
 
@@ -20,14 +20,24 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
+slurm: $(VENV)/.slurm  ## the same with what a Slurm cluster needs (docs/cluster.md)
+
+# apart, since every start of Snakemake imports it, which takes half a second
+$(VENV)/.slurm: $(VENV)/.installed requirements-slurm.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-slurm.lock -c requirements.lock
+	touch $@
+
 run: env  ## the mini benchmark: offline, CPU, minutes
 	$(BIN)/snakemake --cores all
 
 test: env  ## the default test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not slurm"
 
 test-slow: env  ## the tests that take minutes
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+
+test-slurm: slurm  ## the tests on a real Slurm of one node; skipped where Debian's slurm-wlm and munge are missing
+	$(BIN)/python -m pytest -m slurm -rs
 
 example: env  ## docs/example anew from its committed score store
 	$(BIN)/qtuning report $(EXAMPLE) --store docs/example/store --out docs/example

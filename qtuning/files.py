@@ -1,16 +1,23 @@
 """Outputs that appear whole or not at all, and digests of what was read."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from qtuning import holders
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # Lustre mounted without `flock`; NFS without its lock daemon
+POLL_SECONDS = 10.0  # between questions to Slurm
 
 
 @contextlib.contextmanager
@@ -99,21 +106,60 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextlib.contextmanager
 def exclusive(lock_file: Path, purpose: str) -> Iterator[None]:
-    """Hold `lock_file` (flock) for the duration; wait, and say so, while another process holds it.
+    """Hold `lock_file` for the duration; wait, and say so, while another process holds it, here or on another node.
 
-    The kernel frees the lock on any death of its holder. This is what makes it safe to retype a command whose killed
-    predecessor left a child process running.
+    The kernel frees the lock (flock) on any death of its holder. This is what makes it safe to retype a command whose
+    killed predecessor left a child process running. Where the file system does not pass locks on between nodes, the
+    holder that the file names is asked for (`qtuning/holders.py`); two processes that start within the same second are
+    then not kept apart.
     """
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     with open(lock_file, "a+", encoding="utf-8") as handle:
+        if not _flock(handle, purpose):
+            print(f"{lock_file}: this file system has no locks (docs/cluster.md)", file=sys.stderr)
+        _outwait(handle, purpose)
+        _name_holder(handle, holders.current().text())
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            print(f"waiting for process {handle.read().strip()}, which is busy with {purpose}", file=sys.stderr)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            _name_holder(handle, "")
+
+
+def _flock(handle: TextIO, purpose: str) -> bool:
+    """Take the kernel's lock of a file, or wait for it; False if its file system has none."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         handle.seek(0)
-        handle.truncate()
-        handle.write(str(os.getpid()))
-        handle.flush()
-        yield
+        holder = holders.parse(handle.read()) or "another process"
+        print(f"waiting for {holder}, which is busy with {purpose}", file=sys.stderr)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
+    return True
+
+
+def _outwait(handle: TextIO, purpose: str) -> None:
+    """Wait while the holder that a lock file names runs, be it unknown to the kernel or on another node."""
+    told = False
+    while True:
+        handle.seek(0)
+        holder = holders.parse(handle.read())
+        runs = False if holder is None else holder.runs()
+        if runs is None:
+            print(f"{handle.name}: left by {holder}, which cannot be asked from here whether it runs", file=sys.stderr)
+        if not runs:
+            return
+        if not told:
+            print(f"waiting for {holder}, which is busy with {purpose}", file=sys.stderr)
+            told = True
+        time.sleep(POLL_SECONDS)
+
+
+def _name_holder(handle: TextIO, text: str) -> None:
+    handle.seek(0)
+    handle.truncate()
+    handle.write(text)
+    handle.flush()

@@ -5,6 +5,7 @@ import math
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtuning import files
+from qtuning.holders import parse
 
 
 def names(folder: Path) -> list[str]:
@@ -191,15 +193,16 @@ def test_one_holder_at_a_time(tmp_path: Path, start: Callable[[], "subprocess.Po
     assert first.stdout.readline() == "held\n"
     second = start()
     assert second.stdout is not None and second.stderr is not None
-    assert second.stderr.readline() == f"waiting for process {first.pid}, which is busy with the test\n"
+    waiting = f"waiting for process {first.pid} on {socket.gethostname()}, which is busy with the test\n"
+    assert second.stderr.readline() == waiting
     assert select.select([second.stdout], [], [], 0.3)[0] == [], "it does not hold the lock yet"
     if ending == "kill":
         first.kill()
     else:
         first.communicate("\n", timeout=10)
     assert second.stdout.readline() == "held\n"
-    assert lock.read_text() == str(second.pid)
+    assert parse(lock.read_text()).process == second.pid
     second.communicate("\n", timeout=10)
     assert second.returncode == 0
     with files.exclusive(lock, "the test"):
-        assert lock.read_text() == str(os.getpid())
+        assert parse(lock.read_text()).process == os.getpid()

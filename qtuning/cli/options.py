@@ -57,9 +57,15 @@ def set_threads(threads: int) -> None:
 
 
 def hold_gpus(count: int, key: str = "") -> None:
-    """Hold GPUs of this machine for this job alone; nothing to do where there are none. key: what asks for `count`."""
+    """Hold GPUs of this machine for this job alone; nothing to do where there are none. key: what asks for `count`.
+
+    A job that asks for none sees none, so that it takes none of another job.
+    """
     from qtuning.gpus import lease, visible
 
+    if count == 0:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        return
     devices = visible()
     if devices and len(devices) < count:
         raise UserError(f"{key} = {count}: this machine has {len(devices)} GPU(s) for us")

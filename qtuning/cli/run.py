@@ -119,7 +119,7 @@ def train(
     for name in group or []:
         options += ["--group", name]
     set_threads(threads)
-    hold_gpus(processes, f"{accelerate}: num_processes")
+    hold_gpus(processes if loaded.model.takes_gpus else 0, f"{accelerate}: num_processes")
     from qtuning.train.__main__ import launch
 
     launch(accelerate, threads, options)
@@ -136,14 +136,15 @@ def evaluate(
 ) -> None:
     """Evaluate one cell on its benchmarks with lm-eval, in one process."""
     set_threads(threads)
-    hold_gpus(1)
+    loaded = read_cell(cell)
+    hold_gpus(int(loaded.model.takes_gpus))
     from qtuning.evaluation.run import evaluate_cell
     from qtuning.experiment.ids import ResultPaths
     from qtuning.files import exclusive
 
     paths = ResultPaths(results)
     with exclusive(paths.lock(f"{cell.stem}-{evaluation.stem}"), f"evaluating {cell.stem}"):
-        evaluate_cell(read_cell(cell), read_evaluation(evaluation), paths, data_dir=data_dir)
+        evaluate_cell(loaded, read_evaluation(evaluation), paths, data_dir=data_dir)
 
 
 def influence(
@@ -161,12 +162,13 @@ def influence(
     `qtuning influence results/configurations/ID.json`
     """
     set_threads(threads)
-    hold_gpus(1)
+    asked = read_measurement(measurement)
+    hold_gpus(int(asked.warmup.model.takes_gpus))
     from qtuning.experiment.ids import ResultPaths
     from qtuning.files import exclusive, remove_leftovers
     from qtuning.train.influence import measure_influence
 
-    asked, paths = read_measurement(measurement), ResultPaths(results)
+    paths = ResultPaths(results)
     with exclusive(paths.lock(measurement.stem), f"measuring {measurement.stem}"):
         remove_leftovers(paths.influence(asked.identity))
         print(measure_influence(asked, paths, data_dir))

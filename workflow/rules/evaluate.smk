@@ -17,12 +17,19 @@ rule evaluate:
         ROOT / "logs/evaluate/{cell}/{evaluation}.log",
     benchmark:
         ROOT / "benchmarks/evaluate/{cell}/{evaluation}.tsv"
+    group:
+        short_jobs if SUBMITS else None
     conda:
         "../envs/qtuning.yaml"
     threads: config["threads"]
     resources:
-        gpu=INPUTS.gpus(evaluation=True),
-        mem_mb=4000,
+        gpu=lambda wildcards: REQUESTS.gpus(wildcards.cell, evaluation=True),
+        mem_mb=lambda wildcards, attempt: REQUESTS.evaluation(
+            wildcards.cell, wildcards.evaluation
+        ).mem_mb(attempt),
+        runtime=lambda wildcards, attempt: REQUESTS.evaluation(
+            wildcards.cell, wildcards.evaluation
+        ).minutes(attempt),
         results=str(ROOT),
         data_dir=DATA_DIR,
     message:

@@ -80,6 +80,7 @@ use rule tables as tables_beside_the_paper with:
         beside=multiext(
             str(ROOT / "tables/{experiment}"), ".paper.md", ".paper.csv", ".signs.csv"
         ),
+    localrule: True
     wildcard_constraints:
         experiment=r"table(?:[1-589]|1[0-5])(?:-[^/.]+)?",
 
@@ -120,6 +121,7 @@ use rule localisation_table as tokens_table with:
         ),
     log:
         ROOT / "logs/tables/{experiment}.tokens.log",
+    localrule: True
     message:
         "kinds of tokens of {wildcards.experiment}"
 
@@ -135,6 +137,7 @@ use rule localisation_table as efficiency_table with:
         ),
     log:
         ROOT / "logs/tables/{experiment}.efficiency.log",
+    localrule: True
     message:
         "time and memory of {wildcards.experiment}"
 
@@ -150,6 +153,7 @@ use rule localisation_table as kinds_table with:
         ),
     log:
         ROOT / "logs/tables/{experiment}.kinds.log",
+    localrule: True
     message:
         "planted kinds of {wildcards.experiment}"
 

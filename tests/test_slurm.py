@@ -1,0 +1,154 @@
+"""`profiles/slurm` on a real Slurm of one node: a table, a lost node, what jobs ask for, locks between nodes.
+
+`make test-slurm` runs it; CI installs what it needs (.ci/run).
+"""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from slurm_cluster import Cluster, cluster, missing
+from test_workflow import MICRO, checkout, snakemake, table
+
+from qtuning.holders import current
+
+LACKING = missing() + ["the plugin"] * (importlib.util.find_spec("snakemake_executor_plugin_slurm") is None)
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.skipif(
+        bool(LACKING), reason=f"not installed: {', '.join(LACKING)} (apt-get install slurm-wlm munge; make slurm)"
+    ),
+]
+# Only a test wants answers every second, and has no accounting database.
+IMPATIENT = ["--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1"]
+OPTIONS = ["--profile", "profiles/slurm", "--slurm-status-command", "squeue", "--slurm-no-account", *IMPATIENT]
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[Cluster]:
+    with tempfile.TemporaryDirectory(prefix="qtuning-slurm-") as folder, cluster(Path(folder), cores=8) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The micro experiment, run on this machine without Slurm."""
+    folder = checkout(tmp_path_factory.mktemp("here"))
+    snakemake(folder)
+    return folder
+
+
+def submit(slurm: Cluster, folder: Path, *arguments: str, target: str = "micro") -> "subprocess.Popen[str]":
+    """Start `snakemake` as a user of the cluster, on a login node that says that it has a GPU."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "snakemake", *OPTIONS, target, *arguments],
+        cwd=folder,
+        env={**slurm.environment, "CUDA_VISIBLE_DEVICES": "7", "QTUNING_WARM": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(running: "subprocess.Popen[str]", folder: Path) -> str:
+    try:
+        printed, _ = running.communicate(timeout=400)
+    except subprocess.TimeoutExpired:
+        running.kill()
+        printed, _ = running.communicate()
+    logs = "".join(path.read_text()[-2000:] for path in folder.glob("results/logs/**/*.log"))
+    assert running.returncode == 0, f"{printed}\n{logs}"
+    return printed
+
+
+def wait(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain until {what}"
+        time.sleep(0.1)
+
+
+def queue(slurm: Cluster) -> list[list[str]]:
+    """Of every job: number, state, comment, memory, minutes, GPUs."""
+    lines = slurm.ask("squeue", "-h", "--states=all", "-o", "%i|%T|%k|%m|%l|%b").splitlines()
+    return [line.split("|") for line in lines]
+
+
+def test_micro_experiment_to_its_table(slurm: Cluster, here: Path, tmp_path: Path) -> None:
+    folder = checkout(tmp_path)
+    printed = finish(submit(slurm, folder), folder)
+    assert table(folder) == table(here)
+    jobs = queue(slurm)
+    assert {state for _, state, *_ in jobs} == {"COMPLETED"}
+    assert {gpus for *_, gpus in jobs} == {"N/A"}, "a model that the package ships takes no GPU, whatever is visible"
+    # base model, train set, overlap; the zero-shot evaluation; three trainings with their evaluations
+    assert len(jobs) == 5, printed
+    trained = "\n".join(path.read_text() for path in folder.glob("results/logs/train/*.log"))
+    assert trained.count("on cpu") == 3
+
+
+def test_a_job_that_is_lost_with_its_node_goes_on(slurm: Cluster, here: Path, tmp_path: Path) -> None:
+    """Slurm queues it again, and training goes on from its checkpoint to the same table."""
+    folder = checkout(tmp_path)
+    running = submit(slurm, folder, "--config", "checkpoint_seconds=0.1")
+    wait(lambda: list(folder.glob("results/state/*/checkpoint-*")), "a training has a checkpoint", 300)
+    slurm.kill_node()
+    slurm.wait_until_down()
+    slurm.start_node()
+    lost = [number for number, state, *_ in queue(slurm) if state == "PENDING"]
+    assert len(lost) == 1, queue(slurm)
+    slurm.ask("scontrol", "update", f"jobid={lost[0]}", "StartTime=now")  # Slurm would wait two minutes
+    finish(running, folder)
+    assert table(folder) == table(here)
+    trained = "\n".join(path.read_text() for path in folder.glob("results/logs/train/*.log"))
+    assert "resumed             at update" in trained
+
+
+def test_what_a_training_on_a_gpu_asks_for(slurm: Cluster, tmp_path: Path) -> None:
+    """As many GPUs as the cell has processes, memory and time of the plan; the environment names no device."""
+    folder = checkout(tmp_path)
+    mini = Path(__file__).parents[1] / "qtuning/assets/mini"
+    (folder / "configs/models/own.yaml").write_text(f"source: {{kind: hub, id: {mini}}}\nparameters: 1_500_000\n")
+    micro = MICRO.replace("models: [mini]", "models: [own]").replace("[full, random+random", "[full")
+    (folder / "configs/experiments/own.yaml").write_text(re.sub(r", \{method.*\}\]", "]", micro))
+    snakemake(folder, "--until", "base_model", "prepare", "--config", "accelerate=ddp-2", target="own")
+    slurm.ask("scontrol", "update", "partitionname=main", "state=inactive")
+    before = {number for number, *_ in queue(slurm)}
+    running = submit(slurm, folder, "--config", "accelerate=ddp-2", "time_limit=7", target="own")
+
+    try:
+        wait(lambda: {number for number, *_ in queue(slurm)} - before, "jobs are submitted", 300)
+        wait(lambda: any(gpus != "N/A" for *_, gpus in queue(slurm)), "a job asks for a GPU")
+        (job,) = [job for job in queue(slurm) if job[0] not in before and job[-1] != "N/A"]
+        environment = slurm.ask("scontrol", "write", "batch_script", job[0], "-")
+    finally:
+        running.terminate()
+        running.communicate(timeout=60)
+        slurm.ask("scancel", "--state=PENDING")
+        slurm.ask("scontrol", "update", "partitionname=main", "state=up")
+    print(job, environment)
+
+
+def test_a_lock_reaches_other_nodes(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel's lock does not: the Slurm job that a lock file names is asked for."""
+    monkeypatch.setenv("PATH", slurm.environment["PATH"])
+    number = slurm.ask("sbatch", "--parsable", "-o", "/dev/null", "-D", str(tmp_path), "--wrap", "sleep 60")
+    wait(lambda: ["RUNNING"] in [job[1:2] for job in queue(slurm) if job[0] == number], "the job runs")
+    other = replace(current(), host="another-node", slurm=number)
+    assert other.runs() is True
+    monkeypatch.setenv("SLURM_JOB_ID", number)
+    assert other.runs() is False, "our own job, started again"
+    monkeypatch.delenv("SLURM_JOB_ID")
+    slurm.ask("scancel", number)
+    wait(lambda: other.runs() is False, "it is known that the job has ended")
+    assert replace(other, slurm="999999").runs() is False
+    monkeypatch.setenv("PATH", os.devnull)
+    assert other.runs() is None
