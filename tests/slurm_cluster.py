@@ -50,6 +50,7 @@ MpiDefault=none
 SwitchType=switch/none
 ReturnToService=2
 SlurmdTimeout=20
+MinJobAge=3600
 SlurmdParameters=config_overrides
 GresTypes=gpu
 NodeName=node NodeHostname={host} NodeAddr=127.0.0.1 Port={node_port} CPUs={cores} RealMemory=64000 Gres=gpu:2

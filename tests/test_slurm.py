@@ -76,10 +76,11 @@ def wait(condition: Callable[[], object], what: str, seconds: float = 120) -> No
         time.sleep(0.1)
 
 
-def queue(slurm: Cluster) -> list[list[str]]:
-    """Of every job: number, state, comment, memory, minutes, GPUs."""
-    lines = slurm.ask("squeue", "-h", "--states=all", "-o", "%i|%T|%k|%m|%l|%b").splitlines()
-    return [line.split("|") for line in lines]
+def queue(slurm: Cluster) -> list[dict[str, str]]:
+    """What Slurm knows of every job, ended ones among them."""
+    lines = slurm.ask("scontrol", "show", "job", "--oneliner").splitlines()
+    jobs = [dict(re.findall(r"([A-Za-z]+)=(\S+)", line)) for line in lines]
+    return [job for job in jobs if "JobId" in job]
 
 
 def test_micro_experiment_to_its_table(slurm: Cluster, here: Path, tmp_path: Path) -> None:
@@ -87,8 +88,8 @@ def test_micro_experiment_to_its_table(slurm: Cluster, here: Path, tmp_path: Pat
     printed = finish(submit(slurm, folder), folder)
     assert table(folder) == table(here)
     jobs = queue(slurm)
-    assert {state for _, state, *_ in jobs} == {"COMPLETED"}
-    assert {gpus for *_, gpus in jobs} == {"N/A"}, "a model that the package ships takes no GPU, whatever is visible"
+    assert {job["JobState"] for job in jobs} == {"COMPLETED"}
+    assert not any("TresPerJob" in job for job in jobs), "a model that the package ships takes no GPU"
     # base model, train set, overlap; the zero-shot evaluation; three trainings with their evaluations
     assert len(jobs) == 5, printed
     trained = "\n".join(path.read_text() for path in folder.glob("results/logs/train/*.log"))
@@ -103,7 +104,7 @@ def test_a_job_that_is_lost_with_its_node_goes_on(slurm: Cluster, here: Path, tm
     slurm.kill_node()
     slurm.wait_until_down()
     slurm.start_node()
-    lost = [number for number, state, *_ in queue(slurm) if state == "PENDING"]
+    lost = [job["JobId"] for job in queue(slurm) if job["JobState"] == "PENDING"]
     assert len(lost) == 1, queue(slurm)
     slurm.ask("scontrol", "update", f"jobid={lost[0]}", "StartTime=now")  # Slurm would wait two minutes
     finish(running, folder)
@@ -117,31 +118,43 @@ def test_what_a_training_on_a_gpu_asks_for(slurm: Cluster, tmp_path: Path) -> No
     folder = checkout(tmp_path)
     mini = Path(__file__).parents[1] / "qtuning/assets/mini"
     (folder / "configs/models/own.yaml").write_text(f"source: {{kind: hub, id: {mini}}}\nparameters: 1_500_000\n")
-    micro = MICRO.replace("models: [mini]", "models: [own]").replace("[full, random+random", "[full")
-    (folder / "configs/experiments/own.yaml").write_text(re.sub(r", \{method.*\}\]", "]", micro))
+    micro = MICRO.replace("models: [mini]", "models: [own]").replace(
+        "batch_size: 8, l", "batch_size: 4, update_samples: 8, l"
+    )
+    (folder / "configs/experiments/own.yaml").write_text(re.sub("methods: .*", "methods: [full]", micro))
     snakemake(folder, "--until", "base_model", "prepare", "--config", "accelerate=ddp-2", target="own")
+    before = {job["JobId"] for job in queue(slurm)}
     slurm.ask("scontrol", "update", "partitionname=main", "state=inactive")
-    before = {number for number, *_ in queue(slurm)}
     running = submit(slurm, folder, "--config", "accelerate=ddp-2", "time_limit=7", target="own")
 
+    def asked() -> list[dict[str, str]]:
+        return [job for job in queue(slurm) if job["JobId"] not in before and "train" in job["Comment"]]
+
     try:
-        wait(lambda: {number for number, *_ in queue(slurm)} - before, "jobs are submitted", 300)
-        wait(lambda: any(gpus != "N/A" for *_, gpus in queue(slurm)), "a job asks for a GPU")
-        (job,) = [job for job in queue(slurm) if job[0] not in before and job[-1] != "N/A"]
-        environment = slurm.ask("scontrol", "write", "batch_script", job[0], "-")
+        wait(lambda: asked() or running.poll() is not None, "the training is submitted", 300)
+        (job,) = asked()
+        (submitted,) = slurm.folder.glob(f"state/hash.*/job.{job['JobId']}/environment")
+        inherited = submitted.read_bytes()
     finally:
         running.terminate()
         running.communicate(timeout=60)
         slurm.ask("scancel", "--state=PENDING")
         slurm.ask("scontrol", "update", "partitionname=main", "state=up")
-    print(job, environment)
+    assert job["TresPerJob"] == "gres:gpu:2"
+    assert job["TimeLimit"] == "00:07:00"
+    assert job["Requeue"] == "1"
+    amount, unit = re.fullmatch(r"([\d.]+)([MG])", job["MinMemoryNode"]).groups()
+    gigabytes = float(amount) / {"G": 1, "M": 1024}[unit]
+    assert 12 < gigabytes < 14, "6 GiB and a small model for each of two processes"
+    assert b"PATH=" in inherited
+    assert b"CUDA_VISIBLE_DEVICES" not in inherited and b"QTUNING_WARM" not in inherited
 
 
 def test_a_lock_reaches_other_nodes(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the kernel's lock does not: the Slurm job that a lock file names is asked for."""
     monkeypatch.setenv("PATH", slurm.environment["PATH"])
     number = slurm.ask("sbatch", "--parsable", "-o", "/dev/null", "-D", str(tmp_path), "--wrap", "sleep 60")
-    wait(lambda: ["RUNNING"] in [job[1:2] for job in queue(slurm) if job[0] == number], "the job runs")
+    wait(lambda: slurm.ask("squeue", "-h", "-j", number, "-o", "%T") == "RUNNING", "the job runs")
     other = replace(current(), host="another-node", slurm=number)
     assert other.runs() is True
     monkeypatch.setenv("SLURM_JOB_ID", number)

@@ -11,8 +11,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qtuning.cli.options import hold_gpus
 from qtuning.errors import UserError
 from qtuning.experiment.ids import cell_id, evaluation_id
+from qtuning.gpus import visible
 from qtuning.plan.assumptions import read_assumptions
 from qtuning.plan.jobs import Jobs
 from qtuning.plan.machines import GIB, find_machine
@@ -78,6 +80,12 @@ def test_gpus_come_from_the_cell(requests: Requests, inputs: WorkflowInputs, con
         assert (requests.gpus(cell), four.gpus(cell), four.gpus(cell, evaluation=True)) == (0, 0, 0)
 
 
+def test_a_job_without_gpus_sees_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    hold_gpus(0)
+    assert visible() == []
+
+
 def test_weights_fit_into_the_memory_that_is_asked_for(requests: Requests, inputs: WorkflowInputs) -> None:
     """4,000 MB were asked for 13.5 GB of weights, which are read into the host first."""
     evaluation = evaluation_id(inputs.grids["table1"].evaluation)
@@ -120,7 +128,7 @@ def test_bad_settings(inputs: WorkflowInputs, configs: Path, setting: dict[str, 
         requests_of(SETTINGS | setting, inputs, configs)
 
 
-def test_short_jobs_are_grouped(requests: Requests, inputs: WorkflowInputs) -> None:
+def test_short_jobs_are_grouped(requests: Requests, inputs: WorkflowInputs, configs: Path) -> None:
     """Cells of minutes share a group with cells of the same settings; hours, and what others read, stay alone."""
     groups = {cell: requests.group(cell) for cell in cells_of(inputs, "mini-methods")}
     assert len(set(groups.values()) - {None}) < len(groups)
@@ -134,6 +142,8 @@ def test_short_jobs_are_grouped(requests: Requests, inputs: WorkflowInputs) -> N
     assert {requests.group(name) for name, cell in inputs.cells.items() if cell.part is not None} == {None}
     alone = [group for cell in cells_of(inputs, "table1-smollm2") if (group := requests.group(cell)) is not None]
     assert alone and len(set(alone)) == len(alone), "each cell on a GPU by itself"
+    short = requests_of(SETTINGS | {"time_limit": 60}, inputs, configs)
+    assert {short.group(cell) for cell in groups} == {None}, "a group asks for the time of all its parts"
 
 
 @pytest.mark.parametrize(

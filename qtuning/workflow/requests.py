@@ -25,6 +25,7 @@ MARGIN = 2.0  # of time: estimates for GPUs were never measured
 START_MINUTES = 10.0  # from the start of a job to that of its work: a busy file system, imports, W&B
 UNKNOWN = 64.0 * GIB, 12 * 3600.0  # memory and seconds where a size is neither known nor assumed
 SHORT_MINUTES = 10.0  # training and evaluations of up to this are grouped
+GROUP_MINUTES = 160  # what a group may ask for: its parts' minutes together, at the fourth attempt
 GROUP = "short"  # what `--group-components` calls these groups
 GPUS = [name for name, machine in MACHINES.items() if machine.device == "cuda"]
 
@@ -102,6 +103,8 @@ class Requests:
         """
         asked, names = self._inputs.cells[cell], self._inputs.experiments_of[cell]
         if asked.part is not None or references_of(asked) or self._inputs.observe_option(cell):
+            return None
+        if self._limit is not None and self._limit < GROUP_MINUTES:
             return None
         try:
             known = [self._jobs(name) for name in names]

@@ -80,9 +80,9 @@ use rule tables as tables_beside_the_paper with:
         beside=multiext(
             str(ROOT / "tables/{experiment}"), ".paper.md", ".paper.csv", ".signs.csv"
         ),
-    localrule: True
     wildcard_constraints:
         experiment=r"table(?:[1-589]|1[0-5])(?:-[^/.]+)?",
+    localrule: True
 
 
 rule localisation_table:
