@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 from slurm_cluster import Cluster, cluster, missing
-from test_workflow import MICRO, checkout, snakemake, table
+from test_workflow import MICRO, snakemake, table
+from test_workflow import checkout as whole_checkout
 
 from qtuning.holders import current
 
@@ -30,6 +31,15 @@ pytestmark = [
 # Only a test wants answers every second, and has no accounting database.
 IMPATIENT = ["--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1"]
 OPTIONS = ["--profile", "profiles/slurm", "--slurm-status-command", "squeue", "--slurm-no-account", *IMPATIENT]
+
+
+def checkout(folder: Path) -> Path:
+    """With the micro experiment alone: every job reads all experiments again."""
+    whole_checkout(folder)
+    for path in (folder / "configs/experiments").iterdir():
+        if path.stem != "micro":
+            path.unlink()
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +132,7 @@ def test_what_a_training_on_a_gpu_asks_for(slurm: Cluster, tmp_path: Path) -> No
         "batch_size: 8, l", "batch_size: 4, update_samples: 8, l"
     )
     (folder / "configs/experiments/own.yaml").write_text(re.sub("methods: .*", "methods: [full]", micro))
-    snakemake(folder, "--until", "base_model", "prepare", "--config", "accelerate=ddp-2", target="own")
+    snakemake(folder, "--until", "prepare", "--config", "accelerate=ddp-2", target="own")
     before = {job["JobId"] for job in queue(slurm)}
     slurm.ask("scontrol", "update", "partitionname=main", "state=inactive")
     running = submit(slurm, folder, "--config", "accelerate=ddp-2", "time_limit=7", target="own")
