@@ -134,7 +134,7 @@ def test_what_a_training_on_a_gpu_asks_for(slurm: Cluster, tmp_path: Path) -> No
     (folder / "configs/experiments/own.yaml").write_text(re.sub("methods: .*", "methods: [full]", micro))
     snakemake(folder, "--until", "prepare", "--config", "accelerate=ddp-2", target="own")
     before = {job["JobId"] for job in queue(slurm)}
-    slurm.ask("scontrol", "update", "partitionname=main", "state=inactive")
+    slurm.ask("scontrol", "update", "partitionname=main", "state=down")
     running = submit(slurm, folder, "--config", "accelerate=ddp-2", "time_limit=7", target="own")
 
     def asked() -> list[dict[str, str]]:
@@ -147,7 +147,7 @@ def test_what_a_training_on_a_gpu_asks_for(slurm: Cluster, tmp_path: Path) -> No
         inherited = submitted.read_bytes()
     finally:
         running.terminate()
-        running.communicate(timeout=60)
+        print(running.communicate(timeout=60)[0])
         slurm.ask("scancel", "--state=PENDING")
         slurm.ask("scontrol", "update", "partitionname=main", "state=up")
     assert job["TresPerJob"] == "gres:gpu:2"
