@@ -34,11 +34,13 @@ OPTIONS = ["--profile", "profiles/slurm", "--slurm-status-command", "squeue", "-
 
 
 def checkout(folder: Path) -> Path:
-    """With the micro experiment alone: every job reads all experiments again."""
+    """With the micro experiment alone, since every job reads all experiments, and long enough to be stopped halfway."""
     whole_checkout(folder)
     for path in (folder / "configs/experiments").iterdir():
         if path.stem != "micro":
             path.unlink()
+    micro = folder / "configs/experiments/micro.yaml"
+    micro.write_text(MICRO.replace("epochs: 1,", "epochs: 20,"))
     return folder
 
 
