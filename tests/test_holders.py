@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from qtuning import files, holders
+from qtuning import files
 from qtuning.files import exclusive
 from qtuning.holders import current, parse
 
@@ -49,7 +49,7 @@ def test_a_file_system_without_locks(code: int, tmp_path: Path, monkeypatch: pyt
     def refused(*_: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(files.fcntl, "flock", refused)
+    monkeypatch.setattr("qtuning.files.fcntl.flock", refused)
     monkeypatch.setattr(files, "POLL_SECONDS", 0.05)
     lock = tmp_path / "cell.lock"
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
@@ -72,17 +72,17 @@ def test_other_errors_of_a_lock_are_errors(tmp_path: Path, monkeypatch: pytest.M
     def broken(*_: object) -> None:
         raise OSError(errno.EIO, "broken")
 
-    monkeypatch.setattr(files.fcntl, "flock", broken)
+    monkeypatch.setattr("qtuning.files.fcntl.flock", broken)
     with pytest.raises(OSError, match="broken"), exclusive(tmp_path / "cell.lock", "the test"):
         raise AssertionError("must not be reached")
 
 
 def test_a_lock_that_another_node_left_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
-    monkeypatch.setattr(holders.socket, "gethostname", lambda: "node-1")
+    monkeypatch.setattr("qtuning.holders.socket.gethostname", lambda: "node-1")
     lock = tmp_path / "cell.lock"
     lock.write_text(current().text())
-    monkeypatch.setattr(holders.socket, "gethostname", lambda: "node-2")
+    monkeypatch.setattr("qtuning.holders.socket.gethostname", lambda: "node-2")
     with exclusive(lock, "the test"):
         pass
     assert "left by process" in capsys.readouterr().err
