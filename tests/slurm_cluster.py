@@ -98,7 +98,7 @@ class Cluster:
         environment = {**os.environ, "SLURM_CONF": f"{self.folder}/slurm.conf"}
         with (self.folder / f"{program}.out").open("ab") as output:
             return subprocess.Popen(
-                [path, *arguments], env=environment, stdout=output, stderr=output, start_new_session=True,
+                [path, *arguments], cwd=self.folder, env=environment, stdout=output, stderr=output, start_new_session=True,
                 preexec_fn=_end_with_parent,
             )  # fmt: skip
 
