@@ -98,9 +98,14 @@ class Cluster:
         environment = {**os.environ, "SLURM_CONF": f"{self.folder}/slurm.conf"}
         with (self.folder / f"{program}.out").open("ab") as output:
             return subprocess.Popen(
-                [path, *arguments], cwd=self.folder, env=environment, stdout=output, stderr=output, start_new_session=True,
-                preexec_fn=_end_with_parent,
-            )  # fmt: skip
+                [path, *arguments],
+                cwd=self.folder,
+                env=environment,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=end_with_parent,
+            )
 
     def start_node(self) -> "subprocess.Popen[bytes]":
         """Start slurmd, and wait until its node takes jobs."""
@@ -148,8 +153,9 @@ class Cluster:
             daemon.wait()
 
 
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no daemon outlives a killed test
+def end_with_parent() -> None:
+    """For a process that must not outlive a killed test."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _free_port() -> int:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from slurm_cluster import Cluster, cluster, missing
+from slurm_cluster import Cluster, cluster, end_with_parent, missing
 from test_workflow import MICRO, snakemake, table
 from test_workflow import checkout as whole_checkout
 
@@ -67,6 +67,7 @@ def submit(slurm: Cluster, folder: Path, *arguments: str, target: str = "micro")
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=end_with_parent,
     )
 
 
