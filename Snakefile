@@ -8,9 +8,10 @@ from snakemake.utils import min_version
 
 from qtuning.errors import UserError
 from qtuning.gpus import visible
-from qtuning.workflow.command_line import only_planned, snakemake_targets
+from qtuning.workflow.command_line import only_planned, snakemake_targets, submits
 from qtuning.workflow.hub import HubInputs
 from qtuning.workflow.inputs import load_inputs
+from qtuning.workflow.requests import GROUP, requests_of
 
 min_version("9.0")
 
@@ -21,8 +22,10 @@ configfile: "configs/config.yaml"
 # What is wrong with the targets is said here, since Snakemake wraps what input functions raise in rules and tracebacks,
 # and of an exception it would say that it comes from this file.
 try:
-    INPUTS = load_inputs(config)
+    SUBMITS = submits()
+    INPUTS = load_inputs(config, submits=SUBMITS)
     HUB = HubInputs(INPUTS)
+    REQUESTS = requests_of(config, INPUTS)
     if (asked := snakemake_targets()) is not None:
         INPUTS.check_targets(asked or ["mini"], dry=only_planned())
         if not only_planned():
@@ -32,9 +35,17 @@ except UserError as error:
 ROOT = INPUTS.paths.root
 DATA_DIR = f"--data-dir {quote(str(INPUTS.data_dir))}" if INPUTS.data_dir else ""
 
-if "gpu" not in workflow.global_resources:
-    # as many jobs at once as there are GPUs; `--resources gpu=N` overrides
-    workflow.global_resources["gpu"] = max(1, len(visible()))
+if not SUBMITS and "gpu" not in workflow.global_resources and (devices := visible()):
+    # as many jobs at once as there are GPUs here; `--resources gpu=N` overrides. Without GPUs the cores are the limit.
+    workflow.global_resources["gpu"] = len(devices)
+
+
+def short_jobs(wildcards):
+    """Group of the jobs of a cell; `--group-components` knows it by its first part."""
+    if (name := REQUESTS.group(wildcards.cell)) is not None:
+        workflow.parent_groupids[name] = GROUP
+    return name
+
 
 # one repository at a time: each has progress to show, and all the bandwidth
 workflow.global_resources.setdefault("hub", 1)

@@ -1,12 +1,10 @@
 """Outputs that appear whole or not at all, and digests of what was read."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,77 +95,3 @@ def remove_leftovers(folder: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-
-
-@contextlib.contextmanager
-def exclusive(lock_file: Path, purpose: str) -> Iterator[None]:
-    """Hold `lock_file` (flock) for the duration; wait, and say so, while another process holds it.
-
-    The kernel frees the lock on any death of its holder. This is what makes it safe to retype a command whose killed
-    predecessor left a child process running.
-    """
-    lock_file.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        with open(lock_file, "a+", encoding="utf-8") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                handle.seek(0)
-                print(f"waiting for process {handle.read().strip()}, which is busy with {purpose}", file=sys.stderr)
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            if not _is_at(handle.fileno(), lock_file):
-                continue  # it was removed (`remove_lock`) between our opening and our locking it
-            handle.seek(0)
-            handle.truncate()
-            handle.write(str(os.getpid()))
-            handle.flush()
-            yield
-            return
-
-
-def is_held(lock_file: Path) -> bool:
-    """Whether a process holds `lock_file` at this moment. (Opened for writing, which NFS wants for a lock.)"""
-    with contextlib.suppress(FileNotFoundError), open(lock_file, "r+", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-def remove_lock(lock_file: Path) -> bool:
-    """Remove `lock_file` unless it is held; whether it was removed. Who waits for it meanwhile makes it anew."""
-    with contextlib.suppress(FileNotFoundError), open(lock_file, "r+", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        if _is_at(handle.fileno(), lock_file):
-            lock_file.unlink()
-            return True
-    return False
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file is the one that `path` names now."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-@contextlib.contextmanager
-def exclusive_if_free(lock_file: Path) -> Iterator[bool]:
-    """Hold `lock_file` as `exclusive` does, but do not wait: False where another process holds it."""
-    lock_file.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock_file, "a+", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        handle.seek(0)
-        handle.truncate()
-        handle.write(str(os.getpid()))
-        handle.flush()
-        yield True

@@ -2,12 +2,9 @@
 
 import json
 import math
-import os
-import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -151,74 +148,3 @@ def test_canonical_json_and_hashes_by_hand(tmp_path: Path) -> None:
     digest = subprocess.run(["sha256sum", tmp_path / "x"], capture_output=True, text=True, check=True).stdout.split()[0]
     assert files.file_digest(tmp_path / "x") == digest
     assert files.short_hash(value) == digest[:8]
-
-
-HOLD = (
-    "import sys, time; from pathlib import Path; from qtuning.files import exclusive\n"
-    "with exclusive(Path(sys.argv[1]), 'the test'):\n    print('held', flush=True); sys.stdin.readline()"
-)
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[], "subprocess.Popen[str]"]]:
-    """start() -> a process that takes the lock, says so, and holds it until it reads a line."""
-    processes: list[subprocess.Popen[str]] = []
-
-    def start() -> "subprocess.Popen[str]":
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-c", HOLD, str(tmp_path / "sub" / "x.lock")],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-        return processes[-1]
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
-
-
-@pytest.mark.parametrize("ending", ["exit", "kill"])
-def test_one_holder_at_a_time(tmp_path: Path, start: Callable[[], "subprocess.Popen[str]"], ending: str) -> None:
-    """The second waits, says for whom, and goes on however the first ends."""
-    lock = tmp_path / "sub" / "x.lock"
-    first = start()
-    assert first.stdout is not None
-    assert first.stdout.readline() == "held\n"
-    second = start()
-    assert second.stdout is not None and second.stderr is not None
-    assert second.stderr.readline() == f"waiting for process {first.pid}, which is busy with the test\n"
-    assert select.select([second.stdout], [], [], 0.3)[0] == [], "it does not hold the lock yet"
-    if ending == "kill":
-        first.kill()
-    else:
-        first.communicate("\n", timeout=10)
-    assert second.stdout.readline() == "held\n"
-    assert lock.read_text() == str(second.pid)
-    second.communicate("\n", timeout=10)
-    assert second.returncode == 0
-    with files.exclusive(lock, "the test"):
-        assert lock.read_text() == str(os.getpid())
-
-
-def test_who_waits_for_a_lock_that_is_removed_takes_the_new_one(
-    tmp_path: Path, start: Callable[[], "subprocess.Popen[str]"]
-) -> None:
-    """`qtuning doctor --repair` removes locks that nobody holds. Two jobs must never hold an old one and a new one."""
-    lock = tmp_path / "sub" / "x.lock"
-    first = start()
-    assert first.stdout is not None and first.stdout.readline() == "held\n"
-    assert files.is_held(lock) and not files.remove_lock(lock)
-    second = start()
-    assert second.stderr is not None and "waiting for process" in second.stderr.readline()
-    lock.unlink()  # as if it had been idle when it was looked at
-    first.communicate("\n", timeout=10)
-    assert second.stdout is not None and second.stdout.readline() == "held\n"
-    assert lock.read_text() == str(second.pid), "it holds the file that others will find"
-    second.communicate("\n", timeout=10)
-    assert files.remove_lock(lock) and not lock.exists()
-    assert not files.is_held(lock) and not files.remove_lock(lock)

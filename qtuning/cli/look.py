@@ -141,7 +141,7 @@ def plane(
     from qtuning.figures.style import save
     from qtuning.probes.score_file import print_plane, score_file
 
-    hold_gpus(1)
+    hold_gpus(int(chosen.takes_gpus))
     with tqdm(unit="sample", desc="scoring", disable=None, leave=False) as bar:
 
         def progress(done: int, total: int) -> None:

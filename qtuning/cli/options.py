@@ -62,14 +62,14 @@ def set_threads(threads: int) -> None:
 def hold_gpus(count: int, key: str = "") -> None:
     """Hold GPUs of this machine for this job alone, and point it at them; nothing to do where there are none.
 
-    To be called before torch counts GPUs. key: what asks for `count`. UserError where there are fewer, where torch does
-    not see those that we hold, or where strangers keep their memory.
+    To be called before torch counts GPUs. A job that asks for none sees none. key: what asks for `count`. UserError
+    where there are fewer, where torch does not see those that we hold, or where strangers keep their memory.
     """
     from qtuning.gpus.find import CUDA, HIP, look
     from qtuning.gpus.lease import lease
     from qtuning.gpus.torch_sees import ask_torch, check_seen
 
-    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on", "y", "t"):
+    if count == 0 or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on", "y", "t"):
         os.environ |= {CUDA: "", HIP: ""}  # also for what does not ask Accelerate
         return
     machine = look()

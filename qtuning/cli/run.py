@@ -91,7 +91,7 @@ def prefetch(
 def base_model(cell: CellFile, results: Results = RESULTS) -> None:
     """Make a cell's base model ready: convert it, or find it in the package or among what was fetched."""
     from qtuning.experiment.ids import ResultPaths
-    from qtuning.files import exclusive
+    from qtuning.locks import exclusive
     from qtuning.model.load import make_ready
 
     loaded, paths = read_cell(cell), ResultPaths(results)
@@ -107,7 +107,7 @@ def prepare(cell: CellFile, results: Results = RESULTS, data_dir: DataDir = None
     from qtuning.data.prepare import prepare as run
     from qtuning.data.prepare import print_summary
     from qtuning.experiment.ids import ResultPaths
-    from qtuning.files import exclusive
+    from qtuning.locks import exclusive
     from qtuning.model.load import model_path
 
     loaded, paths = read_cell(cell, trained=True), ResultPaths(results)
@@ -172,7 +172,7 @@ def train(
     for name in group or []:
         options += ["--group", name]
     set_threads(threads)
-    hold_gpus(how.here, "processes on this machine")
+    hold_gpus(how.here if loaded.model.takes_gpus else 0, "processes on this machine")
     if how.processes > 1:
         command = how.command(options)
         os.execv(command[0], command)  # the launcher takes the place of this process, and with it the GPUs it holds
@@ -190,16 +190,15 @@ def evaluate(
 ) -> None:
     """Evaluate one cell on its benchmarks with lm-eval, in one process. After `ask` it marks the answers, on a CPU."""
     set_threads(threads)
-    asked = read_evaluation(evaluation)
-    if asked.backend == "hf":
-        hold_gpus(1)
+    loaded, asked = read_cell(cell), read_evaluation(evaluation)
+    hold_gpus(int(loaded.model.takes_gpus and asked.backend == "hf"))
     from qtuning.evaluation.run import evaluate_cell
     from qtuning.experiment.ids import ResultPaths
-    from qtuning.files import exclusive
+    from qtuning.locks import exclusive
 
     paths = ResultPaths(results)
     with exclusive(paths.lock(f"{cell.stem}-{evaluation.stem}"), f"evaluating {cell.stem}"):
-        evaluate_cell(read_cell(cell), asked, paths, data_dir=data_dir)
+        evaluate_cell(loaded, asked, paths, data_dir=data_dir)
 
 
 def ask(
@@ -222,7 +221,7 @@ def ask(
     from qtuning.evaluation.ask import ask_cell
     from qtuning.experiment.grid import ConfigFolder
     from qtuning.experiment.ids import ResultPaths, evaluation_id
-    from qtuning.files import exclusive
+    from qtuning.locks import exclusive
 
     paths, loaded, asked = ResultPaths(results), read_cell(cell), read_evaluation(evaluation)
     if asked.backend != "vllm":
@@ -232,7 +231,8 @@ def ask(
     python = vllm or next((path for path in (VLLM_PYTHON,) if path.is_file()), Path(sys.executable))
     with exclusive(paths.lock(f"{cell.stem}-{evaluation.stem}"), f"asking {cell.stem}"):
         ask_cell(
-            loaded, asked, paths, data_dir=data_dir, python=python, hold_gpu=lambda: hold_gpus(1),
+            loaded, asked, paths, data_dir=data_dir, python=python,
+            hold_gpu=lambda: hold_gpus(int(loaded.model.takes_gpus)),
             beside=[other for grid in wanted for other in grid.cells],
         )  # fmt: skip
 
@@ -252,12 +252,14 @@ def influence(
     `qtuning influence results/configurations/ID.json`
     """
     set_threads(threads)
-    hold_gpus(1)
+    asked = read_measurement(measurement)
+    hold_gpus(int(asked.warmup.model.takes_gpus))
     from qtuning.experiment.ids import ResultPaths
-    from qtuning.files import exclusive, remove_leftovers
+    from qtuning.files import remove_leftovers
+    from qtuning.locks import exclusive
     from qtuning.train.influence import measure_influence
 
-    asked, paths = read_measurement(measurement), ResultPaths(results)
+    paths = ResultPaths(results)
     with exclusive(paths.lock(measurement.stem), f"measuring {measurement.stem}"):
         remove_leftovers(paths.influence(asked.identity))
         print(measure_influence(asked, paths, data_dir))
@@ -276,12 +278,13 @@ def localise(
     `qtuning localise results/configurations/CELL.json`
     """
     set_threads(threads)
-    hold_gpus(1)
+    loaded = read_cell(cell)
+    hold_gpus(int(loaded.model.takes_gpus))
     from qtuning.experiment.ids import ResultPaths
-    from qtuning.files import exclusive
+    from qtuning.locks import exclusive
     from qtuning.probes.planted_errors import find_planted_errors
 
-    loaded, paths = read_cell(cell), ResultPaths(results)
+    paths = ResultPaths(results)
     with exclusive(paths.lock(f"{cell.stem}-localisation"), f"localising errors of {cell.stem}"):
         print(find_planted_errors(loaded, paths))
 
@@ -294,7 +297,7 @@ def token_kinds(cell: CellFile, results: Results = RESULTS, data_dir: DataDir = 
     `qtuning token-kinds results/configurations/CELL.json`
     """
     from qtuning.experiment.ids import ResultPaths
-    from qtuning.files import exclusive
+    from qtuning.locks import exclusive
     from qtuning.probes.token_kinds import count_token_kinds
 
     loaded, paths = read_cell(cell, trained=True), ResultPaths(results)

@@ -17,7 +17,8 @@ from qtuning.doctor.finding import Finding
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell
 from qtuning.experiment.ids import ResultPaths, cell_json
-from qtuning.files import LEFTOVERS, exclusive, file_digest, is_held, read_json, remove_lock
+from qtuning.files import LEFTOVERS, file_digest, read_json
+from qtuning.locks import exclusive, is_held, remove_lock
 from qtuning.model.load import MARKER, check_folder, model_path
 from qtuning.train.checkpoint import DAMAGE, checkpoints_of, verified
 

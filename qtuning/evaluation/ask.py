@@ -19,7 +19,8 @@ from qtuning.errors import UserError
 from qtuning.evaluation.run import folders_of, ready_tasks, why_skipped, work_through
 from qtuning.experiment.cell import Cell, Evaluation
 from qtuning.experiment.ids import ResultPaths, cell_id, evaluation_id, model_id
-from qtuning.files import exclusive_if_free, file_digest, read_json, write_json
+from qtuning.files import file_digest, read_json, write_json
+from qtuning.locks import exclusive_if_free
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks of LoRA that a vLLM engine can be made for; it takes all adapters up to its own."""

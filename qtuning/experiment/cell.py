@@ -106,6 +106,14 @@ class Model(Labelled):
     template: Template = Field("alpaca", description="how a prompt is written, data/templates.py")
     lora_targets: Literal["all-linear"] | tuple[str, ...] = Field("all-linear", description="modules that get LoRA")
 
+    @property
+    def takes_gpus(self) -> bool:
+        """Whether its jobs take GPUs where there are some: all models but those that the package ships.
+
+        These train in seconds on a CPU, and give the same numbers everywhere.
+        """
+        return not isinstance(self.source, ShippedModelSource)
+
 
 class TrainSet(Labelled):
     """A supervised fine-tuning set (configs/train_sets/NAME.yaml)."""

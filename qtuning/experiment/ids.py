@@ -178,6 +178,7 @@ class ResultPaths:
     def hub(self) -> Path:
         """Folder of what is known of fetched repositories (hub/fetch.py)."""
         return self.root / "hub"
+
     def replies(self, cell: Cell, evaluation: Evaluation) -> Path:
         """File of what a model that ran elsewhere replied to the questions of an evaluation (vLLM), not yet marked."""
         return self.root / "replies" / cell_id(cell) / f"{evaluation_id(evaluation)}.json"

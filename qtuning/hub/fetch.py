@@ -13,9 +13,10 @@ from typing import Any
 
 from qtuning.errors import UserError, one_line, raise_problems
 from qtuning.experiment.ids import ResultPaths
-from qtuning.files import exclusive, read_json, write_json
+from qtuning.files import read_json, write_json
 from qtuning.hub.offline import go_offline
 from qtuning.hub.repositories import Repository
+from qtuning.locks import exclusive
 
 # what is fetched of a model: weights as safetensors, configuration, tokenizer; no pickle, no code
 WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt"]

@@ -21,7 +21,7 @@ from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell, Model, Pruning, Seeds, Training, TrainSet
 from qtuning.experiment.ids import ResultPaths, model_id
 from qtuning.experiment.quadrants import QUADRANTS
-from qtuning.files import exclusive
+from qtuning.locks import exclusive
 from qtuning.model.load import MARKER, make_ready, model_path
 from qtuning.pruners.base import DROPPED, Budget, Candidates
 from qtuning.pruners.q_tuning import triage

@@ -17,7 +17,8 @@ from qtuning.errors import UserError
 from qtuning.experiment.grid import Grid
 from qtuning.experiment.metrics import METRICS, MetricName
 from qtuning.experiment.yaml_files import nearest
-from qtuning.files import atomic_path, exclusive
+from qtuning.files import atomic_path
+from qtuning.locks import exclusive
 from qtuning.store.collect import collect, collect_items, collect_localisation, collect_planes, collect_steps, thinned
 from qtuning.store.observed import collect_measured, collect_token_kinds, collect_watched
 from qtuning.store.planted_kinds import collect_kinds

@@ -19,7 +19,8 @@ from accelerate.utils import AutocastKwargs, check_cuda_p2p_ib_support
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell
 from qtuning.experiment.ids import AUXILIARY
-from qtuning.files import exclusive, read_json, remove_leftovers, write_json
+from qtuning.files import read_json, remove_leftovers, write_json
+from qtuning.locks import exclusive
 from qtuning.train import checkpoint
 from qtuning.train.cell import CellFolders, is_finished, train
 from qtuning.train.exchange import DEVICE_WAIT, LOCK_WAIT, gather_objects, wait_for_everyone

@@ -41,8 +41,10 @@ from qtuning.train.launch import Launch
 from qtuning.train.tracking import MODES
 from qtuning.warm.client import VARIABLE
 
-SETTINGS = ("results", "data_dir", "tracking", "processes", "parallel", "threads", "checkpoint_seconds", "warm",
-            "vllm")  # fmt: skip
+SETTINGS = ("results", "data_dir", "tracking", "processes", "parallel", "threads", "checkpoint_seconds", "warm", "vllm",
+            "machine", "time_limit")  # fmt: skip
+# variables that say which devices this machine has for us
+OF_THIS_MACHINE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 # Every experiment is a rule of its own name, so none may be called like one of these rules.
 RULES = frozenset({
     *("all", "configure", "prefetch", "base_model", "prepare", "train", "train_and_keep", "train_and_observe"),
@@ -77,7 +79,7 @@ class WorkflowInputs:
         self._shared: dict[str, Cell] = {}  # models and pairs: the cell that stands for all that share them
         self._kept: set[str] = set()
         self._observed: set[str] = set()
-        self._experiments_of: dict[str, list[str]] = {}
+        self.experiments_of: dict[str, list[str]] = {}
         for name, grid in self.grids.items():
             if grid.evaluation is not None:
                 self.evaluations[evaluation_id(grid.evaluation)] = grid.evaluation
@@ -94,7 +96,7 @@ class WorkflowInputs:
     def _add(self, experiment: str, cell: Cell, keep_weights: bool) -> None:
         identity = cell_id(cell)
         self.cells[identity] = cell
-        groups = self._experiments_of.setdefault(identity, [])
+        groups = self.experiments_of.setdefault(identity, [])
         if experiment not in groups:
             groups.append(experiment)
         self._add_model(cell.model)
@@ -137,11 +139,7 @@ class WorkflowInputs:
 
     def group_options(self, cell: str) -> str:
         """`--group A --group B`: the experiments that a cell belongs to."""
-        return " ".join(f"--group {name}" for name in self._experiments_of[cell])
-
-    def gpus(self, evaluation: bool = False) -> int:
-        """GPUs that a job takes. 0 on a machine without any, where the cores alone limit the jobs."""
-        return min(1 if evaluation else self.launch.processes, len(visible()))
+        return " ".join(f"--group {name}" for name in self.experiments_of[cell])
 
     def temporary_cells(self) -> str:
         """Regular expression of the cells whose full weights are deleted after evaluation."""
@@ -407,15 +405,20 @@ def _representative(cell: Cell) -> Cell:
     return shared.model_copy(update={"train_set": used_train_set(cell), "semantics": 1})
 
 
-def load_inputs(config: Mapping[str, Any], configs: Path = Path("configs")) -> WorkflowInputs:
+def load_inputs(config: Mapping[str, Any], configs: Path = Path("configs"), *, submits: bool = False) -> WorkflowInputs:
     """Check the settings (configs/config.yaml) and expand every experiment below `configs`; UserError for settings.
 
     Puts this interpreter's folder first on PATH, so that jobs find `qtuning` even if its environment is not active.
-    Without GPUs, where starting a process can take as long as a cell, jobs share one start (qtuning/warm).
+    Without GPUs, where starting a process can take as long as a cell, jobs share one start (qtuning/warm). submits:
+    jobs run on other machines. They inherit this environment, so what it says of this machine is taken out of it.
     """
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     _check_settings(config, configs)
-    if config["warm"] and not visible():
+    os.environ.pop(VARIABLE, None)
+    if submits:
+        for name in OF_THIS_MACHINE:
+            os.environ.pop(name, None)
+    elif config["warm"] and not visible():
         os.environ[VARIABLE] = str(os.getpid())
     data_dir = None if config["data_dir"] is None else Path(config["data_dir"]).resolve()
     if data_dir is not None and not data_dir.is_dir():

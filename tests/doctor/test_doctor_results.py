@@ -19,7 +19,8 @@ from qtuning.doctor.finding import Finding, repair
 from qtuning.doctor.results import look_at_results
 from qtuning.experiment.cell import Cell
 from qtuning.experiment.ids import ResultPaths, cell_id, cell_json
-from qtuning.files import exclusive, file_digest, write_json, write_text
+from qtuning.files import file_digest, write_json, write_text
+from qtuning.locks import exclusive
 from qtuning.train import checkpoint
 
 

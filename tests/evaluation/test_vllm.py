@@ -176,7 +176,7 @@ def test_replies_of_other_weights_or_to_other_questions_are_not_taken(
 
 def test_a_cell_that_another_job_asks_is_left_to_it(world: World, stand_in: None) -> None:
     from qtuning.experiment.ids import evaluation_id
-    from qtuning.files import exclusive_if_free
+    from qtuning.locks import exclusive_if_free
 
     lock = world.paths.lock(f"{cell_id(world.base)}-{evaluation_id(VLLM)}")
     with exclusive_if_free(lock) as mine, exclusive_if_free(lock) as others:

@@ -21,12 +21,19 @@ rule evaluate:
         ROOT / "benchmarks/evaluate/{cell}/{evaluation}.tsv"
     wildcard_constraints:
         evaluation=INPUTS.evaluations_by("hf"),
+    group:
+        short_jobs if SUBMITS else None
     conda:
         "../envs/qtuning.yaml"
     threads: config["threads"]
     resources:
-        gpu=INPUTS.gpus(evaluation=True),
-        mem_mb=4000,
+        gpu=lambda wildcards: REQUESTS.gpus(wildcards.cell, evaluation=True),
+        mem_mb=lambda wildcards, attempt: REQUESTS.evaluation(
+            wildcards.cell, wildcards.evaluation
+        ).mem_mb(attempt),
+        runtime=lambda wildcards, attempt: REQUESTS.evaluation(
+            wildcards.cell, wildcards.evaluation
+        ).minutes(attempt),
         results=str(ROOT),
         data_dir=DATA_DIR,
     message:
@@ -58,8 +65,13 @@ rule ask:
         "../envs/qtuning.yaml"
     threads: config["threads"]
     resources:
-        gpu=INPUTS.gpus(evaluation=True),
-        mem_mb=4000,
+        gpu=lambda wildcards: REQUESTS.gpus(wildcards.cell, evaluation=True),
+        mem_mb=lambda wildcards, attempt: REQUESTS.evaluation(
+            wildcards.cell, wildcards.evaluation
+        ).mem_mb(attempt),
+        runtime=lambda wildcards, attempt: REQUESTS.evaluation(
+            wildcards.cell, wildcards.evaluation
+        ).minutes(attempt),
         results=str(ROOT),
         data_dir=DATA_DIR,
         groups=lambda wildcards: INPUTS.group_options(wildcards.cell),
@@ -90,7 +102,9 @@ use rule evaluate as mark with:
         evaluation=INPUTS.evaluations_by("vllm"),
     resources:
         gpu=0,
-        mem_mb=4000,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        # not seconds on a GPU: the checker of MATH takes minutes on one core
+        runtime=lambda wildcards, attempt: 30 * attempt,
         results=str(ROOT),
         data_dir=DATA_DIR,
     message:

@@ -23,8 +23,16 @@ rule influence:
         "../envs/qtuning.yaml"
     threads: config["threads"]
     resources:
-        gpu=min(1, len(visible())),
-        mem_mb=4000,
+        # its time is a part of that of its warm-up in the plan
+        gpu=lambda wildcards: REQUESTS.gpus(
+            INPUTS.warmup(wildcards.measurement), evaluation=True
+        ),
+        mem_mb=lambda wildcards, attempt: REQUESTS.training(
+            INPUTS.warmup(wildcards.measurement)
+        ).mem_mb(attempt),
+        runtime=lambda wildcards, attempt: REQUESTS.training(
+            INPUTS.warmup(wildcards.measurement)
+        ).minutes(attempt),
         results=str(ROOT),
         data_dir=DATA_DIR,
     message:

@@ -18,8 +18,13 @@ rule localise:
         "../envs/qtuning.yaml"
     threads: config["threads"]
     resources:
-        gpu=INPUTS.gpus(evaluation=True),
-        mem_mb=4000,
+        gpu=lambda wildcards: REQUESTS.gpus(wildcards.cell, evaluation=True),
+        mem_mb=lambda wildcards, attempt: REQUESTS.training(wildcards.cell).mem_mb(
+            attempt
+        ),
+        runtime=lambda wildcards, attempt: REQUESTS.training(wildcards.cell).minutes(
+            attempt
+        ),
         results=str(ROOT),
     message:
         "localise {wildcards.cell}"

@@ -26,8 +26,8 @@ rule token_kinds:
         " > {log:q} 2>&1"
 
 
-# The training of the cell once more, for its time and memory alone. It takes all cores and GPUs, so that no other job
-# of the workflow runs beside it, and leaves nothing but its account.
+# The training of the cell once more, for its time and memory alone. It takes all cores, or on a cluster a node for
+# itself (profiles/slurm), so that no other job of the workflow runs beside it, and leaves nothing but its account.
 rule measure:
     input:
         configuration=ROOT / "configurations/{cell}.json",
@@ -42,10 +42,15 @@ rule measure:
         ROOT / "logs/measure/{cell}.log",
     conda:
         "../envs/qtuning.yaml"
-    threads: workflow.cores
+    threads: config["threads"] * INPUTS.launch.processes if SUBMITS else workflow.cores
     resources:
-        gpu=len(visible()),
-        mem_mb=4000,
+        gpu=lambda wildcards: REQUESTS.gpus(wildcards.cell),
+        mem_mb=lambda wildcards, attempt: REQUESTS.training(wildcards.cell).mem_mb(
+            attempt
+        ),
+        runtime=lambda wildcards, attempt: REQUESTS.training(wildcards.cell).minutes(
+            attempt
+        ),
         results=str(ROOT),
         launch=INPUTS.launch.options(),
         threads_each=config["threads"],

@@ -83,6 +83,7 @@ use rule tables as tables_beside_the_paper with:
         ),
     wildcard_constraints:
         experiment=r"table(?:[1-589]|1[0-5])(?:-[^/.]+)?",
+    localrule: True
 
 
 rule localisation_table:
@@ -121,6 +122,7 @@ use rule localisation_table as tokens_table with:
         ),
     log:
         ROOT / "logs/tables/{experiment}.tokens.log",
+    localrule: True
     message:
         "kinds of tokens of {wildcards.experiment}"
 
@@ -136,6 +138,7 @@ use rule localisation_table as efficiency_table with:
         ),
     log:
         ROOT / "logs/tables/{experiment}.efficiency.log",
+    localrule: True
     message:
         "time and memory of {wildcards.experiment}"
 
@@ -151,6 +154,7 @@ use rule localisation_table as kinds_table with:
         ),
     log:
         ROOT / "logs/tables/{experiment}.kinds.log",
+    localrule: True
     message:
         "planted kinds of {wildcards.experiment}"
 

@@ -23,12 +23,19 @@ rule train:
         ROOT / "benchmarks/train/{cell}.tsv"
     wildcard_constraints:
         cell=INPUTS.temporary_cells(),
+    group:
+        short_jobs if SUBMITS else None
     conda:
         "../envs/qtuning.yaml"
     threads: config["threads"] * INPUTS.launch.processes
     resources:
-        gpu=INPUTS.gpus(),
-        mem_mb=4000,
+        gpu=lambda wildcards: REQUESTS.gpus(wildcards.cell),
+        mem_mb=lambda wildcards, attempt: REQUESTS.training(wildcards.cell).mem_mb(
+            attempt
+        ),
+        runtime=lambda wildcards, attempt: REQUESTS.training(wildcards.cell).minutes(
+            attempt
+        ),
         results=str(ROOT),
         launch=INPUTS.launch.options(),
         groups=lambda wildcards: INPUTS.group_options(wildcards.cell),
