@@ -104,7 +104,7 @@ def test_vllm_answers_on_a_gpu_and_marks_on_a_cpu(tmp_path: Path) -> None:
     found = jobs(printed)
     assert (found["ask"], found["mark"], found.get("evaluate")) == (4, 4, None)
     (folder / "configs/experiments/both.yaml").write_text(MICRO.replace("title: Micro", "title: Both"))
-    printed = snakemake(folder, "--dry-run", "both", target="micro")
+    printed = snakemake(folder, "both", "--dry-run")
     found = jobs(printed)
     assert (found["ask"], found["mark"], found["evaluate"], found["train"]) == (4, 4, 4, 3), (
         "one training, two backends"

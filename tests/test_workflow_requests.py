@@ -56,7 +56,7 @@ def cells_of(inputs: WorkflowInputs, experiment: str) -> list[str]:
     return [cell_id(cell) for cell in inputs.grids[experiment].cells if cell.training is not None]
 
 
-@given(st.floats(0, 1e12), st.floats(0, 1e6), st.integers(1, 9), st.none() | st.integers(1, 10_000))
+@given(st.floats(1, 1e12), st.floats(0, 1e6), st.integers(1, 9), st.none() | st.integers(1, 10_000))
 def test_more_with_every_attempt(memory: float, seconds: float, attempt: int, limit: int | None) -> None:
     request = Request(memory, seconds, limit)
     assert request.mem_mb(attempt) * 2**20 >= attempt * memory

@@ -4,7 +4,7 @@ import os
 
 # What runs on compute nodes, which often have no network. Hundreds of such jobs would also meet the hub's rate limit.
 JOBS = frozenset({
-    *("base-model", "prepare", "train", "evaluate", "influence", "localise", "token-kinds"),
+    *("base-model", "prepare", "train", "ask", "evaluate", "influence", "localise", "token-kinds"),
 })  # fmt: skip
 VARIABLES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 

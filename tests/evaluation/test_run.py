@@ -12,7 +12,7 @@ from typing import Any
 import polars
 import pytest
 import torch
-from benchmark_files import write_all
+from benchmark_files import gsm8k, write_all, write_records
 from polars.testing import assert_frame_equal
 
 from qtuning.errors import UserError
@@ -368,21 +368,21 @@ def test_likelihood_metrics_of_every_item(finished: Run) -> None:
 def test_the_gold_answer_is_scored_after_the_prompt_of_the_headline_metric(
     tiny_model: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    from benchmark_files import gsm8k
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoTokenizer
 
     data = write_all(tmp_path / "data")
+    write_records(data, "gsm8k", "test", gsm8k(1))
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant]"
     tokenizer.save_pretrained(model)
-    asked = run_tiny(model, data, tmp_path / "out", benchmarks=("gsm8k",), limit=1, **options)
+    asked = run_tiny(model, data, tmp_path / "out", benchmarks=("gsm8k",), limit=None, **options)
     question, answer = "Question: Ann has 0 plums and gets 1,000 more. How many?\nAnswer:", gsm8k(1)[0]["answer"]
     if "fewshot" in options:
         examples = load_tasks(Evaluation(**asked["evaluation"]), data)["gsm8k"]
-        examples.build_all_requests(limit=1, rank=0, world_size=1)
+        examples.build_all_requests(rank=0, world_size=1)
         prompt, between = examples.instances[0].args[0], " "
         assert prompt.endswith(question) and prompt.count("Question:") == 3
     else:

@@ -17,13 +17,16 @@ from torch.cuda import _code_compatible_with_device
 from qtuning.cli.options import hold_gpus
 from qtuning.errors import UserError
 from qtuning.experiment.grid import ConfigFolder
-from qtuning.experiment.ids import cell_json
+from qtuning.experiment.ids import cell_json, evaluation_json
+from qtuning.experiment.influence import measurement_of
+from qtuning.files import canonical_json
 from qtuning.gpus import find, lease, torch_sees
 from qtuning.gpus.device import Device, Machine
 from qtuning.gpus.find import look
 from qtuning.gpus.torch_sees import Torch, ask_torch, check_seen, find_cause, lacks_code
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+SHIPPED = CONFIGS.parent / "qtuning/assets/mini"  # a folder like any other, which may take a GPU
 H100 = Device("GPU-a", "GPU-a", "GPU 0 (NVIDIA H100)", 0, capability=(9, 0))
 NVIDIA = Machine((H100,), source="nvml", driver="580.65.06", cuda=(13, 0))
 GOOD = Torch("2.13.0+cu130", "13.0", None, 1, architectures=("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"))
@@ -192,7 +195,7 @@ def test_this_torch_tells_what_it_is() -> None:
         ["evaluate", "cell.json", "evaluation.json"],
         ["localise", "cell.json"],
         ["influence", "measurement.json"],
-        ["plane", "mini", "mini"],
+        ["plane", str(SHIPPED), "mini"],
     ],
     ids=lambda command: command[0],
 )
@@ -203,13 +206,16 @@ def test_every_command_that_runs_a_model_refuses_a_gpu_that_torch_cannot_see(
     `plane` never leased at all."""
     if torch.cuda.is_available():
         pytest.skip("this torch sees GPUs")
-    (grid,) = ConfigFolder(CONFIGS).expand(["mini"])
+    (grid,) = ConfigFolder(CONFIGS).expand(["table13"])
+    measurement = next(found for cell in grid.cells if (found := measurement_of(cell)) is not None)
+    (tmp_path / "measurement.json").write_text(canonical_json(measurement.model_dump(mode="json", by_alias=True)))
     (tmp_path / "cell.json").write_text(cell_json(next(cell for cell in grid.cells if not cell.zero_shot)))
+    assert grid.evaluation is not None
+    (tmp_path / "evaluation.json").write_text(evaluation_json(grid.evaluation))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setattr(lease, "lock_folder", lambda: tmp_path)
-    options = ["--accelerate", CONFIGS / "accelerate/single.yaml"] if command[0] == "train" else []
-    error = invoke(*command, *options).exception
+    error = invoke(*command).exception
     assert isinstance(error, UserError), error
     assert str(error).startswith("GPU 0: leased, but torch")
     assert "to run on the CPU on purpose, set CUDA_VISIBLE_DEVICES to nothing" in str(error)
