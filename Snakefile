@@ -28,16 +28,20 @@ try:
     REQUESTS = requests_of(config, INPUTS)
     if (asked := snakemake_targets()) is not None:
         INPUTS.check_targets(asked or ["mini"], dry=only_planned())
+        if SUBMITS:
+            named = map(INPUTS.experiment_of, asked or ["mini"])
+            REQUESTS.check_targets([name for name in named if name is not None])
         if not only_planned():
             HUB.check_access(asked or ["mini"])
+    DEVICES = [] if SUBMITS else visible()
 except UserError as error:
     sys.exit(f"error: {error}")
 ROOT = INPUTS.paths.root
 DATA_DIR = f"--data-dir {quote(str(INPUTS.data_dir))}" if INPUTS.data_dir else ""
 
-if not SUBMITS and "gpu" not in workflow.global_resources and (devices := visible()):
+if DEVICES and "gpu" not in workflow.global_resources:
     # as many jobs at once as there are GPUs here; `--resources gpu=N` overrides. Without GPUs the cores are the limit.
-    workflow.global_resources["gpu"] = len(devices)
+    workflow.global_resources["gpu"] = len(DEVICES)
 
 
 def short_jobs(wildcards):

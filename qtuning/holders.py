@@ -35,6 +35,8 @@ class Holder:
     def runs(self) -> bool | None:
         """Whether it still runs; None if that cannot be told from here."""
         if self.host == socket.gethostname():
+            if not Path("/proc/self/stat").exists():
+                return False  # macOS: the kernel's lock decides, which every local file system has
             return _started(self.process) == self.started
         if not self.slurm:
             return None

@@ -28,6 +28,13 @@ def test_a_process_here_runs_until_it_ends() -> None:
     assert other.runs() is False
 
 
+def test_without_proc_the_kernels_lock_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On macOS a holder that was killed seemed to run for ever, since no process has a start there."""
+    killed = current()
+    monkeypatch.setattr("qtuning.holders.Path", lambda name: tmp_path / name.lstrip("/"))
+    assert killed.runs() is False
+
+
 def test_a_process_on_another_node_is_unknown_without_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", os.devnull)
     assert replace(current(), host="another-node").runs() is None

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("few") / "configs"
     shutil.copytree(REPOSITORY / "configs", folder)
     for path in (folder / "experiments").iterdir():
-        if path.stem not in ("table1", "mini", "mini-methods", "fig7"):
+        if path.stem not in ("table1", "table6", "mini", "mini-methods", "fig7"):
             path.unlink()
     (folder / "models/own.yaml").write_text("source: {kind: hub, id: nobody/knows-it}\n")
     table1 = (folder / "experiments/table1.yaml").read_text()
@@ -108,6 +109,42 @@ def test_time_is_that_of_the_plan(requests: Requests, inputs: WorkflowInputs, co
         assert planned < asked < 3 * planned + 30
         assert slower.training(cell).minutes(1) > asked
         assert short.training(cell).minutes(3) <= 30
+
+
+def test_slices_of_a_model_are_no_whole_models(inputs: WorkflowInputs, configs: Path) -> None:
+    """Eight processes asked for eight whole models and their moments, 948 GiB, which few nodes have."""
+    cells = cells_of(inputs, "table1")
+    full = inputs.cells[cells[0]].model_copy(update={"training": inputs.cells[cells[0]].training.model_copy(
+        update={"tuning": "full"})})  # fmt: skip
+    asked = {}
+    for parallel in ("ddp", "fsdp"):
+        found = load_inputs(SETTINGS | {"processes": 8, "parallel": parallel}, configs)
+        (grid,) = (grid for grid in found.grids.values() if grid.experiment.name == "table1")
+        found.grids["table1"] = replace(grid, cells=(full,))
+        found.cells[cell_id(full)] = full
+        found.experiments_of[cell_id(full)] = ["table1"]
+        asked[parallel] = requests_of(SETTINGS, found, configs).training(cell_id(full)).memory / GIB
+    state = 3 * 4 * LLAMA.parameters / GIB  # float32 weights and both moments
+    assert state < asked["fsdp"] < 4 * state < 8 * state < asked["ddp"]
+
+
+def test_what_looks_at_samples_once_more_is_one_process(inputs: WorkflowInputs, configs: Path) -> None:
+    """It got the time of one of eight processes, and the memory of all."""
+    one, eight = (
+        requests_of(SETTINGS, load_inputs(SETTINGS | {"processes": count}, configs), configs) for count in (1, 8)
+    )
+    cell = cells_of(inputs, "table1")[0]
+    assert eight.scoring(cell) == one.scoring(cell) == one.training(cell)
+    assert eight.training(cell).seconds < one.training(cell).seconds
+
+
+def test_what_starts_anew_must_fit_into_the_time_limit(inputs: WorkflowInputs, configs: Path) -> None:
+    measured = next(name for name, grid in inputs.grids.items() if grid.experiment.measure and grid.cells)
+    requests_of(SETTINGS, inputs, configs).check_targets(inputs.grids)
+    short = requests_of(SETTINGS | {"time_limit": 5}, inputs, configs)
+    with pytest.raises(UserError, match=r"time_limit = 5: the measurement of .* cannot go on where it is stopped"):
+        short.check_targets([measured])
+    short.check_targets(["mini"])
 
 
 def test_a_model_of_unknown_size_asks_for_much(inputs: WorkflowInputs, configs: Path) -> None:

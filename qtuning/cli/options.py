@@ -65,7 +65,7 @@ def hold_gpus(count: int, key: str = "") -> None:
     To be called before torch counts GPUs. A job that asks for none sees none. key: what asks for `count`. UserError
     where there are fewer, where torch does not see those that we hold, or where strangers keep their memory.
     """
-    from qtuning.gpus.find import CUDA, HIP, look
+    from qtuning.gpus.find import CUDA, HIP, chose_none, look
     from qtuning.gpus.lease import lease
     from qtuning.gpus.torch_sees import ask_torch, check_seen
 
@@ -73,15 +73,23 @@ def hold_gpus(count: int, key: str = "") -> None:
         os.environ |= {CUDA: "", HIP: ""}  # also for what does not ask Accelerate
         return
     machine = look()
+    if not machine.devices:
+        if machine.source == "nvml" and not chose_none():
+            said = f" ({'; '.join(machine.notes)})" if machine.notes else ""
+            raise UserError(
+                f"the driver shows no GPU that can be used{said}; `qtuning doctor` looks closer. To run on the CPU on "
+                f"purpose, set {CUDA} to nothing"
+            )
+        print("no GPU here: this runs on the CPU", file=sys.stderr)
+        return
     whole = [device for device in machine.devices if count == 1 or not device.is_instance]
-    if machine.devices and len(whole) < count:
+    if len(whole) < count:
         instances = " that are no MIG instances (CUDA shows a process one of these at most)"
         kind = instances if len(whole) < len(machine.devices) else ""
         raise UserError(f"{key} = {count}: this machine has {len(whole)} GPU(s) for us{kind}")
-    if machine.devices:
-        leased = lease(count, whole)
-        os.environ[machine.variable] = ",".join(device.name for device in leased)
-        check_seen(leased, machine, ask_torch())
+    leased = lease(count, whole)
+    os.environ[machine.variable] = ",".join(device.name for device in leased)
+    check_seen(leased, machine, ask_torch())
 
 
 def read_cell(path: Path, *, trained: bool = False) -> "Cell":

@@ -20,6 +20,7 @@ from qtuning.evaluation.run import folders_of, ready_tasks, why_skipped, work_th
 from qtuning.experiment.cell import Cell, Evaluation
 from qtuning.experiment.ids import ResultPaths, cell_id, evaluation_id, model_id
 from qtuning.files import file_digest, read_json, write_json
+from qtuning.gpus.lease import needed_share
 from qtuning.locks import exclusive_if_free
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -100,9 +101,8 @@ def ask_cell(
         write_json(target, {"skipped": reason})
         return
     if not _answered(cell, evaluation, paths):
-        hold_gpu()
         others = [o for o in beside if _shares_engine(cell, o) and _wanted(o, evaluation, paths)]
-        with _engine(cell, evaluation, paths, data_dir, python, others) as ask:
+        with _engine(cell, evaluation, paths, data_dir, python, others, hold_gpu) as ask:
             ask(cell)
             for other in others:
                 with exclusive_if_free(paths.lock(f"{cell_id(other)}-{evaluation_id(evaluation)}")) as free:
@@ -114,7 +114,13 @@ def ask_cell(
 
 @contextlib.contextmanager
 def _engine(
-    cell: Cell, evaluation: Evaluation, paths: ResultPaths, data_dir: Path | None, python: Path, others: list[Cell]
+    cell: Cell,
+    evaluation: Evaluation,
+    paths: ResultPaths,
+    data_dir: Path | None,
+    python: Path,
+    others: list[Cell],
+    hold_gpu: Callable[[], None],
 ) -> Iterator[Callable[[Cell], None]]:
     """A function that asks a cell and keeps its replies, while an engine runs for it."""
     from qtuning.evaluation.replies import AskedModel
@@ -128,6 +134,7 @@ def _engine(
         write_json(folder / "questions.json", vars(model.questions))
         adapters = [folders_of(each, paths)[1] for each in (cell, *others)]
         settings = engine_settings(base, evaluation, model.questions.room, [a for a in adapters if a is not None])
+        hold_gpu()  # not while questions are read and tokenised
         engine = Engine(python, {"engine": settings, "questions": str(folder / "questions.json")})
 
         def ask(asked: Cell) -> None:
@@ -157,7 +164,8 @@ def engine_settings(base: Path, evaluation: Evaluation, room: int, adapters: Ite
         "enable_prefix_caching": True,  # questions about one passage share its beginning
         # where likelihoods are asked for, logits of every token of a step are held, which vLLM does not count
         "max_num_batched_tokens": 2048,
-        "gpu_memory_utilization": 0.85,
+        # vLLM refuses to start where less is free, and a lease looks for no more than `needed_share`
+        "gpu_memory_utilization": min(0.85, needed_share() or 0.85),
     }
     configs = {folder: read_json(folder / "adapter_config.json") for folder in adapters}
     targets = sorted({name for config in configs.values() for name in config["target_modules"]})

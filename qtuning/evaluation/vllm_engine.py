@@ -13,6 +13,8 @@ import threading
 import time
 from typing import Any
 
+OLDEST = (0, 32)
+
 
 def answer(engine: Any, questions: dict[str, Any], lora: Any) -> dict[str, Any]:
     """{"generated": tokens of each generation, "scores": [log-likelihood in nats, greedy] of each pair}."""
@@ -57,6 +59,10 @@ def main() -> None:
     from vllm import LLM
     from vllm.lora.request import LoRARequest
 
+    version = vllm.__version__
+    if "dev" not in version and tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        sys.exit(f"error: vLLM {version}: must be {oldest} or newer, since older ones do not know GPUs by UUID")
     engine = LLM(**settings["engine"])
     modules = (vllm, torch, transformers)
     about = {

@@ -50,6 +50,11 @@ def _entries(variable: str) -> list[str] | None:
     return entries[:end]
 
 
+def chose_none() -> bool:
+    """Whether the user has said that no GPU shall be used."""
+    return any(_entries(variable) == [] for variable in (CUDA, HIP, ROCR))
+
+
 def _numbered(names: Sequence[str]) -> tuple[Device, ...]:
     return tuple(Device(name, f"number-{name}", f"GPU {name}") for name in names)
 

@@ -4,14 +4,16 @@ A job on this machine asks for the same. Nothing here depends on which machine t
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from qtuning.errors import UserError
+from qtuning.errors import UserError, raise_problems
 from qtuning.experiment.cell import Cell
+from qtuning.experiment.ids import cell_id
+from qtuning.experiment.influence import measurement_of
 from qtuning.experiment.references import references_of
 from qtuning.experiment.yaml_files import nearest
 from qtuning.files import short_hash
@@ -44,8 +46,17 @@ class Request:
 
     def minutes(self, attempt: int) -> int:
         """Time limit; more with every attempt, up to the cluster's own. A training goes on in the next attempt."""
-        asked = math.ceil(attempt * (START_MINUTES + MARGIN * self.seconds / 60))
-        return asked if self.limit is None else min(asked, self.limit)
+        return minutes_within(self.limit, attempt * (START_MINUTES + MARGIN * self.seconds / 60))
+
+    @property
+    def fits(self) -> bool:
+        """Whether the first attempt may take as long as it is expected to."""
+        return self.limit is None or START_MINUTES + self.seconds / 60 <= self.limit
+
+
+def minutes_within(limit: int | None, wanted: float) -> int:
+    """Minutes to ask for: as many as wanted, at most the cluster's limit."""
+    return math.ceil(wanted) if limit is None else min(math.ceil(wanted), limit)
 
 
 class Requests:
@@ -63,18 +74,51 @@ class Requests:
     def _machine_of(self, cell: Cell) -> Machine:
         return self._machine if cell.model.takes_gpus else MACHINES["cpu"]
 
+    def marking(self, attempt: int) -> int:
+        """Minutes of marking what vLLM replied, which takes no GPU: the checker of MATH takes minutes on one core."""
+        return minutes_within(self._limit, 30 * attempt)
+
+    def check_targets(self, experiments: Iterable[str]) -> None:
+        """UserError for jobs that start anew when they are stopped, and would be stopped by the time limit."""
+        problems = []
+        for name in experiments:
+            grid = self._inputs.grids[name]
+            measured = [cell_id(c) for c in grid.cells if grid.experiment.measure and not c.zero_shot]
+            asked = {f"the measurement of {cell}": self.training(cell) for cell in measured}
+            for cell in grid.cells:
+                if (measurement := measurement_of(cell)) is not None:
+                    asked[measurement.identity] = self.scoring(cell_id(measurement.warmup))
+            problems += [
+                f"time_limit = {self._limit}: {job} takes some {math.ceil(START_MINUTES + request.seconds / 60)} "
+                "minutes and cannot go on where it is stopped; choose a partition with a longer limit"
+                for job, request in asked.items()
+                if not request.fits
+            ]
+        raise_problems(problems)
+
     def gpus(self, cell: str, *, evaluation: bool = False) -> int:
         """GPUs of a training, one a process, or of an evaluation."""
         return (1 if evaluation else self._inputs.launch.processes) if self._inputs.cells[cell].model.takes_gpus else 0
 
     def training(self, cell: str) -> Request:
-        """Of a training, of its measurement, or of what looks at its samples once more."""
+        """Of a training, or of its measurement."""
+        launch = self._inputs.launch
+        return self._training(cell, launch.processes, sharded=launch.shards(self._inputs.cells[cell]))
+
+    def scoring(self, cell: str) -> Request:
+        """Of what looks at the samples of a training once more, in one process."""
+        return self._training(cell, 1, sharded=False)
+
+    def _training(self, cell: str, processes: int, *, sharded: bool) -> Request:
         try:
             job = self._jobs(self._inputs.experiments_of[cell][0]).trainings[cell]
         except UserError:
             return Request(*UNKNOWN, self._limit)
         # moments and gradients pass through the host when they are saved
-        return self._request(job, job.memory.weights + 3.0 * job.trained_bytes, self._inputs.launch.processes)
+        on_host = job.memory.weights + 3.0 * job.trained_bytes
+        if sharded:  # of the slices; the first process also reads the whole model, and gathers what it saves
+            on_host = on_host / processes + 2.0 * job.memory.weights / processes
+        return self._request(job, on_host, processes)
 
     def evaluation(self, cell: str, evaluation: str) -> Request:
         """Of one evaluation of a cell; under vLLM of all cells that its engine may go on to."""

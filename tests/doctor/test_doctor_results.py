@@ -112,6 +112,13 @@ def test_a_damaged_checkpoint_is_repaired_away_and_the_older_one_stays(ground: G
     assert loaded is not None and loaded[1]["update"] == 10
 
 
+def test_replies_that_wait_for_their_job_are_no_training(ground: Ground) -> None:
+    folder = ground.paths.root / "state/some-cell-01234567"
+    folder.mkdir(parents=True)
+    (folder / "evaluation-01234567.replies.json").write_text("{}")
+    assert not [found for found in look_at_results(ground.paths) if "training stopped" in found.text]
+
+
 def test_a_state_that_resuming_refuses_is_set_aside_whole(ground: Ground) -> None:
     ground.stop(10, cell='{"other": 1}')
     before = {path.name: path.read_bytes() for path in ground.state.rglob("*") if path.is_file()}

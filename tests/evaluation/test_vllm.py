@@ -158,6 +158,29 @@ def test_weights_of_full_fine_tuning_have_an_engine_of_their_own(asked: World) -
     compare(asked, [asked.full])
 
 
+def test_a_vllm_that_does_not_know_gpus_by_uuid_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "vllm/lora").mkdir(parents=True)
+    (tmp_path / "vllm/__init__.py").write_text("__version__ = '0.10.2'\nLLM = SamplingParams = None\n")
+    (tmp_path / "vllm/lora/__init__.py").touch()
+    (tmp_path / "vllm/lora/request.py").write_text("LoRARequest = None\n")
+    (tmp_path / "questions.json").write_text("{}")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(UserError, match="has ended with status 1; what it said is above"):
+        ask.Engine(Path(sys.executable), {"engine": {}, "questions": str(tmp_path / "questions.json")})
+    assert "error: vLLM 0.10.2: must be 0.32 or newer" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("free", "share"), [("0.8", 0.8), ("0.5", 0.5), ("1", 0.85), ("0", 0.85)])
+def test_an_engine_wants_no_more_memory_than_its_lease_has_seen(
+    free: str, share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM refuses to start where less than that is free."""
+    monkeypatch.setenv("QTUNING_GPU_FREE", free)
+    assert ask.engine_settings(tmp_path, VLLM, 128, [])["gpu_memory_utilization"] == share
+
+
 def test_replies_of_other_weights_or_to_other_questions_are_not_taken(
     asked: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -159,7 +159,7 @@ def test_a_job_is_pointed_at_its_gpu_by_uuid(two_cards: NvmlStandIn) -> None:
 
 
 def test_a_job_of_two_gets_both(two_cards: NvmlStandIn) -> None:
-    hold_gpus(2, "ddp-2.yaml: num_processes")
+    hold_gpus(2, "processes on this machine")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
 
 
@@ -171,7 +171,7 @@ def test_more_processes_than_gpus_are_refused(two_cards: NvmlStandIn) -> None:
 def test_mig_instances_are_no_gpus_for_several_processes(two_cards: NvmlStandIn) -> None:
     two_cards.cards[1].instances = {0: Card("MIG-0"), 1: Card("MIG-1")}
     with pytest.raises(UserError, match=r"has 1 GPU\(s\) for us that are no MIG instances"):
-        hold_gpus(2, "ddp-2.yaml: num_processes")
+        hold_gpus(2, "processes on this machine")
 
 
 def test_who_asks_for_the_cpu_gets_it_everywhere(two_cards: NvmlStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +180,28 @@ def test_who_asks_for_the_cpu_gets_it_everywhere(two_cards: NvmlStandIn, monkeyp
     monkeypatch.setenv("HIP_VISIBLE_DEVICES", "0")
     hold_gpus(1)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == os.environ["HIP_VISIBLE_DEVICES"] == ""
+
+
+def test_a_driver_without_a_usable_gpu_is_an_error(two_cards: NvmlStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MIG mode without an instance: nothing could be leased, and the job trained on the CPU without a word."""
+    two_cards.cards = (Card("GPU-a", instances={}),)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with pytest.raises(
+        UserError, match=r"shows no GPU that can be used \(GPU 0 is in MIG mode.*set CUDA_VISIBLE_DEVICES"
+    ):
+        hold_gpus(1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    hold_gpus(1)  # on purpose
+
+
+def test_without_a_driver_the_cpu_is_told(
+    machine: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = machine(None)
+    monkeypatch.setattr(find, "look", lambda: look(root))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    hold_gpus(1)
+    assert capsys.readouterr().err == "no GPU here: this runs on the CPU\n"
 
 
 def test_this_torch_tells_what_it_is() -> None:

@@ -103,8 +103,7 @@ use rule evaluate as mark with:
     resources:
         gpu=0,
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        # not seconds on a GPU: the checker of MATH takes minutes on one core
-        runtime=lambda wildcards, attempt: 30 * attempt,
+        runtime=lambda wildcards, attempt: REQUESTS.marking(attempt),
         results=str(ROOT),
         data_dir=DATA_DIR,
     message:

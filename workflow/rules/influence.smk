@@ -23,14 +23,14 @@ rule influence:
         "../envs/qtuning.yaml"
     threads: config["threads"]
     resources:
-        # its time is a part of that of its warm-up in the plan
+        # its time is a part of that of its warm-up in the plan; one process, which starts anew if it is stopped
         gpu=lambda wildcards: REQUESTS.gpus(
             INPUTS.warmup(wildcards.measurement), evaluation=True
         ),
-        mem_mb=lambda wildcards, attempt: REQUESTS.training(
+        mem_mb=lambda wildcards, attempt: REQUESTS.scoring(
             INPUTS.warmup(wildcards.measurement)
         ).mem_mb(attempt),
-        runtime=lambda wildcards, attempt: REQUESTS.training(
+        runtime=lambda wildcards, attempt: REQUESTS.scoring(
             INPUTS.warmup(wildcards.measurement)
         ).minutes(attempt),
         results=str(ROOT),

@@ -19,10 +19,10 @@ rule localise:
     threads: config["threads"]
     resources:
         gpu=lambda wildcards: REQUESTS.gpus(wildcards.cell, evaluation=True),
-        mem_mb=lambda wildcards, attempt: REQUESTS.training(wildcards.cell).mem_mb(
+        mem_mb=lambda wildcards, attempt: REQUESTS.scoring(wildcards.cell).mem_mb(
             attempt
         ),
-        runtime=lambda wildcards, attempt: REQUESTS.training(wildcards.cell).minutes(
+        runtime=lambda wildcards, attempt: REQUESTS.scoring(wildcards.cell).minutes(
             attempt
         ),
         results=str(ROOT),
