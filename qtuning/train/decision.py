@@ -1,7 +1,7 @@
 """What pruning decided: which samples an epoch holds (`Progress`), and what of a batch is trained (`Decision`)."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
@@ -18,8 +18,10 @@ from qtuning.pruners.base import DROPPED, PRUNABLE
 from qtuning.scoring.plane import Plane
 from qtuning.train.cost import Cost
 from qtuning.train.reuse import Graphs
+from qtuning.train.token_scores import scatter
 from qtuning.train.windows import UpdateWindow
 
+BY_TOKEN = ("tokens", "token_nll", "token_entropy")  # fields of Verdicts that have a value a token
 EPOCH_TENSORS = ("drawn", "weights", "ppl", "ent")  # fields of Progress that a checkpoint holds, as `pruner.NAME`
 
 
@@ -30,7 +32,8 @@ class Verdicts:
     role, quadrant: [n] int8; supplement: [n] bool (pruners/base.py, SampleSelection). tokens: [N] bool, the tokens with
     a loss. sizes: [n] int64, tokens that each sample puts through the model in training, 0 if it is not trained.
     ppl, ent: [n] float64, the scores behind the decisions, or None. weights: [n] float64, factors of the samples'
-    losses, or None for 1.
+    losses, or None for 1. token_nll, token_entropy: [N] uint8, the same scores token by token (token_scores.py), or
+    None.
     """
 
     role: Tensor
@@ -41,6 +44,8 @@ class Verdicts:
     ppl: Tensor | None
     ent: Tensor | None
     weights: Tensor | None
+    token_nll: Tensor | None = None
+    token_entropy: Tensor | None = None
 
     @cached_property
     def kept(self) -> Tensor:
@@ -49,11 +54,16 @@ class Verdicts:
 
     def of(self, rows: Sequence[int], lengths: Sequence[int]) -> "Verdicts":
         """The verdicts on some of the samples. lengths: how many response tokens each of the n samples has."""
-        chosen, masks = torch.tensor(rows, dtype=torch.int64), self.tokens.split(list(lengths))
-        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "tokens"}
-        part = {name: None if column is None else column[chosen] for name, column in columns.items()}
-        # the empty end gives the tensor its type where there are no rows
-        return Verdicts(tokens=torch.cat([*(masks[row] for row in rows), self.tokens[:0]]), **part)  # type: ignore[arg-type]
+        chosen = torch.tensor(rows, dtype=torch.int64)
+        columns: dict[str, Tensor | None] = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, column in columns.items():
+            if column is not None and name in BY_TOKEN:
+                parts = column.split(list(lengths))
+                # the empty end gives the tensor its type where there are no rows
+                columns[name] = torch.cat([*(parts[row] for row in rows), column[:0]])
+            elif column is not None:
+                columns[name] = column[chosen]
+        return Verdicts(**columns)  # type: ignore[arg-type]
 
     def tensors(self) -> dict[str, Tensor]:
         """The columns that are not None, for a checkpoint."""
@@ -73,7 +83,8 @@ class Decision:
 
     kept: the tokens to train, packed; None if there are none. graphs: set if the batch is trained through the forward
     that scored it (reuse.py). asked_samples, asked_tokens: what the budget asked for. log: numbers of the sample pruner
-    for the metrics. losses: row -> mean NLL of the sample's trained tokens; training fills it in.
+    for the metrics. losses, trained_nll: row -> mean NLL of the sample's trained tokens, and the NLL of each; training
+    fills them in.
     """
 
     samples: Sequence[Sample]
@@ -84,6 +95,7 @@ class Decision:
     asked_tokens: int = 0
     log: Mapping[str, float] = field(default_factory=dict)
     losses: dict[int, float] = field(default_factory=dict)
+    trained_nll: dict[int, Tensor] = field(default_factory=dict)
 
     def account(self, cost: Cost, shape: ModelShape) -> None:
         """Add to `cost` what was kept of the batch, and what training it takes."""
@@ -97,8 +109,11 @@ class Decision:
             lengths = [len(hidden) for hidden in self.graphs.hidden.values()]
             cost.flops_training += shape.backward_flops(Positions.of(lengths, self.kept.targets))
 
-    def trace(self, window: UpdateWindow, masks: bool = False) -> list[tuple[Any, ...]]:
-        """One row a sample, in the order of journal.TRACE_SCHEMA. masks: with those of samples that may lose tokens."""
+    def trace(self, window: UpdateWindow, masks: bool = False, shown: Collection[int] = ()) -> list[tuple[Any, ...]]:
+        """One row a sample, in the order of journal.TRACE_SCHEMA.
+
+        masks: with those of samples that may lose tokens. shown: numbers of the samples that have scores of tokens.
+        """
         verdicts, count = self.verdicts, len(self.samples)
         lengths = [sample.response_length for sample in self.samples]
         kept = verdicts.kept.tolist()
@@ -121,8 +136,30 @@ class Decision:
             [weight if stays else None for weight, stays in zip(weights, kept, strict=True)],
             [self.losses.get(row) for row in range(count)],
             [pack_mask(part) if asked else None for part, asked in zip(tokens, prunable, strict=True)],
+            *self._token_scores(lengths, tokens, shown),
         )
         return [(window.update, window.epoch, *row) for row in zip(*columns, strict=True)]
+
+    def _token_scores(
+        self, lengths: Sequence[int], masks: Sequence[Tensor], shown: Collection[int]
+    ) -> tuple[list[bytes | None], list[bytes | None]]:
+        """The codes of NLL and entropy of each sample, or None.
+
+        Of a sample that nothing scored, the NLL of the trained tokens is known: training computes it.
+        """
+        verdicts, count = self.verdicts, len(self.samples)
+        rows = [row for row, sample in enumerate(self.samples) if sample.number in shown]
+        nll: list[bytes | None] = [None] * count
+        entropy: list[bytes | None] = [None] * count
+        if verdicts.token_nll is not None and verdicts.token_entropy is not None:
+            for column, codes in ((nll, verdicts.token_nll), (entropy, verdicts.token_entropy)):
+                parts = codes.split(list(lengths))
+                for row in rows:
+                    column[row] = parts[row].numpy().tobytes()
+        else:
+            for row in self.trained_nll.keys() & set(rows):
+                nll[row] = scatter(self.trained_nll[row], masks[row]).numpy().tobytes()
+        return nll, entropy
 
 
 @dataclass
@@ -160,7 +197,7 @@ class Progress:
         if self.drawn is None or self.ppl is None or self.ent is None:
             return []
         drawn, scores = set(self.drawn.tolist()), zip(self.ppl.tolist(), self.ent.tolist(), strict=True)
-        nothing = (None, None, None)  # weight, loss, mask
+        nothing = (None,) * 5  # weight, loss, mask, scores of tokens
         return [
             (self.update, self.epoch, sample.number, *pair, 0, False, False, sample.response_length, 0, *nothing)
             for position, (sample, pair) in enumerate(zip(samples, scores, strict=True))

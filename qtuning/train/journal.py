@@ -37,6 +37,8 @@ TRACE_SCHEMA: dict[str, Any] = {
     "weight": pl.Float64,
     "loss": pl.Float64,
     "mask": pl.Binary,
+    "token_nll": pl.Binary,
+    "token_entropy": pl.Binary,
 }
 
 CONVERGED = 0.5  # share of the decisions in which the threshold search should converge
@@ -50,8 +52,9 @@ class RunLog:
     Metrics have one line an optimizer update, the trace one row a sample and update. In the trace, `quadrant` 0 means
     none (scoring/plane.py), `weight` is the factor of a kept sample's loss, and `loss` the mean NLL of its trained
     tokens. `mask` (decision.py, `pack_mask`) says which response tokens stay, of kept samples that may lose some; null
-    unless the experiment asks for it (`observe`). Lines and rows later than the checkpoint that training resumes from
-    are dropped, so that none stands twice.
+    at a token ratio of 1, unless the experiment asks for it (`observe`). `token_nll` and `token_entropy` are the scores
+    of the response tokens, of a draw of the samples (token_scores.py). Lines and rows later than the checkpoint that
+    training resumes from are dropped, so that none stands twice.
     """
 
     def __init__(self, folder: Path, resume_from: int) -> None:
@@ -95,7 +98,8 @@ class RunLog:
         write_text(metrics, self._metrics.read_text(encoding="utf-8"))
         frames = [pl.read_parquet(part) for part in self._parts()]
         with atomic_path(trace) as temporary:
-            pl.concat([*frames, _frame(self._rows)]).write_parquet(temporary)
+            # a training that an older version began has parts without the newer columns
+            pl.concat([*frames, _frame(self._rows)], how="diagonal").select(*TRACE_SCHEMA).write_parquet(temporary)
 
     def _parts(self) -> list[Path]:
         return sorted(self._folder.glob("trace-*.parquet"))

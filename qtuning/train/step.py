@@ -44,6 +44,7 @@ from qtuning.train.journal import TRACE_SCHEMA
 from qtuning.train.reuse import Graphs, require_reusable
 from qtuning.train.seeding import derived_seed, epoch_order, generator, seed_device
 from qtuning.train.sharding import gather, is_sharded, keep_whole, reduce, whole
+from qtuning.train.token_scores import draw_shown, encode
 from qtuning.train.windows import Pooling, UpdateWindow, cut_epoch, learning_rate, share_out_rows
 
 
@@ -68,6 +69,7 @@ class TrainingLoop:
         self.training, self.seeds, self.pruning = cell.training, cell.seeds, cell.pruning
         # where tokens are pruned, a replay needs to know which (replay.py)
         self.samples, self._masks = train_set.samples, masks or self.pruning.token_ratio < 1
+        self._shown = draw_shown(self.samples)
         self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
         self.bare: PackedModel = accelerator.unwrap_model(model)
         if optimizer is not None:
@@ -173,7 +175,8 @@ class TrainingLoop:
 
         # account, trace, metrics, while a GPU may still be at the optimizer's step
         self._account(decisions, total)
-        trace = gather_objects([row for decision in decisions for row in decision.trace(window, self._masks)])
+        rows = [row for decision in decisions for row in decision.trace(window, self._masks, self._shown)]
+        trace = gather_objects(rows)
         columns = dict(zip(TRACE_SCHEMA, zip(*trace, strict=True), strict=True))
         self._remember(columns)
         logs = [*gather_objects([decision.log for decision in decided]), self.progress.log]
@@ -276,6 +279,8 @@ class TrainingLoop:
             ppl=ppl,
             ent=ent,
             weights=weights,
+            token_nll=None if scores is None else encode(scores.nll),
+            token_entropy=None if scores is None else encode(scores.entropy),
         )
         asked = selection.asked_samples, selection.asked_tokens
         return Decision(samples, verdicts, kept, graphs, *asked, log=chosen.log)
@@ -362,7 +367,7 @@ class TrainingLoop:
         (objective, mean), norm = (sum_over_processes(sums) / total).tolist(), float(gradient)
         for (decision, kept), nll in zip(batches, losses, strict=True):
             for row, part in zip(kept.rows, nll.split(kept.counts), strict=True):
-                decision.losses[row] = float(part.double().mean())
+                decision.losses[row], decision.trained_nll[row] = float(part.double().mean()), part
         if not (math.isfinite(objective) and math.isfinite(norm)):
             self.optimizer.zero_grad(set_to_none=True)
             numbers = [sample.number for decision in decisions for sample in decision.samples]

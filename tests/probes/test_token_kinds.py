@@ -63,7 +63,7 @@ def test_counts(cell: Cell, tmp_path: Path) -> None:
             epoch, supplement, prunable = update // 6, bool(rng.random() < 0.5), bool(rng.random() < 0.7)
             # sample, ppl, entropy, quadrant, kept, supplement, lengths, weight, loss, mask
             scores = (sample.number, 2.0, 1.0, 2, True, supplement, sample.response_length, int(mask.sum()))
-            rows.append((update, epoch, *scores, 1.0, 0.5, pack_mask(mask) if prunable else None))
+            rows.append((update, epoch, *scores, 1.0, 0.5, pack_mask(mask) if prunable else None, None, None))
             if not prunable:
                 continue
             response = f" {ROWS[sample.number]['output']}"
@@ -105,7 +105,7 @@ def test_other_texts_are_refused(cell: Cell, tmp_path: Path) -> None:
         count_token_kinds(cell, paths)
     folder.mkdir(parents=True)
     sample = load_samples(paths.samples(cell)).samples[0]
-    row = (0, 0, sample.number, 2.0, 1.0, 2, True, False, sample.response_length, 0, 1.0, 0.5, b"\0" * 9)
+    row = (0, 0, sample.number, 2.0, 1.0, 2, True, False, sample.response_length, 0, 1.0, 0.5, b"\0" * 9, None, None)
     pl.DataFrame([row], schema=TRACE_SCHEMA, orient="row").write_parquet(folder / "trace.parquet")
     (folder / "watch.jsonl").touch()
     write_text(tmp_path / "rows.jsonl", "\n".join(json.dumps(row | {"output": "no"}) for row in ROWS))

@@ -50,7 +50,7 @@ def log(folders: Folders, cell: Cell, updates: int, **more: Any) -> None:
 
 def decide(folders: Folders, cell: Cell, rows: int, scored: bool = True) -> None:
     """trace.parquet as training writes it; every fifth row without scores."""
-    rest = (30, 10, 1.0, 0.5, None)
+    rest = (30, 10, 1.0, 0.5, None, None, None)
     trace = [
         (n // 8, n // 4000, n, 1 + n / 3 if scored and n % 5 else None, n / 9, n % 5, n % 2 == 0, n % 4 == 0, *rest)
         for n in range(rows)

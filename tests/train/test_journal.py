@@ -13,8 +13,8 @@ from qtuning.train.journal import TRACE_SCHEMA, Diagnosis, RunLog
 
 
 def rows_of(update: int) -> list[tuple[Any, ...]]:
-    scored = (update, 0, 100 + update, 1.5, 0.25, 2, True, False, 7, 3, 1.5, 0.75, b"\x94")
-    return [scored, (update, 0, 200 + update, None, None, 0, False, False, 4, 0, None, None, None)]
+    scored = (update, 0, 100 + update, 1.5, 0.25, 2, True, False, 7, 3, 1.5, 0.75, b"\x94", b"\x01\x02", None)
+    return [scored, (update, 0, 200 + update, None, None, 0, False, False, 4, 0, *[None] * 5)]
 
 
 def run(log: RunLog, start: int, stop: int, every: int) -> None:
@@ -68,6 +68,17 @@ def test_resumed(tmp_path: Path, killed_after: int, resume: str, torn: bytes) ->
     metrics, trace = published(again, tmp_path / "out")
     wanted, rows = complete(8)
     assert metrics == wanted and trace.equals(rows)
+
+
+def test_a_training_that_an_older_version_began(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "state", 0)
+    run(log, 0, 4, every=2)
+    part = tmp_path / "state" / "trace-0000002.parquet"
+    pl.read_parquet(part).drop("token_nll", "token_entropy").write_parquet(part)
+    _, trace = published(RunLog(tmp_path / "state", 4), tmp_path / "out")
+    assert dict(trace.schema) == TRACE_SCHEMA
+    assert trace.drop("token_nll").equals(complete(4)[1].drop("token_nll"))
+    assert trace.filter(pl.col("update") < 2)["token_nll"].is_null().all()
 
 
 def test_a_line_torn_inside_a_character(tmp_path: Path) -> None:
