@@ -8,6 +8,7 @@ import typer
 
 from qtuning.cli.doctor import doctor
 from qtuning.cli.draw import audit, compare, export, figures, instrument, report, tables
+from qtuning.cli.explore import explore
 from qtuning.cli.look import check_pruner, contamination, experiments, plan, plane
 from qtuning.cli.run import (
     ask,
@@ -37,8 +38,8 @@ app = typer.Typer(
 # in the order of `qtuning --help`
 for _command in (
     *(cells, prefetch, base_model, prepare, influence, train, ask, evaluate, collect, tables, check_pruner, replay),
-    *(experiments, plan, localise, token_kinds, compare, instrument, figures, report, export, audit, contamination),
-    *(plane, doctor),
+    *(experiments, plan, localise, token_kinds, compare, instrument, figures, report, explore, export, audit),
+    *(contamination, plane, doctor),
 ):
     app.command(_command.__name__.replace("_", "-"))(_command)
 

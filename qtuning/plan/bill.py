@@ -11,7 +11,7 @@ from qtuning.plan.shapes import BYTES
 
 # bytes, measured on finished mini cells: a row of the trace, an update in metrics.jsonl, an answer in items.parquet, a
 # tokenizer
-TRACE_ROW, METRICS_UPDATE, ITEM, TOKENIZER = 16, 360, 120, 5_000_000
+TRACE_ROW, METRICS_UPDATE, ITEM, TOKENIZER = 33, 360, 120, 5_000_000
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import nn
 
 from qtuning.data.samples import StoredSamples, load_samples
 from qtuning.errors import UserError
-from qtuning.experiment.cell import Cell, Scoring
+from qtuning.experiment.cell import Cell, Pruning, Scoring
 from qtuning.experiment.ids import ResultPaths, cell_id
 from qtuning.experiment.registry import REFERENCE
 from qtuning.files import read_json, write_json
@@ -90,7 +90,7 @@ def find_planted_errors(cell: Cell, paths: ResultPaths) -> Path:
         for sample, places in zip(stored, stored.errors, strict=True)
     ]
     base, accelerator = model_path(paths.model(cell)), Accelerator()
-    answer: dict[str, Any] = {"cell": cell_id(cell), "lambda": _smoothing(cell)[0]}
+    answer: dict[str, Any] = {"cell": cell_id(cell), "lambda": smoothing_of(cell.pruning)[0]}
     answer["base"] = _measure(cell, load_model(base, cell.dtype), stored, wrong, accelerator)
     status = read_json(folder / "train.json")["status"]
     answer["trained"] = (
@@ -109,9 +109,9 @@ def _trained(cell: Cell, base: Path, weights: Path) -> nn.Module:
     return load_tuned(base, weights, cell.dtype)
 
 
-def _smoothing(cell: Cell) -> tuple[float, Any]:
-    """lambda and the reading of the neighbour term (A3): the cell's, or Q-Tuning's defaults."""
-    options = {} if cell.pruning is None else cell.pruning.token_options
+def smoothing_of(pruning: Pruning) -> tuple[float, Any]:
+    """lambda and the reading of the neighbour term (A3): those of the method, or Q-Tuning's defaults."""
+    options = pruning.token_options
     return float(options.get("lambda", 0.5)), options.get("neighbours", "sum")
 
 
@@ -125,7 +125,7 @@ def _measure(
         raise UserError(f"{cell.pruning.method}: needs the {need} of another model, which localisation does not load")
     packed = PackedModel(model.eval()).to(accelerator.device)
     scores, _ = score_all(packed, samples, accelerator, cell.training.batch_size)
-    s = smooth(scores.token_ppl, scores.lengths, *_smoothing(cell))
+    s = smooth(scores.token_ppl, scores.lengths, *smoothing_of(cell.pruning))
 
     kept = [np.zeros(len(mask), dtype=bool) for mask in wrong]
     role = np.full(len(samples), DROPPED)

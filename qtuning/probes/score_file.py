@@ -16,7 +16,7 @@ from rich.table import Table
 from transformers.utils import logging
 
 from qtuning.data.prepare import prepare
-from qtuning.data.samples import SAMPLES, load_samples
+from qtuning.data.samples import SAMPLES, StoredSamples, load_samples
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell, Model, Pruning, Seeds, Training, TrainSet
 from qtuning.experiment.ids import ResultPaths, model_id
@@ -74,17 +74,10 @@ def score_file(
         training=Training(cutoff=cutoff),
         seeds=Seeds(data=0, pruner=0, init=0),
     )
-    folder = paths.model(cell)
-    with exclusive(paths.lock(model_id(model)), f"base model {model.name}"):
-        if not (folder / MARKER).exists():
-            make_ready(model, folder, paths.hub)
-    with tempfile.TemporaryDirectory(prefix="qtuning-plane-") as temporary:
-        out = Path(temporary)
-        report = prepare(cell, model_path(folder), out, data_dir=data_dir, hub=paths.hub)
-        table, stored = pl.read_parquet(out / SAMPLES), load_samples(out)
+    folder, report, table, stored = prepare_apart(cell, paths, data_dir)
     samples, accelerator = stored.samples, Accelerator()
     logging.disable_progress_bar()  # of transformers' loading of weights; ours counts samples
-    packed = load_for_scoring(model_path(folder), model.dtype, samples, accelerator.device)
+    packed = load_for_scoring(folder, model.dtype, samples, accelerator.device)
     try:
         scores, _ = score_all(packed, samples, accelerator, BATCH, progress=progress)
     except NonFinite as error:
@@ -105,6 +98,23 @@ def score_file(
     rows = table.select(pl.col("sample").alias("row"), "line", "id", "kind")
     rows = rows.with_columns(pl.Series(name, values.numpy()) for name, values in columns.items())
     return ScoredFile(rows, on_plane.search(sample_ratio), report)
+
+
+def prepare_apart(
+    cell: Cell, paths: ResultPaths, data_dir: Path | None = None
+) -> tuple[Path, dict[str, Any], pl.DataFrame, StoredSamples]:
+    """(folder of the model's weights, report of the preparation, samples.parquet, its samples) of data to look at.
+
+    The model is made ready below `paths`, once. The data is prepared in a temporary folder.
+    """
+    folder = paths.model(cell)
+    with exclusive(paths.lock(model_id(cell.model)), f"base model {cell.model.name}"):
+        if not (folder / MARKER).exists():
+            make_ready(cell.model, folder, paths.hub)
+    with tempfile.TemporaryDirectory(prefix="qtuning-data-") as temporary:
+        out = Path(temporary)
+        report = prepare(cell, model_path(folder), out, data_dir=data_dir, hub=paths.hub)
+        return model_path(folder), report, pl.read_parquet(out / SAMPLES), load_samples(out)
 
 
 def print_plane(found: ScoredFile, sample_ratio: float, console: Console) -> None:

@@ -13,16 +13,13 @@ import numpy as np
 import polars as pl
 
 from qtuning.data.kinds import KINDS, Codes, token_kinds
-from qtuning.data.prepare import BATCH, parse_rows, plant_candidates
 from qtuning.data.samples import load_samples
-from qtuning.data.sources import read_rows
-from qtuning.data.templates import render
-from qtuning.data.tokenise import load_tokenizer, response_spans
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell
 from qtuning.experiment.ids import ResultPaths, cell_id
 from qtuning.files import write_json
 from qtuning.model.load import model_path
+from qtuning.probes.texts import read_texts
 from qtuning.train.decision import unpack_mask
 
 FILE = "token_kinds.json"
@@ -64,25 +61,7 @@ def count(masked: pl.DataFrame, kinds: dict[int, Codes]) -> list[dict[str, Any]]
 
 def _kinds_of_samples(cell: Cell, paths: ResultPaths, numbers: set[int], data_dir: Path | None) -> dict[int, Codes]:
     """Number of a sample -> the kinds of its response tokens, from the texts of the train set."""
-    assert cell.train_set is not None and cell.training is not None
-    tokenizer, template = load_tokenizer(model_path(paths.model(cell))), cell.model.template
-    prepared = {sample.number: sample for sample in load_samples(paths.samples(cell))}
-    candidates, _ = parse_rows(read_rows(cell.train_set, data_dir=data_dir, hub=paths.hub), cell.train_set)
-    used = plant_candidates([each for each in candidates if each.sample in prepared], cell.train_set)
-    wanted = [candidate for candidate in used if candidate.sample in numbers]
-    found: dict[int, Codes] = {}
-    for start in range(0, len(wanted), BATCH):
-        part = wanted[start : start + BATCH]
-        texts = [render(candidate.example, template, tokenizer) for candidate in part]
-        spans = response_spans(texts, tokenizer, template)
-        for candidate, (_, response), places in zip(part, texts, spans, strict=True):
-            sample = prepared[candidate.sample]
-            # the cutoff takes the end of a long response
-            length = min(len(places), cell.training.cutoff - sample.prompt)
-            if length != sample.response_length:
-                raise UserError(
-                    f"train set {cell.train_set.name}: row {sample.number} is not the one that was prepared; delete "
-                    f"{paths.samples(cell)} and run the experiment again"
-                )
-            found[sample.number] = token_kinds(response, places)[:length]
-    return found
+    folder, stored = model_path(paths.model(cell)), load_samples(paths.samples(cell))
+    texts = read_texts(cell, folder, stored, numbers, data_dir, paths.hub)
+    # by the whole response: the answer may stand after the cutoff
+    return {number: token_kinds(text.response, text.spans) for number, text in texts.items()}

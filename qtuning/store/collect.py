@@ -179,7 +179,7 @@ def identity(grid: Grid, cell: Cell) -> dict[str, Any]:
         "token_pruner": pruning.token_pruner,
         "sample_ratio": pruning.sample_ratio,
         "token_ratio": pruning.token_ratio,
-        "options": canonical_json(_options(pruning)),
+        "options": canonical_json(options_of(pruning)),
         "training": ", ".join(f"{key}={value}" for key, value in grid.variant(cell).items()),
         "seed": str(seeds.data) if seeds.data == seeds.pruner == seeds.init else apart,
         "seed_data": seeds.data,
@@ -188,14 +188,14 @@ def identity(grid: Grid, cell: Cell) -> dict[str, Any]:
     }
 
 
-def _options(pruning: Pruning) -> dict[str, Any]:
+def options_of(pruning: Pruning) -> dict[str, Any]:
     """Options of both pruners, the readings that concern every method, and the reference model's name."""
     method_wide = pruning.model_dump(mode="json", include=set(Readings.model_fields))
     for role in AUXILIARY:
         if (model := getattr(pruning, role)) is not None:
             method_wide[role] = model.name if isinstance(model, Model) else model.label
     if (replayed := pruning.replay) is not None:
-        options = canonical_json(_options(replayed))
+        options = canonical_json(options_of(replayed))
         changed = changed_options(replayed.method, replayed.sample_pruner, replayed.token_pruner, options)
         described = option_text(changed.values())
         method_wide["of"] = replayed.method + (f" ({described})" if described else "")
