@@ -138,5 +138,5 @@ def _ratios(text: str) -> "Ratios":
 
 def _tell(page: "Explored") -> None:
     shown = f"{page.samples:,} samples" if page.samples == page.of else f"{page.samples:,} of {page.of:,} samples"
-    print(f"{shown}, {len(page.lines)} methods: {'; '.join(page.lines)}")
+    print(f"{shown}, {len(page.lines)} method{'s' * (len(page.lines) > 1)}: {'; '.join(page.lines)}")
     print(f"{page.path} ({page.path.stat().st_size / 1e6:.1f} MB)")

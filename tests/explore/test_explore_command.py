@@ -87,6 +87,18 @@ def test_one_clear_line(tmp_path: Path, arguments: list[str], message: str) -> N
     assert not (tmp_path / "out").exists()
 
 
+def test_a_cell_by_its_name(run: tuple[Path, Any, Any], tmp_path: Path) -> None:
+    root, _, cells = run
+    name = cell_id(cells[0])
+    for asked in (name, root / "cells" / name):
+        result = invoke("explore", asked, "--results", root, "--configs", CONFIGS, "--out", tmp_path, "--samples", 30)
+        assert result.exit_code == 0, result.exception
+        page = tmp_path / f"{name}.html"
+        assert result.output.startswith(f"30 of 40 samples, 1 method: Q-Tuning, 50% x 50%\n{page}")
+        assert meta_of(page)["lines"][0]["cell"] == name and len(arrays_in(page)["number"]) == 30
+        page.unlink()
+
+
 def test_data_without_training(tmp_path: Path) -> None:
     """Scores as `qtuning plane` has them, which scores the file by another path."""
     data, folders = tmp_path / "data.jsonl", ["--configs", CONFIGS, "--results", tmp_path / "results"]

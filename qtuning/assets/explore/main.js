@@ -8,6 +8,7 @@ function redraw() {
   drawPlane();
   drawList();
   drawSample();
+  byId("top").textContent = view.top ? `(${view.top} times)` : "";
   byId("count").textContent = `${view.samples.length} of ${columns.number.length} samples`;
   const line = first(), epoch = line.epochs.filter((start) => start <= chosen.update).length;
   let when = `${chosen.update + 1} of ${line.updates}, epoch ${epoch} of ${line.epochs.length}`;
@@ -65,7 +66,6 @@ function drawFilters() {
   often.addEventListener("change", () => {
     filters.often = Number(often.value);
     redraw();
-    box.querySelector("#top").textContent = filters.often && view.top ? `(${view.top} times)` : "";
   });
   const lengths = [["least", "from", 0], ["most", "to", Infinity]].map(([key, label, none]) => {
     const input = element("input", undefined, { id: key, type: "number", min: 0, step: 1, "aria-label": `Response tokens, ${label}` });

@@ -41,11 +41,11 @@ function fateOf(line, row, tokens) {
 
 // In how many decisions of the whole training a sample was kept, dropped, or lost tokens.
 function counted(line, often) {
+  const wanted = [[], [WHOLE, PRUNED], [DROPPED], [PRUNED]][often]; // as OFTEN
   return Uint16Array.from(columns.number, (_, sample) => {
     let count = 0;
     for (let row = line.starts[sample]; row < line.starts[sample + 1]; row++)
-      count += fateOf(line, row, columns.tokens[sample]) === [null, WHOLE, DROPPED, PRUNED][often] ||
-        (often === 1 && fateOf(line, row, columns.tokens[sample]) === PRUNED);
+      count += wanted.includes(fateOf(line, row, columns.tokens[sample]));
     return count;
   });
 }
@@ -67,7 +67,6 @@ function derive() {
   view = { rows, others, samples: [], x: new Float64Array(count), y: new Float64Array(count), borrowed: new Set(), top };
   view.fate = new Uint8Array(count);
   view.between = new Int8Array(count).fill(-1);
-  view.total = 0;
   for (let sample = 0; sample < count; sample++) {
     const row = rows[sample], tokens = columns.tokens[sample];
     const fate = (view.fate[sample] = fateOf(first(), row, tokens));
@@ -88,7 +87,6 @@ function derive() {
       }
     view.x[sample] = at < 0 ? NaN : from.entropy[at];
     view.y[sample] = at < 0 ? NaN : from.ppl[at];
-    view.total += row >= 0;
     if (passes(sample, row, counts, top)) view.samples.push(sample);
   }
   view.samples.sort((a, b) => (counts ? counts[b] - counts[a] : 0) || columns.number[a] - columns.number[b]);
