@@ -120,8 +120,9 @@ def test_most_often(reader: Reader, run: tuple[Path, Any, Any], often: int, what
     counts = trace.group_by("sample").agg(rule.sum().alias("count"))
     reader.page.click("#narrow summary")
     reader.page.select_option("#often", str(often))
-    wanted = counts.filter(pl.col("count") == counts["count"].max())["sample"].sort().to_list()
-    assert reader.listed() == wanted and reader.page.inner_text("#top") == f"({counts['count'].max()} times)"
+    most = max(counts["count"].to_list())
+    assert reader.listed() == counts.filter(pl.col("count") == most)["sample"].sort().to_list()
+    assert reader.page.inner_text("#top") == f"({most} times)"
 
 
 def test_kept_by_one_of_two_methods(reader: Reader, run: tuple[Path, Any, Any]) -> None:
