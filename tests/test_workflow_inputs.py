@@ -254,6 +254,17 @@ def test_targets_are_checked_before_snakemake_asks_for_them(inputs: WorkflowInpu
         found.check_targets(["results/tables/mini.twin.md"])
 
 
+def test_a_base_model_must_take_what_the_asked_experiments_want(tmp_path: Path) -> None:
+    """And nothing of the others, which may want more of the same model."""
+    inputs = inputs_of(CONFIGS)
+    identity = next(name for name in inputs._shared if inputs._shared[name].zero_shot and name.startswith("mini-"))
+    assert inputs.limit_options(identity) == "", "whoever asks for single files is told later"
+    inputs.check_targets(["mini"])
+    assert inputs.limit_options(identity) == "--cutoff 256 --max-length 256 --template plain"
+    other = next(name for name in inputs._shared if name.startswith("gemma-270m-") and inputs._shared[name].zero_shot)
+    assert inputs.limit_options(other) == ""
+
+
 def test_updates_that_the_processes_cannot_share_are_told(tmp_path: Path) -> None:
     found = inputs_of(CONFIGS, processes=2)
     found.check_targets(["extreme"])

@@ -88,15 +88,29 @@ def prefetch(
     fetch(repositories, ResultPaths(results))
 
 
-def base_model(cell: CellFile, results: Results = RESULTS) -> None:
-    """Make a cell's base model ready: convert it, or find it in the package or among what was fetched."""
+def base_model(
+    cell: CellFile,
+    results: Results = RESULTS,
+    cutoff: Annotated[int | None, typer.Option(help="longest sample that it is trained on, in tokens")] = None,
+    max_length: Annotated[int | None, typer.Option(help="longest sequence of its evaluations, in tokens")] = None,
+    template: Annotated[list[str] | None, typer.Option(help="template of its train sets; repeatable")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="its evaluations use its chat template")] = False,
+) -> None:
+    """Make a cell's base model ready: convert it, or find it in the package or among what was fetched.
+
+    The options say what it must be able to take; what does not fit is told here, before anything is trained.
+    """
+    from qtuning.data.limits import Wanted, check_limits
     from qtuning.experiment.ids import ResultPaths
     from qtuning.locks import exclusive
-    from qtuning.model.load import make_ready
+    from qtuning.model.load import make_ready, model_path
 
     loaded, paths = read_cell(cell), ResultPaths(results)
     with exclusive(paths.lock(cell.stem), f"base model {loaded.model.name}"):
         make_ready(loaded.model, paths.model(loaded), paths.hub)
+    if cutoff or max_length or template or chat:
+        wanted = Wanted(cutoff, max_length, tuple(template or ()), chat)  # type: ignore[arg-type]  # names of templates
+        check_limits(model_path(paths.model(loaded)), wanted)
 
 
 def prepare(cell: CellFile, results: Results = RESULTS, data_dir: DataDir = None, threads: Threads = 1) -> None:

@@ -17,12 +17,14 @@ from rich.console import Console
 from rich.table import Column, Table
 from tqdm import tqdm
 
+from qtuning.data.chat import TODAY, TemplateRefusal, writes_date
+from qtuning.data.limits import Wanted, check_ids, check_limits
 from qtuning.data.planted import plant
 from qtuning.data.ratings import describe_ratings, read_ratings
 from qtuning.data.rows import Example, Reason, Refusal, Row, parse_row
 from qtuning.data.samples import REPORT, SAMPLES
 from qtuning.data.sources import describe_source, read_rows
-from qtuning.data.templates import TemplateRefusal, render
+from qtuning.data.templates import render, turn_of
 from qtuning.data.tokenise import Tokenised, load_tokenizer, tokenise, tokenizer_fingerprint
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell, RatingColumn, Template, TrainSet
@@ -70,12 +72,14 @@ def prepare(
     """Prepare the train set of `cell` for the base model whose tokenizer lies in `model_folder`; write it to `out`.
 
     Only what `names.pair_id` covers is read from the cell. hub: see `read_rows`. Returns the report. UserError if the
-    source cannot be read, if more of its rows are unusable than `train_set.bad_rows` allows, or if no row is usable.
+    model has no room for the samples (limits.py), if the source cannot be read, if more of its rows are unusable than
+    `train_set.bad_rows` allows, or if no row is usable.
     """
     assert cell.train_set is not None and cell.training is not None, "a zero-shot cell has no train set"
     train_set, template = cell.train_set, cell.model.template
     out.mkdir(parents=True, exist_ok=True)
     (out / REPORT).unlink(missing_ok=True)
+    check_limits(model_folder, Wanted(cutoff=cell.training.cutoff, templates=[template]))
     tokenizer = load_tokenizer(model_folder)
     fingerprint = tokenizer_fingerprint(tokenizer)  # before use, which leaves settings behind in the tokenizer
     candidates, bad = parse_rows(read_rows(train_set, data_dir=data_dir, hub=hub), train_set)
@@ -91,10 +95,13 @@ def prepare(
         flawed = plant_candidates([candidate for candidate, _ in used], train_set)
         used, refused = tokenise_rows(flawed, tokenizer, template, cell.training.cutoff)
         check_bad_rows(train_set, read, [*bad, *refused])
+    check_ids(model_folder, (max(sample.tokens) for _, sample in used))
     report = {
         "train_set": train_set.name,
         "model": cell.model.name,
         "template": template,
+        "turn_end": turn_of(tokenizer, template).token,
+        "date": TODAY.isoformat() if template == "chat" and writes_date(tokenizer) else None,
         "cutoff": cell.training.cutoff,
         "source": describe_source(train_set, data_dir, hub),
         "ratings": describe_ratings(train_set, data_dir),

@@ -1,11 +1,10 @@
 """Writes an example as two texts: the prompt, which the model reads, and the response, which it learns to write."""
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from qtuning.data.chat import Turn, chat_texts, chat_turn, check_has_template, plain_turn
 from qtuning.data.rows import Example, Message
-from qtuning.errors import UserError
 from qtuning.experiment.cell import Template
 
 if TYPE_CHECKING:
@@ -25,19 +24,15 @@ ALPACA_WITHOUT_INPUT = (
 )
 
 
-class TemplateRefusal(Exception):
-    """The chat template of a tokenizer refuses a conversation, for instance one with a system message."""
-
-
 def render(example: Example, template: Template, tokenizer: "PreTrainedTokenizerBase") -> tuple[str, str]:
     """(prompt, response), to be tokenised as one text.
 
-    The response ends with the tokenizer's end-of-sequence token (plain, alpaca) or as the chat template says (chat).
-    UserError if the tokenizer lacks what the template needs, TemplateRefusal if its chat template refuses the example.
+    The response ends with what ends a turn (`turn_of`). UserError if the tokenizer lacks what the template needs,
+    TemplateRefusal if its chat template refuses the example or does not write all of it.
     """
     if template == "chat":
         return _chat(example, tokenizer)
-    instruction, end = flatten(example.prompt), end_of_sequence(tokenizer)
+    instruction, end = flatten(example.prompt), plain_turn(tokenizer).token
     if template == "plain":
         background = f"Background: {example.input}\n" if example.input else ""
         return f"{background}Question: {instruction}\nAnswer:", f" {example.response}{end}"
@@ -60,47 +55,14 @@ def flatten(prompt: Sequence[Message]) -> str:
     return "\n\n".join([*system, *(f"{turn.role.capitalize()}: {turn.content}" for turn in turns)])
 
 
-def end_of_sequence(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """The end-of-sequence token as text. UserError if the tokenizer has none."""
-    if not isinstance(tokenizer.eos_token, str):
-        raise UserError(
-            f"the tokenizer of {tokenizer.name_or_path} has no end-of-sequence token, without which a model never "
-            "learns to stop; set eos_token in its tokenizer_config.json"
-        )
-    return tokenizer.eos_token
+def turn_of(tokenizer: "PreTrainedTokenizerBase", template: Template) -> Turn:
+    """What ends a response under this template: training learns it, evaluation stops there. UserError as `render`."""
+    return chat_turn(tokenizer) if template == "chat" else plain_turn(tokenizer)
 
 
 def _chat(example: Example, tokenizer: "PreTrainedTokenizerBase") -> tuple[str, str]:
-    import jinja2
-
-    if not tokenizer.chat_template:
-        raise UserError(
-            f"the tokenizer of {tokenizer.name_or_path} has no chat template; set template: alpaca or plain in the "
-            "model's YAML"
-        )
+    check_has_template(tokenizer)
     conversation = [{"role": message.role, "content": message.content} for message in example.prompt]
     if example.input:
         conversation[-1]["content"] += f"\n\n{example.input}"
-    answer = {"role": "assistant", "content": example.response}
-    try:
-        prompt = chat_prompt(conversation, tokenizer)
-        whole = tokenizer.apply_chat_template([*conversation, answer], tokenize=False)
-    except jinja2.TemplateError as error:
-        raise TemplateRefusal(str(error)) from None
-    assert isinstance(whole, str)
-    if not whole.startswith(prompt):
-        # some templates open an answer in another way if it is to be generated: the response begins where they differ
-        prompt = os.path.commonprefix([prompt, whole])  # noqa: RUF071 (texts, not paths)
-    if example.response.strip() not in whole[len(prompt) :]:
-        raise TemplateRefusal("prompt and response cannot be told apart in what the chat template writes")
-    return prompt, whole[len(prompt) :]
-
-
-def chat_prompt(conversation: Sequence[dict[str, str]], tokenizer: "PreTrainedTokenizerBase") -> str:
-    """The text that a model continues with its answer; both training and evaluation read it.
-
-    conversation: messages with `role` and `content`. Raises jinja2.TemplateError where the template refuses them.
-    """
-    text = tokenizer.apply_chat_template(list(conversation), tokenize=False, add_generation_prompt=True)
-    assert isinstance(text, str)
-    return text
+    return chat_texts(conversation, example.response, tokenizer)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qtuning.errors import UserError
-from qtuning.evaluation.run import folders_of, ready_tasks, why_skipped, work_through
+from qtuning.evaluation.run import folders_of, ready_tasks, trained_template, why_skipped, work_through
 from qtuning.experiment.cell import Cell, Evaluation
 from qtuning.experiment.ids import ResultPaths, cell_id, evaluation_id, model_id
 from qtuning.files import file_digest, read_json, write_json
@@ -127,7 +127,7 @@ def _engine(
 
     base, _ = folders_of(cell, paths)
     tasks = ready_tasks(evaluation, data_dir, paths.hub)
-    model = AskedModel(base, evaluation)
+    model = AskedModel(base, evaluation, trained_template(cell))
     work_through(model, tasks, evaluation)
     with tempfile.TemporaryDirectory(prefix="qtuning-vllm-") as name:
         folder = Path(name)
@@ -182,9 +182,10 @@ def engine_settings(base: Path, evaluation: Evaluation, room: int, adapters: Ite
 
 
 def _shares_engine(cell: Cell, other: Cell) -> bool:
-    """Whether two cells are one base model with other adapters, or none."""
+    """Whether two cells are one base model with other adapters, or none, and are asked the same."""
     full = any(each.training is not None and each.training.tuning == "full" for each in (cell, other))
-    return not full and model_id(cell.model) == model_id(other.model) and cell_id(cell) != cell_id(other)
+    same_end = (trained_template(cell) == "chat") == (trained_template(other) == "chat")
+    return not full and same_end and model_id(cell.model) == model_id(other.model) and cell_id(cell) != cell_id(other)
 
 
 def _wanted(cell: Cell, evaluation: Evaluation, paths: ResultPaths) -> bool:

@@ -3,6 +3,7 @@
 The texts are those of transformers' `generate`, up to the first stop text.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from inspect import signature
 from typing import Any
@@ -107,13 +108,13 @@ def _enders(tokenizer: PreTrainedTokenizerBase, texts: tuple[str, ...], size: in
 
 
 @torch.inference_mode()
-def generate(model: PreTrainedModel, context: Tensor, attention: Tensor, most: int, stops: StopTexts) -> Tensor:
+def generate(
+    model: PreTrainedModel, context: Tensor, attention: Tensor, most: int, stops: StopTexts, ends: Sequence[int]
+) -> Tensor:
     """context, attention (rows, prompt), left-padded -> (rows, prompt + at most `most`): the likeliest token each time.
 
-    A row ends with an end token of the model or where `stops` says so; then it is padded.
+    A row ends with one of the tokens `ends` or where `stops` says so; then it is padded.
     """
-    ended = model.generation_config.eos_token_id
-    ends = set(ended) if isinstance(ended, list) else {ended} - {None}
     rows, prompt = context.shape
     layers = [_Buffer(prompt + most) for _ in range(model.config.get_text_config().num_hidden_layers)]
     cache = DynamicCache()

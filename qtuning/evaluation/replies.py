@@ -14,14 +14,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from lm_eval.api.instance import Instance
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from transformers import AutoConfig, GenerationConfig
 
-from qtuning.errors import UserError
+from qtuning.data.limits import Wanted, check_limits
+from qtuning.data.tokenise import load_tokenizer
 from qtuning.evaluation.answers import Scores, TokenPair
-from qtuning.evaluation.model import EvaluatedModel, check_chat_template, check_model
-from qtuning.experiment.cell import Evaluation
+from qtuning.evaluation.model import EvaluatedModel, Generation, check_model
+from qtuning.experiment.cell import Evaluation, Template
 from qtuning.files import canonical_json
 
 
@@ -48,50 +47,37 @@ class Questions:
 class AskedModel(EvaluatedModel):
     """Notes what it is asked; answers from `replies` in the same order, or nothing. Has a tokenizer and no weights."""
 
-    def __init__(self, base: Path, evaluation: Evaluation, replies: dict[str, Any] | None = None) -> None:
-        """base: folder of the base model. replies: what `vllm_engine.answer` returns. UserError as `load_model`."""
+    def __init__(
+        self, base: Path, evaluation: Evaluation, template: Template = "plain", replies: dict[str, Any] | None = None
+    ) -> None:
+        """base: folder of the base model. replies: what `vllm_engine.answer` returns. All else as in `load_model`."""
         check_model(base, None)
+        check_limits(base, Wanted(max_length=evaluation.max_length, chat=evaluation.chat_template))
         config = AutoConfig.from_pretrained(base, local_files_only=True)
         super().__init__(
             # what lm-eval reads of a model beside its weights
             pretrained=SimpleNamespace(config=config, device=torch.device("cpu"), name_or_path=str(base)),
-            tokenizer=str(base),
+            tokenizer=load_tokenizer(base),
             backend="causal",
             batch_size=evaluation.batch_size,
             max_length=evaluation.max_length,
         )
-        check_chat_template(self, base, evaluation)
         # a pair has one token more than what goes through the model, and vLLM generates one more
         longest = getattr(config.get_text_config(), "max_position_embeddings", None) or evaluation.max_length + 2
-        if longest < evaluation.max_length:
-            raise UserError(
-                f"evaluation.max_length = {evaluation.max_length}: vLLM takes no more than the model's own {longest} "
-                "tokens; lower it"
-            )
         has_own = (base / "generation_config.json").is_file()
         ends = (GenerationConfig.from_pretrained(base) if has_own else config).eos_token_id
-        ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
-        self.questions = Questions(min(evaluation.max_length + 2, longest), ends)
+        self.ask_as(evaluation, template, ends)
+        self.questions = Questions(min(evaluation.max_length + 2, longest), self.ends)
         self.replies = replies
 
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """The texts up to their first stop text."""
-        end = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
-        first, stops = len(self.questions.generations), []
-        prompts = self._encode_all([request.args[0] for request in requests])
-        for request, prompt in zip(requests, prompts, strict=True):
-            options = normalize_gen_kwargs(request.args[1], self.max_gen_toks)
-            stops.append(handle_stop_sequences(options["until"], eos=end))
-            kind = {"stops": stops[-1], "most": options["max_gen_toks"]}
+    def _generated(self, asked: Sequence[Generation], quiet: bool) -> list[list[int]]:
+        first = len(self.questions.generations)
+        for each in asked:
+            kind = {"stops": each.stops, "most": each.most}
             if kind not in self.questions.kinds:
                 self.questions.kinds.append(kind)
-            prompt = prompt[-(self.max_length - kind["most"]) :]  # what is too long loses its beginning
-            self.questions.generations.append((self.questions.kinds.index(kind), prompt))
-        made = self._replied("generated", first, [[]] * len(requests))
-        return [
-            postprocess_generated_text(self.tok_decode(tokens), stop, None)
-            for tokens, stop in zip(made, stops, strict=True)
-        ]
+            self.questions.generations.append((self.questions.kinds.index(kind), each.prompt))
+        return self._replied("generated", first, [[]] * len(asked))
 
     def _scores(self, pairs: Sequence[TokenPair]) -> list[Scores]:
         first, most = len(self.questions.pairs), self.questions.room - 1

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars
 
+from qtuning.data.chat import TODAY, writes_date
 from qtuning.data.items import cluster_of
 from qtuning.data.sources import local_folder
 from qtuning.errors import UserError
@@ -20,7 +21,7 @@ from qtuning.evaluation.draw import drawn_items
 from qtuning.evaluation.likelihoods import Likelihood, likelihoods_of
 from qtuning.evaluation.tasks import load_tasks, max_new_tokens, shots_of
 from qtuning.experiment.benchmarks import BENCHMARKS
-from qtuning.experiment.cell import Cell, Evaluation
+from qtuning.experiment.cell import Cell, Evaluation, Template
 from qtuning.experiment.ids import ResultPaths, cell_id, cell_json, evaluation_id
 from qtuning.files import atomic_path, read_json, write_json, write_text
 from qtuning.hub.fetch import commit_of
@@ -58,8 +59,13 @@ def evaluate_cell(cell: Cell, evaluation: Evaluation, paths: ResultPaths, *, dat
         replies = read_json(file)
     evaluate_model(
         cell_id=cell_id(cell), base=base, adapter=adapter, evaluation=evaluation, out=out, data_dir=data_dir,
-        hub=paths.hub, replies=replies,
+        hub=paths.hub, replies=replies, template=trained_template(cell),
     )  # fmt: skip
+
+
+def trained_template(cell: Cell) -> Template:
+    """The template that the weights of a cell were trained with; `plain` where there was no training."""
+    return "plain" if cell.zero_shot else cell.model.template
 
 
 def why_skipped(cell: Cell, paths: ResultPaths) -> str | None:
@@ -91,13 +97,14 @@ def evaluate_model(
     data_dir: Path | None,
     hub: Path | None = None,
     replies: dict[str, Any] | None = None,
+    template: Template = "plain",
 ) -> dict[str, Any]:
     """Score one model and write `out` (results/cells/CELL/EVALUATION).
 
     base: folder of a model; adapter: folder of a LoRA adapter for it, or None. data_dir: where local benchmark files
     lie, for `evaluation.source` "data-dir"; hub: where it says what was fetched, for "hub". replies: of the model, if
-    another process has run it (replies.py). Returns what `scores.json` holds. UserError where the replies are to other
-    questions.
+    another process has run it (replies.py). template: that the model was trained with. Returns what `scores.json`
+    holds. UserError where the replies are to other questions.
     """
     started, processor_time = time.monotonic(), time.process_time()
     tasks = ready_tasks(evaluation, data_dir, hub)
@@ -105,11 +112,11 @@ def evaluate_model(
     if replies is None:
         from qtuning.evaluation.model import load_model
 
-        model = load_model(base, adapter, evaluation)
+        model = load_model(base, adapter, evaluation, template)
     else:
         from qtuning.evaluation.replies import AskedModel
 
-        model = AskedModel(base, evaluation, replies)
+        model = AskedModel(base, evaluation, template, replies)
     samples, likelihoods = work_through(model, tasks, evaluation)
     if replies is not None and replies["questions"] != model.questions.digest:
         raise UserError(
@@ -122,18 +129,22 @@ def evaluate_model(
             "fewshot": shots_of(benchmark, evaluation),
             "max_new_tokens": max_new_tokens(task),
             "truncated_prompts": _truncated(model, task, samples[benchmark]),
+            "cut_answers": _unfinished(model, task),
             **(_revision(benchmark, hub) if evaluation.source == "hub" else {}),
             **summarise_items(benchmark, items),
         }
         for benchmark, task in tasks.items()
     }
     for benchmark, entry in benchmarks.items():
-        if entry["truncated_prompts"]:
-            counts = f"{entry['truncated_prompts']} of {entry['items']} prompts"
-            logging.getLogger(__name__).warning(
-                f"{benchmark}: {counts} did not fit evaluation.max_length = {evaluation.max_length} and lost their "
-                "beginning"
-            )
+        for count, what in (
+            (
+                entry["truncated_prompts"],
+                f"prompts did not fit evaluation.max_length = {evaluation.max_length} and lost their beginning",
+            ),
+            (entry["cut_answers"], f"answers had no end after {entry['max_new_tokens']} tokens and were cut"),
+        ):
+            if count:
+                logging.getLogger(__name__).warning(f"{benchmark}: {count} of {entry['items']} {what}")
     # scores may change with each of these
     ours = ("lm_eval",) if replies else ("lm_eval", "torch", "transformers", "peft")
     backend = {"name": evaluation.backend, "device": replies["device"] if replies else model.device.type}
@@ -144,6 +155,10 @@ def evaluate_model(
     scores = {
         **_identity(cell_id, evaluation),
         "backend": backend,
+        "rendering": {
+            "turn_end": model.turn.token,
+            "date": TODAY.isoformat() if evaluation.chat_template and writes_date(model.tokenizer) else None,
+        },
         "benchmarks": benchmarks,
         "seconds": round(time.monotonic() - started + (replies["seconds"] if replies else 0.0), 3),
         "cpu_seconds": round(time.process_time() - processor_time, 3),
@@ -270,6 +285,13 @@ def _response(sample: LoggedSample, metric: str) -> str:
     if metric == "acc_norm":  # log-likelihood for each character of the choice
         likelihoods = [value / len(choice) for value, choice in zip(likelihoods, choices, strict=True)]
     return str(choices[likelihoods.index(max(likelihoods))])
+
+
+def _unfinished(model: "EvaluatedModel", task: "Task") -> int | None:
+    """How many answers reached their longest length without an end; None where nothing is generated."""
+    if max_new_tokens(task) is None:
+        return None
+    return sum(name == task.config.task for name, _ in model.unfinished)
 
 
 def _truncated(model: Any, task: "Task", samples: list[LoggedSample]) -> int:

@@ -65,6 +65,8 @@ class _Benchmark(_File):
     headline: str
     metrics: _Metrics
     digest: str
+    truncated_prompts: int = Field(0, ge=0)
+    cut_answers: int | None = Field(None, ge=0)
 
 
 class _Scores(_File):
@@ -150,7 +152,8 @@ def _scores(evaluation: Evaluation, cell: Cell, folder: Path, train: _Train | No
         for metric in sorted(metrics, key=lambda name: (name != result.headline, name)):
             headline, score = metric == result.headline, metric_of(metric).scale * metrics[metric]
             found_here = {"benchmark": benchmark, "metric": metric, "headline": headline, "score": score}
-            yield base | found_here | {"items": result.items, "digest": result.digest, "status": "done"}
+            cut = {"cut_prompts": result.truncated_prompts or None, "cut_answers": result.cut_answers or None}
+            yield base | found_here | cut | {"items": result.items, "digest": result.digest, "status": "done"}
 
 
 def identity(grid: Grid, cell: Cell) -> dict[str, Any]:

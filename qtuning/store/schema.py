@@ -40,8 +40,13 @@ SCHEMA: Columns = {
     **dict.fromkeys(("evaluation", "evaluation_config", "primary", "backend", "versions"), pl.String()),
     **COST_COLUMNS,
     **SELECTION_COLUMNS,
+    **dict.fromkeys(("cut_prompts", "cut_answers"), pl.Int64()),
 }
-"""Columns of the score table, in order."""
+"""Columns of the score table, in order.
+
+cut_prompts, cut_answers: of the benchmark's items, those whose prompt lost its beginning, and those whose answer had no
+end; null for none.
+"""
 
 CELL_SCHEMA: Columns = {
     **IDENTITY_COLUMNS,
@@ -171,6 +176,9 @@ SCHEMAS: dict[str, Columns] = {
     "measured": MEASURED_SCHEMA,
 }
 """File (without .parquet) -> its columns."""
+
+LATER = ("cut_prompts", "cut_answers")
+"""Columns that a file lacks where all their rows are null, as the files of older versions do."""
 
 OPTIONAL = ("watched", "token_kinds", "quadrant_kinds", "found_kinds", "measured")
 """Files that a store has only if some experiment has what they hold."""

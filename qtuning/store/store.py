@@ -22,7 +22,7 @@ from qtuning.locks import exclusive
 from qtuning.store.collect import collect, collect_items, collect_localisation, collect_planes, collect_steps, thinned
 from qtuning.store.observed import collect_measured, collect_token_kinds, collect_watched
 from qtuning.store.planted_kinds import collect_kinds
-from qtuning.store.schema import OPTIONAL, SCHEMAS
+from qtuning.store.schema import LATER, OPTIONAL, SCHEMAS
 
 DETAILS = {
     "items": ("scores", ["cell", "evaluation"]),
@@ -97,10 +97,12 @@ class Store:
             return pl.DataFrame(schema=SCHEMAS[name])
         if not path.exists():
             raise UserError(f"{path}: no such file; collect the experiment first (`qtuning tables EXPERIMENT`)")
-        table = pl.read_parquet(path)
-        if list(table.columns) != list(SCHEMAS[name]):
+        table, columns = pl.read_parquet(path), list(SCHEMAS[name])
+        later = [column for column in LATER if column in columns and column not in table.columns]
+        table = table.with_columns(pl.lit(None).alias(column) for column in later)
+        if sorted(table.columns) != sorted(columns):
             raise UserError(f"{path}: written by another version; collect the experiment again")
-        return table.cast(dict(SCHEMAS[name]))  # type: ignore[arg-type]  # a plain mapping of columns
+        return table.select(columns).cast(dict(SCHEMAS[name]))  # type: ignore[arg-type]  # a plain mapping of columns
 
     def _read_to_extend(self, name: str) -> pl.DataFrame:
         """A file as it is now; empty if it does not exist or another version wrote it."""
@@ -194,5 +196,6 @@ def _write(tables: Mapping[str, pl.DataFrame], folder: Path) -> None:
         if name in OPTIONAL and table.is_empty():
             (folder / f"{name}.parquet").unlink(missing_ok=True)
             continue
+        table = table.drop(column for column in LATER if column in table.columns and table[column].is_null().all())
         with atomic_path(folder / f"{name}.parquet") as temporary:
             table.write_parquet(temporary, compression="zstd", compression_level=9, statistics=False)

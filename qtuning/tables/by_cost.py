@@ -14,6 +14,7 @@ from qtuning.statistics.summary import Entry, Summary
 from qtuning.store.comparable import training_warnings
 from qtuning.store.lines import ZERO_SHOT, Line
 from qtuning.tables.costs import cost_of, explain_shares, flops_text
+from qtuning.tables.cut import cut_notes
 from qtuning.tables.labels import benchmark_label, budget_label, method_label, number, score_parts, subjects
 from qtuning.tables.markdown import render_markdown
 from qtuning.tables.page import Block, Column, Field, Footnotes, Page, Table
@@ -84,7 +85,8 @@ def cost_page(summary: Summary) -> Page:
     controls = CONTROLS if any(line.control for line in summary.lines) else ""
     first = " ".join([SORTED, *explain_shares(compared, SHARES, WITHOUT_SHARES)])
     per_cost = (PER_COST,) if True in compared else ()
-    notes = (first, NOMINAL, *per_cost, FRONT.format(untrained=untrained, controls=controls), MACHINE)
+    front = FRONT.format(untrained=untrained, controls=controls)
+    notes = (first, NOMINAL, *per_cost, front, MACHINE, *cut_notes(summary.scores))
     table = Table("by-cost", "", columns, tuple(drawn), tuple(footnotes.texts), notes)
     lead = f"Experiment {summary.experiment}, by cost. {subjects(summary.scores)}"
     warnings = tuple(training_warnings(summary.scores))

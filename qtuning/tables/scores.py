@@ -15,6 +15,7 @@ from qtuning.store.comparable import training_warnings
 from qtuning.store.lines import FULL, RANDOM, ZERO_SHOT, Line
 from qtuning.tables.controls import LINE_KEY, POSITION, Positions, controls_line
 from qtuning.tables.costs import cost_tables
+from qtuning.tables.cut import cut_notes
 from qtuning.tables.html import render_html
 from qtuning.tables.labels import (
     benchmark_label,
@@ -157,7 +158,7 @@ def _score_table(summary: Summary, comparisons: pl.DataFrame | None, notes: Sequ
         if benchmark == summary.overall and model in positions.models:
             columns.append(Column("Position", group))
     details = (*notes, _items(summary), *_evaluations(summary.scores), *_versions(summary.scores))
-    how = (*_how_to_read(summary, marks), *([POSITION] if positions.models else []))
+    how = (*_how_to_read(summary, marks), *([POSITION] if positions.models else []), *cut_notes(summary.scores))
     texts = tuple(footnotes.texts)
     return Table("scores", "", tuple(columns), tuple(blocks), texts, how, details)
 

@@ -18,9 +18,10 @@ from torch import nn
 from tqdm import tqdm
 
 from qtuning.data.samples import Sample, load_samples
+from qtuning.data.templates import turn_of
 from qtuning.data.tokenise import load_tokenizer
 from qtuning.errors import UserError
-from qtuning.experiment.cell import Cell
+from qtuning.experiment.cell import Cell, Template
 from qtuning.experiment.ids import cell_id, cell_json
 from qtuning.experiment.needs import ATTENTION, SCORES
 from qtuning.files import atomic_path, file_digest, read_json, write_json, write_text
@@ -47,6 +48,7 @@ from qtuning.train.watch import FILE as WATCH
 from qtuning.train.watch import Watch
 
 MARKER, MEASURED = "train.json", "measured.json"
+GENERATION_CONFIG = "generation_config.json"
 OUTPUTS = ("weights", "weights.sha256", "metrics.jsonl", "trace.parquet", MARKER)
 
 
@@ -193,7 +195,9 @@ def train(
     write_text(folders.out / "cell.json", cell_json(cell) + "\n")
     if not folders.measure:
         log.publish(folders.out / "metrics.jsonl", folders.out / "trace.parquet")
-        _write_weights(folders.out, base, None if reason else language_model, folders.state, weights)
+        _write_weights(
+            folders.out, base, cell.model.template, None if reason else language_model, folders.state, weights
+        )
     if watch is not None:
         watch.publish(folders.out / WATCH)
     checkpointer.take_time()  # for the outputs, which this process alone writes
@@ -317,12 +321,18 @@ def _run(
 
 
 def _write_weights(
-    out: Path, base: Path, model: nn.Module | None, state: Path, gathered: dict[str, Any] | None = None
+    out: Path,
+    base: Path,
+    template: Template,
+    model: nn.Module | None,
+    state: Path,
+    gathered: dict[str, Any] | None = None,
 ) -> None:
     """Write weights/ (empty for None, a diverged cell) and weights.sha256, which a repeated training reproduces.
 
-    state: folder of the resume state, which may hold epochs that are kept (epochs.py). gathered: the weights of a model
-    that is sharded, under the names that PackedModel gives them.
+    template: of the samples; what ends their turns ends generations, too (generation_config.json). state: folder of the
+    resume state, which may hold epochs that are kept (epochs.py). gathered: the weights of a model that is sharded,
+    under the names that PackedModel gives them.
     """
     with atomic_path(out / "weights") as temporary:
         temporary.mkdir()
@@ -330,10 +340,26 @@ def _write_weights(
             causal_lm_of(model).config.use_cache = True  # training turns it off, and generation wants it
             whole = gathered and {name.removeprefix("model."): weight for name, weight in gathered.items()}
             model.save_pretrained(temporary, state_dict=whole)  # type: ignore[operator]
-            load_tokenizer(base).save_pretrained(temporary)
+            tokenizer = load_tokenizer(base)
+            tokenizer.save_pretrained(temporary)
+            _write_generation_config(temporary, base, turn_of(tokenizer, template).id)
             add_epochs(state, temporary)
     digests = [f"{file_digest(path)}  {path.name}\n" for path in sorted((out / "weights").glob("*.safetensors"))]
     write_text(out / "weights.sha256", "".join(digests))
+
+
+def _write_generation_config(weights: Path, base: Path, end: int) -> None:
+    """Let whoever generates with these weights stop at the token that ended the turns of training.
+
+    As JSON: transformers refuses to save what some makers of models put there.
+    """
+    own, default = weights / GENERATION_CONFIG, base / GENERATION_CONFIG
+    found: dict[str, Any] = next((read_json(file) for file in (own, default) if file.is_file()), {})
+    given = found.get("eos_token_id")
+    ends = given if isinstance(given, list) else [] if given is None else [given]
+    if end not in ends:
+        ends = [end, *ends]
+    write_json(own, found | {"eos_token_id": ends if len(ends) > 1 else ends[0]})
 
 
 def is_finished(cell: Cell, folders: CellFolders) -> bool:

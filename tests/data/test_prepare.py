@@ -21,6 +21,7 @@ from qtuning.experiment.cell import Cell, FileSource, HubSource, Model, Pruning,
 from qtuning.experiment.truth import KINDS
 from qtuning.files import file_digest, read_json
 
+ANSWER = {"role": "assistant", "content": "Hello."}
 ROWS = [{"instruction": f"What is {n}?", "input": "", "output": f"It is {n}.", "kind": "ab"[n % 2]} for n in range(100)]
 
 
@@ -205,9 +206,54 @@ def test_chat_rows_with_the_chat_template(run: Callable[..., Path], write: Any, 
     assert report["bad_by_reason"] == {"refused by the chat template": 1}
     assert report["bad_rows"][0]["line"] == 2
     assert "no such system message" in report["bad_rows"][0]["detail"]
-    whole = "<|user|>\nHi.<eos>\n<|assistant|>\nHello.<eos>\n<|user|>\nBye.<eos>\n<|assistant|>\nGoodbye.<eos>\n"
-    assert bpe.decode(first.tokens) == whole
-    assert bpe.decode(first.tokens[first.prompt :]) == "Goodbye.<eos>\n"
+    assert (report["turn_end"], report["date"]) == ("<eos>", None)
+    whole = "<|user|>\nHi.<eos>\n<|assistant|>\nHello.<eos>\n<|user|>\nBye.<eos>\n<|assistant|>\nGoodbye.<eos>"
+    assert bpe.decode(first.tokens) == whole, "it ends where the turn ends"
+    assert bpe.decode(first.tokens[first.prompt :]) == "Goodbye.<eos>"
+
+
+def test_a_date_in_the_chat_template_is_the_same_every_day(
+    tmp_path: Path, write: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datetime import datetime
+
+    from chat_templates import chat_template, save_tokenizer
+    from transformers.utils import chat_template_utils
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> "Later":
+            return cls(2031, 5, 4)
+
+    model = save_tokenizer(tmp_path / "model", "bytes", "<s>", template=chat_template("date"))
+    rows = train_set(write("a.jsonl", [{"messages": [{"role": "user", "content": "Hi."}, ANSWER]}] * 3), format="chat")
+    first = prepare(cell_for(rows, template="chat"), model, tmp_path / "first")
+    monkeypatch.setattr(chat_template_utils, "datetime", Later)
+    chat_template_utils._compile_jinja_template.cache_clear()
+    assert prepare(cell_for(rows, template="chat"), model, tmp_path / "second") == first
+    assert (first["date"], first["turn_end"]) == ("2024-07-26", "</s>")
+    digests = {file_digest(tmp_path / name / "samples.parquet") for name in ("first", "second")}
+    assert len(digests) == 1
+
+
+def test_tokens_beyond_the_embeddings_are_told_before_training(tmp_path: Path, write: Any) -> None:
+    """Where a row, and not the template, holds the token that the model was not resized for."""
+    from chat_templates import chat_template, save_tokenizer
+
+    from qtuning.data.tokenise import load_tokenizer
+
+    model = save_tokenizer(tmp_path / "model", "bytes", "<s>", template=chat_template("date"))
+    tokenizer = load_tokenizer(model)
+    tokenizer.add_tokens(["<tool>"])
+    tokenizer.save_pretrained(model)
+    chats = [{"messages": [{"role": "user", "content": text}, ANSWER]} for text in ("Hi.", "Use <tool>.")]
+    with pytest.raises(
+        UserError, match=f"token ids up to {len(tokenizer) - 1}, but the model has {len(tokenizer) - 1} e"
+    ):
+        prepare(cell_for(train_set(write("a.jsonl", chats), format="chat"), template="chat"), model, tmp_path / "out")
+    assert not (tmp_path / "out" / "report.json").exists()
+    with pytest.raises(UserError, match=r"training\.cutoff = 9999: the model in .* has 4096 positions"):
+        prepare(cell_for(train_set(write("b.jsonl", ROWS)), cutoff=9999), model, tmp_path / "out")
 
 
 def test_sharegpt_rows_are_the_alpaca_rows_they_stand_for(run: Callable[..., Path], write: Any) -> None:
@@ -334,8 +380,8 @@ def test_real_data(bpe_folder: Path, tmp_path: Path, bpe: Any, name: str, column
     assert report["read"] == report["used"] == len(rows)
     assert report["bad"] == report["truncated_responses"] == 0
     key = columns.get("output", "output")
-    written = {"plain": " {}<eos>", "alpaca": "{}<eos>", "chat": "{}<eos>\n"}[template]
+    written = {"plain": " {}<eos>", "alpaca": "{}<eos>", "chat": "{}<eos>"}[template]
     for sample in samples:
         response = bpe.decode(sample.tokens[sample.prompt :])
         expected = written.format(rows[sample.number][key])
-        assert response.endswith(expected) if template == "alpaca" else response == expected
+        assert response == expected

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from qtuning.data.chat import TemplateRefusal
 from qtuning.data.rows import Example, Message
-from qtuning.data.templates import TemplateRefusal, render
+from qtuning.data.templates import render
 from qtuning.errors import UserError
 
 SINGLE = Example((Message("user", "Add {input} to 2."),), "{output} 4", input="2 {x}")
@@ -51,7 +52,7 @@ def test_chat_is_written_by_the_chat_template(bpe: Any) -> None:
         "<|system|>\nBe brief.<eos>\n<|user|>\nHi.<eos>\n<|assistant|>\nHello.<eos>\n"
         "<|user|>\nBye.<eos>\n<|assistant|>\n"
     )
-    assert response == "Goodbye.<eos>\n"
+    assert response == "Goodbye.<eos>", "what the template writes behind the end of the turn is left out"
     assert render(SINGLE, "chat", bpe)[0] == "<|user|>\nAdd {input} to 2.\n\n2 {x}<eos>\n<|assistant|>\n"
 
 
@@ -71,22 +72,6 @@ def with_template(bpe_folder: Path) -> Callable[[str | None], Any]:
         return tokenizer
 
     return load
-
-
-def test_a_template_that_opens_a_generated_answer_differently(with_template: Any) -> None:
-    template = (
-        "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] | trim }}{% endfor %}"
-        "{% if add_generation_prompt %}[assistant]<think>{% endif %}"
-    )
-    assert render(BARE, "chat", with_template(template)) == ("[user]Say hi.[assistant]", "hi")
-
-
-def test_a_template_that_leaves_the_response_out(with_template: Any) -> None:
-    template = "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}{% endfor %}"
-    with pytest.raises(TemplateRefusal, match="told apart"):
-        render(BARE, "chat", with_template(template + "{% if add_generation_prompt %}[assistant]{% endif %}"))
-    with pytest.raises(TemplateRefusal, match="told apart"):
-        render(BARE, "chat", with_template(template))
 
 
 def test_what_the_tokenizer_lacks_is_said(with_template: Any) -> None:

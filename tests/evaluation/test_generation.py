@@ -23,7 +23,9 @@ def both(model, tokenizer, prompts: list[str], stops: list[str], most: int) -> l
     batch = tokenizer(prompts, return_tensors="pt", padding=True)
     width = batch["input_ids"].shape[1]
     criteria = StopTexts(stops, tokenizer, width)
-    ours = generate(model, batch["input_ids"], batch["attention_mask"], most, criteria)
+    ended = model.generation_config.eos_token_id
+    ends = ended if isinstance(ended, list) else [ended]
+    ours = generate(model, batch["input_ids"], batch["attention_mask"], most, criteria, ends)
     theirs = model.generate(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],

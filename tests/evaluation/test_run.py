@@ -301,16 +301,22 @@ def test_chat_template_wraps_the_prompt(data_dir: Path, tiny_model: Path, tmp_pa
     assert not texts[0].equals(texts[1])
 
 
-def test_prompts_are_written_by_the_function_that_training_uses(tiny_model: Path) -> None:
+def test_prompts_are_written_by_the_function_that_training_uses(tiny_model: Path, tmp_path: Path) -> None:
     """The chat text of a prompt, and its tokens, are the beginning of what a training sample of it holds."""
+    from transformers import AutoTokenizer
+
     from qtuning.data.rows import Example, Message
     from qtuning.data.templates import render
 
-    model = load_model(tiny_model, None, Evaluation(benchmarks=("squad",)))
-    model.tokenizer.chat_template = (
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = (
         "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}"
         "{% if add_generation_prompt %}<assistant>{% endif %}"
     )
+    tokenizer.save_pretrained(folder)
+    model = load_model(folder, None, Evaluation(benchmarks=("squad",), chat_template=True))
     turn = [{"role": "user", "content": "Who wrote it?"}]
     prompt, response = render(
         Example(prompt=(Message("user", "Who wrote it?"),), input="", response="Ann"), "chat", model.tokenizer

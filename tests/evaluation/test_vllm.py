@@ -237,14 +237,12 @@ def test_prompts_become_the_same_tokens_for_both_backends(world: World, monkeypa
     model, theirs = AskedModel(base, short), load_model(base, None, short)
     seen: list[list[int]] = []
 
-    def generate(
-        context: torch.Tensor, max_length: int, stop: list[str], attention_mask: torch.Tensor, **_: Any
-    ) -> Any:
-        rows = zip(context.tolist(), attention_mask.tolist(), strict=True)
+    def generate(context: torch.Tensor, attention: torch.Tensor, *_: Any) -> Any:
+        rows = zip(context.tolist(), attention.tolist(), strict=True)
         seen.extend([token for token, used in zip(row, mask, strict=True) if used] for row, mask in rows)
         return context
 
-    monkeypatch.setattr(theirs, "_model_generate", generate)
+    monkeypatch.setattr(theirs, "_continue", generate)
     for each in (theirs, model):  # new tasks, since lm-eval draws examples anew with every prompt
         work_through(each, ready_tasks(short, world.data), short)
     assert sorted(tokens for _, tokens in model.questions.generations) == sorted(seen)

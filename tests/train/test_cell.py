@@ -317,6 +317,8 @@ def test_lora_cell_keeps_only_the_adapter_and_resumes(ground: Path, tmp_path: Pa
     )
     assert all(left[name].equal(right[name]) for name in left)
     assert not (tmp_path / "whole" / "out" / "weights" / "model.safetensors").exists()
+    ends = json.loads((tmp_path / "whole" / "out" / "weights" / "generation_config.json").read_text())["eos_token_id"]
+    assert 1 in (ends if isinstance(ends, list) else [ends]), "the token that ends a turn of the template plain"
 
 
 def test_lora_on_bfloat16_weights_is_trained_in_autocast(ground: Path, tmp_path: Path) -> None:

@@ -56,10 +56,12 @@ rule base_model:
     resources:
         mem_mb=4000,
         results=str(ROOT),
+        limits=lambda wildcards: INPUTS.limit_options(wildcards.model),
     message:
         "base model {wildcards.model}"
     shell:
-        "qtuning base-model {input.configuration:q} --results {resources.results:q} > {log:q} 2>&1"
+        "qtuning base-model {input.configuration:q} --results {resources.results:q} {resources.limits}"
+        " > {log:q} 2>&1"
 
 
 rule prepare:

@@ -1,0 +1,108 @@
+"""Training and evaluation give a model the same token ids, whatever its tokenizer and its template are."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat_templates import MARKS, OWN, REAL, STRIPS, chat_template, conversations, example_of, save_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lm_eval.api.instance import Instance
+
+from qtuning.data.chat import TemplateRefusal
+from qtuning.data.templates import render, turn_of
+from qtuning.data.tokenise import Tokenised, load_tokenizer, tokenise
+from qtuning.evaluation.replies import AskedModel
+from qtuning.experiment.cell import Evaluation
+
+ENDS = {
+    "no BOS": ("", ""),
+    "BOS": ("<s>", ""),
+    "EOS appended": ("<s>", "</s>"),
+    "EOS alone": ("", "</s>"),
+}
+"""What the post-processor puts before and behind a text."""
+
+
+class Pair:
+    """A tokenizer as training and as both backends of the evaluation use it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer = load_tokenizer(folder)
+        self.spaced = self.tokenizer.backend_tokenizer.normalizer is not None
+        self.asked = {
+            chat: AskedModel(folder, Evaluation(benchmarks=("squad",), chat_template=chat, max_length=4096))
+            for chat in (False, True)
+        }
+
+    def use(self, template: str) -> None:
+        for tokenizer in (self.tokenizer, *(model.tokenizer for model in self.asked.values())):
+            tokenizer.chat_template = template
+
+    def trained(self, conversation: Any, response: str, template: Any) -> tuple[str, Tokenised]:
+        """(text of the prompt, sample)"""
+        texts = render(example_of(conversation, response), template, self.tokenizer)
+        (made,) = tokenise([texts], self.tokenizer, template, 10**6)
+        assert isinstance(made, Tokenised)
+        return texts[0], made
+
+    def text(self, tokens: list[int]) -> str:
+        """The text of a sequence, without the space that LLaMA's normalizer puts behind each special token.
+
+        Its decoder makes spaces of all letters that stand for one, those of special tokens among them.
+        """
+        text = str(self.tokenizer.decode(tokens))
+        marks = (re.escape(mark.replace("▁", " ")) for mark in ("<s>", "</s>", *MARKS))
+        return re.sub(f"({'|'.join(marks)}) ", r"\1", text) if self.spaced else text
+
+    def evaluated(self, prompt: Any, chat: bool) -> tuple[list[int], list[int]]:
+        """Ids of a prompt (a text, or a conversation) where an answer is generated, and where one is scored."""
+        model = self.asked[chat]
+        text = model.apply_chat_template(prompt) if chat else prompt
+        request = Instance("generate_until", {}, (text, {"until": ["\n"], "max_gen_toks": 8}), 0)
+        model.generate_until([request], disable_tqdm=True)
+        ((scored, _),) = model.encode_pairs([(text, " x")])
+        return model.questions.generations[-1][1], scored
+
+
+@pytest.fixture(scope="module", params=[(kind, name) for kind in ("bytes", "sentencepiece") for name in ENDS], ids=str)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    kind, name = request.param
+    return Pair(save_tokenizer(tmp_path_factory.mktemp("tokenizer"), kind, *ENDS[name], chat_template("llama3")))
+
+
+@settings(max_examples=15, deadline=None)
+@given(made=conversations(), template=st.sampled_from(["plain", "alpaca", *OWN, *REAL]))
+def test_random_conversations(pair: Pair, made: tuple[list[dict[str, str]], str], template: str) -> None:
+    """Equal ids of prompts; the response decodes to the row's text; it and the end of its turn are learned, no more."""
+    (conversation, response), chat = made, template not in ("plain", "alpaca")
+    if chat:
+        pair.use(chat_template(template))
+    tokenizer, kind = pair.tokenizer, "chat" if chat else template
+    try:
+        prompt, sample = pair.trained(conversation, response, kind)
+    except TemplateRefusal:
+        assert template == "gemma" and conversation[0]["role"] == "system"
+        return
+    before = sample.tokens[: sample.prompt]
+    assert pair.evaluated(conversation if chat else prompt, chat) == (before, before)
+    opening = "" if chat or tokenizer("a")["input_ids"][0] != tokenizer.bos_token_id else "<s>"
+    assert pair.text(before) == (opening + prompt).replace("▁", " " if pair.spaced else "▁")
+    turn = turn_of(tokenizer, kind)  # type: ignore[arg-type]
+    assert sample.tokens[-1] == turn.id and not sample.truncated
+    learned = pair.text(sample.tokens).removeprefix(pair.text(before))
+    learned = learned.removesuffix(turn.token.replace("▁", " " if pair.spaced else "▁"))
+    learned = learned.removesuffix("[/assistant]") if template == "end-as-text" else learned
+    assert learned.strip() == response.strip()
+    assert template in STRIPS or response in learned
+
+
+def test_both_backends_and_a_prompt_of_an_instruction_model(tmp_path: Path) -> None:
+    """Oracle: transformers' own prompt for a generation, where a template writes nothing else before an answer."""
+    for name in ("llama3", "phi3", "qwen2_5", "gemma", "default-system"):
+        pair = Pair(save_tokenizer(tmp_path / name, "bytes", "<s>", "</s>", chat_template(name)))
+        conversation = [{"role": "user", "content": "Name a river."}]
+        made: Any = pair.tokenizer.apply_chat_template(conversation, add_generation_prompt=True)["input_ids"]
+        assert pair.evaluated(conversation, chat=True)[0] == made
+        assert pair.trained(conversation, "The Loire.", "chat")[1].prompt == len(made)
