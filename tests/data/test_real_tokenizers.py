@@ -1,13 +1,22 @@
 """Real tokenizers through our templates: opening and end tokens, padding, special tokens as data, chats."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from real_tokenizers import MAKERS, Real
 
+from qtuning.data.chat import chat_prompt
 from qtuning.data.rows import Example, Message
-from qtuning.data.templates import render
-from qtuning.data.tokenise import Tokenised, load_tokenizer, opening_tokens, response_spans, tokenise
+from qtuning.data.templates import render, turn_of
+from qtuning.data.tokenise import (
+    Tokenised,
+    encode_prompts,
+    load_tokenizer,
+    opening_tokens,
+    response_spans,
+    tokenise,
+)
 
 pytestmark = pytest.mark.slow  # to make a folder of each takes seconds
 
@@ -37,15 +46,21 @@ def example(question: str, answer: str, input: str = "") -> Example:
 
 @pytest.mark.parametrize("template", ["plain", "alpaca"])
 def test_a_sample_is_what_the_reference_makes_of_its_text(real: Real, template: str) -> None:
-    """Prompt and response as one text, between the opening tokens and the end token."""
+    """Prompt and response as one text, between the opening tokens and the end token.
+
+    Apart, where one token would span their border: of `:def`, behind `### Response:`.
+    """
     tokenizer = load_tokenizer(real.folder)
     pairs = [render(example(f"What? {text}", text), template, tokenizer) for text in TEXTS]  # type: ignore[arg-type]
     end = tokenizer.convert_tokens_to_ids(real.end)
     for (prompt, response), made in zip(pairs, tokenise(pairs, tokenizer, template, 4096), strict=True):  # type: ignore[arg-type]
         assert response.endswith(real.end)
         assert isinstance(made, Tokenised)
-        text = prompt + response.removesuffix(real.end)
-        assert made.tokens == [*real.opening, *real.encode(text), end], text
+        body = response.removesuffix(real.end)
+        alone, whole = real.encode(prompt), real.encode(prompt + body)
+        expected = whole if whole[: len(alone)] == alone else alone + real.encode(body)
+        assert made.tokens == [*real.opening, *expected, end], prompt + body
+        assert made.tokens[: made.prompt] == [*real.opening, *alone]
 
 
 @pytest.mark.parametrize("template", ["plain", "alpaca"])
@@ -111,6 +126,32 @@ def test_a_chat_is_what_the_maker_of_the_model_writes(real: Real) -> None:
     if real.chat is not None:
         whole = [*CONVERSATION, Message("assistant", ANSWER)]
         assert made.tokens == real.chat([(message.role, message.content) for message in whole])
+
+
+@pytest.mark.parametrize("template", ["plain", "alpaca", "chat"])
+def test_a_prompt_has_the_ids_that_it_has_alone(real: Real, template: str, tmp_path: Path) -> None:
+    """As evaluation gives it to the model, also with the tokenizer that is saved beside trained weights."""
+    tokenizer = load_tokenizer(real.folder)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_bytes((real.folder / "config.json").read_bytes())
+    saved, chat = load_tokenizer(tmp_path), template == "chat"
+    # answers that a tokenizer would join to the end of the prompt
+    answers = (*TEXTS, "**Paris**", "\n\nParis", ": Paris", "```python\n```", "'s")
+    asked = [example(f"What? {text}", text, text) for text in answers]
+    pairs = [render(each, template, tokenizer) for each in asked]  # type: ignore[arg-type]
+    prompts = encode_prompts([prompt for prompt, _ in pairs], saved, chat)
+    turn = turn_of(tokenizer, template)  # type: ignore[arg-type]
+    made_all = tokenise(pairs, tokenizer, template, 4096)  # type: ignore[arg-type]
+    for (_, response), made, prompt in zip(pairs, made_all, prompts, strict=True):
+        assert isinstance(made, Tokenised)
+        assert made.tokens[: made.prompt] == prompt
+        assert made.tokens[-1] == turn.id and turn.token in ("</s>", "<|eot_id|>", "<|im_end|>", real.end)
+        learned = tokenizer.decode(made.tokens).removeprefix(tokenizer.decode(prompt))
+        assert learned.strip() == response.strip()
+    if chat and not turn.lead:  # as transformers itself asks
+        conversation = [{"role": "user", "content": "What?"}]
+        theirs = tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=False)
+        assert encode_prompts([chat_prompt(conversation, tokenizer)], saved, chat) == [theirs]
 
 
 def test_a_system_message_stands_in_the_prompt(real: Real) -> None:

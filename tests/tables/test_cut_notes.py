@@ -30,7 +30,7 @@ def test_what_was_cut_is_said_everywhere(complete: Folders) -> None:
     scores = scores_of(complete)
     assert set(LATER) <= set(scores_of_file(complete))
     notes = cut_notes(scores)
-    assert notes[0] == PROMPTS and notes[1].startswith(ANSWERS) and len(notes) == 2
+    assert notes[0].startswith(PROMPTS) and notes[1].startswith(ANSWERS) and len(notes) == 2
     console = Console(width=400, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     print_page(score_page(summarise(scores)), console)
     page = write_report([complete.grid.experiment.name], complete.results, complete.results / "report")
