@@ -11,6 +11,7 @@ from qtuning.gpus import visible
 from qtuning.workflow.command_line import only_planned, snakemake_targets, submits
 from qtuning.workflow.hub import HubInputs
 from qtuning.workflow.inputs import load_inputs
+from qtuning.workflow.limits import limit_options
 from qtuning.workflow.requests import GROUP, requests_of
 
 min_version("9.0")

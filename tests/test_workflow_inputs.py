@@ -15,6 +15,7 @@ from qtuning.data.items import items_file
 from qtuning.errors import UserError
 from qtuning.workflow.command_line import only_planned, snakemake_targets
 from qtuning.workflow.inputs import RULES, WorkflowInputs, load_inputs
+from qtuning.workflow.limits import limit_options
 
 REPOSITORY = Path(__file__).parent.parent
 CONFIGS = REPOSITORY / "configs"
@@ -258,11 +259,11 @@ def test_a_base_model_must_take_what_the_asked_experiments_want(tmp_path: Path) 
     """And nothing of the others, which may want more of the same model."""
     inputs = inputs_of(CONFIGS)
     identity = next(name for name in inputs._shared if inputs._shared[name].zero_shot and name.startswith("mini-"))
-    assert inputs.limit_options(identity) == "", "whoever asks for single files is told later"
+    assert limit_options(inputs, identity) == "", "whoever asks for single files is told later"
     inputs.check_targets(["mini"])
-    assert inputs.limit_options(identity) == "--cutoff 256 --max-length 256 --template plain"
+    assert limit_options(inputs, identity) == "--cutoff 256 --max-length 256 --template plain"
     other = next(name for name in inputs._shared if name.startswith("gemma-270m-") and inputs._shared[name].zero_shot)
-    assert inputs.limit_options(other) == ""
+    assert limit_options(inputs, other) == ""
 
 
 def test_updates_that_the_processes_cannot_share_are_told(tmp_path: Path) -> None:

@@ -80,8 +80,7 @@ class WorkflowInputs:
         self._kept: set[str] = set()
         self._observed: set[str] = set()
         self.experiments_of: dict[str, list[str]] = {}
-        self.asked: set[str] = set()
-        """The experiments that this run is asked for, once its targets are checked."""
+        self.asked: set[str] = set()  # experiments, once targets are checked
         for name, grid in self.grids.items():
             if grid.evaluation is not None:
                 self.evaluations[evaluation_id(grid.evaluation)] = grid.evaluation
@@ -185,19 +184,6 @@ class WorkflowInputs:
     def rows(self) -> list[str]:
         """Names of the cells that experiments ask for: all but references and warm-ups."""
         return [name for name, cell in self.cells.items() if cell.part is None]
-
-    def limit_options(self, model: str) -> str:
-        """Options of `qtuning base-model`: what the experiments that are asked for want a base model to take."""
-        cutoffs, lengths, options = [0], [0], set[str]()
-        for grid in (self.grids[name] for name in sorted(self.asked)):
-            cells = [cell for cell in grid.cells if model_id(cell.model) == model]
-            cutoffs += [cell.training.cutoff for cell in cells if cell.training is not None]
-            options |= {f"--template {cell.model.template}" for cell in cells if cell.training is not None}
-            if cells and grid.evaluation is not None:
-                lengths.append(grid.evaluation.max_length)
-                options |= {"--chat"} if grid.evaluation.chat_template else set()
-        longest = {"--cutoff": max(cutoffs), "--max-length": max(lengths)}
-        return " ".join([*(f"{name} {value}" for name, value in longest.items() if value), *sorted(options)])
 
     def samples(self, cell: str) -> Path:
         """Marker of the cell's tokenised train set."""

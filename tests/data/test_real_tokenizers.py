@@ -146,7 +146,7 @@ def test_a_prompt_has_the_ids_that_it_has_alone(real: Real, template: str, tmp_p
         assert isinstance(made, Tokenised)
         assert made.tokens[: made.prompt] == prompt
         assert made.tokens[-1] == turn.id and turn.token in ("</s>", "<|eot_id|>", "<|im_end|>", real.end)
-        learned = tokenizer.decode(made.tokens).removeprefix(tokenizer.decode(prompt))
+        learned = str(tokenizer.decode(made.tokens)).removeprefix(str(tokenizer.decode(prompt)))
         assert learned.strip() == response.strip()
     if chat and not turn.lead:  # as transformers itself asks
         conversation = [{"role": "user", "content": "What?"}]

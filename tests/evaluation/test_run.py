@@ -392,7 +392,7 @@ def test_the_gold_answer_is_scored_after_the_prompt_of_the_headline_metric(
         prompt, between = examples.instances[0].args[0], " "
         assert prompt.endswith(question) and prompt.count("Question:") == 3
     else:
-        prompt, between = f"[user] {question}\n[assistant]", ""
+        prompt, between = f"[user] {question}\n[assistant]", " "  # which the template writes before an answer
     lm = HFLM(pretrained=str(model), dtype="float32", device="cpu", batch_size=1, max_length=2048)
     context, tokens = lm._encode_pair(prompt, between + answer)
     ((expected, _),) = lm._loglikelihood_tokens([(("", ""), context, tokens)], disable_tqdm=True)

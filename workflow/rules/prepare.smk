@@ -56,7 +56,7 @@ rule base_model:
     resources:
         mem_mb=4000,
         results=str(ROOT),
-        limits=lambda wildcards: INPUTS.limit_options(wildcards.model),
+        limits=lambda wildcards: limit_options(INPUTS, wildcards.model),
     message:
         "base model {wildcards.model}"
     shell:
