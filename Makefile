@@ -9,7 +9,7 @@ EXAMPLE := mini mini-controls mini-replay
 
 VLLM ?= vllm>=0.32
 
-.PHONY: env slurm vllm-env run test tokenizers test-slow test-slurm example base bench docs lint format clean
+.PHONY: env slurm vllm-env run test tokenizers test-slow test-slurm example base bench gpu-check docs lint format clean
 
 env: $(VENV)/.installed  ## create the environment with the pinned versions
 
@@ -59,6 +59,9 @@ base: env  ## the base model of the mini world from nothing: most of an hour; wr
 
 bench: env  ## speed and memory against the limit, some ten minutes; writes docs/benchmarks/
 	$(BIN)/python -m benchmarks
+
+gpu-check: env  ## a quarter of an hour on one GPU (or two): kernels, exactness, speed; writes docs/benchmarks/gpu.md
+	$(BIN)/python -m benchmarks.gpu_check
 
 docs: env  ## the documentation as a site, offline; `mkdocs serve` shows it while you write
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -13,7 +13,7 @@ from qtuning.errors import UserError
 if TYPE_CHECKING:
     from qtuning.data.contamination import BenchmarkSource
 
-GPUS = ("h100", "a100", "4090", "cpu")
+GPUS = ("h100", "a100", "4090", "h200", "l40s", "a6000", "3090", "cpu")
 SOURCES = ("hub", "data-dir", "mini-world")
 
 
@@ -48,7 +48,12 @@ def experiments(
 
 def plan(
     experiments: Annotated[list[str], typer.Argument(help="names of files in configs/experiments, without .yaml")],
-    gpu: Annotated[str, typer.Option(help=f"what it shall run on: {', '.join(GPUS)} (published speeds)")] = GPUS[0],
+    gpu: Annotated[
+        str,
+        typer.Option(
+            help=f"what it shall run on: {', '.join(GPUS)} (published speeds, until `make gpu-check` has measured them)"
+        ),
+    ] = GPUS[0],
     devices: Annotated[int, typer.Option(min=1, help="how many of them work at a time, for days and disk")] = 1,
     usd_per_gpu_hour: Annotated[float | None, typer.Option(min=0, help="price of an hour of one of them")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="everything as JSON, for machines")] = False,
@@ -74,7 +79,7 @@ def plan(
     from qtuning.plan.machines import find_machine
     from qtuning.plan.print import list_assumptions, plan_json, print_plan
 
-    machine = find_machine(gpu)
+    machine = find_machine(gpu, configs)
     grids = ConfigFolder(configs, data_dir).expand(experiments)
     assumptions = read_assumptions(configs)
     jobs = Jobs(grids, ResultPaths(results), assumptions, data_dir)

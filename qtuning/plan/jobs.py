@@ -102,8 +102,11 @@ class TrainingJob(Job):
         return trained_bytes(self.shape, self.settings, self.cell.dtype)
 
     def scoring_seconds(self, machine: Machine) -> float:
-        """Wall-clock seconds of forwards without gradient."""
-        return self._seconds(machine, self.work.scoring_flops, self.work.scoring_passes)
+        """Wall-clock seconds of forwards without gradient, and of what is decided by them."""
+        work = self.work
+        decided = work.decisions / self.settings.batch_size if work.scoring_flops else 0.0
+        seconds = self._seconds(machine, work.scoring_flops, work.scoring_traffic, work.scoring_passes)
+        return seconds + decided * machine.decision_seconds
 
     def training_seconds(self, machine: Machine) -> float:
         """Wall-clock seconds of forward, backward and optimizer, and of what accompanies each update."""
@@ -112,12 +115,13 @@ class TrainingJob(Job):
         passes = trained_shape(self.shape, self.settings).passes - reused
         # Adam reads weight, gradient and both moments, and writes all but the gradient
         optimizer = 7 * self.trained_bytes / machine.bandwidth
-        seconds = self._seconds(machine, self.work.training_flops, self.work.training_passes, passes)
-        return seconds + self.work.updates * (optimizer + machine.update_seconds)
+        work = self.work
+        seconds = self._seconds(machine, work.training_flops, work.training_traffic, work.training_passes, passes)
+        return seconds + work.updates * (optimizer + machine.update_seconds)
 
-    def _seconds(self, machine: Machine, flops: float, batches: float, passes: float = 1.0) -> float:
+    def _seconds(self, machine: Machine, flops: float, traffic: float, batches: float, passes: float = 1.0) -> float:
         dtype = "bfloat16" if self.settings.mixed_precision == "bf16" else self.cell.dtype
-        return machine.seconds(flops, batches, self.shape, dtype, adapters=self.lora, factor=passes)
+        return machine.seconds(flops, batches, self.shape, dtype, traffic=traffic, adapters=self.lora, factor=passes)
 
     def hours(self, machine: Machine) -> Hours:
         """Device-hours, the start of the process among them."""
@@ -150,7 +154,8 @@ class EvaluationJob(Job):
         dtype = self.settings.dtype
         if self.settings.backend == "vllm":
             return {asked.benchmark: asked.vllm_seconds(self.shape, machine, dtype) for asked in self.work}
-        return {asked.benchmark: asked.seconds(self.shape, machine, dtype, self.lora) for asked in self.work}
+        adapters = self.lora and machine.device == "cpu"  # on a GPU they are merged into the weights
+        return {asked.benchmark: asked.seconds(self.shape, machine, dtype, adapters) for asked in self.work}
 
     def start_seconds(self, machine: Machine) -> float:
         """Until it can begin."""

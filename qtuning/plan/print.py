@@ -70,16 +70,33 @@ def list_assumptions(jobs: Jobs, machine: Machine, assumptions: Assumptions) -> 
             f"Q-Tuning: {100 * Q2_SHARE:.0f}% of the samples that it keeps lose tokens (Q2), the others stay whole "
             "(Q4), and it keeps no surplus"
         )
-    if any(job.settings.backend == "vllm" for job in jobs.evaluations.values()):
+    backends = {job.settings.backend for job in jobs.evaluations.values()}
+    if "hf" in backends and machine.device == "cuda":
         notes.append(
-            f"vLLM: {100 * VLLM_REACHED:.0f}% of what reading and arithmetic allow in generation, at {VLLM_SEQUENCES} "
-            f"sequences; {machine.vllm_start_seconds:g} s to start, once for all adapters of a model; each answer's "
-            "likelihood with its prompt anew; marking on a CPU, not in the hours"
+            f"HF: a token of a batch waits for {1e3 * machine.layer_seconds:g} ms a layer and for the weights to be "
+            "read, a batch for its longest answer; adapters are merged"
         )
+    if "vllm" in backends:
+        notes.append(
+            f"vLLM: {100 * VLLM_REACHED:.0f}% of what reading and arithmetic allow, at {VLLM_SEQUENCES} sequences; "
+            f"{machine.vllm_start_seconds:g} s to start, once for all adapters of a model; each answer's likelihood "
+            "with its prompt anew; marking on a CPU, not in the hours"
+        )
+    return [*notes, _speed(machine)]
+
+
+def _speed(machine: Machine) -> str:
+    """What the seconds rest on, and whether it was measured."""
     unit, name = (1e12, "TFLOP/s") if machine.device == "cuda" else (1e9, "GFLOP/s")
-    rates = ", ".join(f"{dtype} {machine.rate(dtype) / unit:.3g} {name}" for dtype in ("bfloat16", "float32"))
-    shares = " and ".join(f"{100 * machine.reached[dtype]:.0f}%" for dtype in ("bfloat16", "float32"))
-    return [*notes, f"speed: {rates} ({shares} of the peaks), {1e3 * machine.layer_seconds:g} ms a layer"]
+    dtypes = ("bfloat16", "float32")
+    rates = ", ".join(f"{dtype} {machine.rate(dtype) / unit:.3g} {name}" for dtype in dtypes)
+    shares = " and ".join(f"{100 * machine.reached[dtype]:.0f}%" for dtype in dtypes)
+    text = f"speed: {'large products at ' if machine.streaming else ''}{rates} ({shares} of the peaks), "
+    if machine.streaming:
+        moved = machine.streaming * machine.bandwidth / 1e12
+        text += f"what moves beside them at {moved:.3g} TB/s ({100 * machine.streaming:.0f}% of the bandwidth), "
+    text += f"{1e3 * machine.layer_seconds:.2g} ms a layer"
+    return text + (f"; measured: {machine.measured}" if machine.measured else "")
 
 
 def _experiments(bill: Bill, console: Console) -> Table:

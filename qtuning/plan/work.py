@@ -24,6 +24,7 @@ from qtuning.plan.assumptions import Assumptions
 from qtuning.plan.lengths import Array, Lengths
 from qtuning.plan.machines import Machine
 from qtuning.plan.shapes import BYTES, Shape
+from qtuning.plan.traffic import Way
 from qtuning.train.windows import Pooling
 
 Q2_SHARE = 0.4
@@ -38,7 +39,7 @@ class TrainingWork:
     updates: of the optimizer. samples_scored, samples_kept: counted once for each time. *_passes: packed batches that
     go through the model. *_tokens: positions that go through it; samples that are trained through the forward that
     scored them (`reuse-graph`) have no training_tokens. scoring_flops: with those of reference and proxy models.
-    decisions: samples that batches are made of.
+    decisions: samples that batches are made of. *_traffic: bytes, beside the large matrix products (traffic.py).
     """
 
     updates: float = 0.0
@@ -51,6 +52,8 @@ class TrainingWork:
     tokens_kept: float = 0.0
     scoring_flops: float = 0.0
     training_flops: float = 0.0
+    scoring_traffic: float = 0.0
+    training_traffic: float = 0.0
     decisions: float = 0.0
 
     def __add__(self, other: "TrainingWork") -> "TrainingWork":
@@ -78,31 +81,35 @@ def training_work(
         first, stop = cell.part.bounds(lengths.rows)
         lengths = replace(lengths, weight=lengths.weight * (stop - first) / lengths.rows)
     everyone = np.full(len(lengths.prompts), lengths.weight)
-    total = TrainingWork()
+    total, way = TrainingWork(), Way.of(cell)
     if needs.all & REFERENCE and (references_of(cell) or "token-influence" in needs.all):
         # a reference of the cell's own shape scores each sample; and for its influence, so does the base model
         forwards = bool(references_of(cell)) + ("token-influence" in needs.all)
-        total += _scoring(shape, lengths, forwards * everyone, frozenset[Need]({"scores"}), None, training.batch_size)
+        total += _scoring(
+            shape, way, lengths, forwards * everyone, frozenset[Need]({"scores"}), None, training.batch_size
+        )
     for role, other in (auxiliary or {}).items():
         asked = needs.all if role == "proxy" else frozenset[Need]({"scores"})
-        total += _scoring(other, lengths, everyone, asked, None, training.batch_size)
+        total += _scoring(other, way.without_adapters, lengths, everyone, asked, None, training.batch_size)
     # scores that were computed for the whole train set are looked up, not computed again
     looked_up = SCORES if pruning.scoring.tabled else frozenset[Need]()
     reused = schedule_of(pruning) == "reuse-graph"
     for epoch in range(training.epochs):
         if pruning.scoring.schedule == "stale" and epoch % pruning.scoring.epochs == 0:
-            total += _scoring(shape, lengths, everyone, needs.all & SCORES, None, training.batch_size)
+            total += _scoring(shape, way, lengths, everyone, needs.all & SCORES, None, training.batch_size)
         drawn = everyone
         if needs.by_epoch:
             if not (needs.once and epoch):
-                total += _scoring(shape, lengths, everyone, needs.epoch - looked_up, needs.layer, training.batch_size)
+                total += _scoring(
+                    shape, way, lengths, everyone, needs.epoch - looked_up, needs.layer, training.batch_size
+                )
             drawn = _drawn(pruning, training, lengths, epoch)
         batch_size = 1 if reused else training.batch_size  # to be reused, every sample has a graph of its own
-        total += _scoring(shape, lengths, drawn, needs.batch - looked_up, needs.layer, batch_size)
+        total += _scoring(shape, way, lengths, drawn, needs.batch - looked_up, needs.layer, batch_size)
         kept = drawn * _share_in_batch(pruning, training, needs.by_epoch, float(drawn.sum()))
         if not needs.by_epoch and pruning.sample_ratio < 1:
             kept = _by_length(pruning, lengths, float(kept.sum()))
-        total += _training(shape, training, pruning, lengths, drawn, kept)
+        total += _training(shape, way, training, pruning, lengths, drawn, kept)
     return total
 
 
@@ -120,22 +127,26 @@ def measuring_work(measurement: Measurement, shape: Shape, lengths: Lengths) -> 
     pairs = float(counts @ (length * (length + 1) / 2))
     forward = shape.forward_flops(tokens, pairs, float(counts @ lengths.responses))
     projection = 2.0 * samples * shape.lora_parameters(training.lora.r) * asked.dimension
+    trained = trained_shape(shape, training)
     return TrainingWork(
         training_passes=np.ceil(tokens / GRADIENT_TOKENS),
         training_tokens=tokens,
-        training_flops=forward * trained_shape(shape, training).passes + projection,
+        training_flops=forward * trained.passes + projection,
+        training_traffic=Way.of(measurement.warmup).training(
+            shape, tokens, float(counts @ lengths.responses), 1 + trained.checkpointing
+        ),
     )
 
 
 def _scoring(
-    shape: Shape, lengths: Lengths, counts: Array, needs: frozenset[Need], layer: int | None, batch_size: int
+    shape: Shape, way: Way, lengths: Lengths, counts: Array, needs: frozenset[Need], layer: int | None, batch_size: int
 ) -> TrainingWork:
     """One forward without gradient of counts[i] samples of each length; nothing where no forward is needed."""
     if not needs & FORWARDS:
         return TrainingWork()
     if "embeddings" in needs:  # a forward of their own, of all positions, which ends before the head
-        work = _forward(shape, counts, lengths.tokens, np.zeros_like(lengths.tokens), 1.0, batch_size)
-        return work + _scoring(shape, lengths, counts, needs - {"embeddings"}, layer, batch_size)
+        work = _forward(shape, way, counts, lengths.tokens, np.zeros_like(lengths.tokens), 1.0, batch_size)
+        return work + _scoring(shape, way, lengths, counts, needs - {"embeddings"}, layer, batch_size)
     length, targets, depth = lengths.tokens, lengths.responses, 1.0
     if "sequence-entropy" in needs:
         targets = length
@@ -145,23 +156,26 @@ def _scoring(
         depth = (layer if layer > 0 else shape.layers + layer + 1) / shape.layers
     elif not needs & ATTENTION:
         length = length - 1  # nothing comes after the last token, so it is no input
-    return _forward(shape, counts, length, targets, depth, batch_size)
+    return _forward(shape, way, counts, length, targets, depth, batch_size)
 
 
-def _forward(shape: Shape, counts: Array, length: Array, targets: Array, depth: float, batch_size: int) -> TrainingWork:
+def _forward(
+    shape: Shape, way: Way, counts: Array, length: Array, targets: Array, depth: float, batch_size: int
+) -> TrainingWork:
     """One forward without gradient of counts[i] sequences of length[i], targets[i] positions of which meet the head."""
-    samples, tokens = float(counts.sum()), float(counts @ length)
+    samples, tokens, predicted = float(counts.sum()), float(counts @ length), float(counts @ targets)
     pairs = float(counts @ (length * (length + 1) / 2))
     return TrainingWork(
         samples_scored=samples,
         scoring_passes=np.ceil(samples / batch_size),
         scoring_tokens=tokens,
-        scoring_flops=shape.forward_flops(tokens, pairs, float(counts @ targets), depth),
+        scoring_flops=shape.forward_flops(tokens, pairs, predicted, depth),
+        scoring_traffic=way.scoring(shape, tokens, predicted, depth),
     )
 
 
 def _training(
-    shape: Shape, training: Training, pruning: Pruning, lengths: Lengths, drawn: Array, kept: Array
+    shape: Shape, way: Way, training: Training, pruning: Pruning, lengths: Lengths, drawn: Array, kept: Array
 ) -> TrainingWork:
     """Forward and backward, one epoch. drawn, kept: [n] samples of each length in the batches, and trained of them."""
     needs, schedule = needs_of(pruning), schedule_of(pruning)
@@ -197,6 +211,7 @@ def _training(
         training_tokens=0.0 if reused else positions.tokens,
         tokens_kept=positions.targets,
         training_flops=trained.backward_flops(positions) if reused else trained.training_flops(positions),
+        training_traffic=way.training(shape, positions.tokens, positions.targets, 1 + trained.checkpointing - reused),
         decisions=float(drawn.sum()),
     )
 
@@ -264,8 +279,8 @@ def _kept_of(pruning: Pruning, ratio: float, size: int) -> int:
 
 
 VLLM_REACHED = 0.5
-"""Share of its roofline that a vLLM engine reaches in generation. Assumed: so a model of 7B with LoRA makes some 8,000
-tokens a second on an H100 (docs/plan.md)."""
+"""Share of its roofline that a vLLM engine reaches with prompts and in generation. Assumed: so a model of 7B with LoRA
+reads some 27,000 and makes some 8,000 tokens a second on an H100 (docs/plan.md)."""
 
 
 @dataclass(frozen=True)
@@ -314,11 +329,20 @@ class BenchmarkWork:
 
     def seconds(self, shape: Shape, machine: Machine, dtype: str, adapters: bool) -> float:
         """Prefills and answers by arithmetic, generation by reading weights and cache for every token of a batch."""
-        total = machine.seconds(self._prefill_flops(shape), self.passes, shape, dtype, adapters=adapters)
-        total += machine.seconds(self.answer_flops(shape), self.answer_passes, shape, dtype, adapters=adapters)
+        way, prompts = Way("full", dtype), self.generations * self.prompt_tokens
+        moved = way.scoring(shape, prompts, self.generations)
+        total = machine.seconds(self._prefill_flops(shape), self.passes, shape, dtype, traffic=moved, adapters=adapters)
+        if self.answers:
+            new = self.items * self.answers * self.answer_tokens
+            moved = way.scoring(shape, self.items * self.prompt_tokens + new, new)
+            total += machine.seconds(
+                self.answer_flops(shape), self.answer_passes, shape, dtype, traffic=moved, adapters=adapters
+            )
         if self.steps:
             forwards, new = self.passes * self.steps, self.generations * self.steps
-            total += machine.seconds(self._generation_flops(shape), forwards, shape, dtype, adapters=adapters)
+            total += machine.seconds(
+                self._generation_flops(shape), forwards, shape, dtype, adapters=adapters, waiting=True
+            )
             total += new * self._mean_context * shape.cache_bytes(dtype) / machine.bandwidth
         return total + self.items * self.item_seconds
 
@@ -332,12 +356,12 @@ class BenchmarkWork:
         sequences = self.items * self.answers
         length = self.prompt_tokens + self.answer_tokens
         scored = shape.forward_flops(sequences * length, sequences * length * (length + 1) / 2, sequences * length)
-        seconds = (self._prefill_flops(shape) + scored) / machine.rate(dtype)
+        prompts = (self._prefill_flops(shape) + scored) / machine.rate(dtype)
         new = self.generations * self.steps
         reading = new / VLLM_SEQUENCES * shape.parameters * BYTES[dtype] / machine.bandwidth
         generating = max(self._generation_flops(shape) / machine.rate(dtype), reading)
         generating += new * self._mean_context * shape.cache_bytes(dtype) / machine.bandwidth
-        return seconds + generating / VLLM_REACHED
+        return (prompts + generating) / VLLM_REACHED
 
     @property
     def _mean_context(self) -> float:

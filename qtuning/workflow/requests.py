@@ -17,7 +17,7 @@ from qtuning.experiment.yaml_files import nearest
 from qtuning.files import short_hash
 from qtuning.plan.assumptions import Assumptions, read_assumptions
 from qtuning.plan.jobs import EvaluationJob, Jobs, TrainingJob
-from qtuning.plan.machines import GIB, MACHINES, Machine
+from qtuning.plan.machines import GIB, MACHINES, Machine, find_machine
 from qtuning.workflow.inputs import WorkflowInputs
 
 PROCESS = {"cpu": 2.0 * GIB, "cuda": 6.0 * GIB}  # host memory of a process without weights; that with CUDA is assumed
@@ -134,4 +134,4 @@ def requests_of(config: Mapping[str, Any], inputs: WorkflowInputs, configs: Path
         raise UserError(f"time_limit = {limit!r}: must be a whole number of minutes above 0, or null")
     if config["machine"] not in GPUS:
         raise UserError(f"machine = {config['machine']!r}: unknown{nearest(str(config['machine']), GPUS)}")
-    return Requests(inputs, read_assumptions(configs), MACHINES[config["machine"]], limit)
+    return Requests(inputs, read_assumptions(configs), find_machine(config["machine"], configs), limit)

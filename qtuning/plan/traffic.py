@@ -1,0 +1,62 @@
+"""Bytes that a model moves through the memory of a GPU beside its large matrix products: why it is slower than these.
+
+Norms, rotations, gates, residual sums and casts read and write every channel and compute next to nothing, and so do
+the products of LoRA with their narrow side: a GPU does them at the speed of its memory. Attention counts with its
+inputs and output.
+"""
+
+from dataclasses import dataclass
+
+from qtuning.experiment.cell import Cell
+from qtuning.plan.shapes import Shape
+
+Coefficients = tuple[int, int, int, int]
+
+# Bytes for each token in one layer and for each channel of (hidden, queries, keys, intermediate), forward and backward,
+# by tuning and arithmetic; counted on LLaMA layers of transformers 5.23 with peft 0.21 (a test counts them again).
+# Under autocast the weights are float32 in full fine-tuning, and bfloat16 under LoRA.
+TRAFFIC: dict[tuple[str, str], tuple[Coefficients, Coefficients]] = {
+    ("full", "float32"): ((80, 56, 48, 20), (252, 88, 104, 36)),
+    ("full", "bfloat16"): ((84, 28, 24, 10), (222, 44, 52, 18)),
+    ("full", "autocast"): ((106, 44, 40, 10), (294, 74, 82, 18)),
+    ("lora", "float32"): ((148, 84, 96, 72), (352, 124, 136, 88)),
+    ("lora", "bfloat16"): ((190, 66, 80, 76), (362, 92, 108, 94)),
+    ("lora", "autocast"): ((118, 42, 48, 36), (272, 62, 68, 44)),
+}
+# For each position that meets the head, and each word of the vocabulary: to score, and for a loss with its gradient.
+# Counted: 48 to 57 and 28 to 51.
+HEAD_SCORES, HEAD_LOSS = 54, 45
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a model computes. tuning: full or lora. arithmetic: float32, bfloat16 or autocast (to bfloat16)."""
+
+    tuning: str
+    arithmetic: str
+
+    @classmethod
+    def of(cls, cell: Cell) -> "Way":
+        """Of a cell that is trained."""
+        assert cell.training is not None
+        mixed = cell.training.mixed_precision == "bf16"
+        return cls(cell.training.tuning, "autocast" if mixed else cell.dtype)
+
+    @property
+    def without_adapters(self) -> "Way":
+        """Of another model that is used beside the one that learns."""
+        return Way("full", self.arithmetic)
+
+    def scoring(self, shape: Shape, tokens: float, targets: float, depth: float = 1.0) -> float:
+        """Bytes of a forward without gradient. depth: the share of the layers that ran."""
+        return depth * tokens * self._layers(shape, 0) + targets * shape.vocabulary * HEAD_SCORES
+
+    def training(self, shape: Shape, tokens: float, targets: float, forwards: int) -> float:
+        """Bytes of loss, backward and `forwards`: 1, or none through reused graphs; and 1 more to recompute."""
+        layers = forwards * self._layers(shape, 0) + self._layers(shape, 1)
+        return tokens * layers + targets * shape.vocabulary * HEAD_LOSS
+
+    def _layers(self, shape: Shape, direction: int) -> float:
+        channels = (shape.hidden, shape.query_width, shape.kv_width, shape.intermediate)
+        coefficients = TRAFFIC[self.tuning, self.arithmetic][direction]
+        return float(shape.layers * sum(a * b for a, b in zip(coefficients, channels, strict=True)))
