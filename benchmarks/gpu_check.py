@@ -10,6 +10,7 @@ the page says what was left out. Exit status 1: a part failed or a result is not
 import argparse
 import os
 import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -35,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--memory", type=float, help="GiB that models may take; default: what is free")
     parser.add_argument("--gpus", type=int, help="to train on together; default: two if there are two")
     parser.add_argument("--out", type=Path, help="folder to write to; default: docs/benchmarks and configs/machines")
-    args = parser.parse_args(arguments)
+    typed = sys.argv[1:] if arguments is None else arguments
+    args = parser.parse_args(typed)
     if args.out is None and (args.quick or args.device == "cpu"):
         parser.error("--out: required with --quick and --device cpu, whose numbers mean nothing")
     from qtuning.errors import UserError
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if args.device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    return _check(args, devices, driver)
+    return _check(args, typed, devices, driver)
 
 
 def _take_gpus(asked: int | None) -> tuple[int, str]:
@@ -64,10 +66,10 @@ def _take_gpus(asked: int | None) -> tuple[int, str]:
 
     if not torch.cuda.is_available():
         raise UserError("no GPU here: nothing was measured or written (`qtuning doctor` says what this machine has)")
-    return devices, str(getattr(machine, "driver", "") or "")
+    return devices, machine.driver or "unknown"
 
 
-def _check(args: argparse.Namespace, devices: int, driver: str) -> int:
+def _check(args: argparse.Namespace, typed: Sequence[str], devices: int, driver: str) -> int:
     import torch
     from rich.console import Console
 
@@ -80,9 +82,9 @@ def _check(args: argparse.Namespace, devices: int, driver: str) -> int:
     memory = free if args.memory is None else args.memory * GIB
     setting = Setting(device, QUICK if args.quick else WHOLE, memory, 60 * args.minutes)
     console = Console(width=None if sys.stdout.isatty() else 160)
-    facts = machine.about(device) | {"command": " ".join(["python -m benchmarks.gpu_check", *sys.argv[1:]])}
+    facts = machine.about(device) | {"command": shlex.join(["python", "-m", "benchmarks.gpu_check", *typed])}
     if device.type == "cuda":
-        facts |= {"driver": driver or "unknown", "CUDA": torch.version.cuda, "memory": f"{total / GIB:.1f} GiB"}
+        facts |= {"driver": driver, "CUDA": torch.version.cuda, "memory": f"{total / GIB:.1f} GiB"}
     cuda_name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     name, known = _known(cuda_name)
     tables: list[Table] = []

@@ -50,7 +50,7 @@ def _torchs(setting: Setting, dtype: torch.dtype, head_size: int) -> str:
         chosen = int(torch._fused_sdp_choice(q, k, k, is_causal=True, enable_gqa=True))
     except RuntimeError as error:
         return f"none ({str(error).splitlines()[0]})"
-    return str(next((name for name, member in SDPBackend.__members__.items() if int(member) == chosen), chosen))
+    return str(next((name for name, member in SDPBackend.__members__.items() if member == SDPBackend(chosen)), chosen))
 
 
 def exactness(setting: Setting) -> list[Table]:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,6 @@ from qtuning.model.batch import pack
 from qtuning.model.packed import PackedModel
 from qtuning.plan.machines import Machine
 from qtuning.plan.shapes import BYTES, Shape
-
-MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -37,20 +36,29 @@ def speeds(setting: Setting, assumed: Machine | None) -> tuple[Speeds, list[Tabl
     products = {dtype: _products(setting, largest, dtype) for dtype in ("bfloat16", "float32")}
     bandwidth, (layer, factor) = _bandwidth(setting), _launches(setting, smallest)
     found = Speeds(products, bandwidth, layer, factor, _start(setting) if setting.affords("start", 30) else None)
-    rows: list[dict[str, Value]] = []
-    for dtype, rate in products.items():
-        peak = assumed and assumed.peak[dtype]
-        rows.append(
-            _row(
-                f"products, {dtype}, TFLOP/s", rate / 1e12, assumed and assumed.rate(dtype) / 1e12, peak and rate / peak
-            )
+
+    def so_far(value: Callable[[Machine], float]) -> float | None:
+        return None if assumed is None else value(assumed)
+
+    rows: list[dict[str, Value]] = [
+        _row(
+            f"products, {dtype}, TFLOP/s",
+            rate / 1e12,
+            so_far(lambda machine, dtype=dtype: machine.rate(dtype) / 1e12),  # type: ignore[misc]
+            so_far(lambda machine, dtype=dtype, rate=rate: rate / machine.peak[dtype]),  # type: ignore[misc]
         )
-    streamed = None if assumed is None or assumed.streaming is None else assumed.streaming * assumed.bandwidth / 1e9
+        for dtype, rate in products.items()
+    ]
     rows += [
-        _row("elementwise work, GB/s", bandwidth / 1e9, streamed, assumed and bandwidth / assumed.bandwidth),
-        _row("a layer and token of generation, ms", 1e3 * layer, assumed and 1e3 * assumed.layer_seconds),
-        _row("a small forward with LoRA / without", factor, assumed and assumed.adapter_factor),
-        _row("imports and the first kernel of a training, s", found.start_seconds, assumed and assumed.start_seconds),
+        _row(
+            "elementwise work, GB/s",
+            bandwidth / 1e9,
+            so_far(lambda machine: (machine.streaming or 1.0) * machine.bandwidth / 1e9),
+            so_far(lambda machine: bandwidth / machine.bandwidth),
+        ),
+        _row("a layer and token of generation, ms", 1e3 * layer, so_far(lambda machine: 1e3 * machine.layer_seconds)),
+        _row("a small forward with LoRA / without", factor, so_far(lambda machine: machine.adapter_factor)),
+        _row("imports and first kernel, s", found.start_seconds, so_far(lambda machine: machine.start_seconds)),
     ]
     note = f"Products: those of the largest model's layers with {setting.sizes.products:,} tokens."
     return found, [Table("What the plan needs", rows, (note,)), _generation(setting, found)]

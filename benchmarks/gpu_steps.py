@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -176,15 +175,16 @@ def _of_shape(
     samples = samples_of(setting, shape.vocabulary)
     tokens = sum(len(sample.tokens) for sample in samples)
     guess = 20 + 3 * shape.forward_flops(tokens, 0.0, tokens) / (0.25 * speeds.products["bfloat16"])
-    why = "out of memory"
+    why = ""
+    model: PackedModel | None
     for checkpointing in (False, True):
         runs: list[Run] = []
         if not setting.affords(f"updates, {name}, {tuning}", guess):
             return runs
-        with suppress(*TOO_LARGE):
+        try:
             model = _model(setting, shape, cell_of(VARIANTS[0], tuning, checkpointing, configs), checkpointing)
             prepared = accelerator.prepare_model(model, device_placement=False)
-            forward = _forward(setting, accelerator, model, samples)
+            forward = _forward(setting, accelerator, accelerator.unwrap_model(prepared), samples)
             for variant in VARIANTS:
                 cell = cell_of(variant, tuning, checkpointing, configs)
                 what = f"updates, {name}, {tuning}, {variant.label}"
@@ -194,11 +194,12 @@ def _of_shape(
                     runs.append(_run(setting, accelerator, prepared, cell, samples, name, shape, variant, forward))
                 except TOO_LARGE as error:
                     if variant is VARIANTS[0]:
-                        why = str(error).splitlines()[0]
                         raise
                     setting.left_out.append(f"{what}: {str(error).splitlines()[0]}")
                 setting.free()
-        model = prepared = None
+        except TOO_LARGE as error:
+            why = str(error).splitlines()[0]
+        model = prepared = None  # what holds the weights
         setting.free()
         if runs:
             return runs
@@ -251,7 +252,12 @@ def _run(
         loop.step(window)
     before = asdict(loop.cost)
     traces: list[tuple[Any, ...]] = []
-    wall, memory = _watched(setting, lambda: [traces.extend(loop.step(window)[1]) for window in windows[warmup:]])
+
+    def all_updates() -> None:
+        for window in windows[warmup:]:
+            traces.extend(loop.step(window)[1])
+
+    wall, memory = _watched(setting, all_updates)
     spent = {key: value - before[key] for key, value in asdict(loop.cost).items()}
     timed = [position for window in windows[warmup:] for batch in window.batches for position in batch]
     updates, everything = len(windows) - warmup, sum(len(samples[position].tokens) - 1 for position in timed)
@@ -295,25 +301,25 @@ def _naive(
     own, method = bare.causal_lm.config._attn_implementation, paths.q_tuning(variant.ratio)
     batches = [samples[start : start + BATCH] for start in range(0, len(samples), BATCH)]
     kept = [keep_share(batch, variant.ratio, paths.TOKEN_RATIO) for batch in batches]
-    shares: list[float] = []
     bare.causal_lm.set_attn_implementation("sdpa")
 
-    def update(index: int) -> None:
+    def update(index: int) -> float:
         padded = paths.padded(batches[index], setting.device)
         with accelerator.autocast():
             paths.naive(bare.model, padded, batches[index], kept[index], method)
         clip_grad_norm_([weight for weight in bare.parameters() if weight.requires_grad], 1.0)
         optimizer.step()
-        shares.append(kept[index].share)
+        optimizer.zero_grad(set_to_none=True)
+        return kept[index].share
 
     try:
         for index in range(setting.sizes.warmup):
             update(index)
         timed = range(setting.sizes.warmup, len(batches))
-        wall, memory = _watched(setting, lambda: [update(index) for index in timed])
+        wall, memory = _watched(setting, lambda: list(map(update, timed)))
     finally:
         bare.causal_lm.set_attn_implementation(own)
-    seconds, share = wall / len(timed), float(np.mean(shares))
+    seconds, share = wall / len(timed), float(np.mean([kept[index].share for index in timed]))
     checkpointed = bool(cell.training.gradient_checkpointing)
     return Run(
         name, cell.training.tuning, variant, seconds, seconds, 0.0, memory, 0.0, share, forward, checkpointed, None

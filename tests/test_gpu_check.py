@@ -45,6 +45,8 @@ def tables_of(out: Path) -> dict[str, list[dict[str, Any]]]:
 def test_without_a_gpu_it_says_so_and_writes_nothing(
     gpu_check: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):  # which it empties, being told to use no GPU
+        monkeypatch.setenv(variable, "")
     monkeypatch.setattr(gpu_check, "REPOSITORY", Path("/nonexistent"))
     assert gpu_check.main([]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -164,7 +166,7 @@ def test_two_processes_train_what_one_does(gpu_check: Any, tmp_path: Path) -> No
     from benchmarks.gpu_several import several
 
     (table,) = several(Setting(torch.device("cpu"), QUICK, 1e9, 3600), devices=2, samples=64)
-    rows = {row["training"]: row for row in table.rows}
+    rows: dict[Any, Any] = {row["training"]: row for row in table.rows}
     assert set(rows) == {"one process", "DDP, two", "FSDP, two"}
     for row in rows.values():
         assert row["updates"] == rows["one process"]["updates"] > 1

@@ -169,16 +169,14 @@ class Measured(Config):
         )  # fmt: skip
 
 
-def find_machine(name: str, configs: Path | None = None) -> Machine:
-    """The machine that `--gpu` names, as measured if `configs`/machines says so; UserError for an unknown one."""
-    folder = None if configs is None else Path(configs) / FOLDER
-    measured = {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+def find_machine(name: str, configs: Path | None = None, key: str = "--gpu") -> Machine:
+    """The machine of a name, as measured if `configs`/machines says so; UserError, in terms of `key`, if unknown."""
+    measured = {} if configs is None else {path.stem: path for path in (Path(configs) / FOLDER).glob("*.yaml")}
     if name in measured:
         found = validate(Measured, read_yaml(measured[name]), str(measured[name]))
-        missing = {"bfloat16", "float32"} - set(found.products)
-        if missing:
+        if missing := {"bfloat16", "float32"} - set(found.products):
             raise UserError(f"{measured[name]}: products.{min(missing)}: required")
         return found.machine(name)
     if name not in MACHINES:
-        raise UserError(f"--gpu = {name!r}: unknown{nearest(name, [*MACHINES, *measured])}")
+        raise UserError(f"{key} = {name!r}: unknown{nearest(name, [*MACHINES, *measured])}")
     return MACHINES[name]

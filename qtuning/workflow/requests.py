@@ -13,7 +13,6 @@ from typing import Any
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell
 from qtuning.experiment.references import references_of
-from qtuning.experiment.yaml_files import nearest
 from qtuning.files import short_hash
 from qtuning.plan.assumptions import Assumptions, read_assumptions
 from qtuning.plan.jobs import EvaluationJob, Jobs, TrainingJob
@@ -27,7 +26,6 @@ UNKNOWN = 64.0 * GIB, 12 * 3600.0  # memory and seconds where a size is neither 
 SHORT_MINUTES = 10.0  # training and evaluations of up to this are grouped
 GROUP_MINUTES = 160  # what a group may ask for: its parts' minutes together, at the fourth attempt
 GROUP = "short"  # what `--group-components` calls these groups
-GPUS = [name for name, machine in MACHINES.items() if machine.device == "cuda"]
 
 
 @dataclass(frozen=True)
@@ -132,6 +130,9 @@ def requests_of(config: Mapping[str, Any], inputs: WorkflowInputs, configs: Path
     limit = config["time_limit"]
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise UserError(f"time_limit = {limit!r}: must be a whole number of minutes above 0, or null")
-    if config["machine"] not in GPUS:
-        raise UserError(f"machine = {config['machine']!r}: unknown{nearest(str(config['machine']), GPUS)}")
-    return Requests(inputs, read_assumptions(configs), find_machine(config["machine"], configs), limit)
+    machine = find_machine(str(config["machine"]), configs, "machine")
+    if machine.device != "cuda":
+        raise UserError(
+            f"machine = {machine.name!r}: must be a GPU; models that need none are planned for a CPU anyway"
+        )
+    return Requests(inputs, read_assumptions(configs), machine, limit)
