@@ -45,12 +45,11 @@ def counted(build: Any, way: Way, layers: int, tokens: int, grad: bool) -> tuple
     """Bytes of forward and backward of the backbone."""
     from peft import LoraConfig, get_peft_model
 
-    half = way.arithmetic == "bfloat16" or (way.tuning, way.arithmetic) == ("lora", "autocast")
-    model = build("llama", num_hidden_layers=layers, **SIZES).to(torch.bfloat16 if half else torch.float32)
+    model = build("llama", num_hidden_layers=layers, **SIZES).to(getattr(torch, way.dtype))
     if way.tuning == "lora":
         model = get_peft_model(model, LoraConfig(r=RANK, target_modules="all-linear"))
     packed_model = PackedModel(model).train()
-    mixed = way.arithmetic == "autocast"
+    mixed = way.mixed == "bf16"
     if mixed:
         adapt_under_autocast(packed_model)
     packed = pack([Sample(0, torch.arange(tokens) % 97, tokens - 1)])
@@ -69,9 +68,8 @@ SIZES = {"hidden_size": 192, "intermediate_size": 320, "num_attention_heads": 16
 SIZES["num_key_value_heads"] = 4
 
 
-@pytest.mark.parametrize(("tuning", "arithmetic"), list(TRAFFIC))
-def test_traffic_of_a_layer_is_what_its_operations_read_and_write(build: Any, tuning: str, arithmetic: str) -> None:
-    way = Way(tuning, arithmetic)
+@pytest.mark.parametrize("way", [Way(*key) for key in TRAFFIC], ids=[" ".join(key) for key in TRAFFIC])
+def test_traffic_of_a_layer_is_what_its_operations_read_and_write(build: Any, way: Way) -> None:
     shape = from_config(build("llama", num_hidden_layers=1, **SIZES).config.to_dict(), "here")
     ends = {
         (layers, tokens): counted(build, way, layers, tokens, grad=True) for layers in (1, 2) for tokens in (100, 200)
@@ -87,7 +85,7 @@ def test_traffic_of_a_layer_is_what_its_operations_read_and_write(build: Any, tu
 
 
 def test_a_forward_without_gradient_moves_the_same(build: Any) -> None:
-    way = Way("lora", "autocast")
+    way = Way("lora", "bfloat16", "bf16")
     assert counted(build, way, 2, 50, grad=True)[0] == counted(build, way, 2, 50, grad=False)[0]
 
 
@@ -117,6 +115,6 @@ def test_other_models_have_no_adapters_and_a_depth_takes_its_share() -> None:
     from qtuning.plan.shapes import Shape
 
     shape = Shape(32, 48, 4, 4, 2, 8, 97, True)
-    assert Way("lora", "autocast").without_adapters == Way("full", "autocast")
+    assert Way("lora", "float32", "bf16").without_adapters == Way("full", "float32", "bf16")
     whole = Way("full", "float32").scoring(shape, 10.0, 0.0)
     assert Way("full", "float32").scoring(shape, 10.0, 3.0, 0.5) == whole / 2 + 3 * 97 * HEAD_SCORES
