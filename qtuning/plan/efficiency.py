@@ -9,6 +9,7 @@ from qtuning.paper.efficiency import Budget, Planned
 from qtuning.plan.assumptions import read_assumptions
 from qtuning.plan.jobs import Jobs
 from qtuning.plan.machines import find_machine
+from qtuning.train.launch import Launch
 
 EXPERIMENT, MACHINE, PROCESSES = "table6", "a100", 8
 """docs/method.md, Efficiency."""
@@ -23,8 +24,9 @@ def plan_of_the_paper(configs: Path) -> dict[Budget, Planned]:
         grids = ConfigFolder(configs).expand([EXPERIMENT])
     except UserError:
         return {}
-    jobs = Jobs(grids, ResultPaths(Path("/nonexistent")), read_assumptions(configs))
     machine, found = find_machine(MACHINE), {}
+    assumptions, launch = read_assumptions(configs), Launch(PROCESSES)
+    jobs = Jobs(grids, ResultPaths(Path("/nonexistent")), assumptions, machine=machine, launch=launch)
     for job in jobs.trainings.values():
         assert job.cell.pruning is not None
         # the processes share the samples of every update equally

@@ -12,12 +12,13 @@ generation at batch 1.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from qtuning.errors import UserError
 from qtuning.experiment.yaml_files import nearest
-from qtuning.plan.shapes import BYTES, Shape
+from qtuning.gpus.device import AMPERE
+from qtuning.plan.shapes import BYTES, Attention, Shape
 
 GIB = 2**30
 
@@ -31,6 +32,7 @@ class Machine:
     layer, however small; adapter_factor: how much more that is with LoRA. update_seconds: selection, bookkeeping and
     journal of an update. start_seconds: until a process has imported what it needs and loaded a small model;
     vllm_start_seconds: until an engine has loaded a model of 7B, measured its memory and captured its CUDA graphs.
+    capability: of a GPU.
     """
 
     name: str
@@ -47,11 +49,20 @@ class Machine:
     adapter_factor: float = 1.8
     margin: float = 0.05
     reserve: float = 1.0 * GIB
+    capability: tuple[int, int] = AMPERE
 
     @property
     def usable(self) -> float:
         """Bytes that a job may take."""
         return self.memory * (1 - self.margin) - self.reserve
+
+    def attention(self, dtype: str) -> Attention:
+        """What attention saves for the backward pass where it computes in `dtype` (model/kernels.py)."""
+        if self.device != "cuda":
+            return "fused"
+        if dtype == "float32":
+            return "expanded"
+        return "fused" if self.capability >= AMPERE else "math"
 
     def rate(self, dtype: str) -> float:
         """FLOP/s that are reached."""
@@ -96,3 +107,10 @@ def find_machine(name: str) -> Machine:
     if name not in MACHINES:
         raise UserError(f"--gpu = {name!r}: unknown{nearest(name, MACHINES)}")
     return MACHINES[name]
+
+
+def machine_of_gpu(name: str, memory: float, capability: tuple[int, int]) -> Machine:
+    """A GPU that is here, by torch's name of it: its own memory, and the speeds of the machine that it is most like."""
+    known = [each for each in MACHINES.values() if each.device == "cuda" and each.name.upper() in name.upper()]
+    like = known[0] if known else MACHINES["h100" if capability >= (9, 0) else "a100"]
+    return replace(like, label=name, memory=memory, capability=capability)
