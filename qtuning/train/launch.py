@@ -59,7 +59,7 @@ class Launch:
         apart = [key for key, asked in (keys | {"compile": training.compile}).items() if asked]
         if apart and self.parallel == "fsdp":
             raise UserError(
-                f"parallel = 'fsdp': not with training.{apart[0]} = {getattr(training, apart[0])!r}; use ddp"
+                f"parallel = 'fsdp': not with training.{apart[0]} = {getattr(training, apart[0])!r}; choose ddp"
             )
         if self.processes == 1:
             if self.parallel == "fsdp":
