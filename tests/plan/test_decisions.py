@@ -51,12 +51,26 @@ def test_activations_are_recomputed_where_memory_is_short() -> None:
 
 def test_graphs_are_reused_where_that_fits_and_is_faster() -> None:
     """Long samples keep a GPU busy one by one. Short ones wait for launches on a fast GPU."""
-    cell = a_cell("q-tuning", 0.5, 0.5, {"scoring": {"schedule": "auto"}}, gradient_checkpointing="auto", **LORA)
+    cell = a_cell(
+        "q-tuning",
+        0.5,
+        0.5,
+        {"scoring": {"schedule": "auto"}},
+        gradient_checkpointing="auto",
+        **LORA | {"batch_size": 4},
+    )
     a100 = find_machine("a100")
     assert way(on(a100, cell, LONG)) == (False, "reuse-graph")
-    assert way(on(replace(a100, memory=40 * GIB), cell, LONG))[0] is True
+    assert way(on(replace(a100, memory=32 * GIB), cell, LONG))[0] is True
     assert way(on(find_machine("h100"), cell, WIZARD)) == (False, "fresh")
-    fresh = a_cell("q-tuning", 0.5, 0.5, {"scoring": {"schedule": "fresh"}}, gradient_checkpointing="auto", **LORA)
+    fresh = a_cell(
+        "q-tuning",
+        0.5,
+        0.5,
+        {"scoring": {"schedule": "fresh"}},
+        gradient_checkpointing="auto",
+        **LORA | {"batch_size": 4},
+    )
     best, plain = on(a100, cell, LONG), on(a100, fresh, LONG)
     seconds = [job.scoring_seconds(a100) + job.training_seconds(a100) for job in (best, plain)]
     assert seconds[0] < seconds[1] and best.memory.total > plain.memory.total
