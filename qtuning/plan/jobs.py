@@ -145,7 +145,7 @@ class TrainingJob(Job):
 
     def _seconds(self, machine: Machine, flops: float, batches: float, passes: float = 1.0) -> float:
         dtype = "bfloat16" if self.settings.mixed_precision == "bf16" else self.cell.dtype
-        return machine.seconds(flops, batches, self.shape, dtype, adapters=self.lora, factor=passes)
+        return machine.seconds(flops, batches, self.shape, dtype, adapters=self.lora, factor=passes, ahead=True)
 
     def hours(self, machine: Machine) -> Hours:
         """Device-hours, the start of the process among them."""

@@ -69,16 +69,26 @@ class Machine:
         return self.peak[dtype] * self.reached[dtype]
 
     def seconds(
-        self, flops: float, passes: float, shape: Shape, dtype: str, *, adapters: bool = False, factor: float = 1.0
+        self,
+        flops: float,
+        passes: float,
+        shape: Shape,
+        dtype: str,
+        *,
+        adapters: bool = False,
+        factor: float = 1.0,
+        ahead: bool = False,
     ) -> float:
         """Time of `passes` passes through a model that take `flops` in all.
 
         Arithmetic, or reading the weights where there is little of it (roofline), and launching the layers. factor: of
-        reading and launching, for a pass that goes forward and back.
+        reading and launching, for a pass that goes forward and back. ahead: the program launches ahead of a GPU, so
+        that the longer of the two counts; not where it waits for each token.
         """
         reading = passes * factor * shape.parameters * BYTES[dtype] / self.bandwidth
         launching = passes * factor * shape.layers * self.layer_seconds * (self.adapter_factor if adapters else 1.0)
-        return max(flops / self.rate(dtype), reading) + launching
+        computing = max(flops / self.rate(dtype), reading)
+        return max(computing, launching) if ahead and self.device == "cuda" else computing + launching
 
 
 _gpu = partial(

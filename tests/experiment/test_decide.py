@@ -36,7 +36,12 @@ def test_a_cell_has_one_name_however_it_is_trained() -> None:
 def test_options_at_their_defaults_are_no_part_of_a_name() -> None:
     same = a_cell(optimizer="adamw", quantization="none", compile=False, gradient_checkpointing="auto")
     assert cell_id(same) == cell_id(a_cell())
-    others = [{"optimizer": "adamw-8bit"}, {"quantization": "nf4"}, {"compile": True}, {"gradient_checkpointing": True}]
+    others: list[dict[str, Any]] = [
+        {"optimizer": "adamw-8bit"},
+        {"quantization": "nf4"},
+        {"compile": True},
+        {"gradient_checkpointing": True},
+    ]
     assert len({cell_id(a_cell()), *(cell_id(a_cell(**other)) for other in others)}) == 5
 
 

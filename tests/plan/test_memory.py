@@ -136,7 +136,8 @@ def test_what_attention_saves_with_the_square_of_the_length(way: str, autocast: 
         saving, half = torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), torch.autocast
         with saving, sdpa_kernel(kernel), half("cpu", torch.bfloat16, autocast):
             softcap = 5.0 if way == "capped" else None
-            held = packed_attention(torch.nn.Module(), *parts, None, segments=(length,), softcap=softcap)
+            q, k, v = parts
+            held = packed_attention(torch.nn.Module(), q, k, v, None, segments=(length,), softcap=softcap)
         return sum(kept.values()) if held else 0
 
     found = (bytes_of(256) - 2 * bytes_of(128)) / (2 * 128**2)

@@ -87,7 +87,8 @@ def test_weights_of_4_bits_under_adapters(build: Any, tmp_path: Path) -> None:
     from bitsandbytes.functional import dequantize_4bit
     from peft import LoraConfig, get_peft_model
 
-    sizes = {"hidden_size": 64, "intermediate_size": 128}
+    # widths that its kernel for CPUs can cut into blocks
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_key_value_heads": 4, "head_dim": 16}
     build("llama", **sizes).save_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     whole, quantised = load_model(tmp_path, "float32"), load_model(tmp_path, "float32", quantization="nf4")
@@ -116,7 +117,8 @@ def test_weights_of_4_bits_under_adapters(build: Any, tmp_path: Path) -> None:
     assert trained[0].keys() == trained[1].keys() and all("lora_" in name for name in trained[0])
     for name, gradient in trained[0].items():
         torch.testing.assert_close(trained[1][name], gradient, rtol=1e-3, atol=1e-4)
-    assert half_weights(models[1]).keys() == {"model.base_model.model.lm_head"}
+    halved = half_weights(models[1])
+    assert "model.base_model.model.lm_head" in halved and not any("base_layer" in name for name in halved)
     cpu = torch.device("cpu")
     check_packed_forward(models[1], oracles.random_samples(SHAPES, seed=3), cpu)
     adapt_under_autocast(models[1])
