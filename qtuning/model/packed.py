@@ -244,7 +244,7 @@ def check_packed_forward(model: PackedModel, samples: Sequence[Sample], device: 
     except (AttributeError, TypeError, ValueError) as error:
         raise _refusal(causal_lm, f"the packed forward fails ({error})") from None
     differences = (ours - model.own_nll(probes, packed.counts, device)).abs()
-    # bitsandbytes multiplies by 4 bits in bfloat16 where no gradient is wanted
+    # on a CPU, bitsandbytes multiplies by 4 bits in bfloat16 where no gradient is wanted
     bits = getattr(causal_lm, "is_loaded_in_4bit", False)
     exact = causal_lm.dtype == torch.float32 and not bits and not torch.is_autocast_enabled(device.type)
     if not same_but_for_rounding(differences, exact):
