@@ -15,6 +15,7 @@ from qtuning.errors import UserError
 from qtuning.evaluation.answers import AnswerScorer, Scores, TokenPair
 from qtuning.evaluation.generation import StopTexts, can_generate, generate
 from qtuning.experiment.cell import Evaluation
+from qtuning.model.out_of_memory import is_out_of_memory
 from qtuning.model.packed import causal_lm_of
 
 
@@ -96,6 +97,8 @@ class EvaluatedModel(HFLM):  # type: ignore[misc]  # lm-eval is not typed
         try:
             ours = scorer.score(probes)
         except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
             return str(error)
         # bfloat16 has 3 digits
         allowed = 1e-3 if self.model.dtype == torch.float32 else 0.25
