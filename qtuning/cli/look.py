@@ -82,7 +82,7 @@ def plan(
     machine = find_machine(gpu, configs)
     grids = ConfigFolder(configs, data_dir).expand(experiments)
     assumptions = read_assumptions(configs)
-    jobs = Jobs(grids, ResultPaths(results), assumptions, data_dir)
+    jobs = Jobs(grids, ResultPaths(results), assumptions, data_dir, machine)
     bill = bill_of(jobs, machine, devices, usd_per_gpu_hour)
     effects, checked = effects_of(grids, results, assumptions), check_predictions(jobs, results, machine)
     too_large, assumed = list_too_large(jobs, machine), list_assumptions(jobs, machine, assumptions)

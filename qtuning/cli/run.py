@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,11 @@ from qtuning.cli.options import (
     set_threads,
 )
 from qtuning.errors import UserError
+
+if TYPE_CHECKING:
+    from qtuning.experiment.cell import Cell
+    from qtuning.experiment.ids import ResultPaths
+    from qtuning.train.launch import Launch
 
 VLLM_PYTHON = Path(".venv-vllm/bin/python")
 """What `make vllm-env` makes."""
@@ -187,12 +192,35 @@ def train(
         options += ["--group", name]
     set_threads(threads)
     hold_gpus(how.here if loaded.model.takes_gpus else 0, "processes on this machine")
+    options += _decisions(loaded, paths, how, state)
     if how.processes > 1:
         command = how.command(options)
         os.execv(command[0], command)  # the launcher takes the place of this process, and with it the GPUs it holds
     from qtuning.train.__main__ import main
 
     main(options)
+
+
+def _decisions(cell: "Cell", paths: "ResultPaths", launch: "Launch", state: Path) -> list[str]:
+    """Options that say what every `auto` of a cell becomes on the GPUs that this job holds, or on the CPU."""
+    from qtuning.experiment.decide import is_open
+    from qtuning.train.launch import TOO_LARGE
+
+    if not is_open(cell, "cuda" if cell.model.takes_gpus else "cpu"):
+        return []
+    if (state / TOO_LARGE).is_file():
+        return ["--recompute"]
+    from qtuning.experiment.needs import schedule_of
+    from qtuning.gpus.torch_sees import smallest_gpu
+    from qtuning.plan.jobs import training_of
+    from qtuning.plan.machines import MACHINES, machine_of_gpu
+
+    gpu = smallest_gpu() if cell.model.takes_gpus else None
+    machine = MACHINES["cpu"] if gpu is None else machine_of_gpu(*gpu)
+    job = training_of(cell, paths).on(machine, launch)
+    assert job.cell.pruning is not None
+    reuse = schedule_of(job.cell.pruning) == "reuse-graph"
+    return ["--recompute"] * job.settings.checkpoints + ["--reuse"] * reuse
 
 
 def evaluate(

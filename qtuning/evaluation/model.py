@@ -22,6 +22,7 @@ from qtuning.evaluation.answers import AnswerScorer, Scores, TokenPair
 from qtuning.evaluation.generation import StopTexts, can_generate, generate
 from qtuning.experiment.cell import Evaluation, Template
 from qtuning.files import canonical_json
+from qtuning.model.out_of_memory import is_out_of_memory
 from qtuning.model.packed import causal_lm_of
 
 
@@ -183,6 +184,8 @@ class EvaluatedModel(HFLM):  # type: ignore[misc]  # lm-eval is not typed
         try:
             ours = scorer.score(probes)
         except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
             return str(error)
         # bfloat16 has 3 digits
         allowed = 1e-3 if self.model.dtype == torch.float32 else 0.25

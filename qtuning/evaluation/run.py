@@ -28,6 +28,7 @@ from qtuning.hub.fetch import commit_of
 from qtuning.hub.offline import go_offline
 from qtuning.hub.repositories import repository_of_benchmark
 from qtuning.model.load import model_path
+from qtuning.model.out_of_memory import telling
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -112,12 +113,15 @@ def evaluate_model(
     if replies is None:
         from qtuning.evaluation.model import load_model
 
-        model = load_model(base, adapter, evaluation, template)
+        with telling("evaluation", "the model itself", "set evaluation.dtype: bfloat16, or take a larger GPU"):
+            model = load_model(base, adapter, evaluation, template)
     else:
         from qtuning.evaluation.replies import AskedModel
 
         model = AskedModel(base, evaluation, template, replies)
-    samples, likelihoods = work_through(model, tasks, evaluation)
+    size = f"batches of {evaluation.batch_size} sequences of up to {evaluation.max_length:,} tokens"
+    with telling("evaluation", size, "lower evaluation.batch_size, which is part of the evaluation's name"):
+        samples, likelihoods = work_through(model, tasks, evaluation)
     if replies is not None and replies["questions"] != model.questions.digest:
         raise UserError(
             f"{out.parent.name}: vLLM has answered other questions than {out.name} asks now (have the benchmarks or "

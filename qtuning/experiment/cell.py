@@ -7,15 +7,16 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from qtuning.errors import UserError
 from qtuning.experiment.auxiliary import Influence, Part, TrainedReference
 from qtuning.experiment.base import Config, Name
 from qtuning.experiment.benchmarks import Protocol
 from qtuning.experiment.presets import preset_of
 from qtuning.experiment.registry import NAMED_METHODS
+from qtuning.experiment.training import Dtype as Dtype
+from qtuning.experiment.training import Lora as Lora
+from qtuning.experiment.training import Training as Training
 from qtuning.experiment.truth import Planted
 
-Dtype = Literal["float32", "bfloat16"]
 Template = Literal["plain", "alpaca", "chat"]
 RatingColumn = Literal["rating", "complexity", "quality"]
 Column = Literal["instruction", "input", "output", "messages", "kind", "errors", "rating", "complexity", "quality"]
@@ -176,78 +177,6 @@ class TrainSet(Labelled):
         return self.model_copy(update={"ratings": None, "columns": columns}) if self.rated else self
 
 
-class Lora(Config):
-    """LoRA (peft). The paper names the rank; alpha and dropout are LLaMA-Factory's defaults."""
-
-    r: int = Field(8, gt=0, description="rank (v2, table 7)")
-    alpha: int = Field(16, gt=0, description="LLaMA-Factory: twice the rank")
-    dropout: float = Field(0.0, ge=0, lt=1, description="LLaMA-Factory: 0")
-
-
-class Training(Config):
-    """How a cell is trained, by AdamW (betas 0.9 and 0.999, epsilon 1e-8).
-
-    Defaults: the paper's (v2, table 7), and LLaMA-Factory's where the paper names none. Two keys differ, so that any
-    model trains on any machine: experiments of the paper say `update_samples: 256` and `mixed_precision: bf16`.
-    """
-
-    tuning: Literal["lora", "full"] = "lora"
-    lora: Lora = Lora()
-    epochs: int = Field(3, gt=0)
-    batch_size: int = Field(8, gt=0, description="samples per device and forward: the selection batch (A9)")
-    update_samples: int | None = Field(
-        None,
-        gt=0,
-        description="samples of one optimizer update, over all processes and accumulation steps; how many batches each "
-        "process accumulates follows. Null: one batch. The paper: 256 = batch 8 x accumulation 4 x 8 GPUs",
-    )
-    learning_rate: float = Field(1e-4, gt=0)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = Field(
-        0.0, ge=0, lt=1, description="share of the updates with rising learning rate; LLaMA-Factory: none"
-    )
-    weight_decay: float = Field(0.0, ge=0, description="LLaMA-Factory: 0")
-    max_grad_norm: float | None = Field(1.0, gt=0, description="gradient clipping; null: off; LLaMA-Factory: 1")
-    cutoff: int = Field(2048, gt=1, description="tokens per sample; a longer response is cut")
-    dtype: Dtype | None = Field(
-        None,
-        description="dtype of the weights; null: the model's under LoRA, float32 in full fine-tuning, where bfloat16 "
-        "weights would round small updates away",
-    )
-    mixed_precision: Literal["no", "bf16"] = Field(
-        "no", description="autocast; weights keep their dtype. LLaMA-Factory's bf16: bfloat16 weights under autocast"
-    )
-    gradient_checkpointing: bool = Field(False, description="less memory, one forward more; LLaMA-Factory: true")
-    each_epoch: bool = Field(
-        False,
-        exclude_if=lambda value: not value,
-        description="keep the adapter and Adam's moments after each epoch, as LESS needs them (weights/epoch-N)",
-    )
-
-    @model_validator(mode="after")
-    def _adapters(self) -> "Training":
-        if self.each_epoch and self.tuning != "lora":
-            raise ValueError("each_epoch: needs tuning: lora")
-        return self
-
-    @property
-    def batches(self) -> int:
-        """Selection batches of one optimizer update, over all processes. UserError if batch_size leaves a rest."""
-        return self.accumulation(1)
-
-    def accumulation(self, processes: int) -> int:
-        """Batches of one optimizer update that each of so many processes works on. UserError if a rest is left."""
-        samples = self.update_samples or self.batch_size
-        steps, rest = divmod(samples, self.batch_size * processes)
-        if rest:
-            several = f" x {processes} processes" if processes > 1 else ""
-            raise UserError(
-                f"training.update_samples = {samples}: batch_size {self.batch_size}{several} must divide it, with an "
-                "update of one batch or more for each process"
-            )
-        return steps
-
-
 class Readings(Config):
     """The readings of method.md (Ambiguities) that concern every method; the first of each list is the default."""
 
@@ -277,10 +206,11 @@ class Scoring(Config):
     names.
     """
 
-    schedule: Literal["fresh", "reuse-graph", "pool", "stale", "proxy"] = Field(
-        "fresh",
+    schedule: Literal["auto", "fresh", "reuse-graph", "pool", "stale", "proxy"] = Field(
+        "auto",
         description="fresh: each batch under the current weights; reuse-graph: the same, and the kept samples are "
-        "trained through the forward that scored them; pool: the batches of `batches` updates at once, whose kept "
+        "trained through the forward that scored them; auto: reuse-graph where LoRA is trained on a GPU that has the "
+        "memory and that it makes faster, else fresh; pool: the batches of `batches` updates at once, whose kept "
         "samples are then trained in fewer, full batches; stale: the train set every `epochs` epochs; proxy: the train "
         "set once, under another model",
     )
@@ -303,6 +233,16 @@ class Scoring(Config):
         None, gt=0, description="every so many updates, score freshly as well and log how far the decisions agree"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _auto_alone(cls, values: Any) -> Any:
+        """With any other key, `auto` is `fresh`: so such cells keep the names that they had before there was `auto`."""
+        if not isinstance(values, dict) or values.get("schedule", "auto") != "auto":
+            return values
+        fields = cls.model_fields
+        others = (key for key in values if key != "schedule" and key in fields and values[key] != fields[key].default)
+        return values | {"schedule": "fresh"} if any(True for _ in others) else values
+
     @model_validator(mode="after")
     def _consistent(self) -> "Scoring":
         if (self.schedule == "pool") != (self.batches > 1):
@@ -323,7 +263,7 @@ class Scoring(Config):
     @property
     def exact(self) -> bool:
         """Whether every decision is the one that fresh scores give."""
-        return self.schedule in ("fresh", "reuse-graph") and self.precision == "training"
+        return self.schedule in ("auto", "fresh", "reuse-graph") and self.precision == "training"
 
     @property
     def label(self) -> str:

@@ -65,7 +65,8 @@ class Grid:
         Example: `{"batch_size": 16, "learning_rate": 2e-4}`. Empty if all cells are trained alike, and for zero-shot.
         """
         training = {} if cell.training is None else cell.training.model_dump(mode="json")
-        return {key: training[key] for key in self._varied if training}
+        fields = Training.model_fields  # of keys that are left out at their defaults
+        return {key: training.get(key, fields[key].default) for key in self._varied if training}
 
 
 class ConfigFolder:

@@ -47,6 +47,7 @@ def measurement_of(cell: Cell) -> Measurement | None:
             "epochs": influence.epochs,
             "dtype": cell.dtype,
             "each_epoch": True,
+            "optimizer": "adamw",  # whose moments are read
         }
     )
     warmup = cell.model_copy(

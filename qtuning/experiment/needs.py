@@ -54,12 +54,13 @@ def needs_of(pruning: Pruning) -> Needs:
 
 
 def schedule_of(pruning: Pruning) -> str:
-    """The schedule that batches are scored by: `fresh` where no batch is scored.
+    """The schedule that batches are scored by: `fresh` where no batch is scored, and for an `auto` that nobody decided.
 
     A replay that scores none pools as what it replays did, because pools make the updates.
     """
     needs, scoring = needs_of(pruning).batch, pruning.scoring
-    return scoring.schedule if needs & SCORES or (pruning.replay and scoring.schedule == "pool") else "fresh"
+    scored = needs & SCORES or (pruning.replay and scoring.schedule == "pool")
+    return scoring.schedule if scored and scoring.schedule != "auto" else "fresh"
 
 
 def missing_truth(pruning: Pruning, train_set: TrainSet) -> str | None:

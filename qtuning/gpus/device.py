@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 GIB = 2**30
+AMPERE = (8, 0)  # compute capability from which torch has flash attention, and attention in bfloat16 is fused
 
 
 @dataclass(frozen=True)

@@ -98,3 +98,14 @@ def lacks_code(device: Device, torch: Torch) -> str | None:
         f"{device.title} has compute capability {major}.{minor}, and torch {torch.version} has code for {span}; "
         "install a build of torch that has it (docs/gpus.md)"
     )
+
+
+def smallest_gpu() -> tuple[str, int, tuple[int, int]] | None:
+    """(name, bytes of memory, compute capability) of the smallest GPU that torch sees; None without any."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    properties = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    least = min(properties, key=lambda each: each.total_memory)
+    return least.name, least.total_memory, (least.major, least.minor)

@@ -11,7 +11,8 @@ from typing import Literal
 
 import torch
 
-AMPERE = (8, 0)  # compute capability from which torch has flash attention
+from qtuning.gpus.device import AMPERE
+
 BIG_CHIPS = ((8, 0), (9, 0))  # A100, H100: the only ones whose backward pass knows heads of 193 to 224
 
 

@@ -14,6 +14,7 @@ from qtuning.experiment.cell import GgufSource, Model, ShippedModelSource
 from qtuning.files import atomic_path, file_digest, read_json, write_json
 from qtuning.hub.fetch import snapshot
 from qtuning.hub.repositories import repository_of_model
+from qtuning.model.optional import bitsandbytes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,10 +74,11 @@ def model_path(folder: Path) -> Path:
     return path
 
 
-def load_model(path: Path, dtype: str, empty: bool = False) -> "PreTrainedModel":
+def load_model(path: Path, dtype: str, empty: bool = False, quantization: str = "none") -> "PreTrainedModel":
     """The causal language model in `path` with weights of `dtype`, on the CPU, in evaluation mode.
 
-    empty: the same modules on the device `meta`, for a process that gets its weights from another one.
+    empty: the same modules on the device `meta`, for a process that gets its weights from another one. quantization:
+    nf4: all linear layers but the head in 4 bits, as QLoRA has them (arXiv 2305.14314); on the GPU if there is one.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -88,8 +90,20 @@ def load_model(path: Path, dtype: str, empty: bool = False) -> "PreTrainedModel"
         with torch.device("meta"):
             bare = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation="eager")
         return bare.eval()  # type: ignore[no-any-return]
+    bits = {}
+    if quantization == "nf4":
+        bitsandbytes("training.quantization = 'nf4'")
+        from transformers import BitsAndBytesConfig
+
+        bits["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, dtype),
+        )
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         path,
+        **bits,
         dtype=getattr(torch, dtype),
         use_safetensors=True,
         trust_remote_code=False,

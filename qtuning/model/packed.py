@@ -1,7 +1,7 @@
 """A causal language model as the project uses it: packed tokens go in, scores or one summed loss come out."""
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from typing import Any, Literal, cast
@@ -35,6 +35,7 @@ class PackedModel(nn.Module):
         super().__init__()
         self.model = model
         self.causal_lm.set_attn_implementation(PACKED)
+        self.hand_on: Callable[[tuple[int, ...]], Any] = tuple  # lengths of segments to attention (compiled.py)
         self.stops = True  # whether a forward may end in a layer; not where processes share it (train/sharding.py)
 
     @property
@@ -56,6 +57,14 @@ class PackedModel(nn.Module):
     def layers(self) -> int:
         """How many layers the backbone has."""
         return int(self.causal_lm.config.get_text_config().num_hidden_layers)
+
+    @property
+    def decoder_layers(self) -> nn.ModuleList:
+        """The layers of the backbone. UserError if the model keeps them in an unknown way."""
+        for module in getattr(self.causal_lm, self.causal_lm.base_model_prefix).modules():
+            if isinstance(module, nn.ModuleList) and len(module) == self.layers:
+                return module
+        raise UserError(f"{type(self.causal_lm).__name__}: has no list of layers that is known")
 
     def collector(self, layer: int | None, prompts: Sequence[int], stop: bool, rank: bool = False) -> Collector:
         """A collector for the attention of a layer; UserError if the model has no such layer.
@@ -82,7 +91,7 @@ class PackedModel(nn.Module):
             position_ids=packed.position_ids[None],
             attention_mask=None,
             use_cache=False,
-            segments=packed.lengths,
+            segments=self.hand_on(packed.lengths),
             starts=packed.starts,
             **({} if collector is None else {"collector": collector}),
         )
@@ -152,7 +161,7 @@ class PackedModel(nn.Module):
                 position_ids=places,
                 attention_mask=None,
                 use_cache=False,
-                segments=(length,),
+                segments=self.hand_on((length,)),
                 starts=packed.starts_of(segment),
             ).last_hidden_state
             for segment, (inputs, places, length) in enumerate(zip(embedded, positions, packed.lengths, strict=True))
@@ -204,7 +213,11 @@ def half_weights(model: PackedModel) -> dict[str, Tensor]:
     """
     if head_of(model.causal_lm).weight.dtype == torch.bfloat16:
         return {}  # adapters are float32, but too small to be worth it
-    return {name: layer.weight.detach().to(torch.bfloat16) for name, layer in model.linear_layers.items()}
+    return {
+        name: layer.weight.detach().to(torch.bfloat16)
+        for name, layer in model.linear_layers.items()
+        if layer.weight.is_floating_point()  # not in 4 bits
+    }
 
 
 PROBED = 16  # predictions that are compared, for each of two samples
@@ -231,7 +244,9 @@ def check_packed_forward(model: PackedModel, samples: Sequence[Sample], device: 
     except (AttributeError, TypeError, ValueError) as error:
         raise _refusal(causal_lm, f"the packed forward fails ({error})") from None
     differences = (ours - model.own_nll(probes, packed.counts, device)).abs()
-    exact = causal_lm.dtype == torch.float32 and not torch.is_autocast_enabled(device.type)
+    # on a CPU, bitsandbytes multiplies by 4 bits in bfloat16 where no gradient is wanted
+    bits = getattr(causal_lm, "is_loaded_in_4bit", False)
+    exact = causal_lm.dtype == torch.float32 and not bits and not torch.is_autocast_enabled(device.type)
     if not same_but_for_rounding(differences, exact):
         largest, mean = float(differences.max()), float(differences.mean())
         most, most_mean = TOLERANCES[exact]

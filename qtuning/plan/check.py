@@ -48,7 +48,7 @@ def check_predictions(jobs: Jobs, results: Path, planned: Machine) -> Prediction
         marker = _read(results / "cells" / name / "train.json")
         if marker.get("status") != "done":
             continue
-        cost = marker["cost"]
+        cost, training = marker["cost"], training.as_trained(marker.get("decided", {}))
         found["flops"][name] = training.work.flops, cost["flops_total"] - cost.get("flops_references", 0.0)
         machine = _machine_of(marker.get("provenance", {}), planned)
         if machine is None:

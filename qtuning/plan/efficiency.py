@@ -15,6 +15,7 @@ from qtuning.plan.assumptions import read_assumptions
 from qtuning.plan.jobs import Jobs, TrainingJob
 from qtuning.plan.lengths import Lengths
 from qtuning.plan.machines import Machine, find_machine
+from qtuning.train.launch import Launch
 
 EXPERIMENT, MACHINE, PROCESSES = "table6", "a100", 8
 """docs/method.md, Efficiency."""
@@ -30,7 +31,8 @@ def jobs_of_the_paper(configs: Path) -> dict[Budget, TrainingJob]:
         grids = ConfigFolder(configs).expand([EXPERIMENT])
     except UserError:
         return {}
-    jobs = Jobs(grids, ResultPaths(Path("/nonexistent")), read_assumptions(configs))
+    assumptions, machine, launch = read_assumptions(configs), find_machine(MACHINE), Launch(PROCESSES)
+    jobs = Jobs(grids, ResultPaths(Path("/nonexistent")), assumptions, machine=machine, launch=launch)
     found = {}
     for job in jobs.trainings.values():
         assert job.cell.pruning is not None

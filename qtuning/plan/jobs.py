@@ -1,23 +1,27 @@
 """Experiments -> the trainings and evaluations they ask for, each once: what a job takes, and whether it is done."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from qtuning.experiment.cell import Cell, Evaluation, Model, Training
+from qtuning.experiment.decide import decided, is_open, ways
 from qtuning.experiment.grid import Grid
 from qtuning.experiment.ids import AUXILIARY, ResultPaths, cell_id, evaluation_id, model_id, pair_id
 from qtuning.experiment.influence import Measurement, measurement_of
 from qtuning.experiment.needs import schedule_of
 from qtuning.experiment.references import references_of, with_references
 from qtuning.plan.assumptions import Assumptions
-from qtuning.plan.lengths import Lengths, lengths_of
-from qtuning.plan.machines import Machine
-from qtuning.plan.memory import Memory, evaluation_memory, trained_bytes, training_memory
+from qtuning.plan.lengths import Lengths, counted, lengths_of
+from qtuning.plan.machines import MACHINES, Machine
+from qtuning.plan.memory import ALONE, Memory, Place, evaluation_memory, moments_bytes, trained_bytes, training_memory
 from qtuning.plan.shapes import Shape, shape_of_model
 from qtuning.plan.work import BenchmarkWork, TrainingWork, evaluation_work, measuring_work, trained_shape, training_work
+from qtuning.train.launch import Launch
+
+ONE_PROCESS = Launch()
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,14 @@ class Job:
 class TrainingJob(Job):
     """The training of one cell. auxiliary: shapes of its `reference` and `proxy`, where they are of configs/models.
 
-    measurement: of influence, if the cell is the warm-up of one (LESS).
+    measurement: of influence, if the cell is the warm-up of one (LESS). place: where it is trained. cell: without an
+    `auto`, once that is decided (decide.py).
     """
 
     lengths: Lengths
     auxiliary: dict[str, Shape]
     measurement: Measurement | None = None
+    place: Place = ALONE
 
     @cached_property
     def work(self) -> TrainingWork:
@@ -78,7 +84,7 @@ class TrainingJob(Job):
     @cached_property
     def memory(self) -> Memory:
         """At its peak."""
-        return training_memory(self.cell, self.shape, self.lengths)
+        return training_memory(self.cell, self.shape, self.lengths, self.place)
 
     @property
     def reference(self) -> bool:
@@ -95,6 +101,27 @@ class TrainingJob(Job):
         """The same job with other keys of `training`."""
         training = self.settings.model_copy(update=settings)
         return replace(self, cell=self.cell.model_copy(update={"training": training}))
+
+    def on(self, machine: Machine, launch: Launch = ONE_PROCESS) -> "TrainingJob":
+        """The same job as it is done there, every `auto` decided (decide.py)."""
+        sharded = launch.processes > 1 and launch.shards(self.cell)
+        dtype = "bfloat16" if self.settings.mixed_precision == "bf16" else self.cell.dtype
+        place = Place(launch.processes, sharded, machine.attention(dtype))
+        jobs = [replace(self, cell=cell, place=place) for cell in ways(self.cell, machine.device, sharded)]
+        if len(jobs) == 1:
+            return jobs[0]
+        fitting = [job for job in jobs if job.memory.total <= machine.usable]
+        if not fitting:
+            return min(jobs, key=lambda job: job.memory.total)
+        return min(fitting, key=lambda job: job.scoring_seconds(machine) + job.training_seconds(machine))
+
+    def as_trained(self, found: Mapping[str, Any]) -> "TrainingJob":
+        """The same job as it was done. found: `decided` of its train.json, empty where nothing was to be decided."""
+        if not found:
+            return self
+        return replace(
+            self, cell=decided(self.cell, found["gradient_checkpointing"], found["schedule"] == "reuse-graph")
+        )
 
     @property
     def trained_bytes(self) -> int:
@@ -114,7 +141,8 @@ class TrainingJob(Job):
         reused = schedule_of(self.cell.pruning) == "reuse-graph"  # the forward was that which scored
         passes = trained_shape(self.shape, self.settings).passes - reused
         # Adam reads weight, gradient and both moments, and writes all but the gradient
-        optimizer = 7 * self.trained_bytes / machine.bandwidth
+        moments = moments_bytes(self.shape, self.settings, self.cell.dtype)
+        optimizer = (3 * self.trained_bytes + 2 * moments) / machine.bandwidth
         work = self.work
         seconds = self._seconds(machine, work.training_flops, work.training_traffic, work.training_passes, passes)
         return seconds + work.updates * (optimizer + machine.update_seconds)
@@ -127,6 +155,12 @@ class TrainingJob(Job):
         """Device-hours, the start of the process among them."""
         training = self.training_seconds(machine) + machine.start_seconds
         return Hours(scoring=self.scoring_seconds(machine) / 3600, training=training / 3600)
+
+
+def training_of(cell: Cell, paths: ResultPaths) -> TrainingJob:
+    """The training of a cell whose model and train set are ready, without its references."""
+    shape, lengths = shape_of_model(cell.model, paths.model(cell)), counted(paths.samples(cell) / "samples.parquet")
+    return TrainingJob(cell, cell_id(cell), "", False, shape, lengths, {})
 
 
 @dataclass(frozen=True)
@@ -174,14 +208,24 @@ class Jobs:
     trainings: by cell, references that the workflow trains among them. evaluations: by cell and evaluation. cells: of
     each experiment. shared: how many of them an earlier experiment has. finished: how many of them have nothing left to
     do. kept: cells whose weights stay after evaluation. models: by folder, with whether it is at hand. train_sets: name
-    and lengths, by folder.
+    and lengths, by folder. open: trainings in which something was to be decided (decide.py).
 
-    Raises UserError where a size is neither known nor assumed.
+    machine, launch: what each cell is trained on, models that the package ships on a CPU. Raises UserError where a size
+    is neither known nor assumed.
     """
 
     def __init__(
-        self, grids: Iterable[Grid], paths: ResultPaths, assumptions: Assumptions, data_dir: Path | None = None
+        self,
+        grids: Iterable[Grid],
+        paths: ResultPaths,
+        assumptions: Assumptions,
+        data_dir: Path | None = None,
+        machine: Machine = MACHINES["h100"],
+        launch: Launch = ONE_PROCESS,
     ) -> None:
+        self._machine, self._launch = machine, launch
+        self.open: set[str] = set()
+        self._alike: dict[tuple[str, str], TrainingJob] = {}  # what differs by seeds alone is decided once
         self.trainings: dict[str, TrainingJob] = {}
         self.evaluations: dict[tuple[str, str], EvaluationJob] = {}
         self.cells: dict[str, tuple[str, ...]] = {}
@@ -244,7 +288,19 @@ class Jobs:
                 if (ready := self._paths.auxiliary(cell, role)) is not None
             }
             lengths = self._lengths(cell)
-            self.trainings[identity] = TrainingJob(cell, identity, pays, trained, shape, lengths, others, measurement)
+            job = TrainingJob(cell, identity, pays, trained, shape, lengths, others, measurement)
+            self.trainings[identity] = self._decided(job)
+
+    def _decided(self, job: TrainingJob) -> TrainingJob:
+        machine = self._machine if job.cell.model.takes_gpus else MACHINES["cpu"]
+        if not is_open(job.cell, machine.device):
+            return job.on(machine, self._launch)
+        self.open.add(job.identity)
+        alike = job.cell.model_dump_json(exclude={"seeds"}), pair_id(job.cell)
+        if alike not in self._alike:
+            self._alike[alike] = job.on(machine, self._launch)
+        known = self._alike[alike]
+        return replace(job, cell=known.cell.model_copy(update={"seeds": job.cell.seeds}), place=known.place)
 
     def _shape(self, model: Model, ready: Path) -> Shape:
         if ready.name not in self.models:

@@ -54,7 +54,7 @@ def lengths_of(cell: Cell, samples: Path, assumptions: Assumptions, data_dir: Pa
     """
     assert cell.train_set is not None and cell.training is not None
     if (samples / "report.json").is_file() and (samples / "samples.parquet").is_file():
-        return _counted(samples / "samples.parquet")
+        return counted(samples / "samples.parquet")
     source = cell.train_set.source
     if isinstance(source, FileSource) and (source.kind == "path" or (source.kind == "data-dir" and data_dir)):
         return _by_characters(cell, data_dir)
@@ -101,7 +101,8 @@ def _log_normal(mean: float, spread: float, points: int) -> Array:
     return values * (mean / values.mean())
 
 
-def _counted(path: Path) -> Lengths:
+def counted(path: Path) -> Lengths:
+    """Those of a prepared train set. path: its samples.parquet."""
     import polars as pl
 
     columns = [pl.col("prompt_length").cast(float), pl.col("input_ids").list.len().cast(float).alias("length")]

@@ -29,7 +29,8 @@ from pydantic import Field
 from qtuning.errors import UserError
 from qtuning.experiment.base import Config
 from qtuning.experiment.yaml_files import nearest, read_yaml, validate
-from qtuning.plan.shapes import BYTES, Shape
+from qtuning.gpus.device import AMPERE
+from qtuning.plan.shapes import BYTES, Attention, Shape
 
 GIB = 2**30
 FOLDER = "machines"  # of configs/, for what was measured
@@ -46,7 +47,7 @@ class Machine:
     of an update; decision_seconds: selection of a batch, in which a GPU waits. start_seconds: until a process has
     imported what it needs and loaded a small model; vllm_start_seconds: until an engine has loaded a model of 7B,
     measured its memory and captured its CUDA graphs. cuda_name: what CUDA calls it. measured: by what, "" if nothing
-    was.
+    was. capability: of a GPU.
     """
 
     name: str
@@ -67,11 +68,20 @@ class Machine:
     reserve: float = 1.0 * GIB
     cuda_name: str = ""
     measured: str = ""
+    capability: tuple[int, int] = AMPERE
 
     @property
     def usable(self) -> float:
         """Bytes that a job may take."""
         return self.memory * (1 - self.margin) - self.reserve
+
+    def attention(self, dtype: str) -> Attention:
+        """What attention saves for the backward pass where it computes in `dtype` (model/kernels.py)."""
+        if self.device != "cuda":
+            return "fused"
+        if dtype == "float32":
+            return "expanded"
+        return "fused" if self.capability >= AMPERE else "math"
 
     def rate(self, dtype: str) -> float:
         """FLOP/s that are reached."""
@@ -180,3 +190,10 @@ def find_machine(name: str, configs: Path | None = None, key: str = "--gpu") -> 
     if name not in MACHINES:
         raise UserError(f"{key} = {name!r}: unknown{nearest(name, [*MACHINES, *measured])}")
     return MACHINES[name]
+
+
+def machine_of_gpu(name: str, memory: float, capability: tuple[int, int]) -> Machine:
+    """A GPU that is here, by torch's name of it: its own memory, and the speeds of the machine that it is most like."""
+    known = [each for each in MACHINES.values() if each.device == "cuda" and each.name.upper() in name.upper()]
+    like = known[0] if known else MACHINES["h100" if capability >= (9, 0) else "a100"]
+    return replace(like, label=name, memory=memory, capability=capability)

@@ -9,12 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from qtuning.experiment.cell import VLLM_SEQUENCES
+from qtuning.experiment.needs import schedule_of
 from qtuning.files import canonical_json
 from qtuning.plan.assumptions import Assumptions
 from qtuning.plan.bill import Bill
 from qtuning.plan.check import PredictionCheck
 from qtuning.plan.effect import Detectable, Effect
-from qtuning.plan.jobs import Hours, Jobs
+from qtuning.plan.jobs import Hours, Jobs, TrainingJob
 from qtuning.plan.lengths import CHARACTERS
 from qtuning.plan.machines import GIB, Machine
 from qtuning.plan.work import Q2_SHARE, VLLM_REACHED, token_losers
@@ -64,6 +65,7 @@ def list_assumptions(jobs: Jobs, machine: Machine, assumptions: Assumptions) -> 
         size = f"{guess.rows:,} rows, {guess.prompt_tokens:g} + {guess.response_tokens:g} tokens"
         whose = "" if name in assumptions.train_sets else " (default: no entry of its own)"
         notes.append(f"{name}: {size}, from planning.yaml{whose}, until it has been prepared")
+    notes += _decisions([job for name, job in jobs.trainings.items() if name in jobs.open], machine)
     prunings = [job.cell.pruning for job in jobs.trainings.values()]
     if any(pruning is not None and 0 < token_losers(pruning) < 1 for pruning in prunings):
         notes.append(
@@ -97,6 +99,20 @@ def _speed(machine: Machine) -> str:
         text += f"what moves beside them at {moved:.3g} TB/s ({100 * machine.streaming:.0f}% of the bandwidth), "
     text += f"{1e3 * machine.layer_seconds:.2g} ms a layer"
     return text + (f"; measured: {machine.measured}" if machine.measured else "")
+
+
+def _decisions(jobs: Sequence[TrainingJob], machine: Machine) -> list[str]:
+    """What `auto` becomes in how many trainings. The machine that trains decides anew."""
+    if not jobs:
+        return []
+    recomputing = sum(job.settings.checkpoints for job in jobs)
+    reusing = sum(job.cell.pruning is not None and schedule_of(job.cell.pruning) == "reuse-graph" for job in jobs)
+    return [
+        f"auto, decided for {machine.label} and one process a training: {recomputing:,} of {len(jobs):,} trainings "
+        f"recompute activations (gradient_checkpointing), which the others have the memory to keep; {reusing:,} train "
+        "through the graphs of scoring (reuse-graph), where that fits and takes less time; the machine that trains "
+        "decides anew"
+    ]
 
 
 def _experiments(bill: Bill, console: Console) -> Table:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from qtuning.errors import UserError
 from qtuning.experiment.cell import HubSource, Model, ShippedModelSource
@@ -10,6 +10,9 @@ from qtuning.files import read_json
 from qtuning.model.flops import ModelShape, Positions
 
 BYTES = {"float32": 4, "bfloat16": 2}
+Attention = Literal["fused", "expanded", "math"]
+"""What a layer saves of attention. fused: queries, grouped keys and values, outputs. expanded: keys and values once for
+each query head (float32 on a GPU). math: all L^2 weights as well (bfloat16 on GPUs before Ampere)."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,7 @@ class Shape:
     """A decoder with gated MLPs (LLaMA, Mistral, Gemma, ...).
 
     hidden, intermediate: widths. layers, heads, kv_heads, head_size: of the attention. tied: the head is the embedding.
+    capped: attention scores are (Gemma 2).
     """
 
     hidden: int
@@ -27,6 +31,7 @@ class Shape:
     head_size: int
     vocabulary: int
     tied: bool
+    capped: bool = False
 
     @property
     def query_width(self) -> int:
@@ -126,6 +131,7 @@ def from_config(config: dict[str, Any], where: str) -> Shape:
             head_size=int(config.get("head_dim") or hidden // heads),
             vocabulary=int(config["vocab_size"]),
             tied=bool(config.get("tie_word_embeddings", config.get("model_type", "").startswith("gemma"))),
+            capped=bool(config.get("attn_logit_softcapping")),
         )
     except KeyError as error:
         raise UserError(f"{where}: {error.args[0]}: missing, so the cost of this model cannot be foreseen") from None

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import BENCHMARKS
-from qtuning.experiment.cell import Cell, Evaluation, Model, Pruning, Readings
+from qtuning.experiment.cell import Cell, Evaluation, Model, Pruning, Readings, Scoring
 from qtuning.experiment.grid import Grid
 from qtuning.experiment.ids import AUXILIARY, cell_id, evaluation_id
 from qtuning.experiment.metrics import METRICS, metric_of
@@ -202,7 +202,7 @@ def options_of(pruning: Pruning) -> dict[str, Any]:
         changed = changed_options(replayed.method, replayed.sample_pruner, replayed.token_pruner, options)
         described = option_text(changed.values())
         method_wide["of"] = replayed.method + (f" ({described})" if described else "")
-    if not pruning.scoring.exact or pruning.scoring.label != "fresh":
+    if pruning.scoring != Scoring():
         method_wide["scoring"] = pruning.scoring.label
         method_wide["scoring_precision"] = pruning.scoring.precision
     return {"sample": pruning.sample_options, "token": pruning.token_options, "method": method_wide}

@@ -16,14 +16,16 @@ from typing import NoReturn
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import AutocastKwargs, check_cuda_p2p_ib_support
 
-from qtuning.errors import UserError
+from qtuning.errors import UserError, one_line
 from qtuning.experiment.cell import Cell
 from qtuning.experiment.ids import AUXILIARY
 from qtuning.files import read_json, remove_leftovers, write_json
 from qtuning.locks import exclusive
+from qtuning.model.out_of_memory import OutOfMemory, is_out_of_memory
 from qtuning.train import checkpoint
 from qtuning.train.cell import CellFolders, is_finished, train
 from qtuning.train.exchange import DEVICE_WAIT, LOCK_WAIT, gather_objects, wait_for_everyone
+from qtuning.train.launch import TOO_LARGE
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--measure", action="store_true", help="from the start, for time and memory alone")
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="seconds between checkpoints")
     parser.add_argument("--shard", action="store_true", help="each process holds a slice of the model (FSDP)")
+    parser.add_argument("--recompute", action="store_true", help="what gradient_checkpointing: auto becomes")
+    parser.add_argument("--reuse", action="store_true", help="the schedule of scoring auto becomes reuse-graph")
     args = parser.parse_args(arguments)
     cell = Cell.model_validate(read_json(args.cell))
     assert cell.training is not None
@@ -84,14 +88,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     remove_leftovers(folder)
                 if args.measure:  # a measurement in two halves would be none
                     checkpoint.clear(args.state)
-            train(cell, accelerator, folders, args.tracking, args.group, args.checkpoint_seconds, args.shard)
-    except Exception as error:
+            train(
+                cell, accelerator, folders, args.tracking, args.group, args.checkpoint_seconds, args.shard,
+                recompute=args.recompute, reuse=args.reuse,
+            )  # fmt: skip
+    except Exception as raised:
+        error = _too_large(raised, cell, args.state, args.recompute) if is_out_of_memory(raised) else raised
         if first:
             write_json(failure, {"status": "failed", "reason": f"{type(error).__name__}: {error}"})
         if isinstance(error, UserError):
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
         raise
+
+
+def _too_large(error: Exception, cell: Cell, state: Path, recomputed: bool) -> OutOfMemory:
+    """What to tell; and where the cell leaves it open, activations are recomputed from the next start on."""
+    assert cell.training is not None
+    if not isinstance(error, OutOfMemory):
+        error = OutOfMemory(f"out of memory ({one_line(error)})", "lower training.batch_size or training.cutoff")
+    if cell.training.gradient_checkpointing != "auto" or recomputed:
+        return error
+    write_json(state / TOO_LARGE, {"reason": error.what})
+    return OutOfMemory(error.what, "the same command goes on from the last checkpoint, with activations recomputed")
 
 
 def make_accelerator(precision: str, sharded: bool) -> Accelerator:

@@ -21,12 +21,14 @@ from qtuning.files import read_json
 from qtuning.model.batch import Packed, pack
 from qtuning.model.flops import Positions
 from qtuning.model.load import load_model, load_tuned, model_path
+from qtuning.model.out_of_memory import telling
 from qtuning.model.packed import PackedModel, check_packed_forward, half_weights
 from qtuning.pruners.base import Candidates, Instructions, Ratings
 from qtuning.pruners.method import concatenate
 from qtuning.scoring.scores import BatchScores, NonFinite, Observation, embed, observe
 from qtuning.train.cost import Cost, shape_of
 from qtuning.train.exchange import gather_objects
+from qtuning.train.parts import Parts, size_of
 from qtuning.train.replay import Recording
 from qtuning.train.reuse import Graphs, observe_with_graphs
 from qtuning.train.sharding import is_sharded
@@ -88,8 +90,9 @@ class CandidateSource:
     """Makes the candidates that a pruner chooses from, and accounts for what that costs.
 
     scoring: when and how precisely batches are scored. table: scores of the whole train set, under the schedules that
-    do not score each batch (`stale`, `proxy`). losses: [n] float64, mean token NLL of each sample in the update it was
-    last part of, under the weights of that update; NaN before. Table and losses are part of the resume state.
+    do not score each batch (`stale`, `proxy`). A batch that does not fit into memory is scored in parts. losses: [n]
+    float64, mean token NLL of each sample in the update it was last part of, under the weights of that update; NaN
+    before. Table and losses are part of the resume state.
     """
 
     train_set: CellSamples
@@ -104,6 +107,7 @@ class CandidateSource:
     losses: Tensor = field(init=False)
     _half: Mapping[str, Tensor] | None = field(default=None, init=False)
     _forwards: int = field(default=0, init=False)
+    _parts: Parts = field(default_factory=Parts, init=False)
 
     def __post_init__(self) -> None:
         self.losses = torch.full((len(self.train_set.samples),), torch.nan, dtype=torch.float64)
@@ -228,6 +232,17 @@ class CandidateSource:
     ) -> tuple[Observation | None, Graphs | None]:
         if not FORWARDS & set(needs) - {"embeddings"}:
             return None, None
+        if not (with_graphs or self._sharded):
+            found = self._parts.each(samples, lambda part: self._forward(part, needs, False)[0])
+            return found[0] if len(found) == 1 else concatenate(found), None
+        # samples whose graphs are kept are held together anyway, and a process of FSDP forwards as often as the others
+        helps = "options.scoring.schedule: fresh needs less" if with_graphs else "lower training.batch_size"
+        with telling("scoring", size_of(samples), helps):
+            return self._forward(samples, needs, with_graphs)
+
+    def _forward(
+        self, samples: Sequence[Sample], needs: Collection[str], with_graphs: bool
+    ) -> tuple[Observation, Graphs | None]:
         device, impl, graphs = self.accelerator.device, self.scoring.impl, None
         half = self.scoring.precision == "bfloat16"
         with torch.autocast(device.type, torch.bfloat16) if half else self.accelerator.autocast():
@@ -247,6 +262,12 @@ class CandidateSource:
 
     def _embed(self, samples: Sequence[Sample]) -> Tensor:
         """The need `embeddings`, by a forward of its own that ends before the head."""
+        if self._sharded:
+            with telling("scoring", size_of(samples), "lower training.batch_size"):
+                return self._embed_part(samples)
+        return torch.cat(self._parts.each(samples, self._embed_part))
+
+    def _embed_part(self, samples: Sequence[Sample]) -> Tensor:
         self._forwards += 1
         with self.accelerator.autocast():
             embeddings, packed = embed(self.model, samples, self.accelerator.device)

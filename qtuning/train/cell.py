@@ -22,10 +22,13 @@ from qtuning.data.templates import turn_of
 from qtuning.data.tokenise import load_tokenizer
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell, Template
+from qtuning.experiment.decide import decided, is_open
 from qtuning.experiment.ids import cell_id, cell_json
-from qtuning.experiment.needs import ATTENTION, SCORES
+from qtuning.experiment.needs import ATTENTION, SCORES, schedule_of
 from qtuning.files import atomic_path, file_digest, read_json, write_json, write_text
+from qtuning.model.compiled import compile_layers
 from qtuning.model.load import adapt_under_autocast, load_model, model_path
+from qtuning.model.out_of_memory import telling
 from qtuning.model.packed import PackedModel, causal_lm_of, check_packed_forward
 from qtuning.provenance import provenance
 from qtuning.pruners.method import method_of
@@ -33,13 +36,15 @@ from qtuning.scoring.scores import BatchScores, NonFinite
 from qtuning.train import checkpoint
 from qtuning.train.candidates import CHECKED, CellSamples, score_with_auxiliary
 from qtuning.train.checkpoint import Checkpointer
-from qtuning.train.cost import Cost, describe_device, peak_memory, sum_costs
+from qtuning.train.cost import Cost, describe_device, numbers, peak_memory, sum_costs
 from qtuning.train.epochs import add_epochs, write_epoch
 from qtuning.train.exchange import gather_objects, wait_for_everyone
 from qtuning.train.influence import influence_cost, load_influence
 from qtuning.train.journal import Diagnosis, RunLog, print_derived
+from qtuning.train.optimizer import make_optimizer
 from qtuning.train.references import TokenReferences, part_positions, reference_cost, score_references, weights_of
 from qtuning.train.replay import load_recording
+from qtuning.train.reuse import why_not_reusable
 from qtuning.train.seeding import derived_seed
 from qtuning.train.sharding import rest, shard, whole_state
 from qtuning.train.step import TrainingLoop
@@ -49,6 +54,7 @@ from qtuning.train.watch import Watch
 
 MARKER, MEASURED = "train.json", "measured.json"
 GENERATION_CONFIG = "generation_config.json"
+SMALLER = "share it among GPUs (parallel: fsdp), or under LoRA set training.quantization: nf4"
 OUTPUTS = ("weights", "weights.sha256", "metrics.jsonl", "trace.parquet", MARKER)
 
 
@@ -103,17 +109,23 @@ def train(
     groups: Sequence[str],
     seconds: float,
     sharded: bool = False,
+    recompute: bool = False,
+    reuse: bool = False,
 ) -> None:
     """Train `cell` on its prepared inputs, or go on from its last checkpoint; write OUTPUTS below `folders.out`.
 
     tracking, groups: see `Mirror.open`. seconds: between checkpoints. sharded: by FSDP, else whole in each process
-    (DDP). A diverged cell (non-finite scores, loss or
-    gradient) is a result: it is recorded as such in train.json, without weights. UserError for what the user can mend.
+    (DDP). recompute, reuse: what the cell's `auto` become (experiment/decide.py).
+
+    A diverged cell (non-finite scores, loss or gradient) is a result: it is recorded as such in train.json, without
+    weights. UserError for what the user can mend.
     """
     assert cell.training is not None and cell.seeds is not None and cell.pruning is not None
     started, computed = time.perf_counter(), time.process_time()
     main, load = accelerator.is_main_process, os.getloadavg()[0]
     cell.training.accumulation(accelerator.num_processes)  # refused if the processes cannot share an update
+    recompute, reuse = gather_objects([(recompute, reuse)])[0]  # machines may differ, and all must do the same
+    running = decided(cell, recompute, reuse)
 
     # inputs
     base = model_path(folders.model)
@@ -126,25 +138,28 @@ def train(
 
     # model and optimizer, as they were at the last checkpoint if there is one
     torch.manual_seed(derived_seed(cell.seeds.init, "adapter"))
-    language_model = _build_model(base, cell, folders.references, empty=sharded and not main)
+    language_model = _build_model(base, running, folders.references, empty=sharded and not main)
     model = PackedModel(language_model)
+    if reuse and why_not_reusable(model, method.needs.batch, cell.pruning.pruned_tokens) is not None:
+        running = decided(cell, recompute, False)
     wait_for_everyone()  # for the slowest to have read its weights; from here on GPUs wait for each other
-    if sharded:
-        shard(model, accelerator.device)
-    else:
-        model.to(accelerator.device)
+    with telling("loading", f"a model of {sum(map(numbers, model.parameters())):,} weights", SMALLER):
+        if sharded:
+            shard(model, accelerator.device)
+        else:
+            model.to(accelerator.device)
     difference = check_packed_forward(model, samples[:CHECKED], accelerator.device)
     if cell.training.mixed_precision == "bf16":
         adapt_under_autocast(model)
         with accelerator.autocast():  # where a GPU may use another kernel
             check_packed_forward(model, samples[:CHECKED], accelerator.device)
     rest(model)
+    if cell.training.compile:
+        compile_layers(model)
     if method.needs.all & ATTENTION:
         model.collector(method.needs.layer, (), stop=True)  # a layer that the model does not have is refused here
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trainable, lr=cell.training.learning_rate, weight_decay=cell.training.weight_decay, fused=True
-    )
+    optimizer = make_optimizer(cell.training, trainable)
     identity = {"cell": cell_json(cell), "inputs": folders.inputs()}
     resumed = checkpoint.agreed(folders.state, identity, main)
     if resumed is not None:
@@ -159,7 +174,7 @@ def train(
     if "trace" in method.needs.all:
         recording = load_recording(folders.references, samples, cell.training.epochs)
         train_set = replace(train_set, recording=recording)
-    loop = TrainingLoop(cell, method, train_set, accelerator, prepared, optimizer, folders.observe)
+    loop = TrainingLoop(running, method, train_set, accelerator, prepared, optimizer, folders.observe)
     loop.source.table = table
     loop.cost.add(cost)
     if main:
@@ -169,7 +184,7 @@ def train(
         loop.restore(resumed.tensors, resumed.state)
     start = loop.progress.update
     if main:
-        print_derived(cell, accelerator, samples, loop.expected_updates, trainable, start, difference)
+        print_derived(cell, running, accelerator, samples, loop.expected_updates, trainable, start, difference)
     log = RunLog(folders.state, start) if main else None
     diagnosis = Diagnosis(cell.pruning, len(samples), sum(sample.response_length for sample in samples))
     for earlier in log.records() if log is not None else []:
@@ -211,6 +226,7 @@ def train(
         "warnings": list(diagnosis.warnings().values()),
         "cost": sum_costs([loop.cost.summary(), *costs[1:]]),
         "inputs": identity["inputs"],
+        **({"decided": _decisions(running)} if is_open(cell, accelerator.device.type) else {}),
         "provenance": provenance()
         | describe_device(accelerator.device)
         | {"processes": accelerator.num_processes, "threads": torch.get_num_threads(), "load_before": round(load, 2)}
@@ -233,15 +249,16 @@ def _build_model(base: Path, cell: Cell, references: Sequence[Path], empty: bool
     assert cell.training is not None
     start = weights_of(references[-1]) if cell.part is not None and cell.part.number > 0 else None
     full = cell.training.tuning == "full"
-    model = load_model(start if full and start is not None else base, cell.dtype, empty)
-    if cell.training.gradient_checkpointing:
+    path = start if full and start is not None else base
+    model = load_model(path, cell.dtype, empty, cell.training.quantization)
+    if cell.training.checkpoints:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if full:
         return model
     from peft import LoraConfig, PeftModel, get_peft_model
 
     lora, targets = cell.training.lora, cell.model.lora_targets
-    if cell.training.gradient_checkpointing:
+    if cell.training.checkpoints:
         model.enable_input_require_grads()
     if start is not None and not empty:  # the same adapter goes on
         return PeftModel.from_pretrained(model, str(start), is_trainable=True)
@@ -254,6 +271,12 @@ def _build_model(base: Path, cell: Cell, references: Sequence[Path], empty: bool
         # the chunked head uses the weight itself, so an adapter around it would never get a gradient
         raise UserError(f"lora_targets = {targets!r}: the output head cannot carry an adapter; leave it out")
     return adapted  # type: ignore[return-value]
+
+
+def _decisions(running: Cell) -> dict[str, Any]:
+    """How the cell was trained, where it left that open."""
+    assert running.training is not None and running.pruning is not None
+    return {"gradient_checkpointing": running.training.checkpoints, "schedule": schedule_of(running.pruning)}
 
 
 def _score_with_auxiliaries(

@@ -231,7 +231,12 @@ def restore(
             parameter.copy_(slice_like(parameter, known[f"model.{name}"]))
             saved = {key: known.get(f"optimizer.{key}.{name}") for key in keys}
             # a parameter that never had a gradient has no state, neither before nor after
-            moments = {key: slice_like(parameter, value) for key, value in saved.items() if value is not None}
+            moments: dict[str, Any] = {
+                # bitsandbytes counts steps by an integer, torch by a tensor
+                key: value.item() if value.dtype == torch.int64 and value.ndim == 0 else slice_like(parameter, value)
+                for key, value in saved.items()
+                if value is not None
+            }
             if moments:
                 optimizer.state[parameter] = moments
 

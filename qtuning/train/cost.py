@@ -20,13 +20,19 @@ def shape_of(model: nn.Module, frozen: bool, checkpointing: bool) -> ModelShape:
     config = causal_lm.config.get_text_config()
     head = causal_lm.get_output_embeddings().weight
     matmul = sum(
-        parameter.numel()
+        numbers(parameter)
         for name, parameter in causal_lm.named_parameters()
         if parameter.ndim == 2 and "lora_" not in name and "embed" not in name and parameter is not head
     )
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     attention = config.num_hidden_layers * config.num_attention_heads * head_size
     return ModelShape(matmul, attention, head.numel(), frozen, checkpointing)
+
+
+def numbers(parameter: Tensor) -> int:
+    """How many it holds, also where bitsandbytes keeps them in 4 bits."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else int(state.shape.numel())
 
 
 @dataclass

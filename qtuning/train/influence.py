@@ -27,6 +27,7 @@ from qtuning.data.sources import local_folder
 from qtuning.data.targets import target_examples
 from qtuning.data.tokenise import load_tokenizer
 from qtuning.errors import UserError
+from qtuning.experiment.cell import Cell
 from qtuning.experiment.ids import ResultPaths
 from qtuning.experiment.influence import Measurement
 from qtuning.files import atomic_path, file_digest, read_json, write_json
@@ -84,12 +85,14 @@ def measure_influence(measurement: Measurement, paths: ResultPaths, data_dir: Pa
         for target in targets.values()
         for place, example in target.items()
     ]
+    trained = read_json(paths.cell(warmup) / "train.json")
+    recompute = warmup.training.checkpoints or trained.get("decided", {}).get("gradient_checkpointing", False)
     total, spent = torch.zeros(len(samples), len(targets), dtype=torch.float64), _Spent()
     steps = asked.epochs * (len(samples) + len(examples))
     with tqdm(total=steps, desc="gradients", unit="sample", mininterval=5.0, ascii=True) as bar:
         for epoch in range(1, asked.epochs + 1):
             checkpoint = weights / f"epoch-{epoch}"
-            model = _adapted(base, warmup.dtype, checkpoint, warmup.training.gradient_checkpointing)
+            model = _adapted(base, warmup, checkpoint, recompute)
             model = model.to(accelerator.device)
             gradients = SampleGradients(model)
             moments = _moments(checkpoint, gradients, accelerator.device)
@@ -104,7 +107,6 @@ def measure_influence(measurement: Measurement, paths: ResultPaths, data_dir: Pa
     columns |= {name: total[:, column].tolist() for column, name in enumerate(targets)}
     with atomic_path(out / VALUES) as temporary:
         polars.DataFrame(columns).write_parquet(temporary)
-    trained = read_json(paths.cell(warmup) / "train.json")["cost"]
     marker: dict[str, Any] = {
         "measurement": measurement.model_dump(mode="json", by_alias=True),
         "targets": {name: list(target) for name, target in targets.items()},
@@ -113,8 +115,8 @@ def measure_influence(measurement: Measurement, paths: ResultPaths, data_dir: Pa
             "tokens": spent.tokens,
             "flops": spent.flops,
             "seconds": time.perf_counter() - started,
-            "warmup_flops": trained["flops_total"],
-            "warmup_seconds": trained["seconds_total"],
+            "warmup_flops": trained["cost"]["flops_total"],
+            "warmup_seconds": trained["cost"]["seconds_total"],
         },
         "provenance": provenance() | {"device": str(accelerator.device)},
     }
@@ -194,12 +196,13 @@ def _batches(samples: Sequence[Sample]) -> list[list[int]]:
     return batches
 
 
-def _adapted(base: Path, dtype: str, checkpoint: Path, checkpointing: bool) -> PackedModel:
+def _adapted(base: Path, warmup: Cell, checkpoint: Path, recompute: bool) -> PackedModel:
     """The base model with the adapter of an epoch, trainable."""
     from peft import PeftModel
 
-    model: Any = load_model(base, dtype)
-    if checkpointing:
+    assert warmup.training is not None
+    model: Any = load_model(base, warmup.dtype, quantization=warmup.training.quantization)
+    if recompute:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     return PackedModel(PeftModel.from_pretrained(model, str(checkpoint), is_trainable=True))

@@ -20,6 +20,7 @@ from torch import nn
 from qtuning.data.samples import Sample
 from qtuning.experiment.cell import Cell, Pruning, Readings
 from qtuning.experiment.ids import cell_id
+from qtuning.experiment.needs import schedule_of
 from qtuning.experiment.quadrants import LEAST_SHARE
 from qtuning.files import atomic_path, write_text
 
@@ -195,6 +196,7 @@ class Diagnosis:
 
 def print_derived(
     cell: Cell,
+    running: Cell,
     accelerator: Accelerator,
     dataset: Sequence[Sample],
     updates: int,
@@ -202,8 +204,10 @@ def print_derived(
     start: int,
     difference: float,
 ) -> None:
-    """Print every derived quantity once, at the start."""
+    """Print every derived quantity once, at the start. running: the cell with what was decided here."""
     assert cell.training is not None and cell.pruning is not None
+    assert running.training is not None and running.pruning is not None
+    kept = "recomputed in the backward pass" if running.training.checkpoints else "kept"
     t, pruning, processes = cell.training, cell.pruning, accelerator.num_processes
     readings = pruning.model_dump(include=set(Readings.model_fields), exclude_defaults=True)
     options = pruning.sample_options | pruning.token_options | readings
@@ -217,6 +221,7 @@ def print_derived(
         f"learning rate       {t.learning_rate:g}, {t.schedule}, warm-up {round(t.warmup * updates)} updates\n"
         f"trainable           {sum(p.numel() for p in trainable):,} parameters ({t.tuning}), weights {cell.dtype}, "
         f"autocast {t.mixed_precision}, on {accelerator.device}, {torch.get_num_threads()} thread(s)\n"
+        f"activations         {kept}; batches are scored by schedule {schedule_of(running.pruning)}\n"
         f"packed = own model  within {difference:.1e} nats\n"
         + (f"resumed             at update {start}\n" if start else ""),
         flush=True,

@@ -17,6 +17,9 @@ Parallel = Literal["auto", "ddp", "fsdp"]
 WHOLE = 2_000_000_000
 """Parameters above which full fine-tuning is sharded: 32 GB at 16 bytes each (weight, gradient, Adam's two moments)."""
 
+TOO_LARGE = "out-of-memory.json"
+"""In the resume state of a cell that ran out of memory: the next start recomputes activations, if they are `auto`."""
+
 GRACE = 600  # seconds between SIGTERM and SIGKILL, in which the processes write a checkpoint
 
 
@@ -47,16 +50,24 @@ class Launch:
         """Whether each process holds a slice of the cell's model (fsdp), and not all of it (ddp).
 
         auto: if it is fully fine-tuned and has more than WHOLE parameters. Never for a LoRA that is kept after each
-        epoch, which writes its adapter whole (epochs.py). UserError for fsdp in one process.
+        epoch, which writes its adapter whole (epochs.py). UserError for fsdp in one process, and with what bitsandbytes
+        or torch.compile does to a model.
         """
         assert cell.training is not None
+        training = cell.training
+        keys = {"optimizer": training.optimizer != "adamw", "quantization": training.quantization != "none"}
+        apart = [key for key, asked in (keys | {"compile": training.compile}).items() if asked]
+        if apart and self.parallel == "fsdp":
+            raise UserError(
+                f"parallel = 'fsdp': not with training.{apart[0]} = {getattr(training, apart[0])!r}; choose ddp"
+            )
         if self.processes == 1:
             if self.parallel == "fsdp":
                 raise UserError("parallel = 'fsdp': shares a model among processes, and processes = 1; ask for more")
             return False
-        large = cell.training.tuning == "full" and (cell.model.parameters or 0) > WHOLE
+        large = training.tuning == "full" and (cell.model.parameters or 0) > WHOLE
         wanted = large if self.parallel == "auto" else self.parallel == "fsdp"
-        return wanted and not cell.training.each_epoch
+        return wanted and not apart and not training.each_epoch
 
     def options(self) -> str:
         """The options of `qtuning train` that say so, on one machine."""

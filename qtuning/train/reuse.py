@@ -71,6 +71,12 @@ def observe_with_graphs(
 
 def require_reusable(model: PackedModel, needs: Collection[str], pruned_tokens: str) -> None:
     """UserError unless the forward that scores a batch is the one that would train its kept samples."""
+    if (reason := why_not_reusable(model, needs, pruned_tokens)) is not None:
+        raise UserError(f"options.scoring.schedule = 'reuse-graph': {reason} (schedule fresh decides the same)")
+
+
+def why_not_reusable(model: PackedModel, needs: Collection[str], pruned_tokens: str) -> str | None:
+    """What stands against it, or None."""
     config = model.causal_lm.config.get_text_config().to_dict()
     named = [key for key in config if ("dropout" in key or key.endswith("pdrop")) and not key.startswith("classifier")]
     dropouts = [key for key in named if isinstance(config[key], float) and config[key] > 0]
@@ -80,6 +86,4 @@ def require_reusable(model: PackedModel, needs: Collection[str], pruned_tokens: 
         "trains what it scored, and pruned_tokens = 'remove' takes tokens out": pruned_tokens == "remove",
         f"scores in training mode, where {''.join(dropouts[:1])} would blur the scores; set it to 0": bool(dropouts),
     }
-    for reason, applies in reasons.items():
-        if applies:
-            raise UserError(f"options.scoring.schedule = 'reuse-graph': {reason} (schedule fresh decides the same)")
+    return next((reason for reason, applies in reasons.items() if applies), None)

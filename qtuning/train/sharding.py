@@ -17,7 +17,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from qtuning.errors import UserError
 from qtuning.model.packed import PackedModel
 
 FORWARDS = ("embed", "attend", "own_nll", "hidden_by_segment")
@@ -36,7 +35,7 @@ def shard(model: PackedModel, device: torch.device) -> None:
     model.to("meta")
     causal_lm.tie_weights()
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
-    for layer in _layers(model):
+    for layer in model.decoder_layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
     model.to_empty(device=device)
@@ -116,12 +115,3 @@ def whole_state(model: nn.Module, trained: bool) -> dict[str, Any]:
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=trained)
     names = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
     return {name: weight for name, weight in get_model_state_dict(model, options=options).items() if name in names}
-
-
-def _layers(model: PackedModel) -> nn.ModuleList:
-    """The decoder layers. UserError if the model keeps them in an unknown way."""
-    causal_lm = model.causal_lm
-    for module in getattr(causal_lm, causal_lm.base_model_prefix).modules():
-        if isinstance(module, nn.ModuleList) and len(module) == model.layers:
-            return module
-    raise UserError(f"parallel = 'fsdp': {type(causal_lm).__name__} has no list of layers that is known; choose ddp")

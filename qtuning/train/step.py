@@ -31,6 +31,7 @@ from torch.nn.utils import clip_grad_norm_
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell
 from qtuning.experiment.needs import SCORES, schedule_of
+from qtuning.model.out_of_memory import telling
 from qtuning.model.packed import PackedModel
 from qtuning.model.transfer import to_host
 from qtuning.pruners.base import Candidates, sample_budget
@@ -79,7 +80,7 @@ class TrainingLoop:
         self._watch = Stopwatch(accelerator.device)
         self.method = replace(method, prune_tokens=self.cost.timed(method.prune_tokens))
         self._positions = {sample.number: position for position, sample in enumerate(self.samples)}
-        self.shape = shape_of(self.bare.model, self.training.tuning == "lora", self.training.gradient_checkpointing)
+        self.shape = shape_of(self.bare.model, self.training.tuning == "lora", self.training.checkpoints)
         size, epochs, scoring = self.training.batch_size, self.training.epochs, self.pruning.scoring
         self.source = CandidateSource(
             train_set, accelerator, self.bare, self.cost, size, epochs, method.needs.layer, scoring
@@ -346,14 +347,16 @@ class TrainingLoop:
         for index, (decision, kept) in enumerate(batches):
             last = index == len(batches) - 1 and not idle
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                packed, graphs = kept.to(self.accelerator.device), decision.graphs
-                with nullcontext() if graphs is None else self.accelerator.autocast():
-                    # (weighted sum of the NLL of the kept tokens, [M] the NLL without a gradient)
-                    loss, nll = self.model(packed) if graphs is None else graphs.loss(self.bare, packed)
-                plain = loss.detach() if decision.verdicts.weights is None else nll.sum()
-                summed += torch.stack([loss.detach(), plain]).double()
-                # the one division by the number of kept tokens; DDP averages over processes, `world` undoes that
-                self.accelerator.backward(loss * (world / total))
+                size = f"{len(kept.rows)} samples, {kept.tokens:,} tokens"
+                with telling("training", size, self._remedy):
+                    packed, graphs = kept.to(self.accelerator.device), decision.graphs
+                    with nullcontext() if graphs is None else self.accelerator.autocast():
+                        # (weighted sum of the NLL of the kept tokens, [M] the NLL without a gradient)
+                        loss, nll = self.model(packed) if graphs is None else graphs.loss(self.bare, packed)
+                    plain = loss.detach() if decision.verdicts.weights is None else nll.sum()
+                    summed += torch.stack([loss.detach(), plain]).double()
+                    # the one division by the number of kept tokens; DDP averages over processes, `world` undoes that
+                    self.accelerator.backward(loss * (world / total))
             losses.append(nll)
         for _ in range(idle):
             with reduce(self.bare) if self._sharded and self._reuses else nullcontext():
@@ -372,9 +375,17 @@ class TrainingLoop:
             self.optimizer.zero_grad(set_to_none=True)
             numbers = [sample.number for decision in decisions for sample in decision.samples]
             raise NonFinite(f"loss {objective}, gradient norm {norm}; samples of the update: {gather_objects(numbers)}")
-        self.optimizer.step()
+        with telling("training", "the optimizer's moments", self._remedy):
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return {"loss": mean, "objective": objective, "grad_norm": norm}
+
+    @property
+    def _remedy(self) -> str:
+        """What needs less memory, and what is lost by it."""
+        if not self.training.checkpoints:
+            return "training.gradient_checkpointing: true takes less memory and a third more time, for the same result"
+        return "lower training.batch_size or training.cutoff, or take a larger GPU"
 
     def _idle_backwards(self, batches: int) -> int:
         """How many backwards without tokens this process makes, so that the gradients of all are summed.

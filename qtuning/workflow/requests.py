@@ -65,7 +65,8 @@ class Requests:
 
         @cache
         def jobs(experiment: str) -> Jobs:
-            return Jobs([inputs.grids[experiment]], inputs.paths, assumptions, inputs.data_dir)
+            grids, launch = [inputs.grids[experiment]], inputs.launch
+            return Jobs(grids, inputs.paths, assumptions, inputs.data_dir, machine, launch)
 
         self._jobs = jobs
 

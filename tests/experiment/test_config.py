@@ -153,7 +153,8 @@ def test_schedules_of_scoring_that_mean_nothing(values: dict[str, Any]) -> None:
 
 def test_what_is_told_of_a_schedule() -> None:
     told = {
-        "fresh": ({}, True),
+        "auto": ({}, True),
+        "fresh": ({"schedule": "fresh"}, True),
         "fresh, reference": ({"impl": "reference"}, True),
         "reuse-graph": ({"schedule": "reuse-graph"}, True),
         "pool 4": ({"schedule": "pool", "batches": 4}, False),

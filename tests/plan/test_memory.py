@@ -1,5 +1,6 @@
 """Memory against what autograd really saves, and batches that are really drawn."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -11,18 +12,20 @@ from test_work import a_cell
 from qtuning.model.batch import pack
 from qtuning.plan.assumptions import BenchmarkGuess
 from qtuning.plan.lengths import Lengths, assumed
-from qtuning.plan.memory import largest_batches, saved_bytes, training_memory
+from qtuning.plan.memory import largest_batches, saved_bytes, saved_pair_bytes, training_memory
 from qtuning.plan.shapes import Shape, from_config
 
-WAYS = [("full", "float32", "no"), ("full", "bfloat16", "no"), ("full", "float32", "bf16")]
-WAYS += [("lora", dtype, mixed) for _, dtype, mixed in WAYS]
+WAYS = [*itertools.product(("full", "lora"), ("float32", "bfloat16"), ("no", "bf16"))]
 
 
 def saved(model: Any, packed: Any, mixed: bool) -> int:
     """Bytes of the storages that autograd keeps for the backward pass, without parameters."""
+    from qtuning.model.load import adapt_under_autocast
     from qtuning.model.packed import PackedModel
 
     wrapped = PackedModel(model).train()
+    if mixed:
+        adapt_under_autocast(wrapped)
     known = {tensor.untyped_storage().data_ptr() for tensor in (*wrapped.parameters(), *wrapped.buffers())}
     kept: dict[int, Any] = {}
 
@@ -53,7 +56,9 @@ def test_saved_activations_are_those_of_autograd(build: Any, tuning: str, dtype:
         if tuning == "lora":
             model = get_peft_model(model, LoraConfig(r=cell.training.lora.r, target_modules="all-linear"))
         found.append(saved(model, packed, mixed == "bf16"))
-    casts = 2 * (shape.matmul // shape.layers) if mixed == "bf16" else 0  # autocast's copies of the weights, saved too
+    # autocast's copies of the weights, saved too
+    cast = shape.matmul * (dtype == "float32") + shape.lora_parameters(cell.training.lora.r) * (tuning == "lora")
+    casts = 2 * (cast // shape.layers) if mixed == "bf16" else 0
     a_token = (found[1] - found[0] - casts) / packed.tokens
     assert saved_bytes(shape, cell.training, dtype) == pytest.approx(a_token, rel=0.04)
 
@@ -76,14 +81,14 @@ def test_the_parts_of_full_fine_tuning_by_hand() -> None:
 def test_the_largest_batch_bounds_those_that_are_drawn() -> None:
     lengths, rng = assumed(2000, 30.0, 80.0, 0.9, 0.5, 512), np.random.default_rng(0)
     cell = a_cell("full", epochs=3, batch_size=8)
-    bound = largest_batches(cell, lengths)[1]
+    bound = largest_batches(cell, lengths)[1][0]
     tokens = np.repeat(lengths.tokens, 4)[:2000]
     maxima = [max(rng.permutation(tokens).reshape(-1, 8).sum(1).max() for _ in range(3)) for _ in range(40)]
     assert 0.8 * np.mean(maxima) < bound < 1.6 * np.mean(maxima)
     assert bound <= 8 * lengths.tokens.max()
-    assert largest_batches(a_cell("q-tuning", 0.25, 0.5, batch_size=8), lengths)[1] < bound / 2
-    assert largest_batches(a_cell("longest-original+none", 0.25, 1.0, batch_size=8), lengths)[1] > bound
-    assert largest_batches(a_cell("longest+none", 0.25, 1.0, batch_size=8), lengths)[1] < bound / 2
+    assert largest_batches(a_cell("q-tuning", 0.25, 0.5, batch_size=8), lengths)[1][0] < bound / 2
+    assert largest_batches(a_cell("longest-original+none", 0.25, 1.0, batch_size=8), lengths)[1][0] > bound
+    assert largest_batches(a_cell("longest+none", 0.25, 1.0, batch_size=8), lengths)[1][0] < bound / 2
 
 
 def test_schedules_hold_what_they_hold() -> None:
@@ -107,3 +112,34 @@ def test_schedules_hold_what_they_hold() -> None:
 
 def test_a_benchmark_has_choices_or_generates() -> None:
     assert BenchmarkGuess(items=3, prompt_tokens=1.0).choices is None
+
+
+@pytest.mark.parametrize("way", ["fused", "math", "capped"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_what_attention_saves_with_the_square_of_the_length(way: str, autocast: bool) -> None:
+    """By segment, as without flash attention; s(2L) - 2 s(L) is 2 L^2 times the bytes of a pair."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    from qtuning.model.attention import packed_attention
+
+    shape = Shape(32, 48, 1, 4, 4, 8, 97, True, capped=way == "capped")
+
+    def bytes_of(length: int) -> int:
+        kept: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        parts = [torch.randn(1, 4, length, 8, requires_grad=True) for _ in range(3)]
+        kernel = SDPBackend.MATH if way == "math" else SDPBackend.FLASH_ATTENTION
+        saving, half = torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), torch.autocast
+        with saving, sdpa_kernel(kernel), half("cpu", torch.bfloat16, autocast):
+            softcap = 5.0 if way == "capped" else None
+            q, k, v = parts
+            held = packed_attention(torch.nn.Module(), q, k, v, None, segments=(length,), softcap=softcap)
+        return sum(kept.values()) if held else 0
+
+    found = (bytes_of(256) - 2 * bytes_of(128)) / (2 * 128**2)
+    masks = {"capped": 1.0, "math": 0.0, "fused": 0.0}[way]  # one for all heads, a byte each
+    assert found - masks == pytest.approx(saved_pair_bytes(shape, "math" if way == "math" else "fused"), abs=0.5)

@@ -19,6 +19,7 @@ from qtuning.pruners.base import Instructions, Ratings
 from qtuning.pruners.method import method_of
 from qtuning.train.__main__ import make_accelerator
 from qtuning.train.candidates import CellSamples
+from qtuning.train.optimizer import make_optimizer
 from qtuning.train.sharding import rest, shard, whole
 from qtuning.train.step import TrainingLoop
 from qtuning.train.windows import UpdateWindow
@@ -121,12 +122,7 @@ def started(
         shard(wrapped, accelerator.device)
         assert all(isinstance(parameter, DTensor) for parameter in wrapped.parameters())
     wrapped = wrapped.to(accelerator.device)
-    optimizer = torch.optim.AdamW(
-        [parameter for parameter in wrapped.parameters() if parameter.requires_grad],
-        lr=cell.training.learning_rate,
-        weight_decay=cell.training.weight_decay,
-        fused=True,
-    )
+    optimizer = make_optimizer(cell.training, [p for p in wrapped.parameters() if p.requires_grad])
     prepared = accelerator.prepare_model(wrapped, device_placement=False, evaluation_mode=sharded)
     loop = TrainingLoop(cell, method_of(cell.pruning), train_set_of(samples), accelerator, prepared, optimizer)
     return loop, next(loop.windows())

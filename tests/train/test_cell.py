@@ -23,6 +23,7 @@ from qtuning.experiment.ids import cell_id, cell_json
 from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.schema import MethodEntry, Ratios
 from qtuning.files import canonical_json, write_json, write_text
+from qtuning.train.launch import TOO_LARGE
 
 SCHEDULES: dict[str, dict[str, Any]] = {
     "q-tuning in pools": {"schedule": "pool", "batches": 4, "compare_every": 1},  # 2 updates each
@@ -330,6 +331,46 @@ def test_lora_on_bfloat16_weights_is_trained_in_autocast(ground: Path, tmp_path:
     adapter = load_file(tmp_path / "out" / "weights" / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in adapter.values()} == {torch.float32}
     assert any(bool(tensor.any()) for name, tensor in adapter.items() if "lora_B" in name), "it has learnt"
+
+
+TOO_SMALL = """
+import sys, torch
+from qtuning.model.packed import PackedModel
+from qtuning.train.__main__ import main
+forward, passes = PackedModel.forward, []
+
+def limited(model, packed, mode="loss", *more):
+    passes.append(mode)
+    if mode == "loss" and passes.count("loss") > 4:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    return forward(model, packed, mode, *more)
+
+PackedModel.forward = limited
+main(sys.argv[1:])
+"""
+
+
+def test_out_of_memory_is_one_line_and_the_same_command_goes_on(
+    ground: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """In the middle of training. Recomputed activations are the same numbers, bit for bit on a CPU."""
+    arguments = command(ground, a_cell(ground, "q-tuning"), tmp_path, "--checkpoint-seconds", "0")
+    small = [sys.executable, "-c", TOO_SMALL, *arguments[3:]]
+    failed = subprocess.run(small, capture_output=True, text=True, env=environment(), check=False)
+    told = failed.stderr.strip().splitlines()[-1]
+    assert failed.returncode == 2 and "Traceback" not in failed.stderr
+    assert told.startswith("error: out of memory in training: 2 samples, ") and "Tried to allocate 2.00 GiB" in told
+    assert told.endswith("the same command goes on from the last checkpoint, with activations recomputed")
+    assert "out of memory" in json.loads((tmp_path / "out" / "failed.json").read_text())["reason"]
+    assert (tmp_path / "state" / "x" / TOO_LARGE).is_file(), "by which `qtuning train` knows"
+    result = subprocess.run([*arguments, "--recompute"], capture_output=True, text=True, env=environment(), check=False)
+    assert result.returncode == 0, result.stderr
+    assert "resumed             at update 4" in result.stdout and "activations         recomputed" in result.stdout
+    same(tmp_path / "out", uninterrupted)
+    marker = json.loads((tmp_path / "out" / "train.json").read_text())
+    assert marker["decided"] == {"gradient_checkpointing": True, "schedule": "fresh"}
+    assert marker["cell"] == json.loads((uninterrupted / "train.json").read_text())["cell"]
+    assert not (tmp_path / "state" / "x").exists()
 
 
 def test_diverged_cell_is_a_result_with_a_reason(ground: Path, tmp_path: Path) -> None:

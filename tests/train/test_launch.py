@@ -125,3 +125,11 @@ def test_machines_that_cannot_find_each_other_are_refused(environment: dict[str,
     with pytest.raises(UserError, match=message) as error:
         rendezvous(2, environment)
     assert "\n" not in str(error.value)
+
+
+def test_what_cannot_be_cut_into_slices() -> None:
+    for key, value in {"optimizer": "adamw-8bit", "quantization": "nf4", "compile": True}.items():
+        cell = of_size(7_000_000_000, "lora" if key == "quantization" else "full", **{key: value})
+        assert Launch(8).shards(cell) is False
+        with pytest.raises(UserError, match=rf"^parallel = 'fsdp': not with training.{key} = .*; choose ddp$"):
+            Launch(8, parallel="fsdp").shards(cell)
