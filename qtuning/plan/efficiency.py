@@ -25,7 +25,7 @@ def plan_of_the_paper(configs: Path) -> dict[Budget, Planned]:
     except UserError:
         return {}
     machine, found = find_machine(MACHINE), {}
-    assumptions, launch = read_assumptions(configs), Launch(PROCESSES)
+    assumptions, launch = read_assumptions(configs), Launch(PROCESSES, recompute="always")  # as LLaMA-Factory does
     jobs = Jobs(grids, ResultPaths(Path("/nonexistent")), assumptions, machine=machine, launch=launch)
     for job in jobs.trainings.values():
         assert job.cell.pruning is not None
