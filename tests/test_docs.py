@@ -148,8 +148,7 @@ def test_document_lists_every_way_of_scoring_with_its_values() -> None:
     (block,) = blocks("docs/scoring.md", "yaml")
     schedules = [
         make_pruning(MethodEntry.model_validate(entry), Ratios(sample_ratio=0.5, token_ratio=0.5)).scoring.schedule
-        for entry in yaml.safe_load(block)["methods"]
-        if isinstance(entry, dict)
+        for entry in (e if isinstance(e, dict) else {"method": e} for e in yaml.safe_load(block)["methods"])
     ]
     assert set(schedules) == set(get_args(Scoring.model_fields["schedule"].annotation))
 

@@ -148,6 +148,9 @@ def train(
             "than 2 billion parameters"
         ),
     ] = "auto",
+    recompute: Annotated[
+        str, typer.Option(help="activations, in the backward pass: always, never; auto: where memory is short")
+    ] = "auto",
     accelerate: Annotated[str | None, typer.Option(hidden=True)] = None,
     tracking: Annotated[str, typer.Option(help="W&B: auto, online, offline or disabled")] = "auto",
     group: Annotated[list[str] | None, typer.Option(help="experiment the cell belongs to; repeatable")] = None,
@@ -173,7 +176,7 @@ def train(
         raise UserError(f"--tracking = {tracking!r}: must be one of {', '.join(MODES)}")
     if accelerate is not None:
         raise UserError(f"--accelerate = {accelerate}: no such option any more; write --processes N")
-    how = Launch(processes, nodes, parallel)  # type: ignore[arg-type]  # checked there
+    how = Launch(processes, nodes, parallel, recompute)  # type: ignore[arg-type]  # checked there
     assert loaded.training is not None
     loaded.training.accumulation(processes)  # refused here, not in every process
     options = ["--cell", str(cell), "--model", str(paths.model(loaded)), "--samples", str(paths.samples(loaded))]
@@ -202,25 +205,25 @@ def train(
 
 
 def _decisions(cell: "Cell", paths: "ResultPaths", launch: "Launch", state: Path) -> list[str]:
-    """Options that say what every `auto` of a cell becomes on the GPUs that this job holds, or on the CPU."""
+    """Options that say how the cell is trained on the GPUs that this job holds, or on the CPU."""
     from qtuning.experiment.decide import is_open
     from qtuning.train.launch import TOO_LARGE
 
-    if not is_open(cell, "cuda" if cell.model.takes_gpus else "cpu"):
-        return []
-    if (state / TOO_LARGE).is_file():
+    if (state / TOO_LARGE).is_file() or launch.recompute == "always":
         return ["--recompute"]
+    if not is_open(cell, "cuda"):
+        return []
     from qtuning.experiment.needs import schedule_of
     from qtuning.gpus.torch_sees import smallest_gpu
     from qtuning.plan.jobs import training_of
     from qtuning.plan.machines import MACHINES, machine_of_gpu
 
-    gpu = smallest_gpu() if cell.model.takes_gpus else None
+    gpu = smallest_gpu()
     machine = MACHINES["cpu"] if gpu is None else machine_of_gpu(*gpu)
     job = training_of(cell, paths).on(machine, launch)
     assert job.cell.pruning is not None
     reuse = schedule_of(job.cell.pruning) == "reuse-graph"
-    return ["--recompute"] * job.settings.checkpoints + ["--reuse"] * reuse
+    return ["--recompute"] * job.settings.gradient_checkpointing + ["--reuse"] * reuse
 
 
 def evaluate(

@@ -1,8 +1,8 @@
 """How a cell is trained: the keys of `training`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from qtuning.errors import UserError
 from qtuning.experiment.base import Config
@@ -51,11 +51,10 @@ class Training(Config):
     mixed_precision: Literal["no", "bf16"] = Field(
         "no", description="autocast; weights keep their dtype. LLaMA-Factory's bf16: bfloat16 weights under autocast"
     )
-    gradient_checkpointing: bool | Literal["auto"] = Field(
-        "auto",
-        exclude_if=lambda value: value == "auto",
-        description="less memory, one forward more. auto: only where the machine that trains has too little memory "
-        "without it; it changes no number but for rounding, and a cell has one name on all machines",
+    gradient_checkpointing: Annotated[bool, BeforeValidator(lambda value: False if value == "auto" else value)] = Field(
+        False,
+        description="less memory, one forward more. false or auto: only where the machine that trains has too little "
+        "memory without it (docs/gpus.md); it changes no number but for rounding. true: always",
     )
     # left out of a cell's configuration at their defaults, so that older cells keep their names
     optimizer: Literal["adamw", "adamw-8bit"] = Field(
@@ -88,11 +87,6 @@ class Training(Config):
         if self.quantization != "none" and self.tuning != "lora":
             raise ValueError(f"quantization: {self.quantization} needs tuning: lora, since 4 bits cannot be trained")
         return self
-
-    @property
-    def checkpoints(self) -> bool:
-        """Whether activations are recomputed; not where `auto` has not been decided (experiment/decide.py)."""
-        return self.gradient_checkpointing is True
 
     @property
     def batches(self) -> int:

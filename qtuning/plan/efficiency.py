@@ -31,13 +31,14 @@ def jobs_of_the_paper(configs: Path) -> dict[Budget, TrainingJob]:
         grids = ConfigFolder(configs).expand([EXPERIMENT])
     except UserError:
         return {}
-    assumptions, machine, launch = read_assumptions(configs), find_machine(MACHINE), Launch(PROCESSES)
+    machine, launch = find_machine(MACHINE), Launch(PROCESSES, recompute="always")  # as LLaMA-Factory does
+    assumptions = read_assumptions(configs)
     jobs = Jobs(grids, ResultPaths(Path("/nonexistent")), assumptions, machine=machine, launch=launch)
     found = {}
     for job in jobs.trainings.values():
         assert job.cell.pruning is not None
         budget = job.cell.pruning.sample_ratio, job.cell.pruning.token_ratio
-        found[budget] = job.changed(gradient_checkpointing=True)
+        found[budget] = job
     return found
 
 

@@ -50,8 +50,8 @@ def _remedies(job: TrainingJob | EvaluationJob) -> list[tuple[str, dict[str, Any
             found += [(f"{both}: {size}", half | {"batch_size": size}) for size in sizes]
         return found
     found, checkpointing = [], {"gradient_checkpointing": True}
-    if not job.settings.checkpoints:
-        found.append(("training.gradient_checkpointing: true", checkpointing))
+    if not job.settings.gradient_checkpointing:
+        found.append(("recompute: always", checkpointing))
     if job.settings.tuning == "full":
         lora = {"tuning": "lora", "dtype": job.cell.model.dtype}
         found.append(("training.tuning: lora", lora))

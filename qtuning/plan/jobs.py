@@ -107,7 +107,9 @@ class TrainingJob(Job):
         sharded = launch.processes > 1 and launch.shards(self.cell)
         dtype = "bfloat16" if self.settings.mixed_precision == "bf16" else self.cell.dtype
         place = Place(launch.processes, sharded, machine.attention(dtype))
-        jobs = [replace(self, cell=cell, place=place) for cell in ways(self.cell, machine.device, sharded)]
+        jobs = [
+            replace(self, cell=cell, place=place) for cell in ways(self.cell, machine.device, sharded, launch.recompute)
+        ]
         if len(jobs) == 1:
             return jobs[0]
         fitting = [job for job in jobs if job.memory.total <= machine.usable]

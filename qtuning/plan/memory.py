@@ -125,12 +125,18 @@ def training_memory(cell: Cell, shape: Shape, lengths: Lengths, place: Place = A
         gradients *= 2  # DDP sums them in buckets of its own
     if training.mixed_precision == "bf16" and size == 4 and training.quantization == "none":
         # autocast's copies of the matrices; autograd saves those that a graph was made with
-        layers = 1 if place.sharded and training.checkpoints else shape.layers
-        weights += 2.0 * shape.matmul * layers / shape.layers * (batches if reused and not training.checkpoints else 1)
+        layers = 1 if place.sharded and training.gradient_checkpointing else shape.layers
+        weights += (
+            2.0
+            * shape.matmul
+            * layers
+            / shape.layers
+            * (batches if reused and not training.gradient_checkpointing else 1)
+        )
     scored_tokens, (trained_tokens, squares) = largest_batches(cell, lengths, place.processes)
     layer_bytes = trained_tokens * saved_bytes(shape, training, cell.dtype, place.attention)
     layer_bytes += squares * saved_pair_bytes(shape, place.attention)
-    if training.checkpoints:
+    if training.gradient_checkpointing:
         activations = trained_tokens * shape.layers * shape.hidden * size + layer_bytes
     else:
         activations = layer_bytes * (shape.layers + 1)  # one more: what the backward pass holds at a time

@@ -102,14 +102,14 @@ def _speed(machine: Machine) -> str:
 
 
 def _decisions(jobs: Sequence[TrainingJob], machine: Machine) -> list[str]:
-    """What `auto` becomes in how many trainings. The machine that trains decides anew."""
+    """What is decided in how many trainings. The machine that trains decides anew."""
     if not jobs:
         return []
-    recomputing = sum(job.settings.checkpoints for job in jobs)
+    recomputing = sum(job.settings.gradient_checkpointing for job in jobs)
     reusing = sum(job.cell.pruning is not None and schedule_of(job.cell.pruning) == "reuse-graph" for job in jobs)
     return [
-        f"auto, decided for {machine.label} and one process a training: {recomputing:,} of {len(jobs):,} trainings "
-        f"recompute activations (gradient_checkpointing), which the others have the memory to keep; {reusing:,} train "
+        f"decided for {machine.label} and one process a training: {recomputing:,} of {len(jobs):,} trainings "
+        f"recompute activations, which the others have the memory to keep; {reusing:,} train "
         "through the graphs of scoring (reuse-graph), where that fits and takes less time; the machine that trains "
         "decides anew"
     ]

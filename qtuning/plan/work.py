@@ -68,7 +68,7 @@ class TrainingWork:
 
 def trained_shape(shape: Shape, training: Training) -> ModelShape:
     """The shape of a model as this training trains it."""
-    return shape.model_shape(training.tuning == "lora", training.checkpoints)
+    return shape.model_shape(training.tuning == "lora", training.gradient_checkpointing)
 
 
 def training_work(

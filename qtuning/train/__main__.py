@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--measure", action="store_true", help="from the start, for time and memory alone")
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="seconds between checkpoints")
     parser.add_argument("--shard", action="store_true", help="each process holds a slice of the model (FSDP)")
-    parser.add_argument("--recompute", action="store_true", help="what gradient_checkpointing: auto becomes")
-    parser.add_argument("--reuse", action="store_true", help="the schedule of scoring auto becomes reuse-graph")
+    parser.add_argument("--recompute", action="store_true", help="activations in the backward pass")
+    parser.add_argument("--reuse", action="store_true", help="graphs of scoring, where the schedule is auto")
     args = parser.parse_args(arguments)
     cell = Cell.model_validate(read_json(args.cell))
     assert cell.training is not None
@@ -103,11 +103,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _too_large(error: Exception, cell: Cell, state: Path, recomputed: bool) -> OutOfMemory:
-    """What to tell; and where the cell leaves it open, activations are recomputed from the next start on."""
+    """What to tell; and if activations were kept, they are recomputed from the next start on."""
     assert cell.training is not None
     if not isinstance(error, OutOfMemory):
         error = OutOfMemory(f"out of memory ({one_line(error)})", "lower training.batch_size or training.cutoff")
-    if cell.training.gradient_checkpointing != "auto" or recomputed:
+    if cell.training.gradient_checkpointing or recomputed:
         return error
     write_json(state / TOO_LARGE, {"reason": error.what})
     return OutOfMemory(error.what, "the same command goes on from the last checkpoint, with activations recomputed")

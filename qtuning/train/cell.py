@@ -115,7 +115,7 @@ def train(
     """Train `cell` on its prepared inputs, or go on from its last checkpoint; write OUTPUTS below `folders.out`.
 
     tracking, groups: see `Mirror.open`. seconds: between checkpoints. sharded: by FSDP, else whole in each process
-    (DDP). recompute, reuse: what the cell's `auto` become (experiment/decide.py).
+    (DDP). recompute, reuse: what was decided here (experiment/decide.py).
 
     A diverged cell (non-finite scores, loss or gradient) is a result: it is recorded as such in train.json, without
     weights. UserError for what the user can mend.
@@ -226,7 +226,7 @@ def train(
         "warnings": list(diagnosis.warnings().values()),
         "cost": sum_costs([loop.cost.summary(), *costs[1:]]),
         "inputs": identity["inputs"],
-        **({"decided": _decisions(running)} if is_open(cell, accelerator.device.type) else {}),
+        **({"decided": _decisions(running)} if recompute or is_open(cell, accelerator.device.type) else {}),
         "provenance": provenance()
         | describe_device(accelerator.device)
         | {"processes": accelerator.num_processes, "threads": torch.get_num_threads(), "load_before": round(load, 2)}
@@ -251,14 +251,14 @@ def _build_model(base: Path, cell: Cell, references: Sequence[Path], empty: bool
     full = cell.training.tuning == "full"
     path = start if full and start is not None else base
     model = load_model(path, cell.dtype, empty, cell.training.quantization)
-    if cell.training.checkpoints:
+    if cell.training.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if full:
         return model
     from peft import LoraConfig, PeftModel, get_peft_model
 
     lora, targets = cell.training.lora, cell.model.lora_targets
-    if cell.training.checkpoints:
+    if cell.training.gradient_checkpointing:
         model.enable_input_require_grads()
     if start is not None and not empty:  # the same adapter goes on
         return PeftModel.from_pretrained(model, str(start), is_trainable=True)
@@ -276,7 +276,7 @@ def _build_model(base: Path, cell: Cell, references: Sequence[Path], empty: bool
 def _decisions(running: Cell) -> dict[str, Any]:
     """How the cell was trained, where it left that open."""
     assert running.training is not None and running.pruning is not None
-    return {"gradient_checkpointing": running.training.checkpoints, "schedule": schedule_of(running.pruning)}
+    return {"gradient_checkpointing": running.training.gradient_checkpointing, "schedule": schedule_of(running.pruning)}
 
 
 def _score_with_auxiliaries(

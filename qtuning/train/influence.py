@@ -86,7 +86,9 @@ def measure_influence(measurement: Measurement, paths: ResultPaths, data_dir: Pa
         for place, example in target.items()
     ]
     trained = read_json(paths.cell(warmup) / "train.json")
-    recompute = warmup.training.checkpoints or trained.get("decided", {}).get("gradient_checkpointing", False)
+    recompute = warmup.training.gradient_checkpointing or trained.get("decided", {}).get(
+        "gradient_checkpointing", False
+    )
     total, spent = torch.zeros(len(samples), len(targets), dtype=torch.float64), _Spent()
     steps = asked.epochs * (len(samples) + len(examples))
     with tqdm(total=steps, desc="gradients", unit="sample", mininterval=5.0, ascii=True) as bar:

@@ -207,7 +207,7 @@ def print_derived(
     """Print every derived quantity once, at the start. running: the cell with what was decided here."""
     assert cell.training is not None and cell.pruning is not None
     assert running.training is not None and running.pruning is not None
-    kept = "recomputed in the backward pass" if running.training.checkpoints else "kept"
+    kept = "recomputed in the backward pass" if running.training.gradient_checkpointing else "kept"
     t, pruning, processes = cell.training, cell.pruning, accelerator.num_processes
     readings = pruning.model_dump(include=set(Readings.model_fields), exclude_defaults=True)
     options = pruning.sample_options | pruning.token_options | readings

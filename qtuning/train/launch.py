@@ -12,24 +12,27 @@ from typing import Literal, get_args
 
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell
+from qtuning.experiment.decide import Recompute
 
 Parallel = Literal["auto", "ddp", "fsdp"]
 WHOLE = 2_000_000_000
 """Parameters above which full fine-tuning is sharded: 32 GB at 16 bytes each (weight, gradient, Adam's two moments)."""
 
 TOO_LARGE = "out-of-memory.json"
-"""In the resume state of a cell that ran out of memory: the next start recomputes activations, if they are `auto`."""
+"""In the resume state of a cell that ran out of memory: the next start recomputes activations."""
 
 GRACE = 600  # seconds between SIGTERM and SIGKILL, in which the processes write a checkpoint
 
 
 @dataclass(frozen=True)
 class Launch:
-    """processes: on all machines together. nodes: machines. parallel: see `shards`. UserError for what cannot be."""
+    """processes: on all machines together. nodes: machines. parallel: see `shards`. recompute: activations, in the
+    backward pass; auto: where memory is short (experiment/decide.py). UserError for what cannot be."""
 
     processes: int = 1
     nodes: int = 1
     parallel: Parallel = "auto"
+    recompute: Recompute = "auto"
 
     def __post_init__(self) -> None:
         for name in ("processes", "nodes"):
@@ -38,8 +41,9 @@ class Launch:
                 raise UserError(f"{name} = {value!r}: must be a whole number above 0")
         if self.processes % self.nodes:
             raise UserError(f"processes = {self.processes}: nodes = {self.nodes} must divide it (one process a GPU)")
-        if self.parallel not in get_args(Parallel):
-            raise UserError(f"parallel = {self.parallel!r}: must be one of {', '.join(get_args(Parallel))}")
+        for name, known in (("parallel", get_args(Parallel)), ("recompute", get_args(Recompute))):
+            if getattr(self, name) not in known:
+                raise UserError(f"{name} = {getattr(self, name)!r}: must be one of {', '.join(known)}")
 
     @property
     def here(self) -> int:
@@ -71,7 +75,8 @@ class Launch:
 
     def options(self) -> str:
         """The options of `qtuning train` that say so, on one machine."""
-        return f"--processes {self.processes} --parallel {self.parallel}"
+        recompute = "" if self.recompute == "auto" else f" --recompute {self.recompute}"
+        return f"--processes {self.processes} --parallel {self.parallel}{recompute}"
 
     def command(self, arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> list[str]:
         """The command that starts this machine's processes; UserError if nothing says which machine this is."""

@@ -80,7 +80,7 @@ class TrainingLoop:
         self._watch = Stopwatch(accelerator.device)
         self.method = replace(method, prune_tokens=self.cost.timed(method.prune_tokens))
         self._positions = {sample.number: position for position, sample in enumerate(self.samples)}
-        self.shape = shape_of(self.bare.model, self.training.tuning == "lora", self.training.checkpoints)
+        self.shape = shape_of(self.bare.model, self.training.tuning == "lora", self.training.gradient_checkpointing)
         size, epochs, scoring = self.training.batch_size, self.training.epochs, self.pruning.scoring
         self.source = CandidateSource(
             train_set, accelerator, self.bare, self.cost, size, epochs, method.needs.layer, scoring
@@ -383,8 +383,8 @@ class TrainingLoop:
     @property
     def _remedy(self) -> str:
         """What needs less memory, and what is lost by it."""
-        if not self.training.checkpoints:
-            return "training.gradient_checkpointing: true takes less memory and a third more time, for the same result"
+        if not self.training.gradient_checkpointing:
+            return "with activations recomputed (--recompute always) it takes less memory, for the same result"
         return "lower training.batch_size or training.cutoff, or take a larger GPU"
 
     def _idle_backwards(self, batches: int) -> int:

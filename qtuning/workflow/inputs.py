@@ -41,8 +41,8 @@ from qtuning.train.launch import Launch
 from qtuning.train.tracking import MODES
 from qtuning.warm.client import VARIABLE
 
-SETTINGS = ("results", "data_dir", "tracking", "processes", "parallel", "threads", "checkpoint_seconds", "warm", "vllm",
-            "machine", "time_limit")  # fmt: skip
+SETTINGS = ("results", "data_dir", "tracking", "processes", "parallel", "recompute", "threads", "checkpoint_seconds",
+            "warm", "vllm", "machine", "time_limit")  # fmt: skip
 # variables that say which devices this machine has for us
 OF_THIS_MACHINE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 # Every experiment is a rule of its own name, so none may be called like one of these rules.
@@ -430,7 +430,7 @@ def load_inputs(config: Mapping[str, Any], configs: Path = Path("configs"), *, s
     grids, problems = folder.expand_valid(name for name in names if name not in RULES)
     for name in RULES.intersection(names):
         problems[name] = f"{folder.files.path(name)}: name = {name!r}: is the name of a rule; rename the file"
-    launch = Launch(config["processes"], parallel=config["parallel"])
+    launch = Launch(config["processes"], parallel=config["parallel"], recompute=config["recompute"])
     return WorkflowInputs(grids, ResultPaths(Path(config["results"])), data_dir, problems, launch)
 
 

@@ -1,11 +1,11 @@
-"""What `auto` may become, what it never changes, and the names of cells."""
+"""What may be decided where a cell is trained, what that never changes, and the names of cells."""
 
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from qtuning.experiment.cell import Cell, Scoring, Training
+from qtuning.experiment.cell import Cell, Model, Scoring, ShippedModelSource, Training
 from qtuning.experiment.decide import decided, is_open, may_reuse, ways
 from qtuning.experiment.ids import cell_id, cell_json
 from qtuning.experiment.methods import make_pruning
@@ -28,13 +28,14 @@ def a_cell(method: str = "q-tuning", options: dict[str, Any] | None = None, **tr
 
 def test_a_cell_has_one_name_however_it_is_trained() -> None:
     cell = a_cell()
-    assert "gradient_checkpointing" not in cell_json(cell) and "scoring" not in cell_json(cell)
+    assert '"gradient_checkpointing":false' in cell_json(cell) and "scoring" not in cell_json(cell)
+    assert cell_id(a_cell(gradient_checkpointing="auto")) == cell_id(cell)
     read = Cell.model_validate_json(cell_json(cell))
     assert cell_id(read) == cell_id(cell) and is_open(read, "cuda") and is_open(read, "cpu")
 
 
 def test_options_at_their_defaults_are_no_part_of_a_name() -> None:
-    same = a_cell(optimizer="adamw", quantization="none", compile=False, gradient_checkpointing="auto")
+    same = a_cell(optimizer="adamw", quantization="none", compile=False)
     assert cell_id(same) == cell_id(a_cell())
     others: list[dict[str, Any]] = [
         {"optimizer": "adamw-8bit"},
@@ -56,16 +57,20 @@ def test_what_was_said_of_scoring_before_there_was_auto_keeps_its_name() -> None
 def test_every_way_that_is_open() -> None:
     def of(cell: Cell, device: str = "cuda", sharded: bool = False) -> list[tuple[bool, str]]:
         found = list(ways(cell, device, sharded))
-        assert not any(is_open(way, device) for way in found)
-        return [(w.training.checkpoints, schedule_of(w.pruning)) for w in found]  # type: ignore[union-attr, arg-type]
+        return [(w.training.gradient_checkpointing, schedule_of(w.pruning)) for w in found]  # type: ignore[union-attr, arg-type]
 
     fresh, reuse = "fresh", "reuse-graph"
     assert of(a_cell()) == [(False, fresh), (False, reuse), (True, fresh), (True, reuse)]
     assert of(a_cell(), "cpu") == of(a_cell(), sharded=True) == [(False, fresh), (True, fresh)]
     assert of(a_cell(gradient_checkpointing=True)) == [(True, fresh), (True, reuse)]
-    said = a_cell(options={"scoring": {"schedule": "reuse-graph"}}, gradient_checkpointing=False)
-    assert of(said) == of(said, "cpu") == [(False, reuse)] and not is_open(said, "cuda")
-    assert decided(said, True, False) == said, "what a cell says stays"
+    said = a_cell(options={"scoring": {"schedule": "reuse-graph"}}, gradient_checkpointing=True)
+    assert of(said) == of(said, "cpu") == [(True, reuse)] and not is_open(said, "cuda")
+    assert decided(said, False, False) == said, "what a cell says stays"
+    asked = [[w.training.gradient_checkpointing for w in ways(a_cell(), "cpu", False, r)] for r in ("always", "never")]  # type: ignore[union-attr]
+    assert asked == [[True], [False]]
+    mini = Model(name="mini", source=ShippedModelSource(kind="shipped"))
+    shipped = a_cell().model_copy(update={"model": mini})
+    assert of(shipped) == [(False, fresh)] and not is_open(shipped, "cuda")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_work import a_cell
 
-from qtuning.experiment.cell import Cell
+from qtuning.experiment.cell import Cell, HubSource, Model
 from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.ids import ResultPaths
 from qtuning.experiment.needs import schedule_of
@@ -29,22 +29,27 @@ LONG = Lengths(np.full(512, 500.0), np.full(512, 1500.0), 100.0, "tokens")
 
 
 def on(machine: Machine, cell: Cell, lengths: Lengths = WIZARD, **launch: Any) -> TrainingJob:
+    model = Model(name="llama", source=HubSource(id="a/b"))
+    cell = cell.model_copy(update={"model": model})
     return TrainingJob(cell, "x", "e", False, LLAMA, lengths, {}).on(machine, Launch(**launch))
 
 
 def way(job: TrainingJob) -> tuple[bool, str]:
     assert job.cell.pruning is not None
-    return job.settings.checkpoints, schedule_of(job.cell.pruning)
+    return job.settings.gradient_checkpointing, schedule_of(job.cell.pruning)
 
 
 def test_activations_are_recomputed_where_memory_is_short() -> None:
-    full = a_cell("full", gradient_checkpointing="auto", **LORA)
+    full = a_cell("full", **LORA)
     large, small = on(MACHINES["h100"], full), on(MACHINES["4090"], full)
     assert (way(large), way(small)) == ((False, "fresh"), (True, "fresh"))
     assert large.memory.total > small.memory.total
     assert large.work.training_flops * 3 == pytest.approx(small.work.training_flops * 2)
-    for said in (True, False):
-        assert way(on(MACHINES["4090"], a_cell("full", gradient_checkpointing=said, **LORA))) == (said, "fresh")
+    assert way(on(MACHINES["h100"], a_cell("full", gradient_checkpointing=True, **LORA))) == (True, "fresh")
+    for recompute, found in (("always", True), ("never", False)):
+        assert [way(on(machine, full, recompute=recompute))[0] for machine in MACHINES.values()] == [found] * len(
+            MACHINES
+        )
     tiny = replace(MACHINES["4090"], memory=4 * GIB)
     assert way(on(tiny, full)) == (True, "fresh"), "nothing fits, so the smallest is tried"
 
@@ -85,7 +90,7 @@ def test_the_graphs_of_an_update_are_shared_by_its_processes() -> None:
 
 
 def test_a_processor_never_reuses_graphs() -> None:
-    cell = a_cell("q-tuning", 0.5, 0.5, {"scoring": {"schedule": "auto"}}, gradient_checkpointing="auto", **LORA)
+    cell = a_cell("q-tuning", 0.5, 0.5, {"scoring": {"schedule": "auto"}}, **LORA)
     machine = replace(MACHINES["cpu"], memory=1e15)
     assert way(on(machine, cell, LONG)) == (False, "fresh")
     assert way(on(replace(machine, memory=30 * GIB), cell, LONG)) == (True, "fresh")
@@ -133,7 +138,7 @@ def test_the_plan_of_the_paper_scale_says_what_it_decides(configs: Path, experim
         machine = find_machine(name)
         jobs = Jobs(grids, ResultPaths(tmp_path), assumptions, machine=machine)
         told = " ".join(list_assumptions(jobs, machine, assumptions))
-        found = sum(job.settings.checkpoints for job in jobs.trainings.values())
+        found = sum(job.settings.gradient_checkpointing for job in jobs.trainings.values())
         assert f"{found} of {len(jobs.trainings)} trainings recompute activations" in told
         assert found >= recomputing and (found == 0) == (recomputing == 0)
     assert set(jobs.trainings) == {job.identity for job in jobs.trainings.values()} == jobs.open

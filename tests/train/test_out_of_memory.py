@@ -82,7 +82,7 @@ def test_a_single_sample_that_does_not_fit(tiny_llama: Any, samples: list[Sample
         run(cell_of("q-tuning", (0.5, 0.5)), limited(tiny_llama, 5, False, torch.OutOfMemoryError(SAID)), samples[:1])
 
 
-@pytest.mark.parametrize(("recompute", "key"), [(False, "training.gradient_checkpointing"), (True, "batch_size")])
+@pytest.mark.parametrize(("recompute", "key"), [(False, "--recompute always"), (True, "batch_size")])
 def test_training_tells_what_to_lower(tiny_llama: Any, samples: list[Sample], recompute: bool, key: str) -> None:
     small = limited(tiny_llama, 20, True, torch.OutOfMemoryError(SAID))
     with pytest.raises(UserError) as caught:
