@@ -113,7 +113,12 @@ def plane(
     template: Annotated[
         str | None, typer.Option(help="plain, alpaca or chat; default: the model's in configs/models, else alpaca")
     ] = None,
-    cutoff: Annotated[int, typer.Option(min=2, help="tokens per sample; a longer response is cut")] = 2048,
+    cutoff: Annotated[
+        int,
+        typer.Option(
+            min=2, help="tokens per sample, at most what the model has positions for; a longer response is cut"
+        ),
+    ] = 2048,
     configs: Annotated[Path, typer.Option(help="folder with models/ and train_sets/")] = CONFIGS,
     results: Annotated[Path, typer.Option(help="folder of everything generated: models made ready")] = RESULTS,
     data_dir: Annotated[Path | None, typer.Option(help="local copies of train sets, instead of the hub")] = None,

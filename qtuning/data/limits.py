@@ -36,7 +36,7 @@ class Wanted:
 
 def check_limits(path: Path, wanted: Wanted) -> None:
     """UserError if the model in the folder `path` cannot do what is wanted of it."""
-    positions = getattr(_text_config(path), "max_position_embeddings", None)  # not all families have positions
+    positions = positions_of(path)
     for key, tokens in (("training.cutoff", wanted.cutoff), ("evaluation.max_length", wanted.max_length)):
         if positions is not None and tokens is not None and tokens > positions:
             raise UserError(f"{key} = {tokens}: the model in {path} has {positions} positions; lower it")
@@ -54,6 +54,12 @@ def check_limits(path: Path, wanted: Wanted) -> None:
     for template in {*wanted.templates, *(["chat"] if wanted.chat else [])}:
         ids += _ids_of(template, tokenizer)  # type: ignore[arg-type]
     check_ids(path, ids)
+
+
+def positions_of(path: Path) -> int | None:
+    """How long a sequence the model in the folder `path` can take, in tokens; None: its family has no such limit."""
+    positions: int | None = getattr(_text_config(path), "max_position_embeddings", None)
+    return positions
 
 
 def check_ids(path: Path, ids: Iterable[int]) -> None:

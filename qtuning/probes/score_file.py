@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
 
+from qtuning.data.limits import positions_of
 from qtuning.data.prepare import prepare
 from qtuning.data.samples import SAMPLES, StoredSamples, load_samples
 from qtuning.errors import UserError
@@ -105,12 +106,16 @@ def prepare_apart(
 ) -> tuple[Path, dict[str, Any], pl.DataFrame, StoredSamples]:
     """(folder of the model's weights, report of the preparation, samples.parquet, its samples) of data to look at.
 
-    The model is made ready below `paths`, once. The data is prepared in a temporary folder.
+    The model is made ready below `paths`, once. The data is prepared in a temporary folder. Longer samples than the
+    model has positions are cut there, since nothing is trained on them.
     """
     folder = paths.model(cell)
     with exclusive(paths.lock(model_id(cell.model)), f"base model {cell.model.name}"):
         if not (folder / MARKER).exists():
             make_ready(cell.model, folder, paths.hub)
+    positions = positions_of(model_path(folder))
+    if cell.training is not None and positions is not None and cell.training.cutoff > positions:
+        cell = cell.model_copy(update={"training": cell.training.model_copy(update={"cutoff": positions})})
     with tempfile.TemporaryDirectory(prefix="qtuning-data-") as temporary:
         out = Path(temporary)
         report = prepare(cell, model_path(folder), out, data_dir=data_dir, hub=paths.hub)
