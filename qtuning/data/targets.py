@@ -2,9 +2,11 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qtuning.data.chat import TemplateRefusal
 from qtuning.data.items import hub_items, items_file, read_items
 from qtuning.data.rows import Example, Message
 from qtuning.data.templates import render
@@ -49,16 +51,19 @@ def target_examples(
     """`count` examples of a benchmark's train split by their place in it, in a random order that `seed` fixes.
 
     folder: of local benchmarks; None: the hub's, hub: where it says what was fetched (ResultPaths.hub). Items whose
-    response the cutoff takes away are passed over. UserError if there is no such split, or too few items.
+    response the cutoff takes away, or that the chat template refuses, are passed over. UserError if there is no such
+    split, or too few items.
     """
     items = _train_items(benchmark, folder, hub)
     order = list(range(len(items)))
     random.Random(f"{benchmark}:{seed}").shuffle(order)
     samples: dict[int, Tokenised] = {}
     for start in range(0, len(order), count):
-        chosen = order[start : start + count]
-        texts = [render(target_example(benchmark, items[index]), template, tokenizer) for index in chosen]
-        for index, result in zip(chosen, tokenise(texts, tokenizer, template, cutoff), strict=True):
+        texts = {}
+        for index in order[start : start + count]:
+            with suppress(TemplateRefusal):
+                texts[index] = render(target_example(benchmark, items[index]), template, tokenizer)
+        for index, result in zip(texts, tokenise([*texts.values()], tokenizer, template, cutoff), strict=True):
             if isinstance(result, Tokenised) and len(samples) < count:
                 samples[index] = result
         if len(samples) == count:

@@ -46,3 +46,17 @@ def test_examples_are_drawn_from_the_train_split_and_read_like_samples(folder: P
         text = bpe.decode(example.tokens[: example.prompt])
         assert items[place].get("problem", items[place].get("question")).strip() in text and text.endswith("Answer:")
         assert example.tokens[-1] == bpe.eos_token_id
+
+
+def test_an_item_that_the_chat_template_refuses_is_passed_over(folder: Path, bpe_folder: Path) -> None:
+    from qtuning.data.tokenise import load_tokenizer
+
+    tokenizer = load_tokenizer(bpe_folder)
+    allowed = tokenizer.chat_template
+    items = read_items(folder, "gsm8k", "train")
+    first, second = list(target_examples("gsm8k", folder, 2, 0, tokenizer, "chat", 512))
+    refused = items[first]["question"].replace("'", "\\'")
+    tokenizer.chat_template = (
+        f"{{% if messages[0].content == '{refused}' %}}{{{{ raise_exception('no') }}}}{{% endif %}}{allowed}"
+    )
+    assert list(target_examples("gsm8k", folder, 1, 0, tokenizer, "chat", 512)) == [second]
