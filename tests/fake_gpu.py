@@ -28,34 +28,76 @@ CUDA, META = 1, 14  # c10::DeviceType
 
 class FakeGpu(TorchFunctionMode):
     """While it is entered, whatever is made on or moved to `cuda:0` is fake. waits: calls of `to_host`, and of events.
-    moved: what `Tensor.to` and `torch.tensor` took there. attention: what computed it, and in which dtype."""
+    moved: what `Tensor.to` and `torch.tensor` took there. pageable: how much of that would wait, because it was not in
+    pinned memory or not asked to go on. attention: what computed it, and in which dtype. products: the function, the
+    dtype of the matrices and that of their product, where the head multiplies them (head.py). whole: what `to_host`
+    says of whole numbers and of truths."""
 
-    def __init__(self) -> None:
+    def __init__(self, capability: tuple[int, int] = (9, 0)) -> None:
         super().__init__()
+        self.capability, self.whole = capability, 1
         self.mode = FakeTensorMode()
-        self.waits, self.moved = 0, 0
+        self.waits, self.moved, self.pageable = 0, 0, 0
         self.attention: list[tuple[str, torch.dtype]] = []
+        self.products: list[tuple[str, torch.dtype, torch.dtype]] = []
+        self._pinned: list[Tensor] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        kwargs.pop("pin_memory", None)
+        if kwargs.pop("pin_memory", False):
+            assert kwargs.get("device") is None, "only memory of the host can be pinned"
+            self._pinned.append(func(*args, **kwargs))
+            return self._pinned[-1]
         if func is Tensor.to and GPU in (*args[1:], kwargs.get("device")):
             fake = isinstance(args[0], FakeTensor)
             self.moved += not fake
+            pinned = any(args[0] is tensor for tensor in self._pinned)
+            self.pageable += not fake and not (pinned and kwargs.get("non_blocking"))
             with self.mode:
                 return (args[0] if fake else self.mode.from_tensor(args[0])).to(*args[1:], **kwargs)
         name = getattr(func, "__name__", "")
+        if name in ("mm", "addmm", "addmm_", "matmul", "__matmul__"):
+            product = func(*args, **kwargs)
+            self.products.append((name, args[-1].dtype, product.dtype))
+            return product
         if name in ("scaled_dot_product_attention", "_varlen_attn"):
             self.attention.append((name, args[0].dtype))
         if name == "_varlen_attn":
             _check_flash(*args[:7])
         if name == "scaled_dot_product_attention":
-            return _some_attention(args[0], args[1], args[2], kwargs["enable_gqa"])
+            return self._some_attention(*args, **kwargs)
         if kwargs.get("device") == GPU:
             self.moved += func is torch.tensor
+            self.pageable += func is torch.tensor
             with self.mode:
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
+
+    def _some_attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+        enable_gqa: bool = False,
+        **_: Any,
+    ) -> Tensor:
+        """As many numbers as attention gives; torch's own is not there for fake tensors in a build without CUDA."""
+        assert query.device == key.device == value.device == GPU and query.dtype == key.dtype == value.dtype
+        assert not torch.backends.cuda.cudnn_sdp_enabled(), "it would keep a plan for each length"
+        flash = self.capability >= (8, 0) and query.dtype in (torch.bfloat16, torch.float16) and attn_mask is None
+        alone = query.shape[2] == 1  # such a token has no L^2 weights
+        assert flash or alone or not enable_gqa, "it would keep all L^2 weights"
+        if enable_gqa:
+            groups = query.shape[1] // key.shape[1]
+            key, value = (grouped.repeat_interleave(groups, dim=1) for grouped in (key, value))
+        assert query.shape[:2] == key.shape[:2] and key.shape == value.shape
+        weights = query @ key.transpose(-1, -2)
+        if attn_mask is not None:
+            assert attn_mask.device == GPU and not is_causal and attn_mask.dtype in (torch.bool, query.dtype)
+            assert torch.broadcast_shapes(attn_mask.shape, weights.shape) == weights.shape
+        return weights @ value
 
     def to_host(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Made-up values in place of what `transfer.to_host` would bring."""
@@ -64,7 +106,12 @@ class FakeGpu(TorchFunctionMode):
         assert buffer.device == GPU
         self.waits += 1
         rng = torch.Generator().manual_seed(self.waits)
-        return [torch.rand(tensor.shape, generator=rng).to(tensor.dtype) + 0.5 for tensor in tensors]
+        return [
+            torch.rand(tensor.shape, generator=rng).to(tensor.dtype) + 0.5
+            if tensor.is_floating_point()
+            else torch.full(tensor.shape, self.whole, dtype=tensor.dtype)
+            for tensor in tensors
+        ]
 
     def move(self, model: nn.Module) -> nn.Module:
         """The model with its weights and buffers on the GPU; tied weights stay tied."""
@@ -88,14 +135,6 @@ def _check_flash(
     assert all(tensor.device == GPU and tensor.stride(-1) == 1 for tensor in (query, key, value, starts, ends))
     assert query.shape[0] == key.shape[0] == value.shape[0] and query.shape[1] % key.shape[1] == 0
     assert query.shape[2] % 8 == 0 and 0 < longest <= query.shape[0]
-
-
-def _some_attention(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> Tensor:
-    """As many numbers as attention would give; torch's own is not there for fake tensors in a build without CUDA."""
-    assert query.device == key.device == value.device == GPU and query.dtype == key.dtype == value.dtype
-    assert not enable_gqa and query.shape == key.shape == value.shape, "it would keep all L^2 weights"
-    assert not torch.backends.cuda.cudnn_sdp_enabled(), "it would keep a plan for each length"
-    return query @ key.transpose(-1, -2) @ value
 
 
 class FakeAccelerator:
@@ -148,13 +187,14 @@ class FakeEvent:
 @contextmanager
 def fake_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] = (9, 0)) -> Iterator[FakeGpu]:
     """Enter a GPU of this compute capability. Skips where torch cannot be made to record gradients without a driver."""
-    gpu = FakeGpu()
+    gpu = FakeGpu(capability)
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
     monkeypatch.setattr(torch.cuda, "Event", lambda **_: FakeEvent(gpu))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: None)
-    for user in ("qtuning.scoring.scores", "qtuning.train.step"):
+    users = ("qtuning.scoring.scores", "qtuning.train.step", "qtuning.train.reuse")
+    for user in (*users, "qtuning.evaluation.answers", "qtuning.evaluation.generation"):
         monkeypatch.setattr(f"{user}.to_host", gpu.to_host)
     kernels.attention_kernel.cache_clear()
     with _guard(), gpu:

@@ -5,7 +5,7 @@ a time, and they are overwritten in place. Statistics are float32 whatever the d
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,9 +28,16 @@ class Head:
     scale: float = 1.0
     softcap: float | None = None
 
+    def under_autocast(self) -> "Head":
+        """The same head; under autocast with a copy of the weight in its dtype, which autocast makes for each chunk."""
+        device = self.weight.device.type
+        if not torch.is_autocast_enabled(device):
+            return self
+        return replace(self, weight=self.weight.to(torch.get_autocast_dtype(device)))
+
     def logits(self, hidden: Tensor) -> Tensor:
-        """[n, H] -> [n, V] float32, which the caller may overwrite."""
-        z = (hidden.to(self.weight.dtype) @ self.weight.T).float()
+        """[n, H] -> [n, V] float32, which the caller may overwrite. On an NVIDIA GPU without a gradient."""
+        z = _product(hidden.to(self.weight.dtype), self.weight.T)
         if self.bias is not None:
             z += self.bias.float()
         if self.scale != 1.0:
@@ -38,6 +45,23 @@ class Head:
         if self.softcap is not None:
             z.div_(self.softcap).tanh_().mul_(self.softcap)
         return z
+
+
+def _product(a: Tensor, b: Tensor, total: Tensor | None = None) -> Tensor:
+    """a @ b in float32; added to `total` if it is given, in place. a, b: matrices of one dtype.
+
+    A product of bfloat16 matrices is summed in float32 everywhere. An NVIDIA GPU keeps the sums here; elsewhere torch
+    rounds them to bfloat16.
+    """
+    kept = a.device.type == "cuda" and torch.version.hip is None and a.dtype in (torch.bfloat16, torch.float16)
+    if total is None:
+        return torch.mm(a, b, out_dtype=torch.float32) if kept else (a @ b).float()
+    if kept:  # no second matrix of the size of the weight, as `total += product` would need
+        return torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
+    if a.dtype == torch.float32:
+        return total.addmm_(a, b)
+    total += a @ b
+    return total
 
 
 def head_of(model: PreTrainedModel) -> Head:
@@ -71,6 +95,7 @@ def token_statistics(
         return _reference(hidden, head, labels)
     if impl == "liger":
         return _liger(hidden, head, labels)
+    head = head.under_autocast()
     nll = torch.empty(len(labels), dtype=torch.float32, device=hidden.device)
     entropy = torch.empty_like(nll)
     for start in range(0, len(labels), chunk):
@@ -137,7 +162,7 @@ class _SummedLoss(torch.autograd.Function):
         softcap: float | None,
         chunk: int,
     ) -> tuple[Tensor, Tensor]:
-        head = Head(weight, bias, scale, softcap)
+        head = Head(weight, bias, scale, softcap).under_autocast()
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         # float32 sums: in bfloat16 the part of a late chunk could vanish in the sum of those before it
@@ -147,7 +172,7 @@ class _SummedLoss(torch.autograd.Function):
         losses = torch.empty(len(labels), dtype=torch.float32, device=hidden.device)
         for start in range(0, len(labels), chunk):
             part = slice(start, start + chunk)
-            rows = hidden[part].to(weight.dtype)
+            rows = hidden[part].to(head.weight.dtype)
             z = head.logits(rows)
             # d cap(u) / du = 1 - tanh(u / softcap)^2, needed before z is overwritten
             slope = None if softcap is None else 1.0 - (z / softcap).square()
@@ -162,14 +187,11 @@ class _SummedLoss(torch.autograd.Function):
             z *= factors[part, None] * scale
             if slope is not None:
                 z *= slope
-            dz = z.to(weight.dtype)
+            dz = z.to(head.weight.dtype)
             if grad_hidden is not None:
-                grad_hidden[part] = (dz @ weight).to(hidden.dtype)
+                grad_hidden[part] = _product(dz, head.weight)
             if grad_weight is not None:
-                if weight.dtype == torch.float32:
-                    grad_weight.addmm_(dz.T, rows)
-                else:
-                    grad_weight += dz.T @ rows
+                _product(dz.T, rows, grad_weight)
             if grad_bias is not None:
                 grad_bias += z.sum(dim=0)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)  # type: ignore[arg-type]

@@ -208,8 +208,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def half_weights(model: PackedModel) -> dict[str, Tensor]:
     """bfloat16 copies of the weights of all linear layers and the head, by name; none of a bfloat16 model.
 
-    Autocast to bfloat16 would make such copies in every forward, and of the head in every chunk. Scores with these
-    copies in place of the weights are the same, bit for bit. A tied embedding stays as it is.
+    Autocast to bfloat16 would make such copies in every forward. Scores with these copies in place of the weights are
+    the same, bit for bit. A tied embedding stays as it is.
     """
     if head_of(model.causal_lm).weight.dtype == torch.bfloat16:
         return {}  # adapters are float32, but too small to be worth it

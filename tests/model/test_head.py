@@ -1,12 +1,15 @@
 """Statistics and summed loss of the head, against float64 and against autograd."""
 
 import math
+from typing import Any
 
 import numpy as np
 import oracles
 import pytest
 import torch
-from torch import Tensor
+from fake_gpu import GPU, fake_gpu
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from qtuning.errors import UserError
 from qtuning.model.head import Head, summed_loss, token_statistics
@@ -241,3 +244,53 @@ def test_bfloat16_gradients() -> None:
     for leaf, gradient in zip((hidden, weight), gradients, strict=True):
         assert leaf.grad is not None and leaf.grad.dtype == torch.bfloat16
         assert float((leaf.grad.double() - gradient).norm()) <= 0.02 * float(gradient.norm())
+
+
+class Casts(TorchDispatchMode):
+    """Counts conversions of tensors of one shape, also those that autocast makes."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        super().__init__()
+        self.shape, self.count = shape, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._to_copy.default and args[0].shape in (self.shape, self.shape[::-1])
+        return func(*args, **(kwargs or {}))
+
+
+def test_autocast_casts_the_weight_once_a_call() -> None:
+    """And scores as with bfloat16 weights; the gradients are as good as bfloat16 products are."""
+    hidden, weight, _, labels = random_case((48, 60, 16), bias=False, spread=2.0)
+    half = token_statistics(hidden, Head(weight.bfloat16()), labels, chunk=10)
+    with torch.autocast("cpu", torch.bfloat16), Casts(weight.shape) as casts:
+        found = token_statistics(hidden, Head(weight), labels, chunk=10)
+    assert casts.count == 1 and all(mine.equal(other) for mine, other in zip(found, half, strict=True))
+
+    factors = torch.ones(48)
+    _, gradients = autograd_loss(hidden, weight, None, labels, factors, 1.0, None)
+    leaves = hidden.requires_grad_(), weight.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16), Casts(weight.shape) as casts:
+        loss, _ = summed_loss(hidden, Head(weight), labels, factors, chunk=10)
+    assert casts.count == 1
+    loss.backward()
+    for leaf, gradient in zip(leaves, gradients, strict=True):
+        assert leaf.grad is not None and leaf.grad.dtype == torch.float32
+        assert float((leaf.grad.double() - gradient).norm()) <= 0.02 * float(gradient.norm())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpu_keeps_the_float32_sums_of_bfloat16_products(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """Under autocast, float32 weights (full fine-tuning) and bfloat16 ones (LoRA): no product is rounded, none is made
+    of float32 matrices, and the gradient of the weight needs no second matrix of its size."""
+    hidden, weight, _, labels = random_case((48, 60, 16), bias=False)
+    with fake_gpu(monkeypatch) as gpu, torch.autocast("cuda", torch.bfloat16):
+        rows, matrix = hidden.to(dtype).to(GPU).requires_grad_(), nn.Parameter(weight.to(dtype).to(GPU))
+        places, factors = labels.to(GPU), torch.ones(48).to(GPU)
+        nll, _ = token_statistics(rows, Head(matrix), places, chunk=16)
+        assert nll.dtype == torch.float32
+        assert gpu.products == [("mm", torch.bfloat16, torch.float32)] * 3
+        gpu.products.clear()
+        loss, _ = summed_loss(rows, Head(matrix), places, factors, chunk=16)
+        assert loss.dtype == torch.float32 and loss.device == GPU
+    kinds = [("mm", torch.bfloat16, torch.float32)] * 2 + [("addmm", torch.bfloat16, torch.float32)]
+    assert gpu.products == kinds * 3
