@@ -15,15 +15,17 @@ from qtuning.files import file_digest
 from qtuning.train.exchange import gather_objects, host_group
 
 FOLDER = "shards"
+OWN = "shard-{:05d}-model-00001-of-00001.safetensors"
+"""The file of a process, counted from 1, as HuggingFaceStorageWriter names it. Who has no slice writes none."""
 
 
 def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Write sharded tensors into `folder`; returns name -> SHA-256 of its files. All processes call it together."""
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     save_slices(dict(tensors), storage_writer=writer, process_group=host_group())
-    rank, world = distributed.get_rank(), distributed.get_world_size()
-    own = sorted(folder.glob("*.safetensors"))[rank::world]
-    return dict(sorted(gather_objects([(path.name, file_digest(path)) for path in own])))
+    # each its own, by name: over NFS a node may list a folder for seconds without the files of the others
+    own = folder / OWN.format(distributed.get_rank() + 1)
+    return dict(sorted(gather_objects([(own.name, file_digest(own))] if own.exists() else [])))
 
 
 def check_shards(folder: Path, digests: Mapping[str, str]) -> None:
