@@ -124,13 +124,19 @@ def observe(
     else:
         packed = pack_whole(samples, "everywhere" if everywhere else "response" if scored else "nowhere")
     on_device = packed.to(device)
-    scores, depth = None, 1.0
+    depth = 1.0
+    found: list[Tensor] = []
     if scored:
-        scores = batch_scores(samples, *model.score(on_device, collector, weights, impl), everywhere)
+        found += model.score(on_device, collector, weights, impl)
     elif collector is not None:
         model.attend(on_device, collector)
         depth = (collector.layer + 1) / model.layers if collector.stop else 1.0
-    return Observation(packed, depth, scores, None if collector is None else _token_attention(samples, collector))
+    if collector is not None:
+        found += _attention_found(collector)
+    on_host = to_host(found)  # scores and attention in one copy
+    scores = batch_scores(samples, on_host[0], on_host[1], everywhere) if scored else None
+    attention = None if collector is None else _token_attention(samples, on_host[-2], on_host[-1], collector)
+    return Observation(packed, depth, scores, attention)
 
 
 def embed(model: "PackedModel", samples: Sequence[Sample], device: torch.device) -> tuple[Tensor, Packed]:
@@ -158,11 +164,11 @@ class NonFinite(UserError):
 
 
 def batch_scores(samples: Sequence[Sample], nll: Tensor, entropy: Tensor, everywhere: bool) -> BatchScores:
-    """Scores from token NLL and entropy, [M] each, which `PackedModel.score` returns. Raises NonFinite.
+    """Scores from token NLL and entropy, [M] each, on the CPU. Raises NonFinite.
 
     everywhere: they belong to all positions of the samples, and not only to the response tokens.
     """
-    nll, entropy = (values.double() for values in to_host([nll, entropy]))
+    nll, entropy = nll.double(), entropy.double()
     lengths = torch.tensor([sample.response_length for sample in samples])
     sequence_ent = None
     if everywhere:
@@ -178,17 +184,22 @@ def batch_scores(samples: Sequence[Sample], nll: Tensor, entropy: Tensor, everyw
     return BatchScores(nll, entropy, lengths, sequence_ent)
 
 
-def _token_attention(samples: Sequence[Sample], collector: "Collector") -> TokenAttention:
-    """What the collector found, laid end to end."""
-    found = collector.found
-    if not found:
+def _attention_found(collector: "Collector") -> list[Tensor]:
+    """[N] each, on the model's device: what the response tokens receive from all, and from raters."""
+    if not collector.found:
         raise UserError(f"options.layer: layer {collector.layer + 1} of the model has no attention; choose another")
-    received, rated = to_host([torch.cat([getattr(part, name) for part in found]) for name in ("received", "rated")])
+    return [torch.cat([getattr(part, name) for part in collector.found]) for name in ("received", "rated")]
+
+
+def _token_attention(
+    samples: Sequence[Sample], received: Tensor, rated: Tensor, collector: "Collector"
+) -> TokenAttention:
+    """What the collector found, on the CPU. Raises NonFinite."""
     _require_finite("the attention is", samples, received.split([sample.response_length for sample in samples]))
     return TokenAttention(
         received,
         rated,
-        torch.tensor([part.rank for part in found]) if collector.rank else None,
+        torch.tensor([part.rank for part in collector.found]) if collector.rank else None,
     )
 
 

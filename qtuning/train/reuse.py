@@ -19,6 +19,7 @@ from qtuning.experiment.needs import ATTENTION
 from qtuning.model.batch import Packed, pack_whole
 from qtuning.model.head import head_of, summed_loss, token_statistics
 from qtuning.model.packed import PackedModel
+from qtuning.model.transfer import to_host
 from qtuning.scoring.scores import Observation, batch_scores, pack_responses
 
 
@@ -65,7 +66,8 @@ def observe_with_graphs(
     with torch.no_grad():
         rows = torch.cat(hidden).index_select(0, on_device.source)
         found = token_statistics(rows, head_of(model.causal_lm), on_device.labels, impl=impl)
-    observation = Observation(packed, 1.0, batch_scores(samples, *found, everywhere), None)
+    nll, entropy = to_host(found)
+    observation = Observation(packed, 1.0, batch_scores(samples, nll, entropy, everywhere), None)
     return observation, Graphs(dict(zip(packed.rows, hidden, strict=True)))
 
 

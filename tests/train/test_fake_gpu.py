@@ -53,7 +53,7 @@ def started(gpu: FakeGpu, model: nn.Module, cell: Any) -> TrainingLoop:
     trainable = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=1e-3, fused=True)
     loop = TrainingLoop(cell, method_of(cell.pruning), train_set_of(samples), accelerator, prepared, optimizer)
-    gpu.waits = gpu.moved = 0
+    gpu.waits = gpu.moved = gpu.pageable = 0
     gpu.attention.clear()
     return loop
 
@@ -65,6 +65,7 @@ def an_update(gpu: FakeGpu, model: nn.Module, cell: Any) -> dict[str, Any]:
     assert record["seconds_training"] == 1.5, "by events"
     assert loop.optimizer is not None and loop.optimizer.state
     assert all(state["exp_avg"].device == GPU for state in loop.optimizer.state.values())
+    assert gpu.pageable == 0, "whatever goes there goes from pinned memory, and nothing waits for it"
     return record
 
 
@@ -89,6 +90,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], int, int]] = {
     "no autocast": ("q-tuning", {}, {"mixed_precision": "no"}, 2, 2),
     "entropy of the sequence": ("q-tuning", {"entropy": "sequence"}, {}, 2, 2),
     "attention": ("random+fastv", {"layer": -1}, {}, 2, 2),
+    "scores and attention": ("q-tuning+fastv", {"layer": -1}, {}, 2, 2),
     "attention to raters": ("random+sparsevlm", {"layer": 1}, {}, 2, 2),
     "drawn before the epoch": ("entropy+random", {}, {}, 5, 2),
     "own losses": ("infobatch+ppl", {}, {}, 2, 2),
@@ -114,6 +116,32 @@ def test_every_way_to_score_and_train_stays_on_the_gpu(gpu: FakeGpu, build: Any,
     exact = tuning == "full" and cell.training.mixed_precision == "no"
     assert gpu.attention and set(gpu.attention) <= ({FLOAT32, BFLOAT16} if exact else {BFLOAT16})
     assert (FLOAT32 in gpu.attention) == exact
+
+
+@pytest.mark.parametrize("options", [{}, REUSE])
+def test_an_update_walks_through_no_modules(
+    gpu: FakeGpu, tiny_llama: Any, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    """A 7B model under LoRA has 2,666: each walk takes milliseconds in which the GPU runs dry."""
+    cell = cell_of("q-tuning", BOTH, options=options, tuning="lora", mixed_precision="bf16")
+    loop = started(gpu, adapted(tiny_llama), cell)
+    windows = loop.windows()
+    loop.step(next(windows))  # in which the modules are listed once
+    walks: list[str] = []
+
+    def counted(name: str) -> Any:
+        walk = getattr(nn.Module, name)
+
+        def count(*arguments: Any, **options: Any) -> Any:
+            walks.append(name)
+            return walk(*arguments, **options)
+
+        return count
+
+    for name in ("modules", "named_modules", "parameters", "named_parameters", "train", "eval", "zero_grad", "apply"):
+        monkeypatch.setattr(nn.Module, name, counted(name))
+    loop.step(next(windows))
+    assert not walks
 
 
 @pytest.mark.parametrize("family", ["mistral", "gemma2", "gemma3_text", "qwen3"])
@@ -156,7 +184,10 @@ def test_an_old_gpu_goes_by_segments(monkeypatch: pytest.MonkeyPatch, tiny_llama
 
 
 def test_mistakes_are_found(gpu: FakeGpu, tiny_llama: Any) -> None:
-    """A look at a value, and a tensor on the wrong device: what this file relies on."""
+    """A look at a value, a tensor on the wrong device, a copy that waits: what this file relies on."""
+    gpu.pageable = 0
+    torch.ones(3).to(GPU, non_blocking=True), torch.ones(3, pin_memory=True).to(GPU)
+    assert gpu.pageable == 2
     weight = gpu.move(copy.deepcopy(tiny_llama)).lm_head.weight
     with pytest.raises(DataDependentOutputException):
         float(weight.sum())
