@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-from accelerate import Accelerator
 from transformers.utils import logging
 
 from qtuning.data.samples import StoredSamples, load_samples
@@ -24,6 +23,7 @@ from qtuning.model.load import model_path
 from qtuning.probes.score_file import prepare_apart
 from qtuning.probes.texts import read_texts
 from qtuning.pruners.method import method_of
+from qtuning.train.accelerator import make_accelerator
 from qtuning.train.candidates import CellSamples, load_for_scoring, raise_first
 from qtuning.train.journal import TRACE_SCHEMA
 from qtuning.train.step import TrainingLoop
@@ -120,14 +120,14 @@ def explore_data(
 def _first_epoch(cell: Cell, stored: StoredSamples, folder: Path, told: Callable[[int], None]) -> pl.DataFrame:
     """The trace of a first epoch under weights that do not change, with masks and scores of tokens of all samples."""
     assert cell.pruning is not None
-    method, accelerator = method_of(cell.pruning), Accelerator()
+    method, accelerator = method_of(cell.pruning), make_accelerator()
     missing = (REFERENCE | {"influence", "trace"}) & method.needs.all
     missing |= {"ratings"} & method.needs.all if not stored.ratings else set()
     missing |= {"truth"} & method.needs.all if stored.kinds is None else set()
     for need in sorted(missing):
         raise UserError(f"--method = {cell.pruning.method!r}: needs {need}, which a model and its data do not give")
     logging.disable_progress_bar()  # of transformers' loading of weights; ours counts samples
-    packed = load_for_scoring(folder, cell.dtype, stored.samples, accelerator.device)
+    packed = load_for_scoring(folder, cell.dtype, stored.samples, accelerator)
     loop = TrainingLoop(cell, method, CellSamples.of(stored), accelerator, packed, optimizer=None)
     everyone = {sample.number for sample in stored}
     rows, seen = [], 0

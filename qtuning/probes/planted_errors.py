@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from accelerate import Accelerator
-from torch import nn
 
 from qtuning.data.samples import StoredSamples, load_samples
 from qtuning.errors import UserError
@@ -20,12 +19,13 @@ from qtuning.experiment.cell import Cell, Pruning, Scoring
 from qtuning.experiment.ids import ResultPaths, cell_id
 from qtuning.experiment.registry import REFERENCE
 from qtuning.files import read_json, write_json
-from qtuning.model.load import load_model, load_tuned, model_path
+from qtuning.model.load import model_path
 from qtuning.model.packed import PackedModel
 from qtuning.pruners.base import DROPPED, PRUNABLE
 from qtuning.pruners.method import method_of
 from qtuning.pruners.q_tuning import smooth
-from qtuning.train.candidates import CellSamples, raise_first, score_all
+from qtuning.train.accelerator import make_accelerator
+from qtuning.train.candidates import CellSamples, load_for_scoring, raise_first, score_all
 from qtuning.train.step import TrainingLoop
 
 FILE = "localisation.json"
@@ -89,24 +89,22 @@ def find_planted_errors(cell: Cell, paths: ResultPaths) -> Path:
         np.isin(np.arange(sample.prompt, len(sample.tokens)), places)
         for sample, places in zip(stored, stored.errors, strict=True)
     ]
-    base, accelerator = model_path(paths.model(cell)), Accelerator()
+    base, accelerator = model_path(paths.model(cell)), make_accelerator(cell.training.mixed_precision)
     answer: dict[str, Any] = {"cell": cell_id(cell), "lambda": smoothing_of(cell.pruning)[0]}
-    answer["base"] = _measure(cell, load_model(base, cell.dtype), stored, wrong, accelerator)
-    status = read_json(folder / "train.json")["status"]
-    answer["trained"] = (
-        _measure(cell, _trained(cell, base, folder / "weights"), stored, wrong, accelerator)
-        if status == "done"
-        else None
-    )
+    of_cell = (cell.dtype, stored.samples, accelerator)
+    answer["base"] = _measure(cell, load_for_scoring(base, *of_cell), stored, wrong, accelerator)
+    answer["trained"] = None
+    if read_json(folder / "train.json")["status"] == "done":
+        tuned = load_for_scoring(base, *of_cell, _weights(folder))
+        answer["trained"] = _measure(cell, tuned, stored, wrong, accelerator)
     write_json(folder / FILE, answer)
     return folder / FILE
 
 
-def _trained(cell: Cell, base: Path, weights: Path) -> nn.Module:
-    assert cell.training is not None
-    if not weights.is_dir():
+def _weights(folder: Path) -> Path:
+    if not (weights := folder / "weights").is_dir():
         raise UserError(f"{weights}: no such folder: the weights are gone; delete train.json and train the cell again")
-    return load_tuned(base, weights, cell.dtype)
+    return weights
 
 
 def smoothing_of(pruning: Pruning) -> tuple[float, Any]:
@@ -116,14 +114,13 @@ def smoothing_of(pruning: Pruning) -> tuple[float, Any]:
 
 
 def _measure(
-    cell: Cell, model: nn.Module, stored: StoredSamples, wrong: Sequence[Mask], accelerator: Accelerator
+    cell: Cell, packed: PackedModel, stored: StoredSamples, wrong: Sequence[Mask], accelerator: Accelerator
 ) -> dict[str, Any]:
-    """What the scores of `model` find, and what the cell's method prunes in its first epoch under them."""
+    """What the scores of a model find, and what the cell's method prunes in its first epoch under them."""
     assert cell.pruning is not None and cell.training is not None
     method, samples = method_of(cell.pruning), stored.samples
     for need in (REFERENCE | {"influence", "trace"}) & method.needs.all:
         raise UserError(f"{cell.pruning.method}: needs the {need} of another model, which localisation does not load")
-    packed = PackedModel(model.eval()).to(accelerator.device)
     scores, _ = score_all(packed, samples, accelerator, cell.training.batch_size)
     s = smooth(scores.token_ppl, scores.lengths, *smoothing_of(cell.pruning))
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import polars as pl
 import torch
-from accelerate import Accelerator
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -28,6 +27,7 @@ from qtuning.pruners.base import DROPPED, Budget, Candidates
 from qtuning.pruners.q_tuning import triage
 from qtuning.scoring.plane import Plane, Thresholds
 from qtuning.scoring.scores import NonFinite
+from qtuning.train.accelerator import make_accelerator
 from qtuning.train.candidates import load_for_scoring, score_all
 from qtuning.train.decision import spearman
 from qtuning.train.seeding import generator
@@ -76,9 +76,9 @@ def score_file(
         seeds=Seeds(data=0, pruner=0, init=0),
     )
     folder, report, table, stored = prepare_apart(cell, paths, data_dir)
-    samples, accelerator = stored.samples, Accelerator()
+    samples, accelerator = stored.samples, make_accelerator()
     logging.disable_progress_bar()  # of transformers' loading of weights; ours counts samples
-    packed = load_for_scoring(folder, model.dtype, samples, accelerator.device)
+    packed = load_for_scoring(folder, model.dtype, samples, accelerator)
     try:
         scores, _ = score_all(packed, samples, accelerator, BATCH, progress=progress)
     except NonFinite as error:

@@ -13,9 +13,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import NoReturn
 
-from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.utils import AutocastKwargs, check_cuda_p2p_ib_support
-
 from qtuning.errors import UserError, one_line
 from qtuning.experiment.cell import Cell
 from qtuning.experiment.ids import AUXILIARY
@@ -23,8 +20,9 @@ from qtuning.files import read_json, remove_leftovers, write_json
 from qtuning.locks import exclusive
 from qtuning.model.out_of_memory import OutOfMemory, is_out_of_memory
 from qtuning.train import checkpoint
+from qtuning.train.accelerator import make_accelerator
 from qtuning.train.cell import CellFolders, is_finished, train
-from qtuning.train.exchange import DEVICE_WAIT, LOCK_WAIT, gather_objects, wait_for_everyone
+from qtuning.train.exchange import LOCK_WAIT, gather_objects, wait_for_everyone
 from qtuning.train.launch import TOO_LARGE
 
 
@@ -111,21 +109,6 @@ def _too_large(error: Exception, cell: Cell, state: Path, recomputed: bool) -> O
         return error
     write_json(state / TOO_LARGE, {"reason": error.what})
     return OutOfMemory(error.what, "the same command goes on from the last checkpoint, with activations recomputed")
-
-
-def make_accelerator(precision: str, sharded: bool) -> Accelerator:
-    """What knows the device and the other processes. Several processes on a machine without GPUs talk over gloo."""
-    import torch
-
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    handlers: list[InitProcessGroupKwargs | AutocastKwargs] = [InitProcessGroupKwargs(timeout=DEVICE_WAIT)]
-    if sharded:  # autocast would keep bfloat16 copies of all the weights that a forward gathers
-        handlers.append(AutocastKwargs(cache_enabled=False))
-    if several and not check_cuda_p2p_ib_support():  # RTX 40 under old drivers; accelerate refuses them without these
-        os.environ.setdefault("NCCL_P2P_DISABLE", "1")
-        os.environ.setdefault("NCCL_IB_DISABLE", "1")
-    cpu = several and not torch.cuda.is_available()
-    return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=handlers)  # type: ignore[arg-type]
 
 
 def run_as_worker(main: Callable[[], None]) -> NoReturn:

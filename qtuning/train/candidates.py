@@ -20,7 +20,7 @@ from qtuning.experiment.needs import FORWARDS, SCORES
 from qtuning.files import read_json
 from qtuning.model.batch import Packed, pack
 from qtuning.model.flops import Positions
-from qtuning.model.load import load_model, load_tuned, model_path
+from qtuning.model.load import adapt_under_autocast, load_model, load_tuned, model_path
 from qtuning.model.out_of_memory import telling
 from qtuning.model.packed import PackedModel, check_packed_forward, half_weights
 from qtuning.pruners.base import Candidates, Instructions, Ratings
@@ -285,15 +285,30 @@ def idle_batch(samples: Sequence[Sample]) -> Packed:
 
 
 def load_for_scoring(
-    path: Path, dtype: str, samples: Sequence[Sample], device: torch.device, weights: Path | None = None
+    path: Path, dtype: str, samples: Sequence[Sample], accelerator: Accelerator, weights: Path | None = None
 ) -> PackedModel:
-    """The model in folder `path`, checked on a few of the samples; it is not meant to be trained.
+    """The model in folder `path`, as `check_and_adapt` leaves it; it is not meant to be trained.
 
     weights: what a training of this model left, if it is the tuned model that shall score.
     """
-    model = PackedModel(load_model(path, dtype) if weights is None else load_tuned(path, weights, dtype)).to(device)
-    check_packed_forward(model, samples[:CHECKED], device)
+    model = PackedModel(load_model(path, dtype) if weights is None else load_tuned(path, weights, dtype))
+    check_and_adapt(model.to(accelerator.device), samples, accelerator)
     return model
+
+
+def check_and_adapt(model: PackedModel, samples: Sequence[Sample], accelerator: Accelerator) -> float:
+    """`check_packed_forward` on a few of the samples; then let LoRA compute as the accelerator's autocast does.
+
+    With bf16 the check is made once more under autocast, where a GPU may use another kernel. Every later forward must
+    be under `accelerator.autocast()`. Returns the largest difference without autocast.
+    """
+    few = samples[:CHECKED]
+    difference = check_packed_forward(model, few, accelerator.device)
+    if accelerator.mixed_precision == "bf16":
+        adapt_under_autocast(model)
+        with accelerator.autocast():
+            check_packed_forward(model, few, accelerator.device)
+    return difference
 
 
 def score_all(
@@ -340,7 +355,7 @@ def score_with_auxiliary(
             f"options.{role} = {name!r}: has another tokenizer than {cell.model.name}; choose one of its family"
         )
     started = time.perf_counter()
-    model = load_for_scoring(path, cell.dtype, samples, accelerator.device)
+    model = load_for_scoring(path, cell.dtype, samples, accelerator)
     # `scoring` says how the batches of the method are scored, which does not concern a reference
     scoring = cell.pruning.scoring if role == "proxy" else None
     try:

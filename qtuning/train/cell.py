@@ -27,14 +27,14 @@ from qtuning.experiment.ids import cell_id, cell_json
 from qtuning.experiment.needs import ATTENTION, SCORES, schedule_of
 from qtuning.files import atomic_path, file_digest, read_json, write_json, write_text
 from qtuning.model.compiled import compile_layers
-from qtuning.model.load import adapt_under_autocast, load_model, model_path
+from qtuning.model.load import load_model, model_path
 from qtuning.model.out_of_memory import telling
-from qtuning.model.packed import PackedModel, causal_lm_of, check_packed_forward
+from qtuning.model.packed import PackedModel, causal_lm_of
 from qtuning.provenance import provenance
 from qtuning.pruners.method import method_of
 from qtuning.scoring.scores import BatchScores, NonFinite
 from qtuning.train import checkpoint
-from qtuning.train.candidates import CHECKED, CellSamples, score_with_auxiliary
+from qtuning.train.candidates import CellSamples, check_and_adapt, score_with_auxiliary
 from qtuning.train.checkpoint import Checkpointer
 from qtuning.train.cost import Cost, describe_device, numbers, peak_memory, sum_costs
 from qtuning.train.epochs import add_epochs, write_epoch
@@ -148,11 +148,7 @@ def train(
             shard(model, accelerator.device)
         else:
             model.to(accelerator.device)
-    difference = check_packed_forward(model, samples[:CHECKED], accelerator.device)
-    if cell.training.mixed_precision == "bf16":
-        adapt_under_autocast(model)
-        with accelerator.autocast():  # where a GPU may use another kernel
-            check_packed_forward(model, samples[:CHECKED], accelerator.device)
+    difference = check_and_adapt(model, samples, accelerator)
     rest(model)
     if cell.training.compile:
         compile_layers(model)

@@ -32,9 +32,10 @@ from qtuning.experiment.ids import ResultPaths
 from qtuning.experiment.influence import Measurement
 from qtuning.files import atomic_path, file_digest, read_json, write_json
 from qtuning.model.flops import GRADIENT_TOKENS
-from qtuning.model.load import load_model, model_path
+from qtuning.model.load import adapt_under_autocast, load_model, model_path
 from qtuning.model.packed import PackedModel
 from qtuning.provenance import provenance
+from qtuning.train.accelerator import make_accelerator
 from qtuning.train.cost import Cost, shape_of
 from qtuning.train.epochs import EPOCH, MOMENTS
 from qtuning.train.gradients import SampleGradients, adam_direction, project
@@ -64,7 +65,7 @@ def measure_influence(measurement: Measurement, paths: ResultPaths, data_dir: Pa
     started, warmup, asked = time.perf_counter(), measurement.warmup, measurement.influence
     assert warmup.training is not None and asked.source is not None
     out, weights = paths.influence(measurement.identity), weights_of(paths.cell(warmup), "warm-up")
-    base, accelerator = model_path(paths.model(warmup)), Accelerator(mixed_precision=warmup.training.mixed_precision)
+    base, accelerator = model_path(paths.model(warmup)), make_accelerator(warmup.training.mixed_precision)
     samples, tokenizer = load_samples(paths.samples(warmup)).samples, load_tokenizer(base)
     folder = local_folder(asked.source, data_dir)
     targets = {
@@ -94,8 +95,7 @@ def measure_influence(measurement: Measurement, paths: ResultPaths, data_dir: Pa
     with tqdm(total=steps, desc="gradients", unit="sample", mininterval=5.0, ascii=True) as bar:
         for epoch in range(1, asked.epochs + 1):
             checkpoint = weights / f"epoch-{epoch}"
-            model = _adapted(base, warmup, checkpoint, recompute)
-            model = model.to(accelerator.device)
+            model = _adapted(base, warmup, checkpoint, recompute).to(accelerator.device)
             gradients = SampleGradients(model)
             moments = _moments(checkpoint, gradients, accelerator.device)
             rate = read_json(checkpoint / EPOCH)["learning_rate"]
@@ -199,7 +199,7 @@ def _batches(samples: Sequence[Sample]) -> list[list[int]]:
 
 
 def _adapted(base: Path, warmup: Cell, checkpoint: Path, recompute: bool) -> PackedModel:
-    """The base model with the adapter of an epoch, trainable."""
+    """The base model with the adapter of an epoch, trainable, and in the arithmetic of the warm-up."""
     from peft import PeftModel
 
     assert warmup.training is not None
@@ -207,7 +207,10 @@ def _adapted(base: Path, warmup: Cell, checkpoint: Path, recompute: bool) -> Pac
     if recompute:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
-    return PackedModel(PeftModel.from_pretrained(model, str(checkpoint), is_trainable=True))
+    adapted = PackedModel(PeftModel.from_pretrained(model, str(checkpoint), is_trainable=True))
+    if warmup.training.mixed_precision == "bf16":
+        adapt_under_autocast(adapted)
+    return adapted
 
 
 def _moments(checkpoint: Path, gradients: SampleGradients, device: torch.device) -> tuple[Tensor, Tensor, int]:

@@ -158,7 +158,7 @@ def _nll_under(
     """([N] token NLL of the samples, cost) under tuned weights; None: under the base model itself."""
     assert cell.training is not None
     started = time.perf_counter()
-    model = load_for_scoring(base, cell.dtype, samples, accelerator.device, weights)
+    model = load_for_scoring(base, cell.dtype, samples, accelerator, weights)
     try:
         scores, cost = score_all(model, samples, accelerator, cell.training.batch_size)
     except NonFinite as error:

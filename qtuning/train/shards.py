@@ -16,7 +16,7 @@ from qtuning.train.exchange import gather_objects, host_group
 
 FOLDER = "shards"
 OWN = "shard-{:05d}-model-00001-of-00001.safetensors"
-"""The file of a process, counted from 1, as HuggingFaceStorageWriter names it. Who has no slice writes none."""
+"""The file of a process, counted from 1, as HuggingFaceStorageWriter names it."""
 
 
 def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -25,7 +25,7 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     save_slices(dict(tensors), storage_writer=writer, process_group=host_group())
     # each its own, by name: over NFS a node may list a folder for seconds without the files of the others
     own = folder / OWN.format(distributed.get_rank() + 1)
-    return dict(sorted(gather_objects([(own.name, file_digest(own))] if own.exists() else [])))
+    return dict(sorted(gather_objects([(own.name, file_digest(own))])))
 
 
 def check_shards(folder: Path, digests: Mapping[str, str]) -> None:

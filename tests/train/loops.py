@@ -17,7 +17,7 @@ from qtuning.experiment.schema import MethodEntry, Ratios
 from qtuning.model.packed import PackedModel
 from qtuning.pruners.base import Instructions, Ratings
 from qtuning.pruners.method import method_of
-from qtuning.train.__main__ import make_accelerator
+from qtuning.train.accelerator import make_accelerator
 from qtuning.train.candidates import CellSamples
 from qtuning.train.optimizer import make_optimizer
 from qtuning.train.sharding import rest, shard, whole

@@ -73,7 +73,7 @@ def test_who_waits_for_the_dead_learns_of_it(two: list[dict[str, Any]]) -> None:
 def main(rank: int, folder: Path) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": sys.argv[2]}
-    from qtuning.train.__main__ import make_accelerator
+    from qtuning.train.accelerator import make_accelerator
 
     accelerator = make_accelerator("no", sharded=False)
     default = distributed.distributed_c10d._get_default_group()
