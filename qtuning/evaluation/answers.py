@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from qtuning.model.flops import CHUNK
 from qtuning.model.head import head_of
 from qtuning.model.packed import causal_lm_of
+from qtuning.model.transfer import to_device, to_host
 
 Scores = tuple[float, bool]  # log-likelihood of an answer in nats, and whether greedy decoding would write it
 TokenPair = tuple[list[int], list[int]]  # prompt, answer
@@ -137,26 +138,23 @@ class AnswerScorer:
         for row, tree in enumerate(trees):
             tokens[row, : len(tree.tokens)] = tree.tokens
             positions[row, : len(tree.tokens)] = tree.positions
-        mask = None  # of right-padded sequences, causal attention is enough
-        if any(tree.branches for tree in trees):
-            seen = np.zeros((len(trees), length, length), dtype=bool)
-            for row, tree in enumerate(trees):
-                tree.fill(seen[row])
-            visible = torch.from_numpy(seen).to(model.device)[:, None]
-            mask = torch.zeros(visible.shape, dtype=model.dtype, device=model.device)
-            mask.masked_fill_(~visible, torch.finfo(model.dtype).min)
-        hidden = getattr(model, model.base_model_prefix)(
-            input_ids=torch.from_numpy(tokens).to(model.device),
-            position_ids=torch.from_numpy(positions).to(model.device),
-            attention_mask=mask,
-            use_cache=False,
-        ).last_hidden_state
         sources = [row * length + places for row, tree in enumerate(trees) for places in tree.sources]
         targets = [places for tree in trees for places in tree.targets]
-        log_p, greedy = self._log_probabilities(
-            hidden.flatten(0, 1).index_select(0, torch.from_numpy(np.concatenate(sources)).to(model.device)),
-            torch.from_numpy(np.concatenate(targets)).to(model.device),
-        )
+        arrays = [tokens, positions, np.concatenate(sources), np.concatenate(targets)]
+        branched = any(tree.branches for tree in trees)  # of right-padded sequences, causal attention is enough
+        if branched:
+            arrays.append(np.zeros((len(trees), length, length), dtype=bool))
+            for row, tree in enumerate(trees):
+                tree.fill(arrays[-1][row])
+        ids, places, predicting, wanted, *seen = to_device([torch.from_numpy(array) for array in arrays], model.device)
+        mask = None
+        if branched:
+            mask = torch.zeros(seen[0].shape, dtype=model.dtype, device=model.device)
+            mask = mask.masked_fill_(~seen[0], torch.finfo(model.dtype).min)[:, None]
+        hidden = getattr(model, model.base_model_prefix)(
+            input_ids=ids, position_ids=places, attention_mask=mask, use_cache=False
+        ).last_hidden_state
+        log_p, greedy = self._log_probabilities(hidden.flatten(0, 1).index_select(0, predicting), wanted)
         counts = [len(answer) for answer in targets]
         parts = zip(log_p.split(counts), greedy.split(counts), strict=True)
         return [(float(values.sum()), bool(best.all())) for values, best in parts]
@@ -164,11 +162,13 @@ class AnswerScorer:
     def _log_probabilities(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """hidden [M, H], targets [M] -> log p of each target, and whether it is the likeliest; [M] each, on the CPU."""
         head = head_of(self.causal_lm)
-        log_p, greedy = torch.empty(len(targets)), torch.empty(len(targets), dtype=torch.bool)
+        log_p = torch.empty(len(targets), device=targets.device)
+        greedy = torch.empty(len(targets), dtype=torch.bool, device=targets.device)
         for start in range(0, len(targets), CHUNK):
             part = slice(start, start + CHUNK)
             logits = head.logits(hidden[part])
             wanted = logits.gather(1, targets[part, None]).squeeze(1)
             log_p[part] = wanted - logits.logsumexp(dim=-1)
             greedy[part] = logits.argmax(dim=-1) == targets[part]
+        log_p, greedy = to_host([log_p, greedy])
         return log_p, greedy

@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 from transformers.cache_utils import DynamicLayer
 
+from qtuning.model.transfer import to_host
+
 LEAVE = 0.75
 """Finished rows leave once at most this share of the rows is unfinished: to leave means to copy what is cached."""
 ATTENTION = {"full_attention", "sliding_attention"}
@@ -125,12 +127,14 @@ def generate(
     last = None if enders is None else enders.clone()
     if last is not None:
         last[list(ends)] = True
-    padded = bool((attention == 0).any())
+    (gaps,) = to_host([(attention == 0).any()])
+    padded = bool(gaps)
     seen = torch.ones((rows, prompt + most), dtype=attention.dtype, device=context.device)
     seen[:, :prompt] = attention
     positions = (attention.cumsum(dim=1) - 1).clamp(min=0)
     active = torch.arange(rows, device=context.device)  # rows of `found` that are in the batch
     running = torch.ones(rows, dtype=torch.bool)  # of these, on the CPU
+    places = active  # of those that run, in the batch
     tokens, length = context, prompt
     while True:
         logits = model(
@@ -142,21 +146,22 @@ def generate(
             logits_to_keep=1,
         ).logits[:, -1]
         new = logits.argmax(dim=-1)
-        found[active[running.to(active.device)], length] = new[running.to(new.device)]
+        found[active[places], length] = new[places]
         length += 1
-        on_cpu = new.cpu()
-        asked = running if last is None else running & last[on_cpu]
-        if asked.any():
-            places = asked.nonzero().squeeze(1)
-            done = stops(found[active[places.to(active.device)], :length]).cpu()
-            done |= torch.tensor([int(token) in ends for token in on_cpu[places]])
-            running[places[done]] = False
+        (on_cpu,) = to_host([new])  # the one wait a token
+        asked = (running if last is None else running & last[on_cpu]).nonzero().squeeze(1)
+        if len(asked):
+            (texts,) = to_host([found[active[asked.to(active.device)], :length]])
+            done = stops(texts) | torch.tensor([int(token) in ends for token in on_cpu[asked]])
+            running[asked[done]] = False
+            places = running.nonzero().squeeze(1).to(active.device)
         if length == prompt + most or not running.any():
             return found[:, :length]
         tokens, positions = new[:, None], positions[:, -1:] + 1
         if running.sum() <= LEAVE * len(running):
-            kept = running.nonzero().squeeze(1).to(active.device)
+            kept = places
             active, tokens, positions, seen = active[kept], tokens[kept], positions[kept], seen[kept]
             for layer in layers:
                 layer.select(kept)
             running = torch.ones(len(kept), dtype=torch.bool)
+            places = torch.arange(len(kept), device=active.device)

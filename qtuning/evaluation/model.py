@@ -20,6 +20,7 @@ from qtuning.data.tokenise import encode_pairs, encode_prompts, load_tokenizer
 from qtuning.errors import UserError
 from qtuning.evaluation.answers import AnswerScorer, Scores, TokenPair
 from qtuning.evaluation.generation import StopTexts, can_generate, generate
+from qtuning.evaluation.sdpa import ON_GPU
 from qtuning.experiment.cell import Evaluation, Template
 from qtuning.files import canonical_json
 from qtuning.model.out_of_memory import is_out_of_memory
@@ -63,7 +64,7 @@ class EvaluatedModel(HFLM):  # type: ignore[misc]  # lm-eval is not typed
         """Task and item of the answers that reached their longest length without an end."""
 
     def prepare_for_gpu(self) -> None:
-        """Add the LoRA adapter, if there is one, to the weights, and leave cuDNN's attention out.
+        """Add the LoRA adapter, if there is one, to the weights, and choose attention (sdpa.py) without cuDNN's.
 
         The adapter's product is float32, and each sum is rounded once to the dtype of the weights. cuDNN keeps a plan
         for every new length, and each token that is generated makes one.
@@ -71,6 +72,8 @@ class EvaluatedModel(HFLM):  # type: ignore[misc]  # lm-eval is not typed
         torch.backends.cuda.enable_cudnn_sdp(False)
         if hasattr(self.model, "merge_and_unload"):
             self._model = self.model.merge_and_unload()
+        if self.model.config.get_text_config()._attn_implementation == "sdpa":  # soft caps have another
+            self.model.set_attn_implementation(ON_GPU)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Scores]:
         """(log-likelihood, whether greedy decoding would write it) of each request's continuation."""
