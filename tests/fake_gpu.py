@@ -191,6 +191,8 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] = (9, 
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    # transformers looks at no value of a fake tensor, which would hide that it looks on a real GPU
+    monkeypatch.setattr("transformers.masking_utils.is_tracing", lambda *_: False)
     monkeypatch.setattr(torch.cuda, "Event", lambda **_: FakeEvent(gpu))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: None)
     users = ("qtuning.scoring.scores", "qtuning.train.step", "qtuning.train.reuse")

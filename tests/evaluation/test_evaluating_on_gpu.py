@@ -56,13 +56,19 @@ def test_rows_that_end_cost_two_more_copies(gpu: FakeGpu, model: Any, tiny_model
 
 
 @pytest.mark.parametrize("branched", [True, False])
-def test_a_forward_of_answers_is_one_copy_there_and_one_back(gpu: FakeGpu, model: Any, branched: bool) -> None:
-    """Whatever the number of their tokens: here 3 chunks of the head."""
+def test_a_forward_of_answers_is_one_copy_there_and_one_back(
+    gpu: FakeGpu, model: Any, branched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the number of their tokens: here 3 chunks of the head. Without a mask of ours transformers looks whether
+    positions are those of packed sequences, before the forward begins."""
+    looks: list[torch.Size] = []
+    name = "transformers.masking_utils.find_packed_sequence_indices"
+    monkeypatch.setattr(name, lambda positions: looks.append(positions.shape))  # and finds none
     long = [3 + place % 50 for place in range(300)]
     pairs = [([1, 5, 6], long), ([1, 7], [8, 9] * 150), *([([1, 5, 6], [4, 4])] if branched else [])]
     scorer = AnswerScorer(model, max_length=400, batch_size=8)
     gpu.waits = gpu.moved = gpu.pageable = 0
     assert len(scorer.score(pairs)) == len(pairs)
     forwards = 2 if branched else 1  # trees with branches and without are not mixed
-    assert (gpu.waits, gpu.moved, gpu.pageable) == (forwards, forwards, 0)
+    assert (gpu.waits, gpu.moved, gpu.pageable) == (forwards, forwards, 0) and len(looks) == 1
     assert len(gpu.attention) == 2 * forwards
