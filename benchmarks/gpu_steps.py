@@ -29,7 +29,7 @@ from qtuning.plan.lengths import Lengths, assumed
 from qtuning.plan.machines import Machine
 from qtuning.plan.shapes import BYTES, Shape
 from qtuning.pruners.method import method_of
-from qtuning.train.__main__ import make_accelerator
+from qtuning.train.accelerator import make_accelerator
 from qtuning.train.candidates import CellSamples
 from qtuning.train.cost import peak_memory
 from qtuning.train.journal import TRACE_SCHEMA

@@ -17,7 +17,7 @@ from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.schema import MethodEntry, Ratios
 from qtuning.files import write_text
 from qtuning.model.load import make_ready, model_path
-from qtuning.train.__main__ import make_accelerator
+from qtuning.train.accelerator import make_accelerator
 from qtuning.train.cell import CellFolders, train
 
 NASTY = [
