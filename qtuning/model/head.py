@@ -31,7 +31,7 @@ class Head:
     def under_autocast(self) -> "Head":
         """The same head; under autocast with a copy of the weight in its dtype, which autocast makes for each chunk."""
         device = self.weight.device.type
-        if not torch.is_autocast_enabled(device):
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
             return self
         return replace(self, weight=self.weight.to(torch.get_autocast_dtype(device)))
 
