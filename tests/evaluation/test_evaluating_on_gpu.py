@@ -39,7 +39,7 @@ def test_a_token_is_one_wait(gpu: FakeGpu, model: Any, tiny_model: Path, padded:
     context = torch.full((3, 9), 5).to(GPU)
     stops = StopTexts(["zz"], AutoTokenizer.from_pretrained(tiny_model), 9)
     gpu.waits = gpu.moved = 0
-    found = generate(model, context, torch.ones_like(context), TOKENS, stops)
+    found = generate(model, context, torch.ones_like(context), TOKENS, stops, [2])
     assert found.shape == (3, 9 + TOKENS) and found.device == GPU
     assert (gpu.waits, gpu.moved) == (1 + TOKENS, 0)
     assert len(gpu.attention) == 2 * TOKENS and {dtype for _, dtype in gpu.attention} == {model.dtype}
@@ -47,11 +47,11 @@ def test_a_token_is_one_wait(gpu: FakeGpu, model: Any, tiny_model: Path, padded:
 
 def test_rows_that_end_cost_two_more_copies(gpu: FakeGpu, model: Any, tiny_model: Path) -> None:
     """Their texts come back, and the places of the others go there."""
-    model.generation_config.eos_token_id = 1  # what the GPU is made to generate
     context = torch.full((3, 9), 5).to(GPU)
     stops = StopTexts(["zz"], AutoTokenizer.from_pretrained(tiny_model), 9)
     gpu.waits = gpu.moved = 0
-    assert generate(model, context, torch.ones_like(context), TOKENS, stops).shape == (3, 10)
+    ends = [1]  # what the GPU is made to generate
+    assert generate(model, context, torch.ones_like(context), TOKENS, stops, ends).shape == (3, 10)
     assert (gpu.waits, gpu.moved) == (1 + 1 + 1, 2)
 
 
