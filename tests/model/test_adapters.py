@@ -103,7 +103,8 @@ def test_a_tuned_model_that_scores_computes_as_it_was_trained(saved: tuple[Path,
 def test_gradients_of_samples_are_made_as_in_the_warm_up(saved: tuple[Path, Path], precision: str) -> None:
     half = precision == "bf16"
     training = Training(mixed_precision=precision, tuning="lora")  # type: ignore[arg-type]
-    model = _adapted(saved[0], "bfloat16", saved[1], training)
+    warmup: Any = SimpleNamespace(dtype="bfloat16", training=training)
+    model = _adapted(saved[0], warmup, saved[1], recompute=False)
     assert casts(model) == {not half}
     samples = oracles.random_samples([(5, 9), (3, 7)], seed=0)
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
