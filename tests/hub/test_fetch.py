@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hub_server import TOKEN, Hub
+from huggingface_hub.utils import enable_progress_bars
 
 from qtuning.errors import UserError
 from qtuning.experiment.ids import ResultPaths
@@ -101,6 +102,7 @@ def test_a_model_comes_without_pickle_code_and_second_copies(
     local_hub: Hub, paths: ResultPaths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     commit = local_hub.add("model", "owner/tiny", MODEL_FILES | UNWANTED)
+    enable_progress_bars()  # another test of this process may have scored a file, which switches them off
     prefetch([model()], paths)
     shown = capsys.readouterr()
     assert f"1 of 1: model owner/tiny at main, which is now {commit[:12]}, 0.00 of 0.00 GB to fetch" in shown.out
