@@ -33,7 +33,7 @@ MetricOption = Annotated[
 ]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads of this job")]
 RESULTS = Path("results")
-CONFIGS = Path("configs")
+CONFIGS = Path(os.environ.get("QTUNING_CONFIGS", "configs"))  # set by a workflow that runs outside a clone
 
 
 def metric_named(name: str) -> "MetricName":
