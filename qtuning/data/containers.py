@@ -292,8 +292,8 @@ def _check_by_rows(path: Path, found: dict[str, Any]) -> None:
     if (len(found) > 1 and (by_list or kinds == {dict})) or split:
         names = ", ".join(shown(name) for name in list(found)[:4])
         raise UserError(
-            f"{path}: is JSON by columns ({names}); save it by rows, with pandas `to_json(..., orient='records', "
-            "lines=True)`"
+            f"{path}: is JSON by columns or by index ({names}); save it by rows, with pandas `to_json(..., "
+            "orient='records', lines=True)`"
         )
 
 

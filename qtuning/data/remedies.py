@@ -14,7 +14,7 @@ _REMEDIES = {
     Reason.INVALID_CSV: "put cells that hold commas, quotes or line breaks in quotes, or save the table as JSONL",
     Reason.NOT_AN_OBJECT: "write rows and messages as JSON objects, keys with values",
     Reason.MISSING_KEY: "name the keys of its rows in its YAML: `columns: {instruction: KEY, output: KEY}`, or "
-    "`columns: {messages: KEY, role: KEY, content: KEY}`",
+    "`columns: {messages: KEY, role: KEY, content: KEY}`; a row needs both a question and an answer",
     Reason.NOT_A_STRING: "make these texts, or name others under `columns` in its YAML",
     Reason.NOT_A_LIST: "write a list there (a list inside a text is none), or name another key under `columns`",
     Reason.EMPTY_INSTRUCTION: "fill in the questions, or leave these rows out",

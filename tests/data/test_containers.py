@@ -130,7 +130,7 @@ def test_oddities_of_a_row_are_remarks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (json.dumps({"a": ["x", "y"], "b": ["z", "w"]}), "is JSON by columns (a, b); save it by rows"),
+        (json.dumps({"a": ["x", "y"], "b": ["z", "w"]}), "is JSON by columns or by index (a, b); save it by rows"),
         (json.dumps({"a": {"0": "x"}, "b": {"0": "y"}}, indent=1), "is JSON by columns"),
         (json.dumps({"columns": ["a"], "index": [0], "data": [["x"]]}), "is JSON by columns"),
         (json.dumps({"train": [{"a": 1}], "rows": [{"a": 1}]}), "holds several lists of rows, train and rows"),
