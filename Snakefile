@@ -14,6 +14,7 @@ from qtuning.workflow.inputs import load_inputs
 from qtuning.workflow.limits import limit_options
 from qtuning.workflow.requests import GROUP, requests_of
 from qtuning.workflow.settings import configs_folder, read_settings
+from qtuning.workflow.tracked import TrackedRuns
 
 min_version("9.0")
 
@@ -32,7 +33,8 @@ try:
     INPUTS = load_inputs(config, CONFIGS, submits=SUBMITS)
     HUB = HubInputs(INPUTS)
     REQUESTS = requests_of(config, INPUTS, CONFIGS)
-    if (asked := snakemake_targets()) is not None:
+    TRACKED = TrackedRuns(INPUTS, asked := snakemake_targets())
+    if asked is not None:
         INPUTS.check_targets(asked or ["mini"], dry=only_planned())
         if SUBMITS:
             named = map(INPUTS.experiment_of, asked or ["mini"])

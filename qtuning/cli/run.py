@@ -15,8 +15,12 @@ from qtuning.cli.options import (
     DataDir,
     EvaluationFile,
     Experiments,
+    Groups,
     Results,
     Threads,
+    TrackingOption,
+    Variant,
+    check_tracking,
     hold_gpus,
     read_cell,
     read_evaluation,
@@ -152,8 +156,9 @@ def train(
         str, typer.Option(help="activations, in the backward pass: always, never; auto: where memory is short")
     ] = "auto",
     accelerate: Annotated[str | None, typer.Option(hidden=True)] = None,
-    tracking: Annotated[str, typer.Option(help="W&B: auto, online, offline or disabled")] = "auto",
-    group: Annotated[list[str] | None, typer.Option(help="experiment the cell belongs to; repeatable")] = None,
+    tracking: TrackingOption = "auto",
+    group: Groups = None,
+    variant: Variant = "",
     checkpoint_seconds: Annotated[float, typer.Option(help="seconds between checkpoints")] = 60.0,
     observe: Annotated[
         bool, typer.Option("--observe", help="watch 100 training samples, and record which tokens are pruned")
@@ -169,11 +174,9 @@ def train(
     from qtuning.experiment.influence import measurement_of
     from qtuning.experiment.references import references_of
     from qtuning.train.launch import Launch
-    from qtuning.train.tracking import MODES
 
     loaded, paths = read_cell(cell, trained=True), ResultPaths(results)
-    if tracking not in MODES:
-        raise UserError(f"--tracking = {tracking!r}: must be one of {', '.join(MODES)}")
+    check_tracking(tracking)
     if accelerate is not None:
         raise UserError(f"--accelerate = {accelerate}: no such option any more; write --processes N")
     how = Launch(processes, nodes, parallel, recompute)  # type: ignore[arg-type]  # checked there
@@ -193,6 +196,7 @@ def train(
         options += ["--influence", str(paths.influence(measurement.identity))]
     for name in group or []:
         options += ["--group", name]
+    options += ["--variant", variant] * bool(variant)
     set_threads(threads)
     hold_gpus(how.here if loaded.model.takes_gpus else 0, "processes on this machine")
     options += _decisions(loaded, paths, how, state)
@@ -231,9 +235,13 @@ def evaluate(
     evaluation: EvaluationFile,
     results: Results = RESULTS,
     data_dir: DataDir = None,
+    tracking: TrackingOption = "auto",
+    group: Groups = None,
+    variant: Variant = "",
     threads: Threads = 1,
 ) -> None:
     """Evaluate one cell on its benchmarks with lm-eval, in one process. After `ask` it marks the answers, on a CPU."""
+    check_tracking(tracking)
     set_threads(threads)
     loaded, asked = read_cell(cell), read_evaluation(evaluation)
     hold_gpus(int(loaded.model.takes_gpus and asked.backend == "hf"))
@@ -244,6 +252,10 @@ def evaluate(
     paths = ResultPaths(results)
     with exclusive(paths.lock(f"{cell.stem}-{evaluation.stem}"), f"evaluating {cell.stem}"):
         evaluate_cell(loaded, asked, paths, data_dir=data_dir)
+    if tracking != "disabled":
+        from qtuning.dashboard.cells import Tracking, mirror_cell
+
+        mirror_cell(loaded, paths, Tracking(tracking, group or (), variant, evaluation.stem))
 
 
 def ask(
@@ -358,15 +370,3 @@ def collect(
     from qtuning.store.store import write_store
 
     write_store(ConfigFolder(configs, data_dir).expand(experiments), results)
-
-
-def replay(
-    cells: Annotated[list[Path], typer.Argument(help="folders of finished cells, results/cells/CELL")],
-    tracking: Annotated[str, typer.Option(help="W&B: auto, online or offline")] = "auto",
-    group: Annotated[list[str] | None, typer.Option(help="experiment the cells belong to; repeatable")] = None,
-) -> None:
-    """Send finished cells to W&B, from their own files: for cells trained offline or with tracking disabled."""
-    from qtuning.train.tracking import replay as send
-
-    for folder in cells:
-        print(f"{folder.name}: {'sent' if send(folder, tracking, group or []) else 'unchanged since it was sent'}")

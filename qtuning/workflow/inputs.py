@@ -37,8 +37,8 @@ from qtuning.experiment.references import references_of, with_references
 from qtuning.experiment.yaml_files import nearest
 from qtuning.files import canonical_json
 from qtuning.gpus import visible
+from qtuning.tracking.mirror import MODES
 from qtuning.train.launch import Launch
-from qtuning.train.tracking import MODES
 from qtuning.warm.client import VARIABLE
 
 SETTINGS = ("results", "data_dir", "tracking", "processes", "parallel", "recompute", "threads", "checkpoint_seconds",
