@@ -38,7 +38,6 @@ TrackingOption = Annotated[
 Groups = Annotated[
     list[str] | None, typer.Option("--group", help="experiment the cell belongs to, for tracking; repeatable")
 ]
-Variant = Annotated[str, typer.Option(help="what tells the cell from others of its method and budget, for tracking")]
 RESULTS = Path("results")
 CONFIGS = Path(os.environ.get("QTUNING_CONFIGS", "configs"))  # set by a workflow that runs outside a clone
 

@@ -19,7 +19,6 @@ from qtuning.cli.options import (
     Results,
     Threads,
     TrackingOption,
-    Variant,
     check_tracking,
     hold_gpus,
     read_cell,
@@ -158,7 +157,7 @@ def train(
     accelerate: Annotated[str | None, typer.Option(hidden=True)] = None,
     tracking: TrackingOption = "auto",
     group: Groups = None,
-    variant: Variant = "",
+    configs: Configs = CONFIGS,
     checkpoint_seconds: Annotated[float, typer.Option(help="seconds between checkpoints")] = 60.0,
     observe: Annotated[
         bool, typer.Option("--observe", help="watch 100 training samples, and record which tokens are pruned")
@@ -196,7 +195,10 @@ def train(
         options += ["--influence", str(paths.influence(measurement.identity))]
     for name in group or []:
         options += ["--group", name]
-    options += ["--variant", variant] * bool(variant)
+    if group and tracking != "disabled":
+        from qtuning.dashboard.variants import in_group
+
+        options += ["--variant", in_group(loaded, group, configs, None)[0]]
     set_threads(threads)
     hold_gpus(how.here if loaded.model.takes_gpus else 0, "processes on this machine")
     options += _decisions(loaded, paths, how, state)
@@ -237,7 +239,7 @@ def evaluate(
     data_dir: DataDir = None,
     tracking: TrackingOption = "auto",
     group: Groups = None,
-    variant: Variant = "",
+    configs: Configs = CONFIGS,
     threads: Threads = 1,
 ) -> None:
     """Evaluate one cell on its benchmarks with lm-eval, in one process. After `ask` it marks the answers, on a CPU."""
@@ -254,8 +256,10 @@ def evaluate(
         evaluate_cell(loaded, asked, paths, data_dir=data_dir)
     if tracking != "disabled":
         from qtuning.dashboard.cells import Tracking, mirror_cell
+        from qtuning.dashboard.variants import in_group
 
-        mirror_cell(loaded, paths, Tracking(tracking, group or (), variant, evaluation.stem))
+        variant, owner = in_group(loaded, group or (), configs, data_dir)
+        mirror_cell(loaded, paths, Tracking(tracking, group or (), variant, owner or evaluation.stem))
 
 
 def ask(

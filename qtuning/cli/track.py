@@ -107,7 +107,7 @@ def _cells_of(inputs: "WorkflowInputs", names: list[str], mode: str) -> Iterator
         mine = inputs.experiments_of[identity]
         if not set(mine) & set(names):
             continue
-        groups = order_groups(inputs.grids, mine, names)
+        groups = order_groups(mine, names)
         grid = inputs.grids[groups[0]]
         evaluation = None if grid.evaluation is None else evaluation_id(grid.evaluation)
         yield cell, Tracking(mode, groups, variant_of(cell, grid), evaluation)

@@ -1,31 +1,35 @@
-"""Under which experiment and by which variant a cell is tracked. Loads no torch: the workflow asks for every job."""
+"""Under which experiment, by which variant and with whose scores a cell is tracked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
+from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell
-from qtuning.experiment.grid import Grid
+from qtuning.experiment.grid import ConfigFolder, Grid
 from qtuning.experiment.ids import evaluation_id
 from qtuning.store.collect import identity
 from qtuning.store.lines import line_of
 
 
-def order_groups(
-    grids: Mapping[str, Grid], names: Sequence[str], asked: Sequence[str], evaluation: str | None = None
-) -> tuple[str, ...]:
-    """The experiments of a cell; the first is the group of its run.
-
-    Those with this evaluation come first (None: all are alike), and of these the ones that were asked for.
-    """
-
-    def key(name: str) -> tuple[bool, int]:
-        found = grids[name].evaluation
-        other = evaluation is not None and (found is None or evaluation_id(found) != evaluation)
-        return other, asked.index(name) if name in asked else len(asked)
-
-    return tuple(sorted(names, key=key))
+def order_groups(names: Sequence[str], asked: Sequence[str]) -> tuple[str, ...]:
+    """The experiments of a cell, those that were asked for first. The first is the group of its run."""
+    return tuple(dict.fromkeys([*(name for name in asked if name in names), *names]))
 
 
 def variant_of(cell: Cell, grid: Grid) -> str:
     """What tells a cell from others of its method and budget in an experiment: `lambda=0.3`, or empty."""
     row = identity(grid, cell)
     return line_of(row, row["train_set"] or "").variant
+
+
+def in_group(cell: Cell, groups: Sequence[str], configs: Path, data_dir: Path | None) -> tuple[str, str | None]:
+    """(variant of a cell, identity of the evaluation) in the first of its experiments.
+
+    Jobs look it up themselves: as options of theirs, variants would keep short jobs from being grouped on a cluster.
+    Where the experiment cannot be read, nothing is known: tracking stops no cell.
+    """
+    try:
+        (grid,) = ConfigFolder(configs, data_dir).expand(groups[:1])
+    except (UserError, ValueError):
+        return "", None
+    return variant_of(cell, grid), None if grid.evaluation is None else evaluation_id(grid.evaluation)

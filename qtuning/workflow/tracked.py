@@ -1,10 +1,9 @@
-"""What the workflow tells a job of the run that mirrors its cell: the experiments, and the variant."""
+"""What the workflow tells a job of the run that mirrors its cell: the experiments that the cell belongs to."""
 
 import os
 from collections.abc import Sequence
-from shlex import quote
 
-from qtuning.dashboard.variants import order_groups, variant_of
+from qtuning.dashboard.variants import order_groups
 from qtuning.workflow.inputs import WorkflowInputs
 
 ASKED = "QTUNING_EXPERIMENTS"
@@ -25,14 +24,7 @@ class TrackedRuns:
             os.environ[ASKED] = " ".join(dict.fromkeys(name for name in found if name is not None))
         self._asked = os.environ.get(ASKED, "").split()
 
-    def options(self, cell: str, evaluation: str | None = None) -> str:
-        """`--group A --group B --variant lambda=0.3`: A is the experiment that was asked for, the group of the run.
-
-        evaluation: one that is made; experiments with another one come later.
-        """
-        inputs = self._inputs
-        groups = order_groups(inputs.grids, inputs.experiments_of[cell], self._asked, evaluation)
-        variant = variant_of(inputs.cells[cell], inputs.grids[groups[0]])
-        return " ".join(
-            [*(f"--group {name}" for name in groups), *([f"--variant {quote(variant)}"] if variant else [])]
-        )
+    def options(self, cell: str) -> str:
+        """`--group A --group B`: A is the experiment that was asked for. The same for all jobs of a cell, and for cells
+        of the same experiments, since Snakemake groups no jobs whose text resources differ."""
+        return " ".join(f"--group {name}" for name in order_groups(self._inputs.experiments_of[cell], self._asked))

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
@@ -14,7 +15,7 @@ from scipy.stats import t as student
 
 from qtuning.dashboard.cells import Tracking, mirror_cell, score_summary, scores_of
 from qtuning.dashboard.experiments import mirror_experiment
-from qtuning.dashboard.variants import order_groups, variant_of
+from qtuning.dashboard.variants import in_group, variant_of
 from qtuning.experiment.cell import Cell
 from qtuning.experiment.ids import ResultPaths, cell_id, evaluation_id
 from qtuning.files import read_json, write_json
@@ -211,14 +212,12 @@ def test_sent_twice_is_one_run(written: Written, monkeypatch: pytest.MonkeyPatch
     assert "items" not in run.artifacts, "answers stay here"
 
 
-def test_what_was_asked_for_is_the_group(written: Written) -> None:
-    grids = dict.fromkeys(("a", "b", "c"), written.folders.grid)
-    assert order_groups(grids, ["a", "b", "c"], ["c"]) == ("c", "a", "b")
-    assert order_groups(grids, ["a", "b"], []) == ("a", "b")
-    experiment = written.folders.grid.experiment.model_copy(update={"evaluation": None})
-    grids["a"] = type(written.folders.grid)(experiment, written.folders.grid.cells)
+def test_the_experiment_says_variant_and_evaluation(written: Written, tmp_path: Path) -> None:
+    cell, configs = written.cells["q-tuning"], written.folders.results.parent / "configs"
     mine = evaluation_id(written.folders.grid.evaluation)
-    assert order_groups(grids, ["a", "b", "c"], ["a", "c"], mine) == ("c", "b", "a"), "`a` has not this evaluation"
+    assert in_group(cell, ["mini", "unknown"], configs, None) == ("lambda=0.3", mine)
+    for groups, folder in ((["unknown"], configs), ([], configs), (["mini"], tmp_path)):
+        assert in_group(cell, groups, folder, None) == ("", None), "tracking stops no cell"
 
 
 def test_the_specification_asks_for_what_the_runs_have(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:

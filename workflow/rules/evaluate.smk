@@ -37,7 +37,7 @@ rule evaluate:
         results=str(ROOT),
         data_dir=DATA_DIR,
         tracking=config["tracking"],
-        groups=lambda wildcards: TRACKED.options(wildcards.cell, wildcards.evaluation),
+        groups=lambda wildcards: TRACKED.options(wildcards.cell),
     message:
         "evaluate {wildcards.cell}"
     shell:
@@ -109,6 +109,6 @@ use rule evaluate as mark with:
         results=str(ROOT),
         data_dir=DATA_DIR,
         tracking=config["tracking"],
-        groups=lambda wildcards: TRACKED.options(wildcards.cell, wildcards.evaluation),
+        groups=lambda wildcards: TRACKED.options(wildcards.cell),
     message:
         "mark {wildcards.cell}"
