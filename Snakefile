@@ -13,21 +13,28 @@ from qtuning.workflow.hub import HubInputs
 from qtuning.workflow.inputs import load_inputs
 from qtuning.workflow.limits import limit_options
 from qtuning.workflow.requests import GROUP, requests_of
+from qtuning.workflow.settings import configs_folder, read_settings
+from qtuning.workflow.tracked import TrackedRuns
 
 min_version("9.0")
 
 
-configfile: "configs/config.yaml"
+CONFIGS = configs_folder(Path(workflow.basedir))
+
+
+configfile: str(CONFIGS / "config.yaml")
 
 
 # What is wrong with the targets is said here, since Snakemake wraps what input functions raise in rules and tracebacks,
 # and of an exception it would say that it comes from this file.
 try:
     SUBMITS = submits()
-    INPUTS = load_inputs(config, submits=SUBMITS)
+    config.update(read_settings(config, CONFIGS / "config.yaml"))
+    INPUTS = load_inputs(config, CONFIGS, submits=SUBMITS)
     HUB = HubInputs(INPUTS)
-    REQUESTS = requests_of(config, INPUTS)
-    if (asked := snakemake_targets()) is not None:
+    REQUESTS = requests_of(config, INPUTS, CONFIGS)
+    TRACKED = TrackedRuns(INPUTS, asked := snakemake_targets())
+    if asked is not None:
         INPUTS.check_targets(asked or ["mini"], dry=only_planned())
         if SUBMITS:
             named = map(INPUTS.experiment_of, asked or ["mini"])

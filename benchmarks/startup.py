@@ -74,9 +74,9 @@ def _cell(mini: Mini, environment: Mapping[str, str]) -> float:
     shutil.rmtree(mini.paths.cell(cell), ignore_errors=True)
     write_text(mini.configuration(cell), cell_json(cell) + "\n")
     write_text(mini.configuration(evaluation), evaluation.model_dump_json() + "\n")
-    common = ["--results", str(mini.paths.root), "--threads", "1"]
+    common = ["--results", str(mini.paths.root), "--threads", "1", "--tracking", "disabled"]
     start = time.monotonic()
-    for job in (["train", "--tracking", "disabled"], ["evaluate", str(mini.configuration(evaluation))]):
+    for job in (["train"], ["evaluate", str(mini.configuration(evaluation))]):
         command = [sys.executable, "-m", "qtuning", job[0], str(mini.configuration(cell)), *job[1:], *common]
         subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, capture_output=True)
     return time.monotonic() - start

@@ -20,10 +20,10 @@ from qtuning.cli.run import (
     localise,
     prefetch,
     prepare,
-    replay,
     token_kinds,
     train,
 )
+from qtuning.cli.track import dashboard, replay
 from qtuning.errors import UserError
 
 app = typer.Typer(
@@ -38,8 +38,8 @@ app = typer.Typer(
 # in the order of `qtuning --help`
 for _command in (
     *(cells, prefetch, base_model, prepare, influence, train, ask, evaluate, collect, tables, check_pruner, replay),
-    *(experiments, plan, localise, token_kinds, compare, instrument, figures, report, explore, export, audit),
-    *(contamination, plane, doctor),
+    *(dashboard, experiments, plan, localise, token_kinds, compare, instrument, figures, report, explore, export),
+    *(audit, contamination, plane, doctor),
 ):
     app.command(_command.__name__.replace("_", "-"))(_command)
 

@@ -15,6 +15,8 @@ from qtuning.cli.options import (
     MetricOption,
     Results,
     StoredExperiments,
+    TrackingOption,
+    check_tracking,
     metric_named,
 )
 from qtuning.errors import UserError
@@ -26,12 +28,14 @@ def tables(
     configs: Configs = CONFIGS,
     results: Results = RESULTS,
     data_dir: DataDir = None,
+    tracking: TrackingOption = "disabled",
 ) -> None:
     """Collect scores and write the tables of experiments; cells that are missing are visible holes with a reason.
 
     With `--metric` only the table of scores by that metric, EXPERIMENT.METRIC.md: `qtuning tables mini --metric p_gold`
     """
     chosen = metric_named(metric)
+    check_tracking(tracking)
     from qtuning.data.contamination import checks_of, notes_of_checks
     from qtuning.experiment.grid import ConfigFolder
     from qtuning.experiment.ids import ResultPaths
@@ -72,10 +76,15 @@ def tables(
         summary = summarise(store.experiment(name), chosen)
         notes = notes_of_checks(results, checks_of([grid]).values())
         notes += notes_of_revisions(ResultPaths(results).hub, repositories_of([grid]))
-        scores = score_files(summary, compare(summary, store.items), notes)
+        compared = compare(summary, store.items)
+        scores = score_files(summary, compared, notes)
         others = [cost_files(summary), *paper_files(summary)] if chosen == "headline" else []
         written += write_tables(summary, [scores, *others], folder)
         print_page(scores.page)
+        if tracking != "disabled" and chosen == "headline":
+            from qtuning.dashboard.experiments import mirror_experiment
+
+            mirror_experiment(grid, results, tracking, compared)
     for path in written:
         if path.suffix == ".md":  # the other formats have the same name
             print(path)

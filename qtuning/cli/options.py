@@ -32,8 +32,14 @@ MetricOption = Annotated[
     str, typer.Option("--metric", help="headline, nll, nll_answer, bits_per_character, p_gold or choice")
 ]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads of this job")]
+TrackingOption = Annotated[
+    str, typer.Option("--tracking", help="W&B: auto, online, offline; or trackio, tensorboard, disabled")
+]
+Groups = Annotated[
+    list[str] | None, typer.Option("--group", help="experiment the cell belongs to, for tracking; repeatable")
+]
 RESULTS = Path("results")
-CONFIGS = Path("configs")
+CONFIGS = Path(os.environ.get("QTUNING_CONFIGS", "configs"))  # set by a workflow that runs outside a clone
 
 
 def metric_named(name: str) -> "MetricName":
@@ -45,6 +51,15 @@ def metric_named(name: str) -> "MetricName":
     if found is None:
         raise UserError(f"--metric = {name!r}: unknown{nearest(name, METRICS)}")
     return found
+
+
+def check_tracking(mode: str) -> None:
+    """UserError for a `--tracking` that there is not."""
+    from qtuning.experiment.yaml_files import nearest
+    from qtuning.tracking.mirror import MODES
+
+    if mode not in MODES:
+        raise UserError(f"--tracking = {mode!r}: unknown{nearest(mode, MODES)}")
 
 
 def set_threads(threads: int) -> None:

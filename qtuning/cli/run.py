@@ -15,8 +15,11 @@ from qtuning.cli.options import (
     DataDir,
     EvaluationFile,
     Experiments,
+    Groups,
     Results,
     Threads,
+    TrackingOption,
+    check_tracking,
     hold_gpus,
     read_cell,
     read_evaluation,
@@ -152,8 +155,9 @@ def train(
         str, typer.Option(help="activations, in the backward pass: always, never; auto: where memory is short")
     ] = "auto",
     accelerate: Annotated[str | None, typer.Option(hidden=True)] = None,
-    tracking: Annotated[str, typer.Option(help="W&B: auto, online, offline or disabled")] = "auto",
-    group: Annotated[list[str] | None, typer.Option(help="experiment the cell belongs to; repeatable")] = None,
+    tracking: TrackingOption = "auto",
+    group: Groups = None,
+    configs: Configs = CONFIGS,
     checkpoint_seconds: Annotated[float, typer.Option(help="seconds between checkpoints")] = 60.0,
     observe: Annotated[
         bool, typer.Option("--observe", help="watch 100 training samples, and record which tokens are pruned")
@@ -169,11 +173,9 @@ def train(
     from qtuning.experiment.influence import measurement_of
     from qtuning.experiment.references import references_of
     from qtuning.train.launch import Launch
-    from qtuning.train.tracking import MODES
 
     loaded, paths = read_cell(cell, trained=True), ResultPaths(results)
-    if tracking not in MODES:
-        raise UserError(f"--tracking = {tracking!r}: must be one of {', '.join(MODES)}")
+    check_tracking(tracking)
     if accelerate is not None:
         raise UserError(f"--accelerate = {accelerate}: no such option any more; write --processes N")
     how = Launch(processes, nodes, parallel, recompute)  # type: ignore[arg-type]  # checked there
@@ -193,6 +195,10 @@ def train(
         options += ["--influence", str(paths.influence(measurement.identity))]
     for name in group or []:
         options += ["--group", name]
+    if group and tracking != "disabled":
+        from qtuning.dashboard.variants import in_group
+
+        options += ["--variant", in_group(loaded, group, configs, None)[0]]
     set_threads(threads)
     hold_gpus(how.here if loaded.model.takes_gpus else 0, "processes on this machine")
     options += _decisions(loaded, paths, how, state)
@@ -231,9 +237,13 @@ def evaluate(
     evaluation: EvaluationFile,
     results: Results = RESULTS,
     data_dir: DataDir = None,
+    tracking: TrackingOption = "auto",
+    group: Groups = None,
+    configs: Configs = CONFIGS,
     threads: Threads = 1,
 ) -> None:
     """Evaluate one cell on its benchmarks with lm-eval, in one process. After `ask` it marks the answers, on a CPU."""
+    check_tracking(tracking)
     set_threads(threads)
     loaded, asked = read_cell(cell), read_evaluation(evaluation)
     hold_gpus(int(loaded.model.takes_gpus and asked.backend == "hf"))
@@ -244,6 +254,12 @@ def evaluate(
     paths = ResultPaths(results)
     with exclusive(paths.lock(f"{cell.stem}-{evaluation.stem}"), f"evaluating {cell.stem}"):
         evaluate_cell(loaded, asked, paths, data_dir=data_dir)
+    if tracking != "disabled":
+        from qtuning.dashboard.cells import Tracking, mirror_cell
+        from qtuning.dashboard.variants import in_group
+
+        variant, owner = in_group(loaded, group or (), configs, data_dir)
+        mirror_cell(loaded, paths, Tracking(tracking, group or (), variant, owner or evaluation.stem))
 
 
 def ask(
@@ -358,15 +374,3 @@ def collect(
     from qtuning.store.store import write_store
 
     write_store(ConfigFolder(configs, data_dir).expand(experiments), results)
-
-
-def replay(
-    cells: Annotated[list[Path], typer.Argument(help="folders of finished cells, results/cells/CELL")],
-    tracking: Annotated[str, typer.Option(help="W&B: auto, online or offline")] = "auto",
-    group: Annotated[list[str] | None, typer.Option(help="experiment the cells belong to; repeatable")] = None,
-) -> None:
-    """Send finished cells to W&B, from their own files: for cells trained offline or with tracking disabled."""
-    from qtuning.train.tracking import replay as send
-
-    for folder in cells:
-        print(f"{folder.name}: {'sent' if send(folder, tracking, group or []) else 'unchanged since it was sent'}")

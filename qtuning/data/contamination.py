@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from qtuning.data.items import asked_items
 from qtuning.data.overlap import Gram, Index, words
-from qtuning.data.rows import Example, parse_row
+from qtuning.data.parse import parse_row
+from qtuning.data.rows import Example
 from qtuning.data.sources import describe_source, local_folder, read_rows
 from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import BENCHMARKS, Protocol, label_of

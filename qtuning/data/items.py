@@ -1,20 +1,21 @@
 """The items of a benchmark: from local files, checked one by one before a model is loaded, or from the hub.
 
-Local files: FOLDER/BENCHMARK/{train,validation,test}.jsonl.gz, one JSON object a line, keys as on the hub.
+Local files: FOLDER/BENCHMARK/{train,validation,test}.jsonl.gz, or any other kind of file that train sets are read from;
+keys as on the hub.
 """
 
-import gzip
 import hashlib
-import json
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from qtuning.data.containers import SUFFIXES, read_file
+from qtuning.data.rows import Reason
 from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import BENCHMARKS, Benchmark, Protocol, Split
+from qtuning.files import canonical_json
 from qtuning.hub.read import read_data_set
 from qtuning.hub.repositories import repository_of_benchmark
 
@@ -23,8 +24,13 @@ if TYPE_CHECKING:
 
 
 def items_file(folder: Path, benchmark: str, split: Split | None = None) -> Path:
-    """Where the items of a split lie below a folder of local files; default: the split that lm-eval asks."""
-    return folder / benchmark / f"{split or BENCHMARKS[benchmark].split}.jsonl.gz"
+    """Where the items of a split lie below a folder of local files; default: the split that lm-eval asks.
+
+    Where there is no file, the one that should be there.
+    """
+    name = split or BENCHMARKS[benchmark].split
+    found = (path for suffix in SUFFIXES if (path := folder / benchmark / f"{name}{suffix}").is_file())
+    return next(found, folder / benchmark / f"{name}.jsonl.gz")
 
 
 def read_items(
@@ -42,19 +48,21 @@ def read_items(
         )
     schema = BENCHMARKS[benchmark].item
     items: list[dict[str, Any]] = []
-    number = 0
-    try:
-        with gzip.open(path, "rb") as lines:
-            for line in lines:
-                number += 1
-                if line.strip():
-                    item = schema.model_validate_json(line).model_dump()
-                    # only what is asked for: all keys of an item are in its hash
-                    items.append(item | {key: json.loads(line).get(key) for key in more})
-    except ValidationError as error:
-        raise UserError(f"{path}: line {number}: {_first_problem(error)}") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: line {number + 1}: cannot be read ({error}); get the file anew") from None
+    for row in read_file(path):
+        try:
+            if row.problem is not None or not isinstance(row.value, Mapping):
+                what = " ".join(filter(None, [row.problem or Reason.NOT_AN_OBJECT, row.detail and f"({row.detail})"]))
+                raise UserError(f"{path}: line {row.line}: {what}")
+            if row.remarks:
+                raise UserError(f"{path}: line {row.line}: {', '.join(row.remarks)}")
+            # only what is asked for: all keys of an item are in its hash
+            item = schema.model_validate(row.value).model_dump() | {key: row.value.get(key) for key in more}
+            canonical_json(item).encode()
+            items.append(item)
+        except ValidationError as error:
+            raise UserError(f"{path}: line {row.line}: {_first_problem(error)}") from None
+        except UnicodeEncodeError:
+            raise UserError(f"{path}: line {row.line}: holds half a surrogate pair, which is no text") from None
     if not items:
         raise UserError(f"{path}: holds no records; get the file anew")
     return items
@@ -113,8 +121,6 @@ def hub_items(benchmark: Benchmark, hub: Path | None) -> "DatasetDict":
 def _first_problem(error: ValidationError) -> str:
     """`answers.text: field required`."""
     problem = error.errors(include_url=False)[0]
-    if problem["type"] == "json_invalid":
-        return f"not valid JSON: {problem['ctx']['error']}"
     key = ".".join(str(part) for part in problem["loc"])
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "string_pattern_mismatch":

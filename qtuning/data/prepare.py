@@ -19,9 +19,11 @@ from tqdm import tqdm
 
 from qtuning.data.chat import TODAY, TemplateRefusal, writes_date
 from qtuning.data.limits import Wanted, check_ids, check_limits
+from qtuning.data.parse import parse_row
 from qtuning.data.planted import plant
 from qtuning.data.ratings import describe_ratings, read_ratings
-from qtuning.data.rows import Example, Reason, Refusal, Row, parse_row
+from qtuning.data.remedies import count_remarks, remedy_of
+from qtuning.data.rows import Example, Reason, Refusal, Row
 from qtuning.data.samples import REPORT, SAMPLES
 from qtuning.data.sources import describe_source, read_rows
 from qtuning.data.templates import render, turn_of
@@ -88,6 +90,7 @@ def prepare(
     usable, unusable = tokenise_rows(candidates, tokenizer, template, cell.training.cutoff)
     bad = sorted(bad + unusable, key=lambda row: row.sample)
     check_bad_rows(train_set, read, bad)
+    remarks = count_remarks(candidate.example for candidate, _ in usable)
     rows = {candidate.sample: candidate.row for candidate, _ in usable}
     ratings = read_ratings(train_set, rows, read, data_dir)
     used = draw_subset(usable, cell.limit_train)
@@ -109,6 +112,7 @@ def prepare(
         "bad": len(bad),
         "bad_by_reason": dict(Counter(str(row.reason) for row in bad).most_common()),
         "bad_rows": [asdict(row) for row in bad[:LISTED]],
+        "remarks": remarks,
         "usable": len(usable),
         "limit": cell.limit_train,
         "planted": None if train_set.planted is None else _planted(used),
@@ -189,18 +193,18 @@ def check_bad_rows(train_set: TrainSet, read: int, bad: Sequence[BadRow]) -> Non
     share = len(bad) / read
     if len(bad) < read and share <= train_set.bad_rows:
         return
-    counts = ", ".join(f"{count} {reason}" for reason, count in Counter(row.reason for row in bad).most_common())
+    reasons = Counter(row.reason for row in bad)
+    counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     first = "; ".join(
         f"{row.file}:{row.line} {row.reason}" + (f" ({row.detail})" if row.detail else "") for row in bad[:3]
     )
+    remedy = remedy_of(reasons.most_common(1)[0][0])
     if len(bad) < read:
         allowed = f"{100 * train_set.bad_rows:.3g} % are allowed"
         what = f"{len(bad)} of {read} rows ({100 * share:.3g} %) are unusable, {allowed}"
-        remedy = "mend the rows, or raise bad_rows in its YAML"
+        remedy += ", or raise bad_rows"
     else:
         what = f"none of its {read} rows is usable"
-        cut_away = all(row.reason == Reason.RESPONSE_CUT_AWAY for row in bad)
-        remedy = "raise training.cutoff" if cut_away else "compare `format` and `columns` of its YAML with the file"
     raise UserError(f"train set {train_set.name}: {what}: {counts}; first: {first}; {remedy}")
 
 
@@ -303,6 +307,8 @@ def print_summary(report: dict[str, Any], console: Console) -> None:
     table.add_row("rows read", f"{report['read']:,}")
     for reason, count in report["bad_by_reason"].items():
         table.add_row(f"  unusable: {reason}", f"{count:,}")
+    for remark, count in report["remarks"].items():
+        table.add_row(f"  remark: {remark}", f"{count:,}")
     table.add_row("samples used", f"{report['used']:,}")
     table.add_row("  of them exact duplicates", f"{report['exact_duplicates']:,}")
     table.add_row(f"  of them cut at {report['cutoff']:,} tokens", f"{report['truncated_responses']:,}")

@@ -5,13 +5,14 @@ A row of the side file belongs to the row of the data at the same place, unusabl
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from qtuning.data.containers import is_csv, read_file
 from qtuning.data.rows import Row
-from qtuning.data.sources import describe_file, locate, read_file
-from qtuning.errors import UserError, one_line
+from qtuning.data.sources import describe_file, locate
+from qtuning.errors import UserError
 from qtuning.experiment.cell import RatingColumn, TrainSet
 
 COLUMNS: tuple[RatingColumn, ...] = get_args(RatingColumn)
@@ -29,10 +30,10 @@ def read_ratings(
         named = {name: column for name in COLUMNS if (column := train_set.columns.get(name)) is not None}
         return {name: _column(train_set, column, rows) for name, column in named.items()}
     try:
-        path = locate(train_set.ratings, data_dir=data_dir)
+        files = locate(train_set.ratings, data_dir=data_dir)
     except UserError as error:
         raise _problem(train_set, f"{error}; it shall have a row for each row of the data (docs/data.md)") from None
-    rated = list(_csv(path) if path.suffix.lower() == ".csv" else read_file(path))
+    path, rated = files[0], [row for file in files for row in read_file(file)]
     if len(rated) != read:
         raise _problem(
             train_set, f"{path} has {len(rated)} rows, the data has {read}; expected a row for each, in order"
@@ -67,12 +68,22 @@ def _column(train_set: TrainSet, column: str, rows: Mapping[int, Row]) -> dict[i
     values = {}
     for number, row in rows.items():
         value = row.value.get(column) if isinstance(row.value, Mapping) else None
+        if isinstance(value, str) and is_csv(row.file):
+            value = _number(value)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             shown = "nothing" if value is None else repr(value)[:40]
             where = f"{row.file}:{row.line}: column {column!r} (row {number + 1} of the data)"
             raise _problem(train_set, f"{where} holds {shown}; expected a number")
         values[number] = float(value)
     return values
+
+
+def _number(cell: str) -> float | str | None:
+    """The number in a cell of a CSV file, whose cells are all texts; None for an empty one."""
+    try:
+        return float(cell) if cell.strip() else None
+    except ValueError:
+        return cell
 
 
 def _problem(train_set: TrainSet, what: str) -> UserError:
@@ -82,14 +93,3 @@ def _problem(train_set: TrainSet, what: str) -> UserError:
 def _id(value: object) -> str | None:
     found = value.get("id") if isinstance(value, Mapping) else None
     return None if found is None else str(found)
-
-
-def _csv(path: Path) -> Iterator[Row]:
-    import polars
-
-    try:
-        table = polars.read_csv(path)
-    except (polars.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{path}: not a readable CSV file: {one_line(error)}") from None
-    for line, value in enumerate(table.iter_rows(named=True), start=2):
-        yield Row(str(path), line, value)

@@ -1,24 +1,20 @@
-"""Reads the rows of a train set, from a JSON, JSONL (.gz) or Parquet file or from the hub.
+"""Finds where the rows of a train set come from, files or the hub, and reads them."""
 
-Rows that cannot be decoded are yielded, too, with their place and the problem, so that a report can list them.
-"""
-
-import gzip
-import json
-import zlib
+import hashlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
-from qtuning.data.rows import Reason, Row
-from qtuning.errors import UserError, one_line
+from qtuning.data.containers import read_file
+from qtuning.data.rows import Row
+from qtuning.data.shards import find_files
+from qtuning.errors import UserError
 from qtuning.experiment.cell import FileSource, HubSource, TrainSet
 from qtuning.files import file_digest
 from qtuning.hub.fetch import commit_of
 from qtuning.hub.read import read_data_set
 from qtuning.hub.repositories import repository_of_train_set
-
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 
 MINI_WORLD = Path(__file__).parents[1] / "assets" / "mini_world"
 """Train sets and benchmarks that the package ships (docs/mini-world.md)."""
@@ -29,8 +25,12 @@ def local_folder(kind: str, data_dir: Path | None) -> Path | None:
     return MINI_WORLD if kind == "mini-world" else data_dir
 
 
-def locate(source: FileSource, *, data_dir: Path | None) -> Path:
-    """The file that `source` names. UserError if it does not exist, or lies in a data folder that is not given."""
+def locate(source: FileSource, *, data_dir: Path | None) -> list[Path]:
+    """The files that `source` names, in their order: one, those that a pattern fits, or the shards in a folder.
+
+    UserError if there are none, if shards are missing, if a folder holds more than one set, or if it lies in a data
+    folder that is not given.
+    """
     if source.kind == "path":
         path = Path(source.file).expanduser()
     else:
@@ -38,11 +38,10 @@ def locate(source: FileSource, *, data_dir: Path | None) -> Path:
         if folder is None:
             raise UserError(f"{source.file} lies in the data folder, but none is given; add --config data_dir=DIR")
         path = Path(folder).expanduser() / source.file
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; name one file ({', '.join(SUFFIXES)})")
-    if not path.exists():
-        raise UserError(f"{path}: no such file (train set source: kind {source.kind}, file {source.file})")
-    return path
+    try:
+        return find_files(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file (train set source: kind {source.kind}, file {source.file})") from None
 
 
 def describe_source(train_set: TrainSet, data_dir: Path | None, hub: Path | None = None) -> dict[str, Any]:
@@ -55,9 +54,18 @@ def describe_source(train_set: TrainSet, data_dir: Path | None, hub: Path | None
 
 
 def describe_file(source: FileSource, data_dir: Path | None) -> dict[str, Any]:
-    """A file as configured, where it lies, and its SHA-256."""
-    path = locate(source, data_dir=data_dir)
-    return source.model_dump(mode="json") | {"path": str(path), "sha256": file_digest(path)}
+    """A file as configured, where it lies, and its SHA-256; of several, also their names, and one SHA-256 over all."""
+    files = locate(source, data_dir=data_dir)
+    found: dict[str, Any] = source.model_dump(mode="json") | {"path": str(files[0])}
+    if len(files) == 1:
+        return found | {"sha256": file_digest(files[0])}
+    digests = {file.name: file_digest(file) for file in files}
+    listed = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
+    return found | {
+        "path": str(files[0].parent),
+        "files": digests,
+        "sha256": hashlib.sha256(listed.encode()).hexdigest(),
+    }
 
 
 def read_rows(train_set: TrainSet, *, data_dir: Path | None, hub: Path | None = None) -> Iterator[Row]:
@@ -68,108 +76,7 @@ def read_rows(train_set: TrainSet, *, data_dir: Path | None, hub: Path | None = 
     """
     if isinstance(train_set.source, HubSource):
         return _hub(train_set.source, train_set, hub)
-    return read_file(locate(train_set.source, data_dir=data_dir))
-
-
-def read_file(path: Path) -> Iterator[Row]:
-    """Every row of a local file; the suffix tells the format."""
-    name = path.name.lower()
-    suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
-    if suffix is None:
-        raise UserError(f"{path}: unknown file format; known: {', '.join(SUFFIXES)}")
-    if suffix == ".parquet":
-        return _parquet(path)
-    return _jsonl(path) if suffix.startswith(".jsonl") else _json(path)
-
-
-def _open(path: Path) -> BinaryIO:
-    try:
-        if path.name.lower().endswith(".gz"):
-            return cast(BinaryIO, gzip.open(path, "rb"))
-        return open(path, "rb")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
-def _jsonl(path: Path) -> Iterator[Row]:
-    """One JSON value a line. Blank lines are no rows. Only line feeds end a line: JSON texts may hold other breaks."""
-    line = 0
-    with _open(path) as handle:
-        try:
-            for line, raw in enumerate(handle, start=1):
-                raw = raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
-                if raw.strip():
-                    yield _decode(str(path), line, raw)
-        except (EOFError, OSError, zlib.error) as error:
-            raise _broken(path, f"line {line}", error) from None
-
-
-def _broken(path: Path, reached: str, error: Exception) -> UserError:
-    return UserError(f"{path}: damaged or cut short, read up to {reached} ({error}); fetch the file again")
-
-
-def _decode(file: str, line: int, raw: bytes) -> Row:
-    try:
-        return Row(file, line, json.loads(raw.decode("utf-8")))
-    except UnicodeDecodeError:
-        return Row(file, line, None, Reason.INVALID_UTF8)
-    except (ValueError, RecursionError):  # also numbers and nesting beyond what Python reads
-        return Row(file, line, None, Reason.INVALID_JSON)
-
-
-def _json(path: Path) -> Iterator[Row]:
-    """A JSON list of rows, decoded one by one, so that every row knows its line.
-
-    Bytes that are no UTF-8 become lone surrogates, which `rows.parse_row` refuses in the row that holds them.
-    """
-    with _open(path) as handle:
-        try:
-            text = handle.read().decode("utf-8-sig", errors="surrogateescape")
-        except (EOFError, OSError, zlib.error) as error:
-            raise _broken(path, "no complete row", error) from None
-    decoder = json.JSONDecoder()
-    position = _skip_space(text, 0)
-    if text[position : position + 1] != "[":
-        hint = "; a file with one object a line is named .jsonl" if text[position : position + 1] == "{" else ""
-        raise UserError(f"{path}: expected a JSON list of rows{hint}")
-    line, counted = 1, 0
-    position = _skip_space(text, position + 1)
-    closed = text[position : position + 1] == "]"
-    while not closed:
-        line, counted = line + text.count("\n", counted, position), position
-        try:
-            value, position = decoder.raw_decode(text, position)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}:{line}: JSON that cannot be read: {error}") from None
-        yield Row(str(path), line, value)
-        position = _skip_space(text, position)
-        closed = text[position : position + 1] == "]"
-        if not closed and text[position : position + 1] != ",":
-            line += text.count("\n", counted, position)
-            raise UserError(f"{path}:{line}: not valid JSON: expected a comma or the end of the list")
-        position = position if closed else _skip_space(text, position + 1)
-    if _skip_space(text, position + 1) != len(text):
-        raise UserError(f"{path}: text after the end of the JSON list")
-
-
-def _skip_space(text: str, position: int) -> int:
-    while text[position : position + 1] in (" ", "\t", "\n", "\r"):
-        position += 1
-    return position
-
-
-def _parquet(path: Path) -> Iterator[Row]:
-    import polars
-
-    try:
-        table = polars.read_parquet(path)
-    # On some damaged files polars panics, which is no PolarsError and not even an Exception.
-    except (polars.exceptions.PolarsError, polars.exceptions.PanicException, OSError) as error:
-        raise UserError(f"{path}: not a readable Parquet file: {one_line(error)}") from None
-    for number, value in enumerate(table.iter_rows(named=True), start=1):
-        yield Row(str(path), number, value)
+    return chain.from_iterable(map(read_file, locate(train_set.source, data_dir=data_dir)))
 
 
 def _hub(source: HubSource, train_set: TrainSet, hub: Path | None) -> Iterator[Row]:

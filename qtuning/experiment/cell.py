@@ -19,8 +19,11 @@ from qtuning.experiment.truth import Planted
 
 Template = Literal["plain", "alpaca", "chat"]
 RatingColumn = Literal["rating", "complexity", "quality"]
-Column = Literal["instruction", "input", "output", "messages", "kind", "errors", "rating", "complexity", "quality"]
+Role = Literal["system", "user", "assistant"]
+Column = Literal["instruction", "input", "output", "system", "history", "messages", "role", "content", "kind", "errors",
+                 "rating", "complexity", "quality"]  # fmt: skip
 Scorer = Literal["chunked", "reference", "liger"]
+MAX_ROW_BYTES = 2**20
 VLLM_SEQUENCES = 256  # most sequences that vLLM has running at once: fixed, since scores move with it
 PrunerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._:-]*$", max_length=128)]
 
@@ -51,13 +54,17 @@ class GgufSource(Config):
 
 
 class FileSource(Config):
-    """A JSON, JSONL (.gz) or Parquet file: under `data_dir`, of the mini world in the package, or anywhere (`path`).
+    """A file of rows: under `data_dir`, of the mini world in the package, or anywhere (`path`).
+
+    Several files that are one set are named by a pattern (`data/train-*.parquet`) or by their folder.
 
     With `draws` it stands for several files, of which each cell reads one. So noise can be drawn anew with every seed.
     """
 
     kind: Literal["data-dir", "mini-world", "path"]
-    file: str = Field(description="path of the file, relative to the folder that `kind` names (`path`: as given)")
+    file: str = Field(
+        description="path, pattern or folder, relative to the folder that `kind` names (`path`: as given)"
+    )
     draws: int | None = Field(
         None,
         gt=0,
@@ -119,10 +126,14 @@ class Model(Labelled):
 class TrainSet(Labelled):
     """A supervised fine-tuning set (configs/train_sets/NAME.yaml)."""
 
-    source: HubSource | FileSource = Field(discriminator="kind")
+    source: Annotated[
+        Annotated[HubSource | FileSource, Field(discriminator="kind")], BeforeValidator(_path_of_text)
+    ] = Field(description="where its rows are; a text is the path of a file")
     local: str | None = Field(None, description="file below data_dir that replaces `source` when data_dir is given")
-    format: Literal["alpaca", "chat", "sharegpt"] = Field(
-        "alpaca", description="alpaca: columns; chat, sharegpt: a list of messages (role, content; from, value)"
+    format: Literal["alpaca", "chat", "sharegpt", "prompt-completion"] = Field(
+        "alpaca",
+        description="alpaca: columns, or what the keys of a row show; chat, sharegpt: a list of messages (role, "
+        "content; from, value); prompt-completion: two texts or lists of messages",
     )
     columns: dict[Column, str] = Field(
         default_factory=dict,
@@ -130,6 +141,22 @@ class TrainSet(Labelled):
         "each sample is (truth.py), for controls; errors: the column that lists what is wrong in the response, [start, "
         "end] in characters each, for controls and `localisation`; rating, complexity, quality: columns of numbers, of "
         "the file that `ratings` names or else of the data",
+    )
+    roles: dict[str, Role] = Field(
+        default_factory=dict,
+        exclude_if=lambda value: not value,
+        description="whose turn it is, for names of roles that data.forms does not know: {student: user}",
+    )
+    ignore: tuple[str, ...] = Field(
+        (),
+        exclude_if=lambda value: not value,
+        description="keys of rows or messages that have a meaning and shall have none, e.g. [tools]",
+    )
+    max_row_bytes: int = Field(
+        MAX_ROW_BYTES,
+        gt=0,
+        exclude_if=lambda value: value == MAX_ROW_BYTES,
+        description="rows with more bytes of text (UTF-8) are unusable",
     )
     bad_rows: float = Field(0.01, ge=0, le=1, description="share of unusable rows above which preparation stops")
     ratings: Annotated[FileSource | None, BeforeValidator(_path_of_text)] = Field(

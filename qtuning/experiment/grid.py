@@ -134,7 +134,7 @@ class ConfigFolder:
             if scale not in known:
                 problems.append(f"{edition.file}: scales.{scale}: unknown scale{nearest(str(scale), known)}")
         raise_problems([*type_problems(values, edition.where, name), *problems])
-        experiment = self._with_evaluation(edition, Experiment.model_validate(values), models)
+        experiment = self._with_evaluation(edition, validate(Experiment, values, edition.where), models)
         if edition.scale is not None and edition.scale.controls and experiment.evaluation is not None:
             experiment = with_controls(experiment)
         return self._cells(edition, experiment, models, train_sets)

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from qtuning.errors import UserError, raise_problems
+from qtuning.experiment.by_type import by_type
+from qtuning.experiment.metrics import METRICS
 from qtuning.experiment.schema import Alias, Composite, Experiment, MethodEntry, Scale
-from qtuning.experiment.yaml_files import ConfigEntry, nearest, read_yaml, validate_named
+from qtuning.experiment.strict_yaml import read_yaml
+from qtuning.experiment.yaml_files import ConfigEntry, nearest, validate_named
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,11 @@ class Edition:
 
 
 MISSING = object()
+OF_FILES = {
+    *("md", "csv", "tex", "html", "partial", "cost", "localisation", "tokens", "efficiency", "instrument", "kinds"),
+    *("paper", "signs", *METRICS),
+}
+"""What follows an experiment's name in the names of its files, so that no experiment may end in it."""
 
 
 def find(values: Any, *keys: str) -> Any:
@@ -121,9 +129,11 @@ class ExperimentFiles:
         self._read: dict[Path, dict[str, Any]] = {}
 
     def read(self, path: Path) -> dict[str, Any]:
-        """The mapping in a YAML file."""
+        """The mapping in a YAML file, with its values as their keys want them; those that they cannot be, as read."""
         if path not in self._read:
-            self._read[path] = read_yaml(path)
+            values = read_yaml(path)
+            schema = {"experiments": _schema_of(values), "scales": Scale}.get(path.parent.name)
+            self._read[path] = values if schema is None else by_type(schema, values, [])
         return self._read[path]
 
     def entry(self, schema: type[ConfigEntry], section: str, name: str) -> ConfigEntry:
@@ -168,6 +178,12 @@ class ExperimentFiles:
         splits = [(name.removesuffix(f"-{scale}"), scale) for scale in scales if name.endswith(f"-{scale}")]
         splits = [(base, scale) for base, scale in splits if base in experiments]
         if name in experiments:
+            before, _, suffix = name.rpartition(".")
+            if before and suffix.lower() in OF_FILES:
+                raise UserError(
+                    f"{self.path(name)}: name = {name!r}: is what files of an experiment {before} are called "
+                    f"({name}.md); rename the file"
+                )
             for base, scale in splits:
                 if scale in self.scales_of(base):
                     raise UserError(
@@ -205,11 +221,17 @@ def section_folder(configs: Path, section: str) -> Path:
     return folder
 
 
+def _schema_of(values: Mapping[str, Any]) -> type[Alias | Composite | Experiment]:
+    """What a file of configs/experiments is, by its keys."""
+    if "alias" in values:
+        return Alias
+    return Composite if "parts" in values else Experiment
+
+
 def type_problems(values: Mapping[str, Any], where: str, name: str) -> list[str]:
     """What is wrong with the types of an experiment, composite or alias, a line each."""
-    schema: type[Alias | Composite | Experiment] = Alias if "alias" in values else Experiment
     try:
-        validate_named(Composite if "parts" in values and schema is Experiment else schema, values, name, where)
+        validate_named(_schema_of(values), values, name, where)
     except UserError as error:
         return str(error).splitlines()
     return []

@@ -1,54 +1,35 @@
-"""Reads YAML strictly. Messages name the file, the user's own key, the value, and what is allowed."""
+"""Checks the values of YAML files. Messages name the file, the user's own key, the value, and what is allowed."""
 
 import difflib
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from qtuning.errors import UserError
+from qtuning.errors import UserError, raise_problems
+from qtuning.experiment.by_type import Wrong, by_type
 
+MOST_LINES = 30
+"""Problems that a message lists."""
 ConfigEntry = TypeVar("ConfigEntry", bound=BaseModel)
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """A SafeLoader that refuses a key that is written twice; YAML would silently take the second."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: list[Any] = []
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                what = f"key {key!r} is written twice"
-                raise yaml.constructor.ConstructorError(None, None, what, key_node.start_mark)
-            seen.append(key)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. UserError with file and line if it is not valid YAML, or holds anything else."""
-    try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except yaml.MarkedYAMLError as error:
-        line = "" if error.problem_mark is None else f"line {error.problem_mark.line + 1}: "
-        raise UserError(f"{path}: {line}not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected keys and values at the top level, found {type(value).__name__}")
-    return value
 
 
 def validate(schema: type[ConfigEntry], values: Any, where: str) -> ConfigEntry:
     """`values` in the form of `schema`; bytes are JSON text. UserError with a line for each problem, after `where`."""
+    wrong: list[Wrong] = []
     try:
-        return schema.model_validate_json(values) if isinstance(values, bytes) else schema.model_validate(values)
+        if isinstance(values, bytes):
+            return schema.model_validate_json(values)
+        entry = schema.model_validate(by_type(schema, values, wrong))
+        lines = []
     except ValidationError as error:
-        raise UserError("\n".join(explain(error, where, schema))) from None
+        lines = explain(error, where, schema)
+    said = [f"{where}: {_key(each.keys)} = " for each in wrong]
+    others = [line for line in lines if not line.startswith(tuple(said))]
+    raise_problems(
+        [f"{start}{_shown(each.value)}: {each.what}" for start, each in zip(said, wrong, strict=True)] + others
+    )
+    return entry
 
 
 def validate_named(schema: type[ConfigEntry], values: Mapping[str, Any], name: str, where: str) -> ConfigEntry:
@@ -66,15 +47,31 @@ def explain(error: ValidationError, where: str, schema: type[BaseModel]) -> list
         if problem["type"] == "too_short" and problem["input"]:
             continue  # pydantic's echo of list entries that are reported themselves
         keys, valid = _follow(schema, problem["loc"])
-        key = ".".join(keys) or "(top level)"
+        key = _key(keys)
         message = problem["msg"].removeprefix("Value error, ").replace("Tuple", "List").replace("tuple", "list")
         if problem["type"] == "extra_forbidden":
             lines.append(f"{where}: {key}: unknown key{nearest(keys[-1], valid)}")
+        elif problem["type"] == "union_tag_not_found":
+            lines.append(f"{where}: {key}.kind: required, but not given (hub, path, ...; docs/data.md)")
         elif problem["type"] == "missing":
             lines.append(f"{where}: {key}: required, but not given")
         else:
-            lines.append(f"{where}: {key} = {problem['input']!r}: {message[0].lower()}{message[1:]}")
-    return lines
+            lines.append(f"{where}: {key} = {_shown(problem['input'])}: {message[0].lower()}{_cut(message[1:])}")
+    more = [f"{where}: and {len(lines) - MOST_LINES} problems more"] if len(lines) > MOST_LINES else []
+    return lines[:MOST_LINES] + more
+
+
+def _key(keys: Iterable[str]) -> str:
+    return ".".join(_cut(key, 60) for key in keys) or "(top level)"
+
+
+def _shown(value: Any) -> str:
+    """A value as a message shows it: on one line, and not the whole of a long one."""
+    return _cut(repr(value))
+
+
+def _cut(text: str, length: int = 200) -> str:
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def _follow(schema: type[BaseModel], location: Iterable[str | int]) -> tuple[list[str], list[str]]:

@@ -8,7 +8,8 @@ from pydantic import Field
 from qtuning.errors import UserError
 from qtuning.experiment.base import Config
 from qtuning.experiment.cell import Evaluation
-from qtuning.experiment.yaml_files import read_yaml, validate
+from qtuning.experiment.strict_yaml import read_yaml
+from qtuning.experiment.yaml_files import validate
 
 FILE = "planning.yaml"
 Source = Literal["public", "mini-world"]

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qtuning.data.rows import Example, parse_row
+from qtuning.data.parse import parse_row
+from qtuning.data.rows import Example
 from qtuning.data.sources import read_rows
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell, FileSource, Template

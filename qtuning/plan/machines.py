@@ -28,7 +28,8 @@ from pydantic import Field
 
 from qtuning.errors import UserError
 from qtuning.experiment.base import Config
-from qtuning.experiment.yaml_files import nearest, read_yaml, validate
+from qtuning.experiment.strict_yaml import read_yaml
+from qtuning.experiment.yaml_files import nearest, validate
 from qtuning.gpus.device import AMPERE
 from qtuning.plan.shapes import BYTES, Attention, Shape
 

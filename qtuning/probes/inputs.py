@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 from typing import Literal, get_args
 
-from qtuning.data.sources import locate, read_file
+from qtuning.data.containers import read_file
+from qtuning.data.forms import CHAT, PAIRS
+from qtuning.data.sources import locate
 from qtuning.errors import UserError
 from qtuning.experiment.cell import FileSource, HubSource, Model, ShippedModelSource, Template, TrainSet
 from qtuning.experiment.grid import ConfigFolder
@@ -52,21 +54,24 @@ def find_train_set(name: str, named: ConfigFolder) -> TrainSet:
     return TrainSet(name=_slug(path.name.split(".")[0]), source=source, format=_form(path), bad_rows=1.0)
 
 
-def _form(path: Path) -> Literal["alpaca", "chat", "sharegpt"]:
-    rows = read_file(locate(FileSource(kind="path", file=str(path)), data_dir=None))
+def _form(path: Path) -> Literal["alpaca", "chat", "sharegpt", "prompt-completion"]:
+    rows = read_file(locate(FileSource(kind="path", file=str(path)), data_dir=None)[0])
     first = next((row for row in rows if isinstance(row.value, dict)), None)
     if first is None:
         raise UserError(f"{path}: has no row that is an object with columns")
     assert isinstance(first.value, dict)
     if "messages" in first.value:
         return "chat"
-    if "conversations" in first.value:
+    if set(CHAT) & set(first.value):
         return "sharegpt"
     if {"instruction", "output"} <= set(first.value):
         return "alpaca"
+    if any(set(pair) <= set(first.value) for pair in PAIRS):
+        return "prompt-completion"
     raise UserError(
         f"{path}:{first.line}: has columns {', '.join(map(str, first.value))}; expected instruction and output (input "
-        "is optional), messages, or conversations; name other columns in a file of configs/train_sets (`columns`)"
+        "is optional), messages, conversations, or prompt and completion; name other columns in a file of "
+        "configs/train_sets (`columns`)"
     )
 
 

@@ -44,8 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="folder of a cell whose weights this one needs, in the order of references_of",
     )
     parser.add_argument("--influence", type=Path, help="folder of the measured influence (LESS)")
-    parser.add_argument("--tracking", default="auto", help="W&B: auto, online, offline or disabled")
+    parser.add_argument("--tracking", default="auto", help="auto, online, offline, disabled, trackio or tensorboard")
     parser.add_argument("--group", action="append", default=[], help="experiment(s) the cell belongs to")
+    parser.add_argument("--variant", default="", help="what tells it from others of its method and budget")
     parser.add_argument("--observe", action="store_true", help="watch fixed samples, record masks of tokens")
     parser.add_argument("--measure", action="store_true", help="from the start, for time and memory alone")
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="seconds between checkpoints")
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     checkpoint.clear(args.state)
             train(
                 cell, accelerator, folders, args.tracking, args.group, args.checkpoint_seconds, args.shard,
-                recompute=args.recompute, reuse=args.reuse,
+                recompute=args.recompute, reuse=args.reuse, variant=args.variant,
             )  # fmt: skip
     except Exception as raised:
         error = _too_large(raised, cell, args.state, args.recompute) if is_out_of_memory(raised) else raised

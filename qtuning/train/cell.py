@@ -33,6 +33,9 @@ from qtuning.model.packed import PackedModel, causal_lm_of
 from qtuning.provenance import provenance
 from qtuning.pruners.method import method_of
 from qtuning.scoring.scores import BatchScores, NonFinite
+from qtuning.tracking.identity import run_of_cell
+from qtuning.tracking.mirror import Mirror
+from qtuning.tracking.trained import send_training
 from qtuning.train import checkpoint
 from qtuning.train.candidates import CellSamples, check_and_adapt, score_with_auxiliary
 from qtuning.train.checkpoint import Checkpointer
@@ -48,7 +51,6 @@ from qtuning.train.reuse import why_not_reusable
 from qtuning.train.seeding import derived_seed
 from qtuning.train.sharding import rest, shard, whole_state
 from qtuning.train.step import TrainingLoop
-from qtuning.train.tracking import Mirror
 from qtuning.train.watch import FILE as WATCH
 from qtuning.train.watch import Watch
 
@@ -111,11 +113,12 @@ def train(
     sharded: bool = False,
     recompute: bool = False,
     reuse: bool = False,
+    variant: str = "",
 ) -> None:
     """Train `cell` on its prepared inputs, or go on from its last checkpoint; write OUTPUTS below `folders.out`.
 
-    tracking, groups: see `Mirror.open`. seconds: between checkpoints. sharded: by FSDP, else whole in each process
-    (DDP). recompute, reuse: what was decided here (experiment/decide.py).
+    tracking: see `Mirror.open`; groups, variant: see `run_of_cell`. seconds: between checkpoints. sharded: by FSDP,
+    else whole in each process (DDP). recompute, reuse: what was decided here (experiment/decide.py).
 
     A diverged cell (non-finite scores, loss or gradient) is a result: it is recorded as such in train.json, without
     weights. UserError for what the user can mend.
@@ -183,10 +186,12 @@ def train(
         print_derived(cell, running, accelerator, samples, loop.expected_updates, trainable, start, difference)
     log = RunLog(folders.state, start) if main else None
     diagnosis = Diagnosis(cell.pruning, len(samples), sum(sample.response_length for sample in samples))
+    run = run_of_cell(cell, groups, variant)
+    mirror = Mirror.open(tracking if main else "disabled", run, folders.state.parent.parent)
     for earlier in log.records() if log is not None else []:
         diagnosis.feed(earlier)
+        mirror.log(earlier)
     checkpointer = Checkpointer(loop, folders.state, identity, seconds, started, computed)
-    mirror = Mirror.open(tracking if main else "disabled", cell, groups, folders.state.parent.parent / "wandb")
     watch = Watch(loop, folders.state, start, main) if folders.observe else None
     wait_for_everyone()  # for the first one, which has opened its files
 
@@ -229,7 +234,7 @@ def train(
         | ({"parallel": "fsdp" if sharded else "ddp"} if accelerator.num_processes > 1 else {}),
     }
     write_json(folders.out / folders.outputs[-1], marker)
-    mirror.summary({key: marker[key] for key in ("status", "updates", "loss", "cost")})
+    send_training(mirror, folders.out, folders.samples, base)
     mirror.finish()
     checkpoint.clear(folders.state)
     print(f"{cell_id(cell)}: {marker['status']} after {marker['updates']} updates" + (f": {reason}" if reason else ""))

@@ -28,6 +28,15 @@ def _asked(arguments: Sequence[str] | None) -> Namespace | None:
     return parsed
 
 
+def spelled_settings(arguments: Sequence[str] | None = None) -> tuple[list[Path], dict[str, str]] | None:
+    """The files of `--configfile`, and KEY -> VALUE of `--config` as it was typed; None in another program."""
+    if (asked := _asked(arguments)) is None:
+        return None
+    entries = [entry.partition("=") for entry in asked.config or ()]
+    # Snakemake takes quotes off, too; those that it starts itself get the settings in quotes
+    return [Path(file) for file in asked.configfile], {key: value.strip("'\"") for key, _, value in entries}
+
+
 def only_planned(arguments: Sequence[str] | None = None) -> bool:
     """Whether `snakemake` is to say what it would do, and to do nothing (-n)."""
     asked = _asked(arguments)

@@ -37,8 +37,8 @@ from qtuning.experiment.references import references_of, with_references
 from qtuning.experiment.yaml_files import nearest
 from qtuning.files import canonical_json
 from qtuning.gpus import visible
+from qtuning.tracking.mirror import MODES
 from qtuning.train.launch import Launch
-from qtuning.train.tracking import MODES
 from qtuning.warm.client import VARIABLE
 
 SETTINGS = ("results", "data_dir", "tracking", "processes", "parallel", "recompute", "threads", "checkpoint_seconds",
@@ -249,7 +249,7 @@ class WorkflowInputs:
         # the mini world changes only with the package
         if source is None or isinstance(source, HubSource) or source.kind == "mini-world":
             return []
-        return [locate(source, data_dir=self.data_dir)]
+        return locate(source, data_dir=self.data_dir)
 
     def _benchmark_files(self, source: str, splits: Mapping[str, Split]) -> list[Path]:
         if source != "data-dir" or self.data_dir is None:
@@ -451,4 +451,4 @@ def _check_settings(config: Mapping[str, Any], configs: Path) -> None:
     if config["vllm"] is not None and not Path(config["vllm"]).is_file():
         raise UserError(f"vllm = {config['vllm']!r}: no such file; name the Python that has vLLM")
     if not isinstance(config["warm"], bool):
-        raise UserError(f"warm = {config['warm']!r}: must be true or false, after --config True or False")
+        raise UserError(f"warm = {config['warm']!r}: must be true or false")

@@ -108,13 +108,13 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     path = samples.write_records(tmp_path, "gsm8k", "test", samples.gsm8k(200))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"test\.jsonl\.gz: line \d+: cannot be read \(Compressed file ended"):
+    with pytest.raises(UserError, match=r"test\.jsonl\.gz: damaged or cut short, read up to line \d+ \(Comp"):
         read_items(tmp_path, "gsm8k", "test")
     path.write_text("not gzip at all")
-    with pytest.raises(UserError, match=r"line 1: cannot be read \(Not a gzipped file"):
+    with pytest.raises(UserError, match=r"line 1: invalid JSON \(Expecting value at column 1"):
         read_items(tmp_path, "gsm8k", "test")
     path.write_bytes(whole[:40] + bytes(80) + whole[120:])
-    with pytest.raises(UserError, match=r"test\.jsonl\.gz: line \d+: "):
+    with pytest.raises(UserError, match=r"test\.jsonl\.gz: damaged or cut short, read up to "):
         read_items(tmp_path, "gsm8k", "test")
 
 
@@ -124,9 +124,9 @@ def test_files_without_records(tmp_path: Path) -> None:
         read_items(tmp_path, "gsm8k", "test")
     with gzip.open(path, "wt") as lines:
         lines.write(json.dumps(GOOD["gsm8k"]) + "\n\n{broken\n")
-    with pytest.raises(UserError, match=r"line 3: not valid JSON"):
+    with pytest.raises(UserError, match=r"line 3: invalid JSON \(Expecting property name"):
         read_items(tmp_path, "gsm8k", "test")
     with gzip.open(path, "wb") as raw:
         raw.write(b'{"question": "\xff", "answer": "#### 1"}\n')
-    with pytest.raises(UserError, match=r"line 1: not valid JSON"):
+    with pytest.raises(UserError, match=r"line 1: invalid UTF-8"):
         read_items(tmp_path, "gsm8k", "test")

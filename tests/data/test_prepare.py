@@ -14,6 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from qtuning.data.forms import ROLES
 from qtuning.data.prepare import prepare, print_summary
 from qtuning.data.samples import load_samples
 from qtuning.errors import UserError
@@ -166,12 +167,13 @@ def test_the_share_of_bad_rows(run: Callable[..., Path], write: Any) -> None:
     assert "\n" not in message
     assert "set: 3 of 100 rows (3 %) are unusable, 1 % are allowed: 2 not a string, 1 missing key" in message
     assert f"{path}:98 not a string ('output' is null); {path}:99" in message
-    assert f"{path}:100 missing key ('instruction')" in message
+    assert f"{path}:100 missing key ('instruction'; the row has output)" in message
+    assert message.endswith("; make these texts, or name others under `columns` in its YAML, or raise bad_rows")
 
 
 def test_no_usable_row(run: Callable[..., Path], write: Any) -> None:
     path = write("a.jsonl", [{"question": "a", "answer": "b"}] * 3)
-    with pytest.raises(UserError, match=r"none of its 3 rows is usable: 3 missing key.*`columns`"):
+    with pytest.raises(UserError, match=r"none of its 3 rows is usable: 3 missing key.*`columns: \{instruction: KEY"):
         run(train_set(path, bad_rows=1.0))
     path = write("b.jsonl", ROWS)
     with pytest.raises(UserError, match=r"none of its 100 rows is usable: 100 response cut away.*training\.cutoff"):
@@ -269,13 +271,14 @@ def test_sharegpt_rows_are_the_alpaca_rows_they_stand_for(run: Callable[..., Pat
     )
     assert [sample.tokens.tolist() for sample in first] == [sample.tokens.tolist() for sample in second]
     assert [sample.prompt for sample in first] == [sample.prompt for sample in second]
-    bad = write("bad.jsonl", [*rows, {"conversations": [{"from": "user", "value": "a"}]}, {"conversations": "a"}])
+    bad = write("bad.jsonl", [*rows, {"conversations": [{"from": "narrator", "value": "a"}]}, {"conversations": "a"}])
     with pytest.raises(UserError) as error:
         run(train_set(bad, format="sharegpt"))
     assert str(error.value) == (
-        "train set set: 2 of 102 rows (1.96 %) are unusable, 1 % are allowed: 1 wrong role order, 1 not a list; "
-        f"first: {bad}:101 wrong role order (conversations[0]: unknown role 'user' (known: system, human, gpt)); "
-        f"{bad}:102 not a list ('conversations' is a string); mend the rows, or raise bad_rows in its YAML"
+        "train set set: 2 of 102 rows (1.96 %) are unusable, 1 % are allowed: 1 unknown role, 1 not a list; "
+        f"first: {bad}:101 unknown role (conversations[0]: 'narrator' (known: {', '.join(ROLES)})); "
+        f"{bad}:102 not a list ('conversations' is a string); say whose turns these are: `roles: {{NAME: user}}` in "
+        "its YAML, or raise bad_rows"
     )
 
 

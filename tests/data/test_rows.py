@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qtuning.data.rows import Example, Message, Reason, Refusal, Row, parse_row
+from qtuning.data.forms import ROLES
+from qtuning.data.parse import parse_row
+from qtuning.data.rows import Example, Message, Reason, Refusal, Row
 from qtuning.experiment.cell import FileSource, TrainSet
 
 SOURCE = FileSource(kind="path", file="unused.jsonl")
@@ -46,10 +48,12 @@ def is_text(value: object) -> bool:
 def test_an_alpaca_row_is_an_example_exactly_if_its_texts_are_there(row: Any) -> None:
     result = parse(row, ALPACA)
     given_input = row.get("input") if isinstance(row, dict) else None
+    texts = [row.get(key) for key in ("instruction", "input", "output")] if isinstance(row, dict) else []
     usable = (
         isinstance(row, dict)
         and is_text(row.get("instruction"))
         and is_text(row.get("output"))
+        and sum(len(text.encode()) for text in texts if is_text(text)) <= 2**20
         and (given_input is None or is_text(given_input) or (isinstance(given_input, str) and not given_input.strip()))
     )
     assert isinstance(result, Example) == usable
@@ -121,7 +125,8 @@ def conversation(*turns: tuple[str, object]) -> dict:
         (conversation(("user", "a"), ("system", "s"), ("assistant", "b")), Reason.WRONG_ROLE_ORDER),
         (conversation(("user", "a"), ("user", "a"), ("assistant", "b")), Reason.WRONG_ROLE_ORDER),
         (conversation(("user", "a"), ("assistant", "b"), ("assistant", "c")), Reason.WRONG_ROLE_ORDER),
-        (conversation(("user", "a"), ("tool", "t"), ("assistant", "b")), Reason.WRONG_ROLE_ORDER),
+        (conversation(("user", "a"), ("tool", "t"), ("assistant", "b")), Reason.NOT_SUPPORTED),
+        (conversation(("user", "a"), ("narrator", "t"), ("assistant", "b")), Reason.UNKNOWN_ROLE),
     ],
 )
 def test_reasons_of_chat_rows(row: Any, reason: str) -> None:
@@ -160,17 +165,18 @@ def test_a_sharegpt_row_is_the_chat_row_in_other_words(turns: list[tuple[str, st
 
 def test_a_sharegpt_row_says_what_it_lacks() -> None:
     for turn, detail in (
-        ({"role": "user", "content": "a"}, "conversations[0]: 'from'"),
+        ({"value": "a"}, "conversations[0]: 'role'"),
         ({"from": "human"}, "conversations[0]: 'value'"),
-        ({"from": "user", "value": "a"}, "conversations[0]: unknown role 'user' (known: system, human, gpt)"),
+        ({"from": "narrator", "value": "a"}, f"conversations[0]: 'narrator' (known: {', '.join(ROLES)})"),
     ):
         found = parse({"conversations": [turn]}, SHAREGPT)
         assert isinstance(found, Refusal) and found.detail == detail
-    found = parse({"messages": []}, SHAREGPT)
-    assert found == Refusal(Reason.MISSING_KEY, "'conversations'")
+    found = parse({"texts": []}, SHAREGPT)
+    assert found == Refusal(Reason.MISSING_KEY, "'conversations'; the row has texts")
     twice = {"conversations": [{"from": "human", "value": "a"}] * 2 + [{"from": "gpt", "value": "b"}]}
     found = parse(twice, SHAREGPT)
-    assert found == Refusal(Reason.WRONG_ROLE_ORDER, "expected [system], human, gpt, human, gpt, ...")
+    order = "expected [system], user, assistant, user, ...; before the response: user, user"
+    assert found == Refusal(Reason.WRONG_ROLE_ORDER, order)
     named = SHAREGPT.model_copy(update={"columns": {"messages": "turns"}})
     assert parse({"turns": twice["conversations"][1:]}, named) == Example((Message("user", "a"),), "b")
 
@@ -191,7 +197,7 @@ def test_details_name_the_key_and_stay_short() -> None:
     assert "messages[0]" in result.detail
     assert len(result.detail) < 200
     missing = parse({"question": "q"}, ALPACA)
-    assert missing == Refusal(Reason.MISSING_KEY, "'instruction'")
+    assert missing == Refusal(Reason.MISSING_KEY, "'instruction'; the row has question")
 
 
 @pytest.mark.parametrize(

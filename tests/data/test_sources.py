@@ -10,8 +10,9 @@ from hub_server import Hub
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qtuning.data.containers import SUFFIXES, read_file
 from qtuning.data.rows import Reason, Row
-from qtuning.data.sources import MINI_WORLD, SUFFIXES, describe_source, locate, read_file, read_rows
+from qtuning.data.sources import MINI_WORLD, describe_source, locate, read_rows
 from qtuning.errors import UserError
 from qtuning.experiment.cell import FileSource, HubSource, TrainSet
 from qtuning.experiment.ids import ResultPaths
@@ -70,7 +71,8 @@ def test_undecodable_lines_are_row_problems(tmp_path: Path) -> None:
 
 
 def test_invalid_bytes_in_a_json_list_spoil_only_their_row(tmp_path: Path) -> None:
-    from qtuning.data.rows import Refusal, parse_row
+    from qtuning.data.parse import parse_row
+    from qtuning.data.rows import Refusal
 
     path = tmp_path / "a.json"
     path.write_bytes(b'[{"instruction": "a\xff", "output": "b"},\n{"instruction": "a", "output": "b"}]')
@@ -82,7 +84,7 @@ def test_invalid_bytes_in_a_json_list_spoil_only_their_row(tmp_path: Path) -> No
 
 
 @settings(max_examples=150, deadline=None)
-@given(data=st.binary(max_size=200), name=st.sampled_from(SUFFIXES))
+@given(data=st.binary(max_size=200), name=st.sampled_from([*SUFFIXES, ".csv"]))
 def test_any_bytes_are_rows_or_a_user_error(tmp_path_factory: pytest.TempPathFactory, data: Any, name: str) -> None:
     path = tmp_path_factory.mktemp("fuzz") / f"a{name}"
     path.write_bytes(gzip.compress(data) if name.endswith(".gz") and len(data) % 2 else data)
@@ -108,7 +110,7 @@ def check_rows_or_user_error(path: Path) -> None:
     try:
         for row in read_file(path):
             assert row.line >= 1
-            assert row.problem in (None, Reason.INVALID_JSON, Reason.INVALID_UTF8)
+            assert row.problem in (None, Reason.INVALID_JSON, Reason.INVALID_UTF8, Reason.INVALID_CSV)
     except UserError as error:
         problem = str(error)
     assert not problem or problem.startswith(str(path))
@@ -131,8 +133,6 @@ def test_a_truncated_gzip_file_says_how_far_it_was_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"a": 1}\n{"a": 2}', r"expected a JSON list of rows; a file with one object a line is named \.jsonl"),
-        ("", "expected a JSON list of rows"),
         ('[{"a": 1}\n{"a": 2}]', "a.json:2: not valid JSON: expected a comma"),
         ('[{"a": 1},\n{"a": }]', "a.json:2: not valid JSON"),
         ('[{"a": 1}] x', "text after the end"),
@@ -150,18 +150,17 @@ def test_a_broken_json_list_is_refused_with_its_line(tmp_path: Path, text: str, 
 def test_locate(tmp_path: Path, write: Any) -> None:
     path = write("data/alpaca/train.jsonl", ROWS)
     named = FileSource(kind="data-dir", file="alpaca/train.jsonl")
-    assert locate(named, data_dir=tmp_path / "data") == path
+    assert locate(named, data_dir=tmp_path / "data") == [path]
     shipped = FileSource(kind="mini-world", file="sft/train_0.jsonl.gz")
-    assert locate(shipped, data_dir=None) == locate(shipped, data_dir=tmp_path) == MINI_WORLD / "sft/train_0.jsonl.gz"
-    assert locate(FileSource(kind="path", file=str(path)), data_dir=None) == path
+    assert locate(shipped, data_dir=None) == locate(shipped, data_dir=tmp_path) == [MINI_WORLD / "sft/train_0.jsonl.gz"]
+    assert locate(FileSource(kind="path", file=str(path)), data_dir=None) == [path]
     with pytest.raises(UserError, match="--config data_dir=DIR"):
         locate(named, data_dir=None)
     with pytest.raises(UserError, match="no such file"):
         locate(named, data_dir=tmp_path)
-    with pytest.raises(UserError, match="is a folder"):
+    with pytest.raises(UserError, match=r"is a folder without files of rows; known: \.jsonl"):
         locate(FileSource(kind="path", file=str(tmp_path)), data_dir=None)
-    with pytest.raises(UserError, match=r"unknown file format; known: \.jsonl"):
-        read_file(tmp_path / "train.csv")
+    assert locate(FileSource(kind="path", file=str(path.parent)), data_dir=None) == [path]
 
 
 def hub_set(id_: str, split: str = "train", local: str | None = None) -> TrainSet:

@@ -264,7 +264,8 @@ def test_a_wrong_alias_is_one_line(configs: Configs) -> None:
     for values, expected in (
         ({"alias": "nwo"}, "e.yaml: alias = 'nwo': unknown; did you mean now? (valid: e, now)"),
         ({"alias": "e"}, "e.yaml: alias = 'e': is an alias of itself"),
-        ({"alias": 3}, "e.yaml: alias = 3: input should be a valid string"),
+        ({"alias": 3}, "e.yaml: alias = '3': unknown (valid: e, now)"),
+        ({"alias": [3]}, "e.yaml: alias = [3]: input should be a valid string"),
         ({"alias": "now", "title": "T"}, "e.yaml: title: unknown key (valid: name, alias)"),
     ):
         configs.write("experiments/e", values)

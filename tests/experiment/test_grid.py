@@ -17,7 +17,8 @@ from qtuning.experiment.grid import ConfigFolder, Grid
 from qtuning.experiment.ids import cell_id, cell_json, evaluation_id, evaluation_json, model_id, pair_id
 from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.schema import MethodEntry, Ratios
-from qtuning.experiment.yaml_files import nearest, read_yaml
+from qtuning.experiment.strict_yaml import read_yaml
+from qtuning.experiment.yaml_files import nearest
 from qtuning.files import canonical_json, short_hash
 
 EXPERIMENT: dict[str, Any] = {
@@ -368,7 +369,7 @@ def test_every_error_of_every_file_at_once(configs: Configs) -> None:
         (experiment, "seeds.1.init", "-1"),
         (experiment, "training.learning_rat", "unknown key; did you mean learning_rate?", "schedule"),
         (experiment, "training.lora.rank", "unknown key", "valid: r, alpha, dropout"),
-        (experiment, "training.epochs", "'three'", "valid integer"),
+        (experiment, "training.epochs", "'three'", "is no number; write one"),
         (experiment, "training.warmup", "inf", "finite"),
         (experiment, "evaluation.batch_size", "0", "greater than 0"),
         (experiment, "sedes", "unknown key; did you mean seeds?"),
@@ -404,7 +405,7 @@ def test_every_error_of_every_file_at_once(configs: Configs) -> None:
         ("title: [m\n", "not valid YAML"),
         ("- title\n", "expected keys and values at the top level, found list"),
         ("", "expected keys and values at the top level, found NoneType"),
-        ("title: !!python/object/apply:os.getcwd []\n", "not valid YAML: could not determine a constructor"),
+        ("title: !!python/object/apply:os.getcwd []\n", "not valid YAML: tags are not read (!!python/object/apply:os"),
         ("{[a]: 1}\n", "not valid YAML"),
     ],
 )

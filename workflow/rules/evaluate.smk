@@ -36,11 +36,13 @@ rule evaluate:
         ).minutes(attempt),
         results=str(ROOT),
         data_dir=DATA_DIR,
+        tracking=config["tracking"],
+        groups=lambda wildcards: TRACKED.options(wildcards.cell),
     message:
         "evaluate {wildcards.cell}"
     shell:
         "qtuning evaluate {input.cell:q} {input.evaluation:q} --results {resources.results:q} {resources.data_dir}"
-        " --threads {threads} > {log:q} 2>&1"
+        " --tracking {resources.tracking:q} {resources.groups} --threads {threads} > {log:q} 2>&1"
 
 
 # An engine goes on to the other cells of its base model, for whose own jobs the replies wait below results/state.
@@ -106,5 +108,7 @@ use rule evaluate as mark with:
         runtime=lambda wildcards, attempt: REQUESTS.marking(attempt),
         results=str(ROOT),
         data_dir=DATA_DIR,
+        tracking=config["tracking"],
+        groups=lambda wildcards: TRACKED.options(wildcards.cell),
     message:
         "mark {wildcards.cell}"

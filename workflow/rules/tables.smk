@@ -50,13 +50,15 @@ rule tables:
     resources:
         results=str(ROOT),
         data_dir=DATA_DIR,
+        tracking=config["tracking"],
     params:
         title=lambda wildcards: INPUTS.grid(wildcards.experiment).experiment.title,
     message:
         "tables of {wildcards.experiment}"
     shell:
         # the table itself goes to the terminal: it is what the user came for
-        "qtuning tables {wildcards.experiment:q} --results {resources.results:q} {resources.data_dir} 2> {log:q}"
+        "qtuning tables {wildcards.experiment:q} --results {resources.results:q} {resources.data_dir}"
+        " --tracking {resources.tracking:q} 2> {log:q}"
 
 
 # Of a table that the paper prints scores in (all but 6 and 7) there is one more page: its numbers beside ours.

@@ -38,7 +38,7 @@ rule train:
         ),
         results=str(ROOT),
         launch=INPUTS.launch.options(),
-        groups=lambda wildcards: INPUTS.group_options(wildcards.cell),
+        groups=lambda wildcards: TRACKED.options(wildcards.cell),
         observe=lambda wildcards: INPUTS.observe_option(wildcards.cell),
         threads_each=config["threads"],
         tracking=config["tracking"],

@@ -2,38 +2,24 @@
 
 import builtins
 import json
-import os
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import wandb
+from offline_runs import offline_runs
 
-from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell, Seeds
 from qtuning.experiment.grid import ConfigFolder
-from qtuning.experiment.ids import cell_id, cell_json
-from qtuning.files import write_json, write_text
-from qtuning.train import tracking
-from qtuning.train.tracking import Mirror, flatten, replay, resolve_mode
+from qtuning.experiment.ids import cell_id
+from qtuning.tracking import wandb_run
+from qtuning.tracking.identity import run_of_cell
+from qtuning.tracking.mirror import Mirror, flatten, resolve_mode
 
 KEY = "f" * 40  # of the form that wandb asks for
 CONFIGS = Path(__file__).parents[2] / "configs"
-
-
-@pytest.fixture(autouse=True)
-def nobody_logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No setting and no credential of whoever runs the tests."""
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
-    wandb.teardown()  # wandb reads the environment once
 
 
 @pytest.fixture
@@ -43,18 +29,7 @@ def cell() -> Cell:
 
 
 def open_mirror(cell: Cell, folder: Path, mode: str = "offline", **more: Any) -> Mirror:
-    return Mirror.open(mode, cell, ("mini", "table1"), folder, **more)
-
-
-def inspect(run_file: Path) -> list[dict[str, Any]]:
-    """The records of an offline run, by wandb's own reader."""
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run_file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def run_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))
+    return Mirror.open(mode, run_of_cell(cell, ("mini", "table1"), "lambda=0.5"), folder, **more)
 
 
 def records(updates: int, start: int = 0) -> list[dict[str, Any]]:
@@ -69,37 +44,77 @@ def test_offline_run_holds_what_was_logged(cell: Cell, tmp_path: Path, capfd: py
     mirror.finish()
     assert mirror.failure is None
     assert capfd.readouterr() == ("", "")  # a mirror is silent
-    (run_file,) = run_files(tmp_path)
-    found = inspect(run_file)
-    history = [record["history"]["item"] for record in found if record["type"] == "history"]
-    assert [item["loss"] for item in history] == [2.0, 1.9, 1.8, 1.7, 1.6]
-    summary: dict[str, Any] = {}
-    for record in found:
-        if record["type"] == "summary":
-            summary |= record["summary"]["update"]
-    assert (summary["status"], summary["cost/updates"], summary["loss"]) == ("done", 5, 1.6)
-    (run,) = [record["run"] for record in found if record["type"] == "run"]
-    assert (run["project"], run["run_id"], run["run_group"]) == ("qtuning", cell_id(cell), "mini")
-    assert (run["tags"], run["job_type"]) == (["mini", "table1"], "train")
-    assert run["config"]["update"]["pruning"]["token_options"]["lambda"] == 0.5
+    (run,) = offline_runs(tmp_path)
+    assert [item["loss"] for item in run.history] == [2.0, 1.9, 1.8, 1.7, 1.6]
+    assert (run.summary["status"], run.summary["cost/updates"]) == ("done", 5)
+    assert "loss" not in run.summary, "the last batch says nothing of the run"
+    assert (run.name, run.group, run.tags, run.kind) == (cell_id(cell), "mini", ["mini", "table1"], "cell")
+    assert run.config["configuration"]["pruning"]["token_options"]["lambda"] == 0.5
     # nothing of this machine, of its code or of what it prints
-    assert "host" not in run
-    assert not {"git", "files", "output_raw", "stats", "environment"} & {record["type"] for record in found}
-    assert "test_tracking.py" not in json.dumps(found)
+    (told,) = [record["run"] for record in run.records if record["type"] == "run"]
+    assert told["project"] == "qtuning"
+    assert "host" not in told
+    assert not {"git", "files", "output_raw", "stats", "environment"} & {record["type"] for record in run.records}
+    assert "test_mirror.py" not in json.dumps(run.records)
+
+
+def test_an_attempt_replaces_the_one_before(cell: Cell, tmp_path: Path) -> None:
+    """A killed attempt leaves a folder; the next one logs all that is known again."""
+    killed = open_mirror(cell, tmp_path)
+    for record in records(7):
+        killed.log(record)
+    wandb.finish()  # as far as it came
+    other = cell.model_copy(update={"seeds": Seeds(data=78, pruner=78, init=78)})
+    open_mirror(other, tmp_path).finish()
+    mirror = open_mirror(cell, tmp_path)
+    for record in [*records(3), *records(9, start=3)]:
+        mirror.log(record)
+    mirror.finish()
+    runs = {run.name: run for run in offline_runs(tmp_path)}
+    assert set(runs) == {cell_id(cell), cell_id(other)}, "one each, and the other cell's stays"
+    assert [item["_step"] for item in runs[cell_id(cell)].history] == list(range(9))
 
 
 def test_steps_are_update_numbers(cell: Cell, tmp_path: Path) -> None:
     mirror = open_mirror(cell, tmp_path)
-    for record in records(7, start=4):  # a cell resumed at update 4
+    for record in records(7, start=4):
         mirror.log(record)
     mirror.finish()
-    (run_file,) = run_files(tmp_path)
-    history = [record for record in inspect(run_file) if record["type"] == "history"]
-    assert [_step(record) for record in history] == [4, 5, 6]
+    (run,) = offline_runs(tmp_path)
+    assert [item["_step"] for item in run.history] == [4, 5, 6]
 
 
-def _step(record: dict[str, Any]) -> int:
-    return int(record["history"]["item"]["_step"])
+def test_what_the_server_has_is_not_sent_again(cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    asked: dict[str, Any] = {}
+
+    class Run:
+        step = 4  # a resumed run: the server has 0..3
+        dir, url = "w/files", "https://example.org/me/qtuning/runs/x"
+        summary: dict[str, Any] = {"digest": "d", "score/gsm8k": 1.0, "score_low/gsm8k": 0.5}  # noqa: RUF012
+
+        def define_metric(self, *_: Any, **__: Any) -> None: ...
+
+        def log(self, record: dict[str, Any], step: int) -> None:
+            sent.append(step)
+
+        def finish(self, exit_code: int) -> None: ...
+
+    def init(**arguments: Any) -> Run:
+        asked.update(arguments)
+        return Run()
+
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    mirror = open_mirror(cell, tmp_path, mode="online")
+    for record in records(6):
+        mirror.log(record)
+    assert sent == [4, 5]
+    assert (asked["id"], asked["resume"], asked["group"]) == (cell_id(cell), "allow", "mini")
+    assert mirror.holds("d") and not mirror.holds("e")
+    mirror.summary({"evaluation": "evaluation-1", "score/math": 2.0})
+    mirror.finish("e")
+    assert Run.summary == {"digest": "e", "evaluation": "evaluation-1", "score/math": 2.0}, "no score of another one"
 
 
 def test_disabled_does_nothing(cell: Cell, tmp_path: Path) -> None:
@@ -137,7 +152,9 @@ class TestBroken:
 
     def test_log_raises(self, cell: Cell, tmp_path: Path, monkeypatch: Any, capfd: Any) -> None:
         class Run:
-            step = 0
+            step, dir, url = 0, "w/files", ""
+
+            def define_metric(self, *_: Any, **__: Any) -> None: ...
 
             def log(self, *_: Any, **__: Any) -> None:
                 raise OSError("No space left on device")
@@ -147,7 +164,7 @@ class TestBroken:
 
     def test_folder_cannot_be_made(self, cell: Cell, tmp_path: Path, capfd: Any) -> None:
         (tmp_path / "file").write_text("")
-        self.use(open_mirror(cell, tmp_path / "file" / "wandb"), capfd)
+        self.use(open_mirror(cell, tmp_path / "file" / "results"), capfd)
 
     def test_not_installed(self, cell: Cell, tmp_path: Path, monkeypatch: Any, capfd: Any) -> None:
         real = builtins.__import__
@@ -175,7 +192,7 @@ class TestBroken:
         self, cell: Cell, tmp_path: Path, monkeypatch: Any, capfd: Any
     ) -> None:
         """A server that accepts connections and never answers."""
-        monkeypatch.setattr(tracking, "CONNECT_SECONDS", 2.0)
+        monkeypatch.setattr(wandb_run, "CONNECT_SECONDS", 2.0)
         with socket.create_server(("127.0.0.1", 0)) as server:
             monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
             monkeypatch.setenv("WANDB_API_KEY", KEY)
@@ -228,64 +245,7 @@ class TestMode:
         assert resolved() == "online"
         monkeypatch.setenv("WANDB_MODE", "offline")
         wandb.teardown()
-        assert tracking._logged_in(), "for who asks for `online` in spite of WANDB_MODE"
-
-
-class TestReplay:
-    @pytest.fixture
-    def folder(self, cell: Cell, tmp_path: Path) -> Path:
-        folder = tmp_path / "results" / "cells" / cell_id(cell)
-        write_text(folder / "cell.json", cell_json(cell))
-        write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records(6)))
-        write_json(folder / "train.json", {"status": "done", "updates": 6, "loss": 1.5, "cost": {"flops_total": 1e9}})
-        benchmarks = {"gsm8k": {"items": 9, "metrics": {"exact_match,flexible-extract": 0.375}}}
-        write_json(folder / "evaluation-0/scores.json", {"evaluation_id": "evaluation-0", "benchmarks": benchmarks})
-        return folder
-
-    def test_sends_metrics_and_scores_once(self, folder: Path) -> None:
-        target = folder.parent.parent / "wandb"
-        assert replay(folder, mode="offline", groups=["mini"])
-        assert not replay(folder, mode="offline", groups=["mini"])
-        (run_file,) = run_files(target)
-        found = inspect(run_file)
-        assert [_step(record) for record in found if record["type"] == "history"] == list(range(6))
-        assert "evaluation-0/gsm8k/exact_match,flexible-extract" in json.dumps(found)
-        (folder / "metrics.jsonl").write_text((folder / "metrics.jsonl").read_text() + '{"update": 6, "loss": 1.0}\n')
-        assert replay(folder, mode="offline", groups=["mini"])  # the cell changed
-
-    def test_steps_that_the_server_has_are_not_sent_again(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        sent: list[int] = []
-        asked: dict[str, Any] = {}
-
-        class Run:
-            step = 4  # a resumed run: the server has 0..3
-            summary: dict[str, Any] = {}  # noqa: RUF012
-
-            def log(self, record: dict[str, Any], step: int) -> None:
-                sent.append(step)
-
-            def finish(self, exit_code: int) -> None: ...
-
-        def init(**arguments: Any) -> Run:
-            asked.update(arguments)
-            return Run()
-
-        monkeypatch.setattr(wandb, "init", init)
-        monkeypatch.setenv("WANDB_API_KEY", KEY)
-        assert replay(folder, mode="online")
-        assert sent == [4, 5]
-        assert (asked["id"], asked["resume"]) == (folder.name, "allow")
-
-    def test_disabled_sends_nothing(self, folder: Path) -> None:
-        assert not replay(folder, mode="disabled")
-        assert not (folder.parent.parent / "wandb").exists()
-
-    def test_refusals_are_told(self, folder: Path, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match="no such file; give the folder of a cell"):
-            replay(tmp_path, mode="offline")
-        (folder.parent.parent / "wandb").write_text("in the way")
-        with pytest.raises(UserError, match="not sent to wandb"):
-            replay(folder, mode="offline")
+        assert wandb_run.logged_in(), "for who asks for `online` in spite of WANDB_MODE"
 
 
 def test_flatten() -> None:

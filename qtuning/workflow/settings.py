@@ -1,0 +1,70 @@
+"""The settings of a run (configs/config.yaml, `--configfile`, `--config KEY=VALUE`), each as the type that its key has.
+
+Snakemake guesses types: of `--config results=2024_11` it makes the number 202411, and of `warm=false` a text.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qtuning.errors import UserError
+from qtuning.experiment.by_type import TRUTH
+from qtuning.experiment.strict_yaml import read_yaml
+from qtuning.workflow.command_line import spelled_settings
+
+VARIABLE = "QTUNING_CONFIGS"
+"""Where commands find `configs` if it is not in the working directory (qtuning.cli.options)."""
+TEXTS, OPTIONAL_TEXTS = ("results", "tracking", "parallel", "recompute", "machine"), ("data_dir", "vllm")
+NUMBERS, OPTIONAL_NUMBERS = ("processes", "threads", "checkpoint_seconds"), ("time_limit",)
+TRUTHS = ("warm",)
+NULL = ("", "~", "null", "none")
+
+
+def configs_folder(beside: Path) -> Path:
+    """The folder `configs`: that of the working directory, else the one beside the Snakefile, in the folder `beside`.
+
+    So a clone can be used from anywhere (`snakemake -s CLONE/Snakefile`), also one that cannot be written to. Jobs are
+    told by the environment.
+    """
+    if VARIABLE not in os.environ and not Path("configs/experiments").is_dir():
+        os.environ[VARIABLE] = str(beside.resolve() / "configs")
+    return Path(os.environ.get(VARIABLE, "configs"))
+
+
+def read_settings(config: Mapping[str, Any], file: Path, arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """The settings by their types. UserError for one that cannot be read as its type.
+
+    config: as Snakemake took them; they count where no command line says more. file: of the defaults. arguments: of
+    `snakemake`; None: those of this process.
+    """
+    found = dict(config)
+    if (asked := spelled_settings(arguments)) is not None:
+        files, texts = asked
+        for each in [file, *files] if file.is_file() else files:
+            found |= {key: getattr(value, "text", value) for key, value in read_yaml(each).items()}
+        found |= texts
+    return {key: _typed(key, value) for key, value in found.items()}
+
+
+def _typed(key: str, value: Any) -> Any:
+    text = "null" if value is None else str(value)
+    if isinstance(value, list | dict):
+        raise UserError(f"{key} = {text[:60]}: must be one value")
+    if any(ord(character) < 32 or 0xD800 <= ord(character) < 0xE000 for character in text):
+        raise UserError(f"{key} = {ascii(text)[:60]}: holds characters that no name may have")
+    null = text.lower() in NULL
+    if key in (*OPTIONAL_TEXTS, *OPTIONAL_NUMBERS) and null:
+        return None
+    if key in TEXTS and null:
+        raise UserError(f"{key} = {text or 'nothing'}: must be given")
+    if key in (*TEXTS, *OPTIONAL_TEXTS):
+        return os.path.expanduser(text)  # shells leave it to us behind `=`
+    if key in TRUTHS:
+        return TRUTH.get(text.lower(), value)
+    if key in (*NUMBERS, *OPTIONAL_NUMBERS) and isinstance(value, str):
+        if re.fullmatch(r"0|[1-9][0-9]*", text):
+            return int(text)
+        return float(text) if re.fullmatch(r"[0-9]*\.[0-9]+|[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+", text) else value
+    return value
