@@ -98,7 +98,7 @@ def _command(job: Job, mini: Mini, environment: Mapping[str, str]) -> float:
         (lambda: _has_text(paths.state(mini.cell) / "metrics.jsonl", "{"))
         if job == "train"
         else (
-            lambda: _has_text(output, "Running ")  # lm-eval announces its first requests
+            lambda: _has_text(output, "generating")  # the bar of the first requests
         )
     )
     command = [sys.executable, "-m", "qtuning", job, *arguments, "--results", str(paths.root), "--threads", "1"]
