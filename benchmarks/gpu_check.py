@@ -59,13 +59,16 @@ def _take_gpus(asked: int | None) -> tuple[int, str]:
     from qtuning.gpus.find import look
 
     machine = look()
+    nothing = "no GPU here: nothing was measured or written (`qtuning doctor` says what this machine has)"
+    if not machine.devices:
+        raise UserError(nothing)
     whole = [device for device in machine.devices if not device.is_instance]
     devices = asked or min(2, max(len(whole), 1))
     hold_gpus(devices, "--gpus")
     import torch
 
     if not torch.cuda.is_available():
-        raise UserError("no GPU here: nothing was measured or written (`qtuning doctor` says what this machine has)")
+        raise UserError(nothing)
     return devices, machine.driver or "unknown"
 
 

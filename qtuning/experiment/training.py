@@ -99,8 +99,11 @@ class Training(Config):
         steps, rest = divmod(samples, self.batch_size * processes)
         if rest:
             several = f" x {processes} processes" if processes > 1 else ""
+            batches = samples // self.batch_size if samples % self.batch_size == 0 else 0
+            fitting = ", ".join(str(count) for count in range(1, batches + 1) if batches % count == 0)
             raise UserError(
                 f"training.update_samples = {samples}: batch_size {self.batch_size}{several} must divide it, with an "
                 "update of one batch or more for each process"
+                + (f"; this many processes can share it: {fitting}" if several and fitting else "")
             )
         return steps

@@ -282,6 +282,9 @@ def _refusals(repository: Repository) -> Iterator[None]:
         raise UserError(f"{repository}: has no revision {repository.revision!r}") from None
     # RuntimeError: a data set that comes as code
     except (OSError, ValueError, RuntimeError, HTTPError, DatasetsError, errors.RevisionResolutionError) as error:
+        unanswered = isinstance(error, OSError | HTTPError) and getattr(error, "response", None) is None
+        remedy = "; connect to the network, or bring along what was fetched elsewhere (docs/hub.md)" * unanswered
         raise UserError(
-            f"{repository} (revision {repository.revision}): cannot be had from the Hugging Face hub: {one_line(error)}"
+            f"{repository} (revision {repository.revision}): cannot be had from the Hugging Face hub: "
+            f"{one_line(error)}{remedy}"
         ) from None

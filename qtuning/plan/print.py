@@ -108,10 +108,9 @@ def _decisions(jobs: Sequence[TrainingJob], machine: Machine) -> list[str]:
     recomputing = sum(job.settings.gradient_checkpointing for job in jobs)
     reusing = sum(job.cell.pruning is not None and schedule_of(job.cell.pruning) == "reuse-graph" for job in jobs)
     return [
-        f"decided for {machine.label} and one process a training: {recomputing:,} of {len(jobs):,} trainings "
-        f"recompute activations, which the others have the memory to keep; {reusing:,} train "
-        "through the graphs of scoring (reuse-graph), where that fits and takes less time; the machine that trains "
-        "decides anew"
+        f"decided for {machine.label} and one process a training, and anew on the machine that trains: "
+        f"{recomputing:,} of {len(jobs):,} trainings recompute activations, because they do not fit into the memory; "
+        f"{reusing:,} train through the graphs of scoring (reuse-graph), because that fits and takes less time"
     ]
 
 

@@ -44,6 +44,8 @@ class Launch:
         for name, known in (("parallel", get_args(Parallel)), ("recompute", get_args(Recompute))):
             if getattr(self, name) not in known:
                 raise UserError(f"{name} = {getattr(self, name)!r}: must be one of {', '.join(known)}")
+        if self.parallel == "fsdp" and self.processes == 1:
+            raise UserError("parallel = 'fsdp': shares a model among processes, and processes = 1; ask for more")
 
     @property
     def here(self) -> int:
@@ -54,8 +56,8 @@ class Launch:
         """Whether each process holds a slice of the cell's model (fsdp), and not all of it (ddp).
 
         auto: if it is fully fine-tuned and has more than WHOLE parameters. Never for a LoRA that is kept after each
-        epoch, which writes its adapter whole (epochs.py). UserError for fsdp in one process, and with what bitsandbytes
-        or torch.compile does to a model.
+        epoch, which writes its adapter whole (epochs.py). UserError for fsdp with what bitsandbytes or torch.compile
+        does to a model.
         """
         assert cell.training is not None
         training = cell.training
@@ -66,8 +68,6 @@ class Launch:
                 f"parallel = 'fsdp': not with training.{apart[0]} = {getattr(training, apart[0])!r}; choose ddp"
             )
         if self.processes == 1:
-            if self.parallel == "fsdp":
-                raise UserError("parallel = 'fsdp': shares a model among processes, and processes = 1; ask for more")
             return False
         large = training.tuning == "full" and (cell.model.parameters or 0) > WHOLE
         wanted = large if self.parallel == "auto" else self.parallel == "fsdp"

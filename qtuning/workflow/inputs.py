@@ -320,7 +320,7 @@ class WorkflowInputs:
             try:
                 if experiment is not None:
                     self.asked |= {experiment} & self.grids.keys()
-                    problems += self._missing_files(experiment) + self._indivisible(experiment)
+                    problems += self._missing_files(experiment) + self._unlaunchable(experiment)
                     rated = [] if dry else [used_train_set(c) for c in self.grid(experiment).cells if c.training]
                     problems += [line for train_set in rated for line in self._missing_ratings(train_set)]
                 elif "/" not in target and not Path(target).suffix and target not in RULES:
@@ -337,16 +337,17 @@ class WorkflowInputs:
         name = path.name if path.parent == self.paths.root / "figures" else target
         return name if name in names else None
 
-    def _indivisible(self, experiment: str) -> list[str]:
-        """What is wrong with the optimizer updates of an experiment on this number of processes."""
+    def _unlaunchable(self, experiment: str) -> list[str]:
+        """Why trainings of an experiment cannot be shared by these processes."""
         problems = []
-        for training in dict.fromkeys(cell.training for cell in self.grid(experiment).cells):
+        for cell in self.grid(experiment).cells:
             try:
-                if training is not None:
-                    training.accumulation(self.launch.processes)
+                if cell.training is not None:
+                    cell.training.accumulation(self.launch.processes)
+                    self.launch.shards(cell)
             except UserError as error:
                 problems.append(f"{experiment}: {error}")
-        return problems
+        return list(dict.fromkeys(problems))
 
     def _missing_files(self, experiment: str) -> list[str]:
         """What is wrong with the local files that an experiment is made from."""

@@ -71,8 +71,7 @@ def test_all_errors_of_a_configuration_come_at_once_each_with_file_key_and_value
         (
             "budgets: [25x50, 50x70]",
             "budgets: [0x50]",
-            "budgets.0 = 80: read by YAML as a number, which is no budget; write SAMPLESxTOKENS in quotes, each in "
-            'per cent above 0, e.g. "25x50"',
+            "budgets.0 = '0x50': per cent of samples must be above 0 and at most 100",
         ),
         (
             "budgets: [25x50, 50x70]",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from hub_server import TOKEN, Hub
-from huggingface_hub.utils import enable_progress_bars
+from huggingface_hub.utils.tqdm import enable_progress_bars
 
 from qtuning.errors import UserError
 from qtuning.experiment.ids import ResultPaths

@@ -61,7 +61,7 @@ def test_what_cannot_be_launched_is_refused(settings: dict[str, Any], message: s
 
 def test_one_process_has_nothing_to_share() -> None:
     with pytest.raises(UserError, match=r"parallel = 'fsdp': .* processes = 1; ask for more"):
-        Launch(1, parallel="fsdp").shards(of_size(10, "full"))
+        Launch(1, parallel="fsdp")
 
 
 def test_any_number_of_processes_is_launched_without_a_file() -> None:
