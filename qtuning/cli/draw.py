@@ -203,9 +203,11 @@ def report(
 ) -> None:
     """Draw all tables, comparisons and figures of experiments, the audit, and one self-contained page of them.
 
-    The page needs no network and no other file; the same store gives the same bytes.
+    The page begins with what is ahead, of what, how sure, at what cost, and with what the experiment cannot see. It
+    has the audit only where an experiment is an edition of a table of the paper. It needs no network and no other file;
+    the same store gives the same bytes.
     """
-    from qtuning.report import write_report
+    from qtuning.report.build import write_report
 
     print(write_report(experiments, store, out))
 
