@@ -17,22 +17,33 @@ function filterTable(view) {
 }
 
 const tip = document.getElementById("tip");
+let pointed = null; // the cell that the tip is of
 
 function showTip(cell) {
   const [line, texts] = data.scores[cell.dataset.tip], [name, ...rest] = data.lines[line];
   const paragraph = (text) => Object.assign(document.createElement("p"), { textContent: text });
+  hideTip();
+  pointed = cell;
   tip.replaceChildren(...[name, ...texts, ...rest].map(paragraph));
   tip.hidden = false;
-  const box = cell.getBoundingClientRect(), own = tip.getBoundingClientRect();
+  placeTip();
+  cell.setAttribute("aria-describedby", "tip");
+}
+
+// A cell that gets the focus may scroll into sight: the tip goes with it.
+function placeTip() {
+  if (!pointed) return;
+  const box = pointed.getBoundingClientRect(), own = tip.getBoundingClientRect();
+  if (box.bottom < 0 || box.top > innerHeight) return hideTip();
   const below = box.bottom + 6, above = box.top - own.height - 6;
   tip.style.top = `${below + own.height <= innerHeight || above < 0 ? below : above}px`;
   tip.style.left = `${Math.max(6, Math.min(box.right - own.width, innerWidth - own.width - 6))}px`;
-  cell.setAttribute("aria-describedby", "tip");
 }
 
 function hideTip() {
   tip.hidden = true;
-  document.querySelector("[aria-describedby=tip]")?.removeAttribute("aria-describedby");
+  pointed?.removeAttribute("aria-describedby");
+  pointed = null;
 }
 
 // One score of a table is reached with Tab, its neighbours with the arrow keys.
@@ -62,7 +73,7 @@ function prepareTables() {
   const scoreOf = (event) => event.target.closest?.("[data-tip]");
   document.addEventListener("mouseover", (event) => (scoreOf(event) ? showTip(scoreOf(event)) : hideTip()));
   document.addEventListener("focusin", (event) => (scoreOf(event) ? showTip(scoreOf(event)) : hideTip()));
-  document.addEventListener("scroll", hideTip, { capture: true, passive: true });
+  document.addEventListener("scroll", placeTip, { capture: true, passive: true });
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") hideTip();
     if (event.key.startsWith("Arrow") && scoreOf(event)) {
