@@ -16,6 +16,7 @@ from qtuning.statistics.instrument import instrument
 from qtuning.statistics.summary import Entry, Hole, Summary
 from qtuning.store.lines import FULL, RANDOM, ZERO_SHOT, Line
 from qtuning.tables.controls import controls_line
+from qtuning.tables.cut import cut_notes
 from qtuning.tables.instrument import verdict as instrument_verdict
 from qtuning.tables.labels import benchmark_label, budget_label, method_label, number
 from qtuning.tables.page import Block, Column, Field, Table
@@ -176,6 +177,7 @@ def _sight(
     if controls := controls_line(summary, comparisons):
         yield controls
     yield from dict.fromkeys(f"{row['note'][0].upper()}{row['note'][1:]}." for row in primary if row["note"])
+    yield from cut_notes(summary.scores)
     overall = [entry for (_, _, name), entry in summary.entries.items() if name == summary.overall]
     if holes := sum(isinstance(entry, Hole) for entry in overall):
         what = f"{holes} of {len(overall)} scores of {benchmark_label(summary.overall)}"
