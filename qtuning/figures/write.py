@@ -93,7 +93,7 @@ def drawings(store: Store, experiment: str, summary: Summary | None = None) -> I
 
 def _of_scores(summary: Summary, store: Store) -> Iterator[tuple[str, Drawing, str]]:
     scores, frame = summary.rows, points(summary)
-    if any(line.control for line in summary.lines) and len(controls := controlled(summary, store.items)):
+    if any(line.control for line in summary.lines) and len(controls := controlled(summary, store.answers)):
         drawing = draw_controls(controls)
         yield "controls", drawing, scores_caption(drawing.text, scores)
     for name, drawing in score_curves(frame):

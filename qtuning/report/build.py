@@ -94,21 +94,21 @@ def _section(name: str, store: Store, out: Path, tips: Tips) -> Section:
 
 def _add_scores(section: Section, summary: Summary, store: Store, out: Path, tips: Tips) -> None:
     """Verdict, tables of scores and comparisons, and their files."""
-    frame = compare(summary, store.items)
+    frame = compare(summary, store.answers)
     notes = [*notes_from_store(store.folder, summary.scores), *notes_of_revisions(store.folder / "hub")]
     whole = score_files(summary, frame, notes)
     editions: list[PageFiles] = [whole, cost_files(summary), *paper_files(summary)]
     section.warnings = tuple(training_warnings(summary.scores))
-    section.verdict = verdict_of(summary, frame, store.items)
-    section.scores = score_views(summary, whole.page, frame, store.items, tips)
+    section.verdict = verdict_of(summary, frame, store.answers)
+    section.scores = score_views(summary, whole.page, frame, store.answers, tips)
     section.folds += [Fold(view.title, (), [view]) for view in views_of(whole.page)[1:]]
     section.provenance = whole.page.tables[0].details
     section.folds += [_fold(edition.page, summary.experiment) for edition in editions[1:]]
     for metric in (name for name in EDITIONS if (summary.scores["metric"] == name).any()):
         other = summarise(summary.scores, metric)
-        compared = compare(other, store.items)
+        compared = compare(other, store.answers)
         edition = score_files(other, compared, notes, whole=False)
-        views = score_views(other, edition.page, compared, store.items, tips)
+        views = score_views(other, edition.page, compared, store.answers, tips)
         section.folds.append(Fold(f"By {METRICS[metric].label}", tuple(filter(None, [edition.page.verdict])), views))
         editions.append(edition)
     overall = comparison_page(frame.filter(pl.col("benchmark") == summary.overall), summary)

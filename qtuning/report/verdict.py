@@ -55,7 +55,7 @@ class Verdict:
     table: Table
 
 
-def verdict_of(summary: Summary, comparisons: pl.DataFrame, items: pl.DataFrame) -> Verdict:
+def verdict_of(summary: Summary, comparisons: pl.DataFrame, items: pl.DataFrame | pl.LazyFrame) -> Verdict:
     """comparisons: of `statistics.compare.compare`. items: items.parquet of the store."""
     places = Places(summary)
     rows = comparisons.filter(pl.col("benchmark") == summary.overall).to_dicts()
@@ -171,7 +171,7 @@ def _fields(rows: Sequence[dict[str, Any]], places: Places) -> tuple[tuple[Field
 
 
 def _sight(
-    summary: Summary, comparisons: pl.DataFrame, items: pl.DataFrame, primary: Sequence[dict[str, Any]]
+    summary: Summary, comparisons: pl.DataFrame, items: pl.DataFrame | pl.LazyFrame, primary: Sequence[dict[str, Any]]
 ) -> Iterator[str]:
     yield from instrument_verdict(instrument([{"headline": known} for known in answer_sets(summary, items)]), summary)
     if controls := controls_line(summary, comparisons):

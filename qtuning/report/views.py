@@ -86,7 +86,9 @@ def views_of(page: Page, details: bool = False) -> list[View]:
     return found
 
 
-def score_views(summary: Summary, page: Page, comparisons: pl.DataFrame, items: pl.DataFrame, tips: Tips) -> list[View]:
+def score_views(
+    summary: Summary, page: Page, comparisons: pl.DataFrame, items: pl.DataFrame | pl.LazyFrame, tips: Tips
+) -> list[View]:
     """The score table of a page, a view for each model; every score says its interval, its differences, what its line
     cost, and its cells.
 
@@ -161,7 +163,7 @@ def _sort(found: Field, words: bool = False) -> str | None:
 
 
 def _tips(
-    summary: Summary, places: Places, comparisons: pl.DataFrame, items: pl.DataFrame, tips: Tips
+    summary: Summary, places: Places, comparisons: pl.DataFrame, items: pl.DataFrame | pl.LazyFrame, tips: Tips
 ) -> dict[tuple[Line, str, str], int]:
     """Adds a tip for every score and returns their places."""
     by_place: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
