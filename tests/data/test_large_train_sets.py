@@ -12,9 +12,9 @@ from test_prepare import ROWS, cell_for, train_set
 
 from qtuning.data import prepare as preparing
 from qtuning.data import write_samples
+from qtuning.data.containers import read_file
 from qtuning.data.prepare import prepare
 from qtuning.data.samples import SAMPLES, TOKENS, load_samples
-from qtuning.data.sources import read_file
 from qtuning.errors import UserError
 
 MIXED = [
