@@ -1,6 +1,6 @@
 """The mini world made ready for the sections that want real data: a results folder with everything but cells."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ class Mini:
         """The file that the command line reads."""
         return self.paths.configuration(cell_id(what) if isinstance(what, Cell) else evaluation_id(what))
 
-    def samples(self) -> list[Sample]:
+    def samples(self) -> Sequence[Sample]:
         """The tokenised train set."""
         return load_samples(self.paths.samples(self.cell)).samples
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from qtuning.report import write_report
+from qtuning.report.build import write_report
 
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLE = REPOSITORY / "docs/example"
@@ -48,4 +48,5 @@ def test_the_example_is_drawn_from_its_store(tmp_path: Path) -> None:
     made, expected = digests(tmp_path), pinned()
     assert made.keys() == expected.keys()
     assert len(made) > 40
+    assert (tmp_path / "report.html").stat().st_size < 3_000_000, "a page that can be sent"
     assert [name for name in made if made[name] != expected[name]] == []

@@ -76,7 +76,7 @@ def tables(
         summary = summarise(store.experiment(name), chosen)
         notes = notes_of_checks(results, checks_of([grid]).values())
         notes += notes_of_revisions(ResultPaths(results).hub, repositories_of([grid]))
-        compared = compare(summary, store.items)
+        compared = compare(summary, store.answers)
         scores = score_files(summary, compared, notes)
         others = [cost_files(summary), *paper_files(summary)] if chosen == "headline" else []
         written += write_tables(summary, [scores, *others], folder)
@@ -124,10 +124,10 @@ def compare(
     if unknown := [name for name in wanted if name not in summary.benchmarks]:
         raise UserError(f"--benchmark = {unknown[0]!r}: {experiment} has {', '.join(summary.benchmarks)}")
     if line is None or rival is None:
-        frame = compare_all(summary, read.items)
+        frame = compare_all(summary, read.answers)
         frame = frame.filter(frame["family"].is_not_null())
     else:
-        frame = compare_pairs(summary, read.items, line, rival)
+        frame = compare_pairs(summary, read.answers, line, rival)
     print_page(comparison_page(frame.filter(frame["benchmark"].is_in(wanted)), summary))
 
 
@@ -167,7 +167,7 @@ def instrument(
     read = Store(store)
     for experiment in experiments:
         scores = read.experiment(experiment)
-        summary, answers = summarise(scores), answers_by_metric(scores, read.items)
+        summary, answers = summarise(scores), answers_by_metric(scores, read.answers)
         files = instrument_files(measure(answers), control_distances(answers), summary)
         print_page(files.page)
         for path in () if out is None else write_tables(summary, [files], out):
@@ -203,9 +203,11 @@ def report(
 ) -> None:
     """Draw all tables, comparisons and figures of experiments, the audit, and one self-contained page of them.
 
-    The page needs no network and no other file; the same store gives the same bytes.
+    The page begins with what is ahead, of what, how sure, at what cost, and with what the experiment cannot see. It
+    has the audit only where an experiment is an edition of a table of the paper. It needs no network and no other file;
+    the same store gives the same bytes.
     """
-    from qtuning.report import write_report
+    from qtuning.report.build import write_report
 
     print(write_report(experiments, store, out))
 

@@ -131,7 +131,7 @@ def plane(
 
     `qtuning plane mini mini` or `qtuning plane HuggingFaceTB/SmolLM2-135M my_data.jsonl --limit 500`
     """
-    set_threads(threads)
+    set_threads(threads, tokenise=True)
     from qtuning.experiment.grid import ConfigFolder
     from qtuning.experiment.ids import ResultPaths
     from qtuning.hub.fetch import ensure

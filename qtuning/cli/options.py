@@ -62,14 +62,18 @@ def check_tracking(mode: str) -> None:
         raise UserError(f"--tracking = {mode!r}: unknown{nearest(mode, MODES)}")
 
 
-def set_threads(threads: int) -> None:
+def set_threads(threads: int, *, tokenise: bool = False) -> None:
     """Set the CPU threads of this process; to be called before torch is imported.
+
+    tokenise: the tokenizer may use them, too.
 
     PASSIVE: threads of OpenMP that wait spin otherwise, which makes other jobs on the machine 4 to 10 times slower.
     """
     os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if tokenise:
+        os.environ |= {"TOKENIZERS_PARALLELISM": str(threads > 1).lower(), "RAYON_NUM_THREADS": str(threads)}
     if "torch" in sys.modules:  # in a process of the warm server, where torch has read the environment already
         sys.modules["torch"].set_num_threads(threads)
 

@@ -123,7 +123,7 @@ def base_model(
 
 def prepare(cell: CellFile, results: Results = RESULTS, data_dir: DataDir = None, threads: Threads = 1) -> None:
     """Validate and tokenise a cell's train set; bad rows are counted by reason and listed with file and line."""
-    set_threads(threads)
+    set_threads(threads, tokenise=True)
     from rich.console import Console
 
     from qtuning.data.prepare import prepare as run

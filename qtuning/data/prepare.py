@@ -1,71 +1,45 @@
 """Prepares a train set for one model: reads, checks, renders, tokenises and cuts its rows, and stores the samples.
 
-Writes `samples.parquet` (a row for each sample) and, last, `report.json` (docs/data.md).
+Writes `samples.parquet` (a row for each sample) and, last, `report.json` (docs/data.md). The rows pass through batch by
+batch, so that a train set may be larger than memory (docs/scale.md).
 """
 
-import hashlib
-import math
 import random
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 from tqdm import tqdm
 
+from qtuning.data.bad_rows import BadRow, BadRows
 from qtuning.data.chat import TODAY, TemplateRefusal, writes_date
 from qtuning.data.limits import Wanted, check_ids, check_limits
 from qtuning.data.parse import parse_row
 from qtuning.data.planted import plant
-from qtuning.data.ratings import describe_ratings, read_ratings
-from qtuning.data.remedies import count_remarks, remedy_of
+from qtuning.data.ratings import Ratings, describe_ratings, open_ratings
+from qtuning.data.remedies import count_remarks, most_frequent
 from qtuning.data.rows import Example, Reason, Refusal, Row
-from qtuning.data.samples import REPORT, SAMPLES
+from qtuning.data.samples import REPORT, SAMPLES, TOKENS, write_tokens
 from qtuning.data.sources import describe_source, read_rows
 from qtuning.data.templates import render, turn_of
 from qtuning.data.tokenise import Tokenised, load_tokenizer, tokenise, tokenizer_fingerprint
-from qtuning.errors import UserError
-from qtuning.experiment.cell import Cell, RatingColumn, Template, TrainSet
-from qtuning.files import atomic_path, canonical_json, write_json
+from qtuning.data.write_samples import Candidate, SampleWriter, Usable
+from qtuning.experiment.cell import Cell, Template, TrainSet
+from qtuning.files import write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-BATCH = 1000  # texts that the tokenizer gets at once
-LISTED = 1000  # bad rows that the report lists
+BATCH = 1000  # rows that are read, and texts that the tokenizer gets, at once
 LIMIT_SEED = 0
-
-
-@dataclass(frozen=True)
-class BadRow:
-    """A row that cannot be used, and why. sample: number of the row in the source, from 0."""
-
-    sample: int
-    file: str
-    line: int
-    reason: Reason
-    detail: str
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A row that is an example. sample: its number in the source, from 0, bad rows counted."""
-
-    sample: int
-    row: Row
-    example: Example
-
-    def bad(self, refusal: Refusal) -> BadRow:
-        """The same row, if template or cutoff leave no sample of it."""
-        return BadRow(self.sample, self.row.file, self.row.line, refusal.reason, refusal.detail)
-
-
-Usable = tuple[Candidate, Tokenised]
-Ratings = dict[RatingColumn, dict[int, float]]
 
 
 def prepare(
@@ -78,27 +52,33 @@ def prepare(
     `train_set.bad_rows` allows, or if no row is usable.
     """
     assert cell.train_set is not None and cell.training is not None, "a zero-shot cell has no train set"
-    train_set, template = cell.train_set, cell.model.template
+    train_set, template, limit = cell.train_set, cell.model.template, cell.limit_train
     out.mkdir(parents=True, exist_ok=True)
-    (out / REPORT).unlink(missing_ok=True)
+    for name in (REPORT, TOKENS):
+        (out / name).unlink(missing_ok=True)
     check_limits(model_folder, Wanted(cutoff=cell.training.cutoff, templates=[template]))
     tokenizer = load_tokenizer(model_folder)
     fingerprint = tokenizer_fingerprint(tokenizer)  # before use, which leaves settings behind in the tokenizer
-    candidates, bad = parse_rows(read_rows(train_set, data_dir=data_dir, hub=hub), train_set)
-    read = len(candidates) + len(bad)
-    check_bad_rows(train_set, read, bad)  # before the slow part
-    usable, unusable = tokenise_rows(candidates, tokenizer, template, cell.training.cutoff)
-    bad = sorted(bad + unusable, key=lambda row: row.sample)
-    check_bad_rows(train_set, read, bad)
-    remarks = count_remarks(candidate.example for candidate, _ in usable)
-    rows = {candidate.sample: candidate.row for candidate, _ in usable}
-    ratings = read_ratings(train_set, rows, read, data_dir)
-    used = draw_subset(usable, cell.limit_train)
-    if train_set.planted is not None:  # in the same rows that the set has without flaws
-        flawed = plant_candidates([candidate for candidate, _ in used], train_set)
-        used, refused = tokenise_rows(flawed, tokenizer, template, cell.training.cutoff)
-        check_bad_rows(train_set, read, [*bad, *refused])
-    check_ids(model_folder, (max(sample.tokens) for _, sample in used))
+    source = Source(
+        train_set,
+        partial(read_rows, train_set, data_dir=data_dir, hub=hub),
+        partial(tokenise_rows, tokenizer=tokenizer, template=template, cutoff=cell.training.cutoff),
+    )
+    read = source.count()  # refuses bad rows before the slow part
+    ratings, bad = open_ratings(train_set, read, data_dir), BadRows(read)
+    batches, numbers = source.usable(bad), array("q")
+    if limit is not None or train_set.planted is not None:
+        # which rows are usable must be known before some are drawn or spoilt, so those are tokenised once more
+        for batch in batches:
+            _rate(batch, ratings)
+            numbers.extend(candidate.sample for candidate, _ in batch)
+        batches = source.again(frozenset(draw_subset(numbers, limit)), bad)
+    errors = "errors" in train_set.columns or train_set.planted is not None
+    with SampleWriter.open(out / SAMPLES, errors) as writer:
+        for batch in batches:
+            writer.add(batch, _rate(batch, ratings))
+        check_ids(model_folder, [writer.highest_id])
+        statistics = writer.statistics()
     report = {
         "train_set": train_set.name,
         "model": cell.model.name,
@@ -109,54 +89,118 @@ def prepare(
         "source": describe_source(train_set, data_dir, hub),
         "ratings": describe_ratings(train_set, data_dir),
         "read": read,
-        "bad": len(bad),
-        "bad_by_reason": dict(Counter(str(row.reason) for row in bad).most_common()),
-        "bad_rows": [asdict(row) for row in bad[:LISTED]],
-        "remarks": remarks,
-        "usable": len(usable),
-        "limit": cell.limit_train,
-        "planted": None if train_set.planted is None else _planted(used),
-        **_statistics(used, ratings),
+        "bad": bad.counts.total(),
+        "bad_by_reason": {str(reason): count for reason, count in bad.counts.most_common()},
+        "bad_rows": [asdict(row) for row in bad.listed],
+        "remarks": most_frequent(source.remarks),
+        "usable": len(numbers) or statistics["used"],
+        "limit": limit,
+        "planted": None if train_set.planted is None else writer.planted(),
+        **statistics,
         "tokenizer_fingerprint": fingerprint,
     }
-    write_samples(out / SAMPLES, used, ratings)
+    write_tokens(out)
     write_json(out / REPORT, report)
     return report
 
 
-def parse_rows(rows: Iterable[Row], train_set: TrainSet) -> tuple[list[Candidate], list[BadRow]]:
-    """The rows that are examples, and those that are not."""
+@dataclass(frozen=True)
+class Source:
+    """A train set that is read as often as needed, in batches.
+
+    rows: reads it. to_samples: makes samples of candidates, and says which are none. remarks: on the usable rows.
+    """
+
+    train_set: TrainSet
+    rows: Callable[[], Iterator[Row]]
+    to_samples: Callable[[Sequence[Candidate]], tuple[list[Usable], list[BadRow]]]
+    remarks: Counter[str] = field(default_factory=Counter)
+
+    def count(self) -> int:
+        """How many rows there are. UserError if already too many of them are no examples."""
+        found = BadRows(0)
+        for candidates, bad in parse_batches(self.rows(), self.train_set):
+            found.read += len(candidates) + len(bad)
+            found.add(bad)
+        found.check(self.train_set)
+        return found.read
+
+    def usable(self, bad: BadRows) -> Iterator[list[Usable]]:
+        """All samples. The other rows go to `bad`; UserError at the end if they are too many."""
+        with tqdm(total=bad.read, desc="tokenising", leave=False, disable=None) as progress:
+            for candidates, unusable in parse_batches(self.rows(), self.train_set):
+                usable, refused = self.to_samples(candidates)
+                bad.add(sorted(unusable + refused, key=lambda row: row.sample))
+                self.remarks.update(count_remarks(candidate.example for candidate, _ in usable))
+                progress.update(len(candidates) + len(unusable))
+                yield usable
+        bad.check(self.train_set)
+
+    def again(self, drawn: Collection[int], bad: BadRows) -> Iterator[list[Usable]]:
+        """The samples of these numbers, with the flaws that `planted` of the train set asks for.
+
+        bad: the unusable rows, which those come on top of that a flaw makes unusable.
+        """
+        candidates = read_candidates(self.rows(), self.train_set, drawn)
+        if self.train_set.planted is not None:  # flaws are made of other samples, so all are in memory
+            candidates = iter(plant_candidates(list(candidates), self.train_set))
+        together = deepcopy(bad)
+        while batch := list(islice(candidates, BATCH)):
+            usable, refused = self.to_samples(batch)
+            together.add(refused)
+            yield usable
+        together.check(self.train_set)
+
+
+def _rate(batch: Sequence[Usable], ratings: Ratings) -> Any:
+    return ratings.of({candidate.sample: candidate.row for candidate, _ in batch})
+
+
+def parse_batches(rows: Iterator[Row], train_set: TrainSet) -> Iterator[tuple[list[Candidate], list[BadRow]]]:
+    """Batch by batch, the rows of a train set that are examples, and those that are not."""
+    numbered = enumerate(rows)
+    while batch := list(islice(numbered, BATCH)):
+        yield parse_rows(batch, train_set)
+
+
+def read_candidates(rows: Iterator[Row], train_set: TrainSet, numbers: Collection[int]) -> Iterator[Candidate]:
+    """The rows of these numbers, those that are examples."""
+    return (each for batch, _ in parse_batches(rows, train_set) for each in batch if each.sample in numbers)
+
+
+def parse_rows(rows: Iterable[tuple[int, Row]], train_set: TrainSet) -> tuple[list[Candidate], list[BadRow]]:
+    """The rows that are examples, and those that are not. rows: with their numbers in the source."""
     candidates, bad = [], []
-    for sample, row in enumerate(rows):
+    for sample, row in rows:
         result = parse_row(row, train_set)
         if isinstance(result, Example):
             candidates.append(Candidate(sample, row, result))
         else:
-            bad.append(BadRow(sample, row.file, row.line, result.reason, result.detail))
+            bad.append(_bad(sample, row, result))
     return candidates, bad
+
+
+def _bad(sample: int, row: Row, refusal: Refusal) -> BadRow:
+    return BadRow(sample, row.file, row.line, refusal.reason, refusal.detail)
 
 
 def tokenise_rows(
     candidates: Sequence[Candidate], tokenizer: "PreTrainedTokenizerBase", template: Template, cutoff: int
 ) -> tuple[list[Usable], list[BadRow]]:
     """Render and tokenise the candidates. Those that the template refuses, or left without a response, are bad."""
-    usable, bad = [], []
-    with tqdm(total=len(candidates), desc="tokenising", leave=False, disable=None) as progress:
-        for start in range(0, len(candidates), BATCH):
-            rendered, texts, spans = [], [], []
-            for candidate in candidates[start : start + BATCH]:
-                try:
-                    texts.append(render(candidate.example, template, tokenizer))
-                    rendered.append(candidate)
-                    spans.append(_error_spans(candidate.example, texts[-1][1]))
-                except TemplateRefusal as refusal:
-                    bad.append(candidate.bad(Refusal(Reason.REFUSED_BY_TEMPLATE, str(refusal))))
-            for candidate, result in zip(rendered, tokenise(texts, tokenizer, template, cutoff, spans), strict=True):
-                if isinstance(result, Tokenised):
-                    usable.append((candidate, result))
-                else:
-                    bad.append(candidate.bad(result))
-            progress.update(len(candidates[start : start + BATCH]))
+    usable, bad, rendered, texts, spans = [], [], [], [], []
+    for candidate in candidates:
+        try:
+            texts.append(render(candidate.example, template, tokenizer))
+            rendered.append(candidate)
+            spans.append(_error_spans(candidate.example, texts[-1][1]))
+        except TemplateRefusal as refusal:
+            bad.append(_bad(candidate.sample, candidate.row, Refusal(Reason.REFUSED_BY_TEMPLATE, str(refusal))))
+    for candidate, result in zip(rendered, tokenise(texts, tokenizer, template, cutoff, spans), strict=True):
+        if isinstance(result, Tokenised):
+            usable.append((candidate, result))
+        else:
+            bad.append(_bad(candidate.sample, candidate.row, result))
     return usable, bad
 
 
@@ -166,13 +210,6 @@ def plant_candidates(candidates: Sequence[Candidate], train_set: TrainSet) -> li
         return list(candidates)
     examples = plant([candidate.example for candidate in candidates], train_set.planted)
     return [replace(candidate, example=example) for candidate, example in zip(candidates, examples, strict=True)]
-
-
-def _planted(used: Sequence[Usable]) -> dict[str, int]:
-    """How many samples there are of each kind, and how many of the clean ones have a slip."""
-    examples = [candidate.example for candidate, _ in used]
-    slips = sum(example.kind == "clean" and bool(example.errors) for example in examples)
-    return dict(Counter(str(example.kind) for example in examples)) | {"slips": slips}
 
 
 def _error_spans(example: Example, response: str) -> list[tuple[int, int]]:
@@ -186,30 +223,8 @@ def _error_spans(example: Example, response: str) -> list[tuple[int, int]]:
     return [(start + first, start + stop) for first, stop in example.errors]
 
 
-def check_bad_rows(train_set: TrainSet, read: int, bad: Sequence[BadRow]) -> None:
-    """UserError if there are no rows, if none is usable, or if too large a share is not."""
-    if read == 0:
-        raise UserError(f"train set {train_set.name}: its source has no rows")
-    share = len(bad) / read
-    if len(bad) < read and share <= train_set.bad_rows:
-        return
-    reasons = Counter(row.reason for row in bad)
-    counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-    first = "; ".join(
-        f"{row.file}:{row.line} {row.reason}" + (f" ({row.detail})" if row.detail else "") for row in bad[:3]
-    )
-    remedy = remedy_of(reasons.most_common(1)[0][0])
-    if len(bad) < read:
-        allowed = f"{100 * train_set.bad_rows:.3g} % are allowed"
-        what = f"{len(bad)} of {read} rows ({100 * share:.3g} %) are unusable, {allowed}"
-        remedy += ", or raise bad_rows"
-    else:
-        what = f"none of its {read} rows is usable"
-    raise UserError(f"train set {train_set.name}: {what}: {counts}; first: {first}; {remedy}")
-
-
-def draw_subset(usable: list[Usable], size: int | None) -> list[Usable]:
-    """A random subset of `size` samples in the order of the source; all if there are fewer.
+def draw_subset(usable: Sequence[int], size: int | None) -> Sequence[int]:
+    """A random subset of `size` samples in the order of the source; all if there are fewer. usable: their numbers.
 
     A smaller subset lies within a larger one. The draw ignores the seeds of the cell: all cells get the same samples.
     """
@@ -218,86 +233,6 @@ def draw_subset(usable: list[Usable], size: int | None) -> list[Usable]:
     order = list(range(len(usable)))
     random.Random(LIMIT_SEED).shuffle(order)
     return [usable[index] for index in sorted(order[:size])]
-
-
-def instruction(example: Example) -> str:
-    """The text that the `-history` baselines look at: the last user turn, as the row has it.
-
-    For alpaca rows that is the instruction column alone, without `input`.
-    """
-    return example.prompt[-1].content
-
-
-def character_entropy(text: str) -> float:
-    """Shannon entropy of the characters (code points) in nats: -sum_c f_c log f_c, with frequencies f_c."""
-    # fsum is exact, so the order of the characters does not matter, and equal frequencies have equal entropies
-    shares = [count / len(text) for count in Counter(text).values()]
-    return math.fsum(share * math.log(1 / share) for share in shares)
-
-
-def write_samples(path: Path, used: Sequence[Usable], ratings: Ratings) -> None:
-    """Store a row for each sample.
-
-    instruction_characters, instruction_entropy: length and character entropy of its `instruction`. errors: only if the
-    train set states errors, the places in input_ids of the tokens that are wrong. ratings: columns that it gives.
-    """
-    import polars
-
-    candidates, tokenised = [candidate for candidate, _ in used], [tokens for _, tokens in used]
-    instructions = [instruction(candidate.example) for candidate in candidates]
-    tokens_type = polars.List(polars.Int32)
-    columns = [
-        polars.Series("sample", [candidate.sample for candidate in candidates], polars.Int64),
-        polars.Series("line", [candidate.row.line for candidate in candidates], polars.Int64),
-        polars.Series("id", [candidate.example.id for candidate in candidates], polars.String),
-        polars.Series("kind", [candidate.example.kind for candidate in candidates], polars.String),
-        polars.Series("input_ids", [sample.tokens for sample in tokenised], tokens_type),
-        polars.Series("prompt_length", [sample.prompt for sample in tokenised], polars.Int32),
-        polars.Series("instruction_characters", [len(text) for text in instructions], polars.Int64),
-        polars.Series("instruction_entropy", [character_entropy(text) for text in instructions], polars.Float64),
-    ]
-    if any(candidate.example.errors is not None for candidate in candidates):
-        columns.append(polars.Series("errors", [list(sample.marked) for sample in tokenised], tokens_type))
-    for name, values in ratings.items():
-        columns.append(polars.Series(name, [values[candidate.sample] for candidate in candidates], polars.Float64))
-    with atomic_path(path) as temporary:
-        polars.DataFrame(columns).write_parquet(temporary)
-
-
-def _statistics(used: Sequence[Usable], ratings: Ratings) -> dict[str, Any]:
-    contents = [_content(candidate.example) for candidate, _ in used]
-    digest = hashlib.sha256()
-    for content in contents:
-        digest.update(content.encode() + b"\n")
-    for name, values in ratings.items():
-        digest.update(canonical_json([name, [values[candidate.sample] for candidate, _ in used]]).encode() + b"\n")
-    prompts = [tokenised.prompt for _, tokenised in used]
-    return {
-        "used": len(used),
-        "prompt_tokens": _distribution(prompts),
-        "response_tokens": _distribution([len(tokenised.tokens) - tokenised.prompt for _, tokenised in used]),
-        "truncated_responses": sum(tokenised.truncated for _, tokenised in used),
-        "exact_duplicates": len(contents) - len(set(contents)),
-        "data_fingerprint": digest.hexdigest(),
-    }
-
-
-def _content(example: Example) -> str:
-    """The texts of an example: not its id or kind, and not how the file spelled it."""
-    turns = [[message.role, message.content] for message in example.prompt]
-    return canonical_json({"prompt": turns, "input": example.input, "response": example.response})
-
-
-def _distribution(values: Sequence[int]) -> dict[str, float]:
-    """min, median and 95th percentile (both interpolated), max, total."""
-    array = np.asarray(values, dtype=np.int64)
-    return {
-        "min": int(array.min()),
-        "median": float(np.median(array)),
-        "p95": float(np.percentile(array, 95)),
-        "max": int(array.max()),
-        "total": int(array.sum()),
-    }
 
 
 def print_summary(report: dict[str, Any], console: Console) -> None:

@@ -5,7 +5,8 @@ A row of the side file belongs to the row of the data at the same place, unusabl
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,17 +19,44 @@ from qtuning.experiment.cell import RatingColumn, TrainSet
 COLUMNS: tuple[RatingColumn, ...] = get_args(RatingColumn)
 
 
-def read_ratings(
-    train_set: TrainSet, rows: Mapping[int, Row], read: int, data_dir: Path | None
-) -> dict[RatingColumn, dict[int, float]]:
-    """column -> row -> value, for the columns that the train set gives; empty if it gives none.
+@dataclass(frozen=True)
+class Ratings:
+    """The ratings that a train set gives. columns: by whose name, and what the column is called.
 
-    rows: the usable rows by their number in the source, from 0. read: how many rows the source has. UserError in one
-    line if the file, a column or a value is missing, or if the file rates other rows.
+    rated: the rows of the side file, all of them; None if the ratings are columns of the data.
+    """
+
+    train_set: TrainSet
+    columns: Mapping[RatingColumn, str]
+    rated: Sequence[Row] | None = None
+
+    def of(self, rows: Mapping[int, Row]) -> dict[RatingColumn, dict[int, float]]:
+        """column -> row -> value; empty if the train set gives none.
+
+        rows: usable rows by their number in the source, from 0. UserError in one line if a value is missing, or if the
+        file rates other rows.
+        """
+        if self.rated is None:
+            return {name: _column(self.train_set, column, rows) for name, column in self.columns.items()}
+        chosen = {number: self.rated[number] for number in rows}
+        for number, row in rows.items():
+            theirs, ours = (_id(found.value) for found in (chosen[number], row))
+            if theirs is not None and ours is not None and theirs != ours:
+                other = chosen[number]
+                where = f"{other.file}:{other.line} rates id {theirs!r}, but {row.file}:{row.line} has id"
+                what = f"{where} {ours!r}; expected a row for each row of the data, in order"
+                raise _problem(self.train_set, what)
+        return {name: _column(self.train_set, column, chosen) for name, column in self.columns.items()}
+
+
+def open_ratings(train_set: TrainSet, read: int, data_dir: Path | None) -> Ratings:
+    """What a train set gives. read: how many rows the source has.
+
+    UserError in one line if the file or a column is missing, or if the file has more or fewer rows.
     """
     if train_set.ratings is None:
         named = {name: column for name in COLUMNS if (column := train_set.columns.get(name)) is not None}
-        return {name: _column(train_set, column, rows) for name, column in named.items()}
+        return Ratings(train_set, named)
     try:
         files = locate(train_set.ratings, data_dir=data_dir)
     except UserError as error:
@@ -38,11 +66,6 @@ def read_ratings(
         raise _problem(
             train_set, f"{path} has {len(rated)} rows, the data has {read}; expected a row for each, in order"
         )
-    for number, row in rows.items():
-        theirs, ours = (_id(found.value) for found in (rated[number], row))
-        if theirs is not None and ours is not None and theirs != ours:
-            where = f"{rated[number].file}:{rated[number].line} rates id {theirs!r}, but {row.file}:{row.line} has id"
-            raise _problem(train_set, f"{where} {ours!r}; expected a row for each row of the data, in order")
     first = rated[0].value if rated else None
     found = {
         name: column
@@ -55,8 +78,7 @@ def read_ratings(
         raise _problem(
             train_set, f"{path} has the columns {given}; expected {', '.join(COLUMNS)}, or others named under `columns`"
         )
-    chosen = {number: rated[number] for number in rows}
-    return {name: _column(train_set, column, chosen) for name, column in found.items()}
+    return Ratings(train_set, found, rated)
 
 
 def describe_ratings(train_set: TrainSet, data_dir: Path | None) -> dict[str, Any] | None:

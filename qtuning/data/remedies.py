@@ -36,8 +36,12 @@ def remedy_of(reason: Reason) -> str:
     return _REMEDIES[reason]
 
 
-def count_remarks(examples: Iterable[Example]) -> dict[str, int]:
-    """How many examples have each remark, the most frequent first; at most REMARKS of them."""
-    counts = Counter(remark for example in examples for remark in set(example.remarks))
+def count_remarks(examples: Iterable[Example]) -> Counter[str]:
+    """How many examples have each remark."""
+    return Counter(remark for example in examples for remark in set(example.remarks))
+
+
+def most_frequent(counts: Counter[str]) -> dict[str, int]:
+    """The most frequent remarks first; at most REMARKS of them."""
     ordered = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
     return dict(ordered[:REMARKS])

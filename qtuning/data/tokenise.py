@@ -174,7 +174,7 @@ def tokenise(
     for parts, marked in zip(_encode_samples(texts, tokenizer, template), spans, strict=True):
         inside = [
             len(parts.prompt) + index
-            for index, (first, stop) in enumerate(parts.spans)
+            for index, (first, stop) in enumerate(parts.spans if marked else ())
             if any(first < end and stop > start for start, end in marked)
         ]
         results.append(_cut(parts.prompt + parts.rest + closing, len(parts.prompt), cutoff, inside))

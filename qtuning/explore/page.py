@@ -1,17 +1,13 @@
 """Samples and decisions -> one HTML page that needs no other file and no network."""
 
-import base64
-import hashlib
-from collections.abc import Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from qtuning.data.kinds import KINDS as TOKEN_KINDS
+from qtuning.embed import render
 from qtuning.experiment.quadrants import QUADRANTS
 from qtuning.experiment.truth import KINDS
 from qtuning.explore.blocks import array_block, encoded, text_block
@@ -20,8 +16,8 @@ from qtuning.explore.samples import Shown
 from qtuning.files import write_text
 from qtuning.train.token_scores import SCALE, UNKNOWN
 
-ASSETS = files("qtuning") / "assets"
-SCRIPTS = ("data.js", "state.js", "plane.js", "list.js", "sample.js", "main.js")
+LIBRARIES = ("echarts/echarts.common.min.js",)
+SCRIPTS = tuple(f"explore/{name}.js" for name in ("data", "state", "plane", "list", "sample", "main"))
 CHUNK = 50  # samples whose texts are unpacked together, when one of them is looked at
 
 
@@ -68,7 +64,17 @@ def write_page(
         blocks[f"texts-{start // CHUNK}"] = text_block(
             [_text(samples[place]) | {"lines": [table[place] for table in tables]} for place in part]
         )
-    write_text(out, _render(title, subject, blocks, notes))
+    page = render(
+        "explore/page.html",
+        ["explore/explore.css"],
+        LIBRARIES,
+        SCRIPTS,
+        title=title,
+        subject=subject,
+        notes=notes,
+        blocks=blocks,
+    )
+    write_text(out, page)
     return out
 
 
@@ -105,26 +111,3 @@ def _token_rows(line: Decisions, samples: int) -> list[list[list[str | None]]]:
     for place, *values in line.table.select("place", "mask", "token_nll", "token_entropy").iter_rows():
         found[place].append([encoded(value) for value in values])
     return found
-
-
-def _render(title: str, subject: str, blocks: Mapping[str, str], notes: Sequence[str]) -> str:
-    def asset(*path: str) -> str:
-        return ASSETS.joinpath(*path).read_text(encoding="utf-8")
-
-    ours = '(() => {\n"use strict";\n' + "\n".join(asset("explore", name) for name in SCRIPTS) + "})();\n"
-    scripts = [asset("echarts", "echarts.common.min.js"), ours]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(asset("explore", "page.html")).render(
-        title=title,
-        subject=subject,
-        notes=notes,
-        blocks=blocks,
-        css=Markup(asset("explore", "explore.css")),
-        # the browser runs these scripts and no other, and asks nobody for anything
-        policy=f"default-src 'none'; script-src {' '.join(map(_digest, scripts))}; style-src 'unsafe-inline'",
-        scripts=[Markup(script) for script in scripts],
-    )
-
-
-def _digest(script: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

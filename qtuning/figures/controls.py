@@ -50,7 +50,7 @@ FIRST, STEP, WIDTH = 0.09, 0.033, 0.8
 """Where the points of methods begin, how far they are apart, and how wide the grey is, as shares of a budget's room."""
 
 
-def controlled(summary: Summary, items: pl.DataFrame) -> pl.DataFrame:
+def controlled(summary: Summary, items: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
     """The `points` of an experiment with roles and intervals, at the token ratios at which it has controls; the methods
     that prune nothing are among them. Empty where no control has a score.
 

@@ -37,11 +37,16 @@ CAPTIONS = "captions.json"
 
 @dataclass(frozen=True)
 class Written:
-    """A figure of an experiment: its name, its caption, and its files (svg, png, csv)."""
+    """A figure of an experiment: its name, its caption, its files (svg, png, csv), and what the last of them holds.
+
+    text: the caption without what the figure rests on (cells, seeds, items, versions).
+    """
 
     name: str
     caption: str
     paths: tuple[Path, ...]
+    data: pl.DataFrame
+    text: str
 
 
 def write_figures(
@@ -62,7 +67,8 @@ def write_figures(
         found = drawings(store, experiment, summary) if by_metric is None else _of_scores(by_metric, store)
         for name, drawing, caption in found:
             paths = save(drawing, temporary, name)
-            written.append(Written(name, caption, tuple(target / path.name for path in paths)))
+            named = tuple(target / path.name for path in paths)
+            written.append(Written(name, caption, named, drawing.data, drawing.text))
         write_json(temporary / CAPTIONS, {figure.name: figure.caption for figure in written})
     return written
 
@@ -87,7 +93,7 @@ def drawings(store: Store, experiment: str, summary: Summary | None = None) -> I
 
 def _of_scores(summary: Summary, store: Store) -> Iterator[tuple[str, Drawing, str]]:
     scores, frame = summary.rows, points(summary)
-    if any(line.control for line in summary.lines) and len(controls := controlled(summary, store.items)):
+    if any(line.control for line in summary.lines) and len(controls := controlled(summary, store.answers)):
         drawing = draw_controls(controls)
         yield "controls", drawing, scores_caption(drawing.text, scores)
     for name, drawing in score_curves(frame):

@@ -95,7 +95,7 @@ def read_ours(store: Store, published: Published) -> OurScores | None:
     for (table, model), (comparable, summary, numbers) in chosen.items():
         if comparable:
             try:
-                of_experiment = {(each.model, each.train_set): each for each in answer_sets(summary, store.items)}
+                of_experiment = {(each.model, each.train_set): each for each in answer_sets(summary, store.answers)}
             except UserError:
                 continue  # a store without answers item by item still has scores, though no intervals
             found[table, model] = of_experiment[model, numbers[0].row.train_set]

@@ -107,5 +107,5 @@ def counted(path: Path) -> Lengths:
     import polars as pl
 
     columns = [pl.col("prompt_length").cast(float), pl.col("input_ids").list.len().cast(float).alias("length")]
-    prompts, tokens = pl.scan_parquet(path).select(columns).collect().to_numpy().T
+    prompts, tokens = pl.scan_parquet(path).select(columns).collect(engine="streaming").to_numpy().T
     return Lengths(prompts, tokens - prompts, 1.0, "tokens")

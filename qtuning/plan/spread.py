@@ -83,7 +83,7 @@ class FinishedRuns:
         if self._store is not None:
             others = self._store.scores.filter(pl.col("experiment") != grid.experiment.name)
             alike = (rows for rows in others.partition_by("experiment", maintain_order=True) if _alike(rows, grid))
-            frames += [(rows, self._store.items) for rows in alike]
+            frames += [(rows, self._store.answers) for rows in alike]
         for scores, items in frames:
             if (parts := _components(scores, items, grid)) is not None:
                 yield scores["experiment"][0], parts
@@ -99,7 +99,7 @@ def _alike(rows: pl.DataFrame, grid: Grid) -> bool:
     )
 
 
-def _components(scores: pl.DataFrame, items: pl.DataFrame, grid: Grid) -> Components | None:
+def _components(scores: pl.DataFrame, items: pl.DataFrame | pl.LazyFrame, grid: Grid) -> Components | None:
     """Of the average of the grid's benchmarks, pooled over models, train sets and budgets."""
     assert grid.evaluation is not None
     names = averaged(grid.evaluation.benchmarks)

@@ -4,11 +4,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from qtuning.data.prepare import BATCH, instruction, parse_rows, plant_candidates
+from qtuning.data.prepare import BATCH, plant_candidates, read_candidates
 from qtuning.data.samples import StoredSamples
 from qtuning.data.sources import read_rows
 from qtuning.data.templates import render
 from qtuning.data.tokenise import load_tokenizer, response_spans
+from qtuning.data.write_samples import instruction
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell
 
@@ -44,9 +45,11 @@ def read_texts(
     """
     assert cell.train_set is not None and cell.training is not None
     tokenizer, template = load_tokenizer(model_folder), cell.model.template
-    prepared = {sample.number: sample for sample in stored}
-    candidates, _ = parse_rows(read_rows(cell.train_set, data_dir=data_dir, hub=hub), cell.train_set)
-    used = plant_candidates([each for each in candidates if each.sample in prepared], cell.train_set)
+    places_of = {number: place for place, number in enumerate(stored.samples.numbers.tolist())}
+    # flaws are made of other samples
+    needed = numbers if cell.train_set.planted is None else places_of.keys()
+    rows = read_rows(cell.train_set, data_dir=data_dir, hub=hub)
+    used = plant_candidates(list(read_candidates(rows, cell.train_set, needed)), cell.train_set)
     wanted = [candidate for candidate in used if candidate.sample in numbers]
     found: dict[int, Text] = {}
     for start in range(0, len(wanted), BATCH):
@@ -54,7 +57,7 @@ def read_texts(
         texts = [render(candidate.example, template, tokenizer) for candidate in part]
         spans = response_spans(texts, tokenizer, template)
         for candidate, (prompt, response), places in zip(part, texts, spans, strict=True):
-            sample = prepared[candidate.sample]
+            sample = stored.samples[places_of[candidate.sample]]
             # the cutoff takes the end of a long response
             length = min(len(places), cell.training.cutoff - sample.prompt)
             if length != sample.response_length:

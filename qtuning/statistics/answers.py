@@ -164,9 +164,10 @@ class AnswerSet:
         return None
 
 
-def answer_sets(summary: Summary, items: pl.DataFrame) -> Iterator[AnswerSet]:
+def answer_sets(summary: Summary, items: pl.DataFrame | pl.LazyFrame) -> Iterator[AnswerSet]:
     """The answers of each model on each train set of an experiment. items: items.parquet of the same store."""
-    asked = items.join(summary.rows, on=["cell", "evaluation", "benchmark", "metric"], how="semi")
+    wanted = summary.rows.lazy().select("cell", "evaluation", "benchmark", "metric")
+    asked = items.lazy().join(wanted, on=wanted.collect_schema().names(), how="semi").collect(engine="streaming")
     sequences: dict[tuple[str, ...], int] = {}
     known: dict[tuple[Any, ...], Answered] = {}
     for key, group in asked.sort("item").group_by("cell", "evaluation", "benchmark", maintain_order=True):

@@ -62,7 +62,7 @@ INTERVAL_SCHEMA: dict[str, pl.DataType] = {
 """Columns of `score_intervals`."""
 
 
-def compare(summary: Summary, items: pl.DataFrame) -> pl.DataFrame:
+def compare(summary: Summary, items: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
     """One row per line, model, benchmark (`avg` among them) and reference: the paired difference and its error.
 
     By the metric of the summary. The primary comparisons come first.
@@ -107,7 +107,7 @@ def absent(against: str) -> str:
     return f"{against}{at_budget} is not part of this experiment"
 
 
-def score_intervals(summary: Summary, items: pl.DataFrame) -> pl.DataFrame:
+def score_intervals(summary: Summary, items: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
     """One row per line, model and benchmark: its own score with a 95% interval over seeds and clusters of items.
 
     seed_sd: of the score, from seed to seed.

@@ -66,7 +66,7 @@ Answers = Mapping[MetricName, AnswerSet]
 """The answers of one model on one train set by every metric."""
 
 
-def answers_by_metric(scores: pl.DataFrame, items: pl.DataFrame) -> list[Answers]:
+def answers_by_metric(scores: pl.DataFrame, items: pl.DataFrame | pl.LazyFrame) -> list[Answers]:
     """The answers of each model on each train set of an experiment, by all metrics that it was evaluated by.
 
     scores: its rows of the store. items: items.parquet. UserError where its evaluations cannot be compared.

@@ -44,7 +44,7 @@ def named_lines(text: str, lines: Sequence[Line]) -> list[Line]:
     return found
 
 
-def compare_pairs(summary: Summary, items: pl.DataFrame, first: str, second: str) -> pl.DataFrame:
+def compare_pairs(summary: Summary, items: pl.DataFrame | pl.LazyFrame, first: str, second: str) -> pl.DataFrame:
     """`first` minus `second` (texts as of `named_lines`), one row per pair, model and benchmark, as `compare` has them.
 
     `first` must prune. Pairs are at one budget, unless both texts name theirs. Nothing is corrected for the number of

@@ -36,6 +36,8 @@ HASH_DIGITS = 16
 """How much of an item's hash is kept: 64 bits tell the items of a benchmark apart, in a quarter of the space."""
 BINS = 64
 """Most rows of steps.parquet per cell."""
+FILE_SCHEMA = {name: dtype for name, dtype in ITEM_SCHEMA.items() if name not in ("cell", "evaluation")}
+"""What the store takes of an items.parquet of a cell."""
 PLANE_ROWS = 3000
 """Most rows of planes.parquet per cell."""
 
@@ -104,8 +106,7 @@ def collect(grids: Sequence[Grid], results: Path) -> tuple[pl.DataFrame, pl.Data
 
     Raises UserError where a file is malformed, or where an experiment mixes evaluations that cannot be compared.
     """
-    scores: list[dict[str, Any]] = []
-    cells: list[dict[str, Any]] = []
+    tables, cells = [pl.DataFrame(schema=SCHEMA)], list[dict[str, Any]]()
     for grid in grids:
         for cell in grid.cells:
             folder = results / "cells" / cell_id(cell)
@@ -115,8 +116,9 @@ def collect(grids: Sequence[Grid], results: Path) -> tuple[pl.DataFrame, pl.Data
             status, reason = ("done", None) if done else _why_missing(cell, folder, train, None)
             cells.append(base | {"status": status, "reason": reason})
             if grid.evaluation is not None:
-                scores += (base | row for row in _scores(grid.evaluation, cell, folder, train))
-    table = pl.DataFrame(scores, schema=SCHEMA, orient="row")
+                rows = [base | row for row in _scores(grid.evaluation, cell, folder, train)]
+                tables.append(pl.DataFrame(rows, schema=SCHEMA, orient="row"))
+    table = pl.concat(tables)
     check_comparable(table)
     return table, pl.DataFrame(cells, schema=CELL_SCHEMA, orient="row")
 
@@ -240,25 +242,34 @@ def _why_missing(cell: Cell, folder: Path, train: _Train | None, scores: _Scores
     return (failed.status, failed.reason) if failed is not None else ("not run", "not trained yet")
 
 
-def collect_items(scores: pl.DataFrame, results: Path) -> pl.DataFrame:
+def collect_items(scores: pl.DataFrame, results: Path) -> pl.LazyFrame:
     """Every item's score by the metrics that a user chooses from, of the evaluated cells among a score table's rows.
 
-    A cell whose evaluation left no items.parquet has no rows.
+    A cell whose evaluation left no items.parquet has no rows. The files are read when rows are asked for: those of
+    thousands of cells are larger than memory.
     """
     done = scores.filter(pl.col("headline") & (pl.col("status") == "done"))
-    frames = [pl.DataFrame(schema=ITEM_SCHEMA)]
-    for (cell, evaluation), rows in done.group_by("cell", "evaluation", maintain_order=True):
-        path = results / "cells" / str(cell) / str(evaluation) / "items.parquet"
-        if path.exists():
-            headline = pl.read_parquet(path).join(rows, on=["benchmark", "metric"], how="semi")
-            likelihoods = pl.read_parquet(path).join(rows, on="benchmark", how="semi")
-            likelihoods = likelihoods.filter(pl.col("metric").is_in(list(METRICS)))
-            names = pl.col("item_hash", "cluster").str.slice(0, HASH_DIGITS)
-            found = pl.concat([headline, likelihoods]).with_columns(
-                names, cell=pl.lit(cell), evaluation=pl.lit(evaluation)
-            )
-            frames.append(found.select(*ITEM_SCHEMA))
-    return pl.concat(frames)
+    root = results / "cells"
+    places = done.select("cell", "evaluation").unique(maintain_order=True).rows()
+    files = {root / cell / evaluation / "items.parquet": (cell, evaluation) for cell, evaluation in places}
+    found = {path: place for path, place in files.items() if path.exists()}
+    if not found:
+        return pl.LazyFrame(schema=ITEM_SCHEMA)
+    paths, (cells, evaluations) = list(map(str, found)), zip(*found.values(), strict=True)
+    of_file = pl.LazyFrame({"file": paths, "cell": cells, "evaluation": evaluations})
+    kept = pl.concat([
+        done.select("cell", "evaluation", "benchmark", "metric"),
+        done.select("cell", "evaluation", "benchmark").join(pl.DataFrame({"metric": list(METRICS)}), how="cross"),
+    ])  # fmt: skip
+    # a slice keeps its whole string in memory; by way of a category it becomes one of its own
+    names = pl.col("item_hash", "cluster").str.slice(0, HASH_DIGITS).cast(pl.Categorical).cast(pl.String)
+    rows = pl.scan_parquet(paths, include_file_paths="file", extra_columns="ignore", schema=FILE_SCHEMA)
+    return (
+        rows.join(of_file, on="file")
+        .join(kept.lazy(), on=["cell", "evaluation", "benchmark", "metric"], how="semi")
+        .with_columns(names)
+        .select(*ITEM_SCHEMA)
+    )
 
 
 def collect_steps(cells: Iterable[str], results: Path) -> pl.DataFrame:

@@ -14,7 +14,7 @@ Loss and entropy flag as many samples of each batch as the triage's quadrant hol
 update.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from qtuning.store.schema import FOUND_KINDS_SCHEMA, QUADRANT_KINDS_SCHEMA
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Values = np.ndarray[Any, np.dtype[np.float64]]
+Block = Mapping[str, np.ndarray[Any, Any]]
+"""Batches of one size: columns of a trace, with the kind of each sample, [k, B] each."""
 
 CLAIMS: dict[int, Kind] = {NOISE: "noise", MISCONCEPTION: "misconception", REDUNDANT: "redundant"}
 """Quadrant -> the kind that Q-Tuning takes its samples for."""
@@ -89,20 +91,34 @@ def find_kinds(trace: pl.DataFrame, naming: Naming) -> Iterator[dict[str, Any]]:
     scored = trace.filter(pl.col("ppl").is_not_null() & pl.col("entropy").is_not_null())
     if (scored["quadrant"] == BETWEEN).all():
         return
-    batches = scored.partition_by("update", maintain_order=True)
-    epochs = np.array([batch["epoch"][0] for batch in batches])
+    blocks = blocks_of(scored)
+    epochs = scored["epoch"].unique().sort().to_list()
     for quadrant, kind in CLAIMS.items():
-        truth = [(batch["kind"] == kind).to_numpy() for batch in batches]
+        truth = [block["kind"] == kind for block in blocks]
         for rule, judge in rules_of(quadrant, naming).items():
-            judged = [judge(batch) for batch in batches]
-            for epoch in (None, *np.unique(epochs).tolist()):
-                chosen = [place for place in range(len(batches)) if epoch is None or epochs[place] == epoch]
-                row = found_by([judged[place] for place in chosen], [truth[place] for place in chosen])
+            judged = [judge(block) for block in blocks]
+            for epoch in (None, *epochs):
+                chosen = [
+                    np.full(len(block["epoch"]), True) if epoch is None else block["epoch"][:, 0] == epoch
+                    for block in blocks
+                ]
+                of_epoch = [(flags[mine], score[mine]) for (flags, score), mine in zip(judged, chosen, strict=True)]
+                row = found_by(of_epoch, [true[mine] for true, mine in zip(truth, chosen, strict=True)])
                 yield {"epoch": epoch, "kind": kind, "rule": rule} | row
 
 
+def blocks_of(scored: pl.DataFrame) -> list[Block]:
+    """Selection batches, those of one size together: column -> [k, B]. A batch is the rows of one update."""
+    columns = scored.select("update", "epoch", "kind", "quadrant", "ppl", "entropy")
+    sized = columns.with_columns(pl.len().over("update").alias("size")).sort("size", "update", maintain_order=True)
+    return [
+        {name: rows[name].to_numpy().reshape(-1, size) for name in columns.columns}
+        for (size,), rows in sized.group_by("size", maintain_order=True)
+    ]
+
+
 def found_by(judged: Sequence[tuple[Mask, Values]], truth: Sequence[Mask]) -> dict[str, float | int | None]:
-    """How well a rule finds a kind. judged: (flagged, score) of each batch, [B] each; truth: [B], who is of the kind.
+    """How well a rule finds a kind. judged: (flagged, score) of batches, [k, B] each. truth: [k, B], who is of it.
 
     precision: share of the kind among the flagged; recall: share of the flagged among the kind; base_rate: share of the
     kind among all, the precision of guessing. auc: probability that a sample of the kind scores above another one of
@@ -111,13 +127,13 @@ def found_by(judged: Sequence[tuple[Mask, Values]], truth: Sequence[Mask]) -> di
     """
     from scipy.stats import rankdata
 
-    flagged = np.concatenate([flags for flags, _ in judged])
-    true = np.concatenate(truth)
+    flagged = np.concatenate([flags.ravel() for flags, _ in judged])
+    true = np.concatenate([of_kind.ravel() for of_kind in truth])
     above, pairs = 0.0, 0
     for (_, score), of_kind in zip(judged, truth, strict=True):
-        n = int(of_kind.sum())
-        above += float(rankdata(score)[of_kind].sum()) - n * (n + 1) / 2
-        pairs += n * (len(of_kind) - n)
+        n = of_kind.sum(axis=-1)
+        above += float(rankdata(score, axis=-1)[of_kind].sum() - (n * (n + 1) / 2).sum())
+        pairs += int((n * (of_kind.shape[-1] - n)).sum())
     hits, chosen, wanted = int((flagged & true).sum()), int(flagged.sum()), int(true.sum())
     return {
         "samples": len(true),
@@ -131,33 +147,34 @@ def found_by(judged: Sequence[tuple[Mask, Values]], truth: Sequence[Mask]) -> di
     }
 
 
-def rules_of(quadrant: int, naming: Naming) -> dict[str, Callable[[pl.DataFrame], tuple[Mask, Values]]]:
-    """Rule -> (flagged, score) of a batch, for the kind that a quadrant is taken for."""
+def rules_of(quadrant: int, naming: Naming) -> dict[str, Callable[[Block], tuple[Mask, Values]]]:
+    """Rule -> (flagged, score), [k, B] each, of batches, for the kind that a quadrant is taken for."""
     (sides,) = (each for each in QUADRANTS[naming] if each.number == quadrant)
 
-    def by_triage(batch: pl.DataFrame) -> tuple[Mask, Values]:
-        flagged = (batch["quadrant"] == quadrant).to_numpy()
+    def by_triage(batches: Block) -> tuple[Mask, Values]:
+        flagged = batches["quadrant"] == quadrant
         return flagged, flagged.astype(np.float64)
 
-    def by_median(batch: pl.DataFrame) -> tuple[Mask, Values]:
-        error, uncertainty = (batch[name].to_numpy() for name in ("ppl", "entropy"))
-        high = error > np.quantile(error, 0.5), uncertainty > np.quantile(uncertainty, 0.5)
+    def by_median(batches: Block) -> tuple[Mask, Values]:
+        error, uncertainty = batches["ppl"], batches["entropy"]
+        high = [values > np.quantile(values, 0.5, axis=-1, keepdims=True) for values in (error, uncertainty)]
         flagged = (high[0] == sides.high_error) & (high[1] == sides.high_uncertainty)
         return flagged, flagged.astype(np.float64)
 
-    def by_score(name: str, high: bool) -> Callable[[pl.DataFrame], tuple[Mask, Values]]:
-        def judge(batch: pl.DataFrame) -> tuple[Mask, Values]:
-            score = batch[name].to_numpy() * (1 if high else -1)
-            count = int((batch["quadrant"] == quadrant).sum())
-            flagged = np.zeros(len(score), dtype=bool)
-            flagged[np.argsort(-score, kind="stable")[:count]] = True
+    def by_score(name: str, high: bool) -> Callable[[Block], tuple[Mask, Values]]:
+        def judge(batches: Block) -> tuple[Mask, Values]:
+            score = batches[name] * (1 if high else -1)
+            counts = (batches["quadrant"] == quadrant).sum(axis=-1, keepdims=True)
+            first = np.arange(score.shape[-1]) < counts
+            flagged = np.zeros(score.shape, dtype=bool)
+            np.put_along_axis(flagged, np.argsort(-score, axis=-1, kind="stable"), first, axis=-1)
             return flagged, score
 
         return judge
 
-    def by_infobatch(batch: pl.DataFrame) -> tuple[Mask, Values]:
-        loss = np.log(batch["ppl"].to_numpy())
-        flagged = loss < loss.mean()
+    def by_infobatch(batches: Block) -> tuple[Mask, Values]:
+        loss = np.log(batches["ppl"])
+        flagged = loss < loss.mean(axis=-1, keepdims=True)
         return flagged, flagged.astype(np.float64)
 
     rules = {

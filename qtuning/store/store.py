@@ -20,9 +20,10 @@ from qtuning.experiment.yaml_files import nearest
 from qtuning.files import atomic_path
 from qtuning.locks import exclusive
 from qtuning.store.collect import collect, collect_items, collect_localisation, collect_planes, collect_steps, thinned
+from qtuning.store.fresh import collected, is_collected, mark_collected, states_of
 from qtuning.store.observed import collect_measured, collect_token_kinds, collect_watched
 from qtuning.store.planted_kinds import collect_kinds
-from qtuning.store.schema import LATER, OPTIONAL, SCHEMAS
+from qtuning.store.schema import ITEM_SCHEMA, LATER, OPTIONAL, SCHEMAS
 
 DETAILS = {
     "items": ("scores", ["cell", "evaluation"]),
@@ -90,29 +91,39 @@ class Store:
             path = self.folder / "cells.parquet"
             raise UserError(f"{path}: experiment = {name!r}: {problem}{nearest(name, known)}{hint}")
 
+    @property
+    def answers(self) -> pl.LazyFrame:
+        """The same rows as `items`, read when some of them are asked for: all may be larger than memory."""
+        return self.scan("items")
+
     def read(self, name: str) -> pl.DataFrame:
         """A file (without .parquet) as it is now."""
+        return self.scan(name).collect()
+
+    def scan(self, name: str) -> pl.LazyFrame:
+        """A file (without .parquet) as it is now, read when rows are asked for."""
         path = self.folder / f"{name}.parquet"
         if name in OPTIONAL and not path.exists():
-            return pl.DataFrame(schema=SCHEMAS[name])
+            return pl.LazyFrame(schema=SCHEMAS[name])
         if not path.exists():
             raise UserError(f"{path}: no such file; collect the experiment first (`qtuning tables EXPERIMENT`)")
-        table, columns = pl.read_parquet(path), list(SCHEMAS[name])
-        later = [column for column in LATER if column in columns and column not in table.columns]
+        table, columns = pl.scan_parquet(path), list(SCHEMAS[name])
+        found = table.collect_schema().names()
+        later = [column for column in LATER if column in columns and column not in found]
         table = table.with_columns(pl.lit(None).alias(column) for column in later)
-        if sorted(table.columns) != sorted(columns):
+        if sorted([*found, *later]) != sorted(columns):
             raise UserError(f"{path}: written by another version; collect the experiment again")
         return table.select(columns).cast(dict(SCHEMAS[name]))  # type: ignore[arg-type]  # a plain mapping of columns
 
-    def _read_to_extend(self, name: str) -> pl.DataFrame:
+    def _scan_to_extend(self, name: str) -> pl.LazyFrame:
         """A file as it is now; empty if it does not exist or another version wrote it."""
         try:
-            return self.read(name)
+            return self.scan(name)
         except UserError:
             if (old := self.folder / f"{name}.parquet").exists():
                 dropped = "what it held of other experiments is dropped"
                 print(f"{old}: written by another version; {dropped}", file=sys.stderr)
-            return pl.DataFrame(schema=SCHEMAS[name])
+            return pl.LazyFrame(schema=SCHEMAS[name])
 
 
 def write_store(grids: Sequence[Grid], results: Path) -> None:
@@ -121,13 +132,17 @@ def write_store(grids: Sequence[Grid], results: Path) -> None:
     Rows of other experiments, and of cells that only they have, stay as they are; details of cells that no experiment
     of the store has any more go. The same cells give the same bytes, in whatever order experiments are collected.
 
-    Raises UserError where a cell's file is malformed or an experiment mixes evaluations that cannot be compared; the
-    store is then left as it was.
+    Nothing is done if no file has changed since these experiments were collected (fresh.py). Raises UserError where a
+    cell's file is malformed or an experiment mixes evaluations that cannot be compared; the store is then left as it
+    was.
     """
+    states = states_of(grids, results)
+    if is_collected(states, results):
+        return
     scores, cells = collect(grids, results)
     mine = cells["cell"].unique().to_list()
     quadrant_kinds, found_kinds = collect_kinds(grids, results)
-    found = {
+    found: dict[str, pl.DataFrame | pl.LazyFrame] = {
         "scores": scores,
         "cells": cells,
         "items": collect_items(scores, results),
@@ -142,15 +157,19 @@ def write_store(grids: Sequence[Grid], results: Path) -> None:
     }
     names, store = [grid.experiment.name for grid in grids], Store(results)
     with exclusive(results / ".store.lock", "collecting scores"):
-        merged = {}
-        for name in ("scores", "cells"):
-            others = store._read_to_extend(name).filter(~pl.col("experiment").is_in(names))
-            merged[name] = pl.concat([others, found[name]]).sort("experiment", maintain_order=True)
-        for name, (table, key) in DETAILS.items():
-            others = store._read_to_extend(name).join(found[table], on=key, how="anti")
+        merged: dict[str, pl.DataFrame | pl.LazyFrame] = {}
+        for name, table in (("scores", scores), ("cells", cells)):
+            others = store._scan_to_extend(name).filter(~pl.col("experiment").is_in(names)).collect()
+            merged[name] = pl.concat([others, table]).sort("experiment", maintain_order=True)
+        for name, (of, key) in DETAILS.items():
+            rest = store._scan_to_extend(name).join(found[of].lazy(), on=key, how="anti", maintain_order="left")
             # cells that no experiment has any more go
-            merged[name] = pl.concat([others.join(merged["cells"], on="cell", how="semi"), found[name]])
+            known = rest.join(merged["cells"].lazy(), on="cell", how="semi", maintain_order="left")
+            together = pl.concat([known, found[name].lazy()])
+            merged[name] = together if name == "items" else together.collect()
+        kept = collected(results)
         _write(merged, results)
+        mark_collected({**kept, **states}, results)
 
 
 def export_store(
@@ -169,9 +188,10 @@ def export_store(
     store = Store(results)
     store.require(experiments)
     chosen = pl.col("experiment").is_in(list(experiments))
-    tables = {"scores": store.scores.filter(chosen), "cells": store.cells.filter(chosen)}
+    scores, cells = store.scores.filter(chosen), store.cells.filter(chosen)
+    tables: dict[str, pl.DataFrame] = {"scores": scores, "cells": cells}
     for name, (table, key) in DETAILS.items():
-        tables[name] = store.read(name).join(tables[table], on=key, how="semi")
+        tables[name] = store.scan(name).join(tables[table].lazy(), on=key, how="semi", maintain_order="left").collect()
     if metrics is not None:
         dropped = pl.col("metric").is_in([name for name in METRICS if name not in metrics])
         tables["scores"] = tables["scores"].filter(~dropped | pl.col("headline"))
@@ -183,19 +203,37 @@ def export_store(
     _write(tables, out)
 
 
-def _write(tables: Mapping[str, pl.DataFrame], folder: Path) -> None:
-    """Sorted and small: measured values of updates and samples as 32-bit floats (7 digits), everything compressed.
-
-    Items by benchmark, metric and item: a question's answers stand together, which is also what compresses best.
-    """
+def _write(tables: Mapping[str, pl.DataFrame | pl.LazyFrame], folder: Path) -> None:
+    """Sorted and small: measured values of updates and samples as 32-bit floats (7 digits), everything compressed."""
+    if (items := tables.get("items")) is not None:  # first: their files are read now, and may turn out to be damaged
+        _write_items(items.lazy(), folder / "items.parquet")
     for name, table in tables.items():
+        if name == "items":
+            continue
+        table = table.lazy().collect()
         if name in ("steps", "planes"):
             table = table.sort("cell", maintain_order=True).with_columns(pl.col(pl.Float64).cast(pl.Float32))
-        if name == "items":
-            table = table.sort("evaluation", "benchmark", "metric", "item", "cell")
         if name in OPTIONAL and table.is_empty():
             (folder / f"{name}.parquet").unlink(missing_ok=True)
             continue
         table = table.drop(column for column in LATER if column in table.columns and table[column].is_null().all())
         with atomic_path(folder / f"{name}.parquet") as temporary:
             table.write_parquet(temporary, compression="zstd", compression_level=9, statistics=False)
+
+
+def _write_items(items: pl.LazyFrame, path: Path) -> None:
+    """By evaluation, benchmark, metric and item: a question's answers stand together, which compresses best.
+
+    One benchmark at a time is read, sorted and written: the items of thousands of cells are larger than memory.
+    """
+    import pyarrow.parquet
+
+    parts = items.select("evaluation", "benchmark").unique().sort("evaluation", "benchmark").collect(engine="streaming")
+    schema = pl.DataFrame(schema=ITEM_SCHEMA).to_arrow().schema
+    options = {"compression": "zstd", "compression_level": 9, "write_statistics": False}
+    with atomic_path(path) as temporary, pyarrow.parquet.ParquetWriter(temporary, schema, **options) as writer:
+        for evaluation, benchmark in parts.rows():
+            chosen = items.filter(pl.col("evaluation") == evaluation, pl.col("benchmark") == benchmark)
+            of_metric = chosen.select(*ITEM_SCHEMA).collect(engine="streaming").partition_by("metric", as_dict=True)
+            for key in sorted(of_metric):
+                writer.write_table(of_metric.pop(key).sort("item", "cell").to_arrow())

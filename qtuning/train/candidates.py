@@ -64,7 +64,7 @@ class CellSamples:
             torch.as_tensor(stored.instruction_characters)[chosen], torch.as_tensor(stored.instruction_entropy)[chosen]
         )
         columns: dict[str, Any] = {name: torch.as_tensor(column)[chosen] for name, column in stored.ratings.items()}
-        samples = [stored.samples[position] for position in chosen.tolist()]
+        samples = stored.samples if positions is None else stored.samples.at(positions.numpy())
         wrong = None
         if stored.errors is not None:
             errors = stored.errors

@@ -44,6 +44,7 @@ TRACE_SCHEMA: dict[str, Any] = {
 
 CONVERGED = 0.5  # share of the decisions in which the threshold search should converge
 TIED = 0.1  # share of the decisions in which equal scores may decide who stays
+ROW_GROUP = 100_000  # rows of the trace
 SPENT = 0.1  # relative difference allowed between what is kept and what the budget asks for
 
 
@@ -97,10 +98,11 @@ class RunLog:
         """Write the finished metrics and trace to their final places."""
         self._handle.close()
         write_text(metrics, self._metrics.read_text(encoding="utf-8"))
-        frames = [pl.read_parquet(part) for part in self._parts()]
-        with atomic_path(trace) as temporary:
-            # a training that an older version began has parts without the newer columns
-            pl.concat([*frames, _frame(self._rows)], how="diagonal").select(*TRACE_SCHEMA).write_parquet(temporary)
+        parts = [*(pl.scan_parquet(part) for part in self._parts()), _frame(self._rows).lazy()]
+        # a training that an older version began has parts without the newer columns
+        rows = pl.concat(parts, how="diagonal").select(*TRACE_SCHEMA)
+        with atomic_path(trace) as temporary:  # in row groups, of which few are in memory at once
+            rows.sink_parquet(temporary, row_group_size=ROW_GROUP)
 
     def _parts(self) -> list[Path]:
         return sorted(self._folder.glob("trace-*.parquet"))

@@ -25,6 +25,7 @@ PROCESS = {"cpu": 2.0 * GIB, "cuda": 6.0 * GIB}  # host memory of a process with
 MARGIN = 2.0  # of time: estimates for GPUs were never measured
 START_MINUTES = 10.0  # from the start of a job to that of its work: a busy file system, imports, W&B
 UNKNOWN = 64.0 * GIB, 12 * 3600.0  # memory and seconds where a size is neither known nor assumed
+TOKENISING = 8  # threads that tokenise a train set, where there are so many
 SHORT_MINUTES = 10.0  # training and evaluations of up to this are grouped
 GROUP_MINUTES = 160  # what a group may ask for: its parts' minutes together, at the fourth attempt
 GROUP = "short"  # what `--group-components` calls these groups
@@ -99,6 +100,12 @@ class Requests:
         """GPUs of a training, one a process, or of an evaluation."""
         return (1 if evaluation else self._inputs.launch.processes) if self._inputs.cells[cell].model.takes_gpus else 0
 
+    def tokenising(self, pair: str) -> int:
+        """Threads that prepare a train set: many jobs wait for a large one, and those of the mini world are small."""
+        train_set = self._inputs.cell(pair).train_set
+        assert train_set is not None
+        return 1 if train_set.source.kind == "mini-world" else TOKENISING
+
     def training(self, cell: str) -> Request:
         """Of a training, or of its measurement."""
         launch = self._inputs.launch
@@ -159,7 +166,8 @@ class Requests:
             known = [self._jobs(name) for name in names]
         except UserError:
             return None
-        evaluations = [job for jobs in known for (name, _), job in jobs.evaluations.items() if name == cell]
+        every = self._inputs.evaluations
+        evaluations = [jobs.evaluations[cell, e] for jobs in known for e in every if (cell, e) in jobs.evaluations]
         if any(job.settings.backend == "vllm" for job in evaluations):
             return None
         trainings = [jobs.trainings[cell] for jobs in known[:1] if cell in jobs.trainings]

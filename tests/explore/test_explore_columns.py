@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtuning.data.kinds import KINDS
-from qtuning.data.samples import Sample, StoredSamples, load_samples
+from qtuning.data.samples import SampleList, StoredSamples, load_samples
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Pruning
 from qtuning.explore.build import explore_trainings
@@ -96,7 +96,8 @@ def test_bytes_of_one_character_are_told_once() -> None:
 
 
 def test_a_smaller_choice_is_part_of_a_larger_one() -> None:
-    samples = [Sample(3 * n, torch.zeros(4, dtype=torch.int64), 2) for n in range(50)]
+    fours = np.full(50, 4)
+    samples = SampleList(np.zeros(200, dtype=np.int32), 3 * np.arange(50), 4 * np.arange(50), fours, fours // 2)
     stored = StoredSamples(samples, np.zeros(50, dtype=np.int64), np.zeros(50))
     few, many = choose(stored, 10), choose(stored, 30)
     assert set(few) < set(many) and few == sorted(few)

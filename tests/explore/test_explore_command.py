@@ -12,11 +12,11 @@ import pytest
 from command_line import invoke
 from explored import arrays_in, meta_of, row
 
+from qtuning.embed import ASSETS
 from qtuning.errors import UserError
 from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.ids import ResultPaths, cell_id
 from qtuning.explore.find import find_cell, find_cells
-from qtuning.explore.page import ASSETS
 from qtuning.files import write_text
 from qtuning.probes.inputs import find_model, find_train_set
 from qtuning.probes.score_file import score_file

@@ -10,7 +10,9 @@ from claim_oracle import lines, write
 from qtuning.paper.audit import audit_json, audit_page
 from qtuning.paper.claims import check_claims
 from qtuning.paper.published import read_published
-from qtuning.report import write_report
+from qtuning.report.build import write_report
+from qtuning.report.page import render_report
+from qtuning.report.views import Tips
 from qtuning.store.schema import SCHEMAS
 from qtuning.tables.markdown import render_markdown
 
@@ -70,8 +72,10 @@ def test_the_report_has_the_page(tmp_path: Path) -> None:
     for name, schema in SCHEMAS.items():
         pl.DataFrame(schema=schema).write_parquet(tmp_path / f"{name}.parquet")
     page = write_report([], tmp_path, tmp_path).read_text(encoding="utf-8")
-    _, _, section = page.partition('<section class="qt-page" id="audit">')
-    assert section and 'href="#audit"' in page
-    rows = sum(1 + sum(bool(block.title) + len(block.rows) for block in table.blocks) for table in PAGE.tables)
-    assert len(re.findall("<tr", section)) == rows
+    assert 'id="audit"' not in page, "the paper is not the subject"
     assert (tmp_path / "audit.md").read_text(encoding="utf-8") == render_markdown(PAGE)
+    page = render_report([], Tips(), PAGE)
+    _, _, section = page.partition('<section class="experiment" id="audit">')
+    assert section and 'href="#audit"' in page
+    rows = sum(1 + len(list(table.rows)) + any(c.group for c in table.columns) for table in PAGE.tables)
+    assert len(re.findall("<tr", section)) == rows

@@ -17,7 +17,7 @@ from qtuning.files import write_json, write_text
 from qtuning.paper.efficiency import efficiency_files, efficiency_of_lines
 from qtuning.paper.token_kinds import kinds_of_lines, token_kind_files
 from qtuning.plan.efficiency import plan_of_the_paper
-from qtuning.report import write_report
+from qtuning.report.build import write_report
 from qtuning.store.store import Store, export_store, write_store
 
 

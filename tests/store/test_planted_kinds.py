@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtuning.experiment.ids import ResultPaths
-from qtuning.store.planted_kinds import count_kinds, find_kinds, found_by, rules_of
+from qtuning.store.planted_kinds import blocks_of, count_kinds, find_kinds, found_by, rules_of
 from qtuning.store.store import Store, write_store
 from qtuning.tables.planted_kinds import found_by_lines, planted_kinds_files, shares_of_lines
 
@@ -67,14 +67,14 @@ BATCH = pl.DataFrame({
     ],
 )
 def test_rules_flag_what_they_say(quadrant: int, rule: str, flagged: list[int]) -> None:
-    flags, _ = rules_of(quadrant, "figure")[rule](BATCH)
+    flags, _ = rules_of(quadrant, "figure")[rule](*blocks_of(BATCH))
     assert np.flatnonzero(flags).tolist() == flagged
 
 
 def test_the_reading_of_the_text_swaps_the_quadrants_of_high_error() -> None:
-    flags, score = rules_of(1, "text")["median split"](BATCH)
+    flags, score = rules_of(1, "text")["median split"](*blocks_of(BATCH))
     assert np.flatnonzero(flags).tolist() == [2]
-    _, score = rules_of(1, "text")["entropy"](BATCH)
+    _, score = rules_of(1, "text")["entropy"](*blocks_of(BATCH))
     assert int(np.argmax(score)) == 0, "noise is certain there"
 
 

@@ -14,6 +14,7 @@ from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.ids import cell_id, evaluation_id
 from qtuning.files import read_json, write_text
 from qtuning.store.collect import collect
+from qtuning.store.fresh import MARKER
 from qtuning.store.schema import COST_COLUMNS, SCHEMA
 from qtuning.store.store import Store, write_store
 
@@ -189,6 +190,7 @@ def test_writing_keeps_other_experiments_and_is_reproducible(folders: Folders, m
     write_store([other.grid], folders.results)
     first = path.read_bytes()
     assert pl.read_parquet(path)["experiment"].unique(maintain_order=True).to_list() == ["aaa", "mini"]
+    (folders.results / MARKER).unlink()
     write_store([folders.grid], folders.results)  # in another order, again
     assert path.read_bytes() == first
     folders.fail(folders.grid.cells[1], "failed", "x")

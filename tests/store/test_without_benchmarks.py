@@ -19,7 +19,7 @@ from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.ids import cell_id
 from qtuning.figures.write import write_figures
 from qtuning.files import write_json
-from qtuning.report import write_report
+from qtuning.report.build import write_report
 from qtuning.store.store import Store, write_store
 
 LOGGED: dict[str, Any] = {

@@ -6,7 +6,7 @@ from cell_folders import Folders
 from rich.console import Console
 from score_tables import scores_of, write
 
-from qtuning.report import write_report
+from qtuning.report.build import write_report
 from qtuning.statistics.summary import summarise
 from qtuning.store.schema import LATER
 from qtuning.tables.cut import cut_notes

@@ -125,7 +125,7 @@ def test_influence_is_that_of_the_paper_computed_slowly(measured: tuple[ResultPa
     paths, measurement = measured
     warmup = measurement.warmup
     assert warmup.training is not None and warmup.training.tuning == "lora", "also where the cell trains all weights"
-    samples = load_samples(paths.samples(warmup)).samples
+    samples = list(load_samples(paths.samples(warmup)))
     base = model_path(paths.model(warmup))
     table = pl.read_parquet(paths.influence(measurement.identity) / "influence.parquet")
     assert table["sample"].to_list() == [sample.number for sample in samples]

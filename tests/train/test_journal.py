@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet
 import pytest
 
 from qtuning.experiment.cell import Pruning
+from qtuning.train import journal
 from qtuning.train.journal import TRACE_SCHEMA, Diagnosis, RunLog
 
 
@@ -48,6 +50,15 @@ def test_without_interruption(tmp_path: Path, every: int) -> None:
     wanted, rows = complete(8)
     assert metrics == wanted and trace.equals(rows)
     assert dict(trace.schema) == TRACE_SCHEMA
+
+
+def test_the_trace_is_written_in_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "ROW_GROUP", 3)
+    log = RunLog(tmp_path / "state", 0)
+    run(log, 0, 8, every=3)
+    _, trace = published(log, tmp_path / "out")
+    assert trace.equals(complete(8)[1])
+    assert pyarrow.parquet.ParquetFile(tmp_path / "out" / "trace.parquet").num_row_groups == 6
 
 
 @pytest.mark.parametrize("killed_after", range(1, 9))

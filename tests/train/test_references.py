@@ -158,7 +158,7 @@ def test_a_reference_is_a_cell_that_seeds_budgets_and_methods_share(ground: Path
 def test_influence_is_base_minus_reference_ranked_in_each_part(ground: Path, evolved: tuple[Path, Cell]) -> None:
     """Part 0 and 1 are scored by the reference tuned on part 0, part 2 by what went on over part 1."""
     out, cell = evolved
-    samples = load_samples(ground / "samples").samples
+    samples = list(load_samples(ground / "samples"))
     folders = [out / "cells" / cell_id(reference) for reference in references_of(cell)]
     needs = {"token-influence"}
     places = ground / "base", ground / "samples", None, folders
@@ -221,7 +221,7 @@ def test_a_reference_that_is_missing_or_diverged_is_refused(
     ground: Path, evolved: tuple[Path, Cell], tmp_path: Path
 ) -> None:
     out, cell = evolved
-    samples = load_samples(ground / "samples").samples
+    samples = list(load_samples(ground / "samples"))
     folders = [out / "cells" / cell_id(reference) for reference in references_of(cell)]
 
     def refused(given: list[Path]) -> str:

@@ -79,10 +79,12 @@ rule prepare:
         ROOT / "benchmarks/prepare/{pair}.tsv"
     conda:
         "../envs/qtuning.yaml"
+    threads: lambda wildcards: REQUESTS.tokenising(wildcards.pair)
     resources:
         results=str(ROOT),
         data_dir=DATA_DIR,
     message:
         "train set {wildcards.pair}"
     shell:
-        "qtuning prepare {input.configuration:q} --results {resources.results:q} {resources.data_dir} > {log:q} 2>&1"
+        "qtuning prepare {input.configuration:q} --results {resources.results:q} {resources.data_dir}"
+        " --threads {threads} > {log:q} 2>&1"

@@ -1,0 +1,1 @@
+"""One page of experiments: verdict, tables, figures; everything drawn from the score store."""
