@@ -94,7 +94,8 @@ class Store:
     @property
     def answers(self) -> pl.LazyFrame:
         """The same rows as `items`, read when some of them are asked for: all may be larger than memory."""
-        return self.scan("items")
+        known: pl.DataFrame | None = vars(self).get("items")
+        return self.scan("items") if known is None else known.lazy()
 
     def read(self, name: str) -> pl.DataFrame:
         """A file (without .parquet) as it is now."""

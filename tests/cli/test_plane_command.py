@@ -126,7 +126,7 @@ def test_chats_and_limits(folder: Path, tmp_path: Path) -> None:
         (("mini", "mini", "--template", "alpacca"), "--template = 'alpacca': unknown; did you mean alpaca"),
         (("mini", "{folder}/columns.jsonl"), "columns.jsonl:1: has columns question, answer; expected instruction"),
         (("mini", "{folder}/none.jsonl"), "none.jsonl: has no row that is an object"),
-        (("mini", "{folder}"), "is a folder; name one file"),
+        (("mini", "{folder}"), "holds more than one set .*; name a file or a pattern"),
         (("mini", "{folder}/text.txt"), "unknown file format"),
         (("{folder}", "{folder}/good.jsonl"), "is no model folder: config.json is missing"),
     ],

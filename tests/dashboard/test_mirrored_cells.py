@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -9,6 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import wandb
 from cell_folders import ITEMS, METRICS, Folders, config_folder, fraction
 from offline_runs import OfflineRun, offline_runs
 from scipy.stats import t as student
@@ -94,6 +96,9 @@ class Written:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    # a test before this one may have ended wandb's process, and its address stays in the environment
+    wandb.teardown()
+    os.environ.pop("WANDB_SERVICE", None)
     root = tmp_path_factory.mktemp("mirrored")
     lambdas = {"method": "q-tuning", "options": {"lambda": 0.3}}
     (grid,) = config_folder(root / "configs", methods=["random+random", lambdas], seeds=[0]).expand(["mini"])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from config_files import Configs
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qtuning.experiment.by_type import Wrong, by_type
@@ -167,6 +167,7 @@ values = st.recursive(
 
 
 @pytest.mark.parametrize("schema", [Training, TrainSet, Experiment])
+@settings(suppress_health_check=[HealthCheck.too_slow])  # on a busy machine the first draw alone takes a second
 @given(data=st.data())
 def test_no_value_is_lost_or_invented(schema: Any, data: Any) -> None:
     """Whatever stands in a file: the value stays what it is, or becomes its spelling, or what the word says."""

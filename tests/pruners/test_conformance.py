@@ -309,7 +309,7 @@ def test_several_pruners_get_one_line_each_and_the_broken_ones_a_table(
         (f"{MODULE}:nothing", "has no 'nothing'"),
         (f"{MODULE}:well_behaved --option share", "--option = 'share': must be KEY=VALUE"),
         (f"{MODULE}:well_behaved --option sahre=1", "options: sahre: unknown key; did you mean share?"),
-        (f"{MODULE}:well_behaved --option share=some", "options: share = 'some': input should be a valid number"),
+        (f"{MODULE}:well_behaved --option share=some", "options: share = 'some': is no number; write one"),
         ("--option share=1", "--option: give the options of one pruner at a time"),
         ("random longest --option share=1", "--option: give the options of one pruner at a time"),
     ],
