@@ -32,7 +32,7 @@ def trace(folder: Path) -> None:
         log = RunLog(state, 0)
         for start in range(0, count, CHECKPOINT):
             rows = range(start, min(start + CHECKPOINT, count))
-            decided = (True, False, 100, 50, 1.0, 2.5, bytes(16))  # kept, ..., mask
+            decided = (True, False, 100, 50, 1.0, 2.5, bytes(16), None, None)  # kept, ..., mask; few have token scores
             log.trace([(n // BATCH, 0, n, 1 + n / count, n / count, n % 4 + 1, *decided) for n in rows])
             log.log({"update": rows[-1] // BATCH, "epoch": 0})
             log.checkpoint(rows[-1] // BATCH + 1)
