@@ -172,6 +172,9 @@ def _cell(cell: Cell, evaluation: Evaluation, paths: ResultPaths, variant: Path)
     (folder / "train.json").write_text(json.dumps(train))
     (folder / "cell.json").write_text(cell_json(cell))
     (folder / "weights.sha256").write_text("0" * 64)
+    # not newer than the linked answers, or these would be made again
+    written = (variant / "items.parquet").stat().st_mtime_ns
+    os.utime(folder / "weights.sha256", ns=(written, written))
     means = pl.read_parquet(variant / "items.parquet").group_by("benchmark", "metric").agg(pl.col("score").mean())
     metrics: dict[str, dict[str, float]] = {}
     for benchmark, metric, score in means.sort("benchmark", "metric").iter_rows():
