@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qtuning.cli.options import CONFIGS, RESULTS, Configs, DataDir, Results, Threads, hold_gpus, set_threads
+from qtuning.cli.options import CONFIGS, RESULTS, Configs, DataDir, Results, Threads, counting, hold_gpus, set_threads
 from qtuning.errors import UserError
 
 if TYPE_CHECKING:
@@ -88,8 +88,6 @@ def _explore_data(
     paths: "ResultPaths",
     data_dir: Path | None,
 ) -> None:
-    from tqdm import tqdm
-
     from qtuning.hub.fetch import ensure
     from qtuning.hub.repositories import repository_of_model, repository_of_train_set
     from qtuning.probes.inputs import find_model, find_train_set
@@ -102,12 +100,7 @@ def _explore_data(
     hold_gpus(int(chosen.takes_gpus))
     from qtuning.explore.build import explore_data
 
-    with tqdm(unit="sample", desc="deciding", disable=None, leave=False) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with counting("deciding") as progress:
         page = explore_data(
             chosen,
             train_set,

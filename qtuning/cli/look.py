@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from qtuning.cli.options import CONFIGS, RESULTS, DataDir, Results, Threads, hold_gpus, set_threads
+from qtuning.cli.options import CONFIGS, RESULTS, DataDir, Results, Threads, counting, hold_gpus, set_threads
 from qtuning.errors import UserError
 
 if TYPE_CHECKING:
@@ -145,19 +145,13 @@ def plane(
     ensure([repository_of_model(chosen), repository_of_train_set(train_set)], folders)
 
     from rich.console import Console
-    from tqdm import tqdm
 
     from qtuning.figures.plane import draw_plane
     from qtuning.figures.style import save
     from qtuning.probes.score_file import print_plane, score_file
 
     hold_gpus(int(chosen.takes_gpus))
-    with tqdm(unit="sample", desc="scoring", disable=None, leave=False) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with counting("scoring") as progress:
         found = score_file(
             chosen,
             train_set,

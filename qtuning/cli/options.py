@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,6 +78,20 @@ def set_threads(threads: int, *, tokenise: bool = False) -> None:
         os.environ |= {"TOKENIZERS_PARALLELISM": str(threads > 1).lower(), "RAYON_NUM_THREADS": str(threads)}
     if "torch" in sys.modules:  # in a process of the warm server, where torch has read the environment already
         sys.modules["torch"].set_num_threads(threads)
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar of samples: call what it yields with (samples done, samples in all)."""
+    from tqdm import tqdm
+
+    with tqdm(unit="sample", desc=what, disable=None, leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress
 
 
 def hold_gpus(count: int, key: str = "") -> None:
