@@ -7,6 +7,7 @@ from shlex import quote
 from snakemake.utils import min_version
 
 from qtuning.errors import UserError
+from qtuning.experiment.metrics import EDITIONS
 from qtuning.gpus import visible
 from qtuning.workflow.command_line import only_planned, snakemake_targets, submits
 from qtuning.workflow.hub import HubInputs

@@ -92,24 +92,31 @@ def _free(handle: TextIO) -> bool:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-    holder = _holder(handle)
-    return holder is None or holder.runs() is False
+        # nothing but the file tells: who cannot be asked may well run
+        return (holder := _holder(handle)) is None or holder.runs() is False
+    return not _runs_elsewhere(handle)
 
 
 def _outwait(handle: TextIO, purpose: str) -> None:
     """Wait while the holder that a lock file names runs, be it unknown to the kernel or on another node."""
     told = False
     while True:
-        holder = _holder(handle)
-        runs = False if holder is None else holder.runs()
-        if runs is None:
-            print(f"{handle.name}: left by {holder}, which cannot be asked from here whether it runs", file=sys.stderr)
-        if not runs:
+        if not _runs_elsewhere(handle):
             return
         if not told:
-            print(f"waiting for {holder}, which is busy with {purpose}", file=sys.stderr)
+            print(f"waiting for {_holder(handle)}, which is busy with {purpose}", file=sys.stderr)
             told = True
         time.sleep(POLL_SECONDS)
+
+
+def _runs_elsewhere(handle: TextIO) -> bool:
+    """Whether the holder that a lock file names runs. Of one that cannot be asked it is said, and taken that it ended:
+    the kernel has given us its lock."""
+    holder = _holder(handle)
+    runs = False if holder is None else holder.runs()
+    if runs is None:
+        print(f"{handle.name}: left by {holder}, which cannot be asked from here whether it runs", file=sys.stderr)
+    return bool(runs)
 
 
 def _holder(handle: TextIO) -> holders.Holder | None:

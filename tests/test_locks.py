@@ -145,3 +145,15 @@ def test_a_lock_that_another_node_left_is_told(tmp_path: Path, monkeypatch: pyte
     with exclusive(lock, "the test"):
         pass
     assert "left by process" in capsys.readouterr().err
+
+
+def test_a_lock_that_another_node_left_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel grants its lock, so who held it has ended; `doctor --repair` could not remove such a file."""
+    monkeypatch.setattr("qtuning.holders.socket.gethostname", lambda: "node-1")
+    lock = tmp_path / "cell.lock"
+    lock.write_text(current().text())
+    monkeypatch.setattr("qtuning.holders.socket.gethostname", lambda: "node-2")
+    assert not locks.is_held(lock)
+    with locks.exclusive_if_free(lock) as free:
+        assert free
+    assert locks.remove_lock(lock)

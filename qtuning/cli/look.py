@@ -179,6 +179,7 @@ def contamination(
     ] = "",
     protocol: Annotated[str, typer.Option(help="which items: standard or paper (docs/data.md)")] = "standard",
     ngram: Annotated[int, typer.Option(min=1, help="words in a row that count as overlap; 13, or 8 to see more")] = 13,
+    draw: Annotated[int, typer.Option(min=0, help="data seed, of a train set that has several draws")] = 0,
     configs: Annotated[Path, typer.Option(help="folder with train_sets/")] = CONFIGS,
     results: Results = RESULTS,
     data_dir: DataDir = None,
@@ -211,11 +212,11 @@ def contamination(
     for name in train_sets:
         if name not in known:
             raise UserError(f"train set = {name!r}: unknown{nearest(name, known)}")
-        train_set = folder.train_set(name).drawn(0)
+        train_set = folder.train_set(name).drawn(draw)
         origin = "mini-world" if train_set.source.kind == "mini-world" else "hub" if data_dir is None else "data-dir"
         asked = "standard" if "mini-world" in (source, origin) else protocol
         where = cast("BenchmarkSource", source or origin)
-        checks.append(OverlapCheck(train_set, where, names, ngram, cast("Protocol", asked)))
+        checks.append(OverlapCheck(train_set, where, names, ngram, cast("Protocol", asked), draw))
     paths = ResultPaths(results)
     for check in checks:
         questions = repositories_of_benchmarks(check.source, check.benchmarks)

@@ -69,8 +69,9 @@ def mirror_cell(cell: Cell, paths: ResultPaths, how: Tracking, *, wait: bool = F
                 return False, mirror
             mirror = Mirror.open(mode, identity, paths.root, wait=wait)
             known = mirror.holds(digest)
-            if not known:
-                _send(mirror, cell, paths, how)
+            if not known and mirror.active:
+                with mirror.guarded():
+                    _send(mirror, cell, paths, how)
             mirror.finish(digest)
             return not known and mirror.failure is None, mirror
     return False, mirror

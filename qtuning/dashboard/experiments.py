@@ -51,7 +51,8 @@ def mirror_experiment(
             mirror = Mirror.open(chosen, identity, results, wait=wait)
             known = mirror.holds(digest)
             if not known and mirror.active:
-                _send(mirror, name, Store(store), grid.evaluation is not None, compared)
+                with mirror.guarded():
+                    _send(mirror, name, Store(store), grid.evaluation is not None, compared)
                 mirror.artifact("store", store)
             mirror.finish(digest)
             return not known and mirror.failure is None, mirror
@@ -63,8 +64,8 @@ def _send(mirror: Mirror, name: str, store: Store, evaluated: bool, compared: pl
     if not evaluated:
         return
     summary = summarise(store.experiment(name))
-    scores = score_intervals(summary, store.items)
-    differences = compare(summary, store.items) if compared is None else compared
+    scores = score_intervals(summary, store.answers)
+    differences = compare(summary, store.answers) if compared is None else compared
     mirror.table("intervals", _shown(scores, INTERVALS))
     mirror.table("comparisons", _shown(differences.filter(pl.col("family").is_not_null()), COMPARISONS))
 

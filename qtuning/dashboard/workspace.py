@@ -7,6 +7,7 @@ written (tests/dashboard). wandb-workspaces is the extra `dashboard`.
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import label_of
@@ -179,14 +180,19 @@ def _save(grid: Grid, entity: str, name: str, known: dict[str, str]) -> dict[str
     from wandb_workspaces.reports import v2 as wr
 
     workspace, report = build_workspace(grid, entity, name), build_report(grid, entity, name)
-    if f"/{entity}/{name}" in known.get("workspace", ""):
+    if _is_of(known.get("workspace", ""), entity, name):
         saved = ws.Workspace.from_url(known["workspace"])
         saved.sections, saved.runset_settings = workspace.sections, workspace.runset_settings
         workspace = saved
-    if f"/{entity}/{name}" in known.get("report", ""):
+    if _is_of(known.get("report", ""), entity, name):
         old = wr.Report.from_url(known["report"])
         old.blocks, old.title = report.blocks, report.title
         report = old
     workspace.save()
     report.save()
     return {"workspace": workspace.url, "report": report.url}
+
+
+def _is_of(url: str, entity: str, project: str) -> bool:
+    """Whether a page of W&B belongs to this project: https://wandb.ai/ENTITY/PROJECT..."""
+    return urlsplit(url).path.split("/")[1:3] == [entity, project]

@@ -41,13 +41,17 @@ EXCERPT = 160
 
 @dataclass(frozen=True)
 class OverlapCheck:
-    """A train set against benchmarks: what the name of its report is made from."""
+    """A train set against benchmarks: what the name of its report is made from.
+
+    draw: data seed by which `train_set` was drawn, if it has several draws.
+    """
 
     train_set: TrainSet
     source: BenchmarkSource
     benchmarks: tuple[str, ...]
     ngram: int = NGRAM
     protocol: Protocol = "standard"
+    draw: int = 0
 
     @property
     def name(self) -> str:
@@ -76,11 +80,13 @@ def checks_of(grids: Iterable["Grid"]) -> dict[str, OverlapCheck]:
     """
     found: dict[str, OverlapCheck] = {}
     for grid in grids:
-        first: dict[str, TrainSet] = {}
+        first: dict[str, tuple[TrainSet, int]] = {}
         for cell in grid.cells:
             if cell.train_set is not None and grid.evaluation is not None:
-                asked, train_set = grid.evaluation, first.setdefault(cell.train_set.name, cell.train_set)
-                check = OverlapCheck(train_set, asked.source, asked.benchmarks, protocol=asked.protocol)
+                asked = grid.evaluation
+                assert cell.seeds is not None, "what is trained has seeds"
+                train_set, draw = first.setdefault(cell.train_set.name, (cell.train_set, cell.seeds.data))
+                check = OverlapCheck(train_set, asked.source, asked.benchmarks, protocol=asked.protocol, draw=draw)
                 found.setdefault(check.name, check)
     return found
 

@@ -26,9 +26,12 @@ def look_at_results_folder(results: Path) -> tuple[list[Finding], bool]:
         return [space, Finding("problem", f"{folder}: this user may not write here", advice)], False
     problem, system = try_locks(folder), file_system(folder)
     if problem is not None:
-        text = f"{folder} ({system}): {problem}, so two jobs of one cell could write at once"
+        text = (
+            f"{folder} ({system}): {problem}, so jobs go by the holder that a lock file names (docs/cluster.md), and "
+            "two that start within a second could write one cell at once"
+        )
         advice = "mount Lustre with `-o flock`, NFS with its lock service; or put the results elsewhere"
-        return [space, Finding("problem", text, advice)], False
+        return [space, Finding("problem", text, advice)], True
     if system.startswith(SHARED):
         text = f"{folder} ({system}): locks work on this machine; between machines one cannot try them"
         return [space, Finding("note", text)], True

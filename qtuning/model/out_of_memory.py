@@ -10,11 +10,18 @@ WORDS = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAIL
 
 
 class OutOfMemory(UserError):
-    """A device or the machine had too little memory for a batch, or for the model. remedy: a clause on what helps."""
+    """A device or the machine had too little memory for a batch, or for the model.
 
-    def __init__(self, what: str, remedy: str) -> None:
+    remedy: a clause on what helps. phase: see `telling`; "" if it is not known.
+    """
+
+    def __init__(self, what: str, remedy: str, phase: str = "") -> None:
         super().__init__(f"{what}; {remedy}")
-        self.what = what
+        self.what, self.remedy, self.phase = what, remedy, phase
+
+    def __reduce__(self) -> tuple[type["OutOfMemory"], tuple[str, str, str]]:
+        """Processes of one training send it to each other."""
+        return type(self), (self.what, self.remedy, self.phase)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -30,11 +37,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 def telling(phase: str, what: str, remedy: str) -> Iterator[None]:
     """Raise OutOfMemory instead of what torch raises in here.
 
-    phase: scoring, training, evaluation. what: samples and tokens. remedy: the key to change, as a clause.
+    phase: loading, scoring, training, evaluation. what: samples and tokens. remedy: the key to change, as a clause.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise OutOfMemory(f"out of memory in {phase}: {what} ({one_line(error)})", remedy) from None
+        raise OutOfMemory(f"out of memory in {phase}: {what} ({one_line(error)})", remedy, phase) from None

@@ -131,9 +131,9 @@ def _controls(data: pl.DataFrame, looks: Looks) -> Chart:
                 rows = part.filter(pl.col("label") == label).sort("sample_ratio")
                 role = rows["role"][0]
                 moved = 1 if role in SCALE else 1.015**number
-                points = [_scored(100 * row["sample_ratio"] * moved, row) for row in rows.to_dicts()]
+                points = [_scored(100 * row["sample_ratio"], row) for row in rows.to_dicts()]
                 found = _series(label, len(panels) - 1, points, looks)
-                series.append(found if role in SCALE else found | {"width": 0})
+                series.append(found if role in SCALE else found | {"width": 0, "shift": moved})
     return {"panels": panels, "series": series}
 
 

@@ -147,7 +147,7 @@ def _role(line: Line) -> str:
     return "reference" if line.reference else "control" if line.control else "method"
 
 
-_NUMBER = re.compile(r"\s*([+-]?[\d,]*\.?\d+(?:e[+-]?\d+)?)")
+_NUMBER = re.compile(r"\s*\[?([+-]?[\d,]*\.?\d+(?:e[+-]?\d+)?)")
 _BUDGET = re.compile(r"([\d.]+)% x ([\d.]+)%")
 
 

@@ -8,7 +8,7 @@ of its own, and connecting and finishing have time limits, so that no server hol
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,9 @@ from qtuning.errors import UserError
 from qtuning.tracking.identity import RunIdentity
 
 MODES = ("auto", "online", "offline", "disabled", "trackio", "tensorboard")
+WANDB_MODES = {"online": "online", "shared": "online", "run": "online", "offline": "offline", "dryrun": "offline",
+               "disabled": "disabled"}  # fmt: skip
+"""What WANDB_MODE may say, and what it means to us."""
 """Values of the setting `tracking`: the first three are W&B's."""
 
 
@@ -116,7 +119,10 @@ class Mirror:
         try:
             yield
         except (Exception, SystemExit) as error:
-            self._run = None
+            run, self._run = self._run, None
+            if run is not None:
+                with suppress(Exception, SystemExit):
+                    run.finish(None)  # or the library would go on with it in the next run of this process
             text = " ".join(str(error).split()) or "no message"
             self.failure = f"{type(error).__name__}: {text[:200]}"
             print(f"{self._name}: not mirroring this run ({self.failure}); its own files are complete", file=sys.stderr)
@@ -125,7 +131,7 @@ class Mirror:
 def resolve_mode(mode: str) -> str:
     """`auto` -> WANDB_MODE if set, else `online` for who is logged in, else `offline`; other modes stay.
 
-    Raises UserError for an unknown mode.
+    Raises UserError for an unknown mode, or a WANDB_MODE that is none: a misspelt `disabled` must send nothing.
     """
     if mode not in MODES:
         raise UserError(f"tracking = {mode!r}: unknown mode (valid: {', '.join(MODES)})")
@@ -135,7 +141,9 @@ def resolve_mode(mode: str) -> str:
         return mode
     environment = os.environ.get("WANDB_MODE", "").lower()
     if environment:
-        return {"disabled": "disabled", "offline": "offline", "dryrun": "offline"}.get(environment, "online")
+        if environment not in WANDB_MODES:
+            raise UserError(f"WANDB_MODE = {environment!r}: unknown (valid: {', '.join(WANDB_MODES)})")
+        return WANDB_MODES[environment]
     from qtuning.tracking.wandb_run import logged_in
 
     return "online" if logged_in() else "offline"

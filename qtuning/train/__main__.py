@@ -102,11 +102,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _too_large(error: Exception, cell: Cell, state: Path, recomputed: bool) -> OutOfMemory:
-    """What to tell; and if activations were kept, they are recomputed from the next start on."""
+    """What to tell; and if activations were kept, they are recomputed from the next start on.
+
+    Not if the model itself did not fit, where there were none.
+    """
     assert cell.training is not None
     if not isinstance(error, OutOfMemory):
         error = OutOfMemory(f"out of memory ({one_line(error)})", "lower training.batch_size or training.cutoff")
-    if cell.training.gradient_checkpointing or recomputed:
+    if cell.training.gradient_checkpointing or recomputed or error.phase == "loading":
         return error
     write_json(state / TOO_LARGE, {"reason": error.what})
     return OutOfMemory(error.what, "the same command goes on from the last checkpoint, with activations recomputed")

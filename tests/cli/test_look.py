@@ -12,7 +12,7 @@ import pytest
 from command_line import invoke
 from typer.testing import Result
 
-from qtuning.data.contamination import OverlapCheck, notes_of_checks
+from qtuning.data.contamination import OverlapCheck, checks_of, notes_of_checks
 from qtuning.errors import UserError
 from qtuning.experiment.grid import ConfigFolder
 
@@ -94,3 +94,21 @@ def test_a_broken_edition_is_said_beside_its_experiment(tmp_path: Path) -> None:
     place = next(index for index, line in enumerate(lines) if line.split()[0] == "table1")
     assert "mini (invalid), smollm2 (74)" in lines[place]
     assert "scales/mini.yaml: models = 'mimi': unknown; did you mean mini?" in lines[place + 1]
+
+
+@pytest.mark.parametrize("experiment", ["table1", "fig5b", "mini"])
+def test_the_workflow_gets_the_report_that_it_expects(
+    experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It did not say the protocol, so that every experiment with `protocol: paper` ended without its overlap."""
+    rule = (CONFIGS.parent / "workflow/rules/tables.smk").read_text().partition("rule tables:")[0]
+    options = re.findall(r"(--[a-z]+) \{params\.(\w+)(?::q)?\}", rule)
+    monkeypatch.setattr("qtuning.data.contamination.run_check", lambda *_, **__: {})
+    monkeypatch.setattr("qtuning.data.contamination.print_report", lambda *_: None)
+    monkeypatch.setattr("qtuning.hub.fetch.ensure", lambda *_: None)
+    for check in checks_of(ConfigFolder(CONFIGS).expand([experiment])).values():
+        said = vars(check) | {"benchmarks": ",".join(check.benchmarks)}
+        typed = [part for option, key in options for part in (option, str(said[key]))]
+        done = invoke("contamination", check.train_set.name, *typed, "--results", tmp_path, "--configs", CONFIGS)
+        assert done.exception is None, done.output
+        assert check.path(tmp_path).is_file()

@@ -34,7 +34,7 @@ def test_a_file_system_without_locks_is_a_problem(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     findings, tell = look_at_results_folder(tmp_path)
-    assert not tell and findings[1].level == "problem"
+    assert tell and findings[1].level == "problem", "lock files name their holders"
     assert errno.errorcode[number] in findings[1].text and "-o flock" in findings[1].advice
 
 

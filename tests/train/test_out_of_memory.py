@@ -121,3 +121,9 @@ def _refuse() -> int:
 def test_sizes() -> None:
     assert size_of(oracles.random_samples([(3, 9)], seed=0)) == "1 sample, 12 tokens"
     assert size_of(oracles.random_samples([(600, 900), (1, 1)], seed=0)) == "2 samples, 1,502 tokens"
+
+
+def test_processes_tell_each_other() -> None:
+    error = OutOfMemory("out of memory in scoring: 8 samples", "lower training.batch_size", "scoring")
+    told = copy.copy(error)  # by the same method as a process sends it
+    assert (type(told), str(told), vars(told)) == (OutOfMemory, str(error), vars(error))

@@ -33,7 +33,8 @@ rule measure:
         configuration=ROOT / "configurations/{cell}.json",
         model=lambda wildcards: INPUTS.model(wildcards.cell),
         auxiliary=lambda wildcards: INPUTS.auxiliary_models(wildcards.cell),
-        references=lambda wildcards: INPUTS.references(wildcards.cell),
+        # as in `train`: its digest says if a reference changed
+        references=ancient(lambda wildcards: INPUTS.references(wildcards.cell)),
         influence=lambda wildcards: INPUTS.influence(wildcards.cell),
         samples=lambda wildcards: INPUTS.samples(wildcards.cell),
     output:

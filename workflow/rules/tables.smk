@@ -18,11 +18,13 @@ rule contamination:
         train_set=lambda wildcards: INPUTS.checks[wildcards.check].train_set.name,
         benchmarks=lambda wildcards: ",".join(INPUTS.checks[wildcards.check].benchmarks),
         source=lambda wildcards: INPUTS.checks[wildcards.check].source,
+        protocol=lambda wildcards: INPUTS.checks[wildcards.check].protocol,
+        draw=lambda wildcards: INPUTS.checks[wildcards.check].draw,
     message:
         "overlap of {params.train_set} with {params.benchmarks}"
     shell:
         "qtuning contamination {params.train_set:q} --benchmarks {params.benchmarks:q} --source {params.source:q}"
-        " --results {resources.results:q} {resources.data_dir} > {log:q} 2>&1"
+        " --protocol {params.protocol} --draw {params.draw} --results {resources.results:q} {resources.data_dir} > {log:q} 2>&1"
 
 
 rule tables:
@@ -205,7 +207,7 @@ rule likelihood_tables:
     log:
         ROOT / "logs/tables/{experiment}.{metric}.log",
     wildcard_constraints:
-        metric="nll|p_gold",
+        metric="|".join(EDITIONS),
     localrule: True
     conda:
         "../envs/qtuning.yaml"

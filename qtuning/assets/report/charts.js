@@ -31,7 +31,7 @@ function seriesOf(chart) {
     if (series.points.some((point) => point[2] !== null)) // one name, one button: both come and go
       drawn.push({ ...common, type: "line", data: rangeOf(series), symbol: "none", silent: true, connectNulls: false,
         lineStyle: { color: colour, width: series.band ? 0.8 : 1.2, opacity: series.band ? 0.45 : 0.7 }, itemStyle: { color: colour } });
-    const points = series.points.map(([x, y, , , words]) => ({ value: [x, y], words }));
+    const points = series.points.map(([x, y, , , words]) => ({ value: [x * (series.shift ?? 1), y], words }));
     const line = series.width > 0;
     drawn.push({ ...common, type: line ? "line" : "scatter", data: points, symbol, symbolRotate, step: series.step ? "end" : false, connectNulls: false,
       symbolSize: line || series.marker === "o" && dense ? 7 : dense ? 5 : 9, showSymbol: symbol !== "none", z: 3, emphasis: { focus: dense ? "none" : "series" },
