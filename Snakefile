@@ -13,7 +13,7 @@ from qtuning.workflow.command_line import only_planned, snakemake_targets, submi
 from qtuning.workflow.hub import HubInputs
 from qtuning.workflow.inputs import load_inputs
 from qtuning.workflow.limits import limit_options
-from qtuning.workflow.requests import GROUP, requests_of
+from qtuning.workflow.requests import requests_of
 from qtuning.workflow.settings import configs_folder, read_settings
 from qtuning.workflow.tracked import TrackedRuns
 
@@ -51,14 +51,6 @@ DATA_DIR = f"--data-dir {quote(str(INPUTS.data_dir))}" if INPUTS.data_dir else "
 if DEVICES and "gpu" not in workflow.global_resources:
     # as many jobs at once as there are GPUs here; `--resources gpu=N` overrides. Without GPUs the cores are the limit.
     workflow.global_resources["gpu"] = len(DEVICES)
-
-
-def short_jobs(wildcards):
-    """Group of the jobs of a cell; `--group-components` knows it by its first part."""
-    if (name := REQUESTS.group(wildcards.cell)) is not None:
-        workflow.parent_groupids[name] = GROUP
-    return name
-
 
 # one repository at a time: each has progress to show, and all the bandwidth
 workflow.global_resources.setdefault("hub", 1)

@@ -4,7 +4,7 @@ A job on this machine asks for the same. Nothing here depends on which machine t
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -148,6 +148,20 @@ class Requests:
             on_host += job.memory.total
         memory = processes * (PROCESS[machine.device] + on_host)
         return Request(memory, 3600 * job.hours(machine).total / processes, self._limit)
+
+    def groups(self, components: dict[str, str]) -> Callable[[Any], str | None]:
+        """Snakemake's `group` of the rules of a cell, as a function of the wildcards.
+
+        `components` (Snakemake's `parent_groupids`) is told that each of these groups is one of GROUP: the name by
+        which `--group-components` knows them all.
+        """
+
+        def of(wildcards: Any) -> str | None:
+            if (name := self.group(wildcards.cell)) is not None:
+                components[name] = GROUP
+            return name
+
+        return of
 
     def group(self, cell: str) -> str | None:
         """Name of the group of a cell's training and evaluations where they are short, else None.

@@ -22,7 +22,7 @@ rule evaluate:
     wildcard_constraints:
         evaluation=INPUTS.evaluations_by("hf"),
     group:
-        short_jobs if SUBMITS else None
+        REQUESTS.groups(workflow.parent_groupids) if SUBMITS else None
     conda:
         "../envs/qtuning.yaml"
     threads: config["threads"]

@@ -24,7 +24,7 @@ rule train:
     wildcard_constraints:
         cell=INPUTS.temporary_cells(),
     group:
-        short_jobs if SUBMITS else None
+        REQUESTS.groups(workflow.parent_groupids) if SUBMITS else None
     conda:
         "../envs/qtuning.yaml"
     threads: config["threads"] * INPUTS.launch.processes
