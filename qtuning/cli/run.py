@@ -215,10 +215,10 @@ def _decisions(cell: "Cell", paths: "ResultPaths", launch: "Launch", state: Path
     from qtuning.experiment.decide import is_open
     from qtuning.train.launch import TOO_LARGE
 
-    if (state / TOO_LARGE).is_file() or launch.recompute == "always":
-        return ["--recompute"]
+    if (state / TOO_LARGE).is_file() and launch.recompute != "never":
+        return ["--recompute"]  # and no graphs, since the memory was too small
     if not is_open(cell, "cuda"):
-        return []
+        return ["--recompute"] * (launch.recompute == "always")
     from qtuning.experiment.needs import schedule_of
     from qtuning.gpus.torch_sees import smallest_gpu
     from qtuning.plan.jobs import training_of

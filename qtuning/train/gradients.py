@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from qtuning.data.samples import Sample
 from qtuning.errors import UserError
@@ -35,6 +36,11 @@ class SampleGradients:
             for name, module in model.named_modules()
             if isinstance(module, nn.Linear) and f"{name}.weight" in sizes
         }
+        self._recomputed = [
+            module
+            for module in model.modules()
+            if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing
+        ]
         if self._factors.keys() != sizes.keys() or not sizes:
             raise UserError("per-sample gradients: the model must train LoRA factors, and nothing else")
 
@@ -50,8 +56,12 @@ class SampleGradients:
         ]
         try:
             with evaluating(self.model):
+                for layer in self._recomputed:
+                    layer.training = True  # or transformers would not recompute; what is inside has no dropout
                 self.model(packed.to(device))[0].backward()
         finally:
+            for layer in self._recomputed:
+                layer.training = self.model.training
             for hook in hooks:
                 hook.remove()
             self.model.zero_grad(set_to_none=True)

@@ -62,9 +62,10 @@ def test_a_gpu_decides(
     told = _decisions(a_cell(), paths, Launch(), tmp_path / "state")
     assert told[:1] == found
     assert _decisions(a_cell(), paths, Launch(recompute="never"), tmp_path / "state") in ([], ["--reuse"])
-    assert _decisions(a_cell(), paths, Launch(recompute="always"), tmp_path / "state") == ["--recompute"]
+    assert _decisions(a_cell(), paths, Launch(recompute="always"), tmp_path / "state")[:1] == ["--recompute"]
     write_json(tmp_path / "state" / TOO_LARGE, {"reason": "it was too large"})
     assert _decisions(a_cell(), paths, Launch(), tmp_path / "state") == ["--recompute"]
+    assert "--recompute" not in _decisions(a_cell(), paths, Launch(recompute="never"), tmp_path / "state")
 
 
 def test_without_a_gpu_nothing_is_reused(paths: ResultPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

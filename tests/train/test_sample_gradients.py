@@ -72,11 +72,16 @@ def test_activation_checkpointing_changes_no_gradient(adapted: PackedModel, samp
     model: Any = adapted.model
     model.enable_input_require_grads()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    forwards: list[None] = []
+    counting = adapted.causal_lm.model.layers[0].mlp.register_forward_pre_hook(lambda *_: forwards.append(None))
     try:
         adapted.train()
         found, _ = SampleGradients(adapted).of(samples, CPU)
     finally:
         model.gradient_checkpointing_disable()
+        counting.remove()
+    assert len(forwards) == 2, "a layer goes forward again in the backward pass"
+    assert all(module.training for module in adapted.modules()), "every module is in the mode that it was in"
     assert float((found - expected).norm() / expected.norm()) < 1e-5
 
 
