@@ -9,6 +9,7 @@ from snakemake.utils import min_version
 from qtuning.errors import UserError
 from qtuning.experiment.metrics import EDITIONS
 from qtuning.gpus import visible
+from qtuning.owners import check_results
 from qtuning.workflow.command_line import only_planned, snakemake_targets, submits
 from qtuning.workflow.hub import HubInputs
 from qtuning.workflow.inputs import load_inputs
@@ -40,6 +41,7 @@ try:
         if SUBMITS:
             named = map(INPUTS.experiment_of, asked or ["mini"])
             REQUESTS.check_targets([name for name in named if name is not None])
+        check_results(INPUTS.paths.root, to_write=not only_planned())
         if not only_planned():
             HUB.check_access(asked or ["mini"])
     DEVICES = [] if SUBMITS else visible()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from qtuning import holders
+from qtuning.owners import make_folder, open_ours
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # Lustre mounted without `flock`; NFS without its lock daemon
 POLL_SECONDS = 10.0  # between questions to Slurm
@@ -28,9 +29,9 @@ def exclusive(lock_file: Path, purpose: str) -> Iterator[None]:
     holder that the file names is asked for (`qtuning/holders.py`); two processes that start within the same second are
     then not kept apart.
     """
-    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(lock_file.parent)
     while True:
-        with open(lock_file, "a+", encoding="utf-8") as handle:
+        with _open(lock_file, os.O_CREAT) as handle:
             if not _flock(handle, purpose):
                 print(f"{lock_file}: this file system has no locks (docs/cluster.md)", file=sys.stderr)
             if not _is_at(handle.fileno(), lock_file):
@@ -44,8 +45,8 @@ def exclusive(lock_file: Path, purpose: str) -> Iterator[None]:
 @contextlib.contextmanager
 def exclusive_if_free(lock_file: Path) -> Iterator[bool]:
     """Hold `lock_file` as `exclusive` does, but do not wait: False where another process holds it, or may hold it."""
-    lock_file.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock_file, "a+", encoding="utf-8") as handle:
+    make_folder(lock_file.parent)
+    with _open(lock_file, os.O_CREAT) as handle:
         if not _free(handle) or not _is_at(handle.fileno(), lock_file):
             yield False
             return
@@ -54,19 +55,24 @@ def exclusive_if_free(lock_file: Path) -> Iterator[bool]:
 
 
 def is_held(lock_file: Path) -> bool:
-    """Whether a process holds `lock_file` at this moment, or may hold it. (Opened for writing: NFS locks want it.)"""
-    with contextlib.suppress(FileNotFoundError), open(lock_file, "r+", encoding="utf-8") as handle:
+    """Whether a process holds `lock_file` at this moment, or may hold it."""
+    with contextlib.suppress(FileNotFoundError), _open(lock_file) as handle:
         return not _free(handle)
     return False
 
 
 def remove_lock(lock_file: Path) -> bool:
     """Remove `lock_file` unless it is held; whether it was removed. Who waits for it meanwhile makes it anew."""
-    with contextlib.suppress(FileNotFoundError), open(lock_file, "r+", encoding="utf-8") as handle:
+    with contextlib.suppress(FileNotFoundError), _open(lock_file) as handle:
         if _free(handle) and _is_at(handle.fileno(), lock_file):
             lock_file.unlink()
             return True
     return False
+
+
+def _open(lock_file: Path, flags: int = 0) -> TextIO:
+    """The file for reading and writing, which locks of NFS want. UserError if it is none that may be trusted."""
+    return open(lock_file, "r+", encoding="utf-8", opener=lambda *_: open_ours(lock_file, os.O_RDWR | flags))
 
 
 def _flock(handle: TextIO, purpose: str) -> bool:
@@ -144,6 +150,6 @@ def _write(handle: TextIO, text: str) -> None:
 def _is_at(descriptor: int, path: Path) -> bool:
     """Whether the open file is the one that `path` names now."""
     try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except FileNotFoundError:
         return False

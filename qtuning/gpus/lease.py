@@ -15,6 +15,7 @@ from pathlib import Path
 from qtuning.errors import UserError
 from qtuning.gpus import nvml, rocm
 from qtuning.gpus.device import Device, Memory
+from qtuning.owners import check_common, open_plain
 
 POLL_SECONDS = 2.0
 PATIENCE = 600.0  # seconds that processes which are none of our jobs may keep all free GPUs full
@@ -92,12 +93,19 @@ def lease(
 
 
 def lock_folder() -> Path:
-    """Where the locks lie: in the memory of the machine, in one place whatever TMPDIR says, for all its users."""
+    """Where the locks lie: in the memory of the machine, in one place whatever TMPDIR says, for all its users.
+
+    UserError if another user has put something else there.
+    """
     memory = Path("/dev/shm")
     folder = (memory if memory.is_dir() else Path(tempfile.gettempdir())) / "qtuning-gpus"
-    if not folder.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o1777)  # users of one machine share its GPUs, and so the locks
+    mask = os.umask(0)
+    try:
+        folder.mkdir(mode=0o1777)  # users of one machine share its GPUs, and so the locks
+    except FileExistsError:
+        check_common(folder)
+    finally:
+        os.umask(mask)
     return folder
 
 
@@ -126,11 +134,11 @@ def _open(path: Path) -> int:
     Where fs.protected_regular is on, Linux refuses O_CREAT for a file of another user in a folder like ours.
     """
     with contextlib.suppress(FileNotFoundError):
-        return os.open(path, os.O_RDONLY)
+        return open_plain(path, os.O_RDONLY)
     mask = os.umask(0)  # others must be able to open it as soon as it is there
     try:
-        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDONLY, 0o644)
+        return open_plain(path, os.O_CREAT | os.O_EXCL | os.O_RDONLY, 0o644)
     except FileExistsError:
-        return os.open(path, os.O_RDONLY)
+        return open_plain(path, os.O_RDONLY)
     finally:
         os.umask(mask)

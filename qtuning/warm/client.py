@@ -1,8 +1,8 @@
 """A command handed to the warm server: same arguments, environment, folder and files, same exit status.
 
-It imports the standard library only, so that it starts fast. A server lives as long as the workflow that asked for it
-(QTUNING_WARM holds the workflow's process number). It serves one environment and one version of the code; any other
-job starts another server.
+It imports little beyond the standard library, so that it starts fast. A server lives as long as the workflow that asked
+for it (QTUNING_WARM holds the workflow's process number). It serves one environment and one version of the code; any
+other job starts another server.
 """
 
 import contextlib
@@ -17,6 +17,8 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from qtuning.owners import check_private
 
 VARIABLE = "QTUNING_WARM"
 SERVE = "serve-warm"  # the word by which `python -m qtuning` becomes the server
@@ -61,8 +63,7 @@ def address() -> Path:
     """Socket of the server for this environment and this code, in a folder that is ours alone."""
     folder = Path(tempfile.gettempdir()) / f"qtuning-warm-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o077:
-        raise PermissionError(f"{folder}: must be ours alone; remove it")
+    check_private(folder)
     package = Path(__file__).resolve().parent.parent
     code = sorted((str(path), path.stat().st_mtime_ns) for path in package.rglob("*.py"))
     environment = sorted(pair for pair in os.environ.items() if pair[0] not in OWN)

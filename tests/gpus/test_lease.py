@@ -183,10 +183,39 @@ def test_a_lock_file_that_is_there_is_not_created_again(tmp_path: Path, monkeypa
     flags: list[int] = []
     usual = os.open
 
-    def note(path: Path, flag: int) -> int:
+    def note(path: Path, flag: int, mode: int = 0o777) -> int:
         flags.append(flag)
-        return usual(path, flag)
+        return usual(path, flag, mode)
 
     monkeypatch.setattr(os, "open", note)
     assert not is_leased(device, tmp_path)
     assert len(flags) == 1 and not flags[0] & os.O_CREAT
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="two users need root")
+def test_what_another_user_put_in_the_place_of_the_locks_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link would have root's job lock any file; in a folder without sticky bit locks can be renamed."""
+    (device,) = numbered("0")
+    (tmp_path / "other").write_text("")
+    (tmp_path / "key-0.lock").symlink_to(tmp_path / "other")
+    with pytest.raises(UserError, match=r"key-0\.lock: is a symbolic link, which is in the way of qtuning's locks"):
+        is_leased(device, tmp_path)
+    (tmp_path / "key-0.lock").unlink()
+    os.link(tmp_path / "other", tmp_path / "key-0.lock")
+    with pytest.raises(UserError, match=r"key-0\.lock: is a file with 2 names"):
+        is_leased(device, tmp_path)
+
+    monkeypatch.setattr(leases, "Path", lambda _: tmp_path)
+    folder = tmp_path / "qtuning-gpus"
+    folder.symlink_to(tmp_path)
+    with pytest.raises(UserError, match="qtuning-gpus: is a symbolic link"):
+        lock_folder()
+    folder.unlink()
+    assert lock_folder() == folder and folder.stat().st_mode & 0o7777 == 0o1777, "made at once with the sticky bit"
+    os.chown(folder, 65534, 65534)
+    assert lock_folder() == folder
+    folder.chmod(0o777)
+    with pytest.raises(UserError, match="qtuning-gpus: nobody could take others' locks away there; have nobody remove"):
+        lock_folder()

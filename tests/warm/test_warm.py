@@ -165,7 +165,7 @@ def test_a_folder_of_others_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     folder = client.address().parent
     folder.chmod(0o777)
-    with pytest.raises(PermissionError, match="must be ours alone"):
+    with pytest.raises(PermissionError, match="must be a folder that is ours alone"):
         client.address()
 
 
