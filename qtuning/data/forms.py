@@ -12,7 +12,7 @@ from qtuning.experiment.cell import Role, TrainSet
 
 Object = Mapping[object, object]
 
-SYSTEM = ("system", "system_prompt")
+SYSTEM = ("system", "system_prompt", "system_message")
 CHAT, SHAREGPT = ("messages", "conversations", "conversation"), ("conversations", "conversation", "messages")
 PAIRS = (("prompt", "completion"), ("prompt", "response"))
 STYLES = (("role", "content"), ("from", "value"))
@@ -22,13 +22,16 @@ ROLES: dict[str, Role] = {
     **{"assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"},
 }
 OF_TOOLS = {"tool", "function", "function_call", "tool_call", "observation", "ipython", "function_response"}
-LEARNED = ("weight", "train", "loss", "trainable")
+LEARNED = ("weight", "train", "training", "trainable", "loss", "loss_mask", "loss_weight")
 """Keys of a message that say whether an answer is to be learned."""
+WEIGHTS = ("weight", "weights", "sample_weight", "loss_weight", "loss_mask")
+"""Keys of a row that say how much it counts, or which of its answers."""
 UNWANTED = ("label", "kto_tag")
 """Keys of a row whose `false` says that the answer is a bad one."""
 NOT_SUPPORTED = {
-    *("tools", "functions", "tool_calls", "function_call", "reasoning_content", "reasoning", "thinking"),
-    *("images", "image", "videos", "video", "audios", "audio", "train_detail"),
+    *("tools", "functions", "tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "thought"),
+    *("images", "image", "videos", "video", "audios", "audio", "train_detail", "masked"),
+    *("documents", "chat_template_kwargs"),
 }
 """Keys of a row or a message that change what a model reads or learns, in ways that nothing here writes."""
 TEXT_PARTS = ("text", "input_text", "output_text")
@@ -52,15 +55,24 @@ def read_form(row: Object, train_set: TrainSet) -> Texts:
     """
     names, ignored = train_set.columns, train_set.ignore
     _check_supported(row, "", ignored)
-    if "weight" not in ignored and row.get("weight") not in (None, 1):
-        raise Refused(Reason.NOT_SUPPORTED, f"'weight' is {shown(row['weight'])!r}: all rows count alike")
-    texts = _reader(row, train_set)(row, train_set)
+    for key in WEIGHTS:
+        value = row.get(key)
+        if key not in ignored and any(
+            each not in (None, 1) for each in (value if isinstance(value, list) else [value])
+        ):
+            raise Refused(Reason.NOT_SUPPORTED, f"{key!r} is {shown(value)!r}: all rows and answers count alike")
+    reader = _reader(row, train_set)
+    for key in UNWANTED:  # beside columns, `label` is a class more often than a verdict
+        told = (value := row.get(key)) is False or value in ("false", "False")
+        if told and key not in ignored and (key != "label" or reader is not _alpaca):
+            raise Refused(Reason.NOT_SUPPORTED, f"{key!r} is false: an answer that is not wanted")
+    texts = reader(row, train_set)
     texts.remarks += [
         f"no key {name!r} (columns.{column})"
         for column, name in names.items()
         if column in ("input", "system", "history") and name not in row
     ]
-    known = {"id", "kind", "weight", *names.values(), *texts.used} - set(ignored)
+    known = {"id", "kind", *WEIGHTS, *names.values(), *texts.used} - set(ignored)
     texts.remarks += [f"key {shown(key)!r}" for key, value in row.items() if key not in known and value is not None]
     return texts
 
@@ -106,9 +118,6 @@ def _pair(row: Object, train_set: TrainSet) -> Texts:
     names = train_set.columns
     ask, answer = next((pair for pair in PAIRS if pair[1] in row), PAIRS[0])
     ask, answer = names.get("instruction", ask), names.get("output", answer)
-    for key in UNWANTED:
-        if row.get(key) is False and key not in train_set.ignore:
-            raise Refused(Reason.NOT_SUPPORTED, f"{key!r} is false: an answer that is not wanted")
     system, used = _system(row, train_set)
     if not isinstance(row.get(ask), list | tuple):
         return Texts((*system, Message("user", _text(row, ask))), _text(row, answer), "", {ask, answer, *used})
@@ -226,8 +235,8 @@ def _joined(content: object, where: str) -> str:
 def _system(row: Object, train_set: TrainSet, own: str | None = None) -> tuple[list[Message], set[object]]:
     """The system message that the row states beside its turns, and the keys that say it.
 
-    own: that of the conversation itself. A `system` that contradicts it is refused. `system_prompt` often repeats or
-    shortens what the conversation holds (OpenHermes), so the conversation wins, and the key counts as not read.
+    own: that of the conversation itself. A `system` that contradicts it is refused. Other keys often repeat or
+    shorten what the conversation holds (OpenHermes), so the conversation wins, and they count as not read.
     """
     name, found = train_set.columns.get("system"), own
     used: set[object] = set()
@@ -237,7 +246,7 @@ def _system(row: Object, train_set: TrainSet, own: str | None = None) -> tuple[l
             continue
         text = text_of(value, key)
         if text.strip() and found is not None and text.strip() != found.strip():
-            if key == "system_prompt" and name is None:
+            if key != "system" and name is None:
                 continue
             raise Refused(Reason.NOT_SUPPORTED, f"{key!r} differs from the system message of the conversation")
         used.add(key)

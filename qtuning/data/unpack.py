@@ -22,8 +22,12 @@ BYTE_ORDER_MARKS: dict[bytes, str] = {  # the longer ones first: UTF-32's begins
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+ZIP = b"PK\x03\x04"
+OF_TABLES = (b"[Content_Types].xml", b"_rels/", b"xl/", b"mimetypeapplication/vnd.oasis")
+"""What ZIP archives of office programs begin with."""
 NO_ROWS = {
-    b"PK\x03\x04": "a ZIP archive; unpack it",
+    ZIP: "a ZIP archive; unpack it",
+    b"\xd0\xcf\x11\xe0": "a table of old Excel; save it as CSV or Parquet",
     b"7z\xbc\xaf": "a 7z archive; unpack it",
     b"Rar!": "a RAR archive; unpack it",
     b"ARROW1": "an Arrow file; save it as Parquet (`to_parquet`)",
@@ -58,6 +62,8 @@ def open_text(path: Path) -> BinaryIO:
         head = cast(io.BufferedReader, stream).peek(512)
         if _begins(head, PACKED) or head.startswith(PARQUET):
             raise UserError(f"{path}: holds another packed file; unpack it once")
+    if head.startswith(ZIP) and any(head.startswith(name, 30) for name in OF_TABLES):
+        raise UserError(f"{path}: is a table of Excel or LibreOffice; save it as CSV or Parquet")
     if (what := _begins(head.lstrip()[:64].lower(), NO_ROWS) or _begins(head, NO_ROWS)) is not None:
         raise UserError(f"{path}: is {what}")
     if head[257:262] == b"ustar":

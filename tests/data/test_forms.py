@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from qtuning.data.forms import NOT_SUPPORTED
+from qtuning.data.forms import LEARNED, NOT_SUPPORTED, WEIGHTS
 from qtuning.data.parse import parse_row
 from qtuning.data.rows import Example, Message, Reason, Refusal, Row
 from qtuning.experiment.cell import FileSource, TrainSet
@@ -130,7 +130,7 @@ def test_two_system_messages_do_not_contradict_each_other() -> None:
     assert aside == expected and aside.remarks == ("key 'system_prompt'",)
 
 
-@pytest.mark.parametrize("key", ["weight", "train", "loss", "trainable"])
+@pytest.mark.parametrize("key", LEARNED)
 @pytest.mark.parametrize("no", [0, 0.0, False])
 def test_an_answer_that_is_not_to_be_learned_is_not(key: str, no: Any) -> None:
     last = refusal({"messages": turns("q", "a", **{key: no})})
@@ -188,12 +188,23 @@ def test_parts_of_text_are_joined_and_images_refused() -> None:
 
 def test_rows_of_unequal_weight_and_unwanted_answers_are_refused() -> None:
     assert example(ALPACA | {"weight": 1}).remarks == ()
-    assert refusal(ALPACA | {"weight": 0.5}).detail == "'weight' is '0.5': all rows count alike"
-    assert refusal(ALPACA | {"weight": 0}).reason is Reason.NOT_SUPPORTED
-    for key in ("label", "kto_tag"):
-        row = {"prompt": "q", "completion": "a", key: False}
-        assert refusal(row) == Refusal(Reason.NOT_SUPPORTED, f"{key!r} is false: an answer that is not wanted")
+    assert refusal(ALPACA | {"weight": 0.5}).detail == "'weight' is '0.5': all rows and answers count alike"
+    for key in WEIGHTS:
+        for row in (ALPACA, {"messages": turns("q", "a")}):
+            assert refusal(row | {key: 0}).reason is Reason.NOT_SUPPORTED
+            assert refusal(row | {key: [1, 0]}).reason is Reason.NOT_SUPPORTED
+            assert example(row | {key: [1, 1]}) == example(row | {key: None}) == PLAIN
+            assert example(row | {key: 0}, ignore=[key]).remarks == (f"key {key!r}",)
+    pair = {"prompt": "q", "completion": "a"}
+    for key, row in (
+        *(("label", row) for row in (pair, {"messages": turns("q", "a")})),
+        *(("kto_tag", row) for row in (pair, {"messages": turns("q", "a")}, ALPACA)),
+    ):
+        for false in (False, "false"):
+            found = refusal(row | {key: false})
+            assert found == Refusal(Reason.NOT_SUPPORTED, f"{key!r} is false: an answer that is not wanted")
         assert example(row | {key: True}).remarks == (f"key {key!r}",)
+    assert example(ALPACA | {"label": False}) == PLAIN, "a class, not a verdict"
 
 
 def test_all_other_keys_are_remarks() -> None:
