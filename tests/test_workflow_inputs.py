@@ -251,6 +251,9 @@ def test_targets_are_checked_before_snakemake_asks_for_them(inputs: WorkflowInpu
     for target in ("mini", "results/tables/mini.md", "results/tables/mini.cost.csv", "results/figures/mini"):
         with pytest.raises(UserError, match=r"^/gone/sft\.jsonl: no such file .*$"):
             found.check_targets([target])
+    for target in ("mini.yaml", "configs/experiments/mini.yaml", "mini.yml"):
+        with pytest.raises(UserError, match=r"name the experiment, not its file: mini$"):
+            found.check_targets([target])
     with pytest.raises(UserError, match=r"mini\.twin\.yaml: titel: unknown key; did you mean title\?"):
         found.check_targets(["results/tables/mini.twin.md"])
 

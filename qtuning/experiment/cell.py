@@ -5,7 +5,7 @@ Every key has its type, its default and what it means. `schema.py` has the keys 
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from qtuning.experiment.auxiliary import Influence, Part, TrainedReference
 from qtuning.experiment.base import Config, Name
@@ -36,6 +36,13 @@ class HubSource(Config):
     revision: str = Field("main", description="commit, or a branch or tag, resolved to a commit when it is fetched")
     subset: str | None = Field(None, description="configuration name of a hub data set")
     split: str = Field("train", description="split of a hub data set")
+
+    @field_validator("id")
+    @classmethod
+    def _no_address(cls, value: str) -> str:
+        if "://" in value:
+            raise ValueError(f"write {'/'.join(value.rstrip('/').split('/')[-2:])}, without the address of the hub")
+        return value
 
 
 class ShippedModelSource(Config):

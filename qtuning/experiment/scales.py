@@ -194,6 +194,8 @@ class ExperimentFiles:
             return Edition(name, name, str(path), None, (Layer(f"{path}: ", self.read(path)),))
         if splits:
             return self._edition(name, *splits[0])
+        if (other := self.path(name).with_suffix(".yml")).is_file():
+            raise UserError(f"experiment = {name!r}: {other} must be called {self.path(name).name}")
         raise UserError(f"experiment = {name!r}: unknown{nearest(name, self.names())}")
 
     def _edition(self, name: str, base: str, scale: str) -> Edition:

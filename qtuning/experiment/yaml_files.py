@@ -9,8 +9,15 @@ from pydantic import BaseModel, ValidationError
 from qtuning.errors import UserError, raise_problems
 from qtuning.experiment.by_type import Wrong, by_type
 
-MOST_LINES = 30
-"""Problems that a message lists."""
+MOST_LINES, MOST_NAMES = 30, 40
+"""Problems that a message lists, and valid names; of more names, it lists those that are most alike."""
+IN_WORDS = {
+    "string_pattern_mismatch": "may hold letters, digits and . _ + - only, and begins with a letter or digit",
+    "model_attributes_type": "must be keys with values, as in {kind: ...}",
+    "model_type": "must be keys with values",
+    "dict_type": "must be keys with values",
+}
+"""What pydantic says in the words of programmers."""
 ConfigEntry = TypeVar("ConfigEntry", bound=BaseModel)
 
 
@@ -46,13 +53,17 @@ def explain(error: ValidationError, where: str, schema: type[BaseModel]) -> list
     for problem in error.errors():
         if problem["type"] == "too_short" and problem["input"]:
             continue  # pydantic's echo of list entries that are reported themselves
-        keys, valid = _follow(schema, problem["loc"])
+        keys, valid, kinds = _follow(schema, problem["loc"])
         key = _key(keys)
-        message = problem["msg"].removeprefix("Value error, ").replace("Tuple", "List").replace("tuple", "list")
+        said = IN_WORDS.get(problem["type"], problem["msg"])
+        message = said.removeprefix("Value error, ").replace("Tuple", "List").replace("tuple", "list")
         if problem["type"] == "extra_forbidden":
             lines.append(f"{where}: {key}: unknown key{nearest(keys[-1], valid)}")
         elif problem["type"] == "union_tag_not_found":
-            lines.append(f"{where}: {key}.kind: required, but not given (hub, path, ...; docs/data.md)")
+            lines.append(f"{where}: {key}.kind: required, but not given ({', '.join(kinds)}; docs/data.md)")
+        elif problem["type"] == "union_tag_invalid":
+            given = problem["ctx"]
+            lines.append(f"{where}: {key}.kind = {_shown(given['tag'])}: must be one of {given['expected_tags']}")
         elif problem["type"] == "missing":
             lines.append(f"{where}: {key}: required, but not given")
         else:
@@ -74,8 +85,9 @@ def _cut(text: str, length: int = 200) -> str:
     return text if len(text) <= length else f"{text[:length]}..."
 
 
-def _follow(schema: type[BaseModel], location: Iterable[str | int]) -> tuple[list[str], list[str]]:
-    """(the user's own keys in a pydantic error location, the keys that are valid beside the last of them).
+def _follow(schema: type[BaseModel], location: Iterable[str | int]) -> tuple[list[str], list[str], list[str]]:
+    """(the user's own keys in a pydantic error location, the keys that are valid beside the last of them, the kinds
+    that are valid for its value).
 
     pydantic adds the tag of the chosen member of a union (`hub` in source.hub.revison), which is no key of the user's.
     """
@@ -97,7 +109,8 @@ def _follow(schema: type[BaseModel], location: Iterable[str | int]) -> tuple[lis
         fields = {f.alias or name: f.annotation for m in models[:1] for name, f in m.model_fields.items()}
         valid = list(fields)
         current = get_args(current)[0] if isinstance(part, int) and get_args(current) else fields.get(str(part))
-    return keys, valid
+    tags = [get_args(m.model_fields["kind"].annotation) for m in _models_in(current) if "kind" in m.model_fields]
+    return keys, valid, [kind for group in tags for kind in group]
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -110,7 +123,13 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 def nearest(name: str, valid: Iterable[str]) -> str:
     """What a message about an unknown name ends with: `; did you mean gsm8k? (valid: gsm8k, math)`."""
     choices = list(valid)
-    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    spelled = {choice.lower(): choice for choice in reversed(choices)}
+    initials = {"".join(word[:1] for word in choice.split("_")): choice for choice in choices if "_" in choice}
+    close = [spelled[each] for each in difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.5)]
+    close = [initials[name.lower()]] if name.lower() in initials else close
     hint = f"; did you mean {close[0]}?" if close else ""
-    listing = f" (valid: {', '.join(choices)})" if choices else ""
-    return f"{hint}{listing}"
+    shown = choices
+    if len(choices) > MOST_NAMES:
+        alike = difflib.get_close_matches(name.lower(), spelled, n=MOST_NAMES // 2, cutoff=0.3)
+        shown = [*(spelled[each] for each in alike), "..."]
+    return hint + (f" (valid: {', '.join(shown)})" if choices else "")

@@ -323,6 +323,8 @@ class WorkflowInputs:
                     problems += self._missing_files(experiment) + self._unlaunchable(experiment)
                     rated = [] if dry else [used_train_set(c) for c in self.grid(experiment).cells if c.training]
                     problems += [line for train_set in rated for line in self._missing_ratings(train_set)]
+                elif target.endswith((".yaml", ".yml")):
+                    raise UserError(f"target = {target!r}: name the experiment, not its file: {Path(target).stem}")
                 elif "/" not in target and not Path(target).suffix and target not in RULES:
                     raise UserError(f"target = {target!r}: unknown{nearest(target, ['all', *self.experiments])}")
             except UserError as error:

@@ -33,7 +33,24 @@ def test_budgets(text: str, samples: float, tokens: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "25", "25x", "x50", "25:50", "-25x50", "25x50x3", "a x b", "2.5.0x50", ".x50", 80, 0.5, True]
+    "text",
+    [
+        "",
+        "0.25x0.5",
+        "1x1",
+        "25",
+        "25x",
+        "x50",
+        "25:50",
+        "-25x50",
+        "25x50x3",
+        "a x b",
+        "2.5.0x50",
+        ".x50",
+        80,
+        0.5,
+        True,
+    ],
 )
 def test_what_is_no_budget(text: Any) -> None:
     with pytest.raises(ValueError, match="is no budget"):
