@@ -196,6 +196,31 @@ def test_bad_settings_are_refused_in_one_line(tmp_path: Path, arguments: list[st
 
 
 @pytest.mark.slow
+def test_what_snakemake_is_asked_besides_running(tmp_path: Path) -> None:
+    """Its answers go to programs: nothing of ours stands among them."""
+    folder = checkout(tmp_path)
+    for option, first in (("--dag", "digraph"), ("--rulegraph", "digraph"), ("--summary", "output_file")):
+        asked = subprocess.run(command(option), cwd=folder, capture_output=True, text=True, check=True)
+        assert asked.stdout.startswith(first), option
+    listed = subprocess.run(command("--list-rules"), cwd=folder, capture_output=True, text=True, check=True)
+    assert {"train", "prepare", "evaluate"} <= set(listed.stdout.split())
+    assert not (folder / "results").exists()
+
+
+@pytest.mark.slow
+def test_paths_may_hold_what_shells_and_snakemake_read_otherwise(tmp_path: Path) -> None:
+    folder = checkout(tmp_path / "it's [my] & ünï $HOME")
+    rows = folder / "rows (1) #2.jsonl"
+    rows.write_text('{"instruction": "a", "output": "b"}\n' * 8)
+    (folder / "configs/train_sets/own.yaml").write_text(f'source: {{kind: path, file: "{rows}"}}\n')
+    experiment = folder / "configs/experiments/micro.yaml"
+    experiment.write_text(re.sub("train_sets: .*", "train_sets: [own]", experiment.read_text()))
+    snakemake(folder, "--until", "prepare", "--config", "results=out & 'put'", "warm=False")
+    (report,) = (folder / "out & 'put'/train_sets").glob("*/report.json")
+    assert '"usable": 8' in report.read_text()
+
+
+@pytest.mark.slow
 def test_killed_runs_end_in_the_same_table(finished: Path, tmp_path: Path) -> None:
     folder = checkout(tmp_path)
     for victim in ("training", "server", "everything", "snakemake"):
