@@ -1,5 +1,6 @@
 """Chat templates of real models, as TRL carries them, and others with single traits; and tokenizers for them."""
 
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -9,14 +10,21 @@ from hypothesis import strategies as st
 MARKS = (
     *("<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<start_of_turn>"),
     *("<end_of_turn>", "<|user|>", "<|assistant|>", "<|end|>", "<|return|>", "<|END_OF_TURN_TOKEN|>"),
-    "<｜end▁of▁sentence｜>",
+    *("<|END_RESPONSE|>", "<turn|>", "<|eot|>", "<｜end▁of▁sentence｜>"),
 )
 """The tokens that the templates below write."""
 
-REAL = (
-    *("cohere", "deepseek_r1_distill", "gemma", "gemma3", "glm4moe", "gptoss", "lfm2", "llama3", "llama3_1"),
-    *("llama3_2", "nemotron_3_nano", "phi3", "qwen2_5", "qwen3", "qwen3_5_think", "qwen3_instruct_2507"),
+OF_IMAGES = ("idefics3", "llava_next", "smolvlm")
+"""Templates of TRL for content in parts, which refuse text, or leave it out."""
+REAL = tuple(
+    sorted(
+        name
+        for file in (files("trl") / "chat_templates").iterdir()
+        if (name := file.name.removesuffix(".jinja")) != file.name and name.removesuffix("_training") not in OF_IMAGES
+    )
 )
+NO_SYSTEM = ("gemma", "gemma_training")
+"""Those that refuse a system message."""
 
 _USER_THEN_ANSWER = (
     "{% for m in messages %}{% if m.role == 'assistant' %}ANSWER{% else %}"
@@ -58,9 +66,9 @@ OWN = {
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     ),
 }
-STRIPS = (
-    *("cohere", "gemma", "gemma3", "glm4moe", "llama2", "llama3", "llama3_1", "llama3_2", "nemotron_3_nano", "qwen3"),
-    "qwen3_5_think",
+STRIPS = re.compile(
+    r"(cohere|(diffusion_)?gemma\d?(_v\d)?|glm4moe|llama2|llama3(_\d)?|nemotron_3_\w+|qwen3(_5_(no)?think|_6|_8)?)"
+    "(_training)?"
 )
 """Those that take white space from the ends of a message."""
 
@@ -143,7 +151,11 @@ def conversations(draw: st.DrawFn) -> tuple[list[dict[str, str]], str]:
 
 
 def example_of(conversation: list[dict[str, str]], response: str) -> Any:
-    """The same as a row of a train set."""
-    from qtuning.data.rows import Example, Message
+    """The same as a row of a train set, as it is read."""
+    from qtuning.data.parse import parse_row
+    from qtuning.data.rows import Row
+    from qtuning.experiment.cell import TrainSet
 
-    return Example(tuple(Message(each["role"], each["content"]) for each in conversation), response)  # type: ignore[arg-type]
+    train_set = TrainSet.model_validate({"name": "rows", "label": "Rows", "source": "rows.jsonl", "format": "chat"})
+    row = {"messages": [*conversation, {"role": "assistant", "content": response}]}
+    return parse_row(Row("rows.jsonl", 1, row), train_set)

@@ -170,7 +170,8 @@ def _declare(folder: Path, tokenizer_class: str, model_type: str) -> None:
     """Write what the model's own files say: transformers chooses its class, and what it makes anew, by them."""
     file = folder / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_class": tokenizer_class}))
-    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    limits = {"vocab_size": 200_000, "max_position_embeddings": 4096}  # as large as any of them wants
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type, **limits}))
 
 
 def _save_tiktoken(

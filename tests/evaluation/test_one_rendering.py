@@ -5,16 +5,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_templates import MARKS, OWN, REAL, STRIPS, chat_template, conversations, example_of, save_tokenizer
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import torch
+from chat_templates import (
+    MARKS,
+    NO_SYSTEM,
+    OWN,
+    REAL,
+    STRIPS,
+    chat_template,
+    conversations,
+    example_of,
+    save_tokenizer,
+)
+from hypothesis import given, note, settings
 from lm_eval.api.instance import Instance
+from real_tokenizers import MAKERS
 
 from qtuning.data.chat import TemplateRefusal
+from qtuning.data.samples import Sample
 from qtuning.data.templates import render, turn_of
 from qtuning.data.tokenise import Tokenised, load_tokenizer, tokenise
 from qtuning.evaluation.replies import AskedModel
 from qtuning.experiment.cell import Evaluation
+from qtuning.model.batch import pack
 
 ENDS = {
     "no BOS": ("", ""),
@@ -30,7 +43,7 @@ class Pair:
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer = load_tokenizer(folder)
-        self.spaced = self.tokenizer.backend_tokenizer.normalizer is not None
+        self.spaced = "▁" in self.tokenizer.get_vocab()
         self.asked = {
             chat: AskedModel(folder, Evaluation(benchmarks=("squad",), chat_template=chat, max_length=4096))
             for chat in (False, True)
@@ -52,9 +65,16 @@ class Pair:
 
         Its decoder makes spaces of all letters that stand for one, those of special tokens among them.
         """
-        text = str(self.tokenizer.decode(tokens))
+        return self._without_spaces(str(self.tokenizer.decode(tokens)), "?")
+
+    def same(self, tokens: list[int], text: str) -> bool:
+        """Whether the tokens are of this text; a tokenizer with such a normalizer may join a space to it."""
+        written = text.replace("▁", " " if self.spaced else "▁")
+        return self._without_spaces(self.text(tokens), "*") == self._without_spaces(written, "*")
+
+    def _without_spaces(self, text: str, how_many: str) -> str:
         marks = (re.escape(mark.replace("▁", " ")) for mark in ("<s>", "</s>", *MARKS))
-        return re.sub(f"({'|'.join(marks)}) ", r"\1", text) if self.spaced else text
+        return re.sub(f"({'|'.join(marks)}) {how_many}", r"\1", text) if self.spaced else text
 
     def evaluated(self, prompt: Any, chat: bool) -> tuple[list[int], list[int]]:
         """Ids of a prompt (a text, or a conversation) where an answer is generated, and where one is scored."""
@@ -65,6 +85,30 @@ class Pair:
         ((scored, _),) = model.encode_pairs([(text, " x")])
         return model.questions.generations[-1][1], scored
 
+    def check(self, conversation: Any, response: str, template: str) -> None:
+        """Equal ids of prompts; the response decodes to the row's text; it and its turn's end carry loss, no more."""
+        chat = template not in ("plain", "alpaca")
+        tokenizer, kind = self.tokenizer, "chat" if chat else template
+        try:
+            prompt, sample = self.trained(conversation, response, kind)
+        except TemplateRefusal:
+            assert template in NO_SYSTEM and conversation[0]["role"] == "system"
+            return
+        before = sample.tokens[: sample.prompt]
+        assert self.evaluated(conversation if chat else prompt, chat) == (before, before)
+        opening = "" if chat or tokenizer("a")["input_ids"][0] != tokenizer.bos_token_id else tokenizer.bos_token
+        assert self.same(before, str(opening) + prompt)
+        turn = turn_of(tokenizer, kind)  # type: ignore[arg-type]
+        packed = pack([Sample(0, torch.tensor(sample.tokens), sample.prompt)])
+        assert packed is not None and not sample.truncated
+        assert packed.source.tolist() == list(range(len(before) - 1, len(sample.tokens) - 1))
+        assert packed.labels.tolist() == sample.tokens[len(before) :] and packed.labels[-1] == turn.id
+        learned = self.text(sample.tokens).removeprefix(self.text(before))
+        learned = learned.removesuffix(turn.token.replace("▁", " " if self.spaced else "▁"))
+        learned = learned.removesuffix("[/assistant]") if template == "end-as-text" else learned
+        assert learned.strip() == response.strip()
+        assert STRIPS.fullmatch(template) or response in learned
+
 
 @pytest.fixture(scope="module", params=[(kind, name) for kind in ("bytes", "sentencepiece") for name in ENDS], ids=str)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
@@ -72,30 +116,34 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Pair(save_tokenizer(tmp_path_factory.mktemp("tokenizer"), kind, *ENDS[name], chat_template("llama3")))
 
 
-@settings(max_examples=15, deadline=None)
-@given(made=conversations(), template=st.sampled_from(["plain", "alpaca", *OWN, *REAL]))
-def test_random_conversations(pair: Pair, made: tuple[list[dict[str, str]], str], template: str) -> None:
-    """Equal ids of prompts; the response decodes to the row's text; it and the end of its turn are learned, no more."""
-    (conversation, response), chat = made, template not in ("plain", "alpaca")
-    if chat:
-        pair.use(chat_template(template))
-    tokenizer, kind = pair.tokenizer, "chat" if chat else template
-    try:
-        prompt, sample = pair.trained(conversation, response, kind)
-    except TemplateRefusal:
-        assert template == "gemma" and conversation[0]["role"] == "system"
-        return
-    before = sample.tokens[: sample.prompt]
-    assert pair.evaluated(conversation if chat else prompt, chat) == (before, before)
-    opening = "" if chat or tokenizer("a")["input_ids"][0] != tokenizer.bos_token_id else "<s>"
-    assert pair.text(before) == (opening + prompt).replace("▁", " " if pair.spaced else "▁")
-    turn = turn_of(tokenizer, kind)  # type: ignore[arg-type]
-    assert sample.tokens[-1] == turn.id and not sample.truncated
-    learned = pair.text(sample.tokens).removeprefix(pair.text(before))
-    learned = learned.removesuffix(turn.token.replace("▁", " " if pair.spaced else "▁"))
-    learned = learned.removesuffix("[/assistant]") if template == "end-as-text" else learned
-    assert learned.strip() == response.strip()
-    assert template in STRIPS or response in learned
+@settings(max_examples=2, deadline=None)
+@given(made=conversations())
+def test_random_conversations_through_every_template(pair: Pair, made: tuple[list[dict[str, str]], str]) -> None:
+    for template in ("plain", "alpaca", *OWN, *REAL):
+        note(template)
+        if template in (*OWN, *REAL):
+            pair.use(chat_template(template))
+        pair.check(*made, template)
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Pair]:
+    folder = tmp_path_factory.mktemp(request.param)
+    MAKERS[request.param](folder)
+    return request.param, Pair(folder)
+
+
+@pytest.mark.slow  # to make the folder of a real tokenizer takes seconds
+@settings(max_examples=100, deadline=None)
+@given(made=conversations())
+def test_random_conversations_with_real_tokenizers(
+    real: tuple[str, Pair], made: tuple[list[dict[str, str]], str]
+) -> None:
+    """With the chat template that each comes with."""
+    name, pair = real
+    for template in ("plain", "alpaca", name):
+        note(template)
+        pair.check(*made, template)
 
 
 def test_both_backends_and_a_prompt_of_an_instruction_model(tmp_path: Path) -> None:
