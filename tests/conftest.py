@@ -1,4 +1,4 @@
-"""Tiny random causal language models, built in memory; folders of finished cells."""
+"""Tiny random causal language models, built in memory; folders of finished cells; a browser."""
 
 import copy
 import os
@@ -36,6 +36,18 @@ def no_accelerator_left_over() -> Iterator[None]:
     yield
     if (state := sys.modules.get("accelerate.state")) is not None:
         state.AcceleratorState._reset_state()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; a test that wants one is skipped where there is none."""
+    pytest.importorskip("playwright.sync_api")
+    from browser import CHROMIUM, chromium
+
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here")
+    with chromium() as started:
+        yield started
 
 
 @pytest.fixture

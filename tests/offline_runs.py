@@ -1,8 +1,9 @@
-"""Offline W&B runs, read back by wandb's own reader."""
+"""Offline W&B runs, read back by wandb's own reader, and which of them a filter finds."""
 
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,21 @@ def offline_runs(results: Path, name: str = "*") -> list[OfflineRun]:
     return [_read(file) for file in sorted(results.glob(f"wandb/wandb/offline-run-*/run-{name}.wandb"))]
 
 
+def matching(filters: dict[str, Any], runs: Iterable[OfflineRun]) -> list[OfflineRun]:
+    """The runs that a filter of wandb-workspaces finds, by name; a filter that this does not know fails."""
+    found = sorted(runs, key=lambda run: run.name)
+    assert filters["filterFormat"] == "filterV2"
+    for leaf in filters["filters"]:
+        section, name, value = leaf["key"]["section"], leaf["key"]["name"], leaf["value"]
+        if (section, name, leaf["op"]) == ("run", "tags", "IN"):
+            found = [run for run in found if set(value) & set(run.tags)]
+        else:
+            assert (section, leaf["op"]) == ("config", "="), leaf
+            found = [run for run in found if run.config.get(name.removesuffix(".value")) == value]
+    return found
+
+
 def _read(file: Path) -> OfflineRun:
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     return OfflineRun([json.loads(line) for line in done.stdout.splitlines()], file.parent)

@@ -1,5 +1,6 @@
 """The workflow from end to end on a micro experiment of the mini world: real jobs, real table, nothing done twice."""
 
+import json
 import os
 import re
 import shutil
@@ -8,9 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import fmean
 
+import polars as pl
 import psutil
 import pytest
+from no_login import log_out
+from offline_runs import OfflineRun, matching, offline_runs
 
 REPOSITORY = Path(__file__).parent.parent
 MICRO = """
@@ -34,12 +39,14 @@ TABLES = {"tables": 1, "likelihood_tables": 2, "kinds_table": 1, "figures": 1}
 """Jobs that show finished cells: tables of scores, by two likelihoods, and of planted kinds."""
 
 
-def checkout(folder: Path) -> Path:
+def checkout(folder: Path, tracking: str = "offline") -> Path:
     """A copy of what the workflow reads, with the micro experiment beside the others."""
     for name in ("workflow", "profiles", "configs"):
         shutil.copytree(REPOSITORY / name, folder / name)
     shutil.copy(REPOSITORY / "Snakefile", folder)
     (folder / "configs/experiments/micro.yaml").write_text(MICRO)
+    settings = folder / "configs/config.yaml"
+    settings.write_text(settings.read_text().replace("tracking: auto", f"tracking: {tracking}"))
     return folder
 
 
@@ -62,6 +69,12 @@ def snakemake(folder: Path, *arguments: str, target: str = "micro") -> str:
     return result.stdout + result.stderr
 
 
+def qtuning(folder: Path, *arguments: str) -> str:
+    """What a command prints; it must succeed."""
+    command = [sys.executable, "-m", "qtuning", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
 def jobs(printed: str) -> dict[str, int]:
     """Jobs by rule, from a dry run's statistics."""
     rows = re.findall(r"^([\w-]+) +(\d+)$", printed, flags=re.MULTILINE)
@@ -79,6 +92,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = checkout(tmp_path_factory.mktemp("workflow"))
     snakemake(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def runs(finished: Path) -> dict[str, OfflineRun]:
+    """What the workflow wrote offline, by name."""
+    found = offline_runs(finished / "results")
+    assert len({run.name for run in found}) == len(found)
+    return {run.name: run for run in found}
 
 
 def test_dry_run_of_a_fresh_checkout_lists_every_job_once(tmp_path: Path) -> None:
@@ -140,6 +161,57 @@ def test_table_has_every_row_and_score(finished: Path) -> None:
     assert (finished / "results/figures/micro/pareto.svg").exists()
     assert not list(finished.glob("results/cells/*/weights")), "full weights go after evaluation"
     assert not list(finished.glob("results/state/*/checkpoint-*")), "resume state goes with the end of the cell"
+
+
+def test_every_cell_is_one_run_that_holds_what_the_store_holds(finished: Path, runs: dict[str, OfflineRun]) -> None:
+    results = finished / "results"
+    assert set(runs) == {path.name for path in results.glob("cells/*")} | {"experiment-micro"}
+    rows = pl.read_parquet(results / "scores.parquet").filter("headline")
+    for (name,), of_cell in rows.group_by("cell"):
+        run, folder = runs[str(name)], results / "cells" / str(name)
+        scores = dict(of_cell.select("benchmark", "score").iter_rows()) | {"avg": of_cell["score"].mean()}
+        told = {key[6:]: value for key, value in run.summary.items() if key.startswith("score/")}
+        assert told == pytest.approx(scores), "no score is missing, and none is another's"
+        assert all(run.summary[f"score_low/{key}"] <= told[key] <= run.summary[f"score_high/{key}"] for key in told)
+        first = of_cell.row(0, named=True)
+        flat = ("model", "train_set", "method", "sample_pruner", "token_pruner", "sample_ratio", "token_ratio")
+        assert {key: run.config[key] for key in flat} == {key: first[key] for key in flat}
+        assert (run.group, run.tags[0], run.config["experiments"]) == ("micro", "micro", run.tags)
+        if first["method"] == "zero-shot":
+            assert not run.history and run.config["seed"] is None
+            continue
+        assert run.config["seed"] == 0
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert [(item["_step"], item["loss"]) for item in run.history] == [(x["update"], x["loss"]) for x in lines]
+        for key in ("loss", *(key for key in lines[0] if key.startswith("selection/"))):
+            known = [line[key] for line in lines if line.get(key) is not None]
+            assert run.summary[f"mean/{key.removeprefix('selection/')}"] == pytest.approx(fmean(known))
+        cost = json.loads((folder / "train.json").read_text())["cost"]
+        assert {key[5:]: value for key, value in run.summary.items() if key.startswith("cost/")} == cost
+        trace = pl.read_parquet(folder / "trace.parquet")
+        asked = 48 * run.config["sample_ratio"]
+        assert run.summary["kept_over_asked/samples"] == pytest.approx(trace["kept"].sum() / asked)
+        assert {"trace", "items"} == set(run.artifacts) and run.table("scores")
+
+
+def test_a_replay_sends_nothing_twice(finished: Path, runs: dict[str, OfflineRun]) -> None:
+    before = sorted((finished / "results/wandb/wandb").iterdir())
+    printed = qtuning(finished, "replay", "micro", "--tracking", "offline")
+    assert printed.startswith("0 of 4 cells written") and sorted((finished / "results/wandb/wandb").iterdir()) == before
+
+
+def test_the_dashboard_asks_for_these_runs(
+    finished: Path, runs: dict[str, OfflineRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb_workspaces")
+    log_out(monkeypatch, tmp_path)
+    qtuning(finished, "dashboard", "micro")
+    told = json.loads((finished / "results/wandb/dashboards/micro.json").read_text())
+    (only,) = told["workspace"]["spec"]["section"]["runSets"]
+    assert [run.name for run in matching(only["filters"], runs.values())] == sorted(runs)
+    grids = [block for block in told["report"]["spec"]["blocks"] if block["type"] == "panel-grid"]
+    of_model = matching(grids[-1]["metadata"]["runSets"][0]["filters"], runs.values())
+    assert [run.name for run in of_model] == sorted(set(runs) - {"experiment-micro"})
 
 
 def test_second_run_does_nothing(finished: Path) -> None:
@@ -239,6 +311,13 @@ def test_killed_runs_end_in_the_same_table(finished: Path, tmp_path: Path) -> No
                 process.kill()
     snakemake(folder)
     assert table(folder) == table(finished)
+    runs = offline_runs(folder / "results")
+    assert sorted(run.name for run in runs if run.kind == "cell") == sorted(
+        path.name for path in folder.glob("results/cells/*")
+    )
+    for run in runs:
+        assert [item["_step"] for item in run.history] == list(range(len(run.history)))
+        assert run.kind == "experiment" or "score/avg" in run.summary
 
 
 def _warm_server(workflow: "subprocess.Popen[bytes]") -> psutil.Process:

@@ -79,7 +79,8 @@ def replay(
         if mirror.failure is not None:
             raise UserError(f"{home.cell(cell).name}: not sent: {mirror.failure}")
         sent, where = sent + done, mirror.where or where
-    print(f"{sent} of {len(jobs)} cells written, the others hold just this already" if jobs else "no finished cells")
+    others = ", the others hold just this already" if sent < len(jobs) else ""
+    print(f"{sent} of {len(jobs)} cells written{others}" if jobs else "no finished cells")
     if missing:
         print(f"{missing} cells are not finished and are left out")
     for grid in grids:

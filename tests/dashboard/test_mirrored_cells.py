@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 import wandb
 from cell_folders import ITEMS, METRICS, Folders, config_folder, fraction
-from offline_runs import OfflineRun, offline_runs
+from offline_runs import OfflineRun, matching, offline_runs
 from scipy.stats import t as student
 
 from qtuning.dashboard.cells import Tracking, mirror_cell, score_summary, scores_of
@@ -234,10 +234,10 @@ def test_the_specification_asks_for_what_the_runs_have(written: Written, monkeyp
     told = specification(grid, "qtuning")
     text = json.dumps(told)
     (only,) = told["workspace"]["spec"]["section"]["runSets"]
-    assert [run.name for run in matching(only["filters"], written)] == sorted(written.runs)
+    assert [run.name for run in matching(only["filters"], written.runs.values())] == sorted(written.runs)
     assert [key["name"].partition(".")[0] for key in only["grouping"]] == list(BY)
     grids = [block for block in told["report"]["spec"]["blocks"] if block["type"] == "panel-grid"]
-    found = [matching(block["metadata"]["runSets"][0]["filters"], written) for block in grids]
+    found = [matching(block["metadata"]["runSets"][0]["filters"], written.runs.values()) for block in grids]
     assert len(found[-1]) == 2, "the section of the model: its cells, and not the experiment"
     assert all(len(runs) == 3 for runs in found[:-1])
     summaries = {key for run in written.runs.values() for key in run.summary}
@@ -254,20 +254,6 @@ def test_the_specification_asks_for_what_the_runs_have(written: Written, monkeyp
     (line,) = save_dashboard(grid, results, None)
     assert "wandb login" in line
     assert read_json(results / "wandb/dashboards/mini.json").keys() == told.keys()
-
-
-def matching(filters: Any, written: Written) -> list[OfflineRun]:
-    """The runs that a filter of wandb-workspaces finds; a filter that this does not know fails."""
-    runs = sorted(written.runs.values(), key=lambda run: run.name)
-    assert filters["filterFormat"] == "filterV2"
-    for leaf in filters["filters"]:
-        section, name, value = leaf["key"]["section"], leaf["key"]["name"], leaf["value"]
-        if (section, name, leaf["op"]) == ("run", "tags", "IN"):
-            runs = [run for run in runs if set(value) & set(run.tags)]
-        else:
-            assert (section, leaf["op"]) == ("config", "="), leaf
-            runs = [run for run in runs if run.config.get(name.removesuffix(".value")) == value]
-    return runs
 
 
 def keys_of(told: Any) -> dict[str, set[str]]:

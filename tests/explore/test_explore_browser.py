@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from browser import LAPTOP, PHONE, open_file
 from explored import NASTY
 
 from qtuning.experiment.ids import ResultPaths
@@ -24,16 +25,6 @@ from qtuning.train.decision import unpack_mask
 from qtuning.train.journal import TRACE_SCHEMA
 from qtuning.train.token_scores import decode
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        yield started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-
 
 @pytest.fixture(scope="module")
 def written(run: tuple[Path, Any, Any]) -> Path:
@@ -45,16 +36,8 @@ def written(run: tuple[Path, Any, Any]) -> Path:
 class Reader:
     """A page that is open, and everything it should not have done."""
 
-    def __init__(self, browser: Any, path: Path, width: int = 1366, **options: Any) -> None:
-        self.page = browser.new_context(viewport={"width": width, "height": 768}, **options).new_page()
-        self.wrong: list[str] = []
-        self.page.on("console", lambda message: self.wrong.append(message.text))
-        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self.page.on(
-            "request", lambda request: self.wrong.append(request.url) if request.url != path.as_uri() else None
-        )
-        self.page.goto(path.as_uri())
-        self.page.wait_for_selector("body[data-ready]")
+    def __init__(self, browser: Any, path: Path, width: int = LAPTOP, **options: Any) -> None:
+        self.page, self.wrong = open_file(browser, path, width, **options)
 
     def count(self) -> int:
         return int(self.page.inner_text("#count").split()[0])
@@ -67,7 +50,11 @@ class Reader:
 
     def open(self, number: int) -> None:
         self.page.locator("#list [data-sample]", has=self.page.get_by_text(f"#{number}", exact=True)).click()
-        self.page.wait_for_function(f"document.querySelector('#sample h2')?.textContent === 'Sample {number}'")
+        self.wait_for_sample(number)
+
+    def wait_for_sample(self, number: int) -> None:
+        """Until it is shown; the page allows no eval, which a condition in JavaScript would need."""
+        self.page.get_by_role("heading", name=f"Sample {number}", exact=True).wait_for()
 
     def article(self, line: int) -> Any:
         return self.page.locator(f"article[data-line='{line}']")
@@ -180,8 +167,9 @@ def test_texts_stay_texts(reader: Reader, run: tuple[Path, Any, Any], number: in
     assert reader.page.locator("#sample script, #sample img, #sample b").count() == 0
 
 
-def test_a_click_on_a_point(reader: Reader) -> None:
-    """The mouse finds the sample that stands there, and the words beside it are that sample's."""
+def test_a_click_on_a_point(reader: Reader, run: tuple[Path, Any, Any]) -> None:
+    """The mouse finds the sample that stands there, and the words beside it are the trace's."""
+    _, paths, cells = run
     place = reader.page.evaluate(
         "() => { const chart = echarts.getInstanceByDom(document.getElementById('plane'));"
         " const data = chart.getOption().series.flatMap((s) => s.data), at = data.at(0);"
@@ -190,11 +178,53 @@ def test_a_click_on_a_point(reader: Reader) -> None:
     )
     reader.page.mouse.click(place[0], place[1])
     reader.page.wait_for_selector("#sample h2")
+    number = int(reader.page.inner_text("#sample h2").split()[1])
+    trace = newest(pl.read_parquet(paths.cell(cells[0]) / "trace.parquet"), 99)
+    (found,) = trace.filter(sample=number).iter_rows(named=True)
+    assert place[2] == pytest.approx([found["entropy"], found["ppl"]], rel=1e-6)
     current = reader.page.locator("#list [aria-current]").inner_text()
+    assert current.startswith(f"#{number}\n") and f"Q{found['quadrant']}" in current
     assert f"entropy {float(f'{place[2][0]:.3g}'):g}" in current
-    before = reader.page.inner_text("#sample h2")
+    following = [n for n in reader.listed() if n > number]
     reader.page.click("#sample button:text('Next')")
-    reader.page.wait_for_function(f"document.querySelector('#sample h2').textContent !== '{before}'")
+    reader.wait_for_sample(following[0])
+
+
+def test_by_keyboard(reader: Reader, run: tuple[Path, Any, Any]) -> None:
+    """The slider, the list and a filter, without a mouse."""
+    _, paths, cells = run
+    trace = pl.read_parquet(paths.cell(cells[0]) / "trace.parquet")
+    reader.page.focus("#update")
+    reader.page.keyboard.press("Home")
+    now = newest(trace, 0)
+    assert reader.listed() == now["sample"].to_list()
+    reader.page.keyboard.press("ArrowRight")
+    now = newest(trace, 1)
+    assert reader.listed() == now["sample"].to_list()
+    assert reader.page.inner_text("#when").startswith("2 of ")
+    reader.page.focus("[data-filter='quadrant'][data-value='1']")
+    reader.page.keyboard.press("Space")
+    now = now.filter(pl.col("quadrant") != 1)
+    assert reader.listed() == now["sample"].to_list()
+    reader.page.focus("#list [data-sample]")
+    reader.page.keyboard.press("ArrowDown")
+    reader.page.keyboard.press("Enter")
+    reader.wait_for_sample(now["sample"][1])
+
+
+def test_what_kind_of_token_is_pruned(reader: Reader, run: tuple[Path, Any, Any]) -> None:
+    """Figure 7's categories: numbers, from texts and masks."""
+    _, paths, cells = run
+    trace = pl.read_parquet(paths.cell(cells[0]) / "trace.parquet")
+    reader.page.click("#narrow summary")
+    reader.page.select_option("#pruned-kind", label="numbers-symbols")
+    listed = reader.listed()
+    partial = newest(trace, 99).filter("kept", pl.col("kept_tokens") < pl.col("response_tokens"))
+    assert listed and set(listed) <= set(partial["sample"])
+    for number in listed[:3]:
+        reader.open(number)
+        lost = reader.article(0).locator(".tokens .pruned").all_inner_texts()
+        assert any(re.search(r"\d|[^\w\s]", text) for text in lost), lost
 
 
 def test_zoom(reader: Reader) -> None:
@@ -208,13 +238,14 @@ def test_zoom(reader: Reader) -> None:
     assert reader.page.evaluate(state) == [100, 100]
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1366, "light"), (390, "dark")])
+@pytest.mark.parametrize("width", [LAPTOP, PHONE])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_is_wider_than_the_window(browser: Any, written: Path, width: int, scheme: str) -> None:
-    reader = Reader(browser, written, width, color_scheme=scheme, has_touch=width < 500, is_mobile=width < 500)
+    reader = Reader(browser, written, width, scheme=scheme)
     reader.open(1)
     assert reader.page.evaluate("document.documentElement.scrollWidth") <= width
     background = reader.page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (background == "rgb(255, 255, 255)") == (scheme == "light")
+    assert (background == "rgb(255, 255, 255)") == (scheme == "light") and reader.wrong == []
     reader.page.context.close()
 
 

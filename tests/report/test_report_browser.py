@@ -2,41 +2,20 @@
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from browser import LAPTOP, PHONE, open_file
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 SCORES = "#mini-scores"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        yield started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-
-
-def opened(browser: Any, path: Path, width: int = 1366, **options: Any) -> tuple[Any, list[str]]:
-    """The page, and everything that it should not have done."""
-    page = browser.new_context(viewport={"width": width, "height": 768}, **options).new_page()
-    wrong: list[str] = []
-    page.on("console", lambda message: wrong.append(message.text))
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda request: wrong.append(request.url) if request.url != path.as_uri() else None)
-    page.goto(path.as_uri())
-    page.wait_for_selector("body[data-ready]")
-    return page, wrong
 
 
 @pytest.fixture
 def page(browser: Any, report: Path) -> Iterator[Any]:
-    page, wrong = opened(browser, report)
+    page, wrong = open_file(browser, report)
     yield page
     assert wrong == [], "no message, no error, no request"
     page.context.close()
@@ -53,7 +32,7 @@ def column(page: Any, name: str) -> list[str]:
 def test_sorting_by_the_average(page: Any, averages: pl.DataFrame) -> None:
     header = page.locator(f"{SCORES} thead button", has_text="Avg")
     header.click()
-    page.wait_for_function(f"document.querySelector('{SCORES} th.average').ariaSort === 'descending'")
+    page.wait_for_selector(f"{SCORES} th.average[aria-sort=descending]")
     page.wait_for_timeout(50)  # the library sorts after the click
     expected = [f"{mean:.2f}" for mean in averages["mean"].sort(descending=True)]
     assert column(page, "Avg") == expected
@@ -127,6 +106,24 @@ def test_a_click_on_the_legend(page: Any, averages: pl.DataFrame) -> None:
     assert pressed == ["Q-Tuning"], "a double click leaves one alone"
 
 
+def test_a_point_of_a_chart_says_what_it_is(page: Any, averages: pl.DataFrame) -> None:
+    figure = page.locator("#mini-budgets")
+    figure.scroll_into_view_if_needed()
+    figure.locator("canvas").wait_for()
+    row = averages.filter(method="q-tuning", sample_ratio=0.25).row(0, named=True)
+    place = page.evaluate(
+        "(mean) => { const chart = echarts.getInstanceByDom(document.querySelector('#mini-budgets .chart'));"
+        " const points = chart.getOption().series.filter((s) => s.name === 'Q-Tuning').flatMap((s) => s.data);"
+        " const at = points.find((point) => point.value && Math.abs(point.value[1] - mean) < 0.01).value;"
+        " const [x, y] = chart.convertToPixel({ xAxisIndex: 0, yAxisIndex: 0 }, at);"
+        " const box = chart.getDom().getBoundingClientRect(); return [box.x + x, box.y + y]; }",
+        row["mean"],
+    )
+    page.mouse.move(*place)
+    told = figure.locator(".told").inner_text()
+    assert "Q-Tuning" in told and f"{row['mean']:.2f}" in told
+
+
 def test_the_data_of_a_chart(page: Any, report: Path) -> None:
     with page.expect_download() as download:
         page.locator("#mini-pareto .download").click()
@@ -137,9 +134,10 @@ def test_the_data_of_a_chart(page: Any, report: Path) -> None:
         assert any(value == pytest.approx(mean, rel=1e-4) for value in rows)
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1366, "light"), (390, "dark")])
+@pytest.mark.parametrize("width", [LAPTOP, PHONE])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_narrow_and_wide(browser: Any, report: Path, width: int, scheme: str) -> None:
-    page, wrong = opened(browser, report, width, color_scheme=scheme, has_touch=width < 500, is_mobile=width < 500)
+    page, wrong = open_file(browser, report, width, scheme=scheme)
     page.evaluate("document.querySelectorAll('details').forEach((fold) => (fold.open = true))")
     for figure in page.locator(".chart").all():
         figure.scroll_into_view_if_needed()
@@ -175,7 +173,7 @@ def test_texts_of_the_store_stay_texts(browser: Any, report: Path, tmp_path: Pat
     section = Section("n", nasty, nasty, scores=[view], figures=[Figure("f", nasty, chart)])
     path = tmp_path / "nasty.html"
     path.write_text(render_report([section], Tips(), None))
-    page, wrong = opened(browser, path)
+    page, wrong = open_file(browser, path)
     page.locator("canvas").wait_for()
     assert page.locator(".legend button").inner_text() == nasty and page.evaluate("window.pwned") is None
     assert page.locator("td").first.inner_text() == nasty and wrong == []

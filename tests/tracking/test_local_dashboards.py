@@ -1,16 +1,17 @@
 """Trackio and TensorBoard: runs read back by their own readers; needs the extras of the same names."""
 
+import json
 import os
-import shutil
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from browser import open_page
+from test_workflow import checkout, snakemake
+from trackio_server import trackio_server
 
 from qtuning.tracking.identity import RunIdentity
 from qtuning.tracking.mirror import Mirror
@@ -70,8 +71,6 @@ def test_trackio(in_trackio: Path) -> None:
         "print(json.dumps([[r.name for r in trackio.Api().runs('qtuning')], s.get_run_config('qtuning', 'mini-1'),"
         " s.get_logs('qtuning', 'mini-1')]))"
     )
-    import json
-
     folder = {"TRACKIO_DIR": str(in_trackio / "trackio")}
     done = subprocess.run([sys.executable, "-c", program], env=os.environ | folder, capture_output=True, text=True)
     runs, config, logs = json.loads(done.stdout.splitlines()[-1])
@@ -82,34 +81,46 @@ def test_trackio(in_trackio: Path) -> None:
     assert logs[-1]["scores"]["_value"] == [{"benchmark": "gsm8k", "score": 51.5}]
 
 
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of the micro experiment, run by the workflow with `tracking: trackio`."""
+    pytest.importorskip("trackio")
+    folder = checkout(tmp_path_factory.mktemp("trackio"), tracking="trackio")
+    snakemake(folder)
+    return folder / "results"
+
+
 @pytest.mark.slow
-def test_trackio_in_a_browser(in_trackio: Path) -> None:
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium here")
-    environment = os.environ | {"TRACKIO_DIR": str(in_trackio / "trackio"), "GRADIO_SERVER_PORT": "7861"}
-    command = [sys.executable, "-m", "trackio.cli", "show", "--project", "qtuning"]
-    log = in_trackio / "log"
-    with log.open("w") as output, subprocess.Popen(command, env=environment, stdout=output, stderr=output) as server:
-        try:
-            url = address(log)
-            options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom"]
-            page = subprocess.run([browser, *options, url], capture_output=True, text=True, timeout=120).stdout
-        finally:
-            server.kill()
-    for text in ("mini-1", "loss", "avg"):
-        assert text in page
-
-
-def address(log: Path) -> str:
-    """Where the server answers."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        for word in log.read_text().replace("\x1b", " ").split():
-            if word.startswith("http://127.0.0.1"):
-                url = word.partition("&")[0].partition("[")[0]
-                with urllib.request.urlopen(url, timeout=10) as answer:
-                    assert answer.status == 200
-                return url
-        time.sleep(0.2)
-    raise AssertionError(log.read_text())
+def test_trackio_in_a_browser(browser: Any, tracked: Path) -> None:
+    """Runs, a curve, a point of it, the configuration and the table of scores, as they were logged."""
+    (cell,) = tracked.glob("cells/mini-mini-q-tuning-*")
+    lines = [json.loads(line) for line in (cell / "metrics.jsonl").read_text().splitlines()]
+    (scores,) = cell.glob("evaluation-*/scores.json")
+    with trackio_server(tracked) as url:
+        page, wrong = open_page(browser, f"{url}?project=qtuning&smoothing=0&runs={cell.name}")
+        page.set_default_timeout(120_000)
+        for run in (*(path.name for path in tracked.glob("cells/*")), "experiment-micro"):
+            page.get_by_text(run, exact=True).first.wait_for()
+        plot = page.locator("[data-metric=loss]").first
+        plot.scroll_into_view_if_needed()
+        plot.locator("canvas").hover()
+        tip = page.locator("#vg-tooltip-element.visible")
+        tip.wait_for()
+        told = dict(zip(tip.locator(".key").all_inner_texts(), tip.locator(".value").all_inner_texts(), strict=True))
+        assert told["series_key"] == cell.name
+        assert float(told["loss"]) == pytest.approx(lines[int(told["step"])]["loss"])
+        with page.expect_download() as download:
+            plot.get_by_title("CSV").click()
+        drawn = pl.read_csv(download.value.path()).sort("step")
+        assert drawn["loss"].to_list() == pytest.approx([line["loss"] for line in lines])
+        page.locator(".nav-link", has_text="Tables").click()
+        page.locator("table").first.wait_for()
+        rows = [row.split("\t") for row in page.locator("tr", has_text="gsm8k").all_inner_texts()]
+        gsm8k = json.loads(scores.read_text())["benchmarks"]["gsm8k"]
+        (headline,) = [row for row in rows if row[2] == gsm8k["headline"]]
+        assert float(headline[3]) == pytest.approx(100 * gsm8k["metrics"][gsm8k["headline"]])
+        page.locator(".nav-link", has_text="Runs").click()
+        page.locator(".link-btn", has_text=cell.name).click()
+        config = json.loads(page.locator("pre.config-block").inner_text())
+        assert (config["method"], config["budget"], config["_Group"]) == ("q-tuning", "25x50", "micro")
+    assert wrong == [], "no error, and no request to anywhere else"
