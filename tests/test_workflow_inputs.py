@@ -146,7 +146,7 @@ def test_snakemake_runs_what_is_valid_and_explains_what_is_not(tmp_path: Path) -
             ["broken", "tabel1"],
             [
                 r"error: .*/broken\.yaml: parts: experiment = 'tabel2': unknown; did you mean table2.*",
-                r"target = 'tabel1': unknown; did you mean table1\? \(valid: all, .*",
+                r"target = 'tabel1': unknown; did you mean table1\? \(valid: table1, .*",
             ],
         ),
         (

@@ -52,6 +52,7 @@ def test_the_defaults() -> None:
         *[(f"warm={word}", False) for word in ("false", "False", "no", "off", "FALSE")],
         *[(f"warm={word}", True) for word in ("true", "True", "yes", "on")],
         ("warm=2", "2"),
+        *[(f"tracking={word}", "disabled") for word in ("off", "no", "false", "disabled")],
         ("processes=8", 8),
         ("processes=08", "08"),
         ("processes=true", "true"),

@@ -27,6 +27,7 @@ def find_files(path: Path) -> list[Path]:
     if not files:
         raise FileNotFoundError(path)
     _check_one_split(files)
+    _check_once(files)
     _check_complete(files)
     return files
 
@@ -38,11 +39,15 @@ def _in_folder(folder: Path) -> list[Path]:
     if not files:
         arrow = any(file.suffix == ".arrow" for file in visible)
         why = "holds Arrow files; save the set with `to_parquet`" if arrow else "is a folder without files of rows"
+        inside = sorted({file.parent for file in folder.glob("*/*") if file.name.lower().endswith(suffixes)})
+        if inside and not arrow:
+            raise UserError(f"{folder}: {why}; name the folder that has them, e.g. {inside[0]}")
         raise UserError(f"{folder}: {why}; known: {', '.join(suffixes)}")
     # one set has one name, but for the numbers of its shards
     sets = {re.sub(r"\d+", "*", file.name): file.name for file in files}
     if len(sets) > 1:
-        shown, pattern = ", ".join(list(sets.values())[:4]), next(iter(sets))
+        shown = ", ".join(list(sets.values())[:4])
+        pattern = next((name for name in sets if "train" in name.lower()), next(iter(sets)))
         raise UserError(f"{folder}: holds more than one set ({shown}); name a file or a pattern ({folder}/{pattern})")
     _check_complete(files)
     return files
@@ -57,14 +62,28 @@ def _check_one_split(files: Sequence[Path]) -> None:
         raise UserError(f"{train} and {other.name}: are different splits, and the pattern takes both; write train*")
 
 
+def _check_once(files: Sequence[Path]) -> None:
+    """UserError if two files differ in their suffix alone: most likely one set, saved in two forms."""
+    seen: dict[str, Path] = {}
+    for file in files:
+        name = re.sub(
+            rf"({'|'.join(map(re.escape, sorted((*SUFFIXES, *CSV), key=len, reverse=True)))})$", "", str(file)
+        )
+        if (other := seen.setdefault(name, file)) != file:
+            raise UserError(f"{other} and {file.name}: the pattern takes both; write the suffix of one form behind it")
+
+
 def _check_complete(files: Sequence[Path]) -> None:
-    """UserError if shards called NAME-0000I-of-0000N are not all there."""
+    """UserError if shards called NAME-0000I-of-0000N are not all there, or are of two sets."""
     numbers: dict[tuple[str, int], set[int]] = {}
     for file in files:
-        if (shard := re.fullmatch(r"(.*?)-?(\d+)-of-(\d+)(.*)", file.name)) is not None:
+        if (shard := re.fullmatch(r"(.*?)[-_.]?(\d+)[-_.]of[-_.](\d+)(.*)", file.name)) is not None:
             before, number, count, behind = shard.groups()
             numbers.setdefault((f"{file.parent}/{before}*{behind}", int(count)), set()).add(int(number))
+    counts = dict[str, int]()
     for (name, count), there in numbers.items():
+        if counts.setdefault(name, count) != count:
+            raise UserError(f"{name}: shards of two sets, of {counts[name]} and of {count}; keep those of one")
         if len(there) < count:
             raise UserError(
                 f"{name}: {count - len(there)} of {count} shards are missing; fetch them, or rename the others"

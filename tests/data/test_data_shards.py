@@ -88,6 +88,36 @@ def test_missing_shards_and_empty_folders_are_told(tmp_path: Path) -> None:
         list(read_rows(train_set(tmp_path / "nothing-*.jsonl"), data_dir=None))
 
 
+@pytest.mark.parametrize(
+    ("names", "asked", "said"),
+    [
+        (["t_0001_of_0003.jsonl", "t_0002_of_0003.jsonl"], "", r"/t\*\.jsonl: 1 of 3 shards are missing"),
+        (
+            ["t-00000-of-00001.jsonl", "t-00000-of-00002.jsonl", "t-00001-of-00002.jsonl"],
+            "t-*",
+            r"/t\*\.jsonl: shards of two sets, of 1 and of 2; keep those of one$",
+        ),
+        (
+            ["t-0.jsonl", "t-1.jsonl", "t-1.parquet"],
+            "t-*",
+            r"t-1\.jsonl and t-1\.parquet: the pattern takes both; write",
+        ),
+        (
+            ["README.md", "data/train.jsonl"],
+            "",
+            r"is a folder without files of rows; name .* has them, e\.g\. /.*/data$",
+        ),
+        (["test.jsonl", "train.jsonl"], "", r"holds more than one set \(test.*\(/.*/train\.jsonl\)$"),
+    ],
+)
+def test_what_would_be_read_twice_or_in_part(tmp_path: Path, names: list[str], asked: str, said: str) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=said):
+        find_files(tmp_path / asked)
+
+
 def test_draws_may_have_shards(tmp_path: Path) -> None:
     shards(tmp_path / "draw1", 2)
     asked = train_set(tmp_path / "draw{draw}/*.parquet", draws=2)
