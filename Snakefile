@@ -11,6 +11,7 @@ from qtuning.experiment.metrics import EDITIONS
 from qtuning.gpus import visible
 from qtuning.owners import check_results
 from qtuning.workflow.command_line import only_planned, snakemake_targets, submits
+from qtuning.workflow.follow import Follower
 from qtuning.workflow.hub import HubInputs
 from qtuning.workflow.inputs import load_inputs
 from qtuning.workflow.limits import limit_options
@@ -45,6 +46,7 @@ try:
         if not only_planned():
             HUB.check_access(asked or ["mini"])
     DEVICES = [] if SUBMITS else visible()
+    FOLLOWER = Follower(INPUTS, asked, config, CONFIGS, workflow.output_settings.quiet)
 except UserError as error:
     sys.exit(f"error: {error}")
 ROOT = INPUTS.paths.root
@@ -83,7 +85,17 @@ include: "workflow/rules/probe.smk"
 include: "workflow/rules/tables.smk"
 
 
+# cells done, at work and failed, and the time left, between what Snakemake prints of jobs
+onstart:
+    FOLLOWER.start()
+
+
+onsuccess:
+    FOLLOWER.stop()
+
+
 onerror:
+    FOLLOWER.stop()
     print(
         "Finished cells are kept: the same command goes on from here, and with --keep-going past a broken cell."
     )

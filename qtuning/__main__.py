@@ -1,5 +1,6 @@
 """`python -m qtuning` is the command `qtuning`: it runs a command here or through a warm server (warm/)."""
 
+import os
 import sys
 
 from qtuning.hub.offline import JOBS, go_offline
@@ -10,7 +11,10 @@ def main() -> None:
     """Run a command here, or have the warm server run it; or be the warm server."""
     arguments = sys.argv[1:]
     if arguments and arguments[0] in JOBS:
-        go_offline()  # before anything is imported, and before a warm server is started
+        # before anything is imported, and before a warm server is started
+        go_offline()
+        if not sys.stderr.isatty():  # bars of libraries, whose carriage returns would fill a log (progress.py)
+            os.environ.setdefault("TQDM_DISABLE", "1")
     if arguments[:1] == [client.SERVE]:
         from qtuning.warm.server import run
 

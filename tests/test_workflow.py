@@ -90,7 +90,7 @@ def table(folder: Path) -> str:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = checkout(tmp_path_factory.mktemp("workflow"))
-    snakemake(folder)
+    (folder / "printed").write_text(snakemake(folder))
     return folder
 
 
@@ -212,6 +212,17 @@ def test_the_dashboard_asks_for_these_runs(
     grids = [block for block in told["report"]["spec"]["blocks"] if block["type"] == "panel-grid"]
     of_model = matching(grids[-1]["metadata"]["runSets"][0]["filters"], runs.values())
     assert [run.name for run in of_model] == sorted(set(runs) - {"experiment-micro"})
+
+
+def test_what_is_printed_tells_of_cells_and_logs_are_plain(finished: Path) -> None:
+    lines = (finished / "printed").read_text().splitlines()
+    told = [line for line in lines if line.startswith("micro: ")]
+    assert told[-1] == "micro: all 4 cells done"
+    assert re.fullmatch(r"micro: \d of 4 cells done, \d running, 0 failed, \d to do; about .* left.*", told[0])
+    for log in finished.glob("results/logs/**/*.log"):
+        assert not set("\r\x1b") & set(log.read_text()), log
+    assert not list(finished.glob("results/*/mini-*.progress")), "of jobs that ended"
+    assert qtuning(finished, "status", "micro") == "micro: all 4 cells done\n"
 
 
 def test_second_run_does_nothing(finished: Path) -> None:

@@ -23,6 +23,7 @@ from qtuning.cli.run import (
     token_kinds,
     train,
 )
+from qtuning.cli.status import status
 from qtuning.cli.track import dashboard, replay
 from qtuning.errors import UserError
 
@@ -37,9 +38,9 @@ app = typer.Typer(
 )
 # in the order of `qtuning --help`
 for _command in (
-    *(cells, prefetch, base_model, prepare, influence, train, ask, evaluate, collect, tables, check_pruner, replay),
-    *(dashboard, experiments, plan, localise, token_kinds, compare, instrument, figures, report, explore, export),
-    *(audit, contamination, plane, doctor),
+    *(cells, prefetch, base_model, prepare, influence, train, ask, evaluate, status, collect, tables, check_pruner),
+    *(replay, dashboard, experiments, plan, localise, token_kinds, compare, instrument, figures, report, explore),
+    *(export, audit, contamination, plane, doctor),
 ):
     app.command(_command.__name__.replace("_", "-"))(_command)
 

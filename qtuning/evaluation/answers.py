@@ -6,7 +6,7 @@ so its hidden state is that of its answer alone. Only hidden states that predict
 a time, in float32.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,8 +88,11 @@ class AnswerScorer:
         self.window = getattr(config, "sliding_window", None) or max_length
 
     @torch.no_grad()
-    def score(self, pairs: Sequence[TokenPair]) -> list[Scores]:
-        """In the order of `pairs`. What is too long loses its beginning, as in lm-eval."""
+    def score(self, pairs: Sequence[TokenPair], told: Callable[[int], None] = lambda more: None) -> list[Scores]:
+        """In the order of `pairs`. What is too long loses its beginning, as in lm-eval.
+
+        told: called after each forward with how many answers it scored.
+        """
         groups: dict[tuple[int, ...], list[int]] = {}
         answers: list[list[int]] = []
         for place, (prompt, answer) in enumerate(pairs):
@@ -110,6 +113,7 @@ class AnswerScorer:
             of_batch = self._forward([trees[key] for key in batch])
             for place, scores in zip((place for key in batch for place in groups[key]), of_batch, strict=True):
                 found[place] = scores
+            told(len(of_batch))
         return found
 
     def _batches(

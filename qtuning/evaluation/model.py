@@ -10,7 +10,6 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
-from tqdm import tqdm
 from transformers import StoppingCriteriaList
 
 from qtuning.data.chat import TemplateRefusal, chat_prompt
@@ -25,6 +24,7 @@ from qtuning.experiment.cell import Evaluation, Template
 from qtuning.files import canonical_json
 from qtuning.model.out_of_memory import is_out_of_memory
 from qtuning.model.packed import causal_lm_of
+from qtuning.progress import Reporter
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class EvaluatedModel(HFLM):  # type: ignore[misc]  # lm-eval is not typed
         self.ends = [*given, *({self.turn.id} - set(given))]
         self.unfinished: set[tuple[str | None, int | None]] = set()
         """Task and item of the answers that reached their longest length without an end."""
+        self.reporter = Reporter()  # whoever evaluates may give another, which is seen elsewhere, too
 
     def prepare_for_gpu(self) -> None:
         """Add the LoRA adapter, if there is one, to the weights, and choose attention (sdpa.py) without cuDNN's.
@@ -119,7 +120,7 @@ class EvaluatedModel(HFLM):  # type: ignore[misc]  # lm-eval is not typed
             room = prompt[-(self.max_length - most) :]  # what is too long loses its beginning
             asked.append(Generation(text, room, len(prompt), canonical_json(given), stops, most))
         texts = []
-        for request, each, tokens in zip(requests, asked, self._generated(asked, disable_tqdm), strict=True):
+        for request, each, tokens in zip(requests, asked, self._generated(asked), strict=True):
             end = next((place for place, token in enumerate(tokens) if token in self.ends), None)
             answer = self.tokenizer.decode(tokens[:end])
             if end is None and not any(stop in answer for stop in each.stops):
@@ -127,7 +128,7 @@ class EvaluatedModel(HFLM):  # type: ignore[misc]  # lm-eval is not typed
             texts.append(postprocess_generated_text(self.tok_decode(tokens[:end]), each.stops, None))
         return texts
 
-    def _generated(self, asked: Sequence[Generation], quiet: bool) -> list[list[int]]:
+    def _generated(self, asked: Sequence[Generation]) -> list[list[int]]:
         """The tokens of each. What follows an end token or a stop text means nothing.
 
         Batches are those of lm-eval, as scores move a little with them: of one kind, the longest prompts first.
@@ -136,14 +137,14 @@ class EvaluatedModel(HFLM):  # type: ignore[misc]  # lm-eval is not typed
         kinds: dict[str, list[int]] = {}
         for place, each in enumerate(asked):
             kinds.setdefault(each.kind, []).append(place)
-        with tqdm(total=len(asked), disable=quiet, desc="generating") as progress:
+        with self.reporter.doing("generated answer", len(asked)):
             for places in kinds.values():
                 places.sort(key=lambda place: (-asked[place].length, asked[place].text))
                 for start in range(0, len(places), self.batch_size):
                     batch = places[start : start + self.batch_size]
                     for place, tokens in zip(batch, self._batch([asked[place] for place in batch]), strict=True):
                         found[place] = tokens
-                    progress.update(len(batch))
+                    self.reporter.advance(len(batch))
         return found
 
     def _batch(self, asked: Sequence[Generation]) -> list[list[int]]:
@@ -171,7 +172,8 @@ class EvaluatedModel(HFLM):  # type: ignore[misc]  # lm-eval is not typed
             return []
         scorer = AnswerScorer(self.model, self.max_length, self.batch_size)
         if (why := self._differs(scorer, pairs)) is None:
-            return scorer.score(pairs)
+            with self.reporter.doing("scored answer", len(pairs)):
+                return scorer.score(pairs, self.reporter.advance)
         logging.getLogger(__name__).warning(f"answers are scored one by one: {why}")
         return self._slow_scores(pairs)
 

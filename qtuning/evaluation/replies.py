@@ -70,7 +70,7 @@ class AskedModel(EvaluatedModel):
         self.questions = Questions(min(evaluation.max_length + 2, longest), self.ends)
         self.replies = replies
 
-    def _generated(self, asked: Sequence[Generation], quiet: bool) -> list[list[int]]:
+    def _generated(self, asked: Sequence[Generation]) -> list[list[int]]:
         first = len(self.questions.generations)
         for each in asked:
             kind = {"stops": each.stops, "most": each.most}

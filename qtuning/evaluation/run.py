@@ -29,6 +29,7 @@ from qtuning.hub.offline import go_offline
 from qtuning.hub.repositories import repository_of_benchmark
 from qtuning.model.load import model_path
 from qtuning.model.out_of_memory import telling
+from qtuning.progress import Reporter, beside
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -61,6 +62,7 @@ def evaluate_cell(cell: Cell, evaluation: Evaluation, paths: ResultPaths, *, dat
     evaluate_model(
         cell_id=cell_id(cell), base=base, adapter=adapter, evaluation=evaluation, out=out, data_dir=data_dir,
         hub=paths.hub, replies=replies, template=trained_template(cell),
+        progress=beside(paths.lock(f"{cell_id(cell)}-{evaluation_id(evaluation)}")),
     )  # fmt: skip
 
 
@@ -99,13 +101,14 @@ def evaluate_model(
     hub: Path | None = None,
     replies: dict[str, Any] | None = None,
     template: Template = "plain",
+    progress: Path | None = None,
 ) -> dict[str, Any]:
     """Score one model and write `out` (results/cells/CELL/EVALUATION).
 
     base: folder of a model; adapter: folder of a LoRA adapter for it, or None. data_dir: where local benchmark files
     lie, for `evaluation.source` "data-dir"; hub: where it says what was fetched, for "hub". replies: of the model, if
-    another process has run it (replies.py). template: that the model was trained with. Returns what `scores.json`
-    holds. UserError where the replies are to other questions.
+    another process has run it (replies.py). template: that the model was trained with. progress: file that says how
+    far it is (progress.py). Returns what `scores.json` holds. UserError where the replies are to other questions.
     """
     started, processor_time = time.monotonic(), time.process_time()
     tasks = ready_tasks(evaluation, data_dir, hub)
@@ -120,7 +123,11 @@ def evaluate_model(
 
         model = AskedModel(base, evaluation, template, replies)
     size = f"batches of {evaluation.batch_size} sequences of up to {evaluation.max_length:,} tokens"
-    with telling("evaluation", size, "lower evaluation.batch_size, which is part of the evaluation's name"):
+    with (
+        telling("evaluation", size, "lower evaluation.batch_size, which is part of the evaluation's name"),
+        Reporter(progress) as reporter,
+    ):
+        model.reporter = reporter
         samples, likelihoods = work_through(model, tasks, evaluation)
     if replies is not None and replies["questions"] != model.questions.digest:
         raise UserError(

@@ -54,6 +54,12 @@ class Grid:
         """How every cell of this experiment is evaluated; None: not at all."""
         return self.experiment.evaluation
 
+    @property
+    def measures_only(self) -> bool:
+        """Whether the experiment wants nothing of its cells but their time and memory."""
+        asked = self.experiment
+        return asked.measure and not (asked.observe or asked.localisation or asked.evaluation is not None)
+
     @cached_property
     def _varied(self) -> list[str]:
         trainings = [cell.training.model_dump() for cell in self.cells if cell.training is not None]

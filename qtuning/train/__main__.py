@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     failure, first = args.out / "failed.json", accelerator.is_main_process
     # one training of a cell at a time: a killed launcher may leave its child behind, still writing
-    lock = exclusive(args.state.with_name(f"{args.state.name}.lock"), f"training {args.state.name}")
+    lock = exclusive(folders.lock, f"training {args.state.name}")
     try:
         with lock if first else nullcontext():
             wait_for_everyone(LOCK_WAIT)  # until the first process has the lock

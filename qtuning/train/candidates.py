@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from qtuning.model.flops import Positions
 from qtuning.model.load import adapt_under_autocast, load_model, load_tuned, model_path
 from qtuning.model.out_of_memory import telling
 from qtuning.model.packed import PackedModel, check_packed_forward, half_weights
+from qtuning.progress import Reporter
 from qtuning.pruners.base import Candidates, Instructions, Ratings
 from qtuning.pruners.method import concatenate
 from qtuning.scoring.scores import BatchScores, NonFinite, Observation, embed, observe
@@ -92,7 +93,7 @@ class CandidateSource:
     scoring: when and how precisely batches are scored. table: scores of the whole train set, under the schedules that
     do not score each batch (`stale`, `proxy`). A batch that does not fit into memory is scored in parts. losses: [n]
     float64, mean token NLL of each sample in the update it was last part of, under the weights of that update; NaN
-    before. Table and losses are part of the resume state.
+    before. Table and losses are part of the resume state. reporter: told how far the scoring of the whole train set is.
     """
 
     train_set: CellSamples
@@ -104,6 +105,7 @@ class CandidateSource:
     layer: int | None = None
     scoring: Scoring = field(default_factory=Scoring)
     table: BatchScores | None = None
+    reporter: Reporter | None = None
     losses: Tensor = field(init=False)
     _half: Mapping[str, Tensor] | None = field(default=None, init=False)
     _forwards: int = field(default=0, init=False)
@@ -169,12 +171,16 @@ class CandidateSource:
             return self.candidates(range(count), needs, epoch)[0]
         batches = [range(start, min(start + self.batch_size, count)) for start in range(0, count, self.batch_size)]
         done: list[tuple[int, Any]] = []
+        reporter = self.reporter
+        told = nullcontext() if reporter is None else reporter.doing("scoring sample", count)
         try:
-            with self.scoring_together(len(batches), needs):
+            with self.scoring_together(len(batches), needs), told:
                 for index in range(self.accelerator.process_index, len(batches), self.accelerator.num_processes):
                     done.append((index, self.candidates(batches[index], needs, epoch)[0]))
                     if progress is not None:
                         progress(batches[index].stop, count)
+                    if reporter is not None:
+                        reporter.at(batches[index].stop, count)
         except UserError as error:
             done = [(-1, error)]  # raised on all processes below; the others would wait for this one for ever
         everyone = sorted(gather_objects(done), key=lambda pair: pair[0])

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from qtuning.model.compiled import compile_layers
 from qtuning.model.load import load_model, model_path
 from qtuning.model.out_of_memory import telling
 from qtuning.model.packed import PackedModel, causal_lm_of
+from qtuning.progress import Reporter, beside
 from qtuning.provenance import provenance
 from qtuning.pruners.method import method_of
 from qtuning.scoring.scores import BatchScores, NonFinite
@@ -79,6 +81,11 @@ class CellFolders:
     influence: Path | None = None
     observe: bool = False
     measure: bool = False
+
+    @property
+    def lock(self) -> Path:
+        """Lock file of the training."""
+        return self.state.with_name(f"{self.state.name}.lock")
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -195,7 +202,8 @@ def train(
     watch = Watch(loop, folders.state, start, main) if folders.observe else None
     wait_for_everyone()  # for the first one, which has opened its files
 
-    loss, reason = _run(loop, log, mirror, diagnosis, checkpointer, folders.state, watch)
+    with Reporter(beside(folders.lock)) if main else nullcontext() as reporter:
+        loss, reason = _run(loop, log, mirror, diagnosis, checkpointer, folders.state, watch, reporter)
 
     # outputs; the marker comes last, because it says that the others are whole
     checkpointer.take_time()
@@ -308,20 +316,22 @@ def _run(
     checkpointer: Checkpointer,
     state: Path,
     watch: Watch | None,
+    reporter: Reporter | None,
 ) -> tuple[float | None, str | None]:
     """Make all updates that are left. Returns the last loss, and why training diverged (None if it did not).
 
-    log: None in processes other than the main one. state: folder of the resume state. watch: None if there is none.
+    log, reporter: None in processes other than the main one. state: folder of the resume state. watch: None if there is
+    none.
     """
     loss, epochs = None, loop.training.epochs
     start, expected = loop.progress.update, loop.expected_updates
-    pace: dict[str, Any] = {"mininterval": 0.2} if sys.stderr.isatty() else {"mininterval": 5.0, "ascii": True}
-    with tqdm(initial=start, total=expected, unit="update", disable=log is None, **pace) as bar:
+    loop.source.reporter = reporter
+    with nullcontext() if reporter is None else reporter.doing("update", expected, start):
         try:
             if watch is not None:
                 watch.before_training()
+            began, before = time.perf_counter(), diagnosis.total("response_tokens")
             for window in loop.windows():
-                bar.total = window.update - window.index + window.count * (epochs - window.epoch)
                 record, trace = loop.step(window)
                 loss = record["loss"]
                 loop.cost.peak_memory_bytes = max(loop.cost.peak_memory_bytes, peak_memory(loop.accelerator.device))
@@ -338,7 +348,11 @@ def _run(
                 if watch is not None:
                     watch.after_update(window)
                 checkpointer.after_update(log, last=loop.progress.epoch == epochs)
-                bar.update()
+                if reporter is not None:
+                    total = window.update - window.index + window.count * (epochs - window.epoch)
+                    rate = (diagnosis.total("response_tokens") - before) / (time.perf_counter() - began)
+                    figures = diagnosis.kept_and_asked() | {"tokens_per_second": rate}
+                    reporter.at(window.update + 1, total, figures if loss is None else {"loss": loss} | figures)
         except NonFinite as error:
             return loss, str(error)
     return loss, None

@@ -20,7 +20,6 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import normalize
-from tqdm import tqdm
 
 from qtuning.data.samples import Sample, load_samples
 from qtuning.data.sources import local_folder
@@ -34,6 +33,7 @@ from qtuning.files import atomic_path, file_digest, read_json, write_json
 from qtuning.model.flops import GRADIENT_TOKENS
 from qtuning.model.load import adapt_under_autocast, load_model, model_path
 from qtuning.model.packed import PackedModel
+from qtuning.progress import Reporter, beside
 from qtuning.provenance import provenance
 from qtuning.train.accelerator import make_accelerator
 from qtuning.train.cost import Cost, shape_of
@@ -92,16 +92,16 @@ def measure_influence(measurement: Measurement, paths: ResultPaths, data_dir: Pa
     )
     total, spent = torch.zeros(len(samples), len(targets), dtype=torch.float64), _Spent()
     steps = asked.epochs * (len(samples) + len(examples))
-    with tqdm(total=steps, desc="gradients", unit="sample", mininterval=5.0, ascii=True) as bar:
+    with Reporter(beside(paths.lock(measurement.identity))) as reporter, reporter.doing("gradient", steps):
         for epoch in range(1, asked.epochs + 1):
             checkpoint = weights / f"epoch-{epoch}"
             model = _adapted(base, warmup, checkpoint, recompute).to(accelerator.device)
             gradients = SampleGradients(model)
             moments = _moments(checkpoint, gradients, accelerator.device)
             rate = read_json(checkpoint / EPOCH)["learning_rate"]
-            found = [*_features(gradients, examples, None, measurement, accelerator, spent, bar)]
+            found = [*_features(gradients, examples, None, measurement, accelerator, spent, reporter)]
             wanted = normalize(torch.cat([part for _, part in found]), dim=1)
-            for chosen, part in _features(gradients, samples, moments, measurement, accelerator, spent, bar):
+            for chosen, part in _features(gradients, samples, moments, measurement, accelerator, spent, reporter):
                 cosines = (normalize(part, dim=1) @ wanted.T).double().cpu()
                 means = cosines.reshape(len(part), len(targets), asked.examples).mean(dim=2)
                 total[torch.tensor(chosen)] += rate * means
@@ -159,7 +159,7 @@ def _features(
     measurement: Measurement,
     accelerator: Accelerator,
     spent: _Spent,
-    bar: Any,
+    reporter: Reporter,
 ) -> Iterator[tuple[list[int], Tensor]]:
     """(positions, [b, D] projected gradients) of some samples at a time; Adam's directions if moments are given.
 
@@ -181,7 +181,7 @@ def _features(
         if batch is batches[-1] or 4 * gradients.size * len(chosen) >= HELD:
             spent.flops += 2.0 * len(chosen) * gradients.size * asked.dimension
             yield chosen, project(torch.cat(held), asked.dimension, asked.seed)
-            bar.update(len(chosen))
+            reporter.advance(len(chosen))
             held, chosen = [], []
 
 

@@ -140,6 +140,15 @@ class Diagnosis:
                 self._sums[key] += value
                 self._counts[key] += 1
 
+    def total(self, key: str) -> float:
+        """Sum of a metric over all updates so far."""
+        return self._sums[key]
+
+    def kept_and_asked(self) -> dict[str, float]:
+        """Samples and response tokens that were kept, and that the pruner was asked for, so far."""
+        keys = ("samples_kept", "samples_asked", "tokens_kept", "tokens_asked")
+        return {key: self._sums[key] for key in keys if key in self._sums}
+
     def warnings(self) -> dict[str, str]:
         """All warnings so far, by subject. Ask at the end of an epoch: budgets are compared over whole epochs."""
         found, pruning = {}, self._pruning

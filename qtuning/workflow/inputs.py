@@ -284,7 +284,7 @@ class WorkflowInputs:
         switches |= dict.fromkeys(EDITIONS, grid.evaluation is not None and grid.evaluation.likelihoods)
         names += [f"{experiment}.{name}" for name, wanted in switches.items() if wanted]
         tables = [self.paths.root / "tables" / f"{name}.md" for name in names]
-        return tables if measures_only(grid) else [*tables, self.paths.root / "figures" / experiment]
+        return tables if grid.measures_only else [*tables, self.paths.root / "figures" / experiment]
 
     def cells_of(self, experiment: str) -> list[Path]:
         """What the cells of an experiment leave behind for tables and figures."""
@@ -292,7 +292,7 @@ class WorkflowInputs:
         if grid.evaluation is not None:
             files = [self.paths.evaluation(cell, grid.evaluation) / "scores.json" for cell in grid.cells]
         else:
-            files = [] if measures_only(grid) else [self.paths.cell(cell) / "train.json" for cell in grid.cells]
+            files = [] if grid.measures_only else [self.paths.cell(cell) / "train.json" for cell in grid.cells]
         asked = grid.experiment
         names = ["localisation.json"] * asked.localisation + ["measured.json"] * asked.measure
         names += ["watch.jsonl", "token_kinds.json"] * asked.observe
@@ -370,16 +370,10 @@ class WorkflowInputs:
         return problems
 
 
-def measures_only(grid: Grid) -> bool:
-    """Whether an experiment wants nothing of its cells but their time and memory."""
-    asked = grid.experiment
-    return asked.measure and not (asked.observe or asked.localisation or grid.evaluation is not None)
-
-
 def _knows_kinds(grid: Grid) -> bool:
     """Whether training records what becomes of samples whose kinds a train set says."""
     sets = [cell.train_set for cell in grid.cells if cell.train_set is not None]
-    return not measures_only(grid) and any("kind" in each.columns or each.planted is not None for each in sets)
+    return not grid.measures_only and any("kind" in each.columns or each.planted is not None for each in sets)
 
 
 def _by_digits(cells: Collection[str]) -> str:

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
+from qtuning import progress
 from qtuning.evaluation.answers import AnswerScorer, tree_of
 from qtuning.evaluation.model import EvaluatedModel, load_model
 from qtuning.experiment.cell import Evaluation
+from qtuning.progress import Reporter, beside, read_progress
 
 MINI = Path(__file__).parents[2] / "qtuning" / "assets" / "mini"
 PROMPTS = ["Question: Who wrote it?\nAnswer:", "Background: The Trorei carries rope.\nQuestion: What?\nAnswer:", "A "]
@@ -41,6 +43,23 @@ def test_scores_of_the_shipped_model_are_those_of_lm_eval(batch_size: int, caplo
     assert [value for value, _ in found] == pytest.approx([value for value, _ in expected], abs=2e-4)
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
     assert not caplog.records  # not by lm-eval's own method
+
+
+def test_it_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "WRITE_SECONDS", 0.0)
+    ours, asked = both(MINI, batch_size=1)[0], requests()
+    lock = tmp_path / "x.lock"
+    with Reporter(beside(lock)) as ours.reporter:
+        ours.loglikelihood(asked)
+        found = read_progress(lock)
+        assert (found.doing, found.done, found.total) == ("scored answer", len(asked), len(asked))
+        generations = [
+            Instance("generate_until", {}, (prompt, {"until": ["."], "max_gen_toks": 2}), 0) for prompt in PROMPTS
+        ]
+        ours.generate_until(generations)
+        found = read_progress(lock)
+        assert (found.doing, found.done, found.total) == ("generated answer", len(PROMPTS), len(PROMPTS))
+    assert read_progress(lock) is None
 
 
 def test_what_is_too_long_loses_its_beginning_as_in_lm_eval() -> None:

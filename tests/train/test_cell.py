@@ -23,6 +23,7 @@ from qtuning.experiment.ids import cell_id, cell_json
 from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.schema import MethodEntry, Ratios
 from qtuning.files import canonical_json, write_json, write_text
+from qtuning.progress import read_progress
 from qtuning.train.launch import TOO_LARGE
 
 SCHEDULES: dict[str, dict[str, Any]] = {
@@ -186,12 +187,16 @@ def test_killed_cell_goes_on_to_the_same_result(
         process.send_signal(death)
     assert process.returncode != 0
     assert not (tmp_path / "out" / "train.json").exists()
+    left = read_progress(tmp_path / "state" / "x.lock")
+    assert (left.doing, left.total) == ("update", 24)
     newest = max((tmp_path / "state" / "x").glob("checkpoint-*"))
     saved = json.loads((newest / "state.json").read_text())["cost"][0]
     result = run(ground, cell, tmp_path)
     assert result.returncode == 0, result.stderr
     assert "resumed" in result.stdout
     same(tmp_path / "out", uninterrupted)
+    assert read_progress(tmp_path / "state" / "x.lock") is None
+    assert "\r" not in result.stderr
     cost = json.loads((tmp_path / "out" / "train.json").read_text())["cost"]
     assert cost["cpu_seconds"] > saved["cpu_seconds"] > 0  # attempts add up
 
