@@ -59,10 +59,10 @@ def _typed(key: str, value: Any) -> Any:
         return None
     if key in TEXTS and null:
         raise UserError(f"{key} = {text or 'nothing'}: must be given")
-    if key in (*TEXTS, *OPTIONAL_TEXTS):
-        return os.path.expanduser(text)  # shells leave it to us behind `=`
     if key == "tracking" and TRUTH.get(text.lower()) is False:
         return "disabled"  # as `off` says
+    if key in (*TEXTS, *OPTIONAL_TEXTS):
+        return os.path.expanduser(text)  # shells leave it to us behind `=`
     if key in TRUTHS:
         return TRUTH.get(text.lower(), value)
     if key in (*NUMBERS, *OPTIONAL_NUMBERS) and isinstance(value, str):
