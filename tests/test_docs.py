@@ -53,13 +53,13 @@ def test_pruners_of_the_document_keep_the_rules(
     beside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (command,) = re.findall(r"^qtuning check-pruner .*$", (REPOSITORY / PRUNERS).read_text(), flags=re.MULTILINE)
-    for line in (command, "qtuning check-pruner my_pruners:Unlearned"):
+    for line in (command, "qtuning check-pruner my_pruners:Unlearned", "qtuning check-pruner my_pruners:keep_new"):
         monkeypatch.setattr(sys, "argv", line.split())
         with pytest.raises(SystemExit) as stop:
             main()
         printed = capsys.readouterr().out
         assert not stop.value.code, printed
-        assert sys.argv[2] in printed
+        assert sys.argv[2] in printed and "the same rows" not in printed
         assert [row.split()[1] for row in printed.splitlines() if row.split()[:1] == ["ok"]] == [
             row[0] for row in table("rule")
         ]

@@ -32,6 +32,8 @@ def tables(
 ) -> None:
     """Collect scores and write the tables of experiments; cells that are missing are visible holes with a reason.
 
+    An experiment of which nothing was ever run has no table, and exit status 2.
+
     With `--metric` only the table of scores by that metric, EXPERIMENT.METRIC.md: `qtuning tables mini --metric p_gold`
     """
     chosen = metric_named(metric)
@@ -56,6 +58,14 @@ def tables(
     from qtuning.tables.write import write_page, write_tables
 
     grids = ConfigFolder(configs, data_dir).expand(experiments)
+    paths = ResultPaths(results)
+    for grid in grids:
+        if not any(paths.cell(cell).exists() for cell in grid.cells):
+            elsewhere = "" if results == RESULTS else f" --config results={results}"
+            raise UserError(
+                f"{grid.experiment.name}: none of its {len(grid.cells)} cells was ever run in {results}; run it first "
+                f"(`snakemake --cores all {grid.experiment.name}{elsewhere}`), or name its folder (--results)"
+            )
     write_store(grids, results)
     store, folder = Store(results), results / "tables"
     written: list[Path] = []
@@ -75,7 +85,7 @@ def tables(
             continue
         summary = summarise(store.experiment(name), chosen)
         notes = notes_of_checks(results, checks_of([grid]).values())
-        notes += notes_of_revisions(ResultPaths(results).hub, repositories_of([grid]))
+        notes += notes_of_revisions(paths.hub, repositories_of([grid]))
         compared = compare(summary, store.answers)
         scores = score_files(summary, compared, notes)
         others = [cost_files(summary), *paper_files(summary)] if chosen == "headline" else []
@@ -178,11 +188,11 @@ def figures(
     experiments: StoredExperiments,
     store: Annotated[Path, typer.Option(help="folder with scores.parquet, steps.parquet, planes.parquet")] = RESULTS,
     out: Annotated[
-        Path, typer.Option(help="folder to write EXPERIMENT/*.svg, .png, .csv and captions.json to")
+        Path, typer.Option(help="folder to write EXPERIMENT/*.svg, .pdf, .png, .csv, captions.json to")
     ] = RESULTS / "figures",
     metric: MetricOption = "headline",
 ) -> None:
-    """Draw the figures that the rows of each experiment allow: SVG, PNG, the data behind each as CSV, and captions.
+    """Draw the figures that the rows of each experiment allow: SVG, PDF, PNG, the data behind each as CSV, captions.
 
     With `--metric` only those of scores, by that metric, in EXPERIMENT.METRIC.
     """

@@ -105,7 +105,7 @@ def plane(
             "columns or of chats (messages)"
         ),
     ],
-    out: Annotated[Path, typer.Option(help="folder to write MODEL-DATA.svg, .png and .csv to")] = RESULTS / "planes",
+    out: Annotated[Path, typer.Option(help="folder to write MODEL-DATA.svg, .pdf, .png, .csv to")] = RESULTS / "planes",
     limit: Annotated[int | None, typer.Option(min=2, help="score a fixed random draw of so many samples")] = None,
     sample_ratio: Annotated[
         float, typer.Option(min=0.001, max=1.0, help="share of the samples that the triage should keep")

@@ -9,7 +9,7 @@ from qtuning.dashboard.turns import turn
 from qtuning.experiment.grid import Grid
 from qtuning.files import file_digest, short_hash
 from qtuning.statistics.compare import compare, score_intervals
-from qtuning.statistics.summary import summarise
+from qtuning.statistics.summary import Summary, summarise
 from qtuning.store.store import Store, export_store
 from qtuning.tracking.identity import EXPERIMENT, RunIdentity
 from qtuning.tracking.mirror import Mirror, resolve_mode
@@ -66,8 +66,16 @@ def _send(mirror: Mirror, name: str, store: Store, evaluated: bool, compared: pl
     summary = summarise(store.experiment(name))
     scores = score_intervals(summary, store.answers)
     differences = compare(summary, store.answers) if compared is None else compared
-    mirror.table("intervals", _shown(scores, INTERVALS))
-    mirror.table("comparisons", _shown(differences.filter(pl.col("family").is_not_null()), COMPARISONS))
+    differences = differences.filter(pl.col("family").is_not_null())
+    mirror.table("intervals", _shown(_labelled(scores, summary), INTERVALS))
+    mirror.table("comparisons", _shown(_labelled(differences, summary), COMPARISONS))
+
+
+def _labelled(table: pl.DataFrame, summary: Summary) -> pl.DataFrame:
+    """The same rows, with methods called as the experiment calls them; others, and rivals, keep their names."""
+    labels = {(line.method, line.variant): line.label for line in summary.lines if line.label is not None}
+    named = [labels.get(key, key[0]) for key in table.select("method", "variant").iter_rows()]
+    return table.with_columns(pl.Series("method", named, pl.String))
 
 
 def _shown(table: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:

@@ -25,6 +25,9 @@ Column = Literal["instruction", "input", "output", "system", "history", "message
 Scorer = Literal["chunked", "reference", "liger"]
 MAX_ROW_BYTES = 2**20
 VLLM_SEQUENCES = 256  # most sequences that vLLM has running at once: fixed, since scores move with it
+# matplotlib leaves labels that begin with _ out of legends, and sets what is between $ as mathematics
+MethodLabel = Annotated[str, Field(max_length=60, pattern=r"^[^\s_$]([^$]*[^\s$])?$")]
+Colour = Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]
 PrunerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._:-]*$", max_length=128)]
 
 
@@ -369,6 +372,9 @@ class Cell(Config):
         description="of a reference model: the part of the train set that it is trained on; a part above 0 goes on "
         "from the weights of the one before (references.py)",
     )
+    # how the experiment wants its method called and drawn: no part of a cell's identity (ids.py)
+    label: MethodLabel | None = Field(None, exclude_if=lambda value: value is None)
+    colour: Colour | None = Field(None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
     def _all_or_none(self) -> "Cell":

@@ -3,6 +3,8 @@
 All problems of all files are reported at once, so a user mends them in one go.
 """
 
+import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -173,7 +175,10 @@ class ConfigFolder:
         """Every combination of the axes, equal ones once."""
         of_methods = self._prunings(edition, experiment)
         prunings = [
-            pruning for at_budget in zip(*of_methods, strict=True) for pruning in at_budget if pruning is not None
+            (pruning, entry)
+            for at_budget in zip(*of_methods, strict=True)
+            for pruning, entry in zip(at_budget, experiment.methods, strict=True)
+            if pruning is not None
         ]
         common = experiment.training.model_dump(exclude_unset=True)
         trainings = [
@@ -190,12 +195,14 @@ class ConfigFolder:
         axes |= {"methods": of_methods, "trainings": trainings}
         if experiment.evaluation is not None:
             axes["evaluation.benchmarks"] = experiment.evaluation.benchmarks
-        raise_problems(_repeats(edition, axes))
+        raise_problems([*_repeats(edition, axes), *_labels_given_twice(edition, experiment)])
         cells = []
         for model in models:
             if experiment.zero_shot:
                 cells.append(Cell(model=model))
-            for train_set, training, chosen, seeds in product(train_sets, trainings, prunings, experiment.seeds):
+            for train_set, training, (chosen, entry), seeds in product(
+                train_sets, trainings, prunings, experiment.seeds
+            ):
                 if training.batches == 1:
                     # A9 makes no difference if an update is one batch: the selection is then that of the device
                     chosen = chosen.model_copy(update={"selection": "device"})
@@ -215,6 +222,8 @@ class ConfigFolder:
                         pruning=chosen,
                         training=training,
                         seeds=seeds,
+                        label=entry.label,
+                        colour=entry.colour,
                     )
                 )
         return _checked(edition, Grid(experiment, _distinct(cells)))
@@ -288,12 +297,24 @@ class ConfigFolder:
         known, entries = self.names(section), []
         for name in names:
             try:
+                if name not in known and section == "train_sets" and _is_file(name):
+                    stem = re.sub(r"[^A-Za-z0-9._+-]+", "-", Path(name).name.split(".")[0]).strip("-._") or "mine"
+                    raise UserError(
+                        f"{origin}train_sets = {name!r}: is a file; write {self.configs}/train_sets/{stem}.yaml with "
+                        f"the line `source: {{kind: path, file: {json.dumps(name)}}}`, and its name here: train_sets: "
+                        f"[{stem}] (docs/data.md says what else it can say)"
+                    )
                 if name not in known:
                     raise UserError(f"{origin}{section} = {name!r}: unknown{nearest(name, known)}")
                 entries.append(read(name))
             except UserError as error:
                 problems += str(error).splitlines()
         return entries
+
+
+def _is_file(name: str) -> bool:
+    """Whether a user who wrote this meant a file of rows, or a folder or a pattern of such."""
+    return "/" in name or "*" in name or bool(re.search(r"\.(jsonl?|parquet|csv|tsv|arrow|ya?ml)(\.(gz|zst))?$", name))
 
 
 def _with_targets(edition: Edition, experiment: Experiment, pruning: Pruning) -> Pruning:
@@ -349,6 +370,16 @@ def _repeats(edition: Edition, axes: Mapping[str, Sequence[Any]]) -> list[str]:
                 what = f"{key}.{place} = {written[place]!r}"
                 problems.append(f"{origin}{what}: is the same as {key}.{first}; leave it out")
     return problems
+
+
+def _labels_given_twice(edition: Edition, experiment: Experiment) -> list[str]:
+    """A line for each label of a method that an earlier one has: nobody could tell the two apart."""
+    labels = [entry.label for entry in experiment.methods]
+    return [
+        f"{edition.origin('methods')}methods.{place}.label = {label!r}: is the label of methods.{labels.index(label)}"
+        for place, label in enumerate(labels)
+        if label is not None and labels.index(label) < place
+    ]
 
 
 def _union(edition: Edition, experiments: list[Experiment]) -> Experiment:

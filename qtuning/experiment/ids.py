@@ -25,8 +25,8 @@ def slug(*parts: str) -> str:
 def canonical(cell: Cell) -> Cell:
     """The same cell, with everything that cannot change its weights at its default.
 
-    These are: labels, parameter counts, the share of bad rows allowed; ratings that the method does not need; LoRA
-    settings in full fine-tuning; all but the source of a model that is not trained; the selection batch (A9) if an
+    These are: labels, colours, parameter counts, the share of bad rows allowed; ratings that the method does not need;
+    LoRA settings in full fine-tuning; all but the source of a model that is not trained; the selection batch (A9) if an
     update consists of one batch; a pruner that is asked to keep everything. Equal weights must be one cell, and editing
     a label must not train anything again.
     """
@@ -44,7 +44,8 @@ def canonical(cell: Cell) -> Cell:
     pruning = _canonical_pruning(cell.pruning)
     if samples == training.batch_size:
         pruning = _by_device(pruning)
-    return cell.model_copy(update={"model": model, "train_set": train_set, "training": training, "pruning": pruning})
+    changes = {"model": model, "train_set": train_set, "training": training, "pruning": pruning}
+    return cell.model_copy(update=changes | {"label": None, "colour": None})
 
 
 def _by_device(pruning: Pruning) -> Pruning:

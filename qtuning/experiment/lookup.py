@@ -3,7 +3,6 @@
 Needs no torch, neither to be imported nor to find a built-in pruner, so that reading a configuration stays fast.
 """
 
-import hashlib
 import importlib
 import inspect
 import os
@@ -22,6 +21,7 @@ from pydantic.errors import PydanticUserError
 
 from qtuning.errors import UserError
 from qtuning.experiment.cell import PrunerName, Readings
+from qtuning.experiment.code_digest import code_digest, is_imported
 from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, Need, NoOptions, PrunerInfo, PrunerKind, Scope
 from qtuning.experiment.yaml_files import explain, nearest, validate
 
@@ -105,10 +105,14 @@ def _plugin(name: str, kind: PrunerKind) -> PrunerInfo:
         )
     default: tuple[Scope, frozenset[Need]] = ("batch", DEFAULT_NEEDS)
     scope, needs = getattr(found, DECLARED, default)
+    if "previous-scores" in needs:  # what is known an epoch later is scored now
+        needs |= DEFAULT_NEEDS
     if kind == "token" and scope != "batch":
         raise UserError(f"pruner {place}: scope = {scope!r}: a token pruner works on batches; leave scope out")
-    if scope == "once" and "losses" in needs:
-        raise UserError(f"pruner {place}: scope = 'once': before training there are no losses; leave the need out")
+    for need in ("losses", "previous-scores"):
+        if scope == "once" and need in needs:
+            what = need.replace("-", " ")
+            raise UserError(f"pruner {place}: scope = 'once': before training there are no {what}; leave the need out")
     options = _options_of(found, place)
     if {"attention", "attention-rank"} & needs and "layer" not in options.model_fields:
         raise UserError(f"pruner {place}: needs attention, so it must say of which layer: an option layer: int = 2")
@@ -201,8 +205,22 @@ def _home(found: Callable[..., Any], place: str) -> ModuleType:
 
 
 def _digest(found: Callable[..., Any], place: str) -> str:
-    """Digest of the file that a pruner is written in: when the file changes, its cells are trained anew."""
-    source = getattr(_home(found, place), "__file__", None)
+    """Digest of the code of a pruner: when it changes, the pruner's cells are trained anew (code_digest.py).
+
+    It begins where the pruner is written; what makes another function of it where it is named counts, too.
+    """
+    module, _, attribute = place.partition(":")
+    home, named = _file_of(_home(found, place), place), _file_of(sys.modules[module], place)
+    files = {named: attribute.partition(".")[0]}
+    if home != named:
+        written = {home: found.__qualname__.partition(".")[0]}
+        files = written if is_imported(named, files[named]) else written | files
+    return f"sha256:{code_digest(files)}"
+
+
+def _file_of(module: ModuleType, place: str) -> Path:
+    """The file that a module was read from; UserError for one that was read from none."""
+    source = getattr(module, "__file__", None)
     if source is None:
         raise UserError(f"pruner {place}: is written in no file, so nothing could tell when it changes; save it in one")
-    return f"sha256:{hashlib.sha256(Path(source).read_bytes()).hexdigest()[:8]}"
+    return Path(source)

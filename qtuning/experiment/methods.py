@@ -10,11 +10,12 @@ from qtuning.errors import UserError, raise_problems
 from qtuning.experiment.auxiliary import Influence, TrainedReference
 from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.cell import Model, Pruning, Readings, Scoring
-from qtuning.experiment.lookup import PARAMETERS, find_pruner
+from qtuning.experiment.lookup import PARAMETERS, find_pruner, kinds_of
 from qtuning.experiment.needs import needs_of
+from qtuning.experiment.places import belongs
 from qtuning.experiment.presets import PRESETS
 from qtuning.experiment.registry import NAMED_METHODS, REFERENCE, SAMPLE_PRUNERS, TOKEN_PRUNERS, Need, PrunerInfo
-from qtuning.experiment.schema import MethodEntry, Ratios
+from qtuning.experiment.schema import Experiment, MethodEntry, Ratios
 from qtuning.experiment.yaml_files import nearest, validate
 
 
@@ -33,11 +34,8 @@ def make_pruning(
     if entry.method in PRESETS:
         entry = entry.model_copy(update={"options": dict(PRESETS[entry.method].readings) | entry.options})
     names = NAMED_METHODS.get(entry.method, tuple(name.strip() for name in entry.method.split("+")))
-    if len(names) == 1 and (names[0] in SAMPLE_PRUNERS or ":" in names[0]):
-        raise UserError(
-            f"{entry.method!r}: is a sample pruner without a token pruner; write {entry.method}+none, or with one of "
-            f"{', '.join(TOKEN_PRUNERS)}"
-        )
+    if len(names) == 1:
+        _require_pair(names[0])
     if len(names) != 2:
         valid = [*NAMED_METHODS, "SAMPLE+TOKEN with SAMPLE one of " + ", ".join(SAMPLE_PRUNERS)]
         raise UserError(f"{entry.method!r}: unknown method{nearest(entry.method, valid)}")
@@ -60,7 +58,13 @@ def make_pruning(
         "of",
     ]
     stray = sorted(set(entry.options) - set(taken))
-    raise_problems([f"{entry.method}: options.{key}: unknown key{nearest(key, taken)}" for key in stray])
+    raise_problems(
+        [
+            f"{entry.method}: options.{key}: unknown key"
+            f"{belongs(key, Experiment, in_options=True) or nearest(key, taken)}"
+            for key in stray
+        ]
+    )
     sample_options, token_options = _options(sample, entry), _options(token, entry)
     needs = sample.needs_with(sample_options) | token.needs_with(token_options)
     sample_ratio = 1.0 if sample.scope == "none" else budget.sample_ratio
@@ -80,6 +84,29 @@ def make_pruning(
         replay=replayed,
         **(_scoring(entry, needs, models) or _pools_of(replayed)),
         **_readings(entry, readings or Readings(), sample, sample_ratio, token_ratio).model_dump(),
+    )
+
+
+def _require_pair(name: str) -> None:
+    """UserError for a pruner that stands alone, with what makes a method of it; nothing for other names."""
+    try:
+        kinds = kinds_of(name)
+    except UserError:
+        if ":" in name:
+            raise
+        return
+    alone = {"sample": f"{name}+none to prune samples alone", "token": f"full+{name} to prune tokens alone"}
+    ways = [alone[kind] for kind in kinds]
+    if len(kinds) == 2:
+        raise UserError(f"{name!r}: is a sample pruner and a token pruner; write {name}+{name}, {', or '.join(ways)}")
+    if kinds == ["sample"]:
+        raise UserError(
+            f"{name!r}: is a sample pruner without a token pruner; write {ways[0]}, or {name}+TOKEN with TOKEN one of "
+            f"{', '.join(TOKEN_PRUNERS)}"
+        )
+    raise UserError(
+        f"{name!r}: is a token pruner without a sample pruner; write {ways[0]}, or SAMPLE+{name} with SAMPLE one of "
+        f"{', '.join(SAMPLE_PRUNERS)}"
     )
 
 

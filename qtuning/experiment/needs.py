@@ -43,9 +43,11 @@ def needs_of(pruning: Pruning) -> Needs:
     asked = pruning.sample_ratio < 1 or sample.scope == "batch"
     of_sample = sample.needs_with(pruning.sample_options) if asked else frozenset[Need]()
     of_token = token.needs_with(pruning.token_options) if pruning.token_ratio < 1 else frozenset[Need]()
+    # of batches, which hold only drawn samples, not all samples would have scores
+    remembered: frozenset[Need] = frozenset({"scores"} if by_epoch and "previous-scores" in of_token else ())
     layer = (pruning.sample_options | pruning.token_options).get("layer")
     return Needs(
-        of_sample if by_epoch else frozenset(),
+        of_sample | remembered if by_epoch else frozenset(),
         of_token if by_epoch else of_token | of_sample,
         by_epoch,
         None if layer is None else int(layer),

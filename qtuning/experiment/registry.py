@@ -21,6 +21,7 @@ Need = Literal[
     "reference",
     "token-influence",
     "losses",
+    "previous-scores",
     "instructions",
     "ratings",
     "embeddings",
@@ -195,7 +196,7 @@ class PrunerInfo:
     scope: `once` (draws a smaller data set before training), `epoch` (before each epoch), `batch` (keeps a part of
     every batch) or `none` (prunes nothing, so its ratio is always 1). needs: what must be known of the candidates.
     version: part of the identity of cells; raised by hand when a change of the code changes decisions; for plug-ins
-    the digest of their file. budget: `asked`; `train-set` for a token pruner that meets it over the whole train set and
+    the digest of their code. budget: `asked`; `train-set` for a token pruner that meets it over the whole train set and
     not in every batch; `own` for one that sets its amount itself. label: how tables call it. evolving: whether its
     reference model is updated over parts of the train set. control: whether it knows what a method has to find out, or
     what another one decided, so that it is no method to be ranked but a mark on the scale (docs/pruners.md, Controls).

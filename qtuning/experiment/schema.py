@@ -4,12 +4,13 @@
 """
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from qtuning.experiment.base import Config, Name
-from qtuning.experiment.cell import Evaluation, Labelled, Readings, Seeds, Training
+from qtuning.experiment.cell import Colour, Evaluation, Labelled, MethodLabel, Readings, Seeds, Training
 from qtuning.experiment.metrics import MetricName
 
 
@@ -46,6 +47,23 @@ class Ratios(Config):
 
 
 BudgetEntry = Annotated[Ratios, BeforeValidator(parse_budget)]
+EXTREME = 0.01
+"""Where both ratios of a budget are at most this, it was most likely written in shares and not in per cent."""
+
+
+def question_budgets(budgets: Iterable[Ratios], extreme: bool) -> None:
+    """ValueError for a budget that is most likely meant a hundred times larger. extreme: it is meant as it is."""
+    for budget in () if extreme else budgets:
+        if max(budget.sample_ratio, budget.token_ratio) <= EXTREME:
+            samples, tokens = (f"{100 * ratio:g}" for ratio in (budget.sample_ratio, budget.token_ratio))
+            meant = "x".join(f"{10_000 * ratio:g}" for ratio in (budget.sample_ratio, budget.token_ratio))
+            raise ValueError(f"{samples}% x {tokens}%: did you mean {meant}? If not, write `extreme: true` beside it")
+
+
+def _in_quotes(value: Any) -> Any:
+    if value is None:  # where it is not given at all, nobody asks
+        raise ValueError('write it in quotes, as in "#0072B2": for YAML, # begins a comment')
+    return value
 
 
 class MethodEntry(Config):
@@ -57,6 +75,10 @@ class MethodEntry(Config):
         description="options of its pruners; any of Readings; `scoring` (Scoring); reference, proxy: NAME of a model",
     )
     budgets: tuple[BudgetEntry, ...] = Field((), description="those of the experiment's that it has; none: all")
+    label: MethodLabel | None = Field(None, description="what tables, figures, reports and dashboards call it")
+    colour: Annotated[Colour | None, BeforeValidator(_in_quotes)] = Field(
+        None, description='of it in figures and reports, e.g. "#0072B2"'
+    )
 
 
 MethodItem = Annotated[MethodEntry, BeforeValidator(lambda v: {"method": v} if isinstance(v, str) else v)]
@@ -157,6 +179,7 @@ class Experiment(Config):
     models: tuple[str, ...] = Field(min_length=1)
     train_sets: tuple[str, ...] = Field(min_length=1)
     methods: tuple[MethodItem, ...] = Field(min_length=1)
+    extreme: bool = Field(False, description="budgets of at most 1% of the samples and 1% of the tokens are meant")
     budgets: tuple[BudgetEntry, ...] = Field(min_length=1)
     seeds: tuple[SeedEntry, ...] = Field(min_length=1)
     training: Training = Training()
@@ -186,3 +209,9 @@ class Experiment(Config):
         default_factory=dict,
         description="its editions: names of configs/scales, each with what it changes here beyond what it says itself",
     )
+
+    @field_validator("budgets")
+    @classmethod
+    def _budgets_are_meant(cls, budgets: tuple[Ratios, ...], info: ValidationInfo) -> tuple[Ratios, ...]:
+        question_budgets(budgets, info.data.get("extreme", False))
+        return budgets

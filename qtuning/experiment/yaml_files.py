@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from qtuning.errors import UserError, raise_problems
 from qtuning.experiment.by_type import Wrong, by_type
+from qtuning.experiment.places import belongs
 
 MOST_LINES, MOST_NAMES = 30, 40
 """Problems that a message lists, and valid names; of more names, it lists those that are most alike."""
@@ -58,7 +59,7 @@ def explain(error: ValidationError, where: str, schema: type[BaseModel]) -> list
         said = IN_WORDS.get(problem["type"], problem["msg"])
         message = said.removeprefix("Value error, ").replace("Tuple", "List").replace("tuple", "list")
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{where}: {key}: unknown key{nearest(keys[-1], valid)}")
+            lines.append(f"{where}: {key}: unknown key{belongs(keys[-1], schema) or nearest(keys[-1], valid)}")
         elif problem["type"] == "union_tag_not_found":
             lines.append(f"{where}: {key}.kind: required, but not given ({', '.join(kinds)}; docs/data.md)")
         elif problem["type"] == "union_tag_invalid":

@@ -96,6 +96,7 @@ def label_of(cell: Cell, training: str = "") -> str:
             "token_ratio": pruning.token_ratio,
             "options": canonical_json(options_of(pruning)),
             "training": training,
+            "method_label": cell.label,
         },
         cell.train_set.name,
     )

@@ -1,7 +1,7 @@
 """How the lines and markers of methods look: the sample pruner by colour, the token pruner by marker and line style."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, product
 from typing import Any
 
@@ -91,7 +91,7 @@ def assign_looks(frame: pl.DataFrame) -> dict[str, Look]:
     A method with default options has the colour of its sample pruner and the shape of its token pruner. If it is
     trained in several ways, only the first has them. All other rows are variants: they take colours and markers that no
     method with default options has, so that no variant looks like another method. Plug-ins take spare colours and
-    shapes in the order of their rows.
+    shapes in the order of their rows. A row with a `colour` of its own has that; nobody makes room for it.
     """
     rows = frame.unique("label", keep="first", maintain_order=True).with_columns(plain=PLAIN)
     colours = _with_spare(rows["sample_pruner"], SAMPLE_COLOUR, SPARE_COLOURS)
@@ -108,6 +108,8 @@ def assign_looks(frame: pl.DataFrame) -> dict[str, Look]:
             spare = [Look(*choice, 0.9) for choice in _spare(colour, used, {marker for _, marker in taken})]
             look = next((other for other in spare if (other.colour, other.marker) not in taken), spare[-1])
         looks[row["label"]] = look
+    own = {row["label"]: row["colour"] for row in rows.iter_rows(named=True) if row.get("colour")}
+    looks |= {label: replace(looks[label], colour=colour) for label, colour in own.items()}
     return {label: looks[label] for label in rows["label"]}
 
 
@@ -120,6 +122,8 @@ def describe_looks(frame: pl.DataFrame) -> str:
     plain = rows.filter(PLAIN)
     if len(plain) < len(rows) or plain.select("sample_pruner", "token_pruner").is_duplicated().any():
         text += "; variants of a method (in brackets) have a colour or a marker of their own"
+    if "colour" in rows.columns and rows["colour"].is_not_null().any():
+        text += "; some methods have a colour that the experiment names"
     return f"{text}."
 
 

@@ -27,12 +27,14 @@ SCHEMA: dict[str, Any] = {
     },
     **dict.fromkeys(("flops", "flops_share", "seconds", "seconds_share"), pl.Float64),
     "control": pl.Boolean,
+    "colour": pl.String,
 }
 """Columns of `points`.
 
 variant: `training` (what an experiment varies in training, or empty), then the options that are not at their defaults.
 batch_size: where the experiment varies it. Scores and `nominal` (r_sample x r_token) in per cent, shares as fractions
-of the full data. control: whether it knows what no method knows (oracle, adversary, ...).
+of the full data. control: whether it knows what no method knows (oracle, adversary, ...). colour: that the experiment
+wants, or null; it is in no CSV.
 """
 
 UNPRUNED = (FULL, ZERO_SHOT)

@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from matplotlib import style
+from matplotlib import get_data_path, style
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 
 from qtuning.files import atomic_path
 
 COLUMN, PAGE = 3.3, 6.8
 """Widths in inches: one column of a two-column paper, and both."""
 
-DPI = 200
+DPI = 300
+"""Of the PNG files: what journals ask of pictures, at the width of a column or of a page."""
 
 # Okabe and Ito (2008), "Color Universal Design": told apart under the common colour-vision deficiencies
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -39,14 +41,22 @@ RC = {
     **{"legend.handlelength": 2.6, "legend.columnspacing": 1.2},
     **{"axes.grid": True, "axes.axisbelow": True, "grid.color": "#E5E5E5", "grid.linewidth": 0.5},
     **{"lines.linewidth": 1.1, "lines.markersize": 3.6, "errorbar.capsize": 1.5, "savefig.dpi": DPI},
+    "pdf.fonttype": 42,  # outlines of TrueType, which journals take, with text that can be searched
     "svg.fonttype": "path",  # the same look wherever the file is opened, with or without the font
     "svg.hashsalt": "qtuning",  # identifiers follow from the content, not from chance (see `_number_parts`)
 }
 
 
+# the fonts that matplotlib brings, always: the system's DejaVu may be of another version, with other outlines
+fontManager.ttflist.clear()
+for _file in sorted(Path(get_data_path(), "fonts", "ttf").glob("*.ttf")):
+    fontManager.addfont(_file)
+
+
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """A figure, the data it shows (its CSV holds exactly what is drawn), and what its caption says of it."""
+    """A figure, the data it shows (its CSV holds exactly what is drawn, without the column `colour`), and what its
+    caption says of it."""
 
     figure: Figure
     data: pl.DataFrame
@@ -109,21 +119,22 @@ def colour_bar(figure: Figure, axes: Sequence[Axes], colours: ScalarMappable, la
 
 
 def save(drawing: Drawing, folder: Path, name: str) -> list[Path]:
-    """Write `name`.svg, .png and .csv to `folder`, each atomically; equal drawings give equal bytes."""
-    paths = [folder / f"{name}.{suffix}" for suffix in ("svg", "png", "csv")]
+    """Write `name`.svg, .pdf, .png and .csv to `folder`, each atomically; equal drawings give equal bytes."""
+    *pictures, data = (folder / f"{name}.{suffix}" for suffix in ("svg", "pdf", "png", "csv"))
+    undated = {"Date": None, "Creator": None}, {"CreationDate": None, "Creator": None, "Producer": None}
     folder.mkdir(parents=True, exist_ok=True)
     with styled():
-        # laid out once: both files look the same, and the second costs less
+        # laid out once: all files look the same, and the later ones cost less
         drawing.figure.draw_without_rendering()
         drawing.figure.set_layout_engine("none")
-        for path, metadata in zip(paths, ({"Date": None, "Creator": None}, {"Software": None}), strict=False):
+        for path, metadata in zip(pictures, (*undated, {"Software": None}), strict=True):
             with atomic_path(path) as temporary:
                 drawing.figure.savefig(temporary, format=path.suffix[1:], metadata=metadata)
                 if path.suffix == ".svg":
                     _number_parts(temporary)
-    with atomic_path(paths[2]) as temporary:
-        drawing.data.write_csv(temporary)
-    return paths
+    with atomic_path(data) as temporary:
+        drawing.data.select(pl.exclude("colour")).write_csv(temporary)
+    return [*pictures, data]
 
 
 def _number_parts(svg: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which figures an experiment has, and their files: SVG, PNG, the data as CSV, and captions.json."""
+"""Which figures an experiment has, and their files: SVG, PDF, PNG, the data as CSV, and captions.json."""
 
 import json
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ CAPTIONS = "captions.json"
 
 @dataclass(frozen=True)
 class Written:
-    """A figure of an experiment: its name, its caption, its files (svg, png, csv), and what the last of them holds.
+    """A figure of an experiment: its name, its caption, its files (svg, pdf, png, csv), what the last of them holds.
 
     text: the caption without what the figure rests on (cells, seeds, items, versions).
     """

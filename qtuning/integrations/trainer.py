@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import DistributedType, gather_object
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 from transformers import Trainer
 
@@ -20,7 +20,7 @@ from qtuning.errors import UserError
 from qtuning.experiment.cell import Pruning, Readings, Scoring
 from qtuning.experiment.methods import make_pruning as pruning_of
 from qtuning.experiment.needs import SCORES
-from qtuning.experiment.schema import BudgetEntry, MethodEntry
+from qtuning.experiment.schema import BudgetEntry, MethodEntry, Ratios, question_budgets
 from qtuning.experiment.yaml_files import validate
 from qtuning.integrations.padded import Batch, TargetMap, cut, find_targets, numbers_of
 from qtuning.integrations.scoring import check_padded_forward, score_padded
@@ -38,8 +38,15 @@ COUNTS = ("samples_kept", "samples_asked", "tokens_kept", "tokens_asked")
 class PrunedEntry(MethodEntry):
     """What `pruning=` may say: a method as in an experiment, its budget, and a seed."""
 
+    extreme: bool = Field(False, description="a budget of at most 1% of the samples and 1% of the tokens is meant")
     budget: BudgetEntry
     seed: int | None = Field(None, ge=0, description="of the pruners' random choices; null: the trainer's own")
+
+    @field_validator("budget")
+    @classmethod
+    def _budget_is_meant(cls, budget: Ratios, info: ValidationInfo) -> Ratios:
+        question_budgets([budget], info.data.get("extreme", False))
+        return budget
 
 
 class Pruned(Trainer):

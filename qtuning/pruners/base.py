@@ -101,6 +101,21 @@ class Recorded:
 
 
 @dataclass(frozen=True)
+class PreviousScores:
+    """The scores that samples had one epoch ago, whether they were kept or dropped then; NaN in the first epoch.
+
+    ppl, ent: [B] float64, PPL_i and Ent_i as a pruner saw them in the epoch before (scoring/scores.py).
+    """
+
+    ppl: Tensor
+    ent: Tensor
+
+    def of(self, positions: Tensor) -> "PreviousScores":
+        """Those of some of the samples. positions: [b] int64."""
+        return PreviousScores(self.ppl[positions], self.ent[positions])
+
+
+@dataclass(frozen=True)
 class Candidates:
     """B samples to choose from, with N response tokens laid end to end. Fields that a pruner does not need are None.
 
@@ -110,13 +125,13 @@ class Candidates:
     under the reference model. token_influence: [N] float64 in (0, 1), the place of each token among all response tokens
     of the train set, from the one whose loss the reference model lowers most (train/references.py). losses: [B], each
     sample's mean token NLL in its last update, NaN before its first; over the whole response if the method scores its
-    batches, else over the tokens that were trained. instructions: statistics of the texts. ratings: what the train set
-    says of each sample. embeddings: [B, H] float32, mean of the last hidden states over each sample's tokens, prompt
-    and response, under the current model. influence: [B, G] float64, of training on each sample on each of G groups of
-    target examples (LESS). kinds: [B] int64, what each sample is, as its place in truth.KINDS; None if the train set
-    does not say. wrong: [N] bool, tokens that hold a part of a planted error; None if the train set marks none.
-    recorded: what the training that is replayed decided. epoch, epochs: where training is, from 0, and how many epochs
-    there are.
+    batches, else over the tokens that were trained. previous: scores one epoch ago. instructions: statistics of the
+    texts. ratings: what the train set says of each sample. embeddings: [B, H] float32, mean of the last hidden states
+    over each sample's tokens, prompt and response, under the current model. influence: [B, G] float64, of training on
+    each sample on each of G groups of target examples (LESS). kinds: [B] int64, what each sample is, as its place in
+    truth.KINDS; None if the train set does not say. wrong: [N] bool, tokens that hold a part of a planted error; None
+    if the train set marks none. recorded: what the training that is replayed decided. epoch, epochs: where training is,
+    from 0, and how many epochs there are.
     """
 
     numbers: Tensor
@@ -127,6 +142,7 @@ class Candidates:
     reference: Tensor | None = None
     token_influence: Tensor | None = None
     losses: Tensor | None = None
+    previous: PreviousScores | None = None
     instructions: Instructions | None = None
     ratings: Ratings | None = None
     embeddings: Tensor | None = None

@@ -12,6 +12,7 @@ from qtuning.errors import UserError
 from qtuning.experiment.lookup import BUILT_IN, bind_options, find_pruner, kinds_of
 from qtuning.experiment.registry import PrunerKind
 from qtuning.pruners.conformance import Outcome, Subject, check_pruners
+from qtuning.pruners.habit_trials import habits_of
 
 _MARKS = {True: ("ok", None), False: ("FAIL", "bold red")}  # text and style of a row
 
@@ -43,6 +44,9 @@ def run_checks(names: Sequence[str], kind: str | None, options: Sequence[str]) -
     for subject, outcomes in zip(subjects, results, strict=True):
         if len(subjects) <= 2 or not all(outcome.passed for outcome in outcomes):
             console.print(_table(subject, outcomes))
+        if names and all(outcome.passed for outcome in outcomes):
+            for line in habits_of(subject):
+                console.print(f"[yellow]warning:[/] {subject.kind} pruner {subject.info.name}: {escape(line)}")
     failed = sum(not outcome.passed for outcomes in results for outcome in outcomes)
     verdict = f"{failed} rule{'s' * (failed != 1)} broken" if failed else "all rules kept"
     console.print(f"{len(subjects)} pruner{'s' * (len(subjects) != 1)}: {verdict}")

@@ -14,7 +14,7 @@ from qtuning.errors import UserError
 from qtuning.experiment.cell import Pruning
 from qtuning.experiment.lookup import bind_options, find_pruner
 from qtuning.experiment.needs import Needs, needs_of
-from qtuning.experiment.registry import SAMPLE_PRUNERS, PrunerInfo
+from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, PrunerInfo
 from qtuning.pruners.base import (
     DROPPED,
     EXEMPT,
@@ -27,6 +27,7 @@ from qtuning.pruners.base import (
     keep_prunable,
     sample_budget,
 )
+from qtuning.pruners.habits import watch, watch_unknown
 
 Part = TypeVar("Part")
 
@@ -89,6 +90,8 @@ class Method:
             ours = replace(budget, tokens=sample_budget(pruning.token_ratio, held))
         mask = self.prune_tokens(candidates, samples, ours, rng)
         check_tokens(self.token, mask, candidates, samples)
+        if self.token.name not in TOKEN_PRUNERS:
+            samples = replace(samples, log={**samples.log, **watch_unknown(candidates)})
         return Selection(samples, mask, asked, budget.tokens)
 
     def _samples(self, candidates: Candidates, rng: torch.Generator) -> SampleSelection:
@@ -99,6 +102,9 @@ class Method:
         budget = Budget.of(*ratios, len(candidates), candidates.tokens, self.pruning.kept_samples)
         selection = self.prune_samples(candidates, budget, rng)
         check_samples(self.sample, selection, candidates)
+        if self.sample.name not in SAMPLE_PRUNERS:
+            habits = watch(self.prune_samples, candidates, budget, selection.kept)
+            selection = replace(selection, log={**selection.log, **habits})
         if selection.weights is None or self.needs.by_epoch:
             return selection
         # A11, `matched-updates`: InfoBatch's weights make the sum over the kept samples stand for all samples. By epoch

@@ -18,8 +18,8 @@ def pruner(
 
     scope: `batch` (keeps a part of every batch) or, for sample pruners, `epoch` (draws a smaller data set before each
     epoch) or `once` (draws it before training). needs: any of scores, sequence-entropy, attention, reference, losses,
-    instructions, ratings, embeddings, influence, truth, trace (base.Candidates). Without this decorator: `batch`,
-    and scores. Raises UserError.
+    previous-scores, instructions, ratings, embeddings, influence, truth, trace (base.Candidates). Without this
+    decorator: `batch`, and scores. Raises UserError.
     """
     if scope not in ("batch", "epoch", "once"):
         raise UserError(f"@pruner: scope = {scope!r}: must be batch, epoch or once")

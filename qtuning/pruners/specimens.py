@@ -16,6 +16,7 @@ from qtuning.pruners.base import (
     Budget,
     Candidates,
     Instructions,
+    PreviousScores,
     Ratings,
     Recorded,
     SampleSelection,
@@ -81,9 +82,17 @@ def random_candidates(count: int, seed: int, longest: int = 40) -> Candidates:
         kinds=torch.randint(0, len(KINDS), (count,), generator=rng),
         wrong=floats(total, 1.0) < 0.2,
         recorded=_recorded(lengths, rng),
+        previous=_previous(losses, rng),
         epoch=seed % 3,
         epochs=3,
     )
+
+
+def _previous(losses: Tensor, rng: torch.Generator) -> PreviousScores:
+    """Scores where the losses are known."""
+    ppl, ent = (torch.rand(len(losses), generator=rng, dtype=torch.float64) for _ in range(2))
+    unknown = losses.isnan()
+    return PreviousScores((4 * ppl).exp().where(~unknown, math.nan), (3 * ent).where(~unknown, math.nan))
 
 
 def _recorded(lengths: Tensor, rng: torch.Generator) -> Recorded:
@@ -135,7 +144,8 @@ def degenerate() -> Iterator[Specimen]:
     yield specimen("error and uncertainty agree (Q1 and Q3 only)", scored(rising, rising), half, 17)
     yield specimen("error and uncertainty oppose (Q2 and Q4 only)", scored(rising, 11 - rising), half, 18)
     unknown = torch.full((12,), math.nan, dtype=torch.float64)
-    yield specimen("no sample was ever trained", replace(usual, losses=unknown), half, 19)
+    never = replace(usual, losses=unknown, previous=PreviousScores(unknown, unknown))
+    yield specimen("no sample was ever trained", never, half, 19)
     equal = Instructions(torch.full((12,), 5), torch.zeros(12, dtype=torch.float64))
     yield specimen("equal texts", replace(usual, instructions=equal), half, 20)
     same = torch.ones(12, dtype=torch.float64)
@@ -161,7 +171,8 @@ def reordered(candidates: Candidates, order: Tensor) -> tuple[Candidates, Tensor
     """The candidates in `order` (indices), and where each of their tokens was before: [N] indices."""
     scores, attention, texts = candidates.scores, candidates.attention, candidates.instructions
     assert scores is not None and attention is not None and texts is not None
-    assert candidates.prompts is not None and candidates.reference is not None and candidates.losses is not None
+    assert candidates.prompts is not None and candidates.reference is not None
+    assert candidates.losses is not None and candidates.previous is not None
     assert candidates.ratings is not None and candidates.embeddings is not None and candidates.influence is not None
     assert candidates.token_influence is not None and attention.rank is not None
     assert candidates.kinds is not None and candidates.wrong is not None and candidates.recorded is not None
@@ -178,6 +189,7 @@ def reordered(candidates: Candidates, order: Tensor) -> tuple[Candidates, Tensor
         reference=candidates.reference[tokens],
         token_influence=candidates.token_influence[tokens],
         losses=candidates.losses[order],
+        previous=candidates.previous.of(order),
         instructions=Instructions(texts.characters[order], texts.entropy[order]),
         ratings=candidates.ratings.of(order),
         embeddings=candidates.embeddings[order],
@@ -198,10 +210,11 @@ def rounded(case: Specimen) -> Specimen:
     known = case.candidates
     scores, attention = known.scores, known.attention
     assert scores is not None and attention is not None and scores.sequence_ent is not None
-    assert known.embeddings is not None and known.influence is not None
+    assert known.embeddings is not None and known.influence is not None and known.previous is not None
+    previous = PreviousScores(nudged(known.previous.ppl), nudged(known.previous.ent))
     scores = BatchScores(nudged(scores.nll), nudged(scores.entropy), scores.lengths, nudged(scores.sequence_ent))
     attention = TokenAttention(nudged(attention.received), nudged(attention.rated), attention.rank)
-    known = replace(known, embeddings=nudged(known.embeddings), influence=nudged(known.influence))
+    known = replace(known, embeddings=nudged(known.embeddings), influence=nudged(known.influence), previous=previous)
     return replace(case, candidates=replace(known, scores=scores, attention=attention))
 
 
@@ -217,6 +230,8 @@ def limited(case: Specimen, needs: Collection[str]) -> Specimen:
     hidden: dict[str, Any] = dict.fromkeys(others - set(needs))
     if "token-influence" not in needs:
         hidden["token_influence"] = None
+    if "previous-scores" not in needs:
+        hidden["previous"] = None
     if "truth" not in needs:
         hidden |= {"kinds": None, "wrong": None}
     if "trace" not in needs:

@@ -180,6 +180,8 @@ def identity(grid: Grid, cell: Cell) -> dict[str, Any]:
         "train_set": cell.train_set.name,
         "train_set_label": cell.train_set.label,
         "method": pruning.method,
+        "method_label": cell.label,
+        "method_colour": cell.colour,
         "sample_pruner": pruning.sample_pruner,
         "token_pruner": pruning.token_pruner,
         "sample_ratio": pruning.sample_ratio,

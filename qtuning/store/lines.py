@@ -45,7 +45,8 @@ class Line:
     sample_ratio and token_ratio are None for the zero-shot model. options: JSON text, as in the store. training: what
     an experiment varies in training, e.g. `batch_size=16`, or empty. variant: that, and the options that differ from
     the method's defaults, e.g. `lambda=0.3`, or empty. named: options that a label names even at their defaults,
-    because other lines of the method in the experiment set them; not part of the line's identity.
+    because other lines of the method in the experiment set them. label, colour: what the experiment calls the method,
+    and draws it in, if it says so. These three are not part of the line's identity.
     """
 
     train_set: str
@@ -58,6 +59,8 @@ class Line:
     variant: str
     training: str = ""
     named: tuple[tuple[Part, str], ...] = field(default=(), compare=False)
+    label: str | None = field(default=None, compare=False)
+    colour: str | None = field(default=None, compare=False)
 
     @property
     def reference(self) -> bool:
@@ -71,7 +74,7 @@ class Line:
 
     def columns(self) -> dict[str, Any]:
         """The line's columns in every frame that has a row per line; a frame's schema picks those it has."""
-        return {name: value for name, value in vars(self).items() if name != "named"}
+        return {name: value for name, value in vars(self).items() if name not in ("named", "label")}
 
     def shown_options(self) -> Options:
         """The options that differ from the defaults, and those in `named` at whatever value."""
@@ -105,6 +108,8 @@ def line_of(row: Mapping[str, Any], train_set: str) -> Line:
         **{name: row[name] for name in names},
         variant=", ".join(text for text in (training, chosen) if text),
         training=training,
+        label=row.get("method_label"),
+        colour=row.get("method_colour"),
     )
 
 

@@ -24,6 +24,7 @@ SELECTION_COLUMNS: Columns = {
 IDENTITY_COLUMNS: Columns = {
     **dict.fromkeys(("experiment", "title", "cell", "model", "model_label"), pl.String()),
     **dict.fromkeys(("train_set", "train_set_label", "method", "sample_pruner", "token_pruner"), pl.String()),
+    **dict.fromkeys(("method_label", "method_colour"), pl.String()),
     **dict.fromkeys(("sample_ratio", "token_ratio"), pl.Float64()),
     **dict.fromkeys(("options", "training", "seed"), pl.String()),
     **dict.fromkeys(("seed_data", "seed_pruner", "seed_init"), pl.Int64()),
@@ -177,7 +178,7 @@ SCHEMAS: dict[str, Columns] = {
 }
 """File (without .parquet) -> its columns."""
 
-LATER = ("cut_prompts", "cut_answers")
+LATER = ("cut_prompts", "cut_answers", "method_label", "method_colour")
 """Columns that a file lacks where all their rows are null, as the files of older versions do."""
 
 OPTIONAL = ("watched", "token_kinds", "quadrant_kinds", "found_kinds", "measured")

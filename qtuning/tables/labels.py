@@ -20,10 +20,13 @@ def benchmark_label(benchmark: str) -> str:
 
 
 def pruner_labels(line: Line) -> tuple[str, str]:
-    """The two left-most cells of a row: sample pruner and token pruner; a named method fills only the first.
+    """The two left-most cells of a row: sample pruner and token pruner; a named method fills only the first,
+    as does one that the experiment gives a label.
 
     Options stand beside the pruner they are of; readings and what varies in training, which concern both, at the end.
     """
+    if line.label is not None:
+        return line.label + _bracketed(line.training), ""
     options = line.shown_options()
     presets = {name: preset.label for name, preset in PRESETS.items()}
     named = {"zero-shot": "Zero-shot", "full": "Full data"} | presets

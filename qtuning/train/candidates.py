@@ -1,6 +1,7 @@
 """What a pruner may know of samples: scores and attention from forwards without gradient, losses of earlier updates."""
 
 import copy
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -30,6 +31,7 @@ from qtuning.scoring.scores import BatchScores, NonFinite, Observation, embed, o
 from qtuning.train.cost import Cost, shape_of
 from qtuning.train.exchange import gather_objects
 from qtuning.train.parts import Parts, size_of
+from qtuning.train.remembered import Remembered
 from qtuning.train.replay import Recording
 from qtuning.train.reuse import Graphs, observe_with_graphs
 from qtuning.train.sharding import is_sharded
@@ -93,7 +95,8 @@ class CandidateSource:
     scoring: when and how precisely batches are scored. table: scores of the whole train set, under the schedules that
     do not score each batch (`stale`, `proxy`). A batch that does not fit into memory is scored in parts. losses: [n]
     float64, mean token NLL of each sample in the update it was last part of, under the weights of that update; NaN
-    before. Table and losses are part of the resume state. reporter: told how far the scoring of the whole train set is.
+    before. remembered: scores one epoch ago, for pruners that need them. Table, losses and remembered scores are part
+    of the resume state. reporter: told how far the scoring of the whole train set is.
     """
 
     train_set: CellSamples
@@ -106,6 +109,7 @@ class CandidateSource:
     scoring: Scoring = field(default_factory=Scoring)
     table: BatchScores | None = None
     reporter: Reporter | None = None
+    remembered: Remembered | None = None
     losses: Tensor = field(init=False)
     _half: Mapping[str, Tensor] | None = field(default=None, init=False)
     _forwards: int = field(default=0, init=False)
@@ -128,7 +132,7 @@ class CandidateSource:
         tabled = None if self.table is None else self.table.of(positions)
         observed, graphs = self._observe(samples, set(needs) - (SCORES if tabled else set()), with_graphs)
         texts, ratings, influence = self.train_set.instructions, self.train_set.ratings, self.train_set.influence
-        kinds, recording = self.train_set.kinds, self.train_set.recording
+        kinds, recording, remembered = self.train_set.kinds, self.train_set.recording, self.remembered
         lengths = torch.tensor([sample.response_length for sample in samples])
         by_token = {"reference": self.train_set.reference, "token-influence": self.train_set.token_influence}
         by_token["truth"] = self.train_set.wrong
@@ -147,6 +151,7 @@ class CandidateSource:
             reference=reference,
             token_influence=token_influence,
             losses=self.losses[chosen] if "losses" in needs else None,
+            previous=remembered.previous.of(chosen) if remembered is not None and "previous-scores" in needs else None,
             instructions=texts if "instructions" in needs else None,
             ratings=ratings.of(chosen) if ratings is not None and "ratings" in needs else None,
             embeddings=self._embed(samples) if "embeddings" in needs else None,
@@ -187,6 +192,25 @@ class CandidateSource:
         raise_first([result for _, result in everyone if isinstance(result, UserError)])
         return concatenate([result for _, result in everyone])
 
+    def note_update(self, positions: Sequence[int], columns: Mapping[str, Sequence[Any]], current: bool) -> None:
+        """Note each sample's mean NLL in this update, for pruners that ask for losses (InfoBatch), and its scores.
+
+        columns: of the trace (journal.TRACE_SCHEMA), a row a sample. current: the update (or its pool) scored them by
+        the weights that learn; the loss is then the mean over the whole response, else over the trained tokens. Scores
+        of a table or of an epoch's draw come from other or older weights.
+        """
+        for position, ppl, loss in zip(positions, columns["ppl"], columns["loss"], strict=True):
+            known = math.log(ppl) if ppl is not None and current else loss
+            if known is not None:
+                self.losses[position] = known
+        if self.remembered is not None and not self.remembered.by_draw:
+            self.remembered.note(positions, columns["ppl"], columns["entropy"])
+
+    def end_epoch(self) -> None:
+        """The scores of this epoch are those of one epoch ago from here on."""
+        if self.remembered is not None:
+            self.remembered.end_epoch()
+
     def exact(self) -> "CandidateSource":
         """A source of exact scores under the current weights, at no cost: to see what an approximation changes."""
         source = copy.copy(self)
@@ -217,7 +241,7 @@ class CandidateSource:
 
     def tensors(self) -> dict[str, Tensor]:
         """The resume state."""
-        found = {"pruner.losses": self.losses}
+        found = {"pruner.losses": self.losses} | (self.remembered.tensors() if self.remembered is not None else {})
         if self.table is not None and self.scoring.schedule == "stale":
             # scores come from float32 statistics, so float32 holds them exactly
             found |= {"pruner.table_nll": self.table.nll.float(), "pruner.table_entropy": self.table.entropy.float()}
@@ -228,6 +252,8 @@ class CandidateSource:
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from the resume state that `tensors()` gave."""
         self.losses = tensors["pruner.losses"]
+        if self.remembered is not None:
+            self.remembered.restore(tensors)
         if "pruner.table_nll" in tensors:
             lengths = torch.tensor([sample.response_length for sample in self.train_set.samples])
             nll, entropy = tensors["pruner.table_nll"].double(), tensors["pruner.table_entropy"].double()

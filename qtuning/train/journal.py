@@ -23,6 +23,7 @@ from qtuning.experiment.ids import cell_id
 from qtuning.experiment.needs import schedule_of
 from qtuning.experiment.quadrants import LEAST_SHARE
 from qtuning.files import atomic_path, write_text
+from qtuning.pruners.habits import SAME_ROWS, budget_habit, unknown_habit
 
 TRACE_SCHEMA: dict[str, Any] = {
     "update": pl.Int32,
@@ -45,7 +46,6 @@ TRACE_SCHEMA: dict[str, Any] = {
 CONVERGED = 0.5  # share of the decisions in which the threshold search should converge
 TIED = 0.1  # share of the decisions in which equal scores may decide who stays
 ROW_GROUP = 100_000  # rows of the trace
-SPENT = 0.1  # relative difference allowed between what is kept and what the budget asks for
 
 
 class RunLog:
@@ -181,12 +181,13 @@ class Diagnosis:
             ("samples", "samples_kept", self._samples, pruning.sample_ratio),
             ("response tokens", "tokens_kept", self._tokens, pruning.sample_ratio * pruning.token_ratio),
         ):
-            asked, kept = ratio * of * self._epochs, self._sums[key]
-            if asked and abs(kept - asked) > SPENT * asked:
-                found[f"budget of {what}"] = (
-                    f"{kept:,.0f} {what} were kept; {asked:,.0f} are {ratio:.4g} of the train set's "
-                    f"({kept / asked - 1:+.0%}): compare by cost, not by budget"
-                )
+            if (said := budget_habit(what, self._sums[key], ratio * of * self._epochs, ratio)) is not None:
+                found[f"budget of {what}"] = said
+        # pruners of one's own alone log these (pruners/habits.py)
+        if (said := unknown_habit(self._mean("selection/unknown"))) is not None:
+            found["unknown"] = f"the pruner: {said}"
+        if self._mean("selection/same_rows") == 1:
+            found["same rows"] = f"the pruner: {SAME_ROWS}"
         return found
 
     def news(self) -> list[str]:

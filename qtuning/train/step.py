@@ -42,6 +42,7 @@ from qtuning.train.cost import Cost, Stopwatch, shape_of, sum_costs
 from qtuning.train.decision import Decision, Progress, Verdicts, agreement, mean_by_key, pack_kept
 from qtuning.train.exchange import gather_objects, sum_over_processes
 from qtuning.train.journal import TRACE_SCHEMA
+from qtuning.train.remembered import Remembered
 from qtuning.train.reuse import Graphs, require_reusable
 from qtuning.train.seeding import derived_seed, epoch_order, generator, seed_device
 from qtuning.train.sharding import gather, is_sharded, keep_whole, reduce, whole
@@ -85,6 +86,8 @@ class TrainingLoop:
         self.source = CandidateSource(
             train_set, accelerator, self.bare, self.cost, size, epochs, method.needs.layer, scoring
         )
+        if "previous-scores" in method.needs.all:
+            self.source.remembered = Remembered.nothing(len(self.samples), method.needs.by_epoch)
         # a schedule says how batches are scored; it has nothing to say of a method that scores none
         schedule = schedule_of(self.pruning)
         self._reuses, self._pools = schedule == "reuse-graph", schedule == "pool"
@@ -125,8 +128,8 @@ class TrainingLoop:
 
     def _draw_epoch(self) -> None:
         """Decide which samples the epoch holds: all, unless the method draws by epoch, or once for all epochs."""
-        progress, started = self.progress, time.perf_counter()
-        scoring, drawn = self.pruning.scoring, progress.drawn is not None
+        progress, remembered, started = self.progress, self.source.remembered, time.perf_counter()
+        scoring, drawn, scores = self.pruning.scoring, progress.drawn is not None, None
         if drawn and not self.method.needs.once:
             return
         if scoring.schedule == "stale" and progress.epoch % scoring.epochs == 0:
@@ -137,8 +140,12 @@ class TrainingLoop:
             selection = self.method.select_epoch(candidates, generator(self.seeds.pruner, "epoch", progress.epoch))
             progress.drawn, progress.weights = selection.kept.nonzero().flatten(), selection.weights
             progress.log = selection.log
-            if candidates.scores is not None:
-                progress.ppl, progress.ent = candidates.scores.ppl, candidates.scores.ent
+            if (scores := candidates.scores) is not None:
+                progress.ppl, progress.ent = scores.ppl, scores.ent
+        if remembered is not None and remembered.by_draw:
+            scores = scores or self.source.whole_train_set(self.method.needs.all & SCORES, progress.epoch).scores
+            assert scores is not None
+            remembered.note_all(scores)
         self.cost.seconds_scoring += time.perf_counter() - started
 
     def step(self, window: UpdateWindow) -> tuple[dict[str, Any], list[tuple[Any, ...]]]:
@@ -179,12 +186,15 @@ class TrainingLoop:
         rows = [row for decision in decisions for row in decision.trace(window, self._masks, self._shown)]
         trace = gather_objects(rows)
         columns = dict(zip(TRACE_SCHEMA, zip(*trace, strict=True), strict=True))
-        self._remember(columns)
+        current = bool(SCORES & self.method.needs.batch) and not self.pruning.scoring.tabled
+        self.source.note_update([self._positions[number] for number in columns["sample"]], columns, current)
         logs = [*gather_objects([decision.log for decision in decided]), self.progress.log]
         once = self.method.needs.once
         new_draw = window.index == 0 and not (once and window.epoch)
         left_out = self.progress.left_out(self.samples) if new_draw else []
         self.progress.advance(window, once)
+        if self.progress.epoch > window.epoch:
+            self.source.end_epoch()
         scoring, training = self._watch.seconds(started, scored), self._watch.seconds(began, trained)
         self.cost.seconds_scoring += scoring
         self.cost.seconds_training += training
@@ -405,18 +415,6 @@ class TrainingLoop:
         cost.updates_skipped += total == 0
         for decision in decisions:
             decision.account(cost, self.shape)
-
-    def _remember(self, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Note each sample's mean NLL in this update, for pruners that ask for losses (InfoBatch).
-
-        It is the mean over the whole response if this update (or its pool) scored the sample by the weights that learn,
-        else over the trained tokens. Scores of a table or of an epoch's draw come from other or older weights.
-        """
-        current = bool(SCORES & self.method.needs.batch) and not self.pruning.scoring.tabled
-        for number, ppl, loss in zip(columns["sample"], columns["ppl"], columns["loss"], strict=True):
-            known = math.log(ppl) if ppl is not None and current else loss
-            if known is not None:
-                self.source.losses[self._positions[number]] = known
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """(numbers, tensors) of the resume state, beside weights, optimizer and cost; the same on every process."""

@@ -1,5 +1,6 @@
 """The command line: help that teaches, one clear line for bad input, exit codes that tell."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -107,6 +108,15 @@ def test_outside_a_clone_is_told_once(arguments: tuple[str, ...], tmp_path: Path
 
 
 def test_tables_say_where_they_are(tmp_path: Path) -> None:
+    """Of what was never run there are none; one cell that failed is enough."""
+    result = qtuning("tables", "mini", "--results", str(tmp_path))
+    assert (result.returncode, result.stdout, list(tmp_path.iterdir())) == (2, "", [])
+    assert result.stderr.startswith(f"error: mini: none of its 19 cells was ever run in {tmp_path}; run it first")
+    assert f"`snakemake --cores all mini --config results={tmp_path}`" in result.stderr
+    ids = qtuning("cells", "mini", "--results", str(tmp_path)).stdout.split()
+    failed = tmp_path / "cells" / next(name for name in ids if "q-tuning" in name)
+    failed.mkdir(parents=True)
+    (failed / "failed.json").write_text(json.dumps({"status": "failed", "reason": "out of memory"}))
     result = qtuning("tables", "mini", "--results", str(tmp_path))
     assert result.returncode == 0, result.stderr
     pages = [f"{tmp_path}/tables/mini.partial.{kind}" for kind in ("md", "cost.md")]

@@ -85,7 +85,7 @@ def test_it_prints_shares_thresholds_and_correlation(scored: Result, folder: Pat
     assert table["kept"].sum() == 10 and "kept         10 samples" in text  # a quarter of 40
     added = table.filter("supplement")["quadrant_thresholds"]
     assert ("warning: most of what is kept" in text) == (len(added) > 5)
-    for suffix in ("svg", "png", "csv"):
+    for suffix in ("svg", "pdf", "png", "csv"):
         assert (folder / "out" / f"mini-small.{suffix}").stat().st_size > 1000
 
 

@@ -153,13 +153,86 @@ def test_class_is_made_with_its_options_and_called_without(file: File, future: b
     assert list(find_pruner(f"{module}:annotated", "sample").options.model_fields) == ["share"]
 
 
-def test_version_is_that_of_the_file(file: File) -> None:
-    """Cells made with another version of the file are other cells; a re-export follows the file it comes from."""
-    one, same, other = file(PLAIN), file(PLAIN), file(PLAIN + "\n# changed\n")
+CALLING = """
+    import math
+    import os
+    from math import tau, e as euler
+
+    SCALE = 2.0
+    TABLE = {}
+    TABLE["a"] = 1
+    UNUSED = 3
+
+    def helper(values):
+        'What it does.'
+        return values * SCALE + TABLE["a"]
+
+    def other(values):
+        return values + UNUSED + math.pi + tau
+
+    class Base:
+        'A class with a helper.'
+        def rank(self, candidates):
+            # a comment
+            return helper(candidates.numbers) + euler
+
+    @pruner(scope="batch", needs=())
+    class Mine(Base):
+        def __call__(self, candidates, budget, rng):
+            return keep_first(self.rank(candidates).argsort(), budget.samples)
+
+    if __name__ == "__main__":
+        print(Mine)
+"""
+
+
+def test_version_is_that_of_the_code(file: File) -> None:
+    """A re-export follows the file it comes from; what wraps a pruner in another file counts with it."""
+    one, same, other = file(PLAIN), file(PLAIN), file(PLAIN.replace("argsort()", "argsort(descending=True)"))
     again = file(f"from {one} import plain")
     first, second, third, fourth = (find_pruner(f"{m}:plain", "sample").version for m in (one, same, other, again))
     assert first == second == fourth != third
     assert first.startswith("sha256:") and len(first) == len("sha256:") + 8
+    wrap = f"import functools\nfrom {one} import plain as inner\n\n@functools.wraps(inner)\n"
+    wrap += "def plain(candidates, budget, rng):\n    return inner(candidates, budget, {})\n"
+    wrapped = [find_pruner(f"{file(wrap.format(third))}:plain", "sample").version for third in ("rng", "None")]
+    assert len({first, *wrapped}) == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changes"),
+    [
+        ("# a comment", "# another comment", False),
+        ("'What it does.'", "'What it does, told better.'", False),
+        ("'A class with a helper.'", "", False),
+        ("UNUSED = 3", "UNUSED = 4", False),
+        ("math.pi", "math.e", False),
+        ("import math\n", "import math as m\n", False),
+        ("import tau, e as", "import pi as tau, e as", False),
+        ("print(Mine)", "print(Base)", False),
+        ("values * SCALE", "values  *  (SCALE)", False),
+        ("SCALE = 2.0", "SCALE = 2.5", True),
+        ('TABLE["a"] = 1', 'TABLE["a"] = 2', True),
+        ("UNUSED = 3", "UNUSED = 3\n    TABLE.update(a=4)", True),
+        ("values * SCALE", "values / SCALE", True),
+        ("e as euler", "pi as euler", True),
+        ("Mine(Base)", "Mine(Base, object)", True),
+        ("needs=()", 'needs=("scores",)', True),
+        ("def helper(values)", "def helper(values, more=1)", True),
+        ("+ euler", "+ euler + len(globals())", True),
+    ],
+)
+def test_version_ignores_what_decides_nothing(file: File, old: str, new: str, changes: bool) -> None:
+    assert old in CALLING
+    texts = CALLING, CALLING.replace(old, new)
+    before, after = (find_pruner(f"{file(text)}:Mine", "sample").version for text in texts)
+    assert (before != after) == changes
+
+
+def test_version_of_code_that_finds_names_by_texts_is_that_of_the_file(file: File) -> None:
+    blind = CALLING.replace("+ euler", "+ globals()['UNUSED']")
+    one, other = (find_pruner(f"{file(text)}:Mine", "sample").version for text in (blind, blind.replace("= 3", "= 4")))
+    assert one != other
 
 
 def test_entry_points_of_installed_packages(file: File, tmp_path: Path) -> None:

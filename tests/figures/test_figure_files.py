@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from qtuning.cli.draw import figures
 from qtuning.errors import UserError
+from qtuning.figures.style import COLUMN, PAGE
 from qtuning.figures.write import Written, drawings, write_figures
 from qtuning.store.store import Store
 
@@ -26,8 +28,11 @@ def test_every_figure_that_applies_is_written_with_data_and_caption(written: lis
     folder = written[0].paths[0].parent
     assert json.loads((folder / "captions.json").read_text()) == {figure.name: figure.caption for figure in written}
     for figure in written:
-        assert [path.suffix for path in figure.paths] == [".svg", ".png", ".csv"]
-        assert len(pl.read_csv(figure.paths[2])) > 0
+        assert [path.suffix for path in figure.paths] == [".svg", ".pdf", ".png", ".csv"]
+        assert len(pl.read_csv(figure.paths[-1])) > 0
+        assert b"/Type3" not in figure.paths[1].read_bytes(), "fonts that journals take"
+        width = struct.unpack(">I", figure.paths[2].read_bytes()[16:20])[0] / 300
+        assert width == pytest.approx(COLUMN, abs=0.01) or width == pytest.approx(PAGE, abs=0.01)
     assert {path.name for path in folder.iterdir()} == {
         "captions.json",
         *(path.name for figure in written for path in figure.paths),
@@ -48,7 +53,23 @@ def test_files_tell_nothing_of_when_and_by_what_they_were_made(written: list[Wri
     for figure in written:
         svg = figure.paths[0].read_text(encoding="utf-8")
         assert "<dc:date>" not in svg and "Matplotlib" not in svg.split("<g", 1)[0]
-        assert b"Software" not in figure.paths[1].read_bytes()[:400]
+        pdf = figure.paths[1].read_bytes()
+        assert pdf.startswith(b"%PDF") and b"CreationDate" not in pdf and b"atplotlib" not in pdf
+        assert b"Software" not in figure.paths[2].read_bytes()[:400]
+
+
+def test_fonts_are_those_that_matplotlib_brings() -> None:
+    """A system may have another DejaVu, which a fresh cache of fonts may find first."""
+    code = (
+        "from dataclasses import replace; from matplotlib import font_manager as f\n"
+        "own = [font for font in f.fontManager.ttflist if font.name.startswith('DejaVu')]\n"
+        "f.fontManager.ttflist[:0] = [replace(font, fname='/strange.ttf') for font in own]\n"
+        "assert f.fontManager.findfont(f.FontProperties(family='DejaVu Sans', size=99)) == '/strange.ttf'\n"
+        "import qtuning.figures.style; print(f.findfont('DejaVu Sans'), f.findfont('DejaVu Sans:italic'))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    found = subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True)
+    assert [Path(path).parts[-3:-1] for path in found.stdout.split()] == [("fonts", "ttf")] * 2, found
 
 
 def test_captions_explain_what_is_drawn_and_name_what_it_rests_on(written: list[Written]) -> None:

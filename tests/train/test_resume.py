@@ -23,6 +23,10 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], tuple[int, ...]]] = 
     "once, and stale": ("ds2+ppl", STALE, SINGLE | {"batch_size": 4}, (2, 3, 8)),
     "stale": ("q-tuning", STALE, SINGLE | {"batch_size": 4}, (3, 5, 11)),
     "reuse-graph": ("q-tuning", REUSE, SINGLE, (3, 4)),
+    "scores one epoch ago": ("asking_pruners:relieved+asking_pruners:of_relieved", {}, SINGLE, (3, 9, 10)),
+    "scores one epoch ago, by epoch": ("asking_pruners:relieved_set+ppl", {}, SINGLE, (3, 5, 6)),
+    "scores one epoch ago, of tokens alone": ("random+asking_pruners:of_relieved", {}, SINGLE, (3, 5, 6)),
+    "scores one epoch ago, drawn once": ("random-once+asking_pruners:of_relieved", {}, SINGLE, (5, 6)),
     # between pools and inside them, before and after agreement is looked at
     "pool": ("q-tuning", POOL, POOLED, (1, 2, 3, 6)),
     "pool by losses": ("infobatch+ppl", POOL, POOLED, (1, 2, 3, 6)),

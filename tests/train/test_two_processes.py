@@ -47,6 +47,8 @@ ON_TWO_PROCESSES = {
         # attention alone, whose forward ends in a layer where it may; embeddings, by a forward of their own
         "attention": ("random+fastv", (0.5, 0.5), {}),
         "embeddings": ("deita+ppl", (0.5, 0.5), {}),
+        "previous": ("asking_pruners:relieved+asking_pruners:of_relieved", (0.5, 0.5), {}),
+        "previous-by-epoch": ("asking_pruners:relieved_set+ppl", (0.5, 0.5), {}),
         "pool": ("q-tuning", (0.5, 0.5), {"scoring": {"schedule": "pool", "batches": 3}}),
         "pool-global": ("q-tuning", (0.5, 0.5), GLOBAL | {"scoring": {"schedule": "pool", "batches": 3}}),
         # scores in bfloat16: from copies of the weights where they are whole, by autocast where they are slices
