@@ -3,9 +3,10 @@
 Every key has its type, its default and what it means. `schema.py` has the keys of experiments around it.
 """
 
+import re
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from qtuning.experiment.auxiliary import Influence, Part, TrainedReference
 from qtuning.experiment.base import Config, Name
@@ -25,9 +26,23 @@ Column = Literal["instruction", "input", "output", "system", "history", "message
 Scorer = Literal["chunked", "reference", "liger"]
 MAX_ROW_BYTES = 2**20
 VLLM_SEQUENCES = 256  # most sequences that vLLM has running at once: fixed, since scores move with it
-# matplotlib leaves labels that begin with _ out of legends, and sets what is between $ as mathematics
-MethodLabel = Annotated[str, Field(max_length=60, pattern=r"^[^\s_$]([^$]*[^\s$])?$")]
-Colour = Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]
+
+
+def _one_label(label: str) -> str:
+    # matplotlib leaves labels that begin with _ out of legends, and sets what is between $ as mathematics
+    if label.startswith("_") or "$" in label or label != " ".join(label.split()) or not 0 < len(label) <= 60:
+        raise ValueError("write at most 60 characters on one line, none of them $, and no _ at the beginning")
+    return label
+
+
+def _hexadecimal(colour: str) -> str:
+    if re.fullmatch("#[0-9A-Fa-f]{6}", colour) is None:
+        raise ValueError('write six hexadecimal digits in quotes, as in "#0072B2"')
+    return colour
+
+
+MethodLabel = Annotated[str, AfterValidator(_one_label)]
+Colour = Annotated[str, AfterValidator(_hexadecimal)]
 PrunerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._:-]*$", max_length=128)]
 
 

@@ -30,8 +30,6 @@ def parse_budget(value: Any) -> Any:
     match = re.fullmatch(f"{number}x{number}", str(value))
     if match is None:
         raise ValueError(f"{value!r} is no budget; write per cent of samples x per cent of tokens, e.g. 25x50")
-    if all(float(share) <= 1 for share in match.groups()):
-        raise ValueError(f"{value!r} is no budget: these are per cent; write 25x50 for a quarter and a half")
     # 33.3 / 100 is 0.33299999999999996, but "33.3x50" and the ratio 0.333 must be one cell
     samples, tokens = (round(float(percent) / 100, 12) for percent in match.groups())
     if wrong := [name for name, ratio in (("samples", samples), ("tokens", tokens)) if not 0 < ratio <= 1]:

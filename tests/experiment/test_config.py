@@ -36,7 +36,6 @@ def test_budgets(text: str, samples: float, tokens: float) -> None:
     "text",
     [
         "",
-        "0.25x0.5",
         "1x1",
         "25",
         "25x",

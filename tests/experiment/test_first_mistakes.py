@@ -28,11 +28,7 @@ seeds: [0]
             "source.kind: required, but not given (hub, data-dir, mini-world, path; docs",
         ),
         ("train_sets", "source: {kind: path, file: x}\ncolumns: [a]", "columns = ['a']: must be keys with values"),
-        (
-            "experiments",
-            "budgets: [0.25x0.5]",
-            "is no budget: these are per cent; write 25x50 for a quarter and a half",
-        ),
+        ("experiments", "budgets: [0.25x0.5]", "0.25% x 0.5%: did you mean 25x50?"),
         ("experiments", "evaluation: {benchmarks: [GSM8K]}", "unknown; did you mean gsm8k?"),
         ("experiments", "training: {lr: 1e-4}", "training.lr: unknown key; did you mean learning_rate?"),
         ("experiments", "training: {wd: 0}", "training.wd: unknown key; did you mean weight_decay?"),

@@ -93,10 +93,10 @@ def test_a_label_is_no_part_of_a_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        ({"method": "full", "colour": "blue"}, "methods.0.colour = 'blue': string should match pattern"),
+        ({"method": "full", "colour": "blue"}, "methods.0.colour = 'blue': write six hexadecimal digits"),
         ({"method": "full", "colour": None}, "methods.0.colour = None: write it in quotes"),
-        ({"method": "full", "label": "_x"}, "methods.0.label = '_x': string should match pattern"),
-        ({"method": "full", "label": " "}, "methods.0.label = ' ': string should match pattern"),
+        ({"method": "full", "label": "_x"}, "methods.0.label = '_x': write at most 60 characters on one line"),
+        ({"method": "full", "label": " "}, "methods.0.label = ' ': write at most 60 characters"),
     ],
 )
 def test_what_is_no_label_or_colour_is_refused(tmp_path: Path, entry: dict[str, Any], said: str) -> None:
