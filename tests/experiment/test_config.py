@@ -36,7 +36,6 @@ def test_budgets(text: str, samples: float, tokens: float) -> None:
     "text",
     [
         "",
-        "1x1",
         "25",
         "25x",
         "x50",
