@@ -298,8 +298,8 @@ def test_paths_may_hold_what_shells_and_snakemake_read_otherwise(tmp_path: Path)
     (folder / "configs/train_sets/own.yaml").write_text(f'source: {{kind: path, file: "{rows}"}}\n')
     experiment = folder / "configs/experiments/micro.yaml"
     experiment.write_text(re.sub("train_sets: .*", "train_sets: [own]", experiment.read_text()))
-    snakemake(folder, "--until", "prepare", "--config", "results=out & 'put'", "warm=False")
-    (report,) = (folder / "out & 'put'/train_sets").glob("*/report.json")
+    snakemake(folder, "--until", "prepare", "--config", "results=it's out & [$put]", "warm=False")
+    (report,) = (folder / "it's out & [$put]/train_sets").glob("*/report.json")
     assert '"usable": 8' in report.read_text()
 
 
