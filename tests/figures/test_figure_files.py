@@ -58,17 +58,19 @@ def test_files_tell_nothing_of_when_and_by_what_they_were_made(written: list[Wri
         assert b"Software" not in figure.paths[2].read_bytes()[:400]
 
 
-def test_fonts_are_those_that_matplotlib_brings() -> None:
+def test_fonts_are_those_that_matplotlib_brings(tmp_path: Path) -> None:
     """A system may have another DejaVu, which a fresh cache of fonts may find first."""
     code = (
-        "from dataclasses import replace; from matplotlib import font_manager as f\n"
-        "own = [font for font in f.fontManager.ttflist if font.name.startswith('DejaVu')]\n"
-        "f.fontManager.ttflist[:0] = [replace(font, fname='/strange.ttf') for font in own]\n"
-        "assert f.fontManager.findfont(f.FontProperties(family='DejaVu Sans', size=99)) == '/strange.ttf'\n"
-        "import qtuning.figures.style; print(f.findfont('DejaVu Sans'), f.findfont('DejaVu Sans:italic'))"
+        "import shutil, sys; from dataclasses import replace; from matplotlib import font_manager as f\n"
+        "strange = shutil.copy(f.findfont('DejaVu Sans'), sys.argv[1])\n"
+        "own = [font for font in f.fontManager.ttflist if font.name == 'DejaVu Sans']\n"
+        "f.fontManager.ttflist[:0] = [replace(font, fname=strange) for font in own]\n"
+        "assert f.findfont(f.FontProperties(family='DejaVu Sans', size=99)) == strange\n"
+        "import qtuning.figures.style; print(f.findfont('DejaVu Sans:size=7'), f.findfont('DejaVu Sans:italic'))"
     )
+    command = [sys.executable, "-c", code, str(tmp_path / "strange.ttf")]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    found = subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True)
+    found = subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
     assert [Path(path).parts[-3:-1] for path in found.stdout.split()] == [("fonts", "ttf")] * 2, found
 
 
