@@ -14,7 +14,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-annotate --custom-compile-command 'make lock'
 
-.PHONY: env slurm vllm-env lock pip-audit run test tokenizers test-slow test-slurm example base bench gpu-check docs lint format clean
+.PHONY: env slurm vllm-env lock pip-audit run test tokenizers test-slow test-slurm example base pictures bench gpu-check docs lint format clean
 
 env: $(VENV)/.installed  ## create the environment with the pinned versions
 
@@ -70,6 +70,9 @@ example: env  ## docs/example anew from its committed score store
 base: env  ## the base model of the mini world from nothing: most of an hour; writes results/mini_world and results/mini_base
 	$(BIN)/python -m mini_world generate --out results/mini_world
 	$(BIN)/python -m mini_world pretrain --world results/mini_world --out results/mini_base
+
+pictures: env  ## the screenshots of docs/, with Chromium, from what `make run` left in results/
+	$(BIN)/python tests/pictures.py results
 
 bench: env  ## speed and memory against the limit, some ten minutes; writes docs/benchmarks/
 	$(BIN)/python -m benchmarks

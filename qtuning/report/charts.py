@@ -4,8 +4,8 @@ A chart has the numbers of the figure's CSV. Figures that are no curves or point
 
 A panel: title, x and y ({name, log, inverse, ticks}), lines across ([name, y, dashes]). A series: name (several of one
 name share a button of the legend), panel (its number), colour, marker, dashes, width (of its line; 0: points alone),
-step, points ([x, y, low, high, words], the last three null where there is nothing), band (whether low and high are
-curves).
+step, points ([x, y, low, high, words], the last three null where there is nothing), shift (a factor of x, where series
+would cover each other), band (whether low and high are curves).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -129,11 +129,9 @@ def _controls(data: pl.DataFrame, looks: Looks) -> Chart:
             panels.append({"title": titled, "x": x, "y": y, "lines": _lines(data.filter(here))})
             for number, label in enumerate(part["label"].unique(maintain_order=True)):
                 rows = part.filter(pl.col("label") == label).sort("sample_ratio")
-                role = rows["role"][0]
-                moved = 1 if role in SCALE else 1.015**number
                 points = [_scored(100 * row["sample_ratio"], row) for row in rows.to_dicts()]
-                found = _series(label, len(panels) - 1, points, looks)
-                series.append(found if role in SCALE else found | {"width": 0, "shift": moved})
+                found = _series(label, len(panels) - 1, points, looks) | {"shift": 1.015**number}
+                series.append(found if rows["role"][0] in SCALE else found | {"width": 0})
     return {"panels": panels, "series": series}
 
 

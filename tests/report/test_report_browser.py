@@ -124,6 +124,18 @@ def test_a_point_of_a_chart_says_what_it_is(page: Any, averages: pl.DataFrame) -
     assert "Q-Tuning" in told and f"{row['mean']:.2f}" in told
 
 
+def test_bars_stand_at_their_points_and_cover_no_other(page: Any) -> None:
+    figure = page.locator("#mini-controls")
+    figure.scroll_into_view_if_needed()
+    figure.locator("canvas").wait_for()
+    chart = "echarts.getInstanceByDom(document.querySelector('#mini-controls .chart'))"
+    drawn = page.evaluate(f"{chart}.getOption().series.map((s) => [s.name, s.xAxisIndex, s.data])")
+    points = {(name, panel): {d["value"][0] for d in data} for name, panel, data in drawn if isinstance(data[0], dict)}
+    bars = {(name, panel): {x for x, _ in data} for name, panel, data in drawn if len(data) == 3}
+    assert bars == points and len(bars) == 8, "four methods at each of two budgets"
+    assert len(set.union(*bars.values())) == 8
+
+
 def test_the_data_of_a_chart(page: Any, report: Path) -> None:
     with page.expect_download() as download:
         page.locator("#mini-pareto .download").click()

@@ -17,7 +17,7 @@ const brief = (value) => {
 
 // Low and high of points as one line with gaps: a bar for each point, or two curves.
 function rangeOf(series) {
-  const known = series.points.filter((point) => point[2] !== null && point[3] !== null);
+  const known = series.points.filter((point) => point[2] !== null && point[3] !== null).map(([x, ...rest]) => [x * (series.shift ?? 1), ...rest]);
   if (!series.band) return known.flatMap(([x, , low, high]) => [[x, low], [x, high], [x, null]]);
   return [...known.map(([x, , low]) => [x, low]), [known.at(-1)?.[0], null], ...known.map(([x, , , high]) => [x, high])];
 }
