@@ -37,7 +37,7 @@ def main(results: Path) -> None:
         qtuning("replay", "mini", "--results", str(copy), "--tracking", "trackio")
         with trackio_server(copy) as url:
             runs = ",".join(quote(path.name) for path in sorted(copy.glob("cells/mini-mini-*-25x50-s0-*")))
-            what = f"smoothing=20&metric_filter={quote('^loss$|grad_norm|^score/')}&runs={runs}"
+            what = f"smoothing=20&metric_filter={quote('^loss$|^score/')}&runs={runs}"
             take(browser, "tracking", f"{url}?project=qtuning&{what}", dict.fromkeys(("light", "dark"), curves))
 
 
