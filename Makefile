@@ -14,7 +14,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-annotate --custom-compile-command 'make lock'
 
-.PHONY: env slurm vllm-env lock pip-audit run test tokenizers test-slow test-slurm example base pictures bench gpu-check docs lint format clean
+.PHONY: env slurm vllm-env lock pip-audit run test tokenizers test-slow test-slurm example base pictures bench gpu-check soak docs lint format clean
 
 env: $(VENV)/.installed  ## create the environment with the pinned versions
 
@@ -79,6 +79,9 @@ bench: env  ## speed and memory against the limit, some ten minutes; writes docs
 
 gpu-check: env  ## a quarter of an hour on one GPU (or two): kernels, exactness, speed; writes docs/benchmarks/gpu.md
 	$(BIN)/python -m benchmarks.gpu_check
+
+soak: env  ## kills, full disks, damaged files, races: most of an hour; writes the table of docs/reliability.md
+	$(BIN)/python -m benchmarks.soak --into docs/reliability.md
 
 docs: env  ## the documentation as a site, offline; `mkdocs serve` shows it while you write
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -17,7 +17,7 @@ from chat_templates import (
     example_of,
     save_tokenizer,
 )
-from hypothesis import given, note, settings
+from hypothesis import assume, given, note, settings
 from lm_eval.api.instance import Instance
 from real_tokenizers import MAKERS
 
@@ -66,6 +66,12 @@ class Pair:
         Its decoder makes spaces of all letters that stand for one, those of special tokens among them.
         """
         return self._without_spaces(str(self.tokenizer.decode(tokens)), "?")
+
+    def knows(self, text: str) -> bool:
+        """Whether the tokenizer has tokens for all of it; SmolLM2's leaves some control characters out."""
+        return bool(
+            self.tokenizer.decode(self.tokenizer(text, add_special_tokens=False)["input_ids"]).strip() == text.strip()
+        )
 
     def same(self, tokens: list[int], text: str) -> bool:
         """Whether the tokens are of this text; a tokenizer with such a normalizer may join a space to it."""
@@ -141,6 +147,7 @@ def test_random_conversations_with_real_tokenizers(
 ) -> None:
     """With the chat template that each comes with."""
     name, pair = real
+    assume(all(pair.knows(text) for text in (*(message["content"] for message in made[0]), made[1])))
     for template in ("plain", "alpaca", name):
         note(template)
         pair.check(*made, template)
