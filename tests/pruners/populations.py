@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qtuning.experiment.truth import KINDS
-from qtuning.pruners.base import Budget, Candidates, Instructions, Ratings, Recorded, SampleSelection, keep_prunable
+from qtuning.pruners.base import (
+    Budget,
+    Candidates,
+    Instructions,
+    PreviousScores,
+    Ratings,
+    Recorded,
+    SampleSelection,
+    keep_prunable,
+)
 from qtuning.scoring.scores import BatchScores, TokenAttention
 
 # nats in multiples of 1/64 have exact sums in any order; the second line is made of ties, the third of extremes
@@ -69,6 +78,7 @@ def populations(draw: st.DrawFn, samples: int = 12, tokens: int = 6) -> Candidat
         kinds=integers(0, len(KINDS) - 1),
         wrong=torch.tensor(rng.choices([False, False, True], k=total)),
         recorded=_recorded(lengths, rng),
+        previous=PreviousScores(*(floats([*nats, math.nan], count) for _ in range(2))),
         epoch=0,
         epochs=3,
     )
