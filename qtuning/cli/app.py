@@ -9,6 +9,7 @@ import typer
 from qtuning.cli.doctor import doctor
 from qtuning.cli.draw import audit, compare, export, figures, instrument, report, tables
 from qtuning.cli.explore import explore
+from qtuning.cli.extras import extra_of
 from qtuning.cli.look import check_pruner, contamination, experiments, plan, plane
 from qtuning.cli.run import (
     ask,
@@ -46,11 +47,19 @@ for _command in (
 
 
 def main() -> None:
-    """Entry point: a UserError is one clear message and exit status 2; anything else has its traceback."""
+    """Entry point: a UserError or a missing extra is one line and exit status 2; anything else has its traceback."""
     try:
         app()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        extra = extra_of(error.name or "")
+        if extra is None:
+            _print_traceback(error)
+            sys.exit(1)
+        needed = f"needs {error.name}, which is not installed; pip install 'qtuning[{extra}]'"
+        print(f"error: {' '.join(sys.argv[1:2])} {needed}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
         _print_traceback(error)

@@ -1,28 +1,41 @@
-"""Scores of a padded batch under the user's own model, which stays as it is (method.md, Scores)."""
+"""Scores of a padded or packed batch under the user's own model, which stays as it is (method.md, Scores)."""
 
 import inspect
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from qtuning.errors import UserError
-from qtuning.integrations.padded import TargetMap
+from qtuning.integrations.padded import SEQUENCES, Batch, TargetMap, cut, find_targets
 from qtuning.model.head import head_of, token_statistics
 from qtuning.model.packed import PROBED, causal_lm_of, same_but_for_rounding
 from qtuning.model.transfer import to_host
 from qtuning.scoring.scores import BatchScores, NonFinite, segment_mean
 
-Inputs = Mapping[str, Tensor]
+Inputs = Mapping[str, Any]
+PROBES = 2  # samples that a model is tried on, with PROBED targets each
 
 
-def score_padded(model: nn.Module, inputs: Inputs, target_map: TargetMap, everywhere: bool) -> BatchScores:
-    """Scores of the rows that have targets, in one forward without gradient. Raises NonFinite.
+def inputs_of(batch: Batch, target_map: TargetMap) -> dict[str, Any]:
+    """What a model may be told of a batch: its tensors [B, L] but for the labels, and what tells samples apart."""
+    size = target_map.real.shape
+    return {
+        key: value
+        for key, value in batch.items()
+        if key in SEQUENCES or (isinstance(value, Tensor) and value.shape == size and key != "labels")
+    }
 
-    inputs: [B, L] tensors, on the model's device. everywhere: also the mean entropy over all positions of the sequence
+
+def score_batch(model: nn.Module, inputs: Inputs, target_map: TargetMap, everywhere: bool) -> BatchScores:
+    """Scores of the samples that have targets, in one forward without gradient. Raises NonFinite.
+
+    inputs: see `inputs_of`; on the model's device. everywhere: also the mean entropy over all positions of the sequence
     (reading A4, `sequence`).
     """
-    if not len(target_map.rows):
+    if not len(target_map.samples):
         nothing = torch.zeros(0, dtype=torch.float64)
         return BatchScores(nothing, nothing, target_map.lengths, nothing if everywhere else None)
     sources = target_map.sources
@@ -30,9 +43,9 @@ def score_padded(model: nn.Module, inputs: Inputs, target_map: TargetMap, everyw
     nll, entropy = (v.double() for v in to_host(_statistics(model, inputs, wanted, target_map.following)))
     sequence_ent = None
     if everywhere:
-        # rows without targets are no candidates, so their positions do not count
-        mine = target_map.targets.any(dim=1, keepdim=True).expand_as(wanted)[wanted].cpu()
-        sequence_ent = segment_mean(entropy[mine], wanted[target_map.rows].sum(dim=1).cpu())
+        # samples without targets are no candidates, so their positions do not count
+        mine = torch.isin(target_map.owner[wanted], target_map.samples).cpu()
+        sequence_ent = segment_mean(entropy[mine], target_map.count(wanted))
         among = sources[wanted].cpu()
         nll, entropy = nll[among], entropy[among]
     if not bool(torch.isfinite(nll + entropy).all()):
@@ -41,10 +54,10 @@ def score_padded(model: nn.Module, inputs: Inputs, target_map: TargetMap, everyw
 
 
 @torch.no_grad()
-def check_padded_forward(model: nn.Module, inputs: Inputs, target_map: TargetMap) -> None:
+def check_head(model: nn.Module, batch: Batch, target_map: TargetMap) -> None:
     """UserError unless backbone and head, called apart, give what the model's own logits give.
 
-    Tried on the first targets of one sample, so that a head of a kind that is not known shows.
+    Tried on the first targets of a few samples, so that a head of a kind that is not known shows.
     """
     causal_lm = causal_lm_of(model)
     prompted = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
@@ -56,24 +69,60 @@ def check_padded_forward(model: nn.Module, inputs: Inputs, target_map: TargetMap
     # an adapted or quantised head is more than its weight
     if prompted or backbone is None or type(causal_lm.get_output_embeddings()) is not nn.Linear:
         raise refusal
-    row = int(target_map.rows[0])
-    sources = target_map.sources[row : row + 1]
-    stop = int(sources[0].nonzero()[:PROBED].max()) + 2
-    probe = {key: value[row : row + 1, :stop] for key, value in inputs.items()}
-    wanted, following = sources[:, :stop], target_map.following[row : row + 1, :stop]
-    ours, _ = _statistics(model, probe, wanted, following)
-    log_p = model(**_accepted(causal_lm, probe), use_cache=False).logits[wanted].float().log_softmax(dim=-1)
-    theirs = -log_p.gather(1, following[wanted][:, None]).squeeze(1)
-    exact = not torch.is_autocast_enabled(sources.device.type) and causal_lm.dtype == torch.float32
-    if not same_but_for_rounding((ours - theirs).abs(), exact):
+    inputs, probe = _probe(batch, target_map)
+    ours, _ = _statistics(model, inputs, probe.sources, probe.following)
+    if not _same(causal_lm, ours, _own(model, inputs, probe.sources, probe.following)):
         raise refusal
+
+
+@torch.no_grad()
+def check_apart(model: nn.Module, batch: Batch, target_map: TargetMap) -> None:
+    """UserError unless the model reads the samples of a packed batch as if each were alone.
+
+    Tried on the first targets of a few samples. Else what is dropped would change what is kept.
+    """
+    inputs, probe = _probe(batch, target_map)
+    alone = []
+    for sample in probe.samples:
+        columns = (probe.owner == sample)[0]
+        one = {key: value[:, columns] for key, value in inputs.items() if key not in (*SEQUENCES, "position_ids")}
+        alone.append(_own(model, one, probe.sources[:, columns], probe.following[:, columns]))
+    if not _same(causal_lm_of(model), _own(model, inputs, probe.sources, probe.following), torch.cat(alone)):
+        attention = causal_lm_of(model).config._attn_implementation
+        raise UserError(
+            f"{type(model).__name__}: with attention {attention!r} samples that share a row see each other, so that "
+            "none can be dropped; choose an attn_implementation that keeps them apart, or switch packing and "
+            "padding_free off"
+        )
+
+
+def _probe(batch: Batch, target_map: TargetMap) -> tuple[dict[str, Any], TargetMap]:
+    """The first PROBES samples with targets, each up to its target number PROBED."""
+    place = torch.cat([torch.arange(int(n)) for n in target_map.lengths]).to(target_map.real.device)
+    kept = torch.zeros_like(target_map.targets)
+    few = target_map.owner[target_map.targets] <= target_map.samples[:PROBES][-1]
+    kept[target_map.targets] = (place < PROBED) & few
+    probe = cut(batch, target_map, kept)
+    found = find_targets(probe)
+    return inputs_of(probe, found), found
+
+
+def _own(model: nn.Module, inputs: Inputs, wanted: Tensor, following: Tensor) -> Tensor:
+    """Token NLL at the wanted columns by the model's own logits."""
+    logits = model(**_accepted(causal_lm_of(model), inputs), use_cache=False).logits[wanted]
+    return -logits.float().log_softmax(dim=-1).gather(1, following[wanted][:, None]).squeeze(1)
+
+
+def _same(causal_lm: PreTrainedModel, ours: Tensor, theirs: Tensor) -> bool:
+    exact = not torch.is_autocast_enabled(ours.device.type) and causal_lm.dtype == torch.float32
+    return same_but_for_rounding((ours - theirs).abs(), exact)
 
 
 @torch.no_grad()
 def _statistics(model: nn.Module, inputs: Inputs, wanted: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
     """Token NLL and entropy at the wanted columns, each [M] float32. wanted: [B, L] bool. following: the labels.
 
-    The backbone runs on the padded batch, the head on the wanted positions only, in chunks.
+    The backbone runs on the whole batch, the head on the wanted positions only, in chunks.
     """
     causal_lm = causal_lm_of(model)
     backbone = getattr(causal_lm, causal_lm.base_model_prefix)
@@ -83,7 +132,8 @@ def _statistics(model: nn.Module, inputs: Inputs, wanted: Tensor, following: Ten
     return token_statistics(hidden.to(device), head, following[wanted].to(device))
 
 
-def _accepted(module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
-    """The inputs that the module's forward names. Others (a sample's number) are for the user's own code."""
-    names = inspect.signature(type(module).forward).parameters
-    return {key: value for key, value in inputs.items() if key in names}
+def _accepted(module: nn.Module, inputs: Inputs) -> dict[str, Any]:
+    """The inputs that the module's forward names or, of those that tell packed samples apart, hands on."""
+    parameters = inspect.signature(type(module).forward).parameters
+    handed = SEQUENCES if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else ()
+    return {key: value for key, value in inputs.items() if key in parameters or key in handed}

@@ -25,12 +25,12 @@ SAME_ROWS = (
 )
 
 
-def budget_habit(what: str, kept: float, asked: float, share: float) -> str | None:
-    """What is said of a budget that is not met; None for one that is. share: what the budget asks of all."""
+def budget_habit(what: str, kept: float, asked: float, share: float, whose: str = "the train set's") -> str | None:
+    """What is said of a budget that is not met; None for one that is. share: what the budget asks of all, of `whose`."""
     if not asked or abs(kept - asked) <= SPENT * asked:
         return None
     return (
-        f"{kept:,.0f} {what} were kept; {asked:,.0f} are {share:.4g} of the train set's "
+        f"{kept:,.0f} {what} were kept; {asked:,.0f} are {share:.4g} of {whose} "
         f"({kept / asked - 1:+.0%}): compare by cost, not by budget"
     )
 

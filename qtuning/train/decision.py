@@ -110,56 +110,11 @@ class Decision:
             cost.flops_training += shape.backward_flops(Positions.of(lengths, self.kept.targets))
 
     def trace(self, window: UpdateWindow, masks: bool = False, shown: Collection[int] = ()) -> list[tuple[Any, ...]]:
-        """One row a sample, in the order of journal.TRACE_SCHEMA.
-
-        masks: with those of samples that may lose tokens. shown: numbers of the samples that have scores of tokens.
-        """
-        verdicts, count = self.verdicts, len(self.samples)
+        """One row a sample, in the order of journal.TRACE_SCHEMA (`trace_rows`)."""
+        numbers = [sample.number for sample in self.samples]
         lengths = [sample.response_length for sample in self.samples]
-        kept = verdicts.kept.tolist()
-        weights = [1.0] * count if verdicts.weights is None else verdicts.weights.tolist()
-        tokens = verdicts.tokens.split(lengths)
-        counts = [int(part.sum()) for part in tokens]
-        prunable = [
-            masks and (role == PRUNABLE or 0 < count < length)
-            for role, count, length in zip(verdicts.role.tolist(), counts, lengths, strict=True)
-        ]
-        columns = (
-            [sample.number for sample in self.samples],
-            [None] * count if verdicts.ppl is None else verdicts.ppl.tolist(),
-            [None] * count if verdicts.ent is None else verdicts.ent.tolist(),
-            verdicts.quadrant.tolist(),
-            kept,
-            verdicts.supplement.tolist(),
-            lengths,
-            counts,
-            [weight if stays else None for weight, stays in zip(weights, kept, strict=True)],
-            [self.losses.get(row) for row in range(count)],
-            [pack_mask(part) if asked else None for part, asked in zip(tokens, prunable, strict=True)],
-            *self._token_scores(lengths, tokens, shown),
-        )
-        return [(window.update, window.epoch, *row) for row in zip(*columns, strict=True)]
-
-    def _token_scores(
-        self, lengths: Sequence[int], masks: Sequence[Tensor], shown: Collection[int]
-    ) -> tuple[list[bytes | None], list[bytes | None]]:
-        """The codes of NLL and entropy of each sample, or None.
-
-        Of a sample that nothing scored, the NLL of the trained tokens is known: training computes it.
-        """
-        verdicts, count = self.verdicts, len(self.samples)
-        rows = [row for row, sample in enumerate(self.samples) if sample.number in shown]
-        nll: list[bytes | None] = [None] * count
-        entropy: list[bytes | None] = [None] * count
-        if verdicts.token_nll is not None and verdicts.token_entropy is not None:
-            for column, codes in ((nll, verdicts.token_nll), (entropy, verdicts.token_entropy)):
-                parts = codes.split(list(lengths))
-                for row in rows:
-                    column[row] = parts[row].numpy().tobytes()
-        else:
-            for row in self.trained_nll.keys() & set(rows):
-                nll[row] = scatter(self.trained_nll[row], masks[row]).numpy().tobytes()
-        return nll, entropy
+        known = self.verdicts, self.losses, self.trained_nll
+        return trace_rows(window.update, window.epoch, numbers, lengths, *known, masks, shown)
 
 
 @dataclass
@@ -216,6 +171,74 @@ class Progress:
         columns: dict[str, Any] = {name: tensors.get(f"pruner.{name}") for name in EPOCH_TENSORS}
         columns |= {name: numbers[name] for name in ("update", "epoch", "index")}
         return cls(**columns, log=numbers["draw"], pool=Verdicts.restored(tensors))
+
+
+def trace_rows(
+    update: int,
+    epoch: int,
+    numbers: Sequence[int | None],
+    lengths: Sequence[int],
+    verdicts: Verdicts,
+    losses: Mapping[int, float],
+    trained_nll: Mapping[int, Tensor],
+    masks: bool,
+    shown: Collection[int],
+) -> list[tuple[Any, ...]]:
+    """The verdicts on n samples as rows of the trace, one a sample, in the order of journal.TRACE_SCHEMA.
+
+    numbers: of the samples; None where they are not known. lengths: their response tokens. losses, trained_nll: see
+    Decision. masks: with those of samples that may lose tokens. shown: numbers of the samples that have scores of
+    tokens.
+    """
+    count = len(numbers)
+    kept = verdicts.kept.tolist()
+    weights = [1.0] * count if verdicts.weights is None else verdicts.weights.tolist()
+    tokens = verdicts.tokens.split(list(lengths))
+    counts = [int(part.sum()) for part in tokens]
+    prunable = [
+        masks and (role == PRUNABLE or 0 < count < length)
+        for role, count, length in zip(verdicts.role.tolist(), counts, lengths, strict=True)
+    ]
+    rows = [row for row, number in enumerate(numbers) if number in shown]
+    columns = (
+        numbers,
+        [None] * count if verdicts.ppl is None else verdicts.ppl.tolist(),
+        [None] * count if verdicts.ent is None else verdicts.ent.tolist(),
+        verdicts.quadrant.tolist(),
+        kept,
+        verdicts.supplement.tolist(),
+        lengths,
+        counts,
+        [weight if stays else None for weight, stays in zip(weights, kept, strict=True)],
+        [losses.get(row) for row in range(count)],
+        [pack_mask(part) if asked else None for part, asked in zip(tokens, prunable, strict=True)],
+        *_token_scores(verdicts, lengths, tokens, trained_nll, rows),
+    )
+    return [(update, epoch, *row) for row in zip(*columns, strict=True)]
+
+
+def _token_scores(
+    verdicts: Verdicts,
+    lengths: Sequence[int],
+    masks: Sequence[Tensor],
+    trained_nll: Mapping[int, Tensor],
+    rows: Sequence[int],
+) -> tuple[list[bytes | None], list[bytes | None]]:
+    """The codes of NLL and entropy of the samples in `rows`; None of the others.
+
+    Of a sample that nothing scored, the NLL of the trained tokens is known: training computes it.
+    """
+    nll: list[bytes | None] = [None] * len(lengths)
+    entropy: list[bytes | None] = [None] * len(lengths)
+    if verdicts.token_nll is not None and verdicts.token_entropy is not None:
+        for column, codes in ((nll, verdicts.token_nll), (entropy, verdicts.token_entropy)):
+            parts = codes.split(list(lengths))
+            for row in rows:
+                column[row] = parts[row].numpy().tobytes()
+    else:
+        for row in trained_nll.keys() & set(rows):
+            nll[row] = scatter(trained_nll[row], masks[row]).numpy().tobytes()
+    return nll, entropy
 
 
 def pack_mask(mask: Tensor) -> bytes:

@@ -122,10 +122,11 @@ def _update_of(line: str) -> float:
 class Diagnosis:
     """Means over the updates of a training, and the warnings that follow from them.
 
-    pruning: what was asked for. samples, tokens: how many samples and response tokens the train set has.
+    pruning: what was asked for. samples, tokens: how many samples and response tokens the train set has; None if only
+    those that the updates saw are known.
     """
 
-    def __init__(self, pruning: Pruning, samples: int, tokens: int) -> None:
+    def __init__(self, pruning: Pruning, samples: int | None = None, tokens: int | None = None) -> None:
         self._pruning, self._samples, self._tokens = pruning, samples, tokens
         self._sums: dict[str, float] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)
@@ -177,11 +178,13 @@ class Diagnosis:
                 f"equal supplement scores decided {ties:.0%} of the selections: there the sample stays that stands "
                 "earlier in the train set"
             )
+        whose = "those seen" if self._samples is None else "the train set's"
+        available = self._available()
         for what, key, of, ratio in (
-            ("samples", "samples_kept", self._samples, pruning.sample_ratio),
-            ("response tokens", "tokens_kept", self._tokens, pruning.sample_ratio * pruning.token_ratio),
+            ("samples", "samples_kept", available[0], pruning.sample_ratio),
+            ("response tokens", "tokens_kept", available[1], pruning.sample_ratio * pruning.token_ratio),
         ):
-            if (said := budget_habit(what, self._sums[key], ratio * of * self._epochs, ratio)) is not None:
+            if (said := budget_habit(what, self._sums[key], ratio * of, ratio, whose)) is not None:
                 found[f"budget of {what}"] = said
         # pruners of one's own alone log these (pruners/habits.py)
         if (said := unknown_habit(self._mean("selection/unknown"))) is not None:
@@ -198,9 +201,15 @@ class Diagnosis:
 
     def summary(self) -> dict[str, float]:
         """How much there was to choose from in all epochs, and the means of what the sample pruner logged."""
-        available = {"samples_available": self._samples * self._epochs, "tokens_available": self._tokens * self._epochs}
+        available = dict(zip(("samples_available", "tokens_available"), self._available(), strict=True))
         logged = (key for key in self._sums if key.startswith(("selection/", "agreement/")))
         return available | {key.removeprefix("selection/"): self._sums[key] / self._counts[key] for key in logged}
+
+    def _available(self) -> tuple[float, float]:
+        """How many samples and response tokens there were to choose from in all epochs so far."""
+        if self._samples is None or self._tokens is None:
+            return self._sums["samples"], self._sums["response_tokens"]
+        return self._samples * self._epochs, self._tokens * self._epochs
 
     def _mean(self, key: str) -> float:
         return self._sums[key] / self._counts[key] if self._counts[key] else math.inf  # of nothing, so no warning

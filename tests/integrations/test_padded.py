@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import BatchEncoding
 
 from qtuning.errors import UserError
-from qtuning.integrations.padded import cut, find_targets, numbers_of
+from qtuning.integrations.padded import cut, find_targets
 
 # a sample: for each of its tokens, whether it has a label and whether that is kept
 samples = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=7)
@@ -59,13 +59,6 @@ def test_a_cut_batch_holds_the_kept_targets_and_what_comes_before_them(
         assert torch.equal(small[key], batch[key][mine, :width])
     assert torch.equal(small["labels"], batch["labels"].where(kept, -100)[mine, :width])
     assert small["index"].tolist() == [7 * row for row in mine] and small["names"] == [f"row {row}" for row in mine]
-
-
-def test_numbers_are_those_of_the_samples_with_targets() -> None:
-    batch, _ = batch_of([[(False, False), (True, True)], [(True, True)], [(True, True)] * 3], left=False)
-    assert numbers_of(batch, find_targets(batch)).tolist() == [0, 14]  # type: ignore[union-attr]
-    del batch["index"]
-    assert numbers_of(batch, find_targets(batch)) is None
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from trainers import Q_TUNING, RANDOM, make
 from transformers import DataCollatorWithFlattening
 
@@ -35,9 +36,7 @@ def test_methods_that_cannot_work_here_are_refused(llama: Any, tmp_path: Path, p
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
-        ("trl", {"packing": True}, "packing"),
         ("trl", {"packing": True, "packing_strategy": "wrapped"}, "packing"),
-        ("trl", {"padding_free": True, "max_length": None}, "padding_free"),
         ("transformers", {"use_liger_kernel": True}, "Liger"),
         ("trl", {"use_liger_kernel": True, "liger_kernel_config": {"cross_entropy": True}}, "Liger"),
     ],
@@ -59,9 +58,19 @@ def test_models_whose_loss_cannot_be_divided_are_refused(build: Callable[..., An
             make("transformers", model, tmp_path, Q_TUNING)
 
 
-def test_batches_that_share_rows_are_refused(llama: Any, tmp_path: Path) -> None:
-    for settings in ({}, {"return_flash_attn_kwargs": True}):
-        collator = DataCollatorWithFlattening(**settings)
-        trainer = make("transformers", llama, tmp_path, RANDOM, data_collator=collator)
-        with pytest.raises(UserError, match="several samples share a row"):
-            trainer.train()
+def test_samples_of_a_row_that_see_each_other_are_refused(llama: Any, tmp_path: Path) -> None:
+    """As with an attention that knows only a mask: the model reads the whole row as one sample."""
+    inner = llama.model.forward
+    llama.model.forward = lambda *args, **inputs: inner(
+        *args, **{**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
+    )
+    trainer = make("transformers", llama, tmp_path, RANDOM, data_collator=DataCollatorWithFlattening())
+    with pytest.raises(UserError, match="samples that share a row see each other"):
+        trainer.train()
+
+
+def test_packed_rows_without_positions_are_refused(llama: Any, tmp_path: Path) -> None:
+    collator = DataCollatorWithFlattening(return_position_ids=False, return_flash_attn_kwargs=True)
+    trainer = make("transformers", llama, tmp_path, RANDOM, data_collator=collator)
+    with pytest.raises(UserError, match="several samples share a row"):
+        trainer.train()

@@ -220,7 +220,10 @@ def test_scores_have_the_precision_of_training(llama: Any, tmp_path: Path, kind:
     trainer = make(kind, llama, tmp_path, Q_TUNING, bf16=True)
     batch = next(iter(trainer.get_train_dataloader()))
     target_map = find_targets(batch)
-    rounded, exact = trainer._score(batch, target_map).nll, candidates_by_logits(llama, batch).scores.nll
+    rounded, exact = (
+        trainer._score(trainer._method, batch, target_map).nll,
+        candidates_by_logits(llama, batch).scores.nll,
+    )
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         theirs = candidates_of(
             llama(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits, batch
@@ -275,7 +278,7 @@ def test_entropy_of_the_whole_sequence(llama: Any, tmp_path: Path) -> None:
     trainer = make("transformers", llama, tmp_path, pruning)
     batch = next(iter(trainer.get_train_dataloader()))
     batch["labels"][2] = -100  # a sample without targets is no candidate
-    scores = trainer._score(batch, find_targets(batch))
+    scores = trainer._score(trainer._method, batch, find_targets(batch))
     plain = candidates_by_logits(llama, batch).scores
     with torch.no_grad():
         logits = llama(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.double().numpy()
@@ -345,12 +348,14 @@ def test_the_document_does_what_it_says(llama: Any, tmp_path: Path, monkeypatch:
     pytest.importorskip("trl")
     monkeypatch.chdir(tmp_path)
     text = (Path(oracles.__file__).parents[1] / "docs" / "trainers.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    training, reading = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     names: dict[str, Any] = {"model": llama, "dataset": dialogues(16), "tokenizer": tokenizer()}
-    on_cpu = code.replace('SFTConfig("output",', 'SFTConfig("output", use_cpu=True,')
-    assert on_cpu != code
+    on_cpu = training.replace('SFTConfig("output",', 'SFTConfig("output", use_cpu=True,')
+    assert on_cpu != training
     exec(compile(on_cpu, "docs/trainers.md", "exec"), names)
-    assert names["trainer"].state.global_step == 3 and names["trainer"]._counts["samples_kept"] >= 3 * 2 * 2
+    exec(compile(reading, "docs/trainers.md", "exec"), names)
+    trace = names["trace"]
+    assert names["trainer"].state.global_step == 3 == trace["update"].n_unique() and trace["kept"].sum() >= 3 * 2 * 2
 
 
 @pytest.mark.slow
