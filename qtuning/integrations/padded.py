@@ -74,12 +74,12 @@ def find_targets(batch: Batch) -> TargetMap:
     labels: Tensor = batch["labels"]
     real = batch["attention_mask"].bool() if "attention_mask" in batch else torch.ones_like(labels, dtype=torch.bool)
     positions = batch.get("position_ids")
-    placed = isinstance(positions, Tensor) and positions.shape == real.shape
-    packed = placed and len(labels) == 1 and "attention_mask" not in batch
     begins = torch.zeros_like(real)
     begins[:, 0] = True
-    if placed:
+    packed = False
+    if isinstance(positions, Tensor) and positions.shape == real.shape:
         begins[:, 1:] = (positions.diff() != 1) & real[:, 1:] & real[:, :-1]
+        packed = len(labels) == 1 and "attention_mask" not in batch
     shared = ["shift_labels"] * ("shift_labels" in batch)
     if not packed:
         shared += [key for key in SEQUENCES if key in batch] + ["position_ids"] * bool(begins[:, 1:].any())
