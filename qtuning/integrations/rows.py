@@ -18,8 +18,8 @@ NUMBERS = (ROW, "index", "idx")
 
 
 def column_of(dataset: Any) -> str | None:
-    """The column that numbers the samples, if there is one that holds integers."""
-    features = getattr(dataset, "features", None) or {}
+    """The column that numbers the samples, if there is one that holds integers; None of a stream."""
+    features = (getattr(dataset, "features", None) or {}) if hasattr(dataset, "__len__") else {}
     return next((name for name in NUMBERS if "int" in str(getattr(features.get(name), "dtype", ""))), None)
 
 
