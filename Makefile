@@ -32,7 +32,7 @@ vllm-env:  ## .venv-vllm, for evaluations with `backend: vllm`: it pins versions
 	.venv-vllm/bin/pip install --quiet --disable-pip-version-check '$(VLLM)'
 
 lock:  ## both lock files anew from pyproject.toml, versions kept where they fit; wants uv (pipx install uv)
-	$(COMPILE) pyproject.toml --extra dev -c requirements-torch.lock --no-emit-package torch -o requirements.lock
+	$(COMPILE) pyproject.toml --extra bench --extra dev -c requirements-torch.lock --no-emit-package torch -o requirements.lock
 	grep -o 'snakemake-executor-plugin-slurm[^"]*' pyproject.toml | $(COMPILE) - -c requirements.lock -o requirements-slurm.lock
 
 pip-audit:  ## known vulnerabilities of the locked versions, as PyPI tells them; fails where it does not tell
