@@ -60,7 +60,7 @@ def find_method(asked: Mapping[str, Any] | Pruning) -> tuple[Method, int | None]
 def require_prunable(trainer: Trainer) -> None:
     """UserError if the trainer cuts samples up, shards the model, or does not divide its loss by the target tokens."""
     args = trainer.args
-    if getattr(args, "packing", False) and args.packing_strategy == "wrapped":
+    if getattr(args, "packing", False) and getattr(args, "packing_strategy", "") == "wrapped":
         raise UserError("args.packing_strategy = 'wrapped': it cuts samples up, and they see each other; write 'bfd'")
     liger = {"fused_linear_cross_entropy": True, "cross_entropy": False} | (args.liger_kernel_config or {})
     if args.use_liger_kernel and (liger["fused_linear_cross_entropy"] or liger["cross_entropy"]):

@@ -39,7 +39,7 @@ def pack_with_numbers(dataset: Any, column: str, args: Any) -> Any:
 
     args: SFTConfig. Packing knows columns with a value for each token only, so each token gets its sample's number.
     """
-    from trl import pack_dataset
+    from trl.data_utils import pack_dataset
 
     each, settings = "qtuning_row_of_token", {"num_proc": args.dataset_num_proc}
     dataset = dataset.map(lambda row: {each: [row[column]] * len(row["input_ids"])}, **settings)

@@ -51,6 +51,8 @@ class Pruned(Trainer):
     and trainers that cannot be pruned.
     """
 
+    _signature_columns: Any  # transformers writes None first, and the columns later
+
     def __init__(
         self,
         model: Any = None,
@@ -215,8 +217,8 @@ class Pruned(Trainer):
             lengths = part.lengths.tolist()
             rows = trace_rows(update, self._epoch, labels, lengths, verdicts, losses, {}, masks, self._shown)
             chosen = selection.samples
-            counted = (len(part), int(chosen.kept.sum()), selection.asked_samples)
-            counted += (part.tokens, int(selection.tokens.sum()), selection.asked_tokens)
+            samples = (len(part), int(chosen.kept.sum()), selection.asked_samples)
+            counted = (*samples, part.tokens, int(selection.tokens.sum()), selection.asked_tokens)
             mine.append((place, rows, counted, chosen.log if len(part) else {}))
         everyone = sorted(gather_object(mine), key=lambda found: found[0])
         counts = {place: dict(zip(COUNTS, counted, strict=True)) for place, _, counted, _ in everyone}
@@ -265,20 +267,19 @@ def _verdicts(part: Candidates, selection: Selection) -> tuple[Verdicts, dict[in
     Training's own losses are not known here; those of scoring are the same but for dropout.
     """
     scores, chosen = part.scores, selection.samples
-    known = scores is not None
     verdicts = Verdicts(
         role=chosen.role,
         quadrant=chosen.quadrant,
         supplement=chosen.supplement,
         tokens=selection.tokens,
         sizes=torch.zeros(len(part), dtype=torch.int64),
-        ppl=scores.ppl if known else None,
-        ent=scores.ent if known else None,
+        ppl=None if scores is None else scores.ppl,
+        ent=None if scores is None else scores.ent,
         weights=None,
-        token_nll=encode(scores.nll) if known else None,
-        token_entropy=encode(scores.entropy) if known else None,
+        token_nll=None if scores is None else encode(scores.nll),
+        token_entropy=None if scores is None else encode(scores.entropy),
     )
-    if not known:
+    if scores is None:
         return verdicts, {}
     lengths = part.lengths.tolist()
     pairs = zip(scores.nll.split(lengths), selection.tokens.split(lengths), strict=True)

@@ -129,7 +129,7 @@ def test_without_pruning_it_is_the_trainer_itself(tiny_llama: Any, tmp_path: Pat
     model, settings = copy.deepcopy(tiny_llama), plain.args.to_dict() | {"output_dir": str(tmp_path / "none")}
     kwargs = {"train_dataset": dialogues(16), "pruning": None}
     if kind == "trl":
-        args = trl.SFTConfig(**{key: settings[key] for key in PLAIN})
+        args: Any = trl.SFTConfig(**{key: settings[key] for key in PLAIN})  # type: ignore[attr-defined]
         ours: Any = PrunedSFTTrainer(model, args, processing_class=tokenizer(), **kwargs)
     else:
         args = TrainingArguments(**{key: settings[key] for key in PLAIN})
