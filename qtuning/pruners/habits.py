@@ -26,7 +26,7 @@ SAME_ROWS = (
 
 
 def budget_habit(what: str, kept: float, asked: float, share: float, whose: str = "the train set's") -> str | None:
-    """What is said of a budget that is not met; None for one that is. share: what the budget asks of all, of `whose`."""
+    """What is said of a budget that is not met; None for one that is. share: what the budget asks of all of `whose`."""
     if not asked or abs(kept - asked) <= SPENT * asked:
         return None
     return (
