@@ -64,7 +64,8 @@ class Light:
     """An environment with the wheel and what it requires."""
 
     def __init__(self, wheel: Path, folder: Path, extra: str = "") -> None:
-        self.folder, self.site = folder, folder / "site"
+        # so called, because dill stores what lies elsewhere as if the user had written it
+        self.folder, self.site = folder, folder / "site-packages"
         target = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target"]
         subprocess.run([*target, str(self.site), str(wheel)], check=True, capture_output=True)
         (metadata,) = self.site.glob("qtuning-*.dist-info/METADATA")
