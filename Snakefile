@@ -17,6 +17,7 @@ from qtuning.workflow.inputs import load_inputs
 from qtuning.workflow.limits import limit_options
 from qtuning.workflow.requests import requests_of
 from qtuning.workflow.settings import configs_folder, read_settings
+from qtuning.workflow.stale import Stale, want_weights
 from qtuning.workflow.tracked import TrackedRuns
 
 min_version("9.0")
@@ -45,6 +46,11 @@ try:
         check_results(INPUTS.paths.root, to_write=not only_planned())
         if not only_planned():
             HUB.check_access(asked or ["mini"])
+            want_weights(
+                INPUTS,
+                ["mini" if name == "all" else name for name in asked or ["mini"]],
+            )
+    STALE = Stale(INPUTS)
     DEVICES = [] if SUBMITS else visible()
     FOLLOWER = Follower(INPUTS, asked, config, CONFIGS, workflow.output_settings.quiet)
 except UserError as error:

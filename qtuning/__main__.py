@@ -4,7 +4,7 @@ import os
 import sys
 
 from qtuning.hub.offline import JOBS, go_offline
-from qtuning.warm import client
+from qtuning.warm import client, owner
 
 
 def main() -> None:
@@ -21,9 +21,9 @@ def main() -> None:
         if not run(*arguments[1:]):
             return
         # this is a forked job now, and sys.argv holds its command
-    elif client.wanted(arguments):
-        status = client.run(arguments)
-        if status is not None:
+    else:
+        owner.end_with_owner()
+        if client.wanted(arguments) and (status := client.run(arguments)) is not None:
             sys.exit(status)
     from qtuning.cli.app import main as command_line
 

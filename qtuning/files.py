@@ -1,6 +1,7 @@
 """Outputs that appear whole or not at all, and digests of what was read."""
 
 import contextlib
+import filecmp
 import hashlib
 import json
 import os
@@ -16,6 +17,8 @@ LEFTOVERS = (".*.tmp", ".*.old")  # names of what a killed `atomic_path` leaves
 @contextlib.contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a temporary sibling of `target`; on success it is synced and renamed to `target`, on failure removed.
+
+    A file with the bytes that `target` has already is dropped, and `target` left untouched.
 
     The caller may create a file or a directory there. An older `target` is replaced (a directory is moved aside first,
     since rename cannot replace a directory that is not empty).
@@ -37,6 +40,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
             else:
                 os.rename(temporary, target)
         else:
+            if target.is_file() and filecmp.cmp(temporary, target, shallow=False):
+                return  # the same bytes: whoever depends on them has nothing new
             _sync(temporary)
             os.replace(temporary, target)
         _sync(target.parent)

@@ -64,17 +64,17 @@ def test_shared_cells_are_asked_for_once(inputs: WorkflowInputs) -> None:
 
 
 def test_weights_go_or_stay(inputs: WorkflowInputs) -> None:
-    """Each cell matches one of the three rules that train: observed cells their own, adapters the one that keeps."""
-    patterns = inputs.temporary_cells(), inputs.lasting_cells(), inputs.observed_cells()
-    temporary, lasting, observed = (re.compile(f"{pattern}/train.json") for pattern in patterns)
+    """Each cell matches one of the two rules that train: observed cells their own. Full weights go, unless observed."""
+    patterns = inputs.plain_cells(), inputs.observed_cells()
+    plain, observed = (re.compile(f"{pattern}/train.json") for pattern in patterns)
     seen = {path.parent.name for name in ("fig7", "fig8", "fig7-mini", "fig8-mini") for path in inputs.cells_of(name)}
     for identity, cell in inputs.cells.items():
         path = f"{identity}/train.json"
         adapter = cell.training is not None and cell.training.tuning == "lora"
         watched = bool(observed.fullmatch(path))
         assert watched == (inputs.observe_option(identity) == "--observe") and (watched or identity not in seen)
-        assert bool(temporary.fullmatch(path)) == (not adapter and not watched)
-        assert bool(lasting.fullmatch(path)) == (adapter and not watched)
+        assert bool(plain.fullmatch(path)) != watched
+        assert inputs.goes(identity) == (not cell.zero_shot and not adapter and not watched)
 
 
 def test_an_invalid_experiment_is_told_to_who_asks_for_it(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_snakemake_runs_what_is_valid_and_explains_what_is_not(tmp_path: Path) -
         "figures": 3,
     }
     # some are cells of figure 7 as well, and observed
-    assert sum(jobs.get(name, 0) for name in ("train", "train_and_keep", "train_and_observe")) == 72 + 27 + 4
+    assert sum(jobs.get(name, 0) for name in ("train", "train_and_observe")) == 72 + 27 + 4
     assert jobs["train_and_observe"] >= 2
     assert (jobs["tables"], jobs["tables_beside_the_paper"]) == (1, 1)
     result = dry_run(*LARGE_TABLES)
@@ -139,8 +139,8 @@ def test_snakemake_runs_what_is_valid_and_explains_what_is_not(tmp_path: Path) -
     full, zero_shot = 2 + 3 + 1, 2 + 3 + 1  # of two, three and one model, which several tables share
     pruned = (36 + 70 + 104 - 3 * 2) + (54 + 105 - 2 * 3) + (52 + 52 - 2 * 1)
     assert jobs["train_and_observe"] == 5 + 1, "figures 8 and 7 share them"
-    assert jobs["train_and_keep"] == pruned + full - 6 and jobs["evaluate"] == pruned + full + zero_shot
-    assert not {"train", "tables"} & jobs.keys() and jobs["tables_beside_the_paper"] == len(LARGE_TABLES)
+    assert jobs["train"] == pruned + full - 6 and jobs["evaluate"] == pruned + full + zero_shot
+    assert "tables" not in jobs and jobs["tables_beside_the_paper"] == len(LARGE_TABLES)
     for targets, expected in (
         (
             ["broken", "tabel1"],

@@ -250,10 +250,12 @@ def evaluate(
     from qtuning.evaluation.run import evaluate_cell
     from qtuning.experiment.ids import ResultPaths
     from qtuning.locks import exclusive
+    from qtuning.train.wanted import has_used
 
     paths = ResultPaths(results)
     with exclusive(paths.lock(f"{cell.stem}-{evaluation.stem}"), f"evaluating {cell.stem}"):
         evaluate_cell(loaded, asked, paths, data_dir=data_dir)
+    has_used(results, cell.stem, paths.evaluation(loaded, asked) / "scores.json")
     if tracking != "disabled":
         from qtuning.dashboard.cells import Tracking, mirror_cell
         from qtuning.dashboard.variants import in_group
@@ -344,10 +346,12 @@ def localise(
     from qtuning.experiment.ids import ResultPaths
     from qtuning.locks import exclusive
     from qtuning.probes.planted_errors import find_planted_errors
+    from qtuning.train.wanted import has_used
 
     paths = ResultPaths(results)
     with exclusive(paths.lock(f"{cell.stem}-localisation"), f"localising errors of {cell.stem}"):
-        print(find_planted_errors(loaded, paths))
+        print(found := find_planted_errors(loaded, paths))
+    has_used(results, cell.stem, found)
 
 
 def token_kinds(cell: CellFile, results: Results = RESULTS, data_dir: DataDir = None) -> None:

@@ -7,7 +7,7 @@ a report; the tables of an experiment quote the reports of its checks in a note.
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, Field
 from tqdm import tqdm
 
-from qtuning.data.items import asked_items
+from qtuning.data.items import asked_items, local_files
 from qtuning.data.overlap import Gram, Index, words
 from qtuning.data.parse import parse_row
+from qtuning.data.present import is_present
 from qtuning.data.rows import Example
 from qtuning.data.sources import describe_source, local_folder, read_rows
 from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import BENCHMARKS, Protocol, label_of
 from qtuning.experiment.cell import TrainSet
 from qtuning.experiment.yaml_files import validate
-from qtuning.files import canonical_json, short_hash
+from qtuning.files import canonical_json, file_digest, short_hash
 
 if TYPE_CHECKING:
     import polars
@@ -147,7 +148,21 @@ def run_check(check: OverlapCheck, *, data_dir: Path | None, hub: Path | None = 
         "read": read,
         "unusable": unusable,
         "benchmarks": {tally.name: _result(tally, index, covered) for tally in tallies},
+        **({"benchmark_files": files} if (files := _benchmark_digests(check, data_dir)) else {}),
     }
+
+
+def is_of_present_files(report: Mapping[str, Any], check: OverlapCheck, data_dir: Path | None) -> bool:
+    """Whether the report of a check is of the bytes that the user's files have now. UserError where one is missing."""
+    files = report.get("benchmark_files", {})
+    same = is_present(report["train_source"], check.train_set.source, data_dir)
+    return same and bool(files == _benchmark_digests(check, data_dir))
+
+
+def _benchmark_digests(check: OverlapCheck, data_dir: Path | None) -> dict[str, str]:
+    """Benchmark -> SHA-256 of the user's file that its items are read from."""
+    files = local_files(data_dir if check.source == "data-dir" else None, check.benchmarks, check.protocol)
+    return {name: file_digest(file) for name, file in files.items()}
 
 
 def _index_benchmarks(

@@ -5,7 +5,7 @@ keys as on the hub.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,13 @@ def items_file(folder: Path, benchmark: str, split: Split | None = None) -> Path
     name = split or BENCHMARKS[benchmark].split
     found = (path for suffix in SUFFIXES if (path := folder / benchmark / f"{name}{suffix}").is_file())
     return next(found, folder / benchmark / f"{name}.jsonl.gz")
+
+
+def local_files(folder: Path | None, benchmarks: Iterable[str], protocol: Protocol) -> dict[str, Path]:
+    """Benchmark -> the file of its asked split below a folder of local files; nothing without a folder."""
+    if folder is None:
+        return {}
+    return {name: items_file(folder, name, BENCHMARKS[name].asked_split(protocol)) for name in benchmarks}
 
 
 def read_items(

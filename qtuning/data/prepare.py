@@ -24,6 +24,7 @@ from qtuning.data.chat import TODAY, TemplateRefusal, writes_date
 from qtuning.data.limits import Wanted, check_ids, check_limits
 from qtuning.data.parse import parse_row
 from qtuning.data.planted import plant
+from qtuning.data.present import is_of_present_data
 from qtuning.data.ratings import Ratings, describe_ratings, open_ratings
 from qtuning.data.remedies import count_remarks, most_frequent
 from qtuning.data.rows import Example, Reason, Refusal, Row
@@ -33,7 +34,7 @@ from qtuning.data.templates import render, turn_of
 from qtuning.data.tokenise import Tokenised, load_tokenizer, tokenise, tokenizer_fingerprint
 from qtuning.data.write_samples import Candidate, SampleWriter, Usable
 from qtuning.experiment.cell import Cell, Template, TrainSet
-from qtuning.files import write_json
+from qtuning.files import read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,8 +55,9 @@ def prepare(
     assert cell.train_set is not None and cell.training is not None, "a zero-shot cell has no train set"
     train_set, template, limit = cell.train_set, cell.model.template, cell.limit_train
     out.mkdir(parents=True, exist_ok=True)
-    for name in (REPORT, TOKENS):
-        (out / name).unlink(missing_ok=True)
+    if not ((out / REPORT).is_file() and is_of_present_data(read_json(out / REPORT), cell, data_dir)):
+        for name in (REPORT, TOKENS):
+            (out / name).unlink(missing_ok=True)
     check_limits(model_folder, Wanted(cutoff=cell.training.cutoff, templates=[template]))
     tokenizer = load_tokenizer(model_folder)
     fingerprint = tokenizer_fingerprint(tokenizer)  # before use, which leaves settings behind in the tokenizer

@@ -18,6 +18,7 @@ from qtuning.data.items import cluster_of
 from qtuning.data.sources import local_folder
 from qtuning.errors import UserError
 from qtuning.evaluation.draw import drawn_items
+from qtuning.evaluation.inputs import is_evaluated, read_inputs
 from qtuning.evaluation.likelihoods import Likelihood, likelihoods_of
 from qtuning.evaluation.tasks import load_tasks, max_new_tokens, shots_of
 from qtuning.experiment.benchmarks import BENCHMARKS
@@ -43,14 +44,23 @@ LoggedSample = dict[str, Any]  # what lm-eval logs of one item under one filter
 def evaluate_cell(cell: Cell, evaluation: Evaluation, paths: ResultPaths, *, data_dir: Path | None) -> None:
     """Evaluate the trained weights of a cell, its adapter, or the base model itself (zero-shot).
 
+    Nothing to do where there are scores of these very inputs.
+
     A cell that diverged has no weights to evaluate: its scores are recorded as skipped, with the reason, so that
     tables show a hole instead of the workflow stopping. Raises UserError where the cell is not trained.
     """
     folder, out = paths.cell(cell), paths.evaluation(cell, evaluation)
     if cell.training is None:
         write_text(folder / "cell.json", cell_json(cell) + "\n")
+    elif not (folder / "weights.sha256").is_file():
+        raise UserError(f"{folder}: no trained weights; train the cell first")
+    inputs = read_inputs(cell, evaluation, paths, data_dir)
+    if is_evaluated(out, inputs):
+        print(f"{folder.name}: already evaluated")
+        return
     if (reason := why_skipped(cell, paths)) is not None:
         skipped = _identity(cell_id(cell), evaluation) | {"status": "skipped", "reason": reason, "benchmarks": {}}
+        skipped["inputs"] = inputs
         write_scores(out, items_table({}), skipped)
         return
     base, adapter = folders_of(cell, paths)
@@ -61,7 +71,7 @@ def evaluate_cell(cell: Cell, evaluation: Evaluation, paths: ResultPaths, *, dat
         replies = read_json(file)
     evaluate_model(
         cell_id=cell_id(cell), base=base, adapter=adapter, evaluation=evaluation, out=out, data_dir=data_dir,
-        hub=paths.hub, replies=replies, template=trained_template(cell),
+        hub=paths.hub, replies=replies, template=trained_template(cell), inputs=inputs,
         progress=beside(paths.lock(f"{cell_id(cell)}-{evaluation_id(evaluation)}")),
     )  # fmt: skip
 
@@ -102,13 +112,15 @@ def evaluate_model(
     replies: dict[str, Any] | None = None,
     template: Template = "plain",
     progress: Path | None = None,
+    inputs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Score one model and write `out` (results/cells/CELL/EVALUATION).
 
     base: folder of a model; adapter: folder of a LoRA adapter for it, or None. data_dir: where local benchmark files
     lie, for `evaluation.source` "data-dir"; hub: where it says what was fetched, for "hub". replies: of the model, if
     another process has run it (replies.py). template: that the model was trained with. progress: file that says how
-    far it is (progress.py). Returns what `scores.json` holds. UserError where the replies are to other questions.
+    far it is (progress.py). inputs: digests of what the scores come from, which are stored beside them. Returns what
+    `scores.json` holds. UserError where the replies are to other questions.
     """
     started, processor_time = time.monotonic(), time.process_time()
     tasks = ready_tasks(evaluation, data_dir, hub)
@@ -171,6 +183,7 @@ def evaluate_model(
             "date": TODAY.isoformat() if evaluation.chat_template and writes_date(model.tokenizer) else None,
         },
         "benchmarks": benchmarks,
+        **({} if inputs is None else {"inputs": inputs}),
         "seconds": round(time.monotonic() - started + (replies["seconds"] if replies else 0.0), 3),
         "cpu_seconds": round(time.process_time() - processor_time, 3),
     }

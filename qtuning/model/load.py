@@ -34,15 +34,15 @@ def make_ready(model: Model, out: Path, hub: Path | None = None) -> None:
     model, whose commit says as much.
     """
     out.mkdir(parents=True, exist_ok=True)
-    (out / MARKER).unlink(missing_ok=True)
     source, revision = model.source, None
     if isinstance(source, ShippedModelSource):
         path = Path(str(importlib.resources.files("qtuning") / "assets" / source.asset))
         if not path.is_dir():
             raise UserError(f"the package ships no model {source.asset!r} ({path} is missing); install it anew")
     elif isinstance(source, GgufSource):
-        _convert(model.name, source, out / WEIGHTS)
         path = out / WEIGHTS
+        if not (out / MARKER).is_file():
+            _convert(model.name, source, path)
     elif (repository := repository_of_model(model)) is not None:
         path, fetched = snapshot(repository, hub)
         revision = fetched["commit"]

@@ -18,7 +18,7 @@ from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell, Pruning, Scoring
 from qtuning.experiment.ids import ResultPaths, cell_id
 from qtuning.experiment.registry import REFERENCE
-from qtuning.files import read_json, write_json
+from qtuning.files import file_digest, read_json, write_json
 from qtuning.model.load import model_path
 from qtuning.model.packed import PackedModel
 from qtuning.pruners.base import DROPPED, PRUNABLE
@@ -91,6 +91,7 @@ def find_planted_errors(cell: Cell, paths: ResultPaths) -> Path:
     ]
     base, accelerator = model_path(paths.model(cell)), make_accelerator(cell.training.mixed_precision)
     answer: dict[str, Any] = {"cell": cell_id(cell), "lambda": smoothing_of(cell.pruning)[0]}
+    answer["inputs"] = {"weights": file_digest(folder / "weights.sha256")}
     of_cell = (cell.dtype, stored.samples, accelerator)
     answer["base"] = _measure(cell, load_for_scoring(base, *of_cell), stored, wrong, accelerator)
     answer["trained"] = None

@@ -21,9 +21,11 @@ from qtuning.locks import exclusive
 from qtuning.model.out_of_memory import OutOfMemory, is_out_of_memory
 from qtuning.train import checkpoint
 from qtuning.train.accelerator import make_accelerator
-from qtuning.train.cell import CellFolders, is_finished, train
+from qtuning.train.cell import CellFolders, is_finished, is_of_inputs, train
 from qtuning.train.exchange import LOCK_WAIT, gather_objects, wait_for_everyone
 from qtuning.train.launch import TOO_LARGE
+from qtuning.train.wanted import has_used
+from qtuning.warm.owner import end_with_owner
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -78,11 +80,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             wait_for_everyone(LOCK_WAIT)  # until the first process has the lock
             if gather_objects([first and is_finished(cell, folders)])[0]:
                 if first:
+                    _say_used(folders)
                     checkpoint.clear(args.state)  # left by a kill after the marker was written
                     print(f"{args.out.name}: already done")
                 return
             if first:
                 failure.unlink(missing_ok=True)
+                marker = args.out / folders.outputs[-1]
+                if marker.exists() and not is_of_inputs(cell, folders):
+                    marker.unlink()  # its data may come back while other outputs are of the data that there is now
                 for folder in (args.out, args.state):
                     remove_leftovers(folder)
                 if args.measure:  # a measurement in two halves would be none
@@ -91,6 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 cell, accelerator, folders, args.tracking, args.group, args.checkpoint_seconds, args.shard,
                 recompute=args.recompute, reuse=args.reuse, variant=args.variant,
             )  # fmt: skip
+            if first:
+                _say_used(folders)
     except Exception as raised:
         error = _too_large(raised, cell, args.state, args.recompute) if is_out_of_memory(raised) else raised
         if first:
@@ -99,6 +107,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
         raise
+
+
+def _say_used(folders: CellFolders) -> None:
+    """Say that this cell needs the weights of its references no more (wanted.py)."""
+    for reference in folders.references:
+        has_used(folders.out.parent.parent, reference.name, folders.out / folders.outputs[-1])
 
 
 def _too_large(error: Exception, cell: Cell, state: Path, recomputed: bool) -> OutOfMemory:
@@ -137,4 +151,5 @@ if __name__ == "__main__":
     if sys.platform == "linux":  # the launcher holds the lease of our GPU: if it dies, the kernel shall end us, too
         PR_SET_PDEATHSIG = 1
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_owner()
     run_as_worker(main)

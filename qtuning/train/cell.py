@@ -45,6 +45,7 @@ from qtuning.train.cost import Cost, describe_device, numbers, peak_memory, sum_
 from qtuning.train.epochs import add_epochs, write_epoch
 from qtuning.train.exchange import gather_objects, wait_for_everyone
 from qtuning.train.influence import influence_cost, load_influence
+from qtuning.train.inputs import read_inputs
 from qtuning.train.journal import Diagnosis, RunLog, print_derived
 from qtuning.train.optimizer import make_optimizer
 from qtuning.train.references import TokenReferences, part_positions, reference_cost, score_references, weights_of
@@ -59,7 +60,7 @@ from qtuning.train.watch import Watch
 MARKER, MEASURED = "train.json", "measured.json"
 GENERATION_CONFIG = "generation_config.json"
 SMALLER = "share it among GPUs (parallel: fsdp), or under LoRA set training.quantization: nf4"
-OUTPUTS = ("weights", "weights.sha256", "metrics.jsonl", "trace.parquet", MARKER)
+OUTPUTS = (f"weights/{GENERATION_CONFIG}", "weights.sha256", "metrics.jsonl", "trace.parquet", MARKER)
 
 
 @dataclass(frozen=True)
@@ -95,19 +96,7 @@ class CellFolders:
 
     def inputs(self) -> dict[str, Any]:
         """What the configuration cannot say of the inputs: digests of data and tokenizer, commits of models."""
-        report = read_json(self.samples / "report.json")
-        inputs = {key: report.get(key) for key in ("data_fingerprint", "tokenizer_fingerprint")}
-        if (commit := report["source"].get("commit")) is not None:
-            inputs["train_set_revision"] = commit
-        for name, folder in {"model": self.model, **self.auxiliary}.items():
-            marker = read_json(folder / "model.json")
-            inputs |= {f"{name}_{key}": marker.get(key) for key in ("revision", "sha256")}
-        if self.references:
-            digests = [folder / "weights.sha256" for folder in self.references]
-            inputs["references_sha256"] = [file_digest(path) if path.exists() else None for path in digests]
-        if self.influence is not None:
-            inputs["influence_sha256"] = read_json(self.influence / "influence.json")["sha256"]
-        return inputs
+        return read_inputs(self.model, self.samples, self.auxiliary, self.references, self.influence)
 
 
 def train(
@@ -366,7 +355,8 @@ def _write_weights(
     state: Path,
     gathered: dict[str, Any] | None = None,
 ) -> None:
-    """Write weights/ (empty for None, a diverged cell) and weights.sha256, which a repeated training reproduces.
+    """Write weights/ and weights.sha256, which a repeated training reproduces. Of a diverged cell (None) weights/ has
+    GENERATION_CONFIG alone, by which the workflow tells that the folder is there.
 
     template: of the samples; what ends their turns ends generations, too (generation_config.json). state: folder of the
     resume state, which may hold epochs that are kept (epochs.py). gathered: the weights of a model that is sharded,
@@ -378,10 +368,9 @@ def _write_weights(
             causal_lm_of(model).config.use_cache = True  # training turns it off, and generation wants it
             whole = gathered and {name.removeprefix("model."): weight for name, weight in gathered.items()}
             model.save_pretrained(temporary, state_dict=whole)  # type: ignore[operator]
-            tokenizer = load_tokenizer(base)
-            tokenizer.save_pretrained(temporary)
-            _write_generation_config(temporary, base, turn_of(tokenizer, template).id)
+            load_tokenizer(base).save_pretrained(temporary)
             add_epochs(state, temporary)
+        _write_generation_config(temporary, base, turn_of(load_tokenizer(base), template).id)
     digests = [f"{file_digest(path)}  {path.name}\n" for path in sorted((out / "weights").glob("*.safetensors"))]
     write_text(out / "weights.sha256", "".join(digests))
 
@@ -402,7 +391,10 @@ def _write_generation_config(weights: Path, base: Path, end: int) -> None:
 
 def is_finished(cell: Cell, folders: CellFolders) -> bool:
     """Whether `folders.out` holds the whole result of this very cell, trained on these very inputs."""
-    if not all((folders.out / name).exists() for name in folders.outputs):
-        return False
+    return all((folders.out / name).exists() for name in folders.outputs) and is_of_inputs(cell, folders)
+
+
+def is_of_inputs(cell: Cell, folders: CellFolders) -> bool:
+    """Whether the marker in `folders.out`, which must be there, is of this very cell, trained on these very inputs."""
     marker = read_json(folders.out / folders.outputs[-1])
     return bool(marker["cell"] == cell_id(cell) and marker["inputs"] == folders.inputs())

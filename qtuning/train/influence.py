@@ -39,6 +39,7 @@ from qtuning.train.accelerator import make_accelerator
 from qtuning.train.cost import Cost, shape_of
 from qtuning.train.epochs import EPOCH, MOMENTS
 from qtuning.train.gradients import SampleGradients, adam_direction, project
+from qtuning.train.inputs import read_measured_inputs
 from qtuning.train.references import weights_of
 
 VALUES, MARKER = "influence.parquet", "influence.json"
@@ -57,14 +58,17 @@ def measure_influence(measurement: Measurement, paths: ResultPaths, data_dir: Pa
     """Write influence.parquet and, last, influence.json into the measurement's folder; returns the folder.
 
     influence.parquet: a row a sample, `sample` and a float64 column for each target. influence.json: what it was made
-    from, and its cost. Killed, it starts anew and gives the same bits. UserError if the warm-up is not there or has
-    diverged, or if a target has no train split.
+    from, and its cost. Nothing to do if they are of these very inputs. Killed, it starts anew and gives the same bits.
+    UserError if the warm-up is not there or has diverged, or if a target has no train split.
     """
     import polars
 
     started, warmup, asked = time.perf_counter(), measurement.warmup, measurement.influence
     assert warmup.training is not None and asked.source is not None
     out, weights = paths.influence(measurement.identity), weights_of(paths.cell(warmup), "warm-up")
+    inputs = read_measured_inputs(measurement, paths, data_dir)
+    if (out / VALUES).is_file() and (out / MARKER).is_file() and read_json(out / MARKER).get("inputs") == inputs:
+        return out
     base, accelerator = model_path(paths.model(warmup)), make_accelerator(warmup.training.mixed_precision)
     samples, tokenizer = load_samples(paths.samples(warmup)).samples, load_tokenizer(base)
     folder = local_folder(asked.source, data_dir)
@@ -113,6 +117,7 @@ def measure_influence(measurement: Measurement, paths: ResultPaths, data_dir: Pa
         "measurement": measurement.model_dump(mode="json", by_alias=True),
         "targets": {name: list(target) for name, target in targets.items()},
         "sha256": file_digest(out / VALUES),
+        "inputs": inputs,
         "cost": {
             "tokens": spent.tokens,
             "flops": spent.flops,

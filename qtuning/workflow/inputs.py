@@ -10,13 +10,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from qtuning.data.contamination import checks_of
-from qtuning.data.items import items_file
+from qtuning.data.contamination import OverlapCheck, checks_of
+from qtuning.data.items import local_files
 from qtuning.data.sources import locate
 from qtuning.data.targets import train_file
 from qtuning.errors import UserError, raise_problems
 from qtuning.experiment.auxiliary import TrainedReference
-from qtuning.experiment.benchmarks import BENCHMARKS, Protocol, Split
 from qtuning.experiment.cell import Cell, Evaluation, FileSource, HubSource, Model, Pruning, Seeds, Training, TrainSet
 from qtuning.experiment.grid import ConfigFolder, Grid
 from qtuning.experiment.ids import (
@@ -35,19 +34,20 @@ from qtuning.experiment.influence import Measurement, measurement_of
 from qtuning.experiment.metrics import EDITIONS
 from qtuning.experiment.references import references_of, with_references
 from qtuning.experiment.yaml_files import nearest
-from qtuning.files import canonical_json
+from qtuning.files import canonical_json, short_hash
 from qtuning.gpus import visible
 from qtuning.tracking.mirror import MODES
 from qtuning.train.launch import Launch
-from qtuning.warm.client import VARIABLE
+from qtuning.warm import client, owner
 
 SETTINGS = ("results", "data_dir", "tracking", "processes", "parallel", "recompute", "threads", "checkpoint_seconds",
             "warm", "vllm", "machine", "time_limit")  # fmt: skip
-# variables that say which devices this machine has for us
-OF_THIS_MACHINE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
+# variables that mean nothing on another machine: which devices are for us, whose end is the end of jobs
+OF_THIS_MACHINE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
+                   owner.VARIABLE)  # fmt: skip
 # Every experiment is a rule of its own name, so none may be called like one of these rules.
 RULES = frozenset({
-    *("all", "configure", "prefetch", "base_model", "prepare", "train", "train_and_keep", "train_and_observe"),
+    *("all", "configure", "prefetch", "base_model", "prepare", "train", "train_and_observe"),
     *("measure", "influence", "evaluate", "ask", "mark", "localise", "token_kinds", "contamination", "tables"),
     *("tables_beside_the_paper", "localisation_table", "tokens_table", "efficiency_table", "kinds_table", "instrument"),
     *("figures", "likelihood_tables"),
@@ -142,13 +142,13 @@ class WorkflowInputs:
         """`--group A --group B`: the experiments that a cell belongs to."""
         return " ".join(f"--group {name}" for name in self.experiments_of[cell])
 
-    def temporary_cells(self) -> str:
-        """Regular expression of the cells whose full weights are deleted after evaluation."""
-        return _by_digits(self.cells.keys() - self._kept - self._observed)
+    def goes(self, cell: str) -> bool:
+        """Whether the weights of a cell go after the last job that reads them (train/wanted.py)."""
+        return self.cells[cell].training is not None and cell not in self._kept | self._observed
 
-    def lasting_cells(self) -> str:
-        """Regular expression of the cells whose weights stay: adapters, and experiments with `keep_weights`."""
-        return f"(?!(?:{self.temporary_cells()}|{self.observed_cells()})(?:/|$))[^/]+"
+    def plain_cells(self) -> str:
+        """Regular expression of the cells that are trained without being observed."""
+        return f"(?!{self.observed_cells()}(?:/|$))[^/]+"
 
     def observed_cells(self) -> str:
         """Regular expression of the cells that are observed while they train. Their weights stay, too."""
@@ -176,9 +176,10 @@ class WorkflowInputs:
 
         Full weights go when all users are trained.
         """
-        pruning = self.cells[cell].pruning
-        name = "weights" if pruning is None or pruning.replay is None else "trace.parquet"
-        return [self.paths.cell(reference) / name for reference in references_of(self.cells[cell])]
+        pruning, needed = self.cells[cell].pruning, references_of(self.cells[cell])
+        if pruning is not None and pruning.replay is not None:
+            return [self.paths.cell(reference) / "trace.parquet" for reference in needed]
+        return [path for reference in needed for path in self.weights(cell_id(reference))]
 
     @property
     def rows(self) -> list[str]:
@@ -205,12 +206,13 @@ class WorkflowInputs:
         return [] if local is None else [train_file(local, name) for name in asked.targets]
 
     def weights(self, cell: str) -> list[Path]:
-        """Weights that an evaluation of the cell loads; none for zero-shot."""
-        return [] if self.cells[cell].zero_shot else [self.paths.cell(self.cells[cell]) / "weights"]
+        """What says that the weights are there that an evaluation of the cell loads; none for zero-shot."""
+        folder = self.paths.cell(self.cells[cell])
+        return [] if self.cells[cell].zero_shot else [folder / "weights/generation_config.json"]
 
     def digest(self, cell: str) -> list[Path]:
         """Digest of those weights. It stays the same when training is repeated, and then so do the scores."""
-        return [path.with_suffix(".sha256") for path in self.weights(cell)]
+        return [] if self.cells[cell].zero_shot else [self.paths.cell(self.cells[cell]) / "weights.sha256"]
 
     def sources_of_pair(self, pair: str) -> list[Path]:
         """The user's files that a train set is read from."""
@@ -230,20 +232,14 @@ class WorkflowInputs:
             return [f"train set {train_set.name}: ratings: {line}{own}" for line in str(error).splitlines()]
         return []
 
-    def sources_of_cell(self, cell: str) -> list[Path]:
-        """The user's files that the train set of a cell is read from."""
-        return self.sources_of_pair(pair_id(self.cells[cell]))
-
     def sources_of_evaluation(self, evaluation: str) -> list[Path]:
         """The user's files that an evaluation reads."""
-        asked = self.evaluations[evaluation]
-        return self._benchmark_files(asked.source, _asked_splits(asked.benchmarks, asked.protocol))
+        return self._benchmark_files(self.evaluations[evaluation])
 
     def sources_of_check(self, name: str) -> list[Path]:
         """The user's files that an overlap is counted in."""
         check = self.checks[name]
-        questions = self._benchmark_files(check.source, _asked_splits(check.benchmarks, check.protocol))
-        return list(dict.fromkeys([*self._train_set_files(check.train_set.source), *questions]))
+        return list(dict.fromkeys([*self._train_set_files(check.train_set.source), *self._benchmark_files(check)]))
 
     def _train_set_files(self, source: HubSource | FileSource | None) -> list[Path]:
         # the mini world changes only with the package
@@ -251,10 +247,9 @@ class WorkflowInputs:
             return []
         return locate(source, data_dir=self.data_dir)
 
-    def _benchmark_files(self, source: str, splits: Mapping[str, Split]) -> list[Path]:
-        if source != "data-dir" or self.data_dir is None:
-            return []
-        files = [items_file(self.data_dir, name, split) for name, split in splits.items()]
+    def _benchmark_files(self, asked: Evaluation | OverlapCheck) -> list[Path]:
+        folder = self.data_dir if asked.source == "data-dir" else None
+        files = [*local_files(folder, asked.benchmarks, asked.protocol).values()]
         for file in files:
             if not file.exists():
                 raise UserError(f"{file}: no such file; data_dir must hold the benchmarks as docs/data.md says")
@@ -303,6 +298,10 @@ class WorkflowInputs:
         if self.grid(experiment).evaluation is None:
             raise UserError(f"experiment = {experiment!r}: has no `evaluation`, and therefore no table")
         return self.cells_of(experiment) + self.overlaps(experiment)
+
+    def made_of(self, experiment: str) -> str:
+        """A name for the set of files that tables and figures are made from: other cells make others."""
+        return short_hash(sorted(map(str, self.cells_of(experiment) + self.overlaps(experiment))))
 
     def overlaps(self, experiment: str) -> list[Path]:
         """Reports of the overlap of an experiment's train sets with its benchmarks."""
@@ -385,10 +384,6 @@ def _by_digits(cells: Collection[str]) -> str:
     return f"[^/]+-(?:{'|'.join(digits)})" if digits else "(?!)"
 
 
-def _asked_splits(benchmarks: Iterable[str], protocol: Protocol) -> dict[str, Split]:
-    return {name: BENCHMARKS[name].asked_split(protocol) for name in benchmarks}
-
-
 def _representative(cell: Cell) -> Cell:
     """The same cell for every cell that shares a tokenised train set, so that preparing it has one configuration."""
     assert cell.training is not None
@@ -413,12 +408,13 @@ def load_inputs(config: Mapping[str, Any], configs: Path = Path("configs"), *, s
     """
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     _check_settings(config, configs)
-    os.environ.pop(VARIABLE, None)
+    os.environ.pop(client.VARIABLE, None)
+    owner.own_jobs()
     if submits:
         for name in OF_THIS_MACHINE:
             os.environ.pop(name, None)
     elif config["warm"] and not visible():
-        os.environ[VARIABLE] = str(os.getpid())
+        os.environ[client.VARIABLE] = str(os.getpid())
     data_dir = None if config["data_dir"] is None else Path(config["data_dir"]).resolve()
     if data_dir is not None and not data_dir.is_dir():
         raise UserError(f"data_dir = {config['data_dir']!r}: no such folder")

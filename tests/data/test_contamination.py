@@ -18,7 +18,7 @@ from qtuning.data.overlap import Index, words
 from qtuning.errors import UserError
 from qtuning.experiment.cell import FileSource, TrainSet
 from qtuning.experiment.grid import ConfigFolder
-from qtuning.files import canonical_json
+from qtuning.files import canonical_json, file_digest
 
 LETTERS = "abcde"
 TEXT = st.lists(st.sampled_from(LETTERS), min_size=0, max_size=12)
@@ -200,7 +200,9 @@ def test_items_from_the_hub_are_those_of_local_files(folder: Path, local_hub: Hu
     publish(local_hub, "gsm8k", {"main": {"train": items[:1], "test": items}})
     hub = fetch_benchmarks(tmp_path / "results", "gsm8k")
     report = run_check(OverlapCheck(TRAIN_SET, "hub", ("gsm8k",)), data_dir=folder, hub=hub)
-    assert report == run(folder) | {"benchmark_source": "hub"}
+    local = run(folder)
+    assert local.pop("benchmark_files") == {"gsm8k": file_digest(folder / "gsm8k" / "test.jsonl.gz")}
+    assert report == local | {"benchmark_source": "hub"}
 
 
 def test_what_cannot_be_read_is_told(folder: Path, tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ def answer_of(root: Path, cell: Cell, status: str = "done") -> dict[str, Any]:
     base, folder = model_path(paths.model(cell)), paths.cell(cell)
     load_model(base, "float32").save_pretrained(folder / "weights")
     load_tokenizer(base).save_pretrained(folder / "weights")
+    write_text(folder / "weights.sha256", "those of the base model")
     write_json(folder / "train.json", {"status": status})
     return dict(read_json(find_planted_errors(cell, paths)))
 

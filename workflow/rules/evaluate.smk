@@ -10,11 +10,11 @@ rule evaluate:
         digest=lambda wildcards: INPUTS.digest(wildcards.cell),
         # Weights are made again when another experiment wants to evaluate them; their digest says if they changed.
         weights=ancient(lambda wildcards: INPUTS.weights(wildcards.cell)),
-        questions=lambda wildcards: INPUTS.sources_of_evaluation(wildcards.evaluation),
         fetched=ancient(lambda wildcards: HUB.of_evaluation(wildcards.evaluation)),
+        stale=lambda wildcards: STALE.scores(wildcards.cell, wildcards.evaluation),
     output:
-        scores=ROOT / "cells/{cell}/{evaluation}/scores.json",
-        answers=ROOT / "cells/{cell}/{evaluation}/items.parquet",
+        scores=update(ROOT / "cells/{cell}/{evaluation}/scores.json"),
+        answers=update(ROOT / "cells/{cell}/{evaluation}/items.parquet"),
     log:
         ROOT / "logs/evaluate/{cell}/{evaluation}.log",
     benchmark:
@@ -53,8 +53,8 @@ rule ask:
         model=lambda wildcards: INPUTS.model(wildcards.cell),
         digest=lambda wildcards: INPUTS.digest(wildcards.cell),
         weights=ancient(lambda wildcards: INPUTS.weights(wildcards.cell)),
-        questions=lambda wildcards: INPUTS.sources_of_evaluation(wildcards.evaluation),
         fetched=ancient(lambda wildcards: HUB.of_evaluation(wildcards.evaluation)),
+        stale=lambda wildcards: STALE.scores(wildcards.cell, wildcards.evaluation),
     output:
         temp(ROOT / "replies/{cell}/{evaluation}.json"),
     log:
@@ -94,8 +94,8 @@ use rule evaluate as mark with:
         digest=lambda wildcards: INPUTS.digest(wildcards.cell),
         # their folder is looked into; what is read of it has been answered
         weights=ancient(lambda wildcards: INPUTS.weights(wildcards.cell)),
-        questions=lambda wildcards: INPUTS.sources_of_evaluation(wildcards.evaluation),
         fetched=ancient(lambda wildcards: HUB.of_evaluation(wildcards.evaluation)),
+        stale=lambda wildcards: STALE.scores(wildcards.cell, wildcards.evaluation),
     log:
         ROOT / "logs/mark/{cell}/{evaluation}.log",
     benchmark:

@@ -10,11 +10,11 @@ rule influence:
         ),
         model=lambda wildcards: INPUTS.model(INPUTS.warmup(wildcards.measurement)),
         samples=lambda wildcards: INPUTS.samples(INPUTS.warmup(wildcards.measurement)),
-        examples=lambda wildcards: INPUTS.sources_of_measurement(wildcards.measurement),
         fetched=ancient(lambda wildcards: HUB.of_measurement(wildcards.measurement)),
+        stale=lambda wildcards: STALE.influence(wildcards.measurement),
     output:
-        marker=ROOT / "influence/{measurement}/influence.json",
-        values=ROOT / "influence/{measurement}/influence.parquet",
+        marker=update(ROOT / "influence/{measurement}/influence.json"),
+        values=update(ROOT / "influence/{measurement}/influence.parquet"),
     log:
         ROOT / "logs/influence/{measurement}.log",
     benchmark:

@@ -8,6 +8,7 @@ rule localise:
         samples=lambda wildcards: INPUTS.samples(wildcards.cell),
         digest=lambda wildcards: INPUTS.digest(wildcards.cell),
         weights=ancient(lambda wildcards: INPUTS.weights(wildcards.cell)),
+        stale=lambda wildcards: STALE.localisation(wildcards.cell),
     output:
         ROOT / "cells/{cell}/localisation.json",
     log:

@@ -2,11 +2,17 @@
 #
 # Settings that change no result (where to read, how to track) are given as `resources`, here and in the other rules:
 # unlike `params`, a change of theirs does not make Snakemake run finished jobs again.
+#
+# The user's files are no `input`, which would go by their times. Digests tell what is stale, and `stale` is empty or a
+# file that is newer (qtuning/workflow/stale.py).
+#
+# `update`: Snakemake deletes other outputs before it starts a job. A job may find that another workflow has made them
+# meanwhile, or the one before, which was killed; others may be reading them.
 
 
 rule configure:
     output:
-        ROOT / "configurations/{identity}.json",
+        update(ROOT / "configurations/{identity}.json"),
     log:
         ROOT / "logs/configure/{identity}.log",
     localrule: True
@@ -17,7 +23,7 @@ rule configure:
     message:
         "configuration of {wildcards.identity}"
     shell:
-        "printf '%s\\n' {params.configuration:q} > {output:q} 2> {log:q}"
+        "( printf '%s\\n' {params.configuration:q} > {output:q}.$$ && mv {output:q}.$$ {output:q} ) 2> {log:q}"
 
 
 # The only rule that uses the hub, on the machine that runs Snakemake: nodes often have no network. Progress goes to the
@@ -46,7 +52,7 @@ rule base_model:
         configuration=ROOT / "configurations/{model}.json",
         fetched=ancient(lambda wildcards: HUB.of_model(wildcards.model)),
     output:
-        ROOT / "models/{model}/model.json",
+        update(ROOT / "models/{model}/model.json"),
     log:
         ROOT / "logs/base_model/{model}.log",
     benchmark:
@@ -68,11 +74,11 @@ rule prepare:
     input:
         configuration=ROOT / "configurations/{pair}.json",
         model=lambda wildcards: INPUTS.model(wildcards.pair),
-        sources=lambda wildcards: INPUTS.sources_of_pair(wildcards.pair),
         fetched=ancient(lambda wildcards: HUB.of_train_set(wildcards.pair)),
+        stale=lambda wildcards: STALE.train_set(wildcards.pair),
     output:
-        report=ROOT / "train_sets/{pair}/report.json",
-        samples=ROOT / "train_sets/{pair}/samples.parquet",
+        report=update(ROOT / "train_sets/{pair}/report.json"),
+        samples=update(ROOT / "train_sets/{pair}/samples.parquet"),
     log:
         ROOT / "logs/prepare/{pair}.log",
     benchmark:

@@ -6,7 +6,6 @@ rule token_kinds:
         configuration=ROOT / "configurations/{cell}.json",
         model=lambda wildcards: INPUTS.model(wildcards.cell),
         samples=lambda wildcards: INPUTS.samples(wildcards.cell),
-        sources=lambda wildcards: INPUTS.sources_of_cell(wildcards.cell),
         trace=ROOT / "cells/{cell}/trace.parquet",
         watch=ROOT / "cells/{cell}/watch.jsonl",
     output:
@@ -37,8 +36,9 @@ rule measure:
         references=ancient(lambda wildcards: INPUTS.references(wildcards.cell)),
         influence=lambda wildcards: INPUTS.influence(wildcards.cell),
         samples=lambda wildcards: INPUTS.samples(wildcards.cell),
+        stale=lambda wildcards: STALE.training(wildcards.cell, "measured.json"),
     output:
-        ROOT / "cells/{cell}/measured.json",
+        update(ROOT / "cells/{cell}/measured.json"),
     log:
         ROOT / "logs/measure/{cell}.log",
     conda:

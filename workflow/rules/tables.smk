@@ -3,8 +3,8 @@
 
 rule contamination:
     input:
-        sources=lambda wildcards: INPUTS.sources_of_check(wildcards.check),
         fetched=ancient(lambda wildcards: HUB.of_check(wildcards.check)),
+        stale=lambda wildcards: STALE.overlap(wildcards.check),
     output:
         ROOT / "contamination/{check}.json",
     log:
@@ -54,6 +54,7 @@ rule tables:
         data_dir=DATA_DIR,
         tracking=config["tracking"],
     params:
+        cells=lambda wildcards: INPUTS.made_of(wildcards.experiment),
         title=lambda wildcards: INPUTS.grid(wildcards.experiment).experiment.title,
     message:
         "tables of {wildcards.experiment}"
@@ -109,6 +110,8 @@ rule localisation_table:
     resources:
         results=str(ROOT),
         data_dir=DATA_DIR,
+    params:
+        cells=lambda wildcards: INPUTS.made_of(wildcards.experiment),
     message:
         "planted errors of {wildcards.experiment}"
     shell:
@@ -183,6 +186,7 @@ rule instrument:
         results=str(ROOT),
         data_dir=DATA_DIR,
     params:
+        cells=lambda wildcards: INPUTS.made_of(wildcards.experiment),
         out=lambda wildcards, output: str(Path(output[0]).parent),
     message:
         "what {wildcards.experiment} can tell apart"
@@ -215,6 +219,7 @@ rule likelihood_tables:
         results=str(ROOT),
         data_dir=DATA_DIR,
     params:
+        cells=lambda wildcards: INPUTS.made_of(wildcards.experiment),
         title=lambda wildcards: INPUTS.grid(wildcards.experiment).experiment.title,
     message:
         "tables of {wildcards.experiment} by {wildcards.metric}"
@@ -244,6 +249,7 @@ rule figures:
         results=str(ROOT),
         data_dir=DATA_DIR,
     params:
+        cells=lambda wildcards: INPUTS.made_of(wildcards.experiment),
         out=lambda wildcards, output: str(Path(output[0]).parent),
     message:
         "figures of {wildcards.experiment}"

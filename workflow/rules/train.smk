@@ -1,5 +1,5 @@
-# One cell each. Resume state lies below results/state and is no output: Snakemake deletes the outputs of a job it
-# starts again, and the job must find where it was.
+# One cell each. Resume state lies below results/state and is no output. Of the weights one file is an output, which says
+# that they are there: the last job that reads full weights removes them all (qtuning/train/wanted.py).
 
 
 rule train:
@@ -11,18 +11,19 @@ rule train:
         references=ancient(lambda wildcards: INPUTS.references(wildcards.cell)),
         influence=lambda wildcards: INPUTS.influence(wildcards.cell),
         samples=lambda wildcards: INPUTS.samples(wildcards.cell),
+        stale=lambda wildcards: STALE.training(wildcards.cell),
     output:
-        marker=ROOT / "cells/{cell}/train.json",
-        metrics=ROOT / "cells/{cell}/metrics.jsonl",
-        trace=ROOT / "cells/{cell}/trace.parquet",
-        digest=ROOT / "cells/{cell}/weights.sha256",
-        weights=temp(directory(ROOT / "cells/{cell}/weights")),
+        marker=update(ROOT / "cells/{cell}/train.json"),
+        metrics=update(ROOT / "cells/{cell}/metrics.jsonl"),
+        trace=update(ROOT / "cells/{cell}/trace.parquet"),
+        digest=update(ROOT / "cells/{cell}/weights.sha256"),
+        weights=update(ROOT / "cells/{cell}/weights/generation_config.json"),
     log:
         ROOT / "logs/train/{cell}.log",
     benchmark:
         ROOT / "benchmarks/train/{cell}.tsv"
     wildcard_constraints:
-        cell=INPUTS.temporary_cells(),
+        cell=INPUTS.plain_cells(),
     group:
         REQUESTS.groups(workflow.parent_groupids) if SUBMITS else None
     conda:
@@ -52,26 +53,14 @@ rule train:
         " --checkpoint-seconds {resources.checkpoint_seconds} > {log:q} 2>&1"
 
 
-# Adapters are small and stay, as do the weights of experiments that say `keep_weights`.
-use rule train as train_and_keep with:
-    output:
-        marker=ROOT / "cells/{cell}/train.json",
-        metrics=ROOT / "cells/{cell}/metrics.jsonl",
-        trace=ROOT / "cells/{cell}/trace.parquet",
-        digest=ROOT / "cells/{cell}/weights.sha256",
-        weights=directory(ROOT / "cells/{cell}/weights"),
-    wildcard_constraints:
-        cell=INPUTS.lasting_cells(),
-
-
 # Cells of experiments with `observe`: their masks of tokens are in the trace, and fixed samples are watched.
 use rule train as train_and_observe with:
     output:
-        marker=ROOT / "cells/{cell}/train.json",
-        metrics=ROOT / "cells/{cell}/metrics.jsonl",
-        trace=ROOT / "cells/{cell}/trace.parquet",
-        digest=ROOT / "cells/{cell}/weights.sha256",
-        weights=directory(ROOT / "cells/{cell}/weights"),
-        watch=ROOT / "cells/{cell}/watch.jsonl",
+        marker=update(ROOT / "cells/{cell}/train.json"),
+        metrics=update(ROOT / "cells/{cell}/metrics.jsonl"),
+        trace=update(ROOT / "cells/{cell}/trace.parquet"),
+        digest=update(ROOT / "cells/{cell}/weights.sha256"),
+        weights=update(ROOT / "cells/{cell}/weights/generation_config.json"),
+        watch=update(ROOT / "cells/{cell}/watch.jsonl"),
     wildcard_constraints:
         cell=INPUTS.observed_cells(),
