@@ -38,7 +38,9 @@ def test_a_job_is_asked_to_end_when_its_workflow_is_killed() -> None:
         assert owner.stderr.read() == "the workflow has ended, and so does this job\n"
 
 
-@pytest.mark.parametrize("owner", ["", "elsewhere 1", f"{socket.gethostname()} {os.getpid()}"])
+@pytest.mark.parametrize(
+    "owner", ["", "elsewhere 1", f"{socket.gethostname()} {os.getpid()}"], ids=["none", "elsewhere", "alive"]
+)
 def test_a_job_without_a_workflow_on_this_machine_goes_on(owner: str) -> None:
     environment = {**os.environ, "QTUNING_OWNER": owner}
     code = "from qtuning.warm.owner import end_with_owner; end_with_owner()"
