@@ -212,10 +212,12 @@ class Pruned(Trainer):
         for place, known, part, selection in zip(
             self._places(len(candidates)), numbers, candidates, selections, strict=True
         ):
-            verdicts, losses = _verdicts(part, selection)
-            labels = [None] * len(part) if known is None else known.tolist()
-            lengths = part.lengths.tolist()
-            rows = trace_rows(update, self._epoch, labels, lengths, verdicts, losses, {}, masks, self._shown)
+            rows = []
+            if len(part):
+                verdicts, losses = _verdicts(part, selection)
+                labels = [None] * len(part) if known is None else known.tolist()
+                lengths = part.lengths.tolist()
+                rows = trace_rows(update, self._epoch, labels, lengths, verdicts, losses, {}, masks, self._shown)
             chosen = selection.samples
             samples = (len(part), int(chosen.kept.sum()), selection.asked_samples)
             counted = (*samples, part.tokens, int(selection.tokens.sum()), selection.asked_tokens)
