@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from qtuning.errors import storage_problem
+
 LEFTOVERS = (".*.tmp", ".*.old")  # names of what a killed `atomic_path` leaves
 
 
@@ -21,9 +23,25 @@ def atomic_path(target: Path) -> Iterator[Path]:
     A file with the bytes that `target` has already is dropped, and `target` left untouched.
 
     The caller may create a file or a directory there. An older `target` is replaced (a directory is moved aside first,
-    since rename cannot replace a directory that is not empty).
+    since rename cannot replace a directory that is not empty). UserError for a full disk, or one that takes nothing.
     """
     target = Path(target)
+    with storing(target):
+        yield from _atomic_path(target)
+
+
+@contextlib.contextmanager
+def storing(target: Path) -> Iterator[None]:
+    """Raise UserError for what hinders any file from being written to `target`'s folder: a full disk, permissions."""
+    try:
+        yield
+    except Exception as error:
+        if (problem := storage_problem(error, target)) is None:
+            raise
+        raise problem from error
+
+
+def _atomic_path(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:

@@ -1,5 +1,6 @@
 """The command line. Commands are thin; every stage of the workflow is one, and the rules call these same commands."""
 
+import contextlib
 import sys
 import traceback
 from pathlib import Path
@@ -26,7 +27,7 @@ from qtuning.cli.run import (
 )
 from qtuning.cli.status import status
 from qtuning.cli.track import dashboard, replay
-from qtuning.errors import UserError
+from qtuning.errors import UserError, memory_problem, storage_problem
 
 app = typer.Typer(
     name="qtuning",
@@ -47,23 +48,23 @@ for _command in (
 
 
 def main() -> None:
-    """Entry point: a UserError or a missing extra is one line and exit status 2; anything else has its traceback."""
+    """Entry point: a UserError or a missing extra is one line and exit status 2; anything else has its traceback.
+
+    A disk or a memory that is full is told like a UserError, wherever it was met.
+    """
     try:
         app()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except ModuleNotFoundError as error:
-        extra = extra_of(error.name or "")
-        if extra is None:
-            _print_traceback(error)
-            sys.exit(1)
-        needed = f"needs {error.name}, which is not installed; pip install 'qtuning[{extra}]'"
-        print(f"error: {' '.join(sys.argv[1:2])} {needed}", file=sys.stderr)
-        sys.exit(2)
     except Exception as error:
-        _print_traceback(error)
-        sys.exit(1)
+        told = error if isinstance(error, UserError) else storage_problem(error) or memory_problem(error)
+        if isinstance(error, ModuleNotFoundError) and (extra := extra_of(error.name or "")) is not None:
+            needed = f"needs {error.name}, which is not installed; pip install 'qtuning[{extra}]'"
+            told = UserError(f"{' '.join(sys.argv[1:2])} {needed}")
+        with contextlib.suppress(OSError):  # the log may be on the disk that is full
+            if told is None:
+                _print_traceback(error)
+            else:
+                print(f"error: {told}", file=sys.stderr)
+        sys.exit(1 if told is None else 2)
 
 
 def _print_traceback(error: Exception) -> None:

@@ -5,6 +5,7 @@ batch, so that a train set may be larger than memory (docs/scale.md).
 """
 
 import random
+import sys
 from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -28,13 +29,14 @@ from qtuning.data.present import is_of_present_data
 from qtuning.data.ratings import Ratings, describe_ratings, open_ratings
 from qtuning.data.remedies import count_remarks, most_frequent
 from qtuning.data.rows import Example, Reason, Refusal, Row
-from qtuning.data.samples import REPORT, SAMPLES, TOKENS, write_tokens
+from qtuning.data.samples import REPORT, SAMPLES, TOKENS, read_report, write_tokens
 from qtuning.data.sources import describe_source, read_rows
 from qtuning.data.templates import render, turn_of
 from qtuning.data.tokenise import Tokenised, load_tokenizer, tokenise, tokenizer_fingerprint
 from qtuning.data.write_samples import Candidate, SampleWriter, Usable
+from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell, Template, TrainSet
-from qtuning.files import read_json, write_json
+from qtuning.manifest import FILES, digests_of, write_sealed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,7 +57,7 @@ def prepare(
     assert cell.train_set is not None and cell.training is not None, "a zero-shot cell has no train set"
     train_set, template, limit = cell.train_set, cell.model.template, cell.limit_train
     out.mkdir(parents=True, exist_ok=True)
-    if not ((out / REPORT).is_file() and is_of_present_data(read_json(out / REPORT), cell, data_dir)):
+    if not ((out / REPORT).is_file() and _is_present(out, cell, data_dir)):
         for name in (REPORT, TOKENS):
             (out / name).unlink(missing_ok=True)
     check_limits(model_folder, Wanted(cutoff=cell.training.cutoff, templates=[template]))
@@ -102,8 +104,17 @@ def prepare(
         "tokenizer_fingerprint": fingerprint,
     }
     write_tokens(out)
-    write_json(out / REPORT, report)
+    write_sealed(out / REPORT, report | {FILES: digests_of(out, [out / SAMPLES, out / TOKENS])})
     return report
+
+
+def _is_present(out: Path, cell: Cell, data_dir: Path | None) -> bool:
+    """`is_of_present_data` of what was prepared; False where its report is damaged."""
+    try:
+        return is_of_present_data(read_report(out), cell, data_dir)
+    except UserError as error:
+        print(f"{error}; preparing now", file=sys.stderr)
+        return False
 
 
 @dataclass(frozen=True)

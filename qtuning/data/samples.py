@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args, overload
+from typing import TYPE_CHECKING, Any, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +12,15 @@ import numpy.typing as npt
 from qtuning.errors import UserError
 from qtuning.experiment.cell import RatingColumn
 from qtuning.experiment.truth import KINDS
-from qtuning.files import atomic_path, read_json
+from qtuning.files import atomic_path
+from qtuning.manifest import FILES, check_files, read_sealed, reading, tell_unverified
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SAMPLES, REPORT, TOKENS = "samples.parquet", "report.json", "tokens.int32"
 TOKEN = np.dtype("<i4")
+AGAIN = "prepare the train set again"
 
 
 @dataclass(frozen=True)
@@ -103,15 +105,32 @@ class StoredSamples:
         return iter(self.samples)
 
 
+def read_report(folder: Path) -> dict[str, Any]:
+    """The report of the train set prepared in `folder`; UserError if there is none, or if it is damaged."""
+    try:
+        return read_sealed(folder / REPORT, f"{AGAIN} (delete {folder})")
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no finished train set ({REPORT} is missing); prepare it first") from None
+
+
+def check_samples(folder: Path) -> dict[str, Any]:
+    """The report of a train set, whose samples have the digest that it says; UserError if not."""
+    report = read_report(folder)
+    if (digests := report.get(FILES)) is None:
+        tell_unverified(str(folder))
+    else:
+        check_files(folder, {SAMPLES: digests[SAMPLES]}, f"{AGAIN} (delete {folder})")
+    return report
+
+
 def load_samples(folder: Path) -> StoredSamples:
-    """Read what `prepare` wrote to `folder`; UserError if that is missing or was not finished."""
+    """Read what `prepare` wrote to `folder`; UserError if that is missing, was not finished or is damaged."""
     import polars
 
-    folder = Path(folder)
-    if not (folder / REPORT).exists():
-        raise UserError(f"{folder}: no finished train set ({REPORT} is missing); prepare it first")
-    again = "delete the folder and prepare it again"
-    try:
+    folder, again = Path(folder), f"{AGAIN} (delete {folder})"
+    report = check_samples(folder)
+    digests = report.get(FILES)
+    with reading(folder / SAMPLES, again):
         stored = polars.scan_parquet(folder / SAMPLES)
         names = stored.collect_schema().names()
         table = stored.select(
@@ -120,12 +139,11 @@ def load_samples(folder: Path) -> StoredSamples:
         ).collect(engine="streaming")
         if not (folder / TOKENS).exists():  # an older version prepared it
             write_tokens(folder)
-    except (polars.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{folder / SAMPLES}: cannot be read ({error}); {again}") from None
+    if digests is not None:
+        check_files(folder, {TOKENS: digests[TOKENS]}, "delete this file: it is made again of the samples")
     if not {"instruction_characters", "instruction_entropy"} <= set(names):
         raise UserError(f"{folder}: prepared by an older version, without statistics of the instructions; {again}")
-    expected = read_json(folder / REPORT)["used"]
-    if table.height != expected:
+    if table.height != (expected := report["used"]):
         raise UserError(f"{folder}: {SAMPLES} has {table.height} samples, but {REPORT} says {expected}; {again}")
     lengths = table["length"].to_numpy()
     tokens = np.memmap(folder / TOKENS, TOKEN, mode="r")

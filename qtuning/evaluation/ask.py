@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from qtuning.errors import UserError
-from qtuning.evaluation.run import folders_of, ready_tasks, trained_template, why_skipped, work_through
+from qtuning.evaluation.run import check_weights, folders_of, ready_tasks, trained_template, why_skipped, work_through
 from qtuning.experiment.cell import Cell, Evaluation
 from qtuning.experiment.ids import ResultPaths, cell_id, evaluation_id, model_id
 from qtuning.files import file_digest, read_json, write_json
 from qtuning.gpus.lease import needed_share
 from qtuning.locks import exclusive_if_free
+from qtuning.manifest import read_sealed, write_sealed
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks of LoRA that a vLLM engine can be made for; it takes all adapters up to its own."""
@@ -138,9 +139,10 @@ def _engine(
         engine = Engine(python, {"engine": settings, "questions": str(folder / "questions.json")})
 
         def ask(asked: Cell) -> None:
+            check_weights(asked, paths)
             engine.reply(cell_id(asked), folders_of(asked, paths)[1], folder / "replies.json")
             stamp = {"questions": model.questions.digest, "weights": _weights(asked, paths)}
-            write_json(_kept(asked, evaluation, paths), read_json(folder / "replies.json") | stamp)
+            write_sealed(_kept(asked, evaluation, paths), read_json(folder / "replies.json") | stamp)
 
         try:
             yield ask
@@ -202,7 +204,11 @@ def _wanted(cell: Cell, evaluation: Evaluation, paths: ResultPaths) -> bool:
 def _answered(cell: Cell, evaluation: Evaluation, paths: ResultPaths) -> bool:
     """Whether replies of its present weights are kept."""
     kept = _kept(cell, evaluation, paths)
-    return kept.is_file() and bool(read_json(kept)["weights"] == _weights(cell, paths))
+    try:
+        return kept.is_file() and bool(read_sealed(kept, "asking again")["weights"] == _weights(cell, paths))
+    except UserError as error:  # damaged
+        print(error, file=sys.stderr)
+        return False
 
 
 def _kept(cell: Cell, evaluation: Evaluation, paths: ResultPaths) -> Path:

@@ -1,13 +1,16 @@
 """What scores were computed from, as far as the configuration cannot say it: digests. Loads no torch."""
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from qtuning.data.items import local_files
+from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell, Evaluation
 from qtuning.experiment.ids import ResultPaths
-from qtuning.files import file_digest, read_json
+from qtuning.files import file_digest
+from qtuning.manifest import FILES, check_files, read_sealed
 
 
 def read_inputs(
@@ -26,11 +29,19 @@ def read_inputs(
     files = {name: digest(file) for name, file in asked.items()}
     if cell.training is not None:
         return {"weights": file_digest(paths.cell(cell) / "weights.sha256"), "questions": files}
-    model = read_json(paths.model(cell) / "model.json")
+    model = read_sealed(paths.model(cell) / "model.json", "delete it and run again")
     return {"model": {key: model.get(key) for key in ("revision", "sha256")}, "questions": files}
 
 
 def is_evaluated(out: Path, inputs: Mapping[str, Any]) -> bool:
-    """Whether `out` holds the scores of these very inputs."""
+    """Whether `out` holds the scores of these very inputs. Scores or answers that are damaged are told, and are none."""
     marker = out / "scores.json"
-    return marker.is_file() and (out / "items.parquet").is_file() and bool(read_json(marker).get("inputs") == inputs)
+    if not marker.is_file() or not (out / "items.parquet").is_file():
+        return False
+    try:
+        found = read_sealed(marker, "evaluating now")
+        check_files(out, found.get(FILES, {}), "evaluating now")
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return False
+    return bool(found.get("inputs") == inputs)

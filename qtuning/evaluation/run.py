@@ -23,12 +23,14 @@ from qtuning.evaluation.likelihoods import Likelihood, likelihoods_of
 from qtuning.evaluation.tasks import load_tasks, max_new_tokens, shots_of
 from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.cell import Cell, Evaluation, Template
+from qtuning.experiment.finished import WEIGHTS, check_outputs, marker_of
 from qtuning.experiment.ids import ResultPaths, cell_id, cell_json, evaluation_id
-from qtuning.files import atomic_path, read_json, write_json, write_text
+from qtuning.files import atomic_path, write_text
 from qtuning.hub.fetch import commit_of
 from qtuning.hub.offline import go_offline
 from qtuning.hub.repositories import repository_of_benchmark
-from qtuning.model.load import model_path
+from qtuning.manifest import FILES, digests_of, read_sealed, write_sealed
+from qtuning.model.load import model_path, verified_model
 from qtuning.model.out_of_memory import telling
 from qtuning.progress import Reporter, beside
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
     from qtuning.evaluation.model import EvaluatedModel
 
+ITEMS = "items.parquet"
 LoggedSample = dict[str, Any]  # what lm-eval logs of one item under one filter
 
 
@@ -68,7 +71,9 @@ def evaluate_cell(cell: Cell, evaluation: Evaluation, paths: ResultPaths, *, dat
     if evaluation.backend == "vllm":
         if not (file := paths.replies(cell, evaluation)).is_file():
             raise UserError(f"{file}: no such file; `qtuning ask` makes it (docs/evaluation.md)")
-        replies = read_json(file)
+        replies = read_sealed(file, f"delete {file} and run again")
+    else:
+        check_weights(cell, paths)
     evaluate_model(
         cell_id=cell_id(cell), base=base, adapter=adapter, evaluation=evaluation, out=out, data_dir=data_dir,
         hub=paths.hub, replies=replies, template=trained_template(cell), inputs=inputs,
@@ -88,8 +93,16 @@ def why_skipped(cell: Cell, paths: ResultPaths) -> str | None:
     folder = paths.cell(cell)
     if not (folder / "train.json").exists() or not (folder / "weights").is_dir():
         raise UserError(f"{folder}: no trained weights; train the cell first")
-    training = read_json(folder / "train.json")
+    training = marker_of(folder, cell=folder.name)
     return f"training diverged: {training['reason']}" if training["status"] == "diverged" else None
+
+
+def check_weights(cell: Cell, paths: ResultPaths) -> None:
+    """UserError unless all that is read of a cell's weights, and of the base model under an adapter, is as written."""
+    if cell.training is None or cell.training.tuning != "full":
+        verified_model(paths.model(cell))
+    if cell.training is not None:
+        check_outputs(paths.cell(cell), WEIGHTS)
 
 
 def folders_of(cell: Cell, paths: ResultPaths) -> tuple[Path, Path | None]:
@@ -235,8 +248,8 @@ def write_scores(out: Path, items: polars.DataFrame, scores: dict[str, Any]) -> 
     """Make the folder `out`, whole or not at all, the marker `scores.json` last."""
     with atomic_path(out) as temporary:
         temporary.mkdir()
-        items.write_parquet(temporary / "items.parquet")
-        write_json(temporary / "scores.json", scores)
+        items.write_parquet(temporary / ITEMS)
+        write_sealed(temporary / "scores.json", {**scores, FILES: digests_of(temporary, [temporary / ITEMS])})
 
 
 def run_tasks(model: "LM", tasks: dict[str, "Task"], evaluation: Evaluation) -> dict[str, list[LoggedSample]]:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from qtuning.errors import UserError, raise_problems
+from qtuning.experiment import apart
 from qtuning.experiment.benchmarks import BENCHMARKS, averaged
 from qtuning.experiment.cell import Cell, Evaluation, FileSource, Model, Pruning, Training, TrainSet
 from qtuning.experiment.ids import cell_json
@@ -104,7 +105,8 @@ class ConfigFolder:
         grids, problems = [], {}
         for name in names:
             try:
-                grids.append(self._expand(name))
+                with apart.listing():
+                    grids.append(self._expand(name))
             except UserError as error:
                 problems[name] = str(error)
         return grids, problems

@@ -20,6 +20,7 @@ from pydantic import Field, TypeAdapter, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 
 from qtuning.errors import UserError
+from qtuning.experiment import apart
 from qtuning.experiment.cell import PrunerName, Readings
 from qtuning.experiment.code_digest import code_digest, is_imported
 from qtuning.experiment.registry import SAMPLE_PRUNERS, TOKEN_PRUNERS, Need, NoOptions, PrunerInfo, PrunerKind, Scope
@@ -38,17 +39,32 @@ TAKEN = {
 }  # options of every method, whose names no pruner may use
 DECLARED = "__qtuning_pruner__"  # the attribute in which `pruners.plugin.pruner` leaves (scope, needs)
 DEFAULT_NEEDS: frozenset[Need] = frozenset({"scores"})
+_described: dict[tuple[str, PrunerKind], PrunerInfo] = {}  # pruners that another process has looked at
 
 
 def find_pruner(name: str, kind: PrunerKind) -> PrunerInfo:
-    """The pruner `name` of that kind. UserError (one line) if there is none, or if it cannot be used."""
-    return BUILT_IN[kind].get(name) or _plugin(name, kind)
+    """The pruner `name` of that kind. UserError (one line) if there is none, or if it cannot be used.
+
+    One of the user's own is imported here, but not while experiments are listed (`apart.listing`).
+    """
+    found = BUILT_IN[kind].get(name) or _described.get((name, kind))
+    return found or (_describe if apart.is_listing() else _plugin)(name, kind)
+
+
+def checked_options(info: PrunerInfo, options: Mapping[str, object], kind: PrunerKind, where: str) -> dict[str, Any]:
+    """The options as a cell has them, with defaults filled in. UserError, after `where`, for wrong ones."""
+    if (info.name, kind) in _described:
+        asked = {"name": info.name, "kind": kind, "options": dict(options), "where": where}
+        return dict(apart.looker().ask(info.function, asked))
+    return validate(info.options, options, where).model_dump(mode="json", by_alias=True)
 
 
 def kinds_of(name: str) -> list[PrunerKind]:
     """The kinds of pruner called `name`: both for some built-ins, else one. UserError if there is none."""
     known = {kind: {*BUILT_IN[kind], *_registered(kind)} for kind in PARAMETERS}
     kinds = [kind for kind, names in known.items() if name in names]
+    if not kinds and ":" in name and apart.is_listing():
+        return list(apart.looker().ask(name, {"name": name}))
     if not kinds and ":" in name:
         return [_kind_of(_load(name), name)]
     if not kinds:
@@ -62,6 +78,8 @@ def bind_options(info: PrunerInfo, options: Mapping[str, object], kind: PrunerKi
     A function gets the options as keyword arguments, a class gets them when it is made. They are called as the fields
     of `info.options` are (`lambda_`, not `lambda`). UserError for wrong options.
     """
+    if (info.name, kind) in _described:  # what is called must be here
+        info = _plugin(info.name, kind)
     values = dict(validate(info.options, options, f"{kind} pruner {info.name}: options"))
     found = _load(info.function)
     if not inspect.isclass(found):
@@ -82,6 +100,20 @@ def describe_error(error: BaseException) -> str:
     where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
     message = " ".join(str(error).split())
     return f"{type(error).__name__}{': ' if message else ''}{message}{where}"
+
+
+def _describe(name: str, kind: PrunerKind) -> PrunerInfo:
+    """What another process says of a pruner that is not built in."""
+    if ":" not in _registered(kind).get(name, name):
+        return _plugin(name, kind)  # which says that there is none
+    told = apart.looker().ask(_registered(kind).get(name, name), {"name": name, "kind": kind})
+    fields: dict[str, Any] = {
+        key: (Any, Field(default, alias=alias)) for key, (alias, default) in told.pop("options").items()
+    }
+    options = create_model(f"{name} options", __base__=NoOptions, **fields)
+    needs = frozenset(told.pop("needs"))
+    _described[name, kind] = PrunerInfo(name=name, needs=needs, options=options, **told)
+    return _described[name, kind]
 
 
 @cache

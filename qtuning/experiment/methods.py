@@ -10,11 +10,19 @@ from qtuning.errors import UserError, raise_problems
 from qtuning.experiment.auxiliary import Influence, TrainedReference
 from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.cell import Model, Pruning, Readings, Scoring
-from qtuning.experiment.lookup import PARAMETERS, find_pruner, kinds_of
+from qtuning.experiment.lookup import PARAMETERS, checked_options, find_pruner, kinds_of
 from qtuning.experiment.needs import needs_of
 from qtuning.experiment.places import belongs
 from qtuning.experiment.presets import PRESETS
-from qtuning.experiment.registry import NAMED_METHODS, REFERENCE, SAMPLE_PRUNERS, TOKEN_PRUNERS, Need, PrunerInfo
+from qtuning.experiment.registry import (
+    NAMED_METHODS,
+    REFERENCE,
+    SAMPLE_PRUNERS,
+    TOKEN_PRUNERS,
+    Need,
+    PrunerInfo,
+    PrunerKind,
+)
 from qtuning.experiment.schema import Experiment, MethodEntry, Ratios
 from qtuning.experiment.yaml_files import nearest, validate
 
@@ -65,7 +73,7 @@ def make_pruning(
             for key in stray
         ]
     )
-    sample_options, token_options = _options(sample, entry), _options(token, entry)
+    sample_options, token_options = _options(sample, entry, "sample"), _options(token, entry, "token")
     needs = sample.needs_with(sample_options) | token.needs_with(token_options)
     sample_ratio = 1.0 if sample.scope == "none" else budget.sample_ratio
     token_ratio = 1.0 if token.scope == "none" else budget.token_ratio
@@ -221,7 +229,7 @@ def _option_names(info: PrunerInfo) -> list[str]:
     return [field.alias or name for name, field in info.options.model_fields.items()]
 
 
-def _options(info: PrunerInfo, entry: MethodEntry) -> dict[str, Any]:
+def _options(info: PrunerInfo, entry: MethodEntry, kind: PrunerKind) -> dict[str, Any]:
     """The options of this pruner, validated, with defaults filled in."""
     mine = {key: value for key, value in entry.options.items() if key in _option_names(info)}
-    return validate(info.options, mine, f"{entry.method}: options").model_dump(mode="json", by_alias=True)
+    return checked_options(info, mine, kind, f"{entry.method}: options")

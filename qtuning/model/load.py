@@ -6,14 +6,16 @@ import importlib.resources
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtuning.errors import UserError
 from qtuning.experiment.cell import GgufSource, Model, ShippedModelSource
-from qtuning.files import atomic_path, file_digest, read_json, write_json
+from qtuning.files import atomic_path, read_json
 from qtuning.hub.fetch import snapshot
 from qtuning.hub.repositories import repository_of_model
+from qtuning.manifest import FILES, check_files, digests_of, read_sealed, tell_unverified, write_sealed
 from qtuning.model.optional import bitsandbytes
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 MARKER = "model.json"
 WEIGHTS = "weights"
+READ = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+"""Files of a model's folder that are read: weights, configurations, chat template, tokenizer."""
 
 
 def make_ready(model: Model, out: Path, hub: Path | None = None) -> None:
@@ -29,9 +33,9 @@ def make_ready(model: Model, out: Path, hub: Path | None = None) -> None:
 
     hub: where it says what was fetched from the hub (ResultPaths.hub).
 
-    The marker is written last: {"path", "revision", "source", "sha256"}. path: a folder, relative to `out` if it lies
-    below it. revision: the commit of a hub model, else null. sha256: of the weights of a local model; null for a hub
-    model, whose commit says as much.
+    The marker is written last: {"path", "revision", "source", "sha256", "files"}. path: a folder, relative to `out` if
+    it lies below it. revision: the commit of a hub model, else null. sha256: of the weights of a local model; null for
+    a hub model, whose commit says as much. files: digests of all that is read of the folder, as it was then.
     """
     out.mkdir(parents=True, exist_ok=True)
     source, revision = model.source, None
@@ -49,28 +53,50 @@ def make_ready(model: Model, out: Path, hub: Path | None = None) -> None:
     else:
         path = Path(source.id).expanduser()
     check_folder(path)
-    write_json(
+    files = digests_of(path, (file for pattern in READ for file in path.glob(pattern)))
+    write_sealed(
         out / MARKER,
         {
             "path": WEIGHTS if path == out / WEIGHTS else str(path.absolute()),
             "revision": revision,
             "source": source.model_dump(mode="json"),
-            "sha256": weights_digest(path) if revision is None else None,
+            "sha256": _weights_digest(files) if revision is None else None,
+            FILES: files,
         },
     )
 
 
 def model_path(folder: Path) -> Path:
     """The folder with the weights of a model made ready in `folder`; UserError if it is not, or has vanished."""
-    try:
-        marker = read_json(folder / MARKER)
-    except FileNotFoundError:
-        raise UserError(f"{folder}: no model made ready here ({MARKER} is missing)") from None
-    path = folder / marker["path"]
+    path: Path = folder / read_model_marker(folder)["path"]
     if not path.is_dir():
         raise UserError(
             f"{path}: the model has vanished since it was made ready; delete {folder / MARKER} and run again"
         )
+    return path
+
+
+def read_model_marker(folder: Path) -> dict[str, Any]:
+    """What `make_ready` wrote to `folder`; UserError if that is missing or damaged."""
+    try:
+        return read_sealed(folder / MARKER, f"delete {folder / MARKER} and run again")
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no model made ready here ({MARKER} is missing)") from None
+
+
+def verified_model(folder: Path) -> Path:
+    """`model_path`, once all that is read of the model has the digests that it had when it was made ready.
+
+    All bytes are read, each time (docs/reliability.md says what that costs). UserError for a file that has changed.
+    """
+    path, marker = model_path(folder), read_model_marker(folder)
+    again = f"fetch or copy the model anew, or delete {folder / MARKER} if it was changed on purpose; then run again"
+    if FILES in marker:
+        check_files(path, marker[FILES], again)
+    elif (expected := marker.get("sha256")) is None:
+        tell_unverified(str(folder / MARKER))
+    elif weights_digest(path) != expected:
+        raise UserError(f"{path}: its weights are damaged (their digest differs); {again}")
     return path
 
 
@@ -158,9 +184,14 @@ def check_folder(path: Path) -> None:
 
 def weights_digest(path: Path) -> str:
     """SHA-256 over names and digests of the safetensors files in `path`."""
+    return _weights_digest(digests_of(path, path.glob("*.safetensors")))
+
+
+def _weights_digest(digests: Mapping[str, str]) -> str:
     total = hashlib.sha256()
-    for file in sorted(path.glob("*.safetensors")):
-        total.update(f"{file.name} {file_digest(file)}\n".encode())
+    for name, digest in sorted(digests.items()):
+        if name.endswith(".safetensors"):
+            total.update(f"{name} {digest}\n".encode())
     return total.hexdigest()
 
 

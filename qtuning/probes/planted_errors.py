@@ -16,10 +16,12 @@ from accelerate import Accelerator
 from qtuning.data.samples import StoredSamples, load_samples
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell, Pruning, Scoring
+from qtuning.experiment.finished import WEIGHTS, check_outputs, marker_of
 from qtuning.experiment.ids import ResultPaths, cell_id
 from qtuning.experiment.registry import REFERENCE
-from qtuning.files import file_digest, read_json, write_json
-from qtuning.model.load import model_path
+from qtuning.files import file_digest
+from qtuning.manifest import write_sealed
+from qtuning.model.load import verified_model
 from qtuning.model.packed import PackedModel
 from qtuning.pruners.base import DROPPED, PRUNABLE
 from qtuning.pruners.method import method_of
@@ -89,22 +91,23 @@ def find_planted_errors(cell: Cell, paths: ResultPaths) -> Path:
         np.isin(np.arange(sample.prompt, len(sample.tokens)), places)
         for sample, places in zip(stored, stored.errors, strict=True)
     ]
-    base, accelerator = model_path(paths.model(cell)), make_accelerator(cell.training.mixed_precision)
+    base, accelerator = verified_model(paths.model(cell)), make_accelerator(cell.training.mixed_precision)
     answer: dict[str, Any] = {"cell": cell_id(cell), "lambda": smoothing_of(cell.pruning)[0]}
     answer["inputs"] = {"weights": file_digest(folder / "weights.sha256")}
     of_cell = (cell.dtype, stored.samples, accelerator)
     answer["base"] = _measure(cell, load_for_scoring(base, *of_cell), stored, wrong, accelerator)
     answer["trained"] = None
-    if read_json(folder / "train.json")["status"] == "done":
+    if marker_of(folder, cell=folder.name)["status"] == "done":
         tuned = load_for_scoring(base, *of_cell, _weights(folder))
         answer["trained"] = _measure(cell, tuned, stored, wrong, accelerator)
-    write_json(folder / FILE, answer)
+    write_sealed(folder / FILE, answer)
     return folder / FILE
 
 
 def _weights(folder: Path) -> Path:
     if not (weights := folder / "weights").is_dir():
         raise UserError(f"{weights}: no such folder: the weights are gone; delete train.json and train the cell again")
+    check_outputs(folder, WEIGHTS)
     return weights
 
 

@@ -16,8 +16,9 @@ from qtuning.data.kinds import KINDS, Codes, token_kinds
 from qtuning.data.samples import load_samples
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell
+from qtuning.experiment.finished import check_outputs
 from qtuning.experiment.ids import ResultPaths, cell_id
-from qtuning.files import write_json
+from qtuning.manifest import write_sealed
 from qtuning.model.load import model_path
 from qtuning.probes.texts import read_texts
 from qtuning.train.decision import unpack_mask
@@ -36,12 +37,13 @@ def count_token_kinds(cell: Cell, paths: ResultPaths, data_dir: Path | None = No
     folder = paths.cell(cell)
     if cell.train_set is None or not (folder / "trace.parquet").exists():
         raise UserError(f"{folder}: no trained cell; train it first")
+    check_outputs(folder, "trace.parquet")
     trace = pl.read_parquet(folder / "trace.parquet")
     if "mask" not in trace.columns or not (folder / "watch.jsonl").exists():
         raise UserError(f"{folder}: was trained without `observe`; delete its train.json and run the experiment again")
     masked = trace.filter(pl.col("mask").is_not_null())
     kinds = _kinds_of_samples(cell, paths, set(masked["sample"].unique()), data_dir)
-    write_json(folder / FILE, {"cell": cell_id(cell), "kinds": KINDS, "counts": count(masked, kinds)})
+    write_sealed(folder / FILE, {"cell": cell_id(cell), "kinds": KINDS, "counts": count(masked, kinds)})
     return folder / FILE
 
 

@@ -14,8 +14,18 @@ from qtuning.experiment.grid import Grid
 from qtuning.experiment.ids import AUXILIARY, cell_id, evaluation_id
 from qtuning.experiment.metrics import METRICS, metric_of
 from qtuning.experiment.yaml_files import validate
-from qtuning.files import canonical_json, read_json
+from qtuning.files import canonical_json
 from qtuning.store.comparable import check_comparable
+from qtuning.store.intact import (
+    ANSWERS,
+    Unverified,
+    check_cell,
+    check_means,
+    check_scores,
+    collecting,
+    files_of,
+    read_answer,
+)
 from qtuning.store.lines import changed_options, option_text
 from qtuning.store.schema import (
     CELL_SCHEMA,
@@ -36,8 +46,6 @@ HASH_DIGITS = 16
 """How much of an item's hash is kept: 64 bits tell the items of a benchmark apart, in a quarter of the space."""
 BINS = 64
 """Most rows of steps.parquet per cell."""
-FILE_SCHEMA = {name: dtype for name, dtype in ITEM_SCHEMA.items() if name not in ("cell", "evaluation")}
-"""What the store takes of an items.parquet of a cell."""
 PLANE_ROWS = 3000
 """Most rows of planes.parquet per cell."""
 
@@ -49,8 +57,13 @@ class _File(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """None if the file does not exist."""
-        return validate(cls, path.read_bytes(), str(path)) if path.exists() else None
+        """None if the file does not exist. UserError, which says what to delete, if it is no such file."""
+        if not path.exists():
+            return None
+        try:
+            return validate(cls, path.read_bytes(), str(path))
+        except UserError as error:
+            raise UserError(f"{error}; delete the file: the same `snakemake` command makes it again") from None
 
 
 class _Metrics(_File):
@@ -106,25 +119,30 @@ def collect(grids: Sequence[Grid], results: Path) -> tuple[pl.DataFrame, pl.Data
 
     Raises UserError where a file is malformed, or where an experiment mixes evaluations that cannot be compared.
     """
-    tables, cells = [pl.DataFrame(schema=SCHEMA)], list[dict[str, Any]]()
+    tables, cells, unverified = [pl.DataFrame(schema=SCHEMA)], list[dict[str, Any]](), Unverified()
     for grid in grids:
         for cell in grid.cells:
             folder = results / "cells" / cell_id(cell)
+            check_cell(folder, unverified)
             train = _Train.read(folder / "train.json")
             base = identity(grid, cell) | _costs(train)
             done = cell.zero_shot or (train is not None and train.status == "done")
             status, reason = ("done", None) if done else _why_missing(cell, folder, train, None)
             cells.append(base | {"status": status, "reason": reason})
             if grid.evaluation is not None:
-                rows = [base | row for row in _scores(grid.evaluation, cell, folder, train)]
+                rows = [base | row for row in _scores(grid.evaluation, cell, folder, train, unverified)]
                 tables.append(pl.DataFrame(rows, schema=SCHEMA, orient="row"))
+    unverified.tell(results)
     table = pl.concat(tables)
     check_comparable(table)
     return table, pl.DataFrame(cells, schema=CELL_SCHEMA, orient="row")
 
 
-def _scores(evaluation: Evaluation, cell: Cell, folder: Path, train: _Train | None) -> Iterator[dict[str, Any]]:
+def _scores(
+    evaluation: Evaluation, cell: Cell, folder: Path, train: _Train | None, unverified: Unverified
+) -> Iterator[dict[str, Any]]:
     path = folder / evaluation_id(evaluation) / "scores.json"
+    check_scores(path.parent, unverified)
     scores = _Scores.read(path)
     if scores is None or scores.status == "skipped":
         status, reason = _why_missing(cell, folder, train, scores)
@@ -139,6 +157,7 @@ def _scores(evaluation: Evaluation, cell: Cell, folder: Path, train: _Train | No
             raise UserError(
                 f"{path}: {key} = {found!r}: belongs to another folder than {expected}; delete it and evaluate again"
             )
+    check_means(path.parent)
     base = {"backend": canonical_json(scores.backend), "evaluation_config": canonical_json(scores.evaluation)}
     for benchmark in evaluation.benchmarks:
         result = scores.benchmarks.get(benchmark)
@@ -265,7 +284,7 @@ def collect_items(scores: pl.DataFrame, results: Path) -> pl.LazyFrame:
     ])  # fmt: skip
     # a slice keeps its whole string in memory; by way of a category it becomes one of its own
     names = pl.col("item_hash", "cluster").str.slice(0, HASH_DIGITS).cast(pl.Categorical).cast(pl.String)
-    rows = pl.scan_parquet(paths, include_file_paths="file", extra_columns="ignore", schema=FILE_SCHEMA)
+    rows = pl.scan_parquet(paths, include_file_paths="file", extra_columns="ignore", schema=ANSWERS)
     return (
         rows.join(of_file, on="file")
         .join(kept.lazy(), on=["cell", "evaluation", "benchmark", "metric"], how="semi")
@@ -283,9 +302,10 @@ def collect_steps(cells: Iterable[str], results: Path) -> pl.DataFrame:
     names = {f"selection/{name}" if name in SELECTION_STEPS else name: name for name in STEP_SCHEMA if name != "cell"}
     first, means = list(STEP_SCHEMA)[1:3], list(STEP_SCHEMA)[3:]
     frames = [pl.DataFrame(schema=STEP_SCHEMA)]
-    for cell, path in _files(cells, results, "metrics.jsonl"):
+    for cell, path in files_of(cells, results, "metrics.jsonl"):
         if path.stat().st_size:
-            metrics = pl.read_ndjson(path, schema={key: STEP_SCHEMA[name] for key, name in names.items()})
+            with collecting(path):
+                metrics = pl.read_ndjson(path, schema={key: STEP_SCHEMA[name] for key, name in names.items()})
             place = (pl.int_range(pl.len(), dtype=pl.Int64) * min(BINS, len(metrics)) // pl.len()).alias("bin")
             groups = metrics.rename(names).sort("update").group_by(place, maintain_order=True)
             binned = groups.agg(pl.col(first).first(), pl.col(means).mean())
@@ -297,8 +317,9 @@ def collect_planes(cells: Iterable[str], results: Path) -> pl.DataFrame:
     """The samples that were scored, from the pruning traces: at most PLANE_ROWS a cell, in the order of its trace."""
     columns = list(PLANE_SCHEMA)[1:]
     frames = [pl.DataFrame(schema=PLANE_SCHEMA)]
-    for cell, path in _files(cells, results, "trace.parquet"):
-        scored = pl.read_parquet(path, columns=columns).filter(pl.col("ppl").is_not_null())
+    for cell, path in files_of(cells, results, "trace.parquet"):
+        with collecting(path):
+            scored = pl.read_parquet(path, columns=columns).filter(pl.col("ppl").is_not_null())
         frames.append(thinned(scored, PLANE_ROWS).select(pl.lit(cell).alias("cell"), *columns))
     return pl.concat(frames)
 
@@ -318,8 +339,8 @@ def collect_localisation(cells: Iterable[str], results: Path) -> pl.DataFrame:
     is only their share.
     """
     rows = []
-    for cell, path in _files(cells, results, "localisation.json"):
-        answer = read_json(path)
+    for cell, path in files_of(cells, results, "localisation.json"):
+        answer = read_answer(path)
         for model in ("base", "trained"):
             if (found := answer.get(model)) is None:
                 continue
@@ -343,9 +364,3 @@ def collect_localisation(cells: Iterable[str], results: Path) -> pl.DataFrame:
             for key, name in (("with_error", "kept samples with an error"), ("without", "kept samples without")):
                 rows.append((cell, model, name, None, None, None, found["kept_samples"][key], weight))
     return pl.DataFrame(rows, schema=LOCALISATION_SCHEMA, orient="row")
-
-
-def _files(cells: Iterable[str], results: Path, name: str) -> Iterator[tuple[str, Path]]:
-    """(cell, file) of the cells that have such a file, sorted by cell."""
-    paths = ((cell, results / "cells" / cell / name) for cell in sorted(set(cells)))
-    return ((cell, path) for cell, path in paths if path.exists())

@@ -1,15 +1,16 @@
 """Whether a store already holds what it would collect: several commands of one workflow collect the same cells."""
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from qtuning.errors import UserError
 from qtuning.experiment.grid import Grid
 from qtuning.experiment.ids import ResultPaths, evaluation_id
-from qtuning.files import canonical_json, write_json
+from qtuning.files import canonical_json
+from qtuning.manifest import digests_of, read_sealed, write_sealed
 from qtuning.store.schema import SCHEMAS
 
 MARKER = ".collected.json"
@@ -35,22 +36,36 @@ def states_of(grids: Iterable[Grid], results: Path) -> States:
 
 
 def is_collected(states: States, results: Path) -> bool:
-    """Whether the store below `results` was made in these states, and nobody else has changed it since."""
+    """Whether the store below `results` was made in these states, and is what was written then."""
     return states.items() <= collected(results).items()
 
 
 def collected(results: Path) -> dict[str, str]:
-    """The states in which the store was made; nothing if somebody else has changed it since."""
-    try:
-        known = json.loads((results / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    """The states in which the store was made; nothing if it is not what was written then."""
+    known = _known(results)
+    if not known or known["store"] != digests_of(results, _files_of_store(results)):
         return {}
-    return dict(known["states"]) if known["store"] == _stamps_of_store(results) else {}
+    return dict(known["states"])
 
 
 def mark_collected(states: States, results: Path) -> None:
-    """Note the states in which the store was made."""
-    write_json(results / MARKER, {"states": dict(states), "store": _stamps_of_store(results)})
+    """Note the states in which the store was made, and the digests of its files."""
+    digests = digests_of(results, _files_of_store(results))
+    write_sealed(results / MARKER, {"states": dict(states), "store": digests})
+
+
+def digest_in_store(results: Path, name: str) -> str | None:
+    """The SHA-256 with which a file of the store was collected; None where that is not known."""
+    found = _known(results).get("store", {}).get(f"{name}.parquet")
+    return found if isinstance(found, str) else None
+
+
+def _known(results: Path) -> dict[str, Any]:
+    try:
+        known = read_sealed(results / MARKER, "it is made again")
+    except (OSError, UserError):
+        return {}
+    return known if isinstance(known.get("store"), dict) else {}  # an older version had a list of times
 
 
 def _cells(grid: Grid, paths: ResultPaths) -> Iterator[list[Any]]:
@@ -71,5 +86,5 @@ def _stamps(folder: Path) -> list[list[Any]]:
     return sorted([name, found.st_mtime_ns, found.st_size] for name, found in files)
 
 
-def _stamps_of_store(results: Path) -> list[list[Any]]:
-    return [stamp for stamp in _stamps(results) if Path(stamp[0]).stem in SCHEMAS]
+def _files_of_store(results: Path) -> list[Path]:
+    return [path for name in SCHEMAS if (path := results / f"{name}.parquet").is_file()]

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from qtuning.files import read_json
+from qtuning.store.intact import collecting, files_of, read_answer
 from qtuning.store.schema import MEASURED_SCHEMA, TOKEN_KINDS_SCHEMA, WATCHED_SCHEMA
 
 QUARTILES = {"low": 0.25, "median": 0.5, "high": 0.75}
@@ -21,11 +21,11 @@ def collect_watched(cells: Iterable[str], results: Path) -> pl.DataFrame:
     A look at which a score was not finite has nulls.
     """
     frames = [pl.DataFrame(schema=WATCHED_SCHEMA)]
-    for cell in sorted(set(cells)):
-        path = results / "cells" / cell / "watch.jsonl"
-        if path.exists():
+    for cell, path in files_of(cells, results, "watch.jsonl"):
+        if path.stat().st_size:
             scores = {name: pl.List(pl.Float64) for name in ("ppl", "entropy")}
-            looks = pl.read_ndjson(path, schema_overrides=scores)
+            with collecting(path):
+                looks = pl.read_ndjson(path, schema_overrides=scores)
             samples = pl.col("sample").list.len().alias("samples")
             columns: list[Any] = [pl.lit(cell).alias("cell"), "update", "done", "epoch", samples]
             for name in scores:
@@ -42,13 +42,11 @@ def collect_watched(cells: Iterable[str], results: Path) -> pl.DataFrame:
 def collect_token_kinds(cells: Iterable[str], results: Path) -> pl.DataFrame:
     """The counts of token_kinds.json, a row per epoch, origin of the samples and kind."""
     rows = []
-    for cell in sorted(set(cells)):
-        path = results / "cells" / cell / "token_kinds.json"
-        if path.exists():
-            found = read_json(path)
-            for part in found["counts"]:
-                for counts in zip(found["kinds"], part["kept"], part["pruned"], strict=True):
-                    rows.append((cell, part["epoch"], part["supplement"], *counts))
+    for cell, path in files_of(cells, results, "token_kinds.json"):
+        found = read_answer(path)
+        for part in found["counts"]:
+            for counts in zip(found["kinds"], part["kept"], part["pruned"], strict=True):
+                rows.append((cell, part["epoch"], part["supplement"], *counts))
     return pl.DataFrame(rows, schema=TOKEN_KINDS_SCHEMA, orient="row")
 
 
@@ -59,14 +57,12 @@ def collect_measured(cells: Iterable[str], results: Path) -> pl.DataFrame:
     process, the mean over them.
     """
     rows = []
-    for cell in sorted(set(cells)):
-        path = results / "cells" / cell / "measured.json"
-        if path.exists():
-            found = read_json(path)
-            cost, where = found["cost"], found["provenance"]
-            tokens = cost["seconds_token_selection"]
-            seconds = cost["seconds_scoring"] - tokens, tokens, cost["seconds_training"], cost["seconds_total"]
-            memory = cost["peak_memory_bytes"] // where["processes"], where["device_memory_bytes"]
-            beside = where["device_name"], where["processes"], where["threads"], where["load_before"]
-            rows.append((cell, found["status"], *seconds, *memory, *beside))
+    for cell, path in files_of(cells, results, "measured.json"):
+        found = read_answer(path)
+        cost, where = found["cost"], found["provenance"]
+        tokens = cost["seconds_token_selection"]
+        seconds = cost["seconds_scoring"] - tokens, tokens, cost["seconds_training"], cost["seconds_total"]
+        memory = cost["peak_memory_bytes"] // where["processes"], where["device_memory_bytes"]
+        beside = where["device_name"], where["processes"], where["threads"], where["load_before"]
+        rows.append((cell, found["status"], *seconds, *memory, *beside))
     return pl.DataFrame(rows, schema=MEASURED_SCHEMA, orient="row")

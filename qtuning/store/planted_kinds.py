@@ -21,10 +21,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from qtuning.data.samples import AGAIN, REPORT, SAMPLES, check_samples
 from qtuning.experiment.grid import Grid
 from qtuning.experiment.ids import ResultPaths, cell_id
 from qtuning.experiment.quadrants import BETWEEN, MISCONCEPTION, NOISE, QUADRANTS, REDUNDANT, Naming
 from qtuning.experiment.truth import Kind
+from qtuning.manifest import reading
+from qtuning.store.intact import collecting
 from qtuning.store.schema import FOUND_KINDS_SCHEMA, QUADRANT_KINDS_SCHEMA
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -51,10 +54,11 @@ def collect_kinds(grids: Sequence[Grid], results: Path) -> tuple[pl.DataFrame, p
         if not trace.exists():
             continue
         if folder not in kinds:
-            kinds[folder] = _kinds(folder / "samples.parquet")
+            kinds[folder] = _kinds(folder)
         if (known := kinds[folder]) is None:
             continue
-        rows = pl.read_parquet(trace).join(known, on="sample", how="inner")
+        with collecting(trace):
+            rows = pl.read_parquet(trace).join(known, on="sample", how="inner")
         counted = count_kinds(rows).join(known.group_by("kind").agg(of_kind=pl.len().cast(pl.Int64)), on="kind")
         counts.append(counted.select(pl.lit(name).alias("cell"), *list(QUADRANT_KINDS_SCHEMA)[1:]))
         pruning = cells[name].pruning
@@ -65,11 +69,16 @@ def collect_kinds(grids: Sequence[Grid], results: Path) -> tuple[pl.DataFrame, p
     return pl.concat(counts), pl.concat(found)
 
 
-def _kinds(samples: Path) -> pl.DataFrame | None:
-    """Columns `sample` and `kind`; None where there is no such file, or it does not say the kind of every sample."""
-    if not samples.exists() or "kind" not in pl.read_parquet_schema(samples):
+def _kinds(folder: Path) -> pl.DataFrame | None:
+    """Columns `sample` and `kind`; None where no train set is there, or it does not say the kind of every sample."""
+    if not (samples := folder / SAMPLES).exists():
         return None
-    table = pl.read_parquet(samples, columns=["sample", "kind"])
+    if (folder / REPORT).exists():
+        check_samples(folder)
+    with reading(samples, f"{AGAIN} (delete {folder})"):
+        if "kind" not in pl.read_parquet_schema(samples):
+            return None
+        table = pl.read_parquet(samples, columns=["sample", "kind"])
     return None if table["kind"].null_count() else table
 
 

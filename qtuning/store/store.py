@@ -19,12 +19,14 @@ from qtuning.experiment.metrics import METRICS, MetricName
 from qtuning.experiment.yaml_files import nearest
 from qtuning.files import atomic_path
 from qtuning.locks import exclusive
+from qtuning.manifest import check_files, reading
 from qtuning.store.collect import collect, collect_items, collect_localisation, collect_planes, collect_steps, thinned
-from qtuning.store.fresh import collected, is_collected, mark_collected, states_of
+from qtuning.store.fresh import collected, digest_in_store, is_collected, mark_collected, states_of
 from qtuning.store.observed import collect_measured, collect_token_kinds, collect_watched
 from qtuning.store.planted_kinds import collect_kinds
 from qtuning.store.schema import ITEM_SCHEMA, LATER, OPTIONAL, SCHEMAS
 
+AGAIN = "`qtuning tables EXPERIMENT` collects it anew"
 DETAILS = {
     "items": ("scores", ["cell", "evaluation"]),
     **dict.fromkeys(("steps", "planes", "localisation", *OPTIONAL), ("cells", ["cell"])),
@@ -99,7 +101,8 @@ class Store:
 
     def read(self, name: str) -> pl.DataFrame:
         """A file (without .parquet) as it is now."""
-        return self.scan(name).collect()
+        with reading(self.folder / f"{name}.parquet", AGAIN):
+            return self.scan(name).collect()
 
     def scan(self, name: str) -> pl.LazyFrame:
         """A file (without .parquet) as it is now, read when rows are asked for."""
@@ -108,23 +111,43 @@ class Store:
             return pl.LazyFrame(schema=SCHEMAS[name])
         if not path.exists():
             raise UserError(f"{path}: no such file; collect the experiment first (`qtuning tables EXPERIMENT`)")
+        self._check(name)
         table, columns = pl.scan_parquet(path), list(SCHEMAS[name])
-        found = table.collect_schema().names()
+        with reading(path, AGAIN):
+            found = table.collect_schema().names()
         later = [column for column in LATER if column in columns and column not in found]
         table = table.with_columns(pl.lit(None).alias(column) for column in later)
         if sorted([*found, *later]) != sorted(columns):
             raise UserError(f"{path}: written by another version; collect the experiment again")
         return table.select(columns).cast(dict(SCHEMAS[name]))  # type: ignore[arg-type]  # a plain mapping of columns
 
-    def _scan_to_extend(self, name: str) -> pl.LazyFrame:
-        """A file as it is now; empty if it does not exist or another version wrote it."""
+    @cached_property
+    def _intact(self) -> set[str]:
+        """Files whose digests were compared with those that were collected: once, since readers ask for them often."""
+        return set()
+
+    def _check(self, name: str) -> None:
+        """UserError if a file is not the one that was collected. Where that is not known: if it cannot be read."""
+        import pyarrow.parquet
+
+        path = self.folder / f"{name}.parquet"
+        if name in self._intact:
+            return
+        if (digest := digest_in_store(self.folder, name)) is not None:
+            check_files(self.folder, {path.name: digest}, AGAIN)
+        else:
+            with reading(path, AGAIN), pyarrow.parquet.ParquetFile(path) as file:
+                for _ in file.iter_batches():
+                    pass
+        self._intact.add(name)
+
+    def rows_to_extend(self) -> dict[str, pl.LazyFrame]:
+        """All files as they are now, each empty if it does not exist. All are empty if one of them cannot be used."""
         try:
-            return self.scan(name)
-        except UserError:
-            if (old := self.folder / f"{name}.parquet").exists():
-                dropped = "what it held of other experiments is dropped"
-                print(f"{old}: written by another version; {dropped}", file=sys.stderr)
-            return pl.LazyFrame(schema=SCHEMAS[name])
+            return {name: self.scan(name) for name in SCHEMAS if (self.folder / f"{name}.parquet").exists()}
+        except UserError as error:
+            print(f"{error}: the store is made anew, without what it held of other experiments", file=sys.stderr)
+            return {}
 
 
 def write_store(grids: Sequence[Grid], results: Path) -> None:
@@ -156,14 +179,19 @@ def write_store(grids: Sequence[Grid], results: Path) -> None:
         "found_kinds": found_kinds,
         "measured": collect_measured(mine, results),
     }
-    names, store = [grid.experiment.name for grid in grids], Store(results)
+    names = [grid.experiment.name for grid in grids]
     with exclusive(results / ".store.lock", "collecting scores"):
+        known_rows = Store(results).rows_to_extend()
+
+        def held(name: str) -> pl.LazyFrame:
+            return known_rows.get(name, pl.LazyFrame(schema=SCHEMAS[name]))
+
         merged: dict[str, pl.DataFrame | pl.LazyFrame] = {}
         for name, table in (("scores", scores), ("cells", cells)):
-            others = store._scan_to_extend(name).filter(~pl.col("experiment").is_in(names)).collect()
+            others = held(name).filter(~pl.col("experiment").is_in(names)).collect()
             merged[name] = pl.concat([others, table]).sort("experiment", maintain_order=True)
         for name, (of, key) in DETAILS.items():
-            rest = store._scan_to_extend(name).join(found[of].lazy(), on=key, how="anti", maintain_order="left")
+            rest = held(name).join(found[of].lazy(), on=key, how="anti", maintain_order="left")
             # cells that no experiment has any more go
             known = rest.join(merged["cells"].lazy(), on="cell", how="semi", maintain_order="left")
             together = pl.concat([known, found[name].lazy()])

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import NoReturn
 
-from qtuning.errors import UserError, one_line
+from qtuning.errors import UserError, one_line, storage_problem
 from qtuning.experiment.cell import Cell
 from qtuning.experiment.ids import AUXILIARY
 from qtuning.files import read_json, remove_leftovers, write_json
@@ -100,11 +100,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if first:
                 _say_used(folders)
     except Exception as raised:
-        error = _too_large(raised, cell, args.state, args.recompute) if is_out_of_memory(raised) else raised
-        if first:
-            write_json(failure, {"status": "failed", "reason": f"{type(error).__name__}: {error}"})
+        small = is_out_of_memory(raised)
+        error = _too_large(raised, args.recompute, cell) if small else storage_problem(raised) or raised
         if isinstance(error, UserError):
             print(f"error: {error}", file=sys.stderr)
+        if first:
+            _note(failure, {"status": "failed", "reason": f"{type(error).__name__}: {error}"})
+            if isinstance(error, OutOfMemory) and _recomputes_next(error, args.recompute, cell):
+                _note(args.state / TOO_LARGE, {"reason": error.what})
+        if isinstance(error, UserError):
             sys.exit(2)
         raise
 
@@ -115,18 +119,30 @@ def _say_used(folders: CellFolders) -> None:
         has_used(folders.out.parent.parent, reference.name, folders.out / folders.outputs[-1])
 
 
-def _too_large(error: Exception, cell: Cell, state: Path, recomputed: bool) -> OutOfMemory:
-    """What to tell; and if activations were kept, they are recomputed from the next start on.
+def _note(path: Path, what: dict[str, str]) -> None:
+    """Write down a failure. If that fails, too (the disk is full), say so after the cause, which is told anyway."""
+    try:
+        write_json(path, what)
+    except (UserError, OSError) as error:
+        print(f"not noted in {path.name}: {error}", file=sys.stderr)
+
+
+def _too_large(error: Exception, recomputed: bool, cell: Cell) -> OutOfMemory:
+    """What to tell of too little memory."""
+    if not isinstance(error, OutOfMemory):
+        error = OutOfMemory(f"out of memory ({one_line(error)})", "lower training.batch_size or training.cutoff")
+    if not _recomputes_next(error, recomputed, cell):
+        return error
+    return OutOfMemory(error.what, "the same command goes on from the last checkpoint, with activations recomputed")
+
+
+def _recomputes_next(error: OutOfMemory, recomputed: bool, cell: Cell) -> bool:
+    """Whether activations, which were kept, are recomputed from the next start on.
 
     Not if the model itself did not fit, where there were none.
     """
     assert cell.training is not None
-    if not isinstance(error, OutOfMemory):
-        error = OutOfMemory(f"out of memory ({one_line(error)})", "lower training.batch_size or training.cutoff")
-    if cell.training.gradient_checkpointing or recomputed or error.phase == "loading":
-        return error
-    write_json(state / TOO_LARGE, {"reason": error.what})
-    return OutOfMemory(error.what, "the same command goes on from the last checkpoint, with activations recomputed")
+    return not (cell.training.gradient_checkpointing or recomputed or error.phase == "loading")
 
 
 def run_as_worker(main: Callable[[], None]) -> NoReturn:

@@ -13,15 +13,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from qtuning.data.samples import Sample, StoredSamples
+from qtuning.data.samples import Sample, StoredSamples, read_report
 from qtuning.data.tokenise import load_tokenizer, tokenizer_fingerprint
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell, Scoring
 from qtuning.experiment.needs import FORWARDS, SCORES
-from qtuning.files import read_json
 from qtuning.model.batch import Packed, pack
 from qtuning.model.flops import Positions
-from qtuning.model.load import adapt_under_autocast, load_model, load_tuned, model_path
+from qtuning.model.load import adapt_under_autocast, load_model, load_tuned, model_path, verified_model
 from qtuning.model.out_of_memory import telling
 from qtuning.model.packed import PackedModel, check_packed_forward, half_weights
 from qtuning.progress import Reporter
@@ -381,7 +380,8 @@ def score_with_auxiliary(
     name = getattr(cell.pruning, role).name
     if folder is None:
         raise UserError(f"--{role}: required: the folder of the model {name} that the cell names")
-    path, report = model_path(folder), read_json(samples_folder / "report.json")
+    path = (verified_model if accelerator.is_main_process else model_path)(folder)
+    report = read_report(samples_folder)
     if tokenizer_fingerprint(load_tokenizer(path)) != report.get("tokenizer_fingerprint"):
         raise UserError(
             f"options.{role} = {name!r}: has another tokenizer than {cell.model.name}; choose one of its family"

@@ -24,11 +24,13 @@ from qtuning.data.tokenise import load_tokenizer
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell, Template
 from qtuning.experiment.decide import decided, is_open
+from qtuning.experiment.finished import DIGESTS, MARKER, WEIGHTS, check_outputs, marker_of
 from qtuning.experiment.ids import cell_id, cell_json
 from qtuning.experiment.needs import ATTENTION, SCORES, schedule_of
-from qtuning.files import atomic_path, file_digest, read_json, write_json, write_text
+from qtuning.files import atomic_path, read_json, write_json, write_text
+from qtuning.manifest import FILES, digests_of, write_sealed
 from qtuning.model.compiled import compile_layers
-from qtuning.model.load import load_model, model_path
+from qtuning.model.load import load_model, model_path, verified_model
 from qtuning.model.out_of_memory import telling
 from qtuning.model.packed import PackedModel, causal_lm_of
 from qtuning.progress import Reporter, beside
@@ -57,10 +59,10 @@ from qtuning.train.step import TrainingLoop
 from qtuning.train.watch import FILE as WATCH
 from qtuning.train.watch import Watch
 
-MARKER, MEASURED = "train.json", "measured.json"
+MEASURED = "measured.json"
 GENERATION_CONFIG = "generation_config.json"
 SMALLER = "share it among GPUs (parallel: fsdp), or under LoRA set training.quantization: nf4"
-OUTPUTS = (f"weights/{GENERATION_CONFIG}", "weights.sha256", "metrics.jsonl", "trace.parquet", MARKER)
+OUTPUTS = (f"{WEIGHTS}/{GENERATION_CONFIG}", DIGESTS, "metrics.jsonl", "trace.parquet", MARKER)
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def train(
     running = decided(cell, recompute, reuse)
 
     # inputs
-    base = model_path(folders.model)
+    base = (verified_model if main else model_path)(folders.model)  # one process reads all of its bytes
     stored = load_samples(folders.samples)
     train_set = CellSamples.of(stored, None if cell.part is None else part_positions(cell.part, len(stored)))
     samples = train_set.samples
@@ -180,15 +182,16 @@ def train(
     start = loop.progress.update
     if main:
         print_derived(cell, running, accelerator, samples, loop.expected_updates, trainable, start, difference)
-    log = RunLog(folders.state, start) if main else None
+    journal = None if resumed is None else resumed.state.get("journal")
+    log = RunLog(folders.state, start, journal) if main else None
     diagnosis = Diagnosis(cell.pruning, len(samples), sum(sample.response_length for sample in samples))
     run = run_of_cell(cell, groups, variant)
     mirror = Mirror.open(tracking if main else "disabled", run, folders.state.parent.parent)
     for earlier in log.records() if log is not None else []:
         diagnosis.feed(earlier)
         mirror.log(earlier)
-    checkpointer = Checkpointer(loop, folders.state, identity, seconds, started, computed)
-    watch = Watch(loop, folders.state, start, main) if folders.observe else None
+    watch = Watch(loop, folders.state, start, main, journal) if folders.observe else None
+    checkpointer = Checkpointer(loop, folders.state, identity, seconds, started, computed, watch)
     wait_for_everyone()  # for the first one, which has opened its files
 
     with Reporter(beside(folders.lock)) if main else nullcontext() as reporter:
@@ -206,13 +209,20 @@ def train(
         return
     folders.out.mkdir(parents=True, exist_ok=True)
     write_text(folders.out / "cell.json", cell_json(cell) + "\n")
+    files: dict[str, str] = {}
     if not folders.measure:
         log.publish(folders.out / "metrics.jsonl", folders.out / "trace.parquet")
-        _write_weights(
+        files = _write_weights(
             folders.out, base, cell.model.template, None if reason else language_model, folders.state, weights
         )
     if watch is not None:
         watch.publish(folders.out / WATCH)
+    if not folders.measure:
+        whole = (
+            "cell.json",
+            *(name for name in folders.outputs if name != MARKER and not name.startswith(WEIGHTS + "/")),
+        )
+        files |= digests_of(folders.out, [folders.out / name for name in whole])
     checkpointer.take_time()  # for the outputs, which this process alone writes
     marker = {
         "cell": cell_id(cell),
@@ -229,8 +239,9 @@ def train(
         | describe_device(accelerator.device)
         | {"processes": accelerator.num_processes, "threads": torch.get_num_threads(), "load_before": round(load, 2)}
         | ({"parallel": "fsdp" if sharded else "ddp"} if accelerator.num_processes > 1 else {}),
+        FILES: files,
     }
-    write_json(folders.out / folders.outputs[-1], marker)
+    write_sealed(folders.out / folders.outputs[-1], marker)
     send_training(mirror, folders.out, folders.samples, base)
     mirror.finish()
     checkpoint.clear(folders.state)
@@ -354,15 +365,16 @@ def _write_weights(
     model: nn.Module | None,
     state: Path,
     gathered: dict[str, Any] | None = None,
-) -> None:
+) -> dict[str, str]:
     """Write weights/ and weights.sha256, which a repeated training reproduces. Of a diverged cell (None) weights/ has
     GENERATION_CONFIG alone, by which the workflow tells that the folder is there.
 
+    Returns the digests of all files in weights/, by their names below `out`.
     template: of the samples; what ends their turns ends generations, too (generation_config.json). state: folder of the
     resume state, which may hold epochs that are kept (epochs.py). gathered: the weights of a model that is sharded,
     under the names that PackedModel gives them.
     """
-    with atomic_path(out / "weights") as temporary:
+    with atomic_path(out / WEIGHTS) as temporary:
         temporary.mkdir()
         if model is not None:
             causal_lm_of(model).config.use_cache = True  # training turns it off, and generation wants it
@@ -371,8 +383,10 @@ def _write_weights(
             load_tokenizer(base).save_pretrained(temporary)
             add_epochs(state, temporary)
         _write_generation_config(temporary, base, turn_of(load_tokenizer(base), template).id)
-    digests = [f"{file_digest(path)}  {path.name}\n" for path in sorted((out / "weights").glob("*.safetensors"))]
-    write_text(out / "weights.sha256", "".join(digests))
+    files = digests_of(out, (path for path in (out / WEIGHTS).rglob("*") if path.is_file()))
+    tensors = ((name.split("/"), digest) for name, digest in files.items() if name.endswith(".safetensors"))
+    write_text(out / DIGESTS, "".join(f"{digest}  {place[1]}\n" for place, digest in tensors if len(place) == 2))
+    return files
 
 
 def _write_generation_config(weights: Path, base: Path, end: int) -> None:
@@ -390,11 +404,29 @@ def _write_generation_config(weights: Path, base: Path, end: int) -> None:
 
 
 def is_finished(cell: Cell, folders: CellFolders) -> bool:
-    """Whether `folders.out` holds the whole result of this very cell, trained on these very inputs."""
-    return all((folders.out / name).exists() for name in folders.outputs) and is_of_inputs(cell, folders)
+    """Whether `folders.out` holds the whole result of this very cell, trained on these very inputs.
+
+    A result that is damaged is told, and counts as none.
+    """
+    if not all((folders.out / name).exists() for name in folders.outputs) or not is_of_inputs(cell, folders):
+        return False
+    try:
+        if not folders.measure:
+            check_outputs(folders.out, WEIGHTS, *folders.outputs)
+    except UserError as error:
+        print(f"{error}; training now", file=sys.stderr)
+        return False
+    return True
 
 
 def is_of_inputs(cell: Cell, folders: CellFolders) -> bool:
-    """Whether the marker in `folders.out`, which must be there, is of this very cell, trained on these very inputs."""
-    marker = read_json(folders.out / folders.outputs[-1])
-    return bool(marker["cell"] == cell_id(cell) and marker["inputs"] == folders.inputs())
+    """Whether the marker in `folders.out`, which must be there, is of this very cell, trained on these very inputs.
+
+    One that is damaged is told, and is of no cell.
+    """
+    try:
+        marker = marker_of(folders.out, folders.outputs[-1], cell_id(cell))
+    except UserError as error:
+        print(f"{error}; training now", file=sys.stderr)
+        return False
+    return bool(marker["inputs"] == folders.inputs())

@@ -28,11 +28,14 @@ from torch.distributed.tensor import DTensor
 
 from qtuning.errors import UserError
 from qtuning.files import atomic_path, file_digest, read_json, short_hash, write_json
+from qtuning.manifest import tell_unverified
 from qtuning.train.exchange import gather_objects, sum_over_processes, wait_for_everyone
 from qtuning.train.journal import RunLog
+from qtuning.train.lines import Journal, check_journal
 from qtuning.train.sharding import rest, slice_like
 from qtuning.train.shards import FOLDER, check_shards, names_of_shards, read_shards, write_shards
 from qtuning.train.step import TrainingLoop
+from qtuning.train.watch import Watch
 
 KEPT = 2  # checkpoints; the older one is there in case the newer one is damaged
 # what reading a damaged checkpoint raises
@@ -44,7 +47,7 @@ class Checkpointer:
     """Checkpoints the loop of one cell every so many seconds. SIGTERM and Ctrl-C end it after the current update.
 
     identity: the cell and its inputs, which a checkpoint must share to be resumed from. seconds: between checkpoints.
-    started, computed: time.perf_counter and time.process_time when this attempt began.
+    started, computed: time.perf_counter and time.process_time when this attempt began. watch: if there is one.
     """
 
     def __init__(
@@ -55,10 +58,11 @@ class Checkpointer:
         seconds: float,
         started: float,
         computed: float,
+        watch: Watch | None = None,
     ) -> None:
         self._loop, self._folder, self._identity = loop, folder, identity
         self._seconds, self._started, self._saved = seconds, started, time.perf_counter()
-        self._computed = computed
+        self._computed, self._watch = computed, watch
         self._before = loop.cost.seconds_total + loop.cost.seconds_watching
         self._asked = 0
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -89,13 +93,15 @@ class Checkpointer:
         begun = time.perf_counter()
         self.take_time()
         costs, update = gather_objects([vars(self._loop.cost)]), self._loop.progress.update
+        journal: Journal = {}
         if log is not None:
-            log.checkpoint(update)
+            journal = {**log.checkpoint(update), **({} if self._watch is None else self._watch.journal())}
         assert self._loop.optimizer is not None
         rest(self._loop.bare)
         numbers, pruner = self._loop.state()
         tensors = training_tensors(self._loop.bare, self._loop.optimizer) | pruner
-        save(self._folder, update, tensors, {**self._identity, **numbers, "cost": costs}, writes=log is not None)
+        state = {**self._identity, **numbers, "cost": costs, "journal": journal}
+        save(self._folder, update, tensors, state, writes=log is not None)
         wait_for_everyone()  # for the writer; the GPUs of the others would wait in their next collective
         self._saved = time.perf_counter()
         self._seconds = max(self._seconds, SHARE * (self._saved - begun)) if self._seconds > 0 else 0.0
@@ -181,13 +187,20 @@ def checkpoints_of(folder: Path) -> list[Path]:
 
 
 def verified(path: Path) -> dict[str, Any]:
-    """The state.json of a checkpoint whose checksums hold, without its checksum. Raises one of DAMAGE otherwise."""
+    """The state.json of a checkpoint whose checksums hold, without its own. Raises one of DAMAGE otherwise.
+
+    Metrics and trace before it are a part of it.
+    """
     state: dict[str, Any] = read_json(path / "state.json")
     if state.pop("checksum") != short_hash(state):
         raise ValueError("checksum of state.json differs")
     if file_digest(path / "tensors.safetensors") != state["tensors_sha256"]:
         raise ValueError("checksum of tensors.safetensors differs")
     check_shards(path / FOLDER, state.get("shards_sha256", {}))
+    if "journal" in state:
+        check_journal(path.parent, state["journal"])
+    else:
+        tell_unverified(f"{path.parent}: metrics and trace")
     return state
 
 

@@ -12,9 +12,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from qtuning.experiment.cell import Training
-from qtuning.files import atomic_path, write_json
+from qtuning.files import atomic_path
+from qtuning.manifest import FILES, check_files, digests_of, read_sealed, write_sealed
 from qtuning.model.packed import PackedModel
 from qtuning.train.checkpoint import training_tensors
+from qtuning.train.lines import again
 from qtuning.train.windows import UpdateWindow, learning_rate
 
 MOMENTS, EPOCH = "adam.safetensors", "epoch.json"
@@ -36,10 +38,14 @@ def write_epoch(
         saved = training_tensors(model, optimizer)
         moments = {name: value.detach().cpu().contiguous() for name, value in saved.items() if "optimizer." in name}
         save_file(moments, temporary / MOMENTS)
-        write_json(temporary / EPOCH, {"epoch": window.epoch + 1, "learning_rate": sum(rates) / len(rates)})
+        files = digests_of(temporary, (path for path in temporary.iterdir() if path.is_file()))
+        mean = sum(rates) / len(rates)
+        write_sealed(temporary / EPOCH, {"epoch": window.epoch + 1, "learning_rate": mean, FILES: files})
 
 
 def add_epochs(state: Path, weights: Path) -> None:
-    """Copy the epochs, if any are kept, into a folder of weights."""
+    """Copy the epochs, if any are kept, into a folder of weights. UserError if one is damaged."""
+    for folder in sorted((state / "epochs").glob("epoch-*")):
+        check_files(folder, read_sealed(folder / EPOCH, again(state)).get(FILES, {}), again(state))
     if (state / "epochs").is_dir():
         shutil.copytree(state / "epochs", weights, dirs_exist_ok=True)

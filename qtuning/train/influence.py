@@ -9,6 +9,7 @@ and R a random projection. Weight decay and gradient clipping are left out of Ga
 takes the largest over the targets.
 """
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,11 +28,13 @@ from qtuning.data.targets import target_examples
 from qtuning.data.tokenise import load_tokenizer
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell
+from qtuning.experiment.finished import marker_of
 from qtuning.experiment.ids import ResultPaths
 from qtuning.experiment.influence import Measurement
-from qtuning.files import atomic_path, file_digest, read_json, write_json
+from qtuning.files import atomic_path, file_digest, read_json
+from qtuning.manifest import check_files, read_sealed, write_sealed
 from qtuning.model.flops import GRADIENT_TOKENS
-from qtuning.model.load import adapt_under_autocast, load_model, model_path
+from qtuning.model.load import adapt_under_autocast, load_model, verified_model
 from qtuning.model.packed import PackedModel
 from qtuning.progress import Reporter, beside
 from qtuning.provenance import provenance
@@ -67,9 +70,9 @@ def measure_influence(measurement: Measurement, paths: ResultPaths, data_dir: Pa
     assert warmup.training is not None and asked.source is not None
     out, weights = paths.influence(measurement.identity), weights_of(paths.cell(warmup), "warm-up")
     inputs = read_measured_inputs(measurement, paths, data_dir)
-    if (out / VALUES).is_file() and (out / MARKER).is_file() and read_json(out / MARKER).get("inputs") == inputs:
+    if _is_measured(out, inputs):
         return out
-    base, accelerator = model_path(paths.model(warmup)), make_accelerator(warmup.training.mixed_precision)
+    base, accelerator = verified_model(paths.model(warmup)), make_accelerator(warmup.training.mixed_precision)
     samples, tokenizer = load_samples(paths.samples(warmup)).samples, load_tokenizer(base)
     folder = local_folder(asked.source, data_dir)
     targets = {
@@ -90,7 +93,7 @@ def measure_influence(measurement: Measurement, paths: ResultPaths, data_dir: Pa
         for target in targets.values()
         for place, example in target.items()
     ]
-    trained = read_json(paths.cell(warmup) / "train.json")
+    trained = marker_of(paths.cell(warmup))
     recompute = warmup.training.gradient_checkpointing or trained.get("decided", {}).get(
         "gradient_checkpointing", False
     )
@@ -127,8 +130,21 @@ def measure_influence(measurement: Measurement, paths: ResultPaths, data_dir: Pa
         },
         "provenance": provenance() | {"device": str(accelerator.device)},
     }
-    write_json(out / MARKER, marker)
+    write_sealed(out / MARKER, marker)
     return out
+
+
+def _is_measured(out: Path, inputs: dict[str, Any]) -> bool:
+    """Whether `out` holds a whole measurement of these very inputs."""
+    if not (out / VALUES).is_file() or not (out / MARKER).is_file():
+        return False
+    try:
+        found = read_sealed(out / MARKER, "measuring again")
+        check_files(out, {VALUES: found["sha256"]}, "measuring again")
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return False
+    return bool(found.get("inputs") == inputs)
 
 
 def load_influence(folder: Path, samples: Sequence[Sample]) -> Tensor:
@@ -137,6 +153,8 @@ def load_influence(folder: Path, samples: Sequence[Sample]) -> Tensor:
 
     if not (folder / MARKER).is_file():
         raise UserError(f"{folder}: influence is not measured; run `qtuning influence` first (the workflow does)")
+    again = f"delete {folder} and measure again"
+    check_files(folder, {VALUES: read_sealed(folder / MARKER, again)["sha256"]}, again)
     table = polars.read_parquet(folder / VALUES)
     if table["sample"].to_list() != [sample.number for sample in samples]:
         raise UserError(f"{folder}: measured on other samples than the train set's; delete it and measure again")
@@ -150,7 +168,7 @@ def influence_cost(folder: Path | None) -> Cost:
     """
     if folder is None:
         return Cost()
-    cost = read_json(folder / MARKER)["cost"]
+    cost = read_sealed(folder / MARKER, f"delete {folder} and measure again")["cost"]
     return Cost(
         flops_references=cost["flops"] + cost["warmup_flops"],
         seconds_references=cost["seconds"] + cost["warmup_seconds"],

@@ -6,7 +6,6 @@ from. `Diagnosis` looks at the metrics and says what a user should be warned of.
 
 import json
 import math
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,12 +17,15 @@ from accelerate import Accelerator
 from torch import nn
 
 from qtuning.data.samples import Sample
+from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell, Pruning, Readings
 from qtuning.experiment.ids import cell_id
 from qtuning.experiment.needs import schedule_of
 from qtuning.experiment.quadrants import LEAST_SHARE
-from qtuning.files import atomic_path, write_text
+from qtuning.files import atomic_path, file_digest
+from qtuning.manifest import reading
 from qtuning.pruners.habits import SAME_ROWS, budget_habit, unknown_habit
+from qtuning.train.lines import Journal, LineFile, again, check_journal
 
 TRACE_SCHEMA: dict[str, Any] = {
     "update": pl.Int32,
@@ -43,6 +45,7 @@ TRACE_SCHEMA: dict[str, Any] = {
     "token_entropy": pl.Binary,
 }
 
+METRICS = "metrics.jsonl"
 CONVERGED = 0.5  # share of the decisions in which the threshold search should converge
 TIED = 0.1  # share of the decisions in which equal scores may decide who stays
 ROW_GROUP = 100_000  # rows of the trace
@@ -59,46 +62,64 @@ class RunLog:
     training resumes from are dropped, so that none stands twice.
     """
 
-    def __init__(self, folder: Path, resume_from: int) -> None:
+    def __init__(self, folder: Path, resume_from: int, journal: Journal | None = None) -> None:
+        """journal: of the checkpoint that is resumed from; None where there is none, or an older version wrote it.
+
+        UserError if updates before it are missing.
+        """
         self._folder = folder
-        self._metrics = folder / "metrics.jsonl"
         self._rows: list[tuple[Any, ...]] = []
         folder.mkdir(parents=True, exist_ok=True)
-        # a kill may tear the last line inside a character; such a line is dropped below
-        text = self._metrics.read_text(encoding="utf-8", errors="replace") if self._metrics.exists() else ""
-        write_text(self._metrics, "".join(f"{s}\n" for s in text.splitlines() if _update_of(s) < resume_from))
+        path = folder / METRICS
+        found = path.read_bytes() if path.exists() else b""
+        if journal is not None:
+            kept = found[: journal[METRICS][0]]
+        else:  # a kill may have torn the last line
+            lines = [line for line in found.splitlines(keepends=True) if _update_of(line) < resume_from]
+            if [_update_of(line) for line in lines] != [*range(resume_from)]:
+                raise UserError(f"{path}: damaged (updates are missing); {again(folder)}")
+            kept = b"".join(lines)
+        self._metrics = LineFile(path, kept)
         for part in self._parts():
             if int(part.stem.split("-")[1]) > resume_from:
                 part.unlink()
-        self._handle = self._metrics.open("a", encoding="utf-8")
+        self._written = {
+            part.name: (part.stat().st_size, file_digest(part)) if journal is None else journal[part.name]
+            for part in self._parts()
+        }
 
     def records(self) -> list[dict[str, Any]]:
         """The metrics of all updates so far."""
-        return [json.loads(line) for line in self._metrics.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in self._metrics.path.read_text(encoding="utf-8").splitlines()]
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one update's metrics. Values that are not finite become null, because JSON has none."""
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        self._handle.write(json.dumps(clean) + "\n")
-        self._handle.flush()
+        self._metrics.add(json.dumps(clean))
 
     def trace(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Remember decisions, in the order of TRACE_SCHEMA, until the next checkpoint."""
         self._rows.extend(rows)
 
-    def checkpoint(self, update: int) -> None:
-        """Write the decisions since the last checkpoint. Call it before the checkpoint itself is written."""
-        os.fsync(self._handle.fileno())
+    def checkpoint(self, update: int) -> Journal:
+        """Write the decisions since the last checkpoint; what a journal says of all files now.
+
+        Call it before the checkpoint itself is written, which holds that.
+        """
         if self._rows:
-            with atomic_path(self._folder / f"trace-{update:07d}.parquet") as temporary:
+            part = self._folder / f"trace-{update:07d}.parquet"
+            with atomic_path(part) as temporary:
                 _frame(self._rows).write_parquet(temporary)
+                self._written[part.name] = temporary.stat().st_size, file_digest(temporary)
             self._rows = []
+        return {METRICS: self._metrics.sync(), **self._written}
 
     def publish(self, metrics: Path, trace: Path) -> None:
-        """Write the finished metrics and trace to their final places."""
-        self._handle.close()
-        write_text(metrics, self._metrics.read_text(encoding="utf-8"))
-        parts = [*(pl.scan_parquet(part) for part in self._parts()), _frame(self._rows).lazy()]
+        """Write the finished metrics and trace to their final places. UserError if a file is not what was written."""
+        self._metrics.publish(metrics)
+        with reading(self._folder, again(self._folder)):
+            check_journal(self._folder, self._written)
+        parts = [*(pl.scan_parquet(self._folder / name) for name in self._written), _frame(self._rows).lazy()]
         # a training that an older version began has parts without the newer columns
         rows = pl.concat(parts, how="diagonal").select(*TRACE_SCHEMA)
         with atomic_path(trace) as temporary:  # in row groups, of which few are in memory at once
@@ -112,10 +133,10 @@ def _frame(rows: Sequence[tuple[Any, ...]]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=TRACE_SCHEMA, orient="row")
 
 
-def _update_of(line: str) -> float:
+def _update_of(line: bytes) -> float:
     try:
         return float(json.loads(line)["update"])
-    except (ValueError, KeyError, TypeError):  # torn by a kill
+    except (ValueError, KeyError, TypeError):  # torn
         return math.inf
 
 

@@ -23,9 +23,9 @@ from qtuning.data.samples import Sample
 from qtuning.errors import UserError
 from qtuning.experiment.auxiliary import Part
 from qtuning.experiment.cell import Cell
+from qtuning.experiment.finished import MARKER, WEIGHTS, check_outputs, marker_of
 from qtuning.experiment.ids import cell_id
 from qtuning.experiment.references import references_of
-from qtuning.files import read_json
 from qtuning.pruners.base import ranking
 from qtuning.scoring.scores import NonFinite
 from qtuning.train.candidates import load_for_scoring, score_all, score_with_auxiliary
@@ -135,21 +135,21 @@ def reference_cost(trained: Sequence[Path]) -> Cost:
     """
     if not trained:
         return Cost()
-    cost = read_json(trained[-1] / "train.json")["cost"]
+    cost = marker_of(trained[-1])["cost"]
     return Cost(
         flops_references=cost["flops_total"], seconds_references=cost["seconds_total"] + cost["seconds_references"]
     )
 
 
 def weights_of(folder: Path, what: str = "reference model") -> Path:
-    """The weights of a cell that others need, called `what` in messages; UserError if there are none."""
-    marker = folder / "train.json"
-    if not marker.exists() or not (folder / "weights").is_dir():
+    """The weights of a cell that others need, called `what` in messages; UserError if there are none, or damaged."""
+    if not (folder / MARKER).exists() or not (folder / WEIGHTS).is_dir():
         raise UserError(f"{folder}: the {what} is not trained, or its weights are gone; train this cell first")
-    found = read_json(marker)
+    found = marker_of(folder)
     if found["status"] != "done":
         raise UserError(f"{folder}: the {what} diverged ({found['reason']}), so there is nothing to measure with it")
-    return folder / "weights"
+    check_outputs(folder, WEIGHTS, marker=found)
+    return folder / WEIGHTS
 
 
 def _nll_under(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qtuning.data.samples import Sample
 from qtuning.errors import UserError
-from qtuning.files import read_json
+from qtuning.experiment.finished import MARKER, check_outputs, marker_of
 from qtuning.pruners.base import Recorded
 from qtuning.train.decision import unpack_mask
 
@@ -43,10 +43,11 @@ def load_recording(folders: Sequence[Path], samples: Sequence[Sample], epochs: i
     if len(folders) != 1:
         raise UserError(f"--trained-reference: must be given once, with the cell that is replayed, not {len(folders)}")
     (folder,) = folders
-    if not (folder / "train.json").exists():
+    if not (folder / MARKER).exists():
         raise UserError(f"{folder}: the training to replay is not there; train this cell first")
-    if read_json(folder / "train.json")["status"] != "done":
+    if (marker := marker_of(folder))["status"] != "done":
         raise UserError(f"{folder}: the training to replay diverged, so there is nothing to replay")
+    check_outputs(folder, "trace.parquet", marker=marker)
     lengths = torch.tensor([sample.response_length for sample in samples])
     positions = {sample.number: position for position, sample in enumerate(samples)}
     starts = torch.cumsum(lengths, 0) - lengths

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from qtuning.data.samples import Sample
-from qtuning.files import write_text
 from qtuning.scoring.scores import NonFinite
 from qtuning.train.candidates import score_all
+from qtuning.train.lines import Journal, LineFile
 from qtuning.train.step import TrainingLoop
 from qtuning.train.windows import UpdateWindow
 
@@ -35,15 +35,22 @@ class Watch:
     are dropped, so that none stands twice. Every process takes part; write: whether this one has the file.
     """
 
-    def __init__(self, loop: TrainingLoop, folder: Path, resume_from: int, write: bool) -> None:
+    def __init__(
+        self, loop: TrainingLoop, folder: Path, resume_from: int, write: bool, journal: Journal | None = None
+    ) -> None:
+        """journal: see `RunLog`."""
         self._loop = loop
         self._samples = draw_watched(loop.samples)
-        self._file = folder / FILE if write else None
-        if self._file is not None:
-            known = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
-            # a training that starts afresh looks at the base model anew
-            whole = [line for line in known if resume_from and _update_of(line) <= resume_from]
-            write_text(self._file, "".join(f"{line}\n" for line in whole))
+        self._file: LineFile | None = None
+        if write:
+            path = folder / FILE
+            known = path.read_bytes() if path.exists() else b""
+            if journal is not None and FILE in journal:
+                known = known[: journal[FILE][0]]
+            else:  # a training that starts afresh looks at the base model anew
+                lines = known.splitlines(keepends=True)
+                known = b"".join(line for line in lines if resume_from and _update_of(line) <= resume_from)
+            self._file = LineFile(path, known)
 
     def before_training(self) -> None:
         """Look at the base model, unless training resumes."""
@@ -61,7 +68,11 @@ class Watch:
     def publish(self, target: Path) -> None:
         """Write the looks to their final place."""
         assert self._file is not None
-        write_text(target, self._file.read_text(encoding="utf-8"))
+        self._file.publish(target)
+
+    def journal(self) -> Journal:
+        """What a checkpoint notes of the file."""
+        return {} if self._file is None else {FILE: self._file.sync()}
 
     def _look(self, done: float, epoch: int) -> None:
         loop, began, computed = self._loop, time.perf_counter(), time.process_time()
@@ -81,8 +92,7 @@ class Watch:
                 "ppl": [value if value is not None and math.isfinite(value) else None for value in ppl],
                 "entropy": entropy,
             }
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            self._file.add(json.dumps(line))
         loop.cost.seconds_watching += time.perf_counter() - began
         loop.cost.cpu_seconds -= time.process_time() - computed  # as it is no part of seconds_total
 
@@ -93,7 +103,7 @@ def draw_watched(samples: Sequence[Sample]) -> list[Sample]:
     return [samples[position] for position in sorted(chosen)]
 
 
-def _update_of(line: str) -> float:
+def _update_of(line: bytes) -> float:
     try:
         return float(json.loads(line)["update"])
     except (ValueError, KeyError, TypeError):  # torn by a kill

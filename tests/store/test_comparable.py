@@ -51,6 +51,7 @@ def test_mixed_evaluations_are_refused_from_any_store(
 ) -> None:
     scores = odd(Store(folders.results).experiment("mini"), column, **changes)
     scores.write_parquet(folders.results / "scores.parquet")
+    (folders.results / ".collected.json").unlink()  # which knows the digest of what was there
     with pytest.raises(UserError, match=said) as refused:
         summarise(Store(folders.results).experiment("mini"))
     assert "q-tuning-25x50-s1" in str(refused.value)

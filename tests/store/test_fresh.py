@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 from cell_folders import Folders
 
+from qtuning.errors import UserError
 from qtuning.store.collect import collect
 from qtuning.store.store import Store, write_store
 
@@ -72,6 +72,6 @@ def test_damaged_answers_leave_the_store_as_it_was(folders: Folders) -> None:
     files = {path.name: path.read_bytes() for path in folders.results.iterdir() if path.is_file()}
     scores = folders.evaluate(folders.grid.cells[1], score=lambda benchmark: 0.125)
     (scores.parent / "items.parquet").write_bytes(b"PAR1 cut short")
-    with pytest.raises(pl.exceptions.PolarsError):
+    with pytest.raises(UserError, match=r"items\.parquet: damaged \(.*\); delete .*evaluation-"):
         write_store([folders.grid], folders.results)
     assert {path.name: path.read_bytes() for path in folders.results.iterdir() if path.is_file()} == files

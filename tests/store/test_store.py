@@ -146,7 +146,7 @@ def test_mixing_between_experiments_is_none_of_our_business(folders: Folders, ma
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("train.json", "{", "train.json: (top level)"),
+        ("train.json", "{", "train.json: damaged (Expecting property name"),
         ("train.json", '{"status": "done"}', "train.json: cost: required"),
         ("failed.json", '{"status": "odd", "reason": ""}', "failed.json: status = 'odd'"),
     ],

@@ -13,7 +13,7 @@ from torch import nn
 from qtuning.errors import UserError
 from qtuning.train import checkpoint
 
-CELL: dict[str, Any] = {"cell": '{"cell":1}', "inputs": {"data": "0a", "model": "1b"}}
+CELL: dict[str, Any] = {"cell": '{"cell":1}', "inputs": {"data": "0a", "model": "1b"}, "journal": {}}
 
 
 def small_model(seed: int) -> nn.Sequential:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import polars as pl
 import pyarrow.parquet
 import pytest
 
+from qtuning.errors import UserError
 from qtuning.experiment.cell import Pruning
 from qtuning.train import journal
 from qtuning.train.journal import TRACE_SCHEMA, Diagnosis, RunLog
+from qtuning.train.lines import check_journal
 
 
 def rows_of(update: int) -> list[tuple[Any, ...]]:
@@ -19,13 +22,15 @@ def rows_of(update: int) -> list[tuple[Any, ...]]:
     return [scored, (update, 0, 200 + update, None, None, 0, False, False, 4, 0, *[None] * 5)]
 
 
-def run(log: RunLog, start: int, stop: int, every: int) -> None:
-    """Updates start..stop-1 with a checkpoint after each `every`."""
+def run(log: RunLog, start: int, stop: int, every: int) -> dict[int, Any]:
+    """Updates start..stop-1 with a checkpoint after each `every`; the journals of the checkpoints."""
+    journals = {}
     for update in range(start, stop):
         log.log({"update": update, "loss": update / 7})
         log.trace(rows_of(update))
         if (update + 1) % every == 0:
-            log.checkpoint(update + 1)
+            journals[update + 1] = log.checkpoint(update + 1)
+    return journals
 
 
 def published(log: RunLog, folder: Path) -> tuple[list[dict[str, Any]], pl.DataFrame]:
@@ -64,17 +69,18 @@ def test_the_trace_is_written_in_row_groups(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("killed_after", range(1, 9))
 @pytest.mark.parametrize("resume", ["newest", "previous", "start"])
 @pytest.mark.parametrize("torn", [b"", b'{"update": 7, "lo', b"{}\n", b"\n", b"[1]\n"])
-def test_resumed(tmp_path: Path, killed_after: int, resume: str, torn: bytes) -> None:
+@pytest.mark.parametrize("journals", ["with digests", "of an older version"])
+def test_resumed(tmp_path: Path, killed_after: int, resume: str, torn: bytes, journals: str) -> None:
     """Killed after any update, with any last line, and resumed from any checkpoint: as if nothing had happened."""
     log = RunLog(tmp_path / "state", 0)
-    run(log, 0, killed_after, every=3)
-    log._handle.close()
+    noted = run(log, 0, killed_after, every=3)
+    log._metrics.close()
     with (tmp_path / "state" / "metrics.jsonl").open("ab") as handle:
         handle.write(torn)
     checkpoints = [0, *range(3, killed_after + 1, 3)]
     start = {"newest": checkpoints[-1], "previous": checkpoints[max(0, len(checkpoints) - 2)], "start": 0}[resume]
 
-    again = RunLog(tmp_path / "state", start)
+    again = RunLog(tmp_path / "state", start, noted.get(start) if journals == "with digests" else None)
     run(again, start, 8, every=2)
     metrics, trace = published(again, tmp_path / "out")
     wanted, rows = complete(8)
@@ -94,8 +100,37 @@ def test_a_training_that_an_older_version_began(tmp_path: Path) -> None:
 
 def test_a_line_torn_inside_a_character(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(b'{"update": 0}\n{"update": 1, "note": "\xc3')
-    RunLog(tmp_path, 1)._handle.close()
+    RunLog(tmp_path, 1)._metrics.close()
     assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"update": 0}\n'
+
+
+def test_a_line_torn_before_others(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"update": 0}\n{"update": 1, "no\n{"update": 2}\n')
+    with pytest.raises(UserError, match=r"metrics.jsonl: damaged \(updates are missing\); delete .* trains afresh"):
+        RunLog(tmp_path, 3)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "trace-0000002.parquet", "trace-0000004.parquet"])
+@pytest.mark.parametrize("when", ["resumed", "running"])
+def test_a_byte_that_flips_is_noticed(tmp_path: Path, name: str, when: str) -> None:
+    """Anywhere in a file that a checkpoint counts on, before training goes on from it or before it ends."""
+    state = tmp_path / "state"
+    log = RunLog(state, 0)
+    noted = run(log, 0, 4, every=2)[4]
+    whole, places = (state / name).read_bytes(), random.Random(name)
+    check_journal(state, noted)
+    for _ in range(50):
+        place = places.randrange(len(whole))
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << places.randrange(8)
+        for content in (bytes(damaged), whole[:place]):
+            (state / name).write_bytes(content)
+            if when == "resumed":
+                with pytest.raises(ValueError, match=f"{name} is not what training wrote"):
+                    check_journal(state, noted)
+    if when == "running":
+        with pytest.raises(UserError, match=f"state.* damaged .*{name} is not what training wrote"):
+            published(log, tmp_path / "out")
 
 
 def test_lines_are_on_disk_at_once(tmp_path: Path) -> None:
