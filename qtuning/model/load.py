@@ -87,7 +87,7 @@ def read_model_marker(folder: Path) -> dict[str, Any]:
 def verified_model(folder: Path) -> Path:
     """`model_path`, once all that is read of the model has the digests that it had when it was made ready.
 
-    All bytes are read, each time (docs/reliability.md says what that costs). UserError for a file that has changed.
+    All bytes are read, each time (docs/results.md says what that costs). UserError for a file that has changed.
     """
     path, marker = model_path(folder), read_model_marker(folder)
     again = f"fetch or copy the model anew, or delete {folder / MARKER} if it was changed on purpose; then run again"

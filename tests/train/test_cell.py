@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,18 +13,22 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from damage import damages
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from qtuning.data.prepare import prepare
 from qtuning.data.samples import load_samples
+from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell, FileSource, Model, Seeds, ShippedModelSource, Training, TrainSet
+from qtuning.experiment.finished import check_outputs, marker_of
 from qtuning.experiment.ids import cell_id, cell_json
 from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.schema import MethodEntry, Ratios
 from qtuning.files import canonical_json, write_json, write_text
 from qtuning.progress import read_progress
+from qtuning.train.cell import OUTPUTS
 from qtuning.train.launch import TOO_LARGE
 
 SCHEDULES: dict[str, dict[str, Any]] = {
@@ -161,6 +166,25 @@ def test_outputs_are_whole_and_accounted(uninterrupted: Path) -> None:
     assert all(line["samples_kept"] >= line["samples_asked"] for line in lines)
     assert sorted(trace.filter(pl.col("epoch") == 0)["sample"]) == list(range(60))
     assert not (uninterrupted.parent / "state" / "x").exists()
+
+
+def test_damage_to_what_training_left_is_noticed(uninterrupted: Path) -> None:
+    """Wherever a bit flips or a file is cut, before anyone evaluates, replays or collects the cell."""
+    check_outputs(uninterrupted, *OUTPUTS)
+    marker = marker_of(uninterrupted)
+    names = sorted(str(path.relative_to(uninterrupted)) for path in uninterrupted.rglob("*") if path.is_file())
+    assert sorted([*marker["files"], "train.json"]) == names, "every file has a digest, but for the marker"
+    for name in marker["files"]:
+        for how in damages(uninterrupted / name, 3):
+            with pytest.raises(UserError, match=rf"{re.escape(name)}: damaged .*; delete .*train\.json") as caught:
+                check_outputs(uninterrupted, "cell.json", *OUTPUTS)
+            assert "\n" not in str(caught.value), how
+    for _ in damages(uninterrupted / "train.json", 20):
+        try:
+            assert marker_of(uninterrupted) == marker
+        except UserError as error:
+            assert "train.json: damaged" in str(error)  # noqa: PT017  # white space may differ
+    check_outputs(uninterrupted, *OUTPUTS)
 
 
 def test_finished_cell_is_left_alone(ground: Path, uninterrupted: Path) -> None:
