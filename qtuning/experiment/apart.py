@@ -9,15 +9,17 @@ import os
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from qtuning.errors import UserError
 
-SECONDS = 120.0
-"""How long a module may take to be imported and looked at."""
+SECONDS = 60.0
+"""How long a module may take to be imported and looked at; time in which others had the processor does not count."""
 
 _listing: list[bool] = []
 
@@ -51,7 +53,7 @@ class Looker:
             process = self._process = self._process or _start()
             assert process.stdin is not None and process.stdout is not None
             print(json.dumps(question), file=process.stdin, flush=True)
-            heard, _, _ = select.select([process.stdout], [], [], SECONDS)
+            heard = _says_something(process)
             if heard and (line := process.stdout.readline()):
                 answer = json.loads(line)
                 if "refused" in answer:
@@ -68,6 +70,24 @@ class Looker:
             self._process.kill()
             self._process.communicate()
             self._process = None
+
+
+def _says_something(process: "subprocess.Popen[str]") -> bool:
+    """Wait for a line, or the end of the process; False after SECONDS."""
+    assert process.stdout is not None
+    waited = time.monotonic() - _waiting(process.pid)
+    while time.monotonic() - _waiting(process.pid) - waited < SECONDS:
+        if select.select([process.stdout], [], [], 0.5)[0]:
+            return True
+    return False
+
+
+def _waiting(process: int) -> float:
+    """Seconds that a process was ready to run and others had the processor; 0 where the system does not say."""
+    try:
+        return int(Path(f"/proc/{process}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
 
 
 def _start() -> "subprocess.Popen[str]":
