@@ -34,7 +34,7 @@ def read_inputs(
 
 
 def is_evaluated(out: Path, inputs: Mapping[str, Any]) -> bool:
-    """Whether `out` holds the scores of these very inputs. Scores or answers that are damaged are told, and are none."""
+    """Whether `out` holds the scores of these very inputs. Damaged ones are told, and count as none."""
     marker = out / "scores.json"
     if not marker.is_file() or not (out / "items.parquet").is_file():
         return False
