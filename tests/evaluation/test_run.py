@@ -24,6 +24,7 @@ from qtuning.evaluation.tasks import load_tasks
 from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.cell import Evaluation
 from qtuning.experiment.ids import evaluation_id
+from qtuning.files import file_digest
 
 Run = tuple[Path, dict[str, Any], Evaluation]
 
@@ -58,7 +59,10 @@ def test_files(finished: Run) -> None:
     folder, scores, evaluation = finished
     assert sorted(path.name for path in folder.iterdir()) == ["data", "out"]  # no temporary file is left
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["items.parquet", "scores.json"]
-    assert json.loads((folder / "out" / "scores.json").read_text()) == scores
+    written = json.loads((folder / "out" / "scores.json").read_text())
+    assert written == scores | {
+        "files": {"items.parquet": file_digest(folder / "out" / "items.parquet")}, "checksum": written["checksum"]
+    }  # fmt: skip
     assert scores["cell"] == "tiny-zero-shot"
     assert scores["evaluation_id"] == evaluation_id(evaluation)
     assert scores["backend"]["name"] == "hf"
