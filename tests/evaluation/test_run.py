@@ -245,7 +245,7 @@ def test_death_while_writing_leaves_no_marker(tmp_path: Path) -> None:
     script = (
         "import os, pathlib, polars\n"
         "from qtuning.evaluation import run\n"
-        "run.write_json = lambda *_: os.kill(os.getpid(), 9)\n"
+        "run.write_sealed = lambda *_: os.kill(os.getpid(), 9)\n"
         f"run.write_scores(pathlib.Path({str(out)!r}), polars.DataFrame({{'x': [1]}}), {{}})\n"
     )
     result = subprocess.run([sys.executable, "-c", script], check=False)
@@ -253,7 +253,7 @@ def test_death_while_writing_leaves_no_marker(tmp_path: Path) -> None:
     assert not out.exists()
     assert [path.name for path in tmp_path.rglob("items.parquet")] == ["items.parquet"]  # it had got that far
     run.write_scores(out, polars.DataFrame({"x": [1]}), {"cell": "x"})
-    assert json.loads((out / "scores.json").read_text()) == {"cell": "x"}
+    assert json.loads((out / "scores.json").read_text())["cell"] == "x"
 
 
 def test_bad_input_is_named_before_a_model_is_loaded(
