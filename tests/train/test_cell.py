@@ -22,7 +22,7 @@ from qtuning.data.prepare import prepare
 from qtuning.data.samples import load_samples
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell, FileSource, Model, Seeds, ShippedModelSource, Training, TrainSet
-from qtuning.experiment.finished import check_outputs, marker_of
+from qtuning.experiment.finished import WEIGHTS, check_outputs, marker_of
 from qtuning.experiment.ids import cell_id, cell_json
 from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.schema import MethodEntry, Ratios
@@ -170,21 +170,21 @@ def test_outputs_are_whole_and_accounted(uninterrupted: Path) -> None:
 
 def test_damage_to_what_training_left_is_noticed(uninterrupted: Path) -> None:
     """Wherever a bit flips or a file is cut, before anyone evaluates, replays or collects the cell."""
-    check_outputs(uninterrupted, *OUTPUTS)
+    check_outputs(uninterrupted, WEIGHTS, *OUTPUTS)
     marker = marker_of(uninterrupted)
     names = sorted(str(path.relative_to(uninterrupted)) for path in uninterrupted.rglob("*") if path.is_file())
     assert sorted([*marker["files"], "train.json"]) == names, "every file has a digest, but for the marker"
     for name in marker["files"]:
         for how in damages(uninterrupted / name, 3):
             with pytest.raises(UserError, match=rf"{re.escape(name)}: damaged .*; delete .*train\.json") as caught:
-                check_outputs(uninterrupted, "cell.json", *OUTPUTS)
+                check_outputs(uninterrupted, "cell.json", WEIGHTS, *OUTPUTS)
             assert "\n" not in str(caught.value), how
     for _ in damages(uninterrupted / "train.json", 20):
         try:
             assert marker_of(uninterrupted) == marker
         except UserError as error:
             assert "train.json: damaged" in str(error)  # noqa: PT017  # white space may differ
-    check_outputs(uninterrupted, *OUTPUTS)
+    check_outputs(uninterrupted, WEIGHTS, *OUTPUTS)
 
 
 def test_finished_cell_is_left_alone(ground: Path, uninterrupted: Path) -> None:
