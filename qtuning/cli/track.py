@@ -54,14 +54,18 @@ def replay(
     mode = resolve_mode(tracking)
     if mode == "disabled":
         raise UserError("tracking = disabled: nothing to write; --tracking offline writes to a folder")
+
+    def as_run(folder: Path) -> Cell:
+        """The cell as its jobs knew it, without labels: what they wrote is then what is written here."""
+        return Cell.model_validate(read_json(folder / "cell.json"))
+
     folders = [Path(name) for name in what if Path(name).is_dir()]
     names = [name for name in what if not Path(name).is_dir()]
     jobs: list[tuple[Cell, ResultPaths, Tracking]] = []
     for folder in folders:
         if not (folder / "cell.json").exists():
             raise UserError(f"{folder / 'cell.json'}: no such file; give the folder of a cell (results/cells/...)")
-        cell = Cell.model_validate(read_json(folder / "cell.json"))
-        jobs.append((cell, ResultPaths(folder.resolve().parents[1]), Tracking(mode, group or ())))
+        jobs.append((as_run(folder), ResultPaths(folder.resolve().parents[1]), Tracking(mode, group or ())))
     paths, configured = ResultPaths(results), ConfigFolder(configs, data_dir)
     grids = configured.expand(names)
     missing = 0
@@ -70,7 +74,7 @@ def replay(
         inputs = WorkflowInputs((every | {grid.experiment.name: grid for grid in grids}).values(), paths, data_dir)
         for cell, how in _cells_of(inputs, names, mode):
             if (paths.cell(cell) / "cell.json").exists():
-                jobs.append((cell, paths, how))
+                jobs.append((as_run(paths.cell(cell)), paths, how))
             else:
                 missing += 1
     sent, where = 0, ""
