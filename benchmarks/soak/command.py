@@ -20,14 +20,11 @@ from benchmarks.soak.damage import KINDS, WAYS, damage, snapshots
 from benchmarks.soak.micro import EXPERIMENT, SHARING, Run, checkout, differences, fingerprint, finish, kill_all
 from benchmarks.soak.races import RACES, race
 from benchmarks.soak.storage import disk_faults, unmount, with_private_mounts
-from benchmarks.soak.strikes import CUT_OFF, EVERYTHING, KILLED, STARVED, chain, lives
+from benchmarks.soak.strikes import CUT_OFF, KILLED, LAST, STAGES, STARVED, chain, lives
 from benchmarks.soak.tally import Struck, Tally
 
-STAGES = ("contamination", "base model", "preparation", "training", "evaluation", "tables", "figures")
-ANYWHERE = {"launcher": 5, "warm server": 5, "shell": 7, "Snakemake": 7, EVERYTHING: 7}
-"""Processes of several stages, and how many stages have them."""
 LIMITED = ("launcher", "warm server", "Snakemake")
-"""Those of them that limits may strike."""
+"""What limits may strike, beside the jobs."""
 TOGETHER = ("processes=2",)
 LINKS = 6
 """Faults of a chain, before its results are compared."""
@@ -82,8 +79,7 @@ class Soak:
     def strikes(self, act: str, tries: int) -> None:
         """Chains until so many faults have struck, processes of all roles in turn; or until as many chains are done."""
         random, deck, before = Random(f"{self.seed} {act}"), list[str](), self.tally.sum(act)
-        known = [*STAGES, *(ANYWHERE if act == KILLED else LIMITED)]
-        roles = [role for role in known if role in self.life]
+        roles = [role for role in self.life if role in (LAST if act == KILLED else (*STAGES, *LIMITED))]
         for _ in range(tries):
             if (left := tries - self.tally.sum(act) + before) <= 0:
                 return
@@ -93,11 +89,8 @@ class Soak:
                     deck += random.sample(roles, len(roles))
                 dealt, deck = deck[: min(LINKS, left)], deck[LINKS:]
                 # what comes early in a run first: later there is none of it left
-                places = [
-                    ANYWHERE[role] * random.random() if role in ANYWHERE else STAGES.index(role) for role in dealt
-                ]
-                order = [role for _, role in sorted(zip(places, dealt, strict=True))]
-                chains.append(self.chain(act, order))
+                stages = {role: STAGES.get(role) or random.uniform(1, LAST[role]) for role in roles}
+                chains.append(self.chain(act, sorted(dealt, key=lambda role: stages[role])))
             self.attempt(chains)
 
     @cached_property

@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.soak.micro import Run, checkout, differences, finish, quiet
-from benchmarks.soak.strikes import kill, strike
+from benchmarks.soak.strikes import KILLED, strike
 
 STOPPED, TRAINED, FINISHED = "in training", "trained", "finished"
 KINDS: Mapping[str, tuple[str, ...]] = {
@@ -61,7 +61,7 @@ def snapshots(folder: Path, finished: Path, random: Random, life: Mapping[str, f
     """Folders of runs that had come so far. finished: one to its end."""
     stopped, trained = checkout(folder / "stopped"), checkout(folder / "trained")
     while not list(stopped.glob("results/state/*/checkpoint-*/state.json")):
-        strike(run := Run(stopped), "training", kill, random, life["training"])
+        strike(run := Run(stopped), ["training"], KILLED, random, life)
         run.wait()
         quiet(stopped)
     finish(Run(trained, options=("--until", "train", "--notemp")))

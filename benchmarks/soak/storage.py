@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.soak.micro import Run, checkout, finish, quiet
-from benchmarks.soak.strikes import kill, strike
+from benchmarks.soak.strikes import KILLED, strike
 from benchmarks.soak.tally import Struck
 
 PRIVATE = "QTUNING_SOAK_MOUNTS"
@@ -45,7 +45,7 @@ def disk_faults(folder: Path, random: Random, tries: int, struck: Struck) -> Non
         quiet(folder)
         _mount(folder, "remount,rw,size=1g")
         if fault == READ_ONLY and number + 1 < tries:  # the next fault comes upon a run that got further
-            strike(run := Run(folder), "Snakemake", kill, random, 30.0)
+            strike(run := Run(folder), ["Snakemake"], KILLED, random, {"Snakemake": 30.0})
             run.wait()
     finish(Run(folder))
 

@@ -14,6 +14,15 @@ from benchmarks.soak.tally import Struck
 
 POLL = 0.02
 EVERYTHING = "everything at once"
+STAGES = {
+    **{"contamination": 1, "base model": 2, "preparation": 3, "training": 4, "rank": 4, "evaluation": 5},
+    **{"tables": 6, "figures": 7},
+}
+"""Roles in the order in which they come up in a run."""
+LAST = {role: stage + 1 for role, stage in STAGES.items()} | {
+    **{"launcher": 6, "warm server": 6, "shell": 8, "Snakemake": 8, EVERYTHING: 8},
+}
+"""The stage at which a run has no process of a role any more."""
 Act = Callable[[Process, Path, Random], None]
 
 
@@ -55,25 +64,26 @@ def lives(run: Run) -> dict[str, float]:
     return found | {EVERYTHING: found["Snakemake"]}
 
 
-def strike(run: Run, role: str, act: Act, random: Random, life: float) -> bool:
-    """Act on a process of this role at a random moment of its life; False if the run ended before.
+def strike(run: Run, roles: list[str], act: str, random: Random, life: Mapping[str, float]) -> str | None:
+    """Act on a process of the first role, at a random moment of its life; None if the run ended before.
 
-    life: how long such a process lives.
+    roles: a role that the run has left behind is passed over. Those that were tried are taken from the list.
+    life: how long a process of each role lives.
     """
-    wanted = "Snakemake" if role == EVERYTHING else role
-    moment = random.uniform(0, 0.8 * life)  # most processes live that long
-    appeared: dict[int, float] = {}
+    role, appeared = roles.pop(0), dict[int, float]()
+    share = random.uniform(0, 0.8)  # most processes live that long
     while run.running:
-        now = time.monotonic()
-        for process in processes(run.folder):
-            if process.role != wanted:
-                continue
-            if now - appeared.setdefault(process.pid, now) >= moment:
+        now, found = time.monotonic(), list(processes(run.folder))
+        here = [process for process in found if process.role == ("Snakemake" if role == EVERYTHING else role)]
+        for process in here:
+            if now - appeared.setdefault(process.pid, now) >= share * life[role]:
                 with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-                    act(Process(process.pid, role), run.folder, random)
-                    return True
+                    ACTS[act](Process(process.pid, role), run.folder, random)
+                    return role
+        if roles and not here and any(STAGES.get(process.role, 0) >= LAST[role] for process in found):
+            role, appeared = roles.pop(0), {}
         time.sleep(POLL)
-    return False
+    return None
 
 
 def chain(
@@ -85,15 +95,15 @@ def chain(
     struck: Struck,
     settings: Sequence[str] = (),
 ) -> None:
-    """Type the command once for each role, and strike; then once more. RuntimeError if that fails.
+    """Type the command again and again, and strike it, until the roles are through; then once more.
 
-    life: of a process of each role. struck: counts what was struck, by role and act.
+    struck: counts what was struck, by role and act. RuntimeError if the last run fails.
     """
-    for role in roles:
+    left, done = list(roles), False
+    while left and not done:
         run = Run(folder, settings)
-        hit = strike(run, role, ACTS[act], random, life[role])
-        ended = run.wait()
-        struck[f"{role} {act}"] += hit and (act == KILLED or not ended)  # a limit may be too high to be met
-        if ended and not hit:
-            break  # nothing is left to do
+        role = strike(run, left, act, random, life)
+        done = run.wait() and role is None
+        if role is not None:
+            struck[f"{role} {act}"] += act == KILLED or run.process.returncode != 0  # a limit may be too high to be met
     finish(Run(folder, settings))
