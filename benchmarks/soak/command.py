@@ -28,7 +28,7 @@ LIMITED = ("launcher", "warm server", "Snakemake")
 TOGETHER = ("processes=2",)
 LINKS = 6
 """Faults of a chain, before its results are compared."""
-PARTS = ("kills", "memory", "writes", "disk", "corruption", "races")
+PARTS = ("kills", "corruption", "races", "writes", "memory", "disk")
 
 
 Work = Callable[[Path, Random, Struck], str]
@@ -38,8 +38,10 @@ Work = Callable[[Path, Random, Struck], str]
 class Soak:
     """A folder of runs; what an undisturbed one gives, and how long its processes live."""
 
-    def __init__(self, work: Path, seed: int, workers: int) -> None:
+    def __init__(self, work: Path, seed: int, workers: int, minutes: float) -> None:
+        """minutes: after which no attempt begins."""
         self.work, self.seed, self.workers = work, seed, workers
+        self.until = time.monotonic() + 60 * minutes
         self.tally, self.count = Tally(), 0
         self.finished = checkout(work / "undisturbed")
         self.life = _undisturbed(self.finished)
@@ -55,6 +57,8 @@ class Soak:
 
     def _attempt(self, work: Work, number: int) -> tuple[Struck, float, str]:
         folder, started, struck = self.work / f"{number:03}", time.monotonic(), Struck()
+        if started > self.until:
+            return struck, 0.0, ""
         try:
             wrong = work(folder, Random(f"{self.seed} {number}"), struck)
         except (RuntimeError, TimeoutError, OSError) as error:
@@ -160,6 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tries", type=int, default=100, help="kills; of the other faults a share of it")
     parser.add_argument("--seed", type=int, default=0, help="of all moments, victims and places")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time")
+    parser.add_argument("--minutes", type=float, default=60, help="after which nothing more is begun")
     parser.add_argument("--fast", action="store_true", help="two kills and a flipped bit, in less than a minute")
     parser.add_argument("--only", action="append", choices=PARTS, help="a part; may be repeated")
     parser.add_argument("--work", type=Path, help="folder for the runs; those that lost something stay there")
@@ -171,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("no disks are tried: this machine allows no mounts of one's own", file=sys.stderr)
     started = time.monotonic()
     work = Path(tempfile.mkdtemp(prefix="qtuning-soak-", dir=args.work)).resolve()
-    soak = Soak(work, args.seed, args.workers)
+    soak = Soak(work, args.seed, args.workers, args.minutes)
     if args.fast:
         kills = soak.chain(KILLED, ["training", "Snakemake"])
         soak.attempt([kills, soak.damage(soak.finished, "cells/*/*/items.parquet", "a bit flipped")])
@@ -182,8 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "memory": [partial(soak.strikes, STARVED, few)],
             "writes": [partial(soak.strikes, CUT_OFF, few)],
             "disk": [partial(soak.disk, few)] if private else [],
-            "corruption": [partial(soak.corruption, 4 * few)],
-            "races": [partial(soak.races, few)],
+            "corruption": [partial(soak.corruption, 3 * few)],
+            "races": [partial(soak.races, max(1, few // 2))],
         }
         for part in parts:
             for step in todo[part]:
