@@ -7,6 +7,7 @@ from typing import Any, Literal
 from qtuning.errors import UserError
 from qtuning.experiment.cell import HubSource, Model, ShippedModelSource
 from qtuning.files import read_json
+from qtuning.manifest import read_sealed
 from qtuning.model.flops import ModelShape, Positions
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -99,8 +100,8 @@ def shape_of_model(model: Model, ready: Path) -> Shape:
     ready: the folder where the model is, or would be, made ready (`ResultPaths.model`).
     """
     source, folders = model.source, []
-    if (ready / "model.json").is_file():
-        folders.append(ready / str(read_json(ready / "model.json")["path"]))
+    if (marker := ready / "model.json").is_file():
+        folders.append(ready / str(read_sealed(marker, f"delete {marker} and run again")["path"]))
     if isinstance(source, ShippedModelSource):
         folders.append(Path(__file__).parents[1] / "assets" / source.asset)
     elif isinstance(source, HubSource):

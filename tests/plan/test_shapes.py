@@ -62,6 +62,12 @@ def test_a_model_at_hand_is_read_and_not_looked_up(tmp_path: Path) -> None:
     assert shape_of_model(shipped, tmp_path / "missing").parameters == 1_516_960
 
 
+def test_a_damaged_marker_says_what_to_delete(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text('{"path": "/ba')
+    with pytest.raises(UserError, match=r"model\.json: damaged \(.*\); delete .*model\.json and run again"):
+        shape_of_model(Model(name="own", source=HubSource(id="HuggingFaceTB/SmolLM2-135M")), tmp_path)
+
+
 def test_an_unknown_shape_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="model other: its shape is not known"):
         shape_of_model(Model(name="other", source=HubSource(id="someone/other")), tmp_path)
