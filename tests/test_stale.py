@@ -113,6 +113,14 @@ def test_what_a_killed_workflow_has_left_to_do_is_stale(inputs: WorkflowInputs) 
     assert stale(inputs) == {f"scores of {other.rpartition('-')[0]}"}
 
 
+def test_a_cell_without_its_marker_is_to_be_trained(inputs: WorkflowInputs) -> None:
+    """A damaged marker is deleted, as its reader asks; scores and tables are there, and Snakemake would do nothing."""
+    first, _ = trained(inputs)
+    (inputs.paths.root / "cells" / first / "train.json").unlink()
+    assert stale(inputs) == {f"scores of {first.rpartition('-')[0]}"}
+    assert inputs.paths.root / "cells" / first / "train.json" in inputs.digest(first)
+
+
 def test_weights_are_wanted_by_what_is_not_done(inputs: WorkflowInputs) -> None:
     """Not by finished jobs, unless their cell is trained anew; nor by a cell without weights."""
     first, other = trained(inputs)

@@ -14,6 +14,7 @@ from qtuning.data.rows import Example
 from qtuning.data.sources import read_rows
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell, FileSource, Template
+from qtuning.manifest import reading
 from qtuning.plan.assumptions import Assumptions
 
 POINTS = 512  # lengths that stand for those of an assumed train set
@@ -103,9 +104,10 @@ def _log_normal(mean: float, spread: float, points: int) -> Array:
 
 
 def counted(path: Path) -> Lengths:
-    """Those of a prepared train set. path: its samples.parquet."""
+    """Those of a prepared train set. path: its samples.parquet. UserError if it is damaged."""
     import polars as pl
 
     columns = [pl.col("prompt_length").cast(float), pl.col("input_ids").list.len().cast(float).alias("length")]
-    prompts, tokens = pl.scan_parquet(path).select(columns).collect(engine="streaming").to_numpy().T
+    with reading(path, f"delete {path.parent} and run again"):
+        prompts, tokens = pl.scan_parquet(path).select(columns).collect(engine="streaming").to_numpy().T
     return Lengths(prompts, tokens - prompts, 1.0, "tokens")

@@ -211,8 +211,10 @@ class WorkflowInputs:
         return [] if self.cells[cell].zero_shot else [folder / "weights/generation_config.json"]
 
     def digest(self, cell: str) -> list[Path]:
-        """Digest of those weights. It stays the same when training is repeated, and then so do the scores."""
-        return [] if self.cells[cell].zero_shot else [self.paths.cell(self.cells[cell]) / "weights.sha256"]
+        """Digest of those weights, which stays the same when training is repeated, and then so do the scores; and the
+        marker of the training, which may have been deleted so that the cell is trained anew."""
+        folder = self.paths.cell(self.cells[cell])
+        return [] if self.cells[cell].zero_shot else [folder / "weights.sha256", folder / "train.json"]
 
     def sources_of_pair(self, pair: str) -> list[Path]:
         """The user's files that a train set is read from."""

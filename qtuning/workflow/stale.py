@@ -183,9 +183,15 @@ class Stale:
 
     def _scores_changed(self, name: str, evaluation: str) -> bool:
         cell, asked = self._inputs.cells[name], self._inputs.evaluations[evaluation]
-        return (not cell.zero_shot and self._training_changed(name)) or _differs(
-            self._paths.evaluation(cell, asked) / "scores.json",
-            lambda: evaluated.read_inputs(cell, asked, self._paths, self._data_dir, self._digest),
+        # who deletes a damaged marker, as its reader asks, wants the cell trained anew; Snakemake would ask for nothing
+        trained = cell.zero_shot or (self._paths.cell(cell) / "train.json").is_file()
+        return (
+            not trained
+            or (not cell.zero_shot and self._training_changed(name))
+            or _differs(
+                self._paths.evaluation(cell, asked) / "scores.json",
+                lambda: evaluated.read_inputs(cell, asked, self._paths, self._data_dir, self._digest),
+            )
         )
 
     def _localisation_changed(self, name: str) -> bool:
