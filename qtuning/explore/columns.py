@@ -16,7 +16,7 @@ OPTIONAL = {"mask": pl.Binary, "token_nll": pl.Binary, "token_entropy": pl.Binar
 """Columns of a trace that older versions did not write."""
 
 NO_MASKS = "The trace has no token masks (an older version trained it): which tokens were pruned is not known."
-NO_TOKENS = "The trace has no scores of tokens (an older version trained it), so tokens are not shaded."
+NO_TOKENS = "There are no scores of its tokens (it took none, or an older version trained it): they are not shaded."
 NO_SCORES = "The method scores no samples, so it has no places of its own on the plane."
 TRAINED_ONLY = "The method scores no tokens: the perplexity of those that it trained is known, and nothing else."
 

@@ -59,7 +59,8 @@ def find_cells(
     if not done:
         raise UserError(
             f"{grid.experiment.name}: no training of it that was asked for is finished below {paths.root / 'cells'}; "
-            f"run it first: snakemake --cores all {grid.experiment.name}"
+            f"run it first: snakemake --cores all {grid.experiment.name}; "
+            "without any training: qtuning explore DATA --model MODEL (docs/explore.md)"
         )
     lowest = min(cell.seeds.data for cell in done if cell.seeds)
     done = [cell for cell in done if cell.seeds and cell.seeds.data == lowest]

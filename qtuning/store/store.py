@@ -110,7 +110,10 @@ class Store:
         if name in OPTIONAL and not path.exists():
             return pl.LazyFrame(schema=SCHEMAS[name])
         if not path.exists():
-            raise UserError(f"{path}: no such file; collect the experiment first (`qtuning tables EXPERIMENT`)")
+            raise UserError(
+                f"{path}: no such file; collect the experiment first (`qtuning tables EXPERIMENT`), "
+                "or name another store (--store FOLDER)"
+            )
         self._check(name)
         table, columns = pl.scan_parquet(path), list(SCHEMAS[name])
         with reading(path, AGAIN):
