@@ -5,16 +5,20 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from qtuning.errors import UserError
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from qtuning.experiment.cell import Cell, Evaluation
     from qtuning.experiment.influence import Measurement
     from qtuning.experiment.metrics import MetricName
+
+T = TypeVar("T", bound="BaseModel")
 
 CellFile = Annotated[
     Path,
@@ -131,7 +135,7 @@ def read_cell(path: Path, *, trained: bool = False) -> "Cell":
     """The configuration of a cell. UserError where there is none, or if it is zero-shot but shall be `trained`."""
     from qtuning.experiment.cell import Cell
 
-    cell = Cell.model_validate_json(_read(path))
+    cell = _read(Cell, path)
     if trained and cell.zero_shot:
         raise UserError(f"{path}: a zero-shot cell is the base model itself; there is nothing to train")
     return cell
@@ -141,17 +145,20 @@ def read_evaluation(path: Path) -> "Evaluation":
     """The configuration of an evaluation."""
     from qtuning.experiment.cell import Evaluation
 
-    return Evaluation.model_validate_json(_read(path))
+    return _read(Evaluation, path)
 
 
 def read_measurement(path: Path) -> "Measurement":
     """The configuration of a measurement of influence."""
     from qtuning.experiment.influence import Measurement
 
-    return Measurement.model_validate_json(_read(path))
+    return _read(Measurement, path)
 
 
-def _read(path: Path) -> str:
+def _read(kind: "type[T]", path: Path) -> "T":
+    from qtuning.manifest import reading
+
     if not path.exists():
         raise UserError(f"{path}: no such file; `qtuning cells EXPERIMENT --write` writes the configurations")
-    return path.read_text(encoding="utf-8")
+    with reading(path, "delete it, and run Snakemake or `qtuning cells EXPERIMENT --write` again"):
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))

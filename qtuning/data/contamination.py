@@ -27,6 +27,7 @@ from qtuning.experiment.benchmarks import BENCHMARKS, Protocol, label_of
 from qtuning.experiment.cell import TrainSet
 from qtuning.experiment.yaml_files import validate
 from qtuning.files import canonical_json, file_digest, short_hash
+from qtuning.manifest import reading
 
 if TYPE_CHECKING:
     import polars
@@ -310,6 +311,8 @@ class _Report(BaseModel):
 
 
 def _read_report(path: Path) -> _Report:
+    with reading(path, "delete it: the overlap is counted again"):
+        json.loads(path.read_bytes())
     return validate(_Report, path.read_bytes(), str(path))
 
 
