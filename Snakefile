@@ -49,6 +49,7 @@ try:
             want_weights(
                 INPUTS,
                 ["mini" if name == "all" else name for name in asked or ["mini"]],
+                REQUESTS.group if SUBMITS else None,
             )
     STALE = Stale(INPUTS)
     DEVICES = [] if SUBMITS else visible()

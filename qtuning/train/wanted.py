@@ -25,20 +25,26 @@ from qtuning.locks import exclusive, is_held
 VARIABLE = "QTUNING_WORKFLOW"
 """Environment variable: the name of the workflow that a job belongs to."""
 
+WORKFLOW = "workflow"  # among the jobs that want weights: the workflow itself, until it ends
+
 Jobs = Mapping[str, Collection[str]]
 
 
-def want_weights(results: Path, wanted: Callable[[], Jobs], cells: Collection[str]) -> None:
+def want_weights(
+    results: Path, wanted: Callable[[], Jobs], cells: Collection[str], grouped: Collection[str] = ()
+) -> None:
     """Say for this process, a workflow, and until it ends, which jobs want weights; then remove what nobody wants.
 
     wanted: cell -> jobs that are still to be done. It is asked now, before the workflow plans, and at the end. cells:
-    whose weights go.
+    whose weights go. grouped: those of them whose jobs are one job of a cluster. Snakemake looks for all outputs of
+    such a group at its end, so these weights go with the workflow.
     """
     name = f"weights-{socket.gethostname()}-{os.getpid()}"
     lifetime, me = ExitStack(), os.getpid()
     with _guard(results):
         lifetime.enter_context(exclusive(results / "locks" / f"{name}.lock", "a workflow"))
-        write_json(results / "locks" / f"{name}.json", _listed(wanted()))
+        jobs = {cell: [*jobs, *[WORKFLOW] * (cell in grouped)] for cell, jobs in wanted().items()}
+        write_json(results / "locks" / f"{name}.json", _listed(jobs))
     os.environ[VARIABLE] = name
 
     def close() -> None:

@@ -201,10 +201,15 @@ class Stale:
         )
 
 
-def want_weights(inputs: WorkflowInputs, targets: Iterable[str]) -> None:
-    """Keep the weights that jobs of this workflow have yet to read, until the last of them has (train/wanted.py)."""
+def want_weights(inputs: WorkflowInputs, targets: Iterable[str], grouped: Callable[[str], object] | None) -> None:
+    """Keep the weights that jobs of this workflow have yet to read, until the last of them has (train/wanted.py).
+
+    grouped: whether the jobs of a cell are one job of a cluster; None: no jobs are submitted.
+    """
     names = [inputs.experiment_of(target) for target in targets]
-    wanted.want_weights(inputs.paths.root, lambda: Stale(inputs).wanted(names), Stale(inputs).going(names))
+    going = Stale(inputs).going(names)
+    together = [cell for cell in going if grouped is not None and grouped(cell)]
+    wanted.want_weights(inputs.paths.root, lambda: Stale(inputs).wanted(names), going, together)
 
 
 def _differs(marker: Path, present: Callable[[], dict[str, Any]]) -> bool:

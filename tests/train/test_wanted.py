@@ -17,7 +17,7 @@ from qtuning.train.wanted import VARIABLE, want_weights
 
 results, wanted = Path(sys.argv[1]), json.loads(sys.argv[2])
 left = [wanted, json.loads(sys.argv[3])]
-want_weights(results, lambda: left.pop(0), ["a", "b"])
+want_weights(results, lambda: left.pop(0), ["a", "b"], sys.argv[4])
 print(os.environ[VARIABLE], flush=True)
 sys.stdin.read()
 """
@@ -47,8 +47,11 @@ class Starter:
     def __init__(self, results: Path) -> None:
         self.results, self.running = results, list["subprocess.Popen[str]"]()
 
-    def __call__(self, wanted: dict[str, list[str]], left: dict[str, list[str]] | None = None) -> Workflow:
-        command = [sys.executable, "-c", WORKFLOW, str(self.results), json.dumps(wanted), json.dumps(left or {})]
+    def __call__(
+        self, wanted: dict[str, list[str]], left: dict[str, list[str]] | None = None, grouped: str = ""
+    ) -> Workflow:
+        arguments = [str(self.results), json.dumps(wanted), json.dumps(left or {}), grouped]
+        command = [sys.executable, "-c", WORKFLOW, *arguments]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.running.append(process)
         assert process.stdout is not None
@@ -94,3 +97,16 @@ def test_the_end_of_a_workflow_removes_what_nobody_wants(results: Path, started:
     end(other)
     assert there(results) == "", "of its own experiments nothing is left to be done"
     assert [path.name for path in (results / "locks").iterdir()] == ["weights.lock"]
+
+
+def test_weights_of_a_group_stay_until_the_workflow_ends(
+    results: Path, started: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Snakemake looks for every output of a group of jobs when all of them have ended."""
+    workflow = started({"a": ["one"], "b": ["one"]}, grouped="a")
+    monkeypatch.setenv(VARIABLE, workflow[1])
+    has_used(results, "a", results / "one")
+    has_used(results, "b", results / "one")
+    assert there(results) == "a"
+    end(workflow)
+    assert there(results) == ""
