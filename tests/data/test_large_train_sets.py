@@ -8,7 +8,7 @@ import polars as pl
 import pyarrow.parquet
 import pytest
 import torch
-from test_prepare import ROWS, cell_for, train_set
+from test_prepare import ROWS, cell_for, train_set, without_digests
 
 from qtuning.data import prepare as preparing
 from qtuning.data import write_samples
@@ -68,8 +68,11 @@ def test_the_mapped_file_belongs_to_the_samples(bpe_folder: Path, tmp_path: Path
     (tmp_path / TOKENS).unlink()  # an older version wrote none
     assert len(load_samples(tmp_path)) == 100 and (tmp_path / TOKENS).read_bytes() == before
     (tmp_path / TOKENS).write_bytes(before[:-4])
+    with pytest.raises(UserError, match=r"tokens\.int32: damaged \(its digest differs\); delete this file"):
+        load_samples(tmp_path)
+    without_digests(tmp_path)
     with pytest.raises(
-        UserError, match=r"tokens\.int32 has \d+ tokens, but samples\.parquet says \d+; delete the folder"
+        UserError, match=r"tokens\.int32 has \d+ tokens, but samples\.parquet says \d+; prepare the train set again"
     ):
         load_samples(tmp_path)
     prepare(cell_for(train_set(write("b.jsonl", ROWS[:50]))), bpe_folder, tmp_path)

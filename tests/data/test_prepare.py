@@ -20,7 +20,8 @@ from qtuning.data.samples import load_samples
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell, FileSource, HubSource, Model, Pruning, Seeds, Training, TrainSet
 from qtuning.experiment.truth import KINDS
-from qtuning.files import file_digest, read_json
+from qtuning.files import file_digest, read_json, write_json
+from qtuning.manifest import CHECKSUM, FILES, digests_of, read_sealed, write_sealed
 
 ANSWER = {"role": "assistant", "content": "Hello."}
 ROWS = [{"instruction": f"What is {n}?", "input": "", "output": f"It is {n}.", "kind": "ab"[n % 2]} for n in range(100)]
@@ -344,21 +345,43 @@ def test_equal_character_counts_have_equal_entropy(run: Callable[..., Path], wri
     assert len(set(load_samples(run(train_set(write("a.jsonl", rows)))).instruction_entropy.tolist())) == 1
 
 
+def without_digests(folder: Path) -> None:
+    """Make the report what an older version wrote: without digests of the files and a checksum of its own."""
+    report = read_json(folder / "report.json")
+    write_json(folder / "report.json", {key: value for key, value in report.items() if key not in (FILES, CHECKSUM)})
+
+
+def seal(folder: Path, **entries: Any) -> None:
+    """Write the report anew, with these entries and the digests of the files as they are now."""
+    report = read_sealed(folder / "report.json", "")
+    digests = digests_of(folder, [folder / name for name in report[FILES]])
+    write_sealed(folder / "report.json", report | entries | {FILES: digests})
+
+
 def test_load_refuses_what_an_older_version_prepared(run: Callable[..., Path], write: Any) -> None:
     out = run(train_set(write("a.jsonl", ROWS)))
+    without_digests(out)
+    assert len(load_samples(out)) == 100, "without digests, but with all columns"
     polars.read_parquet(out / "samples.parquet").drop("instruction_entropy").write_parquet(out / "samples.parquet")
-    with pytest.raises(UserError, match=r"prepared by an older version.*delete the folder and prepare it again"):
+    with pytest.raises(UserError, match=r"prepared by an older version.*prepare the train set again \(delete .*out\)"):
         load_samples(out)
 
 
 def test_load_refuses_what_does_not_belong_together(run: Callable[..., Path], write: Any) -> None:
     out = run(train_set(write("a.jsonl", ROWS)))
-    report = read_json(out / "report.json")
-    (out / "report.json").write_text(json.dumps(report | {"used": 99}))
+    written = (out / "report.json").read_text()
+    (out / "report.json").write_text(json.dumps(json.loads(written) | {"used": 99}))
+    with pytest.raises(UserError, match=r"report\.json: damaged \(its checksum differs\); prepare the train set again"):
+        load_samples(out)
+    (out / "report.json").write_text(written)
+    seal(out, used=99)
     with pytest.raises(UserError, match=r"100 samples, but report\.json says 99"):
         load_samples(out)
     (out / "samples.parquet").write_bytes(b"PAR1")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"samples\.parquet: damaged \(its digest differs\); prepare the train set"):
+        load_samples(out)
+    seal(out)
+    with pytest.raises(UserError, match=r"samples\.parquet: damaged \((?!its digest).*\); prepare the train set"):
         load_samples(out)
 
 

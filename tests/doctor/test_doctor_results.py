@@ -45,7 +45,7 @@ class Ground:
     def stop(self, *updates: int, cell: str | None = None) -> None:
         """As after a kill: checkpoints of these updates."""
         for update in updates:
-            state = {"cell": cell or cell_json(self.cell), "inputs": {"data": "0a"}, "cost": []}
+            state = {"cell": cell or cell_json(self.cell), "inputs": {"data": "0a"}, "cost": [], "journal": {}}
             checkpoint.save(self.state, update, {"model.a": torch.ones(50)}, state)
 
     def found(self, **options: Any) -> list[Finding]:
@@ -238,6 +238,15 @@ def test_the_command_tells_by_its_exit_status_and_says_what_it_repaired(ground: 
         "repaired: nothing had to be",
         "no problem",
     ]
+
+
+def test_a_checkpoint_of_an_older_version_is_told_apart_from_what_is_found(ground: Ground) -> None:
+    ground.train()
+    state = {"cell": cell_json(ground.cell), "inputs": {"data": "0a"}, "cost": []}  # no digests of metrics and trace
+    checkpoint.save(ground.state, 10, {"model.a": torch.ones(50)}, state)
+    found = invoke("doctor", "--results", ground.paths.root)
+    assert found.exit_code == 0 and found.stdout.splitlines()[-1] == "no problem"
+    assert found.stderr.startswith(f"{ground.state}: metrics and trace: written by an older version, without digests")
 
 
 def test_many_findings_are_counted_not_listed(ground: Ground) -> None:

@@ -93,7 +93,7 @@ def test_references_are_trained_first_shared_and_paid_but_no_rows(tmp_path: Path
     assert len(everything) == len(grid.cells) + SEEDS * (1 + 4), "the noise is drawn anew for each seed"
     assert inputs.rows == [cell_id(cell) for cell in grid.cells]
     last = cell_id(evolving[-1])
-    assert inputs.references(last) == [paths.cell(evolving[-2]) / "weights"]
+    assert inputs.references(last) == [paths.cell(evolving[-2]) / "weights/generation_config.json"]
     assert paths.cell(evolving[-2]) / "weights.sha256" in inputs.auxiliary_models(last)
     assert inputs.samples(last) == inputs.samples(cell_id(trained[-1])), "no train set is prepared for a reference"
     assumptions = read_assumptions(library.configs)
