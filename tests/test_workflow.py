@@ -62,17 +62,22 @@ def snakemake(folder: Path, *arguments: str, target: str = "micro") -> str:
         capture_output=True,
         text=True,
         check=False,
-        env=dict(os.environ),
+        env=environment(),
     )
     logs = "".join(path.read_text()[-2000:] for path in folder.glob("results/logs/**/*.log"))
     assert result.returncode == 0, f"{result.stdout}\n{result.stderr}\n{logs}"
     return result.stdout + result.stderr
 
 
+def environment() -> dict[str, str]:
+    """Without the address of the W&B service of this process, which a test of this process may have ended."""
+    return {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
+
+
 def qtuning(folder: Path, *arguments: str) -> str:
     """What a command prints; it must succeed."""
     command = [sys.executable, "-m", "qtuning", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, env=environment()).stdout
 
 
 def jobs(printed: str) -> dict[str, int]:

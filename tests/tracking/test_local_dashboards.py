@@ -56,7 +56,7 @@ def in_trackio(tmp_path: Path) -> Path:
     here = Path(__file__).parent
     for start in (5, 0):
         program = f"from pathlib import Path; import test_local_dashboards as t; t.write('trackio', Path(), {start})"
-        path = os.pathsep.join([str(here), str(here.parents[1]), os.environ.get("PYTHONPATH", "")])
+        path = os.pathsep.join([str(here), str(here.parent), str(here.parents[1]), os.environ.get("PYTHONPATH", "")])
         done = subprocess.run(
             [sys.executable, "-c", program],
             cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False,

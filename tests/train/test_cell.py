@@ -27,6 +27,7 @@ from qtuning.experiment.ids import cell_id, cell_json
 from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.schema import MethodEntry, Ratios
 from qtuning.files import canonical_json, write_json, write_text
+from qtuning.manifest import CHECKSUM, write_sealed
 from qtuning.progress import read_progress
 from qtuning.train.cell import OUTPUTS
 from qtuning.train.launch import TOO_LARGE
@@ -322,7 +323,8 @@ def test_a_proxy_scores_as_scoring_says(ground: Path) -> None:
 
 def test_a_reference_of_another_tokenizer_is_refused(ground: Path, tmp_path: Path) -> None:
     report = json.loads((ground / "samples" / "report.json").read_text())
-    write_json(tmp_path / "samples" / "report.json", report | {"tokenizer_fingerprint": "of another"})
+    del report[CHECKSUM]
+    write_sealed(tmp_path / "samples" / "report.json", report | {"tokenizer_fingerprint": "of another"})
     (tmp_path / "samples" / "samples.parquet").write_bytes((ground / "samples" / "samples.parquet").read_bytes())
     arguments = command(ground, a_cell(ground, "random+rho-1"), tmp_path)
     arguments[arguments.index("--samples") + 1] = str(tmp_path / "samples")

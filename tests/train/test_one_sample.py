@@ -23,7 +23,7 @@ def test_one_sample_trains(tiny_llama: Any, samples: list[Sample], method: str) 
 def test_the_rate_falls_to_zero_with_epochs_of_different_length(tiny_llama: Any, samples: list[Sample]) -> None:
     """InfoBatch's last epochs are whole: an estimate of the updates that knew nothing of them would end too early."""
     made = run(
-        cell_of("infobatch+none", (0.25, 1.0), epochs=8, accumulation=1, warmup=0),
+        cell_of("infobatch-original+none", (0.25, 1.0), epochs=8, accumulation=1, warmup=0),
         tiny_llama,
         samples,
     )
