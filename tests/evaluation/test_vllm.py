@@ -34,8 +34,10 @@ from qtuning.experiment.cell import (
     Training,
     TrainSet,
 )
+from qtuning.experiment.finished import DIGESTS, MARKER, WEIGHTS
 from qtuning.experiment.ids import ResultPaths, cell_id
 from qtuning.files import read_json, write_json, write_text
+from qtuning.manifest import FILES, digests_of, read_sealed, write_sealed
 from qtuning.model.load import make_ready
 
 STAND_IN = Path(__file__).parent / "stand_in"
@@ -86,10 +88,13 @@ class World:
             else:
                 for weight in tuned.parameters():
                     weight.data += 0.05 * torch.randn_like(weight)
-            tuned.save_pretrained(folder / "weights")
-            AutoTokenizer.from_pretrained(model).save_pretrained(folder / "weights")
-            write_json(folder / "train.json", {"status": "done"})
-            write_text(folder / "weights.sha256", cell_id(cell))
+            tuned.save_pretrained(folder / WEIGHTS)
+            AutoTokenizer.from_pretrained(model).save_pretrained(folder / WEIGHTS)
+            files = digests_of(folder, (path for path in (folder / WEIGHTS).rglob("*") if path.is_file()))
+            write_sealed(folder / MARKER, {"cell": cell_id(cell), "status": "done", FILES: files})
+            tensors = ((name.removeprefix(f"{WEIGHTS}/"), digest) for name, digest in files.items())
+            lines = [f"{digest}  {name}\n" for name, digest in tensors if name.endswith(".safetensors")]
+            write_text(folder / DIGESTS, "".join(lines))
 
     def ask(self, cell: Cell, python: Path = Path(sys.executable), **options: Any) -> None:
         ask_cell(cell, self.vllm, self.paths, data_dir=self.data, python=python, **options)
@@ -190,9 +195,9 @@ def test_replies_of_other_weights_or_to_other_questions_are_not_taken(
     kept = asked.paths.state(cell) / f"{file.stem}.replies.json"
     file.rename(kept)
     assert ask._answered(cell, VLLM, asked.paths)
-    (asked.paths.cell(cell) / "weights.sha256").write_text("trained again")
+    (asked.paths.cell(cell) / DIGESTS).write_text("trained again")
     assert not ask._answered(cell, VLLM, asked.paths)
-    write_json(file, read_json(kept) | {"questions": "others"})
+    write_sealed(file, read_sealed(kept, "again") | {"questions": "others"})
     with pytest.raises(UserError, match="answered other questions than evaluation-"):
         asked.items(cell, VLLM)
 

@@ -14,6 +14,7 @@ from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.ids import cell_id
 from qtuning.figures.watched import over_seeds_by_share
 from qtuning.files import write_json, write_text
+from qtuning.manifest import write_sealed
 from qtuning.paper.efficiency import efficiency_files, efficiency_of_lines
 from qtuning.paper.token_kinds import kinds_of_lines, token_kind_files
 from qtuning.plan.efficiency import plan_of_the_paper
@@ -40,7 +41,8 @@ def observe(folders: Folders, cell: Cell, seed: int) -> None:
         for epoch in (0, 1)
         for supplement in (False, True)
     ]
-    write_json(folders.folder(cell) / "token_kinds.json", {"cell": "", "kinds": KINDS, "counts": counts})
+    answer = {"cell": cell_id(cell), "kinds": KINDS, "counts": counts}
+    write_sealed(folders.folder(cell) / "token_kinds.json", answer)
 
 
 def test_kinds_and_looks_from_cells_to_pages_and_figures(tmp_path: Path) -> None:
