@@ -10,9 +10,11 @@ from typing import Any
 import polars as pl
 
 from qtuning.experiment.cell import Cell
+from qtuning.experiment.finished import DIGESTS, MARKER, WEIGHTS
 from qtuning.experiment.grid import ConfigFolder, Grid
 from qtuning.experiment.ids import cell_id, cell_json, evaluation_id
-from qtuning.files import write_json, write_text
+from qtuning.files import file_digest, write_json, write_text
+from qtuning.manifest import FILES, digests_of, write_sealed
 from qtuning.statistics.summary import Summary, summarise
 from qtuning.store.store import Store
 
@@ -165,6 +167,16 @@ class Folders:
         """The one cell whose id contains `text`."""
         (cell,) = [cell for cell in self.grid.cells if text in cell_id(cell)]
         return cell
+
+
+def mark_trained(folder: Path, status: str = "done") -> None:
+    """What training writes last: digests of the weights, if there are any, and of the records beside them."""
+    weights = sorted(path for path in (folder / WEIGHTS).rglob("*") if path.is_file())
+    tensors = [path for path in weights if path.suffix == ".safetensors"]
+    write_text(folder / DIGESTS, "".join(f"{file_digest(path)}  {path.name}\n" for path in tensors))
+    beside = (folder / name for name in ("trace.parquet", "watch.jsonl", DIGESTS))
+    files = digests_of(folder, [*weights, *(path for path in beside if path.exists())])
+    write_sealed(folder / MARKER, {"cell": folder.name, "status": status, FILES: files})
 
 
 def config_folder(folder: Path, **changes: Any) -> ConfigFolder:

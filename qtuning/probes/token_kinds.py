@@ -16,7 +16,7 @@ from qtuning.data.kinds import KINDS, Codes, token_kinds
 from qtuning.data.samples import load_samples
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell
-from qtuning.experiment.finished import check_outputs
+from qtuning.experiment.finished import MARKER, check_outputs
 from qtuning.experiment.ids import ResultPaths, cell_id
 from qtuning.manifest import write_sealed
 from qtuning.model.load import model_path
@@ -35,7 +35,7 @@ def count_token_kinds(cell: Cell, paths: ResultPaths, data_dir: Path | None = No
     UserError if the training was not observed, or if the train set is not the one that was prepared.
     """
     folder = paths.cell(cell)
-    if cell.train_set is None or not (folder / "trace.parquet").exists():
+    if cell.train_set is None or not all((folder / name).exists() for name in (MARKER, "trace.parquet")):
         raise UserError(f"{folder}: no trained cell; train it first")
     check_outputs(folder, "trace.parquet")
     trace = pl.read_parquet(folder / "trace.parquet")

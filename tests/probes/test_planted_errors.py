@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cell_folders import mark_trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +18,7 @@ from qtuning.experiment.cell import Cell, FileSource, Model, Seeds, ShippedModel
 from qtuning.experiment.ids import ResultPaths
 from qtuning.experiment.methods import make_pruning
 from qtuning.experiment.schema import MethodEntry, Ratios
-from qtuning.files import read_json, write_json, write_text
+from qtuning.files import read_json, write_text
 from qtuning.model.load import load_model, make_ready, model_path
 from qtuning.probes.planted_errors import find_planted_errors, found_by_pruning, found_by_score
 
@@ -92,8 +93,7 @@ def answer_of(root: Path, cell: Cell, status: str = "done") -> dict[str, Any]:
     base, folder = model_path(paths.model(cell)), paths.cell(cell)
     load_model(base, "float32").save_pretrained(folder / "weights")
     load_tokenizer(base).save_pretrained(folder / "weights")
-    write_text(folder / "weights.sha256", "those of the base model")
-    write_json(folder / "train.json", {"status": status})
+    mark_trained(folder, status)
     return dict(read_json(find_planted_errors(cell, paths)))
 
 
@@ -184,6 +184,6 @@ def test_refusals(ground: Path, tmp_path: Path) -> None:
     cell, paths = a_cell(tmp_path, "full"), ResultPaths(tmp_path)
     make_ready(cell.model, paths.model(cell))
     prepare(cell, model_path(paths.model(cell)), paths.samples(cell))
-    write_json(paths.cell(cell) / "train.json", {"status": "done"})
+    mark_trained(paths.cell(cell))
     with pytest.raises(UserError, match="its train set states no errors"):
         find_planted_errors(cell, paths)

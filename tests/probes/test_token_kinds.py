@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from cell_folders import mark_trained
 
 from qtuning.data.kinds import KINDS, character_kinds
 from qtuning.data.prepare import prepare
@@ -81,9 +82,13 @@ def test_counts(cell: Cell, tmp_path: Path) -> None:
                 expected[epoch, supplement, KINDS[kind], "kept" if kept else "pruned"] += 1
     folder.mkdir(parents=True)
     pl.DataFrame(rows, schema=TRACE_SCHEMA, orient="row").write_parquet(folder / "trace.parquet")
+    with pytest.raises(UserError, match="no trained cell"):  # a training that was killed before its marker
+        count_token_kinds(cell, paths)
+    mark_trained(folder)
     with pytest.raises(UserError, match="was trained without `observe`"):
         count_token_kinds(cell, paths)
     (folder / "watch.jsonl").touch()
+    mark_trained(folder)
     assert count_token_kinds(cell, paths) == folder / "token_kinds.json"
     assert read_json(folder / "token_kinds.json")["kinds"] == list(KINDS)
 
@@ -108,6 +113,7 @@ def test_other_texts_are_refused(cell: Cell, tmp_path: Path) -> None:
     row = (0, 0, sample.number, 2.0, 1.0, 2, True, False, sample.response_length, 0, 1.0, 0.5, b"\0" * 9, None, None)
     pl.DataFrame([row], schema=TRACE_SCHEMA, orient="row").write_parquet(folder / "trace.parquet")
     (folder / "watch.jsonl").touch()
+    mark_trained(folder)
     write_text(tmp_path / "rows.jsonl", "\n".join(json.dumps(row | {"output": "no"}) for row in ROWS))
     with pytest.raises(UserError, match="row 0 is not the one that was prepared"):
         count_token_kinds(cell, paths)
