@@ -69,9 +69,8 @@ class Pair:
 
     def knows(self, text: str) -> bool:
         """Whether the tokenizer has tokens for all of it; SmolLM2's leaves some control characters out."""
-        return bool(
-            self.tokenizer.decode(self.tokenizer(text, add_special_tokens=False)["input_ids"]).strip() == text.strip()
-        )
+        decoded = self.tokenizer.decode(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return bool(decoded.strip(" ") == text.strip(" "))  # Python calls some control characters white space
 
     def same(self, tokens: list[int], text: str) -> bool:
         """Whether the tokens are of this text; a tokenizer with such a normalizer may join a space to it."""
