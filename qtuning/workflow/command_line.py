@@ -12,6 +12,8 @@ OPTIONS_WITHOUT_TARGETS = ("target_jobs", "lint", "list_rules", "list_target_rul
                            "cleanup_metadata")  # fmt: skip
 LOCAL_EXECUTORS = (None, "local", "dryrun", "touch")
 
+ONLY_TELLS = ("dryrun", "dag", "rulegraph", "filegraph", "d3dag", "summary", "detailed_summary")
+
 
 def _asked(arguments: Sequence[str] | None) -> Namespace | None:
     """The options of `snakemake`, those of profiles among them.
@@ -38,9 +40,9 @@ def spelled_settings(arguments: Sequence[str] | None = None) -> tuple[list[Path]
 
 
 def only_planned(arguments: Sequence[str] | None = None) -> bool:
-    """Whether `snakemake` is to say what it would do, and to do nothing (-n)."""
+    """Whether `snakemake` is to say what it would do, or what there is, and to do nothing (-n, --dag, --summary)."""
     asked = _asked(arguments)
-    return asked is not None and bool(asked.dryrun)
+    return asked is not None and any(getattr(asked, name, None) for name in ONLY_TELLS)
 
 
 def submits(arguments: Sequence[str] | None = None) -> bool:
