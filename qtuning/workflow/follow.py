@@ -102,8 +102,6 @@ class Follower:
                 return
 
     def _say(self, lines: Sequence[str]) -> None:
-        if not self._quiet:
-            sys.stderr.write(
-                "".join(f"{line}\n" for line in lines)
-            )  # at once, since Snakemake prints from a thread, too
+        if not self._quiet:  # all lines at once, since Snakemake prints from a thread, too
+            sys.stderr.write("".join(f"{line}\n" for line in lines))
             sys.stderr.flush()
