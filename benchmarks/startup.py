@@ -1,5 +1,6 @@
 """Start-up: wall seconds from a command to its first update, or its first request; and whole short cells an hour."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,8 +16,9 @@ from typing import Literal
 from benchmarks.mini import REPOSITORY, Mini, mini_world
 from benchmarks.report import Checked, Table, Value
 from benchmarks.shapes import Setting
-from qtuning.experiment.ids import cell_json
+from qtuning.experiment.ids import cell_id, cell_json, evaluation_id
 from qtuning.files import write_text
+from qtuning.progress import beside
 from qtuning.warm.client import VARIABLE
 
 Job = Literal["train", "evaluate"]
@@ -94,12 +96,13 @@ def _command(job: Job, mini: Mini, environment: Mapping[str, str]) -> float:
     else:
         arguments = [str(mini.configuration(mini.zero_shot)), str(mini.configuration(mini.evaluation))]
     output = paths.root / f"{job}.log"
+    asked = f"{cell_id(mini.zero_shot)}-{evaluation_id(mini.evaluation)}"
+    progress = beside(paths.lock(asked))
+    progress.unlink(missing_ok=True)  # of the one that was killed before
     begun = (
         (lambda: _has_text(paths.state(mini.cell) / "metrics.jsonl", "{"))
         if job == "train"
-        else (
-            lambda: _has_text(output, "generating")  # the bar of the first requests
-        )
+        else (lambda: _has_text(progress, "generated answer"))
     )
     command = [sys.executable, "-m", "qtuning", job, *arguments, "--results", str(paths.root), "--threads", "1"]
     with output.open("w") as handle:
@@ -116,7 +119,8 @@ def _command(job: Job, mini: Mini, environment: Mapping[str, str]) -> float:
             _wait(begun, process, output)
             return time.monotonic() - start
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 

@@ -135,5 +135,6 @@ def test_the_table_counts_and_stands_in_the_page(soak: Any, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_the_fast_part_loses_nothing(soak: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    soak.command.main(["--fast", "--work", str(tmp_path)])
-    assert re.search(r"all kills +│ +2 │ +2 │ +0 ", capsys.readouterr().out)
+    soak.command.main(["--fast", "--work", str(tmp_path)])  # which exits with 1 where something is lost
+    # a process that has ended before its moment cannot be struck, on a machine whose load changes
+    assert re.search(r"all kills +│ +([12]) │ +\1 │ +0 ", capsys.readouterr().out)

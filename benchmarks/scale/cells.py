@@ -20,6 +20,7 @@ from benchmarks.scale.spent import Spent
 from benchmarks.scale.spent import run as spend
 from qtuning.data.contamination import checks_of, run_check
 from qtuning.data.prepare import prepare
+from qtuning.evaluation import inputs as evaluated
 from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.cell import Cell, Evaluation
 from qtuning.experiment.grid import ConfigFolder
@@ -28,6 +29,7 @@ from qtuning.experiment.metrics import METRICS
 from qtuning.files import write_json, write_text
 from qtuning.model.load import make_ready, model_path
 from qtuning.store.schema import COST_COLUMNS, SELECTION_COLUMNS, SELECTION_STEPS
+from qtuning.train.inputs import read_inputs
 from qtuning.train.journal import TRACE_SCHEMA
 from qtuning.workflow.inputs import WorkflowInputs
 
@@ -108,7 +110,6 @@ def finish(folder: Path, name: str) -> None:
         prepare(cell, model_path(paths.model(cell)), paths.samples(cell))
     for check in checks_of(grids).values():
         write_json(check.path(paths.root), run_check(check, data_dir=None))
-    # last: what is older than its inputs is made again
     variants = folder / "variants"
     for number in range(VARIANTS):
         for scored in (False, True):
@@ -169,12 +170,10 @@ def _cell(cell: Cell, evaluation: Evaluation, paths: ResultPaths, variant: Path)
     costs = dict.fromkeys(COST_COLUMNS, 1000)
     selection = dict.fromkeys(SELECTION_COLUMNS, 0.5)
     train = {"cell": name, "status": "done", "reason": None, "cost": costs, "selection": selection, "provenance": {}}
+    train["inputs"] = read_inputs(paths.model(cell), paths.samples(cell), {}, [], None)
     (folder / "train.json").write_text(json.dumps(train))
     (folder / "cell.json").write_text(cell_json(cell))
     (folder / "weights.sha256").write_text("0" * 64)
-    # not newer than the linked answers, or these would be made again
-    written = (variant / "items.parquet").stat().st_mtime_ns
-    os.utime(folder / "weights.sha256", ns=(written, written))
     means = pl.read_parquet(variant / "items.parquet").group_by("benchmark", "metric").agg(pl.col("score").mean())
     metrics: dict[str, dict[str, float]] = {}
     for benchmark, metric, score in means.sort("benchmark", "metric").iter_rows():
@@ -185,4 +184,5 @@ def _cell(cell: Cell, evaluation: Evaluation, paths: ResultPaths, variant: Path)
     }
     backend = {"name": evaluation.backend, "device": "cpu"}
     asked = {"evaluation": evaluation.model_dump(mode="json"), "evaluation_id": evaluation_id(evaluation)}
+    asked["inputs"] = evaluated.read_inputs(cell, evaluation, paths, None)
     (scored / "scores.json").write_text(json.dumps({"cell": name, **asked, "backend": backend, "benchmarks": results}))

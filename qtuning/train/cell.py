@@ -429,4 +429,4 @@ def is_of_inputs(cell: Cell, folders: CellFolders) -> bool:
     except UserError as error:
         print(f"{error}; training now", file=sys.stderr)
         return False
-    return bool(marker["inputs"] == folders.inputs())
+    return bool(marker.get("inputs") == folders.inputs())  # earlier versions told none
