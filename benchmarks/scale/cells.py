@@ -26,7 +26,8 @@ from qtuning.experiment.cell import Cell, Evaluation
 from qtuning.experiment.grid import ConfigFolder
 from qtuning.experiment.ids import ResultPaths, cell_id, cell_json, evaluation_id
 from qtuning.experiment.metrics import METRICS
-from qtuning.files import write_json, write_text
+from qtuning.files import write_text
+from qtuning.manifest import write_sealed
 from qtuning.model.load import make_ready, model_path
 from qtuning.store.schema import COST_COLUMNS, SELECTION_COLUMNS, SELECTION_STEPS
 from qtuning.train.inputs import read_inputs
@@ -109,7 +110,7 @@ def finish(folder: Path, name: str) -> None:
     for cell in {paths.samples(cell): cell for cell in grid.cells}.values():
         prepare(cell, model_path(paths.model(cell)), paths.samples(cell))
     for check in checks_of(grids).values():
-        write_json(check.path(paths.root), run_check(check, data_dir=None))
+        write_sealed(check.path(paths.root), run_check(check, data_dir=None))
     variants = folder / "variants"
     for number in range(VARIANTS):
         for scored in (False, True):

@@ -16,7 +16,9 @@ def doctor(
             "--repair", help="remove damaged checkpoints, leftovers and idle locks; set refused resume states aside"
         ),
     ] = False,
-    thorough: Annotated[bool, typer.Option("--thorough", help="also compute the digests of all weights")] = False,
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="compare all files with the digests of what was written")
+    ] = False,
 ) -> None:
     """Say what this machine and these results are, what would go wrong, and what to type.
 

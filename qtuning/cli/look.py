@@ -194,9 +194,9 @@ def contamination(
     from qtuning.experiment.ids import ResultPaths
     from qtuning.experiment.scales import section_folder
     from qtuning.experiment.yaml_files import nearest
-    from qtuning.files import write_json
     from qtuning.hub.fetch import ensure
     from qtuning.hub.repositories import repositories_of_benchmarks, repository_of_train_set
+    from qtuning.manifest import write_sealed
 
     names = tuple(dict.fromkeys(name.strip() for name in benchmarks.split(","))) if benchmarks else averaged(BENCHMARKS)
     for name in names:
@@ -223,7 +223,7 @@ def contamination(
         ensure([repository_of_train_set(check.train_set), *questions], paths)
         started = time.monotonic()
         report = run_check(check, data_dir=data_dir, hub=paths.hub)
-        write_json(check.path(results), report)
+        write_sealed(check.path(results), report)
         print_report(report, time.monotonic() - started, check.path(results))
 
 

@@ -27,7 +27,7 @@ from qtuning.experiment.benchmarks import BENCHMARKS, Protocol, label_of
 from qtuning.experiment.cell import TrainSet
 from qtuning.experiment.yaml_files import validate
 from qtuning.files import canonical_json, file_digest, short_hash
-from qtuning.manifest import reading
+from qtuning.manifest import read_sealed
 
 if TYPE_CHECKING:
     import polars
@@ -311,9 +311,8 @@ class _Report(BaseModel):
 
 
 def _read_report(path: Path) -> _Report:
-    with reading(path, "delete it: the overlap is counted again"):
-        json.loads(path.read_bytes())
-    return validate(_Report, path.read_bytes(), str(path))
+    found = read_sealed(path, "delete it: the overlap is counted again")
+    return validate(_Report, json.dumps(found).encode(), str(path))
 
 
 def notes_of_checks(store: Path, checks: Iterable[OverlapCheck]) -> list[str]:

@@ -1,25 +1,26 @@
 """A results folder: what is unfinished, damaged or left over, and the repairs that cannot lose a result."""
 
-import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
+from qtuning.data.samples import check_samples
 from qtuning.doctor.finding import Finding
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell
 from qtuning.experiment.ids import ResultPaths, cell_json
 from qtuning.files import LEFTOVERS, file_digest, read_json
 from qtuning.locks import exclusive, is_held, remove_lock
+from qtuning.manifest import read_sealed
 from qtuning.model.load import MARKER, check_folder, model_path
+from qtuning.store.intact import SCORES, Unverified, check_cell, check_scores
 from qtuning.train.checkpoint import DAMAGE, checkpoints_of, verified
 
 UNTOUCHED = 3600.0  # seconds after which a temporary file of nobody at work is a leftover
@@ -27,7 +28,7 @@ AGAIN = "the same `snakemake` command again"
 
 
 def look_at_results(paths: ResultPaths, thorough: bool = False) -> Iterator[Finding]:
-    """Findings below the results folder. thorough: digests of weights are computed, too."""
+    """Findings below the results folder. thorough: files are compared with the digests of what was written, too."""
     root = paths.root
     if not root.is_dir():
         yield Finding("ok", f"{root}: nothing here yet")
@@ -46,7 +47,9 @@ def look_at_results(paths: ResultPaths, thorough: bool = False) -> Iterator[Find
     for marker in sorted(root.glob(f"models/*/{MARKER}")):
         yield from _look_at_model(marker)
     for folder in sorted(path for path in root.glob("train_sets/*") if path.is_dir()):
-        yield from _look_at_files(folder, ["report.json"], ["samples.parquet"])
+        damaged = list(_look_at_files(folder, ["report.json"], ["samples.parquet"]))
+        yield from damaged or (_compare(partial(check_samples, folder)) if thorough else ())
+    yield from _look_at_files(root, [str(path.relative_to(root)) for path in root.glob("contamination/*.json")], [])
     yield from _look_at_leftovers(root, at_work=bool(held))
     if idle := [path for path in locks if path not in held]:
         yield Finding(
@@ -97,7 +100,12 @@ def _look_at_cell(folder: Path, thorough: bool) -> Iterator[Finding]:
         yield Finding("problem", f"{folder.name}: failed: {reason}", f"mend the cause, then {AGAIN}")
     jsons = [str(path.relative_to(folder)) for path in folder.rglob("*.json") if "weights" not in path.parts]
     parquets = [str(path.relative_to(folder)) for path in folder.rglob("*.parquet")]
-    yield from _look_at_files(folder, sorted(jsons), sorted(parquets))
+    damaged = list(_look_at_files(folder, sorted(jsons), sorted(parquets)))
+    yield from damaged
+    if thorough and not damaged:
+        yield from _compare(partial(check_cell, folder, Unverified()))
+        for scores in sorted(folder.glob(f"*/{SCORES}")):
+            yield from _compare(partial(check_scores, scores.parent, Unverified()))
     if marker.exists() and _reason(marker, "status") == "diverged":
         yield Finding("note", f"{folder.name}: diverged: {_reason(marker)}; its scores are holes in the tables")
     if marker.exists() and (folder / "weights").is_dir() and (problem := _weights_problem(folder, thorough)):
@@ -132,14 +140,25 @@ def _weights_problem(folder: Path, thorough: bool) -> str | None:
     return None
 
 
+def _compare(check: Callable[[], object]) -> Iterator[Finding]:
+    """A finding where `check` raises UserError, whose message ends in what to do."""
+    try:
+        check()
+    except UserError as error:
+        problem, _, advice = str(error).partition("; ")
+        yield Finding("problem", problem, advice)
+
+
 def _look_at_files(folder: Path, jsons: list[str], parquets: list[str]) -> Iterator[Finding]:
     for name in [*jsons, *parquets]:
         path = folder / name
         try:
-            _: Any = read_json(path) if path.suffix == ".json" else pl.read_parquet_schema(path)
+            read_sealed(path, "") if path.suffix == ".json" else pl.read_parquet_schema(path)
         except FileNotFoundError:
             continue  # not made yet, which the workflow sees by itself
-        except (OSError, json.JSONDecodeError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
+        except UserError as error:
+            yield Finding("problem", str(error).removesuffix("; "), f"delete it, then {AGAIN}")
+        except (OSError, pl.exceptions.PolarsError) as error:
             yield Finding("problem", f"{path}: damaged ({str(error)[:80]})", f"delete it, then {AGAIN}")
 
 

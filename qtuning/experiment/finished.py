@@ -24,8 +24,8 @@ def marker_of(folder: Path, name: str = MARKER, cell: str | None = None) -> dict
 def check_outputs(folder: Path, *parts: str, marker: dict[str, Any] | None = None) -> None:
     """UserError unless these parts of a trained cell are as its training left them.
 
-    parts: names in the folder; of a folder such as `weights`, all files that training wrote there. marker: of the cell,
-    if it has been read. An older version left digests of the weights alone, which are compared, too.
+    parts: names in the folder; of a folder such as `weights`, all files that training wrote there, and the list of
+    their digests. marker: of the cell, if it has been read. An older version left that list alone, which is compared.
     """
     marker = marker_of(folder) if marker is None else marker
     known = marker.get(FILES)
@@ -33,7 +33,8 @@ def check_outputs(folder: Path, *parts: str, marker: dict[str, Any] | None = Non
         known = dict(_digests_of_weights(folder))
         if set(parts) != {WEIGHTS}:
             tell_unverified(str(folder))
-    chosen = {name: digest for name, digest in known.items() if name in parts or name.partition("/")[0] in parts}
+    wanted = {*parts, DIGESTS} if WEIGHTS in parts else {*parts}
+    chosen = {name: digest for name, digest in known.items() if name.partition("/")[0] in wanted}
     check_files(folder, chosen, _again(folder, MARKER))
 
 

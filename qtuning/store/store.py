@@ -233,6 +233,7 @@ def export_store(
         thin = [thinned(rows, plane_rows) for _, rows in groups]
         tables["planes"] = pl.concat([tables["planes"].clear(), *thin])
     _write(tables, out)
+    mark_collected({}, out)  # for its digests: nothing is collected into this store
 
 
 def _write(tables: Mapping[str, pl.DataFrame | pl.LazyFrame], folder: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from qtuning.data.contamination import checks_of, notes_from_store, notes_of_checks
 from qtuning.errors import UserError
 from qtuning.files import write_json
+from qtuning.manifest import write_sealed
 from qtuning.store.collect import collect
 
 
@@ -64,6 +65,16 @@ def test_the_report_that_covers_the_benchmarks_is_taken(tmp_path: Path) -> None:
     # of another copy that says the same, one is as good as the other
     report(tmp_path, "mathinstruct-hub-4", gsm8k=(791, 2, 0), math=(5000, 50, 0))
     assert note(tmp_path, "gsm8k", "math") == both
+
+
+def test_a_count_that_changed_on_the_disk_is_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "contamination/x.json"
+    counts = {"gsm8k": {"items": 791, "contaminated": 12, "short": 0}}
+    write_sealed(file, {"train_set": "a", "benchmark_source": "hub", "ngram": 13, "benchmarks": counts})
+    assert "12 of 791" in note(tmp_path, "gsm8k", train_set="a")
+    file.write_text(file.read_text().replace("12", "13"))
+    with pytest.raises(UserError, match=r"x\.json: damaged \(its checksum differs\); delete it"):
+        note(tmp_path, "gsm8k", train_set="a")
 
 
 def test_a_damaged_report_is_refused_with_its_key(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from qtuning.experiment.cell import Cell
 from qtuning.experiment.ids import ResultPaths, cell_id, cell_json
 from qtuning.files import file_digest, write_json, write_text
 from qtuning.locks import exclusive
+from qtuning.manifest import write_sealed
 from qtuning.train import checkpoint
 
 
@@ -171,6 +172,26 @@ def test_damaged_weights(ground: Ground, damage: Callable[[Path], None], thoroug
     damage(ground.folder / "weights" / "model.safetensors")
     finding = ground.only(thorough=thorough)
     assert finding.level == "problem" and text in finding.text and "train.json" in finding.advice
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "evaluation/items.parquet"])
+def test_what_was_written_is_compared_with_what_is_there(ground: Ground, name: str) -> None:
+    ground.train()
+    (ground.folder / "evaluation").mkdir()
+    file = ground.folder / name
+    file.write_bytes(bytes(1000))
+    pl.DataFrame({"item": [1]}).write_parquet(file) if file.suffix == ".parquet" else None
+    marker = file.with_name("scores.json" if file.suffix == ".parquet" else "train.json")
+    write_sealed(marker, {"cell": ground.folder.name, "status": "done", "files": {file.name: file_digest(file)}})
+    assert ground.found(thorough=True) == []
+    flip(file)
+    if file.suffix != ".parquet":  # whose header may be hit
+        assert ground.found() == []
+    finding = ground.only(thorough=True)
+    assert finding.level == "problem" and str(file) in finding.text and "damaged" in finding.text
+    assert "delete" in finding.advice
+    marker.write_text(marker.read_text().replace("done", "dome"))
+    assert any(f"{marker}: damaged (its checksum differs)" in found.text for found in ground.found())
 
 
 def test_weights_that_the_workflow_removed_are_no_damage(ground: Ground) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 from cell_folders import ITEMS, METRICS, Folders
+from damage import damages
 
 from qtuning.errors import UserError
 from qtuning.experiment.cell import Cell
@@ -219,6 +220,9 @@ def test_an_export_can_be_thinned(folders: Folders) -> None:
     assert few.equals(whole[[k * 80 for k in range(10)]])
     with pytest.raises(UserError, match=r"cells.parquet: experiment = 'minj': not collected"):
         export_store(["minj"], folders.results, folders.results / "out")
+    for _ in damages(folders.results / "out/planes.parquet", 3):
+        with pytest.raises(UserError, match=r"planes.parquet: damaged \(its digest differs\)"):
+            _ = Store(folders.results / "out").planes
 
 
 def test_a_missing_or_foreign_file_is_named(tmp_path: Path) -> None:
