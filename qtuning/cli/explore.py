@@ -37,7 +37,9 @@ def explore(
     ] = None,
     template: Annotated[str | None, typer.Option(help="with --model: plain, alpaca or chat")] = None,
     cutoff: Annotated[int, typer.Option(min=2, help="with --model: tokens per sample")] = 2048,
-    out: Annotated[Path, typer.Option(help="folder to write NAME.html to")] = RESULTS / "explore",
+    out: Annotated[
+        Path | None, typer.Option(help="folder to write NAME.html to; default: explore/ of the results")
+    ] = None,
     configs: Configs = CONFIGS,
     results: Results = RESULTS,
     data_dir: DataDir = None,
@@ -55,7 +57,7 @@ def explore(
     from qtuning.experiment.grid import ConfigFolder
     from qtuning.experiment.ids import ResultPaths
 
-    folder, paths = ConfigFolder(configs, data_dir), ResultPaths(results)
+    folder, paths, out = ConfigFolder(configs, data_dir), ResultPaths(results), out or results / "explore"
     if model is not None:
         _explore_data(what, model, template, cutoff, method or [], budget or [], samples, out, folder, paths, data_dir)
         return

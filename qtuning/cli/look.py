@@ -105,7 +105,10 @@ def plane(
             "columns or of chats (messages)"
         ),
     ],
-    out: Annotated[Path, typer.Option(help="folder to write MODEL-DATA.svg, .pdf, .png, .csv to")] = RESULTS / "planes",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="folder to write MODEL-DATA.svg, .pdf, .png, .csv to; default: planes/ of the results"),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="score a fixed random draw of so many samples")] = None,
     sample_ratio: Annotated[
         float, typer.Option(min=0.001, max=1.0, help="share of the samples that the triage should keep")
@@ -165,7 +168,7 @@ def plane(
     lines = found.thresholds
     tails = (lines.ppl_low, lines.ppl_high, lines.ent_low, lines.ent_high)
     drawing = draw_plane(found.samples, tails=tails, kept=f"kept at {100 * sample_ratio:g}%")
-    paths = save(drawing, out, f"{chosen.name}-{train_set.name}")
+    paths = save(drawing, out or results / "planes", f"{chosen.name}-{train_set.name}")
     print_plane(found, sample_ratio, Console())
     for path in paths:
         print(path)

@@ -67,9 +67,12 @@ def explore_trainings(
         )
     notes = []
     if found.left_out:
-        notes.append(
-            f"{found.left_out} more trainings of this experiment are not shown; choose with --method and --budget."
+        more = (
+            "1 more training of this experiment is"
+            if found.left_out == 1
+            else f"{found.left_out} more trainings of this experiment are"
         )
+        notes.append(f"{more} not shown; choose with --method and --budget.")
     return _write(out, title, first, model_path(paths.model(first)), stored, numbers, lines, notes, paths, data_dir)
 
 

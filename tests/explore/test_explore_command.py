@@ -103,9 +103,9 @@ def test_data_without_training(tmp_path: Path) -> None:
     """Scores as `qtuning plane` has them, which scores the file by another path."""
     data, folders = tmp_path / "data.jsonl", ["--configs", CONFIGS, "--results", tmp_path / "results"]
     write_text(data, "\n".join(json.dumps({k: row(n)[k] for k in ("instruction", "output")}) for n in range(20)))
-    result = invoke("explore", data, "--model", "mini", "--budget", "50x50", "--out", tmp_path / "out", *folders)
+    result = invoke("explore", data, "--model", "mini", "--budget", "50x50", *folders)
     assert result.exit_code == 0, result.exception
-    page = tmp_path / "out" / "mini-data.html"
+    page = tmp_path / "results" / "explore" / "mini-data.html"
     assert f"20 samples, 2 methods: Q-Tuning, 50% x 50%; random + random, 50% x 50%\n{page}" in result.output
     arrays, meta = arrays_in(page), meta_of(page)
     assert meta["lines"][0]["updates"] >= 1 and meta["lines"][0]["notes"] == []
