@@ -107,6 +107,14 @@ def test_methods_of_the_document_are_methods(beside: Path) -> None:
     assert [cell.pruning.sample_options for cell in grid.cells if cell.pruning] == [{"share": 0.5}, {"share": 0.8}]
 
 
+def test_whole_experiment_of_the_document_is_one(beside: Path) -> None:
+    (text,) = re.findall(r"```\n(title: My pruner.*?)```", (REPOSITORY / PRUNERS).read_text(), flags=re.DOTALL)
+    (beside / "configs/experiments/my-pruner.yaml").write_text(text)
+    (grid,) = ConfigFolder(beside / "configs").expand(["my-pruner"])
+    methods = [cell.pruning.method for cell in grid.cells if cell.pruning]
+    assert methods == ["random+random", "q-tuning", "my_pruners:keep_hard+random"]
+
+
 def test_document_lists_every_pruner_with_its_scope_and_every_need() -> None:
     assert {row[0]: row[1] for row in table("name", "scope")} == {
         name: info.scope for name, info in SAMPLE_PRUNERS.items()

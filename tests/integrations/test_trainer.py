@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import oracles
+import polars as pl
 import pytest
 import torch
 from datasets import Dataset
@@ -356,6 +357,21 @@ def test_the_document_does_what_it_says(llama: Any, tmp_path: Path, monkeypatch:
     exec(compile(reading, "docs/trainers.md", "exec"), names)
     trace = names["trace"]
     assert names["trainer"].state.global_step == 3 == trace["update"].n_unique() and trace["kept"].sum() >= 3 * 2 * 2
+
+
+def test_the_document_can_be_tried_from_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("trl")
+    root = Path(oracles.__file__).parents[1]
+    monkeypatch.chdir(root)
+    text = (root / "docs" / "trainers.md").read_text(encoding="utf-8")
+    (before,) = re.findall(r"```\n(import gzip.*?)```", text, flags=re.DOTALL)
+    training = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[0]
+    names: dict[str, Any] = {}
+    exec(
+        before + training.replace('SFTConfig("output",', f"SFTConfig({str(tmp_path)!r}, max_steps=2, use_cpu=True,"),
+        names,
+    )
+    assert names["trainer"].state.global_step == 2 and pl.read_parquet(tmp_path / "qtuning/trace.parquet").height == 32
 
 
 @pytest.mark.slow
