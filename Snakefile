@@ -14,7 +14,7 @@ from qtuning.workflow.command_line import only_planned, snakemake_targets, submi
 from qtuning.workflow.follow import Follower
 from qtuning.workflow.hub import HubInputs
 from qtuning.workflow.inputs import load_inputs
-from qtuning.workflow.limits import limit_options
+from qtuning.workflow.limits import check_models, limit_options
 from qtuning.workflow.requests import requests_of
 from qtuning.workflow.settings import configs_folder, read_settings
 from qtuning.workflow.stale import Stale, want_weights
@@ -46,6 +46,7 @@ try:
         check_results(INPUTS.paths.root, to_write=not only_planned())
         if not only_planned():
             HUB.check_access(asked or ["mini"])
+            check_models(INPUTS)
             want_weights(
                 INPUTS,
                 ["mini" if name == "all" else name for name in asked or ["mini"]],

@@ -13,9 +13,11 @@ import yaml
 
 from qtuning.data.items import items_file
 from qtuning.errors import UserError
+from qtuning.experiment.ids import ResultPaths, model_id
+from qtuning.model.load import make_ready
 from qtuning.workflow.command_line import only_planned, snakemake_targets
 from qtuning.workflow.inputs import RULES, WorkflowInputs, load_inputs
-from qtuning.workflow.limits import limit_options
+from qtuning.workflow.limits import VARIABLE, check_models, limit_options
 
 REPOSITORY = Path(__file__).parent.parent
 CONFIGS = REPOSITORY / "configs"
@@ -267,6 +269,40 @@ def test_a_base_model_must_take_what_the_asked_experiments_want(tmp_path: Path) 
     assert limit_options(inputs, identity) == "--cutoff 256 --max-length 256 --template plain"
     other = next(name for name in inputs._shared if name.startswith("gemma-270m-") and inputs._shared[name].zero_shot)
     assert limit_options(inputs, other) == ""
+
+
+def test_jobs_on_other_machines_know_what_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "")
+    inputs, on_a_node = inputs_of(CONFIGS), inputs_of(CONFIGS)
+    inputs.check_targets(["mini"])
+    check_models(inputs)
+    on_a_node.check_targets(["results/models/mini-00000000/model.json"])
+    (model,) = {model_id(cell.model) for cell in inputs.grids["mini"].cells}
+    assert limit_options(on_a_node, model) == limit_options(inputs, model) != ""
+
+
+def test_a_model_that_is_there_must_take_what_a_later_experiment_wants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "")
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    mini = tmp_path / "configs/experiments/mini.yaml"
+    mini.with_stem("later").write_text(mini.read_text().replace("max_length: 256", "max_length: 4096"))
+
+    def check(name: str) -> None:
+        inputs = inputs_of(tmp_path / "configs", results=tmp_path / "results")
+        inputs.check_targets([name])
+        check_models(inputs)
+
+    cell = inputs_of(CONFIGS).grids["mini"].cells[0]
+    make_ready(cell.model, ResultPaths(tmp_path / "results").model(cell))
+    check("mini")
+    with pytest.raises(
+        UserError, match=r"^evaluation\.max_length = 4096: the model in .* has 512 positions; lower it$"
+    ):
+        check("later")
+    monkeypatch.setattr("qtuning.data.limits.check_limits", None)  # what has passed is not looked at again
+    check("mini")
 
 
 def test_updates_that_the_processes_cannot_share_are_told(tmp_path: Path) -> None:

@@ -1,18 +1,84 @@
 """What the experiments that are asked for want a base model to take, checked before anything is trained."""
 
+import os
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from qtuning.experiment.cell import Template
 from qtuning.experiment.ids import model_id
+from qtuning.files import file_digest, read_json, write_json
+from qtuning.manifest import read_sealed
 from qtuning.workflow.inputs import WorkflowInputs
+
+VARIABLE = "QTUNING_EXPERIMENTS"
+"""Environment variable: the experiments that are asked for. Jobs on other machines know only the files they make."""
+PASSED = "limits.json"
+"""Beside a model's marker: which marker it is of, and the options of `qtuning base-model` that were checked with it."""
+
+
+class _Wants(NamedTuple):
+    """0: nothing is known to be wanted."""
+
+    cutoff: int
+    max_length: int
+    templates: Collection[Template]
+    chat: bool
 
 
 def limit_options(inputs: WorkflowInputs, model: str) -> str:
     """Options of `qtuning base-model` (data/limits.py). model: its name below results/models."""
-    cutoffs, lengths, options = [0], [0], set[str]()
-    for grid in (inputs.grids[name] for name in sorted(inputs.asked)):
+    wants = _wants(inputs, model)
+    options = {f"--template {name}" for name in wants.templates} | ({"--chat"} if wants.chat else set())
+    longest = {"--cutoff": wants.cutoff, "--max-length": wants.max_length}
+    return " ".join([*(f"{name} {value}" for name, value in longest.items() if value), *sorted(options)])
+
+
+def check_models(inputs: WorkflowInputs) -> None:
+    """UserError if a base model that an earlier experiment made ready cannot take what is asked for now.
+
+    One that is not ready yet is checked by `qtuning base-model`, when it is.
+    """
+    os.environ[VARIABLE] = ",".join(sorted(inputs.asked))
+    for model in sorted({model_id(cell.model) for name in inputs.asked for cell in inputs.grids[name].cells}):
+        folder, options = inputs.paths.root / "models" / model, limit_options(inputs, model)
+        if not (file := folder / "model.json").is_file():
+            continue
+        marker = file_digest(file)
+        passed = _passed(folder / PASSED, marker)
+        if options in passed:
+            continue
+        from qtuning.data.limits import Wanted, check_limits  # loads transformers
+
+        path = folder / str(read_sealed(file, f"delete {file} and run again")["path"])
+        if not path.is_dir():
+            continue  # who needs it will say so
+        cutoff, max_length, templates, chat = _wants(inputs, model)
+        wanted = Wanted(cutoff or None, max_length or None, templates, chat)
+        check_limits(path, wanted)
+        write_json(folder / PASSED, {"marker": marker, "passed": [*passed, options]})
+
+
+def _passed(file: Path, marker: str) -> list[str]:
+    try:
+        found = read_json(file)
+        return list(map(str, found["passed"])) if found["marker"] == marker else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _wants(inputs: WorkflowInputs, model: str) -> _Wants:
+    cutoffs, lengths, templates, chat = [0], [0], set[Template](), False
+    for grid in (inputs.grids[name] for name in _asked(inputs)):
         cells = [cell for cell in grid.cells if model_id(cell.model) == model]
         cutoffs += [cell.training.cutoff for cell in cells if cell.training is not None]
-        options |= {f"--template {cell.model.template}" for cell in cells if cell.training is not None}
+        templates |= {cell.model.template for cell in cells if cell.training is not None}
         if cells and grid.evaluation is not None:
             lengths.append(grid.evaluation.max_length)
-            options |= {"--chat"} if grid.evaluation.chat_template else set()
-    longest = {"--cutoff": max(cutoffs), "--max-length": max(lengths)}
-    return " ".join([*(f"{name} {value}" for name, value in longest.items() if value), *sorted(options)])
+            chat |= grid.evaluation.chat_template
+    return _Wants(max(cutoffs), max(lengths), sorted(templates), chat)
+
+
+def _asked(inputs: WorkflowInputs) -> Iterable[str]:
+    told = os.environ.get(VARIABLE, "").split(",")
+    return sorted(inputs.asked) or [name for name in told if name in inputs.grids]
