@@ -87,6 +87,8 @@ def test_other_programs_give_settings_as_they_are() -> None:
         ("results=", "results = nothing: must be given"),
         ("results=a\tb", r"holds characters that no name may have"),
         ("results=a\udcff", r"results = 'a\udcff': holds characters"),
+        ("results=a{b}", "results = a{b}: { and } mean wildcards in Snakemake"),
+        ("results={a", "name another folder"),
         ("results=[a, b]", ""),
     ],
 )

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 TRUTH = {**dict.fromkeys(("yes", "on", "true"), True), **dict.fromkeys(("no", "off", "false"), False)}
+NOTHING = ("no", "none")
+"""How keys with named values call that there is none of what they name."""
 
 
 class Wrong:
@@ -31,6 +33,10 @@ def by_type(annotation: Any, value: Any, wrong: list[Wrong], keys: tuple[str, ..
     numeric = bool({int, float} & set(kinds)) or any(type(literal) is int for literal in literals)
     named = str in kinds or any(isinstance(literal, str) for literal in literals)
     plain = _plain(value)
+    nothing = next((text for text in literals if text in NOTHING), None)
+    word = "none" if value is None else str(value).lower()
+    if nothing is not None and (word in NOTHING or TRUTH.get(word) is False):
+        return nothing
     if Any in kinds or value is None:
         return plain
     if isinstance(value, bool):

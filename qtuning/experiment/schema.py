@@ -19,6 +19,8 @@ def parse_budget(value: Any) -> Any:
 
     Numbers are refused with an explanation: YAML reads an unquoted `0x50` as the number 80.
     """
+    if isinstance(value, list):
+        raise ValueError("is no budget; write per cent of samples x per cent of tokens, e.g. 25x50")
     if not isinstance(value, str | int | float):
         return value
     if not isinstance(value, str):
@@ -79,10 +81,20 @@ class MethodEntry(Config):
     )
 
 
-MethodItem = Annotated[MethodEntry, BeforeValidator(lambda v: {"method": v} if isinstance(v, str) else v)]
-SeedEntry = Annotated[
-    Seeds, BeforeValidator(lambda v: {"data": v, "pruner": v, "init": v} if isinstance(v, int) else v)
-]
+def _method(value: Any) -> Any:
+    if isinstance(value, int | float | list):
+        raise ValueError("is no method; write its name, or {method: NAME, options: {...}}")
+    return {"method": value} if isinstance(value, str) else value
+
+
+def _seed(value: Any) -> Any:
+    if isinstance(value, str | float | list):
+        raise ValueError("is no seed; write a whole number in decimal digits, or {data: 0, pruner: 0, init: 0}")
+    return {"data": value, "pruner": value, "init": value} if isinstance(value, int) else value
+
+
+MethodItem = Annotated[MethodEntry, BeforeValidator(_method)]
+SeedEntry = Annotated[Seeds, BeforeValidator(_seed)]
 
 
 class Primary(Config):

@@ -17,6 +17,7 @@ IN_WORDS = {
     "model_attributes_type": "must be keys with values, as in {kind: ...}",
     "model_type": "must be keys with values",
     "dict_type": "must be keys with values",
+    **dict.fromkeys(("list_type", "tuple_type"), "must be a list, in square brackets"),
 }
 """What pydantic says in the words of programmers."""
 ConfigEntry = TypeVar("ConfigEntry", bound=BaseModel)

@@ -11,7 +11,7 @@ from qtuning.errors import UserError
 from qtuning.experiment.benchmarks import BENCHMARKS
 from qtuning.experiment.cell import Cell, Evaluation, Model, Pruning, Readings, Scoring
 from qtuning.experiment.grid import Grid
-from qtuning.experiment.ids import AUXILIARY, cell_id, evaluation_id
+from qtuning.experiment.ids import AUXILIARY, ResultPaths, cell_id, evaluation_id
 from qtuning.experiment.metrics import METRICS, metric_of
 from qtuning.experiment.yaml_files import validate
 from qtuning.files import canonical_json
@@ -102,6 +102,11 @@ class _Train(_File):
     provenance: dict[str, Any] = Field(default_factory=dict)
 
 
+class _Samples(_File):
+    used: int = Field(1, gt=0)
+    truncated_responses: int = Field(0, ge=0)
+
+
 class _Failed(_File):
     status: Literal["failed", "diverged"]
     reason: str
@@ -125,7 +130,7 @@ def collect(grids: Sequence[Grid], results: Path) -> tuple[pl.DataFrame, pl.Data
             folder = results / "cells" / cell_id(cell)
             check_cell(folder, unverified)
             train = _Train.read(folder / "train.json")
-            base = identity(grid, cell) | _costs(train)
+            base = identity(grid, cell) | _costs(train) | _cut_responses(cell, ResultPaths(results))
             done = cell.zero_shot or (train is not None and train.status == "done")
             status, reason = ("done", None) if done else _why_missing(cell, folder, train, None)
             cells.append(base | {"status": status, "reason": reason})
@@ -243,6 +248,11 @@ def _costs(train: _Train | None) -> dict[str, Any]:
     versions = {name: train.provenance.get(name) for name in ("qtuning", "git", "python")}
     versions |= train.provenance.get("packages", {})
     return costs | {"versions": canonical_json({name: text for name, text in versions.items() if text is not None})}
+
+
+def _cut_responses(cell: Cell, paths: ResultPaths) -> dict[str, Any]:
+    samples = None if cell.zero_shot else _Samples.read(paths.samples(cell) / "report.json")
+    return {} if samples is None else {"cut_responses": samples.truncated_responses / samples.used or None}
 
 
 def _hole(benchmark: str, status: str, reason: str) -> dict[str, Any]:

@@ -30,9 +30,17 @@ def states_of(grids: Iterable[Grid], results: Path) -> States:
     code = [path.read_text(encoding="utf-8") for room in ROOMS for path in sorted((package / room).glob("*.py"))]
     found = {}
     for grid in grids:
-        state = [code, grid.experiment.model_dump(mode="json"), list(_cells(grid, paths))]
-        found[grid.experiment.name] = hashlib.sha256(canonical_json(state).encode()).hexdigest()
+        found[grid.experiment.name] = _digest([code, configuration_of(grid), list(_cells(grid, paths))])
     return found
+
+
+def configuration_of(grid: Grid) -> str:
+    """A digest of all that an experiment asks for: its cells and what they are called, its evaluation, its title."""
+    return _digest([grid.experiment.model_dump(mode="json"), [cell.model_dump(mode="json") for cell in grid.cells]])
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def is_collected(states: States, results: Path) -> bool:
@@ -48,10 +56,16 @@ def collected(results: Path) -> dict[str, str]:
     return dict(known["states"])
 
 
-def mark_collected(states: States, results: Path) -> None:
-    """Note the states in which the store was made, and the digests of its files."""
+def mark_collected(states: States, results: Path, grids: Iterable[Grid] = ()) -> None:
+    """Note the states in which the store was made, the digests of its files, and what these experiments ask for."""
     digests = digests_of(results, _files_of_store(results))
-    write_sealed(results / MARKER, {"states": dict(states), "store": digests})
+    asked = _known(results).get("asked", {}) | {grid.experiment.name: configuration_of(grid) for grid in grids}
+    write_sealed(results / MARKER, {"states": dict(states), "store": digests, "asked": asked})
+
+
+def asked_for(results: Path) -> dict[str, str]:
+    """Experiment -> `configuration_of` it when it was collected last, of those of which that is known."""
+    return dict(_known(results).get("asked", {}))
 
 
 def digest_in_store(results: Path, name: str) -> str | None:
@@ -69,13 +83,14 @@ def _known(results: Path) -> dict[str, Any]:
 
 
 def _cells(grid: Grid, paths: ResultPaths) -> Iterator[list[Any]]:
+    """The stamps of each cell's folders."""
     for cell in grid.cells:
         folders = [paths.cell(cell)]
         if grid.evaluation is not None:
             folders.append(folders[0] / evaluation_id(grid.evaluation))
         if not cell.zero_shot:
             folders.append(paths.samples(cell))
-        yield [cell.model_dump(mode="json"), [_stamps(folder) for folder in folders]]
+        yield [_stamps(folder) for folder in folders]
 
 
 def _stamps(folder: Path) -> list[list[Any]]:

@@ -42,11 +42,12 @@ SCHEMA: Columns = {
     **COST_COLUMNS,
     **SELECTION_COLUMNS,
     **dict.fromkeys(("cut_prompts", "cut_answers"), pl.Int64()),
+    "cut_responses": pl.Float64(),
 }
 """Columns of the score table, in order.
 
 cut_prompts, cut_answers: of the benchmark's items, those whose prompt lost its beginning, and those whose answer had no
-end; null for none.
+end; null for none. cut_responses: share of the cell's training samples whose response lost its end; null for none.
 """
 
 CELL_SCHEMA: Columns = {
@@ -178,7 +179,7 @@ SCHEMAS: dict[str, Columns] = {
 }
 """File (without .parquet) -> its columns."""
 
-LATER = ("cut_prompts", "cut_answers", "method_label", "method_colour")
+LATER = ("cut_prompts", "cut_answers", "cut_responses", "method_label", "method_colour")
 """Columns that a file lacks where all their rows are null, as the files of older versions do."""
 
 OPTIONAL = ("watched", "token_kinds", "quadrant_kinds", "found_kinds", "measured")

@@ -201,7 +201,7 @@ def write_store(grids: Sequence[Grid], results: Path) -> None:
             merged[name] = together if name == "items" else together.collect()
         kept = collected(results)
         _write(merged, results)
-        mark_collected({**kept, **states}, results)
+        mark_collected({**kept, **states}, results, grids)
 
 
 def export_store(

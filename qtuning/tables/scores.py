@@ -15,7 +15,7 @@ from qtuning.store.comparable import training_warnings
 from qtuning.store.lines import FULL, RANDOM, ZERO_SHOT, Line
 from qtuning.tables.controls import LINE_KEY, POSITION, Positions, controls_line
 from qtuning.tables.costs import cost_tables
-from qtuning.tables.cut import cut_notes
+from qtuning.tables.cut import COLUMNS, cut_columns, cut_notes
 from qtuning.tables.html import render_html
 from qtuning.tables.labels import (
     benchmark_label,
@@ -115,17 +115,19 @@ def _unit(summary: Summary) -> str:
 def tidy_scores(summary: Summary) -> pl.DataFrame:
     """One row per line, model and benchmark (`avg` among them), as in the Markdown table but unrounded.
 
-    A hole has a null mean, n_seeds = 0, the status of its first missing cell and the whole reason.
+    A hole has a null mean, n_seeds = 0, the status of its first missing cell and the whole reason. Two columns more,
+    where something was cut: how many prompts and answers, in the seed with the most.
     """
-    rows = []
+    rows, cut = [], cut_columns(summary)
     for (line, model, benchmark), entry in summary.entries.items():
         row = line.columns() | {"experiment": summary.experiment, "model": model, "benchmark": benchmark}
         if isinstance(entry, Entry):
             row |= vars(entry) | {"n_seeds": len(entry.seeds), "seeds": " ".join(entry.seeds), "status": "done"}
         else:
             row |= {"n_seeds": 0, "status": entry.missing[0][1], "reason": str(entry)}
-        rows.append(row)
-    return pl.DataFrame(rows, schema=CSV_SCHEMA).with_columns(pl.selectors.float().round(6))
+        rows.append(row | cut.get((line, model, benchmark), {}))
+    schema = CSV_SCHEMA | (dict.fromkeys(COLUMNS, pl.Int64()) if cut else {})
+    return pl.DataFrame(rows, schema=schema).with_columns(pl.selectors.float().round(6))
 
 
 def _score_table(summary: Summary, comparisons: pl.DataFrame | None, notes: Sequence[str]) -> Table:

@@ -36,12 +36,11 @@ from qtuning.experiment.references import references_of, with_references
 from qtuning.experiment.yaml_files import nearest
 from qtuning.files import canonical_json, short_hash
 from qtuning.gpus import visible
-from qtuning.tracking.mirror import MODES
+from qtuning.store.fresh import configuration_of
 from qtuning.train.launch import Launch
 from qtuning.warm import client, owner
+from qtuning.workflow.settings import check_settings
 
-SETTINGS = ("results", "data_dir", "tracking", "processes", "parallel", "recompute", "threads", "checkpoint_seconds",
-            "warm", "vllm", "machine", "time_limit")  # fmt: skip
 # variables that mean nothing on another machine: which devices are for us, whose end is the end of jobs
 OF_THIS_MACHINE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
                    owner.VARIABLE)  # fmt: skip
@@ -79,6 +78,7 @@ class WorkflowInputs:
         self._shared: dict[str, Cell] = {}  # models and pairs: the cell that stands for all that share them
         self._kept: set[str] = set()
         self._observed: set[str] = set()
+        self._configured: dict[str, str] = {}
         self.experiments_of: dict[str, list[str]] = {}
         self.asked: set[str] = set()  # experiments, once targets are checked
         for name, grid in self.grids.items():
@@ -302,8 +302,19 @@ class WorkflowInputs:
         return self.cells_of(experiment) + self.overlaps(experiment)
 
     def made_of(self, experiment: str) -> str:
-        """A name for the set of files that tables and figures are made from: other cells make others."""
-        return short_hash(sorted(map(str, self.cells_of(experiment) + self.overlaps(experiment))))
+        """A name for what tables and figures are made from and show: other cells, or other labels, make others."""
+        files = sorted(map(str, self.shown_by(experiment)))
+        return short_hash([files, self.configured(experiment)])
+
+    def shown_by(self, experiment: str) -> list[Path]:
+        """The files that tables and figures of an experiment are made from."""
+        return self.cells_of(experiment) + self.overlaps(experiment)
+
+    def configured(self, experiment: str) -> str:
+        """Digest of all that an experiment asks for."""
+        if experiment not in self._configured:
+            self._configured[experiment] = configuration_of(self.grid(experiment))
+        return self._configured[experiment]
 
     def overlaps(self, experiment: str) -> list[Path]:
         """Reports of the overlap of an experiment's train sets with its benchmarks."""
@@ -388,7 +399,7 @@ def _by_digits(cells: Collection[str]) -> str:
 
 def _representative(cell: Cell) -> Cell:
     """The same cell for every cell that shares a tokenised train set, so that preparing it has one configuration."""
-    assert cell.training is not None
+    assert cell.training is not None and cell.train_set is not None
     rated = used_train_set(cell).rated  # ratings are prepared for methods that need them
     method = (
         {"sample_pruner": "alpagasus", "sample_ratio": 0.5} if rated else {"sample_pruner": "full", "sample_ratio": 1}
@@ -397,8 +408,9 @@ def _representative(cell: Cell) -> Cell:
     training = Training(cutoff=cell.training.cutoff)
     seeds = Seeds(data=0, pruner=0, init=0)
     shared = canonical(cell.model_copy(update={"pruning": pruning, "training": training, "seeds": seeds}))
-    # `canonical` drops what preparation, and only preparation, reads of a train set
-    return shared.model_copy(update={"train_set": used_train_set(cell), "semantics": 1})
+    # `canonical` drops what preparation, and only preparation, reads of a train set; its label nobody reads
+    train_set = used_train_set(cell).model_copy(update={"label": cell.train_set.name})
+    return shared.model_copy(update={"train_set": train_set, "semantics": 1})
 
 
 def load_inputs(config: Mapping[str, Any], configs: Path = Path("configs"), *, submits: bool = False) -> WorkflowInputs:
@@ -409,7 +421,7 @@ def load_inputs(config: Mapping[str, Any], configs: Path = Path("configs"), *, s
     jobs run on other machines. They inherit this environment, so what it says of this machine is taken out of it.
     """
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    _check_settings(config, configs)
+    check_settings(config)
     os.environ.pop(client.VARIABLE, None)
     owner.own_jobs()
     if submits:
@@ -427,23 +439,3 @@ def load_inputs(config: Mapping[str, Any], configs: Path = Path("configs"), *, s
         problems[name] = f"{folder.files.path(name)}: name = {name!r}: is the name of a rule; rename the file"
     launch = Launch(config["processes"], parallel=config["parallel"], recompute=config["recompute"])
     return WorkflowInputs(grids, ResultPaths(Path(config["results"])), data_dir, problems, launch)
-
-
-def _check_settings(config: Mapping[str, Any], configs: Path) -> None:
-    if "accelerate" in config:
-        count = str(config["accelerate"]).rpartition("-")[2]
-        wanted = count if count.isdecimal() else "1" if count == "single" else "N"
-        raise UserError(f"accelerate = {config['accelerate']!r}: no such setting any more; write processes={wanted}")
-    for key in config:
-        if key not in SETTINGS:
-            raise UserError(f"--config {key}: unknown setting{nearest(key, SETTINGS)}")
-    if not isinstance(config["threads"], int) or config["threads"] < 1:
-        raise UserError(f"threads = {config['threads']!r}: must be a whole number above 0")
-    if not isinstance(config["checkpoint_seconds"], int | float) or config["checkpoint_seconds"] < 0:
-        raise UserError(f"checkpoint_seconds = {config['checkpoint_seconds']!r}: must be a number of seconds")
-    if config["tracking"] not in MODES:
-        raise UserError(f"tracking = {config['tracking']!r}: unknown{nearest(str(config['tracking']), MODES)}")
-    if config["vllm"] is not None and not Path(config["vllm"]).is_file():
-        raise UserError(f"vllm = {config['vllm']!r}: no such file; name the Python that has vLLM")
-    if not isinstance(config["warm"], bool):
-        raise UserError(f"warm = {config['warm']!r}: must be true or false")

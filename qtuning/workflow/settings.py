@@ -12,10 +12,14 @@ from typing import Any
 from qtuning.errors import UserError
 from qtuning.experiment.by_type import TRUTH
 from qtuning.experiment.strict_yaml import read_yaml
+from qtuning.experiment.yaml_files import nearest
+from qtuning.tracking.mirror import MODES
 from qtuning.workflow.command_line import spelled_settings
 
 VARIABLE = "QTUNING_CONFIGS"
 """Where commands find `configs` if it is not in the working directory (qtuning.cli.options)."""
+SETTINGS = ("results", "data_dir", "tracking", "processes", "parallel", "recompute", "threads", "checkpoint_seconds",
+            "warm", "vllm", "machine", "time_limit")  # fmt: skip
 TEXTS, OPTIONAL_TEXTS = ("results", "tracking", "parallel", "recompute", "machine"), ("data_dir", "vllm")
 NUMBERS, OPTIONAL_NUMBERS = ("processes", "threads", "checkpoint_seconds"), ("time_limit",)
 TRUTHS = ("warm",)
@@ -54,6 +58,8 @@ def _typed(key: str, value: Any) -> Any:
         raise UserError(f"{key} = {text[:60]}: must be one value")
     if any(ord(character) < 32 or 0xD800 <= ord(character) < 0xE000 for character in text):
         raise UserError(f"{key} = {ascii(text)[:60]}: holds characters that no name may have")
+    if key == "results" and set(text) & set("{}"):
+        raise UserError(f"{key} = {text[:60]}: {{ and }} mean wildcards in Snakemake; name another folder")
     null = text.lower() in NULL
     if key in (*OPTIONAL_TEXTS, *OPTIONAL_NUMBERS) and null:
         return None
@@ -70,3 +76,24 @@ def _typed(key: str, value: Any) -> Any:
             return int(text)
         return float(text) if re.fullmatch(r"[0-9]*\.[0-9]+|[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+", text) else value
     return value
+
+
+def check_settings(config: Mapping[str, Any]) -> None:
+    """UserError for a setting that is unknown, or has a value that it cannot have."""
+    if "accelerate" in config:
+        count = str(config["accelerate"]).rpartition("-")[2]
+        wanted = count if count.isdecimal() else "1" if count == "single" else "N"
+        raise UserError(f"accelerate = {config['accelerate']!r}: no such setting any more; write processes={wanted}")
+    for key in config:
+        if key not in SETTINGS:
+            raise UserError(f"--config {key}: unknown setting{nearest(key, SETTINGS)}")
+    if not isinstance(config["threads"], int) or config["threads"] < 1:
+        raise UserError(f"threads = {config['threads']!r}: must be a whole number above 0")
+    if not isinstance(config["checkpoint_seconds"], int | float) or config["checkpoint_seconds"] < 0:
+        raise UserError(f"checkpoint_seconds = {config['checkpoint_seconds']!r}: must be a number of seconds")
+    if config["tracking"] not in MODES:
+        raise UserError(f"tracking = {config['tracking']!r}: unknown{nearest(str(config['tracking']), MODES)}")
+    if config["vllm"] is not None and not Path(config["vllm"]).is_file():
+        raise UserError(f"vllm = {config['vllm']!r}: no such file; name the Python that has vLLM")
+    if not isinstance(config["warm"], bool):
+        raise UserError(f"warm = {config['warm']!r}: must be true or false")

@@ -24,6 +24,7 @@ from qtuning.experiment.ids import AUXILIARY, cell_id, evaluation_id, pair_id
 from qtuning.experiment.influence import measurement_of
 from qtuning.experiment.references import references_of
 from qtuning.files import file_digest, read_json
+from qtuning.store.fresh import asked_for
 from qtuning.train import wanted
 from qtuning.train.inputs import read_inputs, read_measured_inputs
 from qtuning.workflow.inputs import WorkflowInputs
@@ -44,6 +45,7 @@ class Stale:
         self._data_changed = cache(self._compare_data)
         self._training_changed = cache(self._compare_training)
         self._influence_changed = cache(self._compare_influence)
+        self._shown_changed = cache(self._compare_shown)
 
     def train_set(self, pair: str) -> list[Path]:
         """Of a prepared train set."""
@@ -83,6 +85,22 @@ class Stale:
         report = _read(check.path(self._paths.root))
         same = report is None or _sure(lambda: is_of_present_files(report, check, self._data_dir))
         return self._told(name, not same, False, [], [])
+
+    def shown(self, experiment: str) -> list[Path]:
+        """Of tables and figures: what they are made from is missing, or the experiment asked for other things then.
+
+        Snakemake makes no missing input for an output that is there, and forgets why it made that with `.snakemake`.
+        """
+        return self._mark(f"{experiment}-shown") if self._shown_changed(experiment) else []
+
+    def _compare_shown(self, experiment: str) -> bool:
+        inputs = self._inputs
+        asked = self._asked_for.get(experiment, inputs.configured(experiment))  # earlier versions do not say
+        return asked != inputs.configured(experiment) or not all(map(Path.exists, inputs.shown_by(experiment)))
+
+    @cached_property
+    def _asked_for(self) -> dict[str, str]:
+        return asked_for(self._paths.root)
 
     def _told(self, name: str, stale: bool, known: bool, inputs: list[Path], configurations: list[str]) -> list[Path]:
         """The answer on an output. known: whether its marker tells what it was made from. If so, and it is not stale,

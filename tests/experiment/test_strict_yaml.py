@@ -49,6 +49,17 @@ def test_mixed_precision_may_be_written_as_documented(configs: Configs, word: st
     assert cell.training is not None and cell.training.mixed_precision == word.strip('"')
 
 
+@pytest.mark.parametrize("word", ["off", "Off", "NO", "false", "none", "null", "~"])
+def test_keys_with_named_values_take_any_word_for_nothing(configs: Configs, word: str) -> None:
+    methods = f"[full, {{method: q-tuning, options: {{supplement: {word}}}}}]"
+    training = f"training: {{mixed_precision: {word}, quantization: {word}}}\n"
+    configs.write("experiments/e", EXPERIMENT.replace("[full]", methods) + training)
+    cell = configs.expand("e").cells[-1]
+    assert cell.training is not None and cell.pruning is not None
+    assert (cell.training.mixed_precision, cell.training.quantization) == ("no", "none")
+    assert cell.pruning.sample_options["supplement"] == "none"
+
+
 def test_names_keep_their_spelling(configs: Configs) -> None:
     for name in ("007", "2024", "1e3"):
         configs.write(f"models/{name}", "source: {kind: hub, id: a/b, revision: 0123456, subset: 1_000}\n")
@@ -66,6 +77,11 @@ def test_names_keep_their_spelling(configs: Configs) -> None:
     ("line", "said"),
     [
         ("limit_train: true", "limit_train = True: is a truth value; write a number"),
+        ("seeds: 010", "seeds = '010': must be a list, in square brackets"),
+        ("seeds: [0, 010]", "seeds.1 = '010': is no seed; write a whole number in decimal digits"),
+        ("seeds: [1e3]", "seeds.0 = 1000.0: is no seed"),
+        ("methods: [1e3]", "methods.0 = 1000.0: is no method; write its name"),
+        ("budgets: [[25, 50]]", "budgets.0 = [25, 50]: is no budget; write per cent of samples x per cent of tokens"),
         ("limit_train: 010", "limit_train = '010': is no number; write plain decimal digits"),
         ("limit_train: 1:30", "limit_train = '1:30': is no number; write plain decimal digits"),
         ("limit_train: '8'", "limit_train = '8': is no number; write plain decimal digits, without quotes"),

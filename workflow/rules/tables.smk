@@ -30,6 +30,7 @@ rule contamination:
 rule tables:
     input:
         lambda wildcards: INPUTS.scores(wildcards.experiment),
+        stale=lambda wildcards: STALE.shown(wildcards.experiment),
     output:
         markdown=ROOT / "tables/{experiment}.md",
         csv=ROOT / "tables/{experiment}.csv",
@@ -94,6 +95,7 @@ use rule tables as tables_beside_the_paper with:
 rule localisation_table:
     input:
         lambda wildcards: INPUTS.cells_of(wildcards.experiment),
+        stale=lambda wildcards: STALE.shown(wildcards.experiment),
     output:
         markdown=ROOT / "tables/{experiment}.localisation.md",
         csv=report(
@@ -169,6 +171,7 @@ use rule localisation_table as kinds_table with:
 rule instrument:
     input:
         lambda wildcards: INPUTS.scores(wildcards.experiment),
+        stale=lambda wildcards: STALE.shown(wildcards.experiment),
     output:
         markdown=ROOT / "tables/{experiment}.instrument.md",
         csv=report(
@@ -198,6 +201,7 @@ rule instrument:
 rule likelihood_tables:
     input:
         lambda wildcards: INPUTS.scores(wildcards.experiment),
+        stale=lambda wildcards: STALE.shown(wildcards.experiment),
     output:
         markdown=ROOT / "tables/{experiment}.{metric}.md",
         csv=ROOT / "tables/{experiment}.{metric}.csv",
@@ -231,6 +235,7 @@ rule likelihood_tables:
 rule figures:
     input:
         lambda wildcards: INPUTS.cells_of(wildcards.experiment),
+        stale=lambda wildcards: STALE.shown(wildcards.experiment),
     output:
         report(
             directory(ROOT / "figures/{experiment}"),
