@@ -173,6 +173,8 @@ def _decode(path: Path, line: int, raw: bytes, decoder: _Json) -> Row:
         why = "written by Python's str(), not as JSON" if python else f"{error.msg} at column {error.colno}"
         if raw.rstrip()[-2:] == b"},":
             why = "a comma behind the object"
+        if b"\0" in raw:
+            why = "NUL bytes, as a crash leaves them; fetch or write the file again"
         return Row(str(path), line, None, Reason.INVALID_JSON, why)
     except (ValueError, RecursionError):
         return Row(str(path), line, None, Reason.INVALID_JSON, "numbers or nesting beyond what can be read")
@@ -258,7 +260,7 @@ class _Whole:
                     yield from self.rows()
                 else:
                     found[key] = self.value()
-            if single:
+            if single and not any(found == {name: []} for name in LISTS):
                 _check_by_rows(self._path, found)
                 yield self._row(line, found, start)
             self.skip_space()
@@ -273,8 +275,13 @@ class _Whole:
         while self.next() != end:
             yield self.line()
             self.skip_space()
+            kind = "list" if end == "]" else "object"
+            if not self.next():
+                raise UserError(
+                    f"{self._path}:{self.line()}: ends within the {kind}: cut short, or without its {end!r}; fetch or "
+                    "write the file again"
+                )
             if self.next() not in (end, ","):
-                kind = "list" if end == "]" else "object"
                 raise UserError(
                     f"{self._path}:{self.line()}: not valid JSON: expected a comma or the end of the {kind}"
                 )
@@ -302,10 +309,10 @@ def _csv(path: Path, stream: BinaryIO, delimiter: str, place: _Place) -> Iterato
     csv.field_size_limit(LONGEST_LINE)
     text = io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline="")
     header = text.readline(LONGEST_LINE)
-    if delimiter == "," and ";" in header and "," not in header:
-        delimiter = ";"  # as spreadsheets write it where the comma is in numbers
+    if delimiter not in header:  # spreadsheets write semicolons where the comma is in numbers; suffixes may be wrong
+        delimiter = next((other for other in ";\t,|" if other in header), delimiter)
     try:
-        names = next(csv.reader([header], delimiter=delimiter), [])
+        names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
         if len(set(names)) < len(names):
             raise UserError(f"{path}: two columns have one name ({', '.join(map(shown, names))})")
         reader = csv.reader(text, delimiter=delimiter, strict=True)
@@ -329,10 +336,17 @@ def _parquet(path: Path) -> Iterator[Row]:
     number = 0
     try:
         with ParquetFile(path) as table:
+            if len(set(names := table.schema_arrow.names)) < len(names):
+                raise UserError(f"{path}: two columns have one name ({', '.join(map(shown, names))})")
             for batch in table.iter_batches(batch_size=1000):
                 for value in batch.to_pylist():
                     number += 1
                     yield Row(str(path), number, value)
+    except (OverflowError, LookupError) as error:  # times that Python has no words for
+        raise UserError(
+            f"{path}: row {number + 1} or one of the next 1,000 holds a value that cannot be read ({one_line(error)}); "
+            "leave its column out, or save it as text"
+        ) from None
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         behind = f" behind row {number}" if number else ""
         raise UserError(f"{path}: not a readable Parquet file{behind}: {one_line(error)}") from None

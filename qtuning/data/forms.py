@@ -19,7 +19,7 @@ STYLES = (("role", "content"), ("from", "value"))
 ROLES: dict[str, Role] = {
     **{"system": "system", "developer": "system"},
     **{"user": "user", "human": "user", "prompter": "user"},
-    **{"assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"},
+    **dict.fromkeys(("assistant", "gpt", "model", "bot", "ai", "chatgpt", "bing", "bard", "claude"), "assistant"),
 }
 OF_TOOLS = {"tool", "function", "function_call", "tool_call", "observation", "ipython", "function_response"}
 LEARNED = ("weight", "train", "training", "trainable", "loss", "loss_mask", "loss_weight")
@@ -30,10 +30,14 @@ UNWANTED = ("label", "kto_tag")
 """Keys of a row whose `false` says that the answer is a bad one."""
 NOT_SUPPORTED = {
     *("tools", "functions", "tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "thought"),
-    *("images", "image", "videos", "video", "audios", "audio", "train_detail", "masked"),
-    *("documents", "chat_template_kwargs"),
+    *("images", "image", "image_url", "videos", "video", "audios", "audio", "train_detail", "masked", "mask"),
+    *("documents", "chat_template_kwargs", "recipient"),
 }
-"""Keys of a row or a message that change what a model reads or learns, in ways that nothing here writes."""
+"""Keys of a row, a message or its parts that change what a model reads or learns, in ways that nothing here writes."""
+PLAIN = {"mask": ("user", "human"), "recipient": ("all",)}
+"""Values of these that ask for nothing: NeMo's rows say whose turns are not learned, ChatGPT's who is spoken to."""
+OF_QUESTION = ("context", "choices", "options")
+"""Keys of rows without messages that questions may need."""
 TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -67,6 +71,10 @@ def read_form(row: Object, train_set: TrainSet) -> Texts:
         if told and key not in ignored and (key != "label" or reader is not _alpaca):
             raise Refused(Reason.NOT_SUPPORTED, f"{key!r} is false: an answer that is not wanted")
     texts = reader(row, train_set)
+    for key in OF_QUESTION if reader in (_alpaca, _pair) else ():
+        if key not in ignored and key not in names.values() and _given(row.get(key)):
+            how = f"columns: {{input: {key}}}" if isinstance(row[key], str) else "it into the question's text"
+            raise Refused(Reason.NOT_SUPPORTED, f"{key!r} may belong to the question: if so, write {how}")
     texts.remarks += [
         f"no key {name!r} (columns.{column})"
         for column, name in names.items()
@@ -81,23 +89,36 @@ def _reader(row: Object, train_set: TrainSet) -> Callable[[Object, TrainSet], Te
     form, names = train_set.format, train_set.columns
     if form != "alpaca":
         return _pair if form == "prompt-completion" else partial(_chat, keys=CHAT if form == "chat" else SHAREGPT)
-    if "instruction" in row or {"instruction", "output"} & names.keys():
+    if {"instruction", "output"} & names.keys():
         return _alpaca
-    if "messages" in names or any(key in row for key in CHAT):
-        return partial(_chat, keys=CHAT)
-    return _pair if any(prompt in row and answer in row for prompt, answer in PAIRS) else _alpaca
+    given = {key: value for key, value in row.items() if _given(value)}
+    for keys in (given, row):  # where sets were joined, all rows have the keys of all, most of them null
+        if "instruction" in keys:
+            return _alpaca
+        if "messages" in names or any(key in keys for key in CHAT):
+            return partial(_chat, keys=CHAT)
+        if any(prompt in keys and answer in keys for prompt, answer in PAIRS):
+            return _pair
+    return _alpaca
+
+
+def _present(row: Object, keys: Sequence[str]) -> str | None:
+    """The first of these keys that says anything in the row, else the first that it has."""
+    return next((key for key in keys if _given(row.get(key))), next((key for key in keys if key in row), None))
 
 
 def _alpaca(row: Object, train_set: TrainSet) -> Texts:
     """{"instruction", "input", "output", "system", "history"}; all but two are optional."""
     names = train_set.columns
-    keys = [names.get(column, column) for column in ("instruction", "output", "input", "history")]
-    instruction, response = (_text(row, key) for key in keys[:2])
-    given = row.get(keys[2])
-    input_ = "" if given is None else text_of(given, keys[2])
-    turns = [] if keys[3] in train_set.ignore else _history(row, keys[3])
+    keys = [names.get(column, column) for column in ("instruction", "output")]
+    instruction, response = (_text(row, key) for key in keys)
+    # a key that is another column is not this one, too: `columns: {instruction: input}` leaves no input
+    more = [names.get(column, column if column not in names.values() else None) for column in ("input", "history")]
+    given = row.get(more[0])
+    input_ = "" if more[0] is None or given is None else text_of(given, more[0])
+    turns = [] if more[1] is None or more[1] in train_set.ignore else _history(row, more[1])
     system, used = _system(row, train_set)
-    return Texts((*system, *turns, Message("user", instruction)), response, input_, {*keys, *used})
+    return Texts((*system, *turns, Message("user", instruction)), response, input_, {*keys, *more, *used})
 
 
 def _history(row: Object, key: str) -> list[Message]:
@@ -116,7 +137,8 @@ def _history(row: Object, key: str) -> list[Message]:
 def _pair(row: Object, train_set: TrainSet) -> Texts:
     """{"prompt", "completion"}: two texts, or two lists of messages that are one conversation."""
     names = train_set.columns
-    ask, answer = next((pair for pair in PAIRS if pair[1] in row), PAIRS[0])
+    answer = _present(row, [pair[1] for pair in PAIRS])
+    ask, answer = next((pair for pair in PAIRS if pair[1] == answer), PAIRS[0])
     ask, answer = names.get("instruction", ask), names.get("output", answer)
     system, used = _system(row, train_set)
     if not isinstance(row.get(ask), list | tuple):
@@ -130,7 +152,7 @@ def _pair(row: Object, train_set: TrainSet) -> Texts:
 
 def _chat(row: Object, train_set: TrainSet, keys: Sequence[str]) -> Texts:
     """A list of messages under the first of `keys` that the row has."""
-    name = train_set.columns.get("messages") or next((key for key in keys if key in row), keys[0])
+    name = train_set.columns.get("messages") or _present(row, keys) or keys[0]
     texts = _conversation(_list(row, name), name, row, train_set)
     texts.used.add(name)
     return texts
@@ -175,7 +197,8 @@ def _conversation(turns: Sequence[object], name: str, row: Object, train_set: Tr
 def _turn(turn: object, where: str, name: str, train_set: TrainSet, remarks: set[str]) -> _Turn:
     if not isinstance(turn, Mapping):
         raise Refused(Reason.NOT_AN_OBJECT, f"{where} is {kind_of(turn)}")
-    role_key, content_key = STYLES[1] if "from" in turn and "role" not in turn else STYLES[0]
+    by_sender = turn.get("from") is not None and turn.get("role") is None
+    role_key, content_key = STYLES[1] if by_sender else STYLES[0]
     if train_set.columns:
         role_key = train_set.columns.get("role", role_key)
         content_key = train_set.columns.get("content", content_key)
@@ -184,8 +207,8 @@ def _turn(turn: object, where: str, name: str, train_set: TrainSet, remarks: set
         _check_supported(turn, f"{where}.", train_set.ignore)
     role = _role(_text(turn, role_key, where), where, train_set)
     if content_key not in turn:
-        raise Refused(Reason.MISSING_KEY, f"{where}: {content_key!r}")
-    message = Message(role, _joined(turn[content_key], f"{where}.{content_key}"))
+        raise _missing(turn, content_key, where)
+    message = Message(role, _joined(turn[content_key], f"{where}.{content_key}", train_set.ignore))
     if not more:
         return _Turn(message, None)
     known = {role_key, content_key, *LEARNED} - set(train_set.ignore)
@@ -217,7 +240,7 @@ def _learned(turn: Object, where: str, ignored: Collection[str]) -> bool | None:
     return found
 
 
-def _joined(content: object, where: str) -> str:
+def _joined(content: object, where: str, ignored: Collection[str]) -> str:
     """The text of a message. Parts of text are joined by line breaks."""
     if not isinstance(content, list | tuple):
         return text_of(content, where)
@@ -227,6 +250,7 @@ def _joined(content: object, where: str) -> str:
             kind = part.get("type", "text")
             if kind not in TEXT_PARTS:
                 raise Refused(Reason.NOT_SUPPORTED, f"'{where}[{index}]' is of type {shown(kind)!r}")
+            _check_supported(part, f"{where}[{index}].", ignored)
             part = part.get("text")
         texts.append(text_of(part, f"{where}[{index}]"))
     return "\n".join(texts)
@@ -240,7 +264,7 @@ def _system(row: Object, train_set: TrainSet, own: str | None = None) -> tuple[l
     """
     name, found = train_set.columns.get("system"), own
     used: set[object] = set()
-    for key in (name,) if name is not None else SYSTEM:
+    for key in (name,) if name is not None else [key for key in SYSTEM if key not in train_set.columns.values()]:
         value = row.get(key)
         if value is None or key in train_set.ignore:
             continue
@@ -258,7 +282,7 @@ def _check_supported(found: Object, where: str, ignored: Collection[str]) -> Non
     if NOT_SUPPORTED.isdisjoint(found):
         return
     for key in NOT_SUPPORTED & found.keys():
-        if key not in ignored and _given(found[key]):
+        if key not in ignored and _given(found[key]) and str(found[key]).lower() not in PLAIN.get(key, ()):
             raise Refused(Reason.NOT_SUPPORTED, f"'{where}{key}'")
 
 
@@ -286,5 +310,21 @@ def _text(row: Object, key: str, where: str = "") -> str:
 
 def _missing(row: Object, key: str, where: str = "") -> Refused:
     keys = [shown(name, 30) for name in row]
-    has = ", ".join(keys[:8]) + (", ..." if len(keys) > 8 else "")
-    return Refused(Reason.MISSING_KEY, f"{where}: {key!r}" if where else f"{key!r}; the row has {has or 'no keys'}")
+    has = (", ".join(keys[:8]) + (", ..." if len(keys) > 8 else "")) or "no keys"
+    if where:
+        return Refused(Reason.MISSING_KEY, f"{where}: {key!r}; the message has {has}")
+    if (name := _with_rows(row, key)) is not None:
+        return Refused(Reason.NESTED, f"{key!r}; the row has {has}, and {shown(name, 30)!r} holds rows")
+    return Refused(Reason.MISSING_KEY, f"{key!r}; the row has {has}")
+
+
+def _with_rows(found: Object, key: str, depth: int = 2) -> object | None:
+    """The key under which an object has what would be a row: one with `key`, or with a key that begins a form."""
+    for name, value in found.items():
+        inner = value[0] if isinstance(value, list | tuple) and value else value
+        if isinstance(inner, Mapping) and (
+            not inner.keys().isdisjoint({key, "instruction", *CHAT})
+            or (depth > 1 and _with_rows(inner, key, depth - 1) is not None)
+        ):
+            return name
+    return None

@@ -1,11 +1,18 @@
 """Parses a row of a train set into an `Example`, or says why it is none. Raises nothing, whatever the row holds."""
 
+import re
 from collections.abc import Mapping, Sequence
 
-from qtuning.data.forms import read_form
+from qtuning.data.forms import Texts, read_form
 from qtuning.data.rows import Example, Reason, Refusal, Refused, Row, kind_of, label_of, shown
 from qtuning.experiment.cell import TrainSet
 from qtuning.experiment.truth import KINDS
+
+_MARKS = re.compile(
+    r"<\|(?:im_start|im_end|start_header_id|eot_id|end|endoftext|user|assistant)\|>|<(?:start|end)_of_turn>|\[/?INST\]|"
+    r"<<SYS>>|</s>|<｜(?:User|Assistant|end▁of▁sentence)｜>"
+)
+"""What chat templates write around messages. In a text, it was most likely written by one, and comes twice."""
 
 
 def parse_row(row: Row, train_set: TrainSet) -> Example | Refusal:
@@ -28,10 +35,24 @@ def parse_row(row: Row, train_set: TrainSet) -> Example | Refusal:
             id=label_of(row.value.get("id")),
             kind=_kind_of_sample(row.value, train_set.columns.get("kind")),
             errors=_spans(row.value, texts.response, train_set.columns.get("errors")),
-            remarks=(*row.remarks, *texts.remarks),
+            remarks=(*row.remarks, *texts.remarks, *_oddities(texts)),
         )
     except Refused as refused:
         return refused.refusal
+
+
+def _oddities(texts: Texts) -> list[str]:
+    """What is as it stands, though hardly anyone means it."""
+    found = [
+        f"{name} that is the word {text.strip()}"
+        for name, text in (("input", texts.input), ("response", texts.response))
+        if text.strip() in ("nan", "NaN", "None", "null", "<NA>")  # empty cells that were made texts
+    ]
+    if any(message.role == "assistant" and not message.content.strip() for message in texts.prompt):
+        found.append("empty answer before the response")
+    marks = (_MARKS.search(text) for text in (texts.response, *(message.content for message in texts.prompt)))
+    found += [f"mark of a chat template in a text: {mark.group()}" for mark in marks if mark is not None][:1]
+    return found
 
 
 def _check_size(texts: Sequence[str], train_set: TrainSet) -> None:

@@ -15,6 +15,7 @@ class Reason(StrEnum):
     INVALID_CSV = "invalid CSV"
     NOT_AN_OBJECT = "not an object"
     MISSING_KEY = "missing key"
+    NESTED = "row inside a row"
     NOT_A_STRING = "not a string"
     NOT_A_LIST = "not a list"
     EMPTY_INSTRUCTION = "empty instruction"
@@ -123,6 +124,8 @@ def kind_of(value: object) -> str:
         return "a list"
     if isinstance(value, bytes):
         return "binary data"
+    if isinstance(value, float) and value != value:
+        return "NaN, an empty cell of a table"
     return names.get(type(value), f"of type {type(value).__name__}")
 
 

@@ -10,6 +10,7 @@ from qtuning.errors import UserError
 
 _ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "metadata.json", "config.json")
 """Files beside the rows, which say something about them."""
+_NAME = rf"({'|'.join(map(re.escape, (*SUFFIXES, *CSV)))})(\.(gz|bz2|xz|zst))?$"
 _TEST = {"test", "validation", "valid", "val", "dev", "eval"}
 
 
@@ -26,6 +27,7 @@ def find_files(path: Path) -> list[Path]:
     files = [file for file in found if file.is_file()]
     if not files:
         raise FileNotFoundError(path)
+    _check_are_rows(files, path)
     _check_one_split(files)
     _check_once(files)
     _check_complete(files)
@@ -37,12 +39,12 @@ def _in_folder(folder: Path) -> list[Path]:
     visible = sorted((file for file in folder.iterdir() if file.is_file() and file.name[0] not in "._"), key=_order)
     files = [file for file in visible if file.name.lower().endswith(suffixes) and file.name not in _ABOUT]
     if not files:
-        arrow = any(file.suffix == ".arrow" for file in visible)
+        arrow = any(file.suffix == ".arrow" for file in (*visible, *folder.glob("*/*.arrow")))
         why = "holds Arrow files; save the set with `to_parquet`" if arrow else "is a folder without files of rows"
         inside = sorted({file.parent for file in folder.glob("*/*") if file.name.lower().endswith(suffixes)})
         if inside and not arrow:
             raise UserError(f"{folder}: {why}; name the folder that has them, e.g. {inside[0]}")
-        raise UserError(f"{folder}: {why}; known: {', '.join(suffixes)}")
+        raise UserError(f"{folder}: {why}" + ("" if arrow else f"; known: {', '.join(suffixes)}"))
     # one set has one name, but for the numbers of its shards
     sets = {re.sub(r"\d+", "*", file.name): file.name for file in files}
     if len(sets) > 1:
@@ -51,6 +53,17 @@ def _in_folder(folder: Path) -> list[Path]:
         raise UserError(f"{folder}: holds more than one set ({shown}); name a file or a pattern ({folder}/{pattern})")
     _check_complete(files)
     return files
+
+
+def _check_are_rows(files: Sequence[Path], pattern: Path) -> None:
+    """UserError if a pattern takes more than files of rows: what stands beside them, backups, unfinished downloads."""
+    rows = [file for file in files if re.search(_NAME, file.name.lower()) and file.name not in _ABOUT]
+    if rows and len(rows) < len(files):
+        other = next(file for file in files if file not in rows)
+        suffix = re.sub(r"^[^.]*", "", rows[0].name)
+        raise UserError(
+            f"{pattern}: takes {other.name}, too, by its name no file of rows; write the suffix, e.g. *{suffix}"
+        )
 
 
 def _check_one_split(files: Sequence[Path]) -> None:

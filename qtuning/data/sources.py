@@ -1,6 +1,7 @@
 """Finds where the rows of a train set come from, files or the hub, and reads them."""
 
 import hashlib
+import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -41,7 +42,23 @@ def locate(source: FileSource, *, data_dir: Path | None) -> list[Path]:
     try:
         return find_files(path)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file (train set source: kind {source.kind}, file {source.file})") from None
+        what = f"no such file (train set source: kind {source.kind}, file {source.file})"
+        raise UserError(f"{path}: {what}{_meant(source)}") from None
+
+
+def _meant(source: FileSource) -> str:
+    """What may have been meant by the name of a file that is not there."""
+    if re.match(r"\w{2,}://?", source.file):
+        return "; addresses are not fetched: download it, and name the file"
+    if re.search(r"\{.*,.*\}", source.file):
+        return "; patterns have * ? and [...], but no {a,b}"
+    if (
+        source.kind == "path"
+        and re.fullmatch(r"\w[\w.-]*/[\w.-]+", source.file)
+        and not re.search(r"\.(jsonl?|parquet|csv|tsv|ndjson)\b", source.file)
+    ):
+        return f"; a data set of the hub is named by source: {{kind: hub, id: {source.file}}}"
+    return ""
 
 
 def describe_source(train_set: TrainSet, data_dir: Path | None, hub: Path | None = None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import gzip
 import io
 import lzma
 import os
+import re
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -32,6 +33,11 @@ NO_ROWS = {
     b"Rar!": "a RAR archive; unpack it",
     b"ARROW1": "an Arrow file; save it as Parquet (`to_parquet`)",
     b"\xff\xff\xff\xff": "an Arrow file; save it as Parquet (`to_parquet`)",
+    b"\x04\x22\x4d\x18": "packed by LZ4; unpack it, or pack it with gzip, bzip2, xz or zstd",
+    b"\x5d\x00\x00": "packed by an old LZMA; unpack it, or pack it with gzip, bzip2, xz or zstd",
+    b"\xff\x06\x00\x00sNaPpY": "packed by Snappy; unpack it, or pack it with gzip, bzip2, xz or zstd",
+    b"\x1f\x9d": "packed by compress; unpack it, or pack it with gzip, bzip2, xz or zstd",
+    b"\x93NUMPY": "an array of NumPy; save it as Parquet or JSONL",
     b"\x89HDF": "an HDF5 file; save it as Parquet or JSONL",
     b"SQLite format 3": "an SQLite database; save the table as Parquet or JSONL",
     b"\x80\x02": "a pickle, which is never read; save it as Parquet or JSONL",
@@ -42,11 +48,17 @@ NO_ROWS = {
     b"version https://git-lfs": "a pointer of Git LFS, not the file; fetch it with `git lfs pull`",
     b"<!doctype html": "a web page; most likely the page of the file was saved instead of the file",
     b"<html": "a web page; most likely the page of the file was saved instead of the file",
+    b"404: not found": "a server's answer that there is no such file; look at the address, and fetch it again",
+    b"entry not found": "a server's answer that there is no such file; look at the address, and fetch it again",
+    b"repository not found": "a server's answer that there is no such file; look at the address, and fetch it again",
+    b"invalid username or password": "a server's refusal; log in, and fetch the file again",
+    b"access to dataset": "a server's refusal; log in, and fetch the file again",
 }
 FREE, RATIO = 2**28, 100
 """Unpacked bytes that any file may have, and above them how many times its own size. Texts shrink 3 to 20 times; files
 that are made to fill memory or disk, 1,000 times."""
 BUFFER = 2**16
+_CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
 def open_text(path: Path) -> BinaryIO:
@@ -72,6 +84,8 @@ def open_text(path: Path) -> BinaryIO:
         stream = io.BufferedReader(_Recoded(stream, path, encoding), BUFFER)
     elif head.startswith(codecs.BOM_UTF8):
         stream.read(len(codecs.BOM_UTF8))
+    elif _is_binary(head):
+        raise UserError(f"{path}: is no text, but binary data of an unknown kind; save it as JSONL or Parquet")
     return stream
 
 
@@ -105,6 +119,15 @@ def _encoding(head: bytes) -> str | None:
         return found
     zeros = "".join("0" if byte == 0 else "x" for byte in head[:4])
     return {"x000": "utf-32-le", "000x": "utf-32-be", "x0x0": "utf-16-le", "0x0x": "utf-16-be"}.get(zeros)
+
+
+def _is_binary(head: bytes) -> bool:
+    """Whether bytes are no text in any encoding: they hold control characters, and are not in UTF-8."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return _CONTROLS.search(head) is not None
+    return False
 
 
 class _Bounded(io.RawIOBase):

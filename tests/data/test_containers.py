@@ -142,6 +142,11 @@ def test_oddities_of_a_row_are_remarks(tmp_path: Path) -> None:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "fetch it with `git lfs pull`"),
         (b"ARROW1\0\0", "is an Arrow file; save it as Parquet"),
         (b"\x80\x04\x95", "is a pickle, which is never read"),
+        (lzma.compress(b"{}", format=lzma.FORMAT_ALONE), "is packed by an old LZMA; unpack it, or pack it with gzip"),
+        (b"\x04\x22\x4d\x18\x64\x40\xa7", "is packed by LZ4; unpack it, or pack it with gzip"),
+        (b"\xed\xab\xee\xdb\x03\x00\x00\x00", "is no text, but binary data of an unknown kind"),
+        ("Entry not found", "is a server's answer that there is no such file"),
+        ('[{"a": 1},\n{"a": 2}', ":2: ends within the list: cut short, or without its ']'"),
         (gzip.compress(gzip.compress(b"{}", mtime=0), mtime=0), "holds another packed file; unpack it once"),
         (codecs.BOM_UTF16_LE + b"{\0\n", "begins as UTF-16, but is not valid UTF-16; save it as UTF-8"),
     ],
@@ -160,6 +165,28 @@ def test_what_is_no_file_of_rows(tmp_path: Path) -> None:
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
         tar.addfile(tarfile.TarInfo("a.jsonl"))
     assert "is a tar archive; unpack it" in complaint(save(tmp_path, archive.getvalue(), "a.jsonl.gz"))
+
+
+def test_a_list_without_rows_has_none(tmp_path: Path) -> None:
+    assert values(save(tmp_path, '{"data": []}')) == []
+    assert values(save(tmp_path, '{"data": [], "n": 0}')) == [{"data": [], "n": 0}]
+
+
+def test_nul_bytes_are_named(tmp_path: Path) -> None:
+    *rows, last = read_file(save(tmp_path, LINES.encode() + bytes(64)))
+    assert [row.value for row in rows] == ROWS
+    assert last.problem is Reason.INVALID_JSON and last.detail.startswith("NUL bytes, as a crash leaves them")
+
+
+def test_parquet_that_has_no_rows_for_python(tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    path, text = tmp_path / "a.parquet", pyarrow.array(["a"])
+    pyarrow.parquet.write_table(pyarrow.table([text, text], ["output", "output"]), path)
+    assert complaint(path) == ": two columns have one name (output, output)"
+    far = pyarrow.array([9 * 10**18], pyarrow.timestamp("us"))
+    pyarrow.parquet.write_table(pyarrow.table({"output": text, "when": far}), path)
+    assert complaint(path).startswith(": row 1 or one of the next 1,000 holds a value that cannot be read")
 
 
 def test_files_that_unpack_without_end_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

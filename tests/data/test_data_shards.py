@@ -107,6 +107,10 @@ def test_missing_shards_and_empty_folders_are_told(tmp_path: Path) -> None:
             "",
             r"is a folder without files of rows; name .* has them, e\.g\. /.*/data$",
         ),
+        (["a.jsonl", "README.md"], "*", r"/\*: takes README\.md, too, .* write the suffix, e\.g\. \*\.jsonl$"),
+        (["a.jsonl", "a.jsonl.tmp"], "a*", r"takes a\.jsonl\.tmp, too"),
+        (["a.parquet", "dataset_info.json"], "*", r"takes dataset_info\.json, too, .* e\.g\. \*\.parquet$"),
+        (["train/data-00000-of-00001.arrow"], "", r"holds Arrow files; save the set with `to_parquet`$"),
         (["test.jsonl", "train.jsonl"], "", r"holds more than one set \(test.*\(/.*/train\.jsonl\)$"),
     ],
 )
@@ -116,6 +120,20 @@ def test_what_would_be_read_twice_or_in_part(tmp_path: Path, names: list[str], a
         (tmp_path / name).write_text("{}")
     with pytest.raises(UserError, match=said):
         find_files(tmp_path / asked)
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("tatsu-lab/alpaca", r"named by source: \{kind: hub, id: tatsu-lab/alpaca\}$"),
+        ("https://example.org/a.jsonl", "addresses are not fetched: download it"),
+        ("data/{a,b}.jsonl", r"patterns have \* \? and \[\.\.\.\], but no \{a,b\}$"),
+        ("data/a.jsonl", r"file data/a\.jsonl\)$"),
+    ],
+)
+def test_what_may_have_been_meant_by_a_missing_file(file: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        list(read_rows(TrainSet(name="s", source=FileSource(kind="path", file=file)), data_dir=None))
 
 
 def test_draws_may_have_shards(tmp_path: Path) -> None:

@@ -53,6 +53,16 @@ TALK: dict[str, Any] = {"messages": turns("q", "a")}
         {"prompt": "q", "response": "a"},
         {"prompt": turns("q"), "completion": [{"role": "assistant", "content": "a"}]},
         {"prompt": turns("q"), "completion": "a"},
+        # sets that were joined: all rows have the keys of all
+        TALK | {"instruction": None, "output": None, "conversations": None},
+        {"messages": None, "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+        {"messages": None, "prompt": "q", "completion": None, "response": "a"},
+        {
+            "messages": [
+                {"role": None, "content": None, "from": "user", "value": "q"},
+                {"role": None, "content": None, "from": "bing", "value": "a"},
+            ]
+        },
     ],
 )
 def test_a_form_is_seen_where_none_is_named(row: Any) -> None:
@@ -168,6 +178,73 @@ def test_what_nothing_here_writes_is_refused_by_name(key: str, value: Any) -> No
         assert example(ALPACA | {key: nothing}) == example({"messages": turns("q", "a", **{key: nothing})}) == PLAIN
 
 
+def test_masks_and_receivers_that_ask_for_nothing() -> None:
+    """NeMo's rows say that the user's turns are not learned; exports of ChatGPT, that all are spoken to."""
+    senders = [{"from": "User", "value": "q"}, {"from": "Assistant", "value": "a"}]
+    assert example({"conversations": senders, "mask": "User"}) == PLAIN
+    assert refusal({"conversations": senders, "mask": "Assistant"}).detail == "'mask'"
+    assert refusal({"messages": turns("q", "a", mask=0)}).detail == "'messages[1].mask'"
+    assert example({"messages": turns("q", "a", recipient="all")}) == PLAIN
+    assert refusal({"messages": turns("q", "a", recipient="python")}).detail == "'messages[1].recipient'"
+
+
+def test_a_key_is_one_column() -> None:
+    """`input` of these rows is the question, so that it is not the input, too."""
+    row = {"input": "q", "output": "a"}
+    assert example(row, columns={"instruction": "input"}) == PLAIN
+    assert example({"system": "q", "history": "a"}, columns={"instruction": "system", "output": "history"}) == PLAIN
+
+
+@pytest.mark.parametrize(("key", "value"), [("context", "c"), ("options", ["x", "y"]), ("choices", {"A": "x"})])
+def test_what_a_question_may_need_is_not_lost(key: str, value: Any) -> None:
+    for row in (ALPACA, {"prompt": "q", "completion": "a"}):
+        found = refusal(row | {key: value})
+        assert (found.reason, found.detail.split(":")[0]) == (
+            Reason.NOT_SUPPORTED,
+            f"{key!r} may belong to the question",
+        )
+        assert example(row | {key: value}, ignore=[key]).remarks == (f"key {key!r}",)
+        assert example(row | {key: None}) == PLAIN
+    assert example(TALK | {key: value}) == PLAIN
+    assert example(ALPACA | {"context": "c"}, columns={"input": "context"}).input == "c"
+
+
+def test_empty_forms_hide_no_other() -> None:
+    assert example(TALK | {"instruction": "", "output": ""}) == PLAIN
+    assert example({"messages": [], "prompt": "q", "response": "a"}) == PLAIN
+    assert refusal({"messages": [], "conversations": None}).reason is Reason.NO_RESPONSE
+
+
+def test_rows_within_a_row_are_named() -> None:
+    for row, name in (
+        ({"row_idx": 0, "row": ALPACA}, "row"),
+        ({"all": [ALPACA, ALPACA]}, "all"),
+        ({"version": 1, "data": {"train": [TALK]}}, "data"),
+        ({"instruction": "q", "instances": [{"input": "", "output": "a"}]}, "instances"),
+    ):
+        found = refusal(row)
+        assert found.reason is Reason.NESTED and found.detail.endswith(f", and {name!r} holds rows"), found
+    assert refusal({"topic": {"name": "x"}, "tags": ["y"], "output": "a"}).reason is Reason.MISSING_KEY
+
+
+@pytest.mark.parametrize(
+    ("row", "remark"),
+    [
+        (
+            {"prompt": "<|im_start|>user\nq<|im_end|>\n", "completion": "a"},
+            "mark of a chat template in a text: <|im_start|>",
+        ),
+        (ALPACA | {"output": "a</s>"}, "mark of a chat template in a text: </s>"),
+        (ALPACA | {"instruction": "[INST] q [/INST]"}, "mark of a chat template in a text: [INST]"),
+        (ALPACA | {"input": "nan"}, "input that is the word nan"),
+        (ALPACA | {"output": "None"}, "response that is the word None"),
+        ({"messages": turns("q", " ", "q2", "a")}, "empty answer before the response"),
+    ],
+)
+def test_what_hardly_anyone_means_is_counted(row: Any, remark: str) -> None:
+    assert example(row).remarks == (remark,)
+
+
 def test_turns_of_tools_are_refused_by_name() -> None:
     for role in ("tool", "function_call", "observation", "ipython"):
         found = refusal({"messages": [*turns("q", "a"), {"role": role, "content": "7"}, *turns("q", "a")[1:]]})
@@ -184,6 +261,8 @@ def test_parts_of_text_are_joined_and_images_refused() -> None:
         messages = [{"role": "user", "content": [*parts, part]}, {"role": "assistant", "content": "a"}]
         assert refusal({"messages": messages}).detail == f"'messages[0].content[3]' is of type {part['type']!r}"
     assert refusal({"messages": turns("q", "a", content=[{"type": "text"}])}).reason is Reason.NOT_A_STRING
+    unnamed = {"messages": turns("q", "a", content=[{"image": "x.png"}, {"text": "a", "image": None}])}
+    assert refusal(unnamed).detail == "'messages[1].content[0].image'"
 
 
 def test_rows_of_unequal_weight_and_unwanted_answers_are_refused() -> None:

@@ -278,8 +278,8 @@ def test_sharegpt_rows_are_the_alpaca_rows_they_stand_for(run: Callable[..., Pat
     assert str(error.value) == (
         "train set set: 2 of 102 rows (1.96 %) are unusable, 1 % are allowed: 1 unknown role, 1 not a list; "
         f"first: {bad}:101 unknown role (conversations[0]: 'narrator' (known: {', '.join(ROLES)})); "
-        f"{bad}:102 not a list ('conversations' is a string); say whose turns these are: `roles: {{NAME: user}}` in "
-        "its YAML, or raise bad_rows"
+        f"{bad}:102 not a list ('conversations' is a string); say whose turns these are: `roles: {{NAME: user}}` or "
+        "`roles: {NAME: assistant}` in its YAML, or raise bad_rows"
     )
 
 

@@ -165,8 +165,8 @@ def test_a_sharegpt_row_is_the_chat_row_in_other_words(turns: list[tuple[str, st
 
 def test_a_sharegpt_row_says_what_it_lacks() -> None:
     for turn, detail in (
-        ({"value": "a"}, "conversations[0]: 'role'"),
-        ({"from": "human"}, "conversations[0]: 'value'"),
+        ({"value": "a"}, "conversations[0]: 'role'; the message has value"),
+        ({"from": "human"}, "conversations[0]: 'value'; the message has from"),
         ({"from": "narrator", "value": "a"}, f"conversations[0]: 'narrator' (known: {', '.join(ROLES)})"),
     ):
         found = parse({"conversations": [turn]}, SHAREGPT)
