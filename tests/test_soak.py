@@ -79,6 +79,24 @@ def test_files_are_damaged(soak: Any, tmp_path: Path) -> None:
         assert file.stat().st_size < 9
 
 
+@pytest.mark.parametrize(
+    ("said", "asked"),
+    [
+        ("error: a/b.json: damaged (x); delete a/c: it is made again", "a/c"),
+        ("error: a/b.json: damaged (x); delete it, and run again", "a/b.json"),
+        ("error: a/b.json: damaged (x); delete the folder and run again", "a"),
+        ("error: a/b.json: damaged (x)", None),
+        ("note: delete a/c", None),
+    ],
+)
+def test_what_a_message_asks_to_delete_is_found(soak: Any, tmp_path: Path, said: str, asked: str | None) -> None:
+    (tmp_path / "a").mkdir()
+    for name in ("b.json", "c"):
+        (tmp_path / "a" / name).touch()
+    found = soak.damage._asked(f"before\n{said}\nafter", tmp_path)
+    assert found == (None if asked is None else tmp_path / asked)
+
+
 def test_a_lost_result_is_seen(soak: Any, tmp_path: Path) -> None:
     """Times may differ, results may not; a table is not compared by what it cost."""
     cell = tmp_path / "results/cells/a"

@@ -96,13 +96,12 @@ def damage(folder: Path, snapshot: Path, pattern: str, way: str, random: Random,
 
 
 def _asked(said: str, folder: Path) -> Path | None:
-    """What an error asks to delete, or the file that it names where it says `delete the folder`."""
+    """What an error asks to delete: by name, or as `it`, the file that it is about, or as `the folder` of that file."""
     for line in said.splitlines():
         for found in re.findall(r"delete (\S+?)[:;,.]?(?=\s|$)", line) if "error:" in line.lower() else ():
             path = folder / found
             if path.exists() and path != folder:
                 return path
-        if "error:" in line and "delete the folder" in line:
-            named = re.search(r"error: (\S+): ", line)
-            return (folder / named[1]).parent if named else None
+        if (named := re.search(r"error: (\S+): .*delete (it|the folder)\b", line)) is not None:
+            return folder / named[1] if named[2] == "it" else (folder / named[1]).parent
     return None

@@ -1,5 +1,6 @@
 """What commands share: their options, the configurations that they read, and the threads and GPUs that they hold."""
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -156,9 +157,17 @@ def read_measurement(path: Path) -> "Measurement":
 
 
 def _read(kind: "type[T]", path: Path) -> "T":
+    from pydantic import ValidationError
+
     from qtuning.manifest import reading
 
     if not path.exists():
         raise UserError(f"{path}: no such file; `qtuning cells EXPERIMENT --write` writes the configurations")
     with reading(path, "delete it, and run Snakemake or `qtuning cells EXPERIMENT --write` again"):
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        json.loads(text)  # whose errors are shorter than pydantic's
+        try:
+            return kind.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}") from None

@@ -140,7 +140,7 @@ def load_samples(folder: Path) -> StoredSamples:
         if not (folder / TOKENS).exists():  # an older version prepared it
             write_tokens(folder)
     if digests is not None:
-        check_files(folder, {TOKENS: digests[TOKENS]}, "delete this file: it is made again of the samples")
+        check_files(folder, {TOKENS: digests[TOKENS]}, "delete it: it is made again of the samples")
     if not {"instruction_characters", "instruction_entropy"} <= set(names):
         raise UserError(f"{folder}: prepared by an older version, without statistics of the instructions; {again}")
     if table.height != (expected := report["used"]):
