@@ -23,7 +23,10 @@ from qtuning.workflow.tracked import TrackedRuns
 min_version("9.0")
 
 
-CONFIGS = configs_folder(Path(workflow.basedir))
+try:
+    CONFIGS = configs_folder(Path(workflow.basedir))
+except UserError as error:
+    sys.exit(f"error: {error}")
 
 
 configfile: str(CONFIGS / "config.yaml")

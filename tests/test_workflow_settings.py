@@ -124,10 +124,16 @@ def test_configs_of_the_folder_come_before_those_beside_the_snakefile(
     monkeypatch.setenv("QTUNING_CONFIGS", "")
     monkeypatch.delenv("QTUNING_CONFIGS")
     (tmp_path / "configs/experiments").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"^configs/config\.yaml: no such file; run snakemake in a clone"):
+        configs_folder(REPOSITORY)
+    (tmp_path / "configs/config.yaml").touch()
     assert configs_folder(REPOSITORY) == Path("configs")
     (tmp_path / "configs/experiments").rmdir()
     assert configs_folder(REPOSITORY) == REPOSITORY / "configs", "and its jobs find it"
     assert configs_folder(tmp_path) == REPOSITORY / "configs"
+    monkeypatch.delenv("QTUNING_CONFIGS")
+    with pytest.raises(UserError, match="a clone of the repository, or elsewhere with -s CLONE/Snakefile"):
+        configs_folder(tmp_path / "beside a link")
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from qtuning.data.templates import render, turn_of
 from qtuning.data.tokenise import Tokenised, load_tokenizer, tokenise
 from qtuning.errors import UserError, one_line
 from qtuning.experiment.cell import Template
+from qtuning.files import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,6 +55,7 @@ def check_limits(path: Path, wanted: Wanted) -> None:
     for template in {*wanted.templates, *(["chat"] if wanted.chat else [])}:
         ids += _ids_of(template, tokenizer)  # type: ignore[arg-type]
     check_ids(path, ids)
+    _check_named_ids(path)
 
 
 def positions_of(path: Path) -> int | None:
@@ -70,6 +72,19 @@ def check_ids(path: Path, ids: Iterable[int]) -> None:
             f"the tokenizer in {path} gives token ids up to {highest}, but the model has {rows} embeddings; load the "
             "model, call resize_token_embeddings(len(tokenizer)), save both and name that folder"
         )
+
+
+def _check_named_ids(path: Path) -> None:
+    """UserError for a special token that the model's own files name for generation, and that has no embedding."""
+    rows = getattr(_text_config(path), "vocab_size", None)
+    if rows is None:
+        return
+    for file in (path / "generation_config.json", path / "config.json"):
+        named = read_json(file) if file.is_file() else {}
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            ids = value if isinstance(value := named.get(key), list) else [value]
+            if wrong := [each for each in ids if isinstance(each, int) and each >= rows]:
+                raise UserError(f"{file}: {key} = {wrong[0]}: the model has {rows} embeddings; name the tokenizer's")
 
 
 def _ids_of(template: Template, tokenizer: "PreTrainedTokenizerBase") -> list[int]:

@@ -6,7 +6,7 @@ import importlib.resources
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,17 +127,39 @@ def load_model(path: Path, dtype: str, empty: bool = False, quantization: str = 
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=getattr(torch, dtype),
         )
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+    found: Any = AutoModelForCausalLM.from_pretrained(
         path,
         **bits,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are told below
         dtype=getattr(torch, dtype),
         use_safetensors=True,
         trust_remote_code=False,
         local_files_only=True,
         attn_implementation="eager",  # replaced by the packed one; some families (Gemma 2) refuse to load with sdpa
     )
+    model: PreTrainedModel
+    model, loaded = found
+    _check_loaded(path, loaded)
     model.config.use_cache = False
     return model
+
+
+def _check_loaded(path: Path, loaded: Mapping[str, Any]) -> None:
+    """UserError for weights that the configuration asks for and the files lack: transformers draws them at random."""
+    lacking = [f"{name}, which is missing" for name in sorted(loaded["missing_keys"])]
+    for name, found, asked in sorted(loaded["mismatched_keys"]):
+        lacking.append(f"{name}, which is {_shape(found)} and should be {_shape(asked)}")
+    if lacking:
+        more = f" ({len(lacking)} weights in all)" if len(lacking) > 1 else ""
+        raise UserError(
+            f"{path}: its weights do not fit its config.json: {lacking[0]}{more}; save model and configuration "
+            "together (save_pretrained), or correct config.json"
+        )
+
+
+def _shape(sizes: Iterable[int]) -> str:
+    return " x ".join(map(str, sizes))
 
 
 def load_tuned(base: Path, weights: Path, dtype: str) -> "nn.Module":

@@ -30,11 +30,17 @@ def configs_folder(beside: Path) -> Path:
     """The folder `configs`: that of the working directory, else the one beside the Snakefile, in the folder `beside`.
 
     So a clone can be used from anywhere (`snakemake -s CLONE/Snakefile`), also one that cannot be written to. Jobs are
-    told by the environment.
+    told by the environment. UserError where it has no settings.
     """
     if VARIABLE not in os.environ and not Path("configs/experiments").is_dir():
         os.environ[VARIABLE] = str(beside.resolve() / "configs")
-    return Path(os.environ.get(VARIABLE, "configs"))
+    folder = Path(os.environ.get(VARIABLE, "configs"))
+    if not (file := folder / "config.yaml").is_file():
+        raise UserError(
+            f"{file}: no such file; run snakemake in a clone of the repository, or elsewhere with -s CLONE/Snakefile "
+            f"(the file itself, no link to it); `configs` of your own, and {VARIABLE}, need all of CLONE/configs"
+        )
+    return folder
 
 
 def read_settings(config: Mapping[str, Any], file: Path, arguments: Sequence[str] | None = None) -> dict[str, Any]:

@@ -65,3 +65,17 @@ def test_end_pad_and_chat_template(tmp_path: Path) -> None:
     check_limits(no_end, Wanted(templates=["chat"]))
     change(no_end, "tokenizer_config.json", unk_token=None)
     assert "no token to pad with" in refused(no_end, Wanted(templates=["chat"]))
+
+
+def test_special_tokens_that_the_model_names_itself(folder: Path) -> None:
+    """`generate` looks them up in the scores of the vocabulary: an IndexError, or an assertion of the GPU."""
+    size = read_json(folder / "config.json")["vocab_size"]
+    write_json(folder / "generation_config.json", {"eos_token_id": [1, size - 1], "pad_token_id": -1})
+    check_limits(folder, Wanted())
+    change(folder, "generation_config.json", eos_token_id=[1, size])
+    assert refused(folder, Wanted()).endswith(
+        f"generation_config.json: eos_token_id = {size}: the model has {size} embeddings; name the tokenizer's"
+    )
+    (folder / "generation_config.json").unlink()
+    change(folder, "config.json", pad_token_id=size)
+    assert f"config.json: pad_token_id = {size}: " in refused(folder, Wanted())

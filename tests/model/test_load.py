@@ -11,7 +11,7 @@ from qtuning.data.tokenise import load_tokenizer
 from qtuning.errors import UserError
 from qtuning.experiment.cell import GgufSource, HubSource, Model, ShippedModelSource
 from qtuning.experiment.ids import ResultPaths
-from qtuning.files import read_json
+from qtuning.files import read_json, write_json
 from qtuning.hub.fetch import ensure
 from qtuning.hub.repositories import repository_of_model
 from qtuning.model import load as models
@@ -135,6 +135,27 @@ def test_load_model(tiny: Path) -> None:
         assert loaded.config.use_cache is False
         assert loaded.config._attn_implementation == "eager"
         assert not loaded.training
+
+
+def test_weights_that_do_not_fit_the_configuration(tiny: Path, tmp_path: Path) -> None:
+    """transformers draws them at random, with a warning: an untied head that nobody saved answers noise."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    config = read_json(folder / "config.json")
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {name: weight for name, weight in weights.items() if "lm_head" not in name},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    write_json(folder / "config.json", config | {"tie_word_embeddings": False})
+    with pytest.raises(UserError, match=r"do not fit its config.json: lm_head.weight, which is missing; save model"):
+        models.load_model(folder, "float32")
+    write_json(folder / "config.json", config | {"tie_word_embeddings": True, "vocab_size": config["vocab_size"] + 8})
+    with pytest.raises(UserError, match=r"embed_tokens.weight, which is \d+ x \d+ and should be \d+ x \d+"):
+        models.load_model(folder, "float32")
 
 
 def test_load_tokenizer_pads_without_growing(tiny: Path, tmp_path: Path) -> None:
