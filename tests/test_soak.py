@@ -83,6 +83,7 @@ def test_files_are_damaged(soak: Any, tmp_path: Path) -> None:
     ("said", "asked"),
     [
         ("error: a/b.json: damaged (x); delete a/c: it is made again", "a/c"),
+        ("error: a/b.json: damaged (x); make it again (delete a/c)", "a/c"),
         ("error: a/b.json: damaged (x); delete it, and run again", "a/b.json"),
         ("error: a/b.json: damaged (x); delete the folder and run again", "a"),
         ("error: a/b.json: damaged (x)", None),

@@ -98,7 +98,7 @@ def damage(folder: Path, snapshot: Path, pattern: str, way: str, random: Random,
 def _asked(said: str, folder: Path) -> Path | None:
     """What an error asks to delete: by name, or as `it`, the file that it is about, or as `the folder` of that file."""
     for line in said.splitlines():
-        for found in re.findall(r"delete (\S+?)[:;,.]?(?=\s|$)", line) if "error:" in line.lower() else ():
+        for found in re.findall(r"delete (\S+?)[:;,.)]*(?=\s|$)", line) if "error:" in line.lower() else ():
             path = folder / found
             if path.exists() and path != folder:
                 return path

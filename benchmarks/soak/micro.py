@@ -84,7 +84,8 @@ class Run:
 
 def command(target: str, settings: Sequence[str] = (), options: Sequence[str] = ()) -> list[str]:
     """What a user types, behind `python`."""
-    return ["-m", "snakemake", "--cores", "2", *options, target, "--config", *SETTINGS, *settings]
+    # the target before options that take several words
+    return ["-m", "snakemake", "--cores", "2", target, *options, "--config", *SETTINGS, *settings]
 
 
 def start(words: Sequence[str], folder: Path, log: Path) -> "subprocess.Popen[bytes]":
