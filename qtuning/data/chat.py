@@ -134,13 +134,19 @@ def _ending(after: str, tokenizer: "PreTrainedTokenizerBase") -> str:
 
 
 def writes_date(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether what the chat template writes depends on the day; it then gets TODAY."""
-    question = [{"role": "user", "content": "a"}]
+    """Whether what the chat template writes depends on the day; it then gets TODAY.
+
+    Some templates write a date only beside a system message, others only without.
+    """
+    question = {"role": "user", "content": "a"}
     days = (TODAY, date(TODAY.year + 1, 2, 1))
-    try:
-        return len({_apply(question, tokenizer, add_generation_prompt=True, day=day) for day in days}) > 1
-    except TemplateRefusal:
-        return False
+    for conversation in ([question], [{"role": "system", "content": "b"}, question]):
+        try:
+            if len({_apply(conversation, tokenizer, add_generation_prompt=True, day=day) for day in days}) > 1:
+                return True
+        except TemplateRefusal:
+            continue
+    return False
 
 
 def check_has_template(tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -159,7 +165,10 @@ def _chat_turn(tokenizer: "PreTrainedTokenizerBase", template: str, end: str | N
     try:
         frame = frame_of([{"role": "user", "content": "a"}], tokenizer)
     except TemplateRefusal as refusal:
-        raise UserError(f"the chat template of {tokenizer.name_or_path} refuses a question: {refusal}") from None
+        raise UserError(
+            f"the chat template of {tokenizer.name_or_path} refuses a question: {refusal}; mend the template, or set "
+            "template: alpaca or plain in the model's YAML"
+        ) from None
     if (found := _own_tokens(tokenizer, len(tokenizer)).search(frame.after)) is not None:
         token = found.group()
         number = tokenizer.convert_tokens_to_ids(token)
@@ -239,5 +248,8 @@ def _apply(
         )
     except jinja2.TemplateError as error:
         raise TemplateRefusal(str(error)) from None
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        # a template is a program, which may be wrong: `bos_token + 1`
+        raise TemplateRefusal(f"{type(error).__name__}: {error}") from None
     assert isinstance(text, str)
     return text

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtuning.data.chat import check_has_template
+from qtuning.data.chat import TemplateRefusal, check_has_template
 from qtuning.data.rows import Example, Message
 from qtuning.data.templates import render, turn_of
 from qtuning.data.tokenise import Tokenised, load_tokenizer, tokenise
@@ -93,7 +93,14 @@ def _ids_of(template: Template, tokenizer: "PreTrainedTokenizerBase") -> list[in
         check_has_template(tokenizer)
     turn = turn_of(tokenizer, template)
     example = Example((Message("user", "a"),), "b")
-    (made,) = tokenise([render(example, template, tokenizer)], tokenizer, template, 10**6)
+    try:
+        texts = render(example, template, tokenizer)
+    except TemplateRefusal as refusal:
+        raise UserError(
+            f"the chat template of {tokenizer.name_or_path} refuses an answer: {refusal}; mend the template, or set "
+            "template: alpaca or plain in the model's YAML"
+        ) from None
+    (made,) = tokenise([texts], tokenizer, template, 10**6)
     return [turn.id, *(made.tokens if isinstance(made, Tokenised) else ())]
 
 

@@ -1,8 +1,9 @@
 """The language model as lm-eval sees it. This module takes seconds to import, so import it inside functions."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 from transformers import StoppingCriteriaList
 
 from qtuning.data.chat import TemplateRefusal, chat_prompt
-from qtuning.data.limits import Wanted, check_limits
+from qtuning.data.limits import Wanted, check_ids, check_limits
 from qtuning.data.templates import turn_of
 from qtuning.data.tokenise import encode_pairs, encode_prompts, load_tokenizer
 from qtuning.errors import UserError
@@ -91,7 +92,13 @@ class EvaluatedModel(HFLM):  # type: ignore[misc]  # lm-eval is not typed
             assert prompt.strip(), "every prompt of a benchmark has words"
             kept = prompt if self.chat else prompt.rstrip()
             texts.append((kept, prompt[len(kept) :] + (self.turn.lead if self.chat else "") + continuation))
-        return [(parts.prompt, parts.rest) for parts in encode_pairs(texts, self.tokenizer, self.chat)]
+        pairs_of_ids = [(parts.prompt, parts.rest) for parts in encode_pairs(texts, self.tokenizer, self.chat)]
+        self._check_ids(chain.from_iterable(chain.from_iterable(pairs_of_ids)))
+        return pairs_of_ids
+
+    def _check_ids(self, ids: Iterable[int]) -> None:
+        """UserError for a token without an embedding: a benchmark may hold words that no train set did."""
+        check_ids(Path(self.tokenizer.name_or_path), ids)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The prompt as training writes it. UserError where the template refuses it."""
@@ -111,6 +118,7 @@ class EvaluatedModel(HFLM):  # type: ignore[misc]  # lm-eval is not typed
         """The texts up to their first stop text or end token. Those without are noted in `unfinished`."""
         asked = []
         prompts = encode_prompts([request.args[0] for request in requests], self.tokenizer, self.chat)
+        self._check_ids(chain.from_iterable(prompts))
         for request, prompt in zip(requests, prompts, strict=True):
             text, given = request.args
             options = normalize_gen_kwargs(given, self.max_gen_toks)

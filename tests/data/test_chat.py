@@ -130,8 +130,23 @@ def test_templates_that_lose_or_repeat_the_response(load: Load) -> None:
     first_word = "{% for m in messages %}{{ m.content.split(' ')[0] if loop.last else m.content }}{% endfor %}"
     with pytest.raises(TemplateRefusal, match="changes the response"):
         chat_texts(QUESTION, "a b", load(first_word))
-    with pytest.raises(UserError, match="refuses a question: only systems"):
+    with pytest.raises(UserError, match="refuses a question: only systems; mend the template, or set template: alpaca"):
         chat_turn(load("{{ raise_exception('only systems') }}"))
+
+
+@pytest.mark.parametrize("wrong", ["{{ 'a' + 1 }}", "{{ 1 / 0 }}", "{{ messages | sum }}", "{{ foo.bar }}", "{{ m }"])
+def test_a_template_that_is_a_wrong_program_is_one_line(load: Load, wrong: str) -> None:
+    with pytest.raises(TemplateRefusal):
+        chat_texts(QUESTION, "x", load(wrong))
+    with pytest.raises(UserError, match=r"refuses a question: .*; mend the template, or set template: alpaca"):
+        chat_turn(load(wrong))
+
+
+def test_a_date_beside_the_system_message_alone(load: Load) -> None:
+    dated = "{% for m in messages %}{{ m.content + (strftime_now('%Y') if m.role == 'system' else '') }}|{% endfor %}"
+    tokenizer = load(dated)
+    assert chat_prompt(QUESTION, tokenizer).count("2024") == 0 and chat_prompt(SYSTEM, tokenizer).count("2024") == 1
+    assert writes_date(tokenizer)
 
 
 def test_the_date_is_the_same_every_day(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:

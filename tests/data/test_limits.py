@@ -56,6 +56,12 @@ def test_tokens_beyond_the_embeddings(folder: Path) -> None:
     assert "but the model has 5 embeddings" in refused(folder, Wanted(chat=True))
 
 
+def test_a_template_that_refuses_an_answer(folder: Path) -> None:
+    picky = "{% for m in messages %}{{ m.content if m.content != 'b' else raise_exception('no b') }}|{% endfor %}"
+    (folder / "chat_template.jinja").write_text(picky)
+    assert "refuses an answer: no b; mend the template" in refused(folder, Wanted(templates=["chat"]))
+
+
 def test_end_pad_and_chat_template(tmp_path: Path) -> None:
     bare = save_tokenizer(tmp_path / "bare", "bytes")
     assert "has no chat template; set it to false" in refused(bare, Wanted(chat=True))

@@ -25,8 +25,10 @@ from qtuning.data.chat import TemplateRefusal
 from qtuning.data.samples import Sample
 from qtuning.data.templates import render, turn_of
 from qtuning.data.tokenise import Tokenised, load_tokenizer, tokenise
+from qtuning.errors import UserError
 from qtuning.evaluation.replies import AskedModel
 from qtuning.experiment.cell import Evaluation
+from qtuning.files import read_json, write_json
 from qtuning.model.batch import pack
 
 ENDS = {
@@ -160,3 +162,12 @@ def test_both_backends_and_a_prompt_of_an_instruction_model(tmp_path: Path) -> N
         made: Any = pair.tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=False)
         assert pair.evaluated(conversation, chat=True)[0] == made
         assert pair.trained(conversation, "The Loire.", "chat")[1].prompt == len(made)
+
+
+def test_a_benchmark_with_tokens_beyond_the_embeddings_is_one_line(tmp_path: Path) -> None:
+    folder = save_tokenizer(tmp_path / "model", "bytes", "<s>")
+    asked = AskedModel(folder, Evaluation(benchmarks=("squad",), max_length=4096))
+    config = read_json(folder / "config.json")
+    write_json(folder / "config.json", config | {"vocab_size": 5})
+    with pytest.raises(UserError, match="but the model has 5 embeddings; load the model, call resize"):
+        asked.encode_pairs([("Question: q", " a")])
