@@ -11,6 +11,7 @@ from qtuning.errors import UserError
 _ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "metadata.json", "config.json")
 """Files beside the rows, which say something about them."""
 _NAME = rf"({'|'.join(map(re.escape, (*SUFFIXES, *CSV)))})(\.(gz|bz2|xz|zst))?$"
+_SHARD = r"(.*?)[-_.]?(\d+)[-_.]of[-_.](\d+)(.*)"
 _TEST = {"test", "validation", "valid", "val", "dev", "eval"}
 
 
@@ -86,11 +87,17 @@ def _check_once(files: Sequence[Path]) -> None:
             raise UserError(f"{other} and {file.name}: the pattern takes both; write the suffix of one form behind it")
 
 
+def others_of(files: Sequence[Path]) -> str | None:
+    """A pattern for all shards of a set, if only one was named: whoever does so may not know of the others."""
+    shard = re.fullmatch(_SHARD, files[0].name) if len(files) == 1 else None
+    return None if shard is None or int(shard[3]) <= 1 else f"{shard[1]}*{shard[4]}"
+
+
 def _check_complete(files: Sequence[Path]) -> None:
     """UserError if shards called NAME-0000I-of-0000N are not all there, or are of two sets."""
     numbers: dict[tuple[str, int], set[int]] = {}
     for file in files:
-        if (shard := re.fullmatch(r"(.*?)[-_.]?(\d+)[-_.]of[-_.](\d+)(.*)", file.name)) is not None:
+        if (shard := re.fullmatch(_SHARD, file.name)) is not None:
             before, number, count, behind = shard.groups()
             numbers.setdefault((f"{file.parent}/{before}*{behind}", int(count)), set()).add(int(number))
     counts = dict[str, int]()

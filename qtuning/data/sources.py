@@ -3,13 +3,14 @@
 import hashlib
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from qtuning.data.containers import read_file
 from qtuning.data.rows import Row
-from qtuning.data.shards import find_files
+from qtuning.data.shards import find_files, others_of
 from qtuning.errors import UserError
 from qtuning.experiment.cell import FileSource, HubSource, TrainSet
 from qtuning.files import file_digest
@@ -93,7 +94,12 @@ def read_rows(train_set: TrainSet, *, data_dir: Path | None, hub: Path | None = 
     """
     if isinstance(train_set.source, HubSource):
         return _hub(train_set.source, train_set, hub)
-    return chain.from_iterable(map(read_file, locate(train_set.source, data_dir=data_dir)))
+    files = locate(train_set.source, data_dir=data_dir)
+    rows = chain.from_iterable(map(read_file, files))
+    if (pattern := others_of(files)) is None:
+        return rows
+    remark = f"of one shard alone (source.file = {pattern} names all)"
+    return (replace(row, remarks=(*row.remarks, remark)) for row in rows)
 
 
 def _hub(source: HubSource, train_set: TrainSet, hub: Path | None) -> Iterator[Row]:
