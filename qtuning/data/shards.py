@@ -89,8 +89,9 @@ def _check_once(files: Sequence[Path]) -> None:
 
 def others_of(files: Sequence[Path]) -> str | None:
     """A pattern for all shards of a set, if only one was named: whoever does so may not know of the others."""
-    shard = re.fullmatch(_SHARD, files[0].name) if len(files) == 1 else None
-    return None if shard is None or int(shard[3]) <= 1 else f"{shard[1]}*{shard[4]}"
+    name = files[0].name
+    shard = re.fullmatch(_SHARD, name) if len(files) == 1 else None
+    return None if shard is None or int(shard[3]) <= 1 else f"{name[: shard.start(2)]}*{name[shard.end(2) :]}"
 
 
 def _check_complete(files: Sequence[Path]) -> None:

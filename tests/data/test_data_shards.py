@@ -145,6 +145,6 @@ def test_draws_may_have_shards(tmp_path: Path) -> None:
 def test_one_shard_alone_is_remarked(tmp_path: Path) -> None:
     """It may be on purpose; whoever copied one name of a download reads that there are more."""
     first, *_ = shards(tmp_path)
-    rows = list(read_rows(train_set(str(first)), data_dir=None))
-    assert {row.remarks for row in rows} == {("of one shard alone (source.file = train-*.parquet names all)",)}
-    assert not any(row.remarks for row in read_rows(train_set(str(tmp_path)), data_dir=None))
+    rows = list(read_rows(train_set(first), data_dir=None))
+    assert {row.remarks for row in rows} == {("of one shard alone (source.file = train-*-of-00003.parquet names all)",)}
+    assert not any(row.remarks for row in read_rows(train_set(tmp_path), data_dir=None))
