@@ -94,7 +94,7 @@ def test_an_invalid_experiment_is_told_to_who_asks_for_it(tmp_path: Path) -> Non
     with pytest.raises(UserError, match=f"{re.escape(str(broken))}: line 1: not valid YAML"):
         found.targets("broken")
     for name in ("table1-mini", "fig4-mini"):
-        with pytest.raises(UserError, match=r"scales/mini\.yaml: seeds\.1\.data = -1"):
+        with pytest.raises(UserError, match=r"scales/mini\.yaml: seeds\.1 = -1"):
             found.scores(name)
 
 

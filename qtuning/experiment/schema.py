@@ -90,6 +90,8 @@ def _method(value: Any) -> Any:
 def _seed(value: Any) -> Any:
     if isinstance(value, str | float | list):
         raise ValueError("is no seed; write a whole number in decimal digits, or {data: 0, pruner: 0, init: 0}")
+    if isinstance(value, int) and value < 0:
+        raise ValueError("is no seed; write 0 or a number above")
     return {"data": value, "pruner": value, "init": value} if isinstance(value, int) else value
 
 

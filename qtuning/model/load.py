@@ -10,7 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtuning.errors import UserError
+from safetensors import SafetensorError
+
+from qtuning.errors import UserError, one_line
 from qtuning.experiment.cell import GgufSource, Model, ShippedModelSource
 from qtuning.files import atomic_path, read_json
 from qtuning.hub.fetch import snapshot
@@ -53,6 +55,7 @@ def make_ready(model: Model, out: Path, hub: Path | None = None) -> None:
     else:
         path = Path(source.id).expanduser()
     check_folder(path)
+    check_whole(path)
     files = digests_of(path, (file for pattern in READ for file in path.glob(pattern)))
     write_sealed(
         out / MARKER,
@@ -143,6 +146,28 @@ def load_model(path: Path, dtype: str, empty: bool = False, quantization: str = 
     _check_loaded(path, loaded)
     model.config.use_cache = False
     return model
+
+
+def check_whole(path: Path) -> None:
+    """UserError for weights that the model in `path` lacks, or that transformers cannot load. Reads only their headers.
+
+    So it is told before anything is trained, and also of models that are only evaluated.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told below
+            device_map="meta",
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{path}: transformers cannot load it: {one_line(error)}") from None
+    _check_loaded(path, found[1])
 
 
 def _check_loaded(path: Path, loaded: Mapping[str, Any]) -> None:

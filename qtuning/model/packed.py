@@ -243,7 +243,13 @@ def check_packed_forward(model: PackedModel, samples: Sequence[Sample], device: 
         ours, _ = model.score(packed.to(device))
     except (AttributeError, TypeError, ValueError) as error:
         raise _refusal(causal_lm, f"the packed forward fails ({error})") from None
-    differences = (ours - model.own_nll(probes, packed.counts, device)).abs()
+    own = model.own_nll(probes, packed.counts, device)
+    if not own.isfinite().all():
+        raise UserError(
+            f"{type(causal_lm).__name__}: gives losses that are no numbers; its weights hold NaN or infinity, or "
+            f"numbers that are too large for {str(causal_lm.dtype).removeprefix('torch.')}"
+        )
+    differences = (ours - own).abs()
     # on a CPU, bitsandbytes multiplies by 4 bits in bfloat16 where no gradient is wanted
     bits = getattr(causal_lm, "is_loaded_in_4bit", False)
     exact = causal_lm.dtype == torch.float32 and not bits and not torch.is_autocast_enabled(device.type)

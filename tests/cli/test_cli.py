@@ -80,7 +80,7 @@ def test_all_errors_of_a_configuration_come_at_once_each_with_file_key_and_value
             "budgets.0 = 25: read by YAML as a number, which is no budget",
         ),
         ("seeds: [0, 1]", "seeds: [0, 0]", "seeds.1 = 0: is the same as seeds.0; leave it out"),
-        ("seeds: [0, 1]", "seeds: [-1]", "seeds.0.data = -1: input should be greater than or equal to 0"),
+        ("seeds: [0, 1]", "seeds: [-1]", "seeds.0 = -1: is no seed; write 0 or a number above"),
         ("full, epochs:", "full, epoks:", "training.epoks: unknown key; did you mean epochs?"),
         ("models: [mini]", "", "models: required, but not given"),
         ("train_sets: [mini]", "train_sets: [mini]\ntrain_sets: [mini]", "key 'train_sets' is written twice"),

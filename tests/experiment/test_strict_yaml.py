@@ -8,7 +8,7 @@ from config_files import Configs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qtuning.experiment.by_type import Wrong, by_type
+from qtuning.experiment.by_type import NOTHING, Wrong, by_type
 from qtuning.experiment.cell import Training, TrainSet
 from qtuning.experiment.schema import Experiment
 from qtuning.experiment.strict_yaml import parse_yaml
@@ -80,6 +80,7 @@ def test_names_keep_their_spelling(configs: Configs) -> None:
         ("seeds: 010", "seeds = '010': must be a list, in square brackets"),
         ("seeds: [0, 010]", "seeds.1 = '010': is no seed; write a whole number in decimal digits"),
         ("seeds: [1e3]", "seeds.0 = 1000.0: is no seed"),
+        ("seeds: [-1]", "seeds.0 = -1: is no seed; write 0 or a number above"),
         ("methods: [1e3]", "methods.0 = 1000.0: is no method; write its name"),
         ("budgets: [[25, 50]]", "budgets.0 = [25, 50]: is no budget; write per cent of samples x per cent of tokens"),
         ("limit_train: 010", "limit_train = '010': is no number; write plain decimal digits"),
@@ -195,4 +196,5 @@ def test_no_value_is_lost_or_invented(schema: Any, data: Any) -> None:
         if isinstance(value, bool) and schema.model_fields[key].annotation in (int, float):
             assert any(each.keys[0] == key for each in wrong)
         if not isinstance(value, list | dict | str):
-            assert found[key] == value or wrong
+            nothing = (value is None or value is False) and found[key] in NOTHING
+            assert found[key] == value or wrong or nothing

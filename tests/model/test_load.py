@@ -151,11 +151,18 @@ def test_weights_that_do_not_fit_the_configuration(tiny: Path, tmp_path: Path) -
         metadata={"format": "pt"},
     )
     write_json(folder / "config.json", config | {"tie_word_embeddings": False})
-    with pytest.raises(UserError, match=r"do not fit its config.json: lm_head.weight, which is missing; save model"):
-        models.load_model(folder, "float32")
+    for read in (models.check_whole, lambda path: models.load_model(path, "float32")):
+        with pytest.raises(
+            UserError, match=r"do not fit its config.json: lm_head.weight, which is missing; save model"
+        ):
+            read(folder)
     write_json(folder / "config.json", config | {"tie_word_embeddings": True, "vocab_size": config["vocab_size"] + 8})
-    with pytest.raises(UserError, match=r"embed_tokens.weight, which is \d+ x \d+ and should be \d+ x \d+"):
-        models.load_model(folder, "float32")
+    for read in (models.check_whole, lambda path: models.load_model(path, "float32")):
+        with pytest.raises(UserError, match=r"embed_tokens.weight, which is \d+ x \d+ and should be \d+ x \d+"):
+            read(folder)
+    write_json(folder / "config.json", config | {"model_type": "nobody-knows"})
+    with pytest.raises(UserError, match=r"transformers cannot load it: .*nobody-knows"):
+        models.check_whole(folder)
 
 
 def test_load_tokenizer_pads_without_growing(tiny: Path, tmp_path: Path) -> None:
