@@ -165,7 +165,7 @@ def check_whole(path: Path) -> None:
             trust_remote_code=False,
             local_files_only=True,
         )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UserError(f"{path}: transformers cannot load it: {one_line(error)}") from None
     _check_loaded(path, found[1])
 
