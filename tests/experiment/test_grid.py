@@ -425,7 +425,7 @@ def test_yaml_that_is_not_text(configs: Configs) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"models": "m"}, "models = 'm': input should be a valid list"),
+        ({"models": "m"}, "models = 'm': must be a list, in square brackets"),
         ({"budgets": []}, "budgets = []: list should have at least 1 item"),
         ({"seeds": ["a"]}, "seeds.0 = 'a'"),
         ({"limit_train": 0}, "limit_train = 0: input should be greater than 0"),
