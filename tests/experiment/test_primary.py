@@ -46,7 +46,7 @@ def test_what_an_experiment_is_made_for(written: Any, metric: str, comparisons: 
             "primary.comparisons.0 = 'q-tunig': no method of this experiment; did",
         ),
         ({"comparisons": [["q-tuning"]]}, "primary.comparisons.0.1: required, but not given"),
-        ({"comparisons": "all"}, "primary.comparisons = 'all': input should be a valid list"),
+        ({"comparisons": "all"}, "primary.comparisons = 'all': must be a list, in square brackets"),
     ],
 )
 def test_a_mistake_is_one_line(written: Any, complaint: str, configs: Configs) -> None:
