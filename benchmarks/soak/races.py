@@ -22,7 +22,8 @@ def race(folder: Path, kind: str, random: Random, expected: Mapping[str, Mapping
     targets = list(expected) if kind == SHARED else [EXPERIMENT, EXPERIMENT]
     commands = [command(target) for target in targets]
     if kind == ONE_CELL:
-        finish(Run(folder, options=("--until", "prepare", "configure")))
+        finish(Run(folder, options=("--until", "prepare")))
+        start(["-m", "qtuning", "cells", EXPERIMENT, "--write"], folder, folder.with_name(f"{folder.name}.log")).wait()
         cell = random.choice(sorted(folder.glob("results/configurations/*25x50*.json")))
         commands = [["-m", "qtuning", "train", str(cell), "--tracking", "disabled", "--checkpoint-seconds", "0"]] * 2
     logs = [folder.with_name(f"{folder.name}.{name}.log") for name in ("one", "other")]
