@@ -154,7 +154,11 @@ def check_whole(path: Path) -> None:
     So it is told before anything is trained, and also of models that are only evaluated.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    told, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # its report of missing weights; we say it in one line
+    logging.disable_progress_bar()
     try:
         found: Any = AutoModelForCausalLM.from_pretrained(
             path,
@@ -167,6 +171,10 @@ def check_whole(path: Path) -> None:
         )
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UserError(f"{path}: transformers cannot load it: {one_line(error)}") from None
+    finally:
+        logging.set_verbosity(told)
+        if bar:
+            logging.enable_progress_bar()
     _check_loaded(path, found[1])
 
 

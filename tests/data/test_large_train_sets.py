@@ -68,7 +68,7 @@ def test_the_mapped_file_belongs_to_the_samples(bpe_folder: Path, tmp_path: Path
     (tmp_path / TOKENS).unlink()  # an older version wrote none
     assert len(load_samples(tmp_path)) == 100 and (tmp_path / TOKENS).read_bytes() == before
     (tmp_path / TOKENS).write_bytes(before[:-4])
-    with pytest.raises(UserError, match=r"tokens\.int32: damaged \(its digest differs\); delete this file"):
+    with pytest.raises(UserError, match=r"tokens\.int32: damaged \(its digest differs\); delete it:"):
         load_samples(tmp_path)
     without_digests(tmp_path)
     with pytest.raises(
