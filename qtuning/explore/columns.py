@@ -77,7 +77,7 @@ def decisions_of(
     places = pl.DataFrame(
         {"sample": numbers, "place": range(len(numbers))}, schema={"sample": pl.Int64, "place": pl.UInt32}
     )
-    told = trace.join(places, on="sample").with_columns(told=pl.lit(True))
+    told = trace.join(places, on="sample", maintain_order="left").with_columns(told=pl.lit(True))
     ended = starts if whole else starts.head(len(starts) - 1)
     missing = ended.join(places, how="cross").join(told, on=["epoch", "sample"], how="anti")
     silent = missing.with_columns(

@@ -58,8 +58,9 @@ def collect_kinds(grids: Sequence[Grid], results: Path) -> tuple[pl.DataFrame, p
         if (known := kinds[folder]) is None:
             continue
         with collecting(trace):
-            rows = pl.read_parquet(trace).join(known, on="sample", how="inner")
-        counted = count_kinds(rows).join(known.group_by("kind").agg(of_kind=pl.len().cast(pl.Int64)), on="kind")
+            rows = pl.read_parquet(trace).join(known, on="sample", maintain_order="left")
+        whole = known.group_by("kind").agg(of_kind=pl.len().cast(pl.Int64))
+        counted = count_kinds(rows).join(whole, on="kind", maintain_order="left")
         counts.append(counted.select(pl.lit(name).alias("cell"), *list(QUADRANT_KINDS_SCHEMA)[1:]))
         pruning = cells[name].pruning
         options = {} if pruning is None else pruning.sample_options

@@ -122,6 +122,8 @@ def test_a_store_has_them_where_the_train_set_says_the_kinds(trained: Folders) -
     write_store([trained.grid], trained.results)
     store = Store(trained.results)
     assert store.quadrant_kinds["cell"].n_unique() == 4 and store.found_kinds["cell"].n_unique() == 2
+    order = ("cell", "epoch", "kind", "quadrant")
+    assert store.quadrant_kinds.equals(store.quadrant_kinds.sort(order)), "the same cells give the same bytes"
     cells = store.cells_of("mini")
     shares = shares_of_lines(store.quadrant_kinds, cells)
     ours = shares.filter((pl.col("method") == "q-tuning") & pl.col("epoch").is_null())
