@@ -1,10 +1,10 @@
 """What the experiments that are asked for want a base model to take, checked before anything is trained."""
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
+from qtuning.data.limits import Wanted, check_limits
 from qtuning.experiment.cell import Template
 from qtuning.experiment.ids import model_id
 from qtuning.files import file_digest, read_json, write_json
@@ -17,20 +17,11 @@ PASSED = "limits.json"
 """Beside a model's marker: which marker it is of, and the options of `qtuning base-model` that were checked with it."""
 
 
-class _Wants(NamedTuple):
-    """0: nothing is known to be wanted."""
-
-    cutoff: int
-    max_length: int
-    templates: Collection[Template]
-    chat: bool
-
-
 def limit_options(inputs: WorkflowInputs, model: str) -> str:
     """Options of `qtuning base-model` (data/limits.py). model: its name below results/models."""
-    wants = _wants(inputs, model)
-    options = {f"--template {name}" for name in wants.templates} | ({"--chat"} if wants.chat else set())
-    longest = {"--cutoff": wants.cutoff, "--max-length": wants.max_length}
+    wanted = _wanted(inputs, model)
+    options = {f"--template {name}" for name in wanted.templates} | ({"--chat"} if wanted.chat else set())
+    longest = {"--cutoff": wanted.cutoff, "--max-length": wanted.max_length}
     return " ".join([*(f"{name} {value}" for name, value in longest.items() if value), *sorted(options)])
 
 
@@ -48,14 +39,10 @@ def check_models(inputs: WorkflowInputs) -> None:
         passed = _passed(folder / PASSED, marker)
         if options in passed:
             continue
-        from qtuning.data.limits import Wanted, check_limits  # loads transformers
-
         path = folder / str(read_sealed(file, f"delete {file} and run again")["path"])
         if not path.is_dir():
             continue  # who needs it will say so
-        cutoff, max_length, templates, chat = _wants(inputs, model)
-        wanted = Wanted(cutoff or None, max_length or None, templates, chat)
-        check_limits(path, wanted)
+        check_limits(path, _wanted(inputs, model))
         write_json(folder / PASSED, {"marker": marker, "passed": [*passed, options]})
 
 
@@ -67,8 +54,8 @@ def _passed(file: Path, marker: str) -> list[str]:
         return []
 
 
-def _wants(inputs: WorkflowInputs, model: str) -> _Wants:
-    cutoffs, lengths, templates, chat = [0], [0], set[Template](), False
+def _wanted(inputs: WorkflowInputs, model: str) -> Wanted:
+    cutoffs, lengths, templates, chat = list[int](), list[int](), set[Template](), False
     for grid in (inputs.grids[name] for name in _asked(inputs)):
         cells = [cell for cell in grid.cells if model_id(cell.model) == model]
         cutoffs += [cell.training.cutoff for cell in cells if cell.training is not None]
@@ -76,7 +63,7 @@ def _wants(inputs: WorkflowInputs, model: str) -> _Wants:
         if cells and grid.evaluation is not None:
             lengths.append(grid.evaluation.max_length)
             chat |= grid.evaluation.chat_template
-    return _Wants(max(cutoffs), max(lengths), sorted(templates), chat)
+    return Wanted(max(cutoffs, default=None), max(lengths, default=None), sorted(templates), chat)
 
 
 def _asked(inputs: WorkflowInputs) -> Iterable[str]:
