@@ -4,11 +4,13 @@ A marker (train.json, scores.json, report.json, model.json) is written last. Its
 beside it, its `checksum` is that of its other entries. What an older version wrote has neither, and is read as it is.
 """
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from qtuning.errors import UserError, one_line
 from qtuning.files import canonical_json, file_digest, read_json, short_hash, write_json
 
 CHECKSUM, FILES = "checksum", "files"
+DIFFERS = "damaged (its digest differs)"
 HASHERS = 4  # files that are read at once
 _told: set[str] = set()
 
@@ -71,7 +74,15 @@ def check_files(folder: Path, digests: Mapping[str, str], again: str) -> None:
             raise UserError(f"{folder / name}: missing; {again}")
     for name, digest in digests_of(folder, [folder / name for name in digests]).items():
         if digest != digests[name]:
-            raise UserError(f"{folder / name}: damaged (its digest differs); {again}")
+            raise UserError(f"{folder / name}: {DIFFERS}; {again}")
+
+
+def check_open(handle: BufferedReader, path: Path, digest: str, again: str) -> None:
+    """UserError if an open file, that of `path`, has another digest than is written of it. It is at its start again."""
+    found = hashlib.file_digest(handle, "sha256").hexdigest()
+    handle.seek(0)
+    if found != digest:
+        raise UserError(f"{path}: {DIFFERS}; {again}")
 
 
 def tell_unverified(what: str) -> None:

@@ -163,6 +163,22 @@ class Folders:
             self.train(cell)
         self.evaluate(cell, score)
 
+    def answer(self, cell: Cell, shift: int = 0) -> None:
+        """Finish a cell and leave its items, every metric, as the evaluation writes them. shift: which are right."""
+        self.finish(cell)
+        rows = []
+        for name in self.grid.evaluation.benchmarks:
+            for item in range(ITEMS[name]):
+                place = name, item, f"{item:02d}{name}".encode().hex().ljust(64, "0"), f"{item // 2:016d}"
+                rows += [
+                    (*place, metric, float((item + number + shift) % 3 == 0))
+                    for number, metric in enumerate(METRICS[name])
+                ]
+                rows.append((*place, "nll", item / 7))
+        columns = ["benchmark", "item", "item_hash", "cluster", "metric", "score"]
+        frame = pl.DataFrame(rows, schema=columns, orient="row").with_columns(response=pl.lit("a"))
+        frame.write_parquet(self.folder(cell) / evaluation_id(self.grid.evaluation) / "items.parquet")
+
     def find(self, text: str) -> Cell:
         """The one cell whose id contains `text`."""
         (cell,) = [cell for cell in self.grid.cells if text in cell_id(cell)]

@@ -1,5 +1,6 @@
 """Whether a store already holds what it would collect: several commands of one workflow collect the same cells."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -95,10 +96,13 @@ def _cells(grid: Grid, paths: ResultPaths) -> Iterator[list[Any]]:
 
 def _stamps(folder: Path) -> list[list[Any]]:
     """[name, time of change in nanoseconds, size] of each file in a folder."""
-    if not folder.is_dir():
-        return []
-    files = [(entry.name, entry.stat()) for entry in os.scandir(folder) if entry.is_file()]
-    return sorted([name, found.st_mtime_ns, found.st_size] for name, found in files)
+    found = []
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):  # a temporary file of a job that is at work
+                if entry.is_file():
+                    found.append([entry.name, entry.stat().st_mtime_ns, entry.stat().st_size])
+    return sorted(found)
 
 
 def _files_of_store(results: Path) -> list[Path]:

@@ -5,10 +5,13 @@ items.parquet, steps.parquet, planes.parquet, localisation.parquet: by cell, sin
 watched.parquet, token_kinds.parquet and measured.parquet, which are there only if an experiment asks for them.
 """
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
+from io import BufferedReader
 from pathlib import Path
 
 import polars as pl
@@ -19,13 +22,14 @@ from qtuning.experiment.metrics import METRICS, MetricName
 from qtuning.experiment.yaml_files import nearest
 from qtuning.files import atomic_path
 from qtuning.locks import exclusive
-from qtuning.manifest import check_files, reading
+from qtuning.manifest import check_open, reading
 from qtuning.store.collect import collect, collect_items, collect_localisation, collect_planes, collect_steps, thinned
 from qtuning.store.fresh import collected, digest_in_store, is_collected, mark_collected, states_of
 from qtuning.store.observed import collect_measured, collect_token_kinds, collect_watched
 from qtuning.store.planted_kinds import collect_kinds
 from qtuning.store.schema import ITEM_SCHEMA, LATER, OPTIONAL, SCHEMAS
 
+LOCK = ".store.lock"
 AGAIN = "`qtuning tables EXPERIMENT` collects it anew"
 DETAILS = {
     "items": ("scores", ["cell", "evaluation"]),
@@ -43,6 +47,8 @@ class Store:
     """A store's files, each read once, when it is first asked for. UserError where one is missing or too old."""
 
     folder: Path
+    collecting: bool = False
+    """Whether this process writes the store, and holds its lock."""
 
     scores = _file("scores")
     """One row per experiment x cell x benchmark x metric."""
@@ -106,17 +112,18 @@ class Store:
 
     def scan(self, name: str) -> pl.LazyFrame:
         """A file (without .parquet) as it is now, read when rows are asked for."""
-        path = self.folder / f"{name}.parquet"
-        if name in OPTIONAL and not path.exists():
-            return pl.LazyFrame(schema=SCHEMAS[name])
-        if not path.exists():
+        path, columns = self.folder / f"{name}.parquet", list(SCHEMAS[name])
+        try:
+            file = self._open(name)
+        except FileNotFoundError:
+            if name in OPTIONAL:
+                return pl.LazyFrame(schema=SCHEMAS[name])
             raise UserError(
                 f"{path}: no such file; collect the experiment first (`qtuning tables EXPERIMENT`), "
                 "or name another store (--store FOLDER)"
-            )
-        self._check(name)
-        table, columns = pl.scan_parquet(path), list(SCHEMAS[name])
-        with reading(path, AGAIN):
+            ) from None
+        with reading(path, AGAIN), file:  # polars keeps a descriptor of its own
+            table = pl.scan_parquet(file)
             found = table.collect_schema().names()
         later = [column for column in LATER if column in columns and column not in found]
         table = table.with_columns(pl.lit(None).alias(column) for column in later)
@@ -125,24 +132,43 @@ class Store:
         return table.select(columns).cast(dict(SCHEMAS[name]))  # type: ignore[arg-type]  # a plain mapping of columns
 
     @cached_property
-    def _intact(self) -> set[str]:
-        """Files whose digests were compared with those that were collected: once, since readers ask for them often."""
+    def _intact(self) -> set[tuple[int, ...]]:
+        """Files that are what was collected. Each is compared once, since readers ask for them often."""
         return set()
 
-    def _check(self, name: str) -> None:
-        """UserError if a file is not the one that was collected. Where that is not known: if it cannot be read."""
+    def _open(self, name: str) -> BufferedReader:
+        """A file that is what was collected; UserError if it is not, FileNotFoundError if there is none.
+
+        Who reads what was opened reads what was compared, though another process may put a new file in its place.
+        """
+        lock = self.folder / LOCK
+        try:
+            return self._open_intact(name)
+        except UserError:
+            if self.collecting or not os.access(lock, os.W_OK):
+                raise
+        with exclusive(lock, "collecting scores"):  # by a process that had not written the digests yet
+            return self._open_intact(name)
+
+    def _open_intact(self, name: str) -> BufferedReader:
         import pyarrow.parquet
 
         path = self.folder / f"{name}.parquet"
-        if name in self._intact:
-            return
-        if (digest := digest_in_store(self.folder, name)) is not None:
-            check_files(self.folder, {path.name: digest}, AGAIN)
-        else:
-            with reading(path, AGAIN), pyarrow.parquet.ParquetFile(path) as file:
-                for _ in file.iter_batches():
-                    pass
-        self._intact.add(name)
+        with ExitStack() as opened:
+            file = opened.enter_context(path.open("rb"))
+            found = os.fstat(file.fileno())
+            identity = (found.st_dev, found.st_ino, found.st_mtime_ns)
+            if identity not in self._intact:
+                if (digest := digest_in_store(self.folder, name)) is not None:
+                    check_open(file, path, digest, AGAIN)
+                else:  # not known: whether it can be read
+                    with reading(path, AGAIN):
+                        for _ in pyarrow.parquet.ParquetFile(file).iter_batches():
+                            pass
+                    file.seek(0)
+                self._intact.add(identity)
+            opened.pop_all()
+            return file
 
     def rows_to_extend(self) -> dict[str, pl.LazyFrame]:
         """All files as they are now, each empty if it does not exist. All are empty if one of them cannot be used."""
@@ -163,9 +189,10 @@ def write_store(grids: Sequence[Grid], results: Path) -> None:
     cell's file is malformed or an experiment mixes evaluations that cannot be compared; the store is then left as it
     was.
     """
-    states = states_of(grids, results)
-    if is_collected(states, results):
-        return
+    states, lock = states_of(grids, results), results / LOCK
+    with exclusive(lock, "collecting scores"):
+        if is_collected(states, results):
+            return
     scores, cells = collect(grids, results)
     mine = cells["cell"].unique().to_list()
     quadrant_kinds, found_kinds = collect_kinds(grids, results)
@@ -183,8 +210,8 @@ def write_store(grids: Sequence[Grid], results: Path) -> None:
         "measured": collect_measured(mine, results),
     }
     names = [grid.experiment.name for grid in grids]
-    with exclusive(results / ".store.lock", "collecting scores"):
-        known_rows = Store(results).rows_to_extend()
+    with exclusive(lock, "collecting scores"):
+        known_rows = Store(results, collecting=True).rows_to_extend()
 
         def held(name: str) -> pl.LazyFrame:
             return known_rows.get(name, pl.LazyFrame(schema=SCHEMAS[name]))

@@ -22,22 +22,6 @@ from qtuning.train.journal import TRACE_SCHEMA
 FILES = ("scores", "cells", "items", "steps", "planes", "localisation")
 
 
-def answer(folders: Folders, cell: Cell, shift: int = 0) -> None:
-    """Finish a cell and leave its items, every metric, as the evaluation writes them."""
-    folders.finish(cell)
-    rows = []
-    for name in folders.grid.evaluation.benchmarks:
-        for item in range(ITEMS[name]):
-            place = name, item, f"{item:02d}{name}".encode().hex().ljust(64, "0"), f"{item // 2:016d}"
-            rows += [
-                (*place, metric, float((item + number + shift) % 3 == 0)) for number, metric in enumerate(METRICS[name])
-            ]
-            rows.append((*place, "nll", item / 7))
-    columns = ["benchmark", "item", "item_hash", "cluster", "metric", "score"]
-    frame = pl.DataFrame(rows, schema=columns, orient="row").with_columns(response=pl.lit("a"))
-    frame.write_parquet(folders.folder(cell) / evaluation_id(folders.grid.evaluation) / "items.parquet")
-
-
 def log(folders: Folders, cell: Cell, updates: int, **more: Any) -> None:
     """metrics.jsonl as training writes it; the loss of every third update is unknown."""
     lines = [
@@ -65,7 +49,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_items_are_those_of_the_metrics_that_a_user_chooses_from(folders: Folders) -> None:
     cell = folders.find("q-tuning-25x50-s0")
-    answer(folders, cell)
+    folders.answer(cell)
     write_store([folders.grid], folders.results)
     items = Store(folders.results).items
     assert dict(items.schema) == ITEM_SCHEMA
@@ -159,7 +143,7 @@ def test_other_experiments_stay_and_the_order_does_not_matter(folders: Folders, 
     other = make_folders(name="aaa", budgets=["25x50"], seeds=[0, 7])  # seed 0 at 25x50 is shared with mini
     for each in (folders, other):
         for cell in each.grid.cells:
-            answer(each, cell)
+            each.answer(cell)
             if not cell.zero_shot:
                 log(each, cell, 30)
                 decide(each, cell, 20)
@@ -182,7 +166,7 @@ def test_details_of_cells_that_are_gone_go(make_folders: Any) -> None:
     """An experiment whose cells have changed leaves nothing behind; a cell evaluated no more loses its items."""
     before, after = make_folders(seeds=[0, 1]), make_folders(seeds=[0])
     for cell in before.grid.cells:
-        answer(before, cell)
+        before.answer(cell)
         if not cell.zero_shot:
             log(before, cell, 3)
     write_store([before.grid], before.results)
