@@ -27,11 +27,10 @@ rule configure:
 
 
 # The only rule that uses the hub, on the machine that runs Snakemake: nodes often have no network. Progress goes to the
-# terminal. Which commit a branch was lies beside the output and not in it, since Snakemake deletes the outputs of a job
-# that it starts again.
+# terminal. Which commit a branch was lies beside the output.
 rule prefetch:
     output:
-        touch(ROOT / "hub/{repository}.fetched"),
+        update(ROOT / "hub/{repository}.fetched"),
     log:
         ROOT / "logs/prefetch/{repository}.log",
     localrule: True
@@ -45,6 +44,7 @@ rule prefetch:
         "fetch {wildcards.repository}"
     shell:
         "qtuning prefetch {wildcards.repository:q} --results {resources.results:q} {resources.data_dir} > {log:q}"
+        " && touch {output:q}"
 
 
 rule base_model:

@@ -6,7 +6,7 @@ rule contamination:
         fetched=ancient(lambda wildcards: HUB.of_check(wildcards.check)),
         stale=lambda wildcards: STALE.overlap(wildcards.check),
     output:
-        ROOT / "contamination/{check}.json",
+        update(ROOT / "contamination/{check}.json"),
     log:
         ROOT / "logs/contamination/{check}.log",
     conda:
