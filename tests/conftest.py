@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("qtuning", deadline=None)  # a loaded machine is slow, and nothing is wrong
+# a loaded machine is slow, and nothing is wrong
+settings.register_profile("qtuning", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("qtuning")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
