@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +110,12 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what writers that were killed left half-made in `folder`. Only for the sole writer of the folder."""
-    for pattern in LEFTOVERS:
+def remove_leftovers(folder: Path, names: Iterable[str] = ("*",)) -> None:
+    """Remove what writers that were killed left half-made of these files and folders in `folder`.
+
+    Only for who alone writes them: what another process is writing now looks the same.
+    """
+    for pattern in (f".{name}.{leftover[1:]}" for name in names for leftover in LEFTOVERS):
         for path in folder.glob(pattern):
             if path.is_dir():
                 shutil.rmtree(path)

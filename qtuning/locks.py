@@ -9,11 +9,12 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
 from qtuning import holders
+from qtuning.errors import UserError
 from qtuning.owners import make_folder, open_ours
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # Lustre mounted without `flock`; NFS without its lock daemon
@@ -52,6 +53,18 @@ def exclusive_if_free(lock_file: Path) -> Iterator[bool]:
             return
         with _named(handle):
             yield True
+
+
+def settled(check: Callable[[], object], lock_file: Path, purpose: str) -> None:
+    """`check`; if it raises UserError, once more when nobody holds the lock: its holder may be replacing files."""
+    try:
+        check()
+    except UserError:
+        if not os.access(lock_file, os.W_OK):
+            raise
+        with exclusive(lock_file, purpose):
+            pass
+        check()
 
 
 def is_held(lock_file: Path) -> bool:

@@ -107,6 +107,14 @@ def test_leftovers_of_the_killed_are_removed(tmp_path: Path) -> None:
     assert names(tmp_path) == [".hidden", "notes.tmp", "x"]
 
 
+def test_leftovers_of_others_stay(tmp_path: Path) -> None:
+    """Several jobs write to a cell's folder at once; each removes its own."""
+    for name in ("weights", "train.json", "evaluation-01234567"):
+        (tmp_path / f".{name}.0a1b2c3d.tmp").mkdir()
+    files.remove_leftovers(tmp_path, ("measured.json", "train.json"))
+    assert names(tmp_path) == [".evaluation-01234567.0a1b2c3d.tmp", ".weights.0a1b2c3d.tmp"]
+
+
 def test_json_round_trip_and_what_is_no_json(tmp_path: Path) -> None:
     target = tmp_path / "x.json"
     files.write_json(target, {"b": [1, 0.1, None], "a": "Zürich"})

@@ -1,9 +1,14 @@
-"""A results folder: what is unfinished, damaged or left over, and the repairs that cannot lose a result."""
+"""A results folder: what is unfinished, damaged or left over, and the repairs that cannot lose a result.
 
+Jobs may be at work there: files and folders come and go while they are looked at.
+"""
+
+import fnmatch
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -43,7 +48,8 @@ def look_at_results(paths: ResultPaths, thorough: bool = False) -> Iterator[Find
     for folder in sorted(path for path in root.glob("state/*") if path.is_dir()):
         yield from _look_at_state(folder, paths, at_work=folder.with_name(f"{folder.name}.lock") in held)
     for folder in cells:
-        yield from _look_at_cell(folder, thorough)
+        at_work = any(path.stem.startswith(folder.name) for path in held)
+        yield from _look_at_cell(folder, thorough and not at_work)
     for marker in sorted(root.glob(f"models/*/{MARKER}")):
         yield from _look_at_model(marker)
     for folder in sorted(path for path in root.glob("train_sets/*") if path.is_dir()):
@@ -98,8 +104,10 @@ def _look_at_cell(folder: Path, thorough: bool) -> Iterator[Finding]:
     if (folder / "failed.json").exists() and not marker.exists():
         reason = _reason(folder / "failed.json")
         yield Finding("problem", f"{folder.name}: failed: {reason}", f"mend the cause, then {AGAIN}")
-    jsons = [str(path.relative_to(folder)) for path in folder.rglob("*.json") if "weights" not in path.parts]
-    parquets = [str(path.relative_to(folder)) for path in folder.rglob("*.parquet")]
+    inside = [path.relative_to(folder) for path in _below(folder)]
+    finished = [path for path in inside if not any(part.startswith(".") for part in path.parts)]
+    jsons = [str(path) for path in finished if path.suffix == ".json" and "weights" not in path.parts]
+    parquets = [str(path) for path in finished if path.suffix == ".parquet"]
     damaged = list(_look_at_files(folder, sorted(jsons), sorted(parquets)))
     yield from damaged
     if thorough and not damaged:
@@ -171,7 +179,8 @@ def _look_at_model(marker: Path) -> Iterator[Finding]:
 
 def _look_at_leftovers(root: Path, at_work: bool) -> Iterator[Finding]:
     """Temporary files that killed writers left. Where a job is at work they may be its own."""
-    for path in sorted(path for pattern in LEFTOVERS for path in root.rglob(pattern)):
+    every = list(_below(root))
+    for path in sorted(path for path in every if any(fnmatch.fnmatch(path.name, pattern) for pattern in LEFTOVERS)):
         if _last_touched(path) < time.time() - UNTOUCHED:
             fix = None if at_work else partial(_delete, path)
             advice = "no job must be at work here for --repair to remove it" if at_work else "qtuning doctor --repair"
@@ -179,7 +188,17 @@ def _look_at_leftovers(root: Path, at_work: bool) -> Iterator[Finding]:
 
 
 def _last_touched(path: Path) -> float:
-    return max((each.lstat().st_mtime for each in [path, *path.rglob("*")] if each.exists()), default=time.time())
+    found = []
+    for each in (path, *_below(path)):
+        with suppress(FileNotFoundError):
+            found.append(each.lstat().st_mtime)
+    return max(found, default=time.time())
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Files and folders below a folder. Unlike `rglob` it bears that one goes while it looks."""
+    for place, folders, files in os.walk(folder):
+        yield from (Path(place, name) for name in (*folders, *files))
 
 
 def _delete(path: Path) -> str:

@@ -188,6 +188,10 @@ class ResultPaths:
         """Folder of a measurement of influence (influence.py)."""
         return self.root / "influence" / identity
 
+    def training_lock(self, cell: Cell) -> Path:
+        """Lock file of the training of a cell."""
+        return self.state(cell).with_name(f"{cell_id(cell)}.lock")
+
     def lock(self, identity: str) -> Path:
         """Lock file of the job of that name."""
         return self.root / "locks" / f"{identity}.lock"

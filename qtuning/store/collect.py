@@ -1,6 +1,7 @@
 """Cell folders -> the tables of the store that every experiment has (observed.py has the others)."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -15,6 +16,7 @@ from qtuning.experiment.ids import AUXILIARY, ResultPaths, cell_id, evaluation_i
 from qtuning.experiment.metrics import METRICS, metric_of
 from qtuning.experiment.yaml_files import validate
 from qtuning.files import canonical_json
+from qtuning.locks import settled
 from qtuning.store.comparable import check_comparable
 from qtuning.store.intact import (
     ANSWERS,
@@ -128,7 +130,8 @@ def collect(grids: Sequence[Grid], results: Path) -> tuple[pl.DataFrame, pl.Data
     for grid in grids:
         for cell in grid.cells:
             folder = results / "cells" / cell_id(cell)
-            check_cell(folder, unverified)
+            lock = ResultPaths(results).training_lock(cell)
+            settled(partial(check_cell, folder, unverified), lock, f"training {folder.name}")
             train = _Train.read(folder / "train.json")
             base = identity(grid, cell) | _costs(train) | _cut_responses(cell, ResultPaths(results))
             done = cell.zero_shot or (train is not None and train.status == "done")
@@ -147,7 +150,8 @@ def _scores(
     evaluation: Evaluation, cell: Cell, folder: Path, train: _Train | None, unverified: Unverified
 ) -> Iterator[dict[str, Any]]:
     path = folder / evaluation_id(evaluation) / "scores.json"
-    check_scores(path.parent, unverified)
+    lock = ResultPaths(folder.parent.parent).lock(f"{folder.name}-{path.parent.name}")
+    settled(partial(check_scores, path.parent, unverified), lock, f"evaluating {folder.name}")
     scores = _Scores.read(path)
     if scores is None or scores.status == "skipped":
         status, reason = _why_missing(cell, folder, train, scores)

@@ -89,8 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 marker = args.out / folders.outputs[-1]
                 if marker.exists() and not is_of_inputs(cell, folders):
                     marker.unlink()  # its data may come back while other outputs are of the data that there is now
-                for folder in (args.out, args.state):
-                    remove_leftovers(folder)
+                # others write to the cell's folder at this time: evaluations, probes, the training beside a measurement
+                remove_leftovers(args.out, {name.partition("/")[0] for name in folders.outputs})
+                remove_leftovers(args.state)
                 if args.measure:  # a measurement in two halves would be none
                     checkpoint.clear(args.state)
             train(
