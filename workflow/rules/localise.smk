@@ -10,7 +10,7 @@ rule localise:
         weights=ancient(lambda wildcards: INPUTS.weights(wildcards.cell)),
         stale=lambda wildcards: STALE.localisation(wildcards.cell),
     output:
-        ROOT / "cells/{cell}/localisation.json",
+        update(ROOT / "cells/{cell}/localisation.json"),
     log:
         ROOT / "logs/localise/{cell}.log",
     benchmark:

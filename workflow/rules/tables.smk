@@ -32,16 +32,16 @@ rule tables:
         lambda wildcards: INPUTS.scores(wildcards.experiment),
         stale=lambda wildcards: STALE.shown(wildcards.experiment),
     output:
-        markdown=ROOT / "tables/{experiment}.md",
-        csv=ROOT / "tables/{experiment}.csv",
-        latex=ROOT / "tables/{experiment}.tex",
+        markdown=update(ROOT / "tables/{experiment}.md"),
+        csv=update(ROOT / "tables/{experiment}.csv"),
+        latex=update(ROOT / "tables/{experiment}.tex"),
         html=report(
-            ROOT / "tables/{experiment}.html",
+            update(ROOT / "tables/{experiment}.html"),
             caption="../report/table.rst",
             category="Tables",
             labels={"experiment": "{experiment}"},
         ),
-        cost=multiext(str(ROOT / "tables/{experiment}.cost"), ".md", ".csv"),
+        cost=update(multiext(str(ROOT / "tables/{experiment}.cost"), ".md", ".csv")),
     log:
         ROOT / "logs/tables/{experiment}.log",
     wildcard_constraints:
@@ -68,24 +68,29 @@ rule tables:
 # Of a table that the paper prints scores in (all but 6 and 7) there is one more page: its numbers beside ours.
 use rule tables as tables_beside_the_paper with:
     output:
-        markdown=ROOT / "tables/{experiment}.md",
-        csv=ROOT / "tables/{experiment}.csv",
-        latex=ROOT / "tables/{experiment}.tex",
+        markdown=update(ROOT / "tables/{experiment}.md"),
+        csv=update(ROOT / "tables/{experiment}.csv"),
+        latex=update(ROOT / "tables/{experiment}.tex"),
         html=report(
-            ROOT / "tables/{experiment}.html",
+            update(ROOT / "tables/{experiment}.html"),
             caption="../report/table.rst",
             category="Tables",
             labels={"experiment": "{experiment}"},
         ),
-        cost=multiext(str(ROOT / "tables/{experiment}.cost"), ".md", ".csv"),
+        cost=update(multiext(str(ROOT / "tables/{experiment}.cost"), ".md", ".csv")),
         paper=report(
-            ROOT / "tables/{experiment}.paper.html",
+            update(ROOT / "tables/{experiment}.paper.html"),
             caption="../report/paper.rst",
             category="Tables",
             labels={"experiment": "{experiment}, beside the paper"},
         ),
-        beside=multiext(
-            str(ROOT / "tables/{experiment}"), ".paper.md", ".paper.csv", ".signs.csv"
+        beside=update(
+            multiext(
+                str(ROOT / "tables/{experiment}"),
+                ".paper.md",
+                ".paper.csv",
+                ".signs.csv",
+            )
         ),
     wildcard_constraints:
         experiment=r"table(?:[1-589]|1[0-5])(?:-[^/.]+)?",
@@ -97,9 +102,9 @@ rule localisation_table:
         lambda wildcards: INPUTS.cells_of(wildcards.experiment),
         stale=lambda wildcards: STALE.shown(wildcards.experiment),
     output:
-        markdown=ROOT / "tables/{experiment}.localisation.md",
+        markdown=update(ROOT / "tables/{experiment}.localisation.md"),
         csv=report(
-            ROOT / "tables/{experiment}.localisation.csv",
+            update(ROOT / "tables/{experiment}.localisation.csv"),
             caption="../report/localisation.rst",
             category="Tables",
             labels={"experiment": "{experiment}, planted errors"},
@@ -122,9 +127,9 @@ rule localisation_table:
 
 use rule localisation_table as tokens_table with:
     output:
-        markdown=ROOT / "tables/{experiment}.tokens.md",
+        markdown=update(ROOT / "tables/{experiment}.tokens.md"),
         csv=report(
-            ROOT / "tables/{experiment}.tokens.csv",
+            update(ROOT / "tables/{experiment}.tokens.csv"),
             caption="../report/tokens.rst",
             category="Tables",
             labels={"experiment": "{experiment}, kinds of tokens"},
@@ -138,9 +143,9 @@ use rule localisation_table as tokens_table with:
 
 use rule localisation_table as efficiency_table with:
     output:
-        markdown=ROOT / "tables/{experiment}.efficiency.md",
+        markdown=update(ROOT / "tables/{experiment}.efficiency.md"),
         csv=report(
-            ROOT / "tables/{experiment}.efficiency.csv",
+            update(ROOT / "tables/{experiment}.efficiency.csv"),
             caption="../report/efficiency.rst",
             category="Tables",
             labels={"experiment": "{experiment}, time and memory"},
@@ -154,9 +159,9 @@ use rule localisation_table as efficiency_table with:
 
 use rule localisation_table as kinds_table with:
     output:
-        markdown=ROOT / "tables/{experiment}.kinds.md",
+        markdown=update(ROOT / "tables/{experiment}.kinds.md"),
         csv=report(
-            ROOT / "tables/{experiment}.kinds.csv",
+            update(ROOT / "tables/{experiment}.kinds.csv"),
             caption="../report/kinds.rst",
             category="Tables",
             labels={"experiment": "{experiment}, planted kinds of samples"},
@@ -173,9 +178,9 @@ rule instrument:
         lambda wildcards: INPUTS.scores(wildcards.experiment),
         stale=lambda wildcards: STALE.shown(wildcards.experiment),
     output:
-        markdown=ROOT / "tables/{experiment}.instrument.md",
+        markdown=update(ROOT / "tables/{experiment}.instrument.md"),
         csv=report(
-            ROOT / "tables/{experiment}.instrument.csv",
+            update(ROOT / "tables/{experiment}.instrument.csv"),
             caption="../report/instrument.rst",
             category="Tables",
             labels={"experiment": "{experiment}, what it can tell apart"},
@@ -203,11 +208,11 @@ rule likelihood_tables:
         lambda wildcards: INPUTS.scores(wildcards.experiment),
         stale=lambda wildcards: STALE.shown(wildcards.experiment),
     output:
-        markdown=ROOT / "tables/{experiment}.{metric}.md",
-        csv=ROOT / "tables/{experiment}.{metric}.csv",
-        latex=ROOT / "tables/{experiment}.{metric}.tex",
+        markdown=update(ROOT / "tables/{experiment}.{metric}.md"),
+        csv=update(ROOT / "tables/{experiment}.{metric}.csv"),
+        latex=update(ROOT / "tables/{experiment}.{metric}.tex"),
         html=report(
-            ROOT / "tables/{experiment}.{metric}.html",
+            update(ROOT / "tables/{experiment}.{metric}.html"),
             caption="../report/table.rst",
             category="Tables",
             labels={"experiment": "{experiment}, {metric}"},
