@@ -100,6 +100,12 @@ def command(root: Path, cell: Cell, out: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "qtuning.train", *map(str, arguments)]
 
 
+def slowly(command: list[str], updates: int) -> list[str]:
+    """A command that trains, to be killed after so many updates: from then on it takes its time."""
+    module = command.index("qtuning.train")
+    return [*command[: module - 1], str(Path(__file__).with_name("slowly.py")), str(updates), *command[module + 1 :]]
+
+
 def run(root: Path, cell: Cell, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(root, cell, out, *more), capture_output=True, text=True, env=environment(), check=False
@@ -204,7 +210,7 @@ def test_killed_cell_goes_on_to_the_same_result(
     cell = a_cell(ground, "q-tuning")
     every_update = ("--checkpoint-seconds", "0") if death == signal.SIGKILL else ()
     with subprocess.Popen(
-        command(ground, cell, tmp_path, *every_update),
+        slowly(command(ground, cell, tmp_path, *every_update), after),
         env=environment(),
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -235,7 +241,7 @@ def test_what_a_pruner_knows_of_the_past_survives_a_kill(ground: Path, tmp_path:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     assert run(ground, cell, straight).returncode == 0
     with subprocess.Popen(
-        command(ground, cell, killed, "--checkpoint-seconds", "0"),
+        slowly(command(ground, cell, killed, "--checkpoint-seconds", "0"), 7),
         env=environment(),
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -338,7 +344,7 @@ def test_lora_cell_keeps_only_the_adapter_and_resumes(ground: Path, tmp_path: Pa
     cell = a_cell(ground, "random+random", tuning="lora")
     assert run(ground, cell, tmp_path / "whole").returncode == 0
     with subprocess.Popen(
-        command(ground, cell, tmp_path / "cut", "--checkpoint-seconds", "0"),
+        slowly(command(ground, cell, tmp_path / "cut", "--checkpoint-seconds", "0"), 2),
         env=environment(),
         stdout=subprocess.DEVNULL,
     ) as process:
@@ -430,7 +436,9 @@ def test_an_update_that_does_not_divide_is_refused(ground: Path, tmp_path: Path)
 def test_state_of_another_configuration_is_refused(ground: Path, tmp_path: Path) -> None:
     cell = a_cell(ground, "full")
     with subprocess.Popen(
-        command(ground, cell, tmp_path, "--checkpoint-seconds", "0"), env=environment(), stdout=subprocess.DEVNULL
+        slowly(command(ground, cell, tmp_path, "--checkpoint-seconds", "0"), 2),
+        env=environment(),
+        stdout=subprocess.DEVNULL,
     ) as process:
         wait_for_updates(tmp_path / "state" / "x" / "metrics.jsonl", 2)
         process.kill()

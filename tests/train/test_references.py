@@ -14,6 +14,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from test_cell import slowly, wait_for_updates
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -202,13 +203,13 @@ def test_a_killed_cell_with_references_ends_the_same(ground: Path, evolved: tupl
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     for each in (references_of(cell)[-1], cell):
         metrics = tmp_path / "state" / cell_id(each) / "metrics.jsonl"
-        arguments = command(ground, each, tmp_path, "--checkpoint-seconds", "0")
+        arguments = slowly(command(ground, each, tmp_path, "--checkpoint-seconds", "0"), 1)
         with subprocess.Popen(
             arguments, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         ) as process:
-            while process.poll() is None and not (metrics.exists() and metrics.read_text()):
-                pass
+            wait_for_updates(metrics, 2)
             process.send_signal(signal.SIGKILL)
+        assert not (tmp_path / "cells" / cell_id(each) / "train.json").exists()
         train(ground, each, tmp_path)
         one, other = (
             load_file(root / "cells" / cell_id(each) / "weights/model.safetensors") for root in (out, tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from offline_runs import offline_runs
-from test_cell import a_cell, command, environment, ground, wait_for_updates
+from test_cell import a_cell, command, environment, ground, slowly, wait_for_updates
 
 from qtuning.experiment.ids import cell_id
 
@@ -19,7 +19,7 @@ OFFLINE = ("--tracking", "offline", "--group", "mine", "--group", "other", "--va
 def test_killed_and_resumed_is_one_run(ground: Path, tmp_path: Path) -> None:
     cell = a_cell(ground, "q-tuning")
     every_update = command(ground, cell, tmp_path, *OFFLINE, "--checkpoint-seconds", "0")
-    with subprocess.Popen(every_update, env=environment(), stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(slowly(every_update, 7), env=environment(), stderr=subprocess.DEVNULL) as process:
         wait_for_updates(tmp_path / "state" / "x" / "metrics.jsonl", 7)
         process.send_signal(signal.SIGKILL)
     assert len(list(tmp_path.glob("wandb/wandb/offline-run-*"))) == 1
