@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,17 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("qtuning", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("qtuning")
 
+# of who runs the tests, and not of what is tested: colours and widths of what is printed, logins and proxies, settings
+# of programs that tests start, the job in which they run
+for name in filter(
+    re.compile(
+        r"(?i:\w+_proxy)|(FORCE|NO)_COLOR|PY_COLORS|GITHUB_ACTIONS|TTY_\w+|COLUMNS|LINES|TERMINAL_WIDTH|PYTHONWARNINGS"
+        r"|(QTUNING|WANDB|SLURM|SNAKEMAKE|MASTER)_\w+|(HF|HUGGING_FACE_HUB)_TOKEN\w*|HF_ENDPOINT"
+        r"|HF_HUB_DISABLE_PROGRESS_BARS|TQDM_\w+|TRANSFORMERS_VERBOSITY|RANK|LOCAL_RANK|WORLD_SIZE|NODE_RANK"
+    ).fullmatch,
+    list(os.environ),
+):
+    del os.environ[name]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -36,9 +48,13 @@ SHAPE: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def no_accelerator_left_over() -> Iterator[None]:
-    """accelerate keeps its precision for the whole process: a test in bfloat16 must not set that of the next one."""
+def nothing_left_over() -> Iterator[None]:
+    """accelerate keeps its precision for the whole process: a test in bfloat16 must not set that of the next one.
+
+    And wandb tells all processes that this one starts where its service is, which may end with the test.
+    """
     yield
+    os.environ.pop("WANDB_SERVICE", None)
     if (state := sys.modules.get("accelerate.state")) is not None:
         state.AcceleratorState._reset_state()
 

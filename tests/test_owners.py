@@ -2,10 +2,11 @@
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from two_users import open_to_all
 
 from qtuning.errors import UserError
 from qtuning.locks import exclusive, exclusive_if_free, is_held, remove_lock
@@ -42,11 +43,12 @@ def take(lock: Path) -> None:
 
 
 @pytest.fixture
-def open_path(tmp_path: Path) -> Path:
-    """A folder that all users reach."""
-    for folder in (tmp_path, *tmp_path.parents):
-        folder.chmod(folder.stat().st_mode | 0o055)
-    return tmp_path
+def open_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder that all users reach, under the usual umask."""
+    open_to_all(tmp_path)
+    mask = os.umask(0o022)
+    yield tmp_path
+    os.umask(mask)
 
 
 def put_socket(path: Path) -> None:

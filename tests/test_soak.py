@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -16,12 +15,14 @@ REPOSITORY = Path(__file__).parent.parent
 WRITER = """
 import os, sys
 handle = os.open("file", os.O_WRONLY | os.O_CREAT)
+print("ready", flush=True)
 sys.stdin.readline()
 print(os.write(handle, b"x" * 2**25))
 print(os.write(handle, b"x" * 2**25))
 """
 EATER = """
 import sys
+print("ready", flush=True)
 sys.stdin.readline()
 print(len(b"x" * 2**30))
 """
@@ -54,9 +55,7 @@ def begin(program: str, folder: Path) -> "subprocess.Popen[str]":
 )
 def test_a_process_is_struck(soak: Any, tmp_path: Path, act: str, program: str, printed: str, error: str) -> None:
     with begin(program, tmp_path) as process:
-        until = time.monotonic() + 20
-        while program == WRITER and not (tmp_path / "file").exists() and time.monotonic() < until:
-            time.sleep(0.01)
+        assert process.stdout.readline() == "ready\n", "no limit strikes the start of Python"
         (found,) = soak.micro.processes(tmp_path)
         assert found.pid == process.pid
         soak.strikes.ACTS[act](found, tmp_path, Random(0))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from nvml_stand_in import Card, NvmlStandIn
+from two_users import open_to_all
 
 from qtuning.errors import UserError
 from qtuning.gpus import lease as leases
@@ -24,7 +25,7 @@ from qtuning.gpus.device import Device
 from qtuning.gpus.lease import lease
 devices = [Device(name, name, f"GPU {name}") for name in "01"]
 print(",".join(device.name for device in lease(int(sys.argv[1]), devices, Path(sys.argv[2]))), flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -49,7 +50,7 @@ def test_two_jobs_never_share_a_device_and_a_killed_one_frees_it(tmp_path: Path)
             assert third.stdout
             started = time.monotonic()
             assert third.stdout.readline().strip() in ("0", "1")
-            assert time.monotonic() - started < 30
+            assert time.monotonic() - started < 120
             third.kill()
         second.kill()
 
@@ -159,8 +160,7 @@ def test_the_locks_are_in_one_place_whatever_tmpdir_says(monkeypatch: pytest.Mon
 def test_two_users_share_the_locks(tmp_path: Path) -> None:
     """The first has the strictest umask; the second may read the lock and nothing else."""
     (device,) = numbered("0")
-    for folder in tmp_path.parents:
-        folder.chmod(folder.stat().st_mode | 0o055)
+    open_to_all(tmp_path)
     tmp_path.chmod(0o1777)
     mask = os.umask(0o077)
     try:

@@ -385,7 +385,7 @@ def test_two_processes_are_one_with_twice_the_accumulation(tiny_llama: Any, tmp_
         | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
         check=False,
     )
     assert launched.returncode == 0, launched.stderr[-3000:]

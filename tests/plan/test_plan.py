@@ -66,11 +66,11 @@ def test_the_papers_protocol_asks_its_items(configs: Path, experiment: Callable[
 
 
 def test_the_bill_of_the_papers_large_tables(configs: Path, tmp_path: Path) -> None:
-    """It must come in 15 seconds at most; on two busy cores it took 4."""
+    """It must come in 15 seconds of the processor at most; on two busy cores it took 4."""
     names = ("table1", "table2", "table8", "table9", "table10", "table11", "table12")
-    started = time.monotonic()
+    started = time.process_time()
     found = bill(configs, tmp_path, *names)
-    assert time.monotonic() - started < 15
+    assert time.process_time() - started < 15
     trainings = {row.experiment: row.trainings for row in found.rows}
     # full data, and the models themselves, are paid in the first table that has them
     assert trainings == dict(zip(names, (36, 54, 70 - 2, 104 - 2, 52, 52 - 1, 105 - 3), strict=True))

@@ -203,7 +203,7 @@ class TestBroken:
             for record in records(50):
                 mirror.log(record)
             mirror.finish()
-            assert time.monotonic() - started < 2.0 + 20, "its limit and wandb's own grace, on a busy machine"
+            assert time.monotonic() - started < 2.0 + 60, "its limit and wandb's own grace, on a busy machine"
         captured = capfd.readouterr()
         assert mirror.failure is not None
         assert captured.err.count("wandb: not mirroring") == 1

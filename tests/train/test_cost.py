@@ -19,9 +19,10 @@ def test_summary_and_memory() -> None:
 
 def test_a_stopwatch_goes_by_the_clock_on_a_cpu() -> None:
     watch = Stopwatch(torch.device("cpu"))
+    before = time.perf_counter()
     start = watch.mark()
     time.sleep(0.02)
-    assert 0.02 <= watch.seconds(start, watch.mark()) < 1.0
+    assert 0.02 <= watch.seconds(start, watch.mark()) <= time.perf_counter() - before
     assert watch.seconds(1.5, 4.0) == 2.5
 
 
