@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
+from ports import free_port
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "srun")
 CLIENTS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo", "sacct", "sacctmgr")
 SYSTEM = "/usr/sbin:/sbin"  # Debian's daemons; not on every user's PATH
-PATIENCE = 60.0
+PATIENCE = 180.0
 FAKE_GPUS = ("/dev/null", "/dev/zero")  # Slurm hands out any device file as a GPU
 
 SLURM_CONF = """
@@ -74,7 +75,7 @@ class Cluster:
         settings = {"folder": folder, "user": user, "cores": cores, "host": socket.gethostname().partition(".")[0]}
         for name in ("state", "spool", "bin"):
             (folder / name).mkdir()
-        conf = SLURM_CONF.format(**settings, controller_port=_free_port(), node_port=_free_port())
+        conf = SLURM_CONF.format(**settings, controller_port=free_port(), node_port=free_port())
         (folder / "slurm.conf").write_text(conf)
         (folder / "gres.conf").write_text("".join(f"NodeName=node Name=gpu File={device}\n" for device in FAKE_GPUS))
         for name in CLIENTS:
@@ -156,12 +157,6 @@ class Cluster:
 def end_with_parent() -> None:
     """For a process that must not outlive a killed test."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @contextlib.contextmanager

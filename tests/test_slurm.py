@@ -118,7 +118,7 @@ def test_a_job_that_is_lost_with_its_node_goes_on(slurm: Cluster, here: Path, tm
     slurm.wait_until_down()
     slurm.start_node()
     lost = [job["JobId"] for job in queue(slurm) if job["JobState"] == "PENDING"]
-    assert len(lost) == 1, queue(slurm)
+    assert len(lost) in (1, 2), queue(slurm)  # the zero-shot evaluation may have been at work beside the training
     finish(running, folder)
     assert table(folder) == table(here)
     trained = "\n".join(path.read_text() for path in folder.glob("results/logs/train/*.log"))

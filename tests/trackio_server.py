@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -12,15 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ports import free_port
+
 
 @contextmanager
 def trackio_server(results: Path) -> Iterator[str]:
     """The address, ending in a slash, at which the runs below `results` are shown."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
     environment = os.environ | {
         "TRACKIO_DIR": str(results / "trackio"),
-        "GRADIO_SERVER_PORT": port,
+        "GRADIO_SERVER_PORT": str(free_port()),
         "GRADIO_NUM_PORTS": "1",
         "HF_HUB_OFFLINE": "1",
         "BROWSER": "true",  # it opens one

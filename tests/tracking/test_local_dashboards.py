@@ -90,6 +90,19 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "results"
 
 
+def _pointed_at(page: Any, plot: Any) -> dict[str, str]:
+    """What is said of the point in the middle of a plot. A plot that is drawn again meanwhile forgets the mouse."""
+    canvas, tip = plot.locator("canvas"), page.locator("#vg-tooltip-element.visible")
+    for attempt in range(60):
+        box = canvas.bounding_box()
+        canvas.hover(position={"x": box["width"] / 2 + attempt % 2, "y": box["height"] / 2})
+        page.wait_for_timeout(500)
+        keys, values = (tip.locator(part).all_inner_texts() for part in (".key", ".value"))
+        if keys and len(keys) == len(values):
+            return dict(zip(keys, values, strict=True))
+    raise AssertionError("nothing is said of the points")
+
+
 @pytest.mark.slow
 def test_trackio_in_a_browser(browser: Any, tracked: Path) -> None:
     """Runs, a curve, a point of it, the configuration and the table of scores, as they were logged."""
@@ -103,10 +116,7 @@ def test_trackio_in_a_browser(browser: Any, tracked: Path) -> None:
             page.get_by_text(run, exact=True).first.wait_for()
         plot = page.locator("[data-metric=loss]").first
         plot.scroll_into_view_if_needed()
-        plot.locator("canvas").hover()
-        tip = page.locator("#vg-tooltip-element.visible")
-        tip.wait_for()
-        told = dict(zip(tip.locator(".key").all_inner_texts(), tip.locator(".value").all_inner_texts(), strict=True))
+        told = _pointed_at(page, plot)
         assert told["series_key"] == cell.name
         assert float(told["loss"]) == pytest.approx(lines[int(told["step"])]["loss"])
         with page.expect_download() as download:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from ports import free_port
 from torch import distributed
 
 from qtuning.train.exchange import (
@@ -46,7 +47,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("two")
     subprocess.run(
         [sys.executable, __file__, str(folder)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
         check=True,
         timeout=300,
     )
@@ -94,10 +95,6 @@ def main(rank: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        sys.argv.append(str(free.getsockname()[1]))
+    sys.argv.append(str(free_port()))
     child = os.fork()
     main(int(child == 0), Path(sys.argv[1]))

@@ -5,13 +5,13 @@ Run as a script (`test_shards.py FOLDER PORT`) it forks the two processes.
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from ports import free_port
 from torch import distributed
 
 from qtuning.train.shards import check_shards, read_shards, write_shards
@@ -25,11 +25,10 @@ TENSORS = {
 
 @pytest.mark.slow
 def test_every_slice_has_a_digest_where_nodes_do_not_see_the_files_of_others(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, __file__, str(tmp_path), port], env=environment, check=True, timeout=300)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    subprocess.run(
+        [sys.executable, __file__, str(tmp_path), str(free_port())], env=environment, check=True, timeout=300
+    )
     for name, tensors in TENSORS.items():
         told = [json.loads((tmp_path / f"{name}-{rank}.json").read_text()) for rank in (0, 1)]
         files = {path.name for path in (tmp_path / name).iterdir()}
