@@ -29,7 +29,7 @@ def follower(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.01)

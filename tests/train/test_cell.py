@@ -117,7 +117,7 @@ def environment() -> dict[str, str]:
 
 
 def wait_for_updates(metrics: Path, count: int) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         if metrics.exists() and len(metrics.read_text().splitlines()) >= count:
             return

@@ -81,7 +81,7 @@ def has_ended(process: psutil.Process) -> bool:
         return True
 
 
-def wait_until(true: object, what: str, seconds: float = 60.0) -> None:
+def wait_until(true: object, what: str, seconds: float = 300.0) -> None:
     deadline = time.monotonic() + seconds
     assert callable(true)
     while not true():
