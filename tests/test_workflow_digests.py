@@ -94,16 +94,27 @@ def test_changed_data_train_what_reads_them(finished: Path, tmp_path: Path) -> N
 def test_a_training_that_finished_when_its_workflow_was_killed(tmp_path: Path) -> None:
     folder = prepared(tmp_path)
     with subprocess.Popen(command(target="digests"), cwd=folder, stdout=subprocess.DEVNULL) as process:
-        while not (found := list(folder.glob("results/cells/*/train.json"))):
-            assert process.poll() is None
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
+        try:
+            _wait_for(folder, "results/logs/train/*.log", process)
+            process.send_signal(signal.SIGSTOP)  # it must not see the end of the training
+            found = _wait_for(folder, "results/cells/*/train.json", process)
+        finally:
+            process.send_signal(signal.SIGKILL)
     written = found[0].stat().st_ino, found[0].read_bytes()
     assert list(folder.glob(".snakemake/incomplete/*")), "for Snakemake, its outputs are half made"
     snakemake(folder, target="digests")
     assert (found[0].stat().st_ino, found[0].read_bytes()) == written
     assert "already done" in next(folder.glob("results/logs/train/*.log")).read_text()
     assert (folder / "results/tables/digests.md").exists() and not list(folder.glob("results/cells/*/weights"))
+
+
+def _wait_for(folder: Path, pattern: str, process: "subprocess.Popen[bytes]") -> list[Path]:
+    """The files of a pattern, once there are some."""
+    deadline = time.monotonic() + 600
+    while not (found := list(folder.glob(pattern))):
+        assert process.poll() is None and time.monotonic() < deadline, pattern
+        time.sleep(0.005)
+    return found
 
 
 def test_two_experiments_that_share_a_cell_run_at_once(tmp_path: Path) -> None:
