@@ -136,6 +136,22 @@ def test_weights_are_wanted_by_what_is_not_done(inputs: WorkflowInputs) -> None:
     assert sorted(Stale(inputs).wanted(["own"])) == sorted([first, other]) == sorted(Stale(inputs).going(["own"]))
 
 
+def test_who_has_lost_scores_and_replies_is_asked_again(inputs: WorkflowInputs) -> None:
+    (cell, *_), (evaluation,) = inputs.cells, inputs.evaluations
+    places = inputs.cells[cell], inputs.evaluations[evaluation]
+    scores, replies = inputs.paths.evaluation(*places) / "scores.json", inputs.paths.replies(*places)
+    told = scores.read_text()
+    scores.unlink()
+    assert not Stale(inputs).replies(cell, evaluation), "never asked: Snakemake sees to it"
+    write_json(inputs.paths.asked(*places), {})
+    assert Stale(inputs).replies(cell, evaluation)
+    write_json(replies, {})
+    assert not Stale(inputs).replies(cell, evaluation)
+    replies.unlink()
+    scores.write_text(told)
+    assert not Stale(inputs).replies(cell, evaluation)
+
+
 def test_tables_are_stale_without_what_they_show_or_when_they_show_other_things(inputs: WorkflowInputs) -> None:
     """Snakemake makes no missing input for a table that is there; why it made that, it forgets with `.snakemake`."""
     assert Stale(inputs).shown("own"), "the overlap is missing"

@@ -150,7 +150,7 @@ def test_a_table_by_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     text = (folder / "results/tables/micro.md").read_text()
     assert "–" not in table(folder), "no holes"
     assert "backend vllm" in text and "6 items of each benchmark (a draw with seed 0)" in text
-    assert not list(folder.glob("results/replies/*/*.json")), "what is marked goes"
+    assert not list(folder.glob("results/replies/*/*.replies.json")), "what is marked goes"
     assert "Nothing to be done" in snakemake(folder)
 
 

@@ -83,7 +83,7 @@ def _look_at_state(folder: Path, paths: ResultPaths, at_work: bool) -> Iterator[
             yield Finding("problem", text, "qtuning doctor --repair moves it to results/refused", move)
             return
     if update is None and not (folder / "metrics.jsonl").exists():
-        return  # of no training: replies of vLLM that wait for their own job
+        return  # of no training: replies of vLLM that an older version kept there, marks of what is stale
     age = (time.time() - folder.stat().st_mtime) / 3600
     where = "before its first checkpoint" if update is None else f"after update {update}"
     yield Finding(

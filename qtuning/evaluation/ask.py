@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qtuning.errors import UserError
+from qtuning.evaluation.inputs import is_evaluated, read_inputs
 from qtuning.evaluation.run import check_weights, folders_of, ready_tasks, trained_template, why_skipped, work_through
 from qtuning.experiment.cell import Cell, Evaluation
 from qtuning.experiment.ids import ResultPaths, cell_id, evaluation_id, model_id
@@ -91,17 +92,18 @@ def ask_cell(
     beside: Iterable[Cell] = (),
     hold_gpu: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write what the weights of a cell reply to an evaluation (`paths.replies`), for `evaluate_cell` to mark.
+    """Write what the weights of a cell reply to an evaluation (`paths.replies`), for `evaluate_cell` to mark, and then
+    that they did (`paths.asked`). Nothing is asked where there are scores already, or replies.
 
     The caller holds the cell's lock of this evaluation. beside: cells that the same evaluation is wanted of. hold_gpu:
     called before the GPU is needed. Killed, it goes on with the cells that are left. UserError where the cell is not
     trained, or vLLM cannot run it.
     """
-    target, kept = paths.replies(cell, evaluation), _kept(cell, evaluation, paths)
     if (reason := why_skipped(cell, paths)) is not None:
-        write_json(target, {"skipped": reason})
+        write_json(paths.asked(cell, evaluation), {"skipped": reason})
         return
-    if not _answered(cell, evaluation, paths):
+    inputs = read_inputs(cell, evaluation, paths, data_dir)
+    if not _answered(cell, evaluation, paths) and not is_evaluated(paths.evaluation(cell, evaluation), inputs):
         others = [o for o in beside if _shares_engine(cell, o) and _wanted(o, evaluation, paths)]
         with _engine(cell, evaluation, paths, data_dir, python, others, hold_gpu) as ask:
             ask(cell)
@@ -109,8 +111,7 @@ def ask_cell(
                 with exclusive_if_free(paths.lock(f"{cell_id(other)}-{evaluation_id(evaluation)}")) as free:
                     if free and _wanted(other, evaluation, paths):
                         ask(other)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(kept, target)
+    write_json(paths.asked(cell, evaluation), {"weights": _weights(cell, paths)})
 
 
 @contextlib.contextmanager
@@ -142,7 +143,7 @@ def _engine(
             check_weights(asked, paths)
             engine.reply(cell_id(asked), folders_of(asked, paths)[1], folder / "replies.json")
             stamp = {"questions": model.questions.digest, "weights": _weights(asked, paths)}
-            write_sealed(_kept(asked, evaluation, paths), read_json(folder / "replies.json") | stamp)
+            write_sealed(paths.replies(asked, evaluation), read_json(folder / "replies.json") | stamp)
 
         try:
             yield ask
@@ -192,8 +193,8 @@ def _shares_engine(cell: Cell, other: Cell) -> bool:
 
 def _wanted(cell: Cell, evaluation: Evaluation, paths: ResultPaths) -> bool:
     """Whether a cell has weights, and has not replied yet."""
-    done = (paths.evaluation(cell, evaluation) / "scores.json", paths.replies(cell, evaluation))
-    if any(path.exists() for path in done) or _answered(cell, evaluation, paths):
+    scores = paths.evaluation(cell, evaluation) / "scores.json"
+    if scores.exists() or _answered(cell, evaluation, paths):
         return False
     try:
         return _weights_file(cell, paths).is_file() and why_skipped(cell, paths) is None
@@ -203,17 +204,12 @@ def _wanted(cell: Cell, evaluation: Evaluation, paths: ResultPaths) -> bool:
 
 def _answered(cell: Cell, evaluation: Evaluation, paths: ResultPaths) -> bool:
     """Whether replies of its present weights are kept."""
-    kept = _kept(cell, evaluation, paths)
+    kept = paths.replies(cell, evaluation)
     try:
         return kept.is_file() and bool(read_sealed(kept, "asking again")["weights"] == _weights(cell, paths))
     except UserError as error:  # damaged
         print(error, file=sys.stderr)
         return False
-
-
-def _kept(cell: Cell, evaluation: Evaluation, paths: ResultPaths) -> Path:
-    """Replies until the cell's own job fetches them. No output: Snakemake deletes those of a job that it starts."""
-    return paths.state(cell) / f"{evaluation_id(evaluation)}.replies.json"
 
 
 def _weights_file(cell: Cell, paths: ResultPaths) -> Path:

@@ -52,13 +52,14 @@ def evaluate_cell(cell: Cell, evaluation: Evaluation, paths: ResultPaths, *, dat
     A cell that diverged has no weights to evaluate: its scores are recorded as skipped, with the reason, so that
     tables show a hole instead of the workflow stopping. Raises UserError where the cell is not trained.
     """
-    folder, out = paths.cell(cell), paths.evaluation(cell, evaluation)
+    folder, out, file = paths.cell(cell), paths.evaluation(cell, evaluation), paths.replies(cell, evaluation)
     if cell.training is None:
         write_text(folder / "cell.json", cell_json(cell) + "\n")
     elif not (folder / "weights.sha256").is_file():
         raise UserError(f"{folder}: no trained weights; train the cell first")
     inputs = read_inputs(cell, evaluation, paths, data_dir)
     if is_evaluated(out, inputs):
+        file.unlink(missing_ok=True)  # left by a kill
         print(f"{folder.name}: already evaluated")
         return
     if (reason := why_skipped(cell, paths)) is not None:
@@ -69,7 +70,7 @@ def evaluate_cell(cell: Cell, evaluation: Evaluation, paths: ResultPaths, *, dat
     base, adapter = folders_of(cell, paths)
     replies = None
     if evaluation.backend == "vllm":
-        if not (file := paths.replies(cell, evaluation)).is_file():
+        if not file.is_file():
             raise UserError(f"{file}: no such file; `qtuning ask` makes it (docs/evaluation.md)")
         replies = read_sealed(file, f"delete {file} and run again")
     else:
@@ -79,6 +80,7 @@ def evaluate_cell(cell: Cell, evaluation: Evaluation, paths: ResultPaths, *, dat
         hub=paths.hub, replies=replies, template=trained_template(cell), inputs=inputs,
         progress=beside(paths.lock(f"{cell_id(cell)}-{evaluation_id(evaluation)}")),
     )  # fmt: skip
+    file.unlink(missing_ok=True)
 
 
 def trained_template(cell: Cell) -> Template:

@@ -182,6 +182,10 @@ class ResultPaths:
 
     def replies(self, cell: Cell, evaluation: Evaluation) -> Path:
         """File of what a model that ran elsewhere replied to the questions of an evaluation (vLLM), not yet marked."""
+        return self.root / "replies" / cell_id(cell) / f"{evaluation_id(evaluation)}.replies.json"
+
+    def asked(self, cell: Cell, evaluation: Evaluation) -> Path:
+        """File that says that a model has replied. It stays when the replies are marked, and go."""
         return self.root / "replies" / cell_id(cell) / f"{evaluation_id(evaluation)}.json"
 
     def influence(self, identity: str) -> Path:

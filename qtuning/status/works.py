@@ -104,7 +104,7 @@ def _of_cell(grid: Grid, cell: Cell, paths: ResultPaths, jobs: Jobs | None, mach
             paths.lock(f"{identity}-{name}"),
             tuple(root / f"logs/{stage}/{identity}/{name}.log" for stage in stages),
             identity,
-            halfway=paths.replies(cell, grid.evaluation),
+            halfway=paths.asked(cell, grid.evaluation),
             job=job,
             seconds=_seconds(job, machine),
             done=job is not None and job.done,

@@ -66,6 +66,15 @@ class Stale:
         stale = self._scores_changed(cell, evaluation)
         return self._told(f"{cell}-{evaluation}", stale, told, inputs, [cell, evaluation])
 
+    def replies(self, cell: str, evaluation: str) -> list[Path]:
+        """Of the file that says that a cell was asked: without scores and without replies, it is to be asked again."""
+        places = self._inputs.cells[cell], self._inputs.evaluations[evaluation]
+        asked, scores = self._paths.asked(*places), self._paths.evaluation(*places) / "scores.json"
+        # in this order: replies go when there are scores
+        if asked.is_file() and not scores.is_file() and not self._paths.replies(*places).is_file():
+            return self._mark(f"{cell}-{evaluation}-replies")
+        return self.scores(cell, evaluation)
+
     def localisation(self, cell: str) -> list[Path]:
         """Of a cell whose planted errors were looked for."""
         inputs = [self._inputs.model(cell), self._inputs.samples(cell), *self._inputs.digest(cell)]

@@ -189,7 +189,7 @@ def test_what_vllm_answered_and_nobody_marked_yet_is_no_stopped_job(make_folders
     ground = Ground(make_folders(evaluation=evaluation))
     log = ground.log("ask", "")
     assert ground.status()[1][1:] == [f"  evaluate {ground.name}: stopped before it began ({log})"]
-    write_text(ground.paths.replies(ground.cell, ground.folders.grid.evaluation), "{}")
+    write_text(ground.paths.asked(ground.cell, ground.folders.grid.evaluation), "{}")
     assert len(ground.status()[1]) == 1
 
 

@@ -45,7 +45,8 @@ rule evaluate:
         " --tracking {resources.tracking:q} {resources.groups} --threads {threads} > {log:q} 2>&1"
 
 
-# An engine goes on to the other cells of its base model, for whose own jobs the replies wait below results/state.
+# An engine goes on to the other cells of its base model, whose own jobs then find their replies. The output says that
+# there are replies, and stays; these lie beside it and go when they are marked, for all workflows that wait for that.
 rule ask:
     input:
         cell=ROOT / "configurations/{cell}.json",
@@ -54,9 +55,9 @@ rule ask:
         digest=lambda wildcards: INPUTS.digest(wildcards.cell),
         weights=ancient(lambda wildcards: INPUTS.weights(wildcards.cell)),
         fetched=ancient(lambda wildcards: HUB.of_evaluation(wildcards.evaluation)),
-        stale=lambda wildcards: STALE.scores(wildcards.cell, wildcards.evaluation),
+        stale=lambda wildcards: STALE.replies(wildcards.cell, wildcards.evaluation),
     output:
-        temp(ROOT / "replies/{cell}/{evaluation}.json"),
+        update(ROOT / "replies/{cell}/{evaluation}.json"),
     log:
         ROOT / "logs/ask/{cell}/{evaluation}.log",
     benchmark:
@@ -89,7 +90,8 @@ use rule evaluate as mark with:
     input:
         cell=ROOT / "configurations/{cell}.json",
         evaluation=ROOT / "configurations/{evaluation}.json",
-        replies=ROOT / "replies/{cell}/{evaluation}.json",
+        # ancient: what is marked is told by digests, and another workflow may have come to ask late
+        replies=ancient(ROOT / "replies/{cell}/{evaluation}.json"),
         model=lambda wildcards: INPUTS.model(wildcards.cell),
         digest=lambda wildcards: INPUTS.digest(wildcards.cell),
         # their folder is looked into; what is read of it has been answered
