@@ -8,16 +8,12 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
-RULES = {
-    # the job fails, and meanwhile another workflow has made its output
-    "fails": "echo of another workflow > {output}; exit 1",
-    # as when another workflow begins to draw the same figures at the end of the job
-    "draws": "mkdir {output}; (rm -r {output}; sleep 8; mkdir {output}) > /dev/null 2>&1 &",
-}
+MADE_ANEW = "tables.smk", "probe.smk"
+"""Of what these rules make, Snakemake removes what is old. No digest would tell that it is."""
 
 
 def test_outputs_are_not_removed_when_a_job_starts() -> None:
-    """`update`; Snakemake cannot keep a folder so."""
+    """`update`, of all that cells share. Digests tell whether it is stale."""
     blocks = [
         (file.name, block)
         for file in sorted((REPOSITORY / "workflow/rules").glob("*.smk"))
@@ -25,20 +21,20 @@ def test_outputs_are_not_removed_when_a_job_starts() -> None:
     ]
     assert len(blocks) > 15
     for name, block in blocks:
-        if "directory(" in block:
+        if name in MADE_ANEW and not re.search(r"contamination|measured", block):
             continue
         assert len(re.findall(r"\bROOT\b", block)) == block.count("update("), f"{name}:\n{block}"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", RULES)
-def test_outputs_of_another_workflow_stay_and_are_waited_for(tmp_path: Path, rule: str) -> None:
-    output = 'directory("made")' if rule == "draws" else 'update("made")'
-    (tmp_path / "Snakefile").write_text(f"rule:\n    output: {output}\n    shell: {RULES[rule]!r}\n")
+def test_outputs_are_waited_for(tmp_path: Path) -> None:
+    """As when another workflow, at the end of the job, begins to make the same table."""
+    shell = "(sleep 8; touch {output}) > /dev/null 2>&1 &"
+    (tmp_path / "Snakefile").write_text(f"rule:\n    output: 'made'\n    shell: {shell!r}\n")
     profile = ["--workflow-profile", str(REPOSITORY / "profiles/default")]
     ended = subprocess.run(
         [sys.executable, "-m", "snakemake", "--cores", "1", *profile],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert (ended.returncode == 0) == (rule == "draws"), ended.stderr
+    assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "made").exists()

@@ -9,7 +9,7 @@ rule token_kinds:
         trace=ROOT / "cells/{cell}/trace.parquet",
         watch=ROOT / "cells/{cell}/watch.jsonl",
     output:
-        update(ROOT / "cells/{cell}/token_kinds.json"),
+        ROOT / "cells/{cell}/token_kinds.json",
     log:
         ROOT / "logs/token_kinds/{cell}.log",
     conda:

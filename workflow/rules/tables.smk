@@ -32,16 +32,16 @@ rule tables:
         lambda wildcards: INPUTS.scores(wildcards.experiment),
         stale=lambda wildcards: STALE.shown(wildcards.experiment),
     output:
-        markdown=update(ROOT / "tables/{experiment}.md"),
-        csv=update(ROOT / "tables/{experiment}.csv"),
-        latex=update(ROOT / "tables/{experiment}.tex"),
+        markdown=ROOT / "tables/{experiment}.md",
+        csv=ROOT / "tables/{experiment}.csv",
+        latex=ROOT / "tables/{experiment}.tex",
         html=report(
-            update(ROOT / "tables/{experiment}.html"),
+            ROOT / "tables/{experiment}.html",
             caption="../report/table.rst",
             category="Tables",
             labels={"experiment": "{experiment}"},
         ),
-        cost=update(multiext(str(ROOT / "tables/{experiment}.cost"), ".md", ".csv")),
+        cost=multiext(str(ROOT / "tables/{experiment}.cost"), ".md", ".csv"),
     log:
         ROOT / "logs/tables/{experiment}.log",
     wildcard_constraints:
@@ -68,29 +68,24 @@ rule tables:
 # Of a table that the paper prints scores in (all but 6 and 7) there is one more page: its numbers beside ours.
 use rule tables as tables_beside_the_paper with:
     output:
-        markdown=update(ROOT / "tables/{experiment}.md"),
-        csv=update(ROOT / "tables/{experiment}.csv"),
-        latex=update(ROOT / "tables/{experiment}.tex"),
+        markdown=ROOT / "tables/{experiment}.md",
+        csv=ROOT / "tables/{experiment}.csv",
+        latex=ROOT / "tables/{experiment}.tex",
         html=report(
-            update(ROOT / "tables/{experiment}.html"),
+            ROOT / "tables/{experiment}.html",
             caption="../report/table.rst",
             category="Tables",
             labels={"experiment": "{experiment}"},
         ),
-        cost=update(multiext(str(ROOT / "tables/{experiment}.cost"), ".md", ".csv")),
+        cost=multiext(str(ROOT / "tables/{experiment}.cost"), ".md", ".csv"),
         paper=report(
-            update(ROOT / "tables/{experiment}.paper.html"),
+            ROOT / "tables/{experiment}.paper.html",
             caption="../report/paper.rst",
             category="Tables",
             labels={"experiment": "{experiment}, beside the paper"},
         ),
-        beside=update(
-            multiext(
-                str(ROOT / "tables/{experiment}"),
-                ".paper.md",
-                ".paper.csv",
-                ".signs.csv",
-            )
+        beside=multiext(
+            str(ROOT / "tables/{experiment}"), ".paper.md", ".paper.csv", ".signs.csv"
         ),
     wildcard_constraints:
         experiment=r"table(?:[1-589]|1[0-5])(?:-[^/.]+)?",
@@ -102,9 +97,9 @@ rule localisation_table:
         lambda wildcards: INPUTS.cells_of(wildcards.experiment),
         stale=lambda wildcards: STALE.shown(wildcards.experiment),
     output:
-        markdown=update(ROOT / "tables/{experiment}.localisation.md"),
+        markdown=ROOT / "tables/{experiment}.localisation.md",
         csv=report(
-            update(ROOT / "tables/{experiment}.localisation.csv"),
+            ROOT / "tables/{experiment}.localisation.csv",
             caption="../report/localisation.rst",
             category="Tables",
             labels={"experiment": "{experiment}, planted errors"},
@@ -127,9 +122,9 @@ rule localisation_table:
 
 use rule localisation_table as tokens_table with:
     output:
-        markdown=update(ROOT / "tables/{experiment}.tokens.md"),
+        markdown=ROOT / "tables/{experiment}.tokens.md",
         csv=report(
-            update(ROOT / "tables/{experiment}.tokens.csv"),
+            ROOT / "tables/{experiment}.tokens.csv",
             caption="../report/tokens.rst",
             category="Tables",
             labels={"experiment": "{experiment}, kinds of tokens"},
@@ -143,9 +138,9 @@ use rule localisation_table as tokens_table with:
 
 use rule localisation_table as efficiency_table with:
     output:
-        markdown=update(ROOT / "tables/{experiment}.efficiency.md"),
+        markdown=ROOT / "tables/{experiment}.efficiency.md",
         csv=report(
-            update(ROOT / "tables/{experiment}.efficiency.csv"),
+            ROOT / "tables/{experiment}.efficiency.csv",
             caption="../report/efficiency.rst",
             category="Tables",
             labels={"experiment": "{experiment}, time and memory"},
@@ -159,9 +154,9 @@ use rule localisation_table as efficiency_table with:
 
 use rule localisation_table as kinds_table with:
     output:
-        markdown=update(ROOT / "tables/{experiment}.kinds.md"),
+        markdown=ROOT / "tables/{experiment}.kinds.md",
         csv=report(
-            update(ROOT / "tables/{experiment}.kinds.csv"),
+            ROOT / "tables/{experiment}.kinds.csv",
             caption="../report/kinds.rst",
             category="Tables",
             labels={"experiment": "{experiment}, planted kinds of samples"},
@@ -178,9 +173,9 @@ rule instrument:
         lambda wildcards: INPUTS.scores(wildcards.experiment),
         stale=lambda wildcards: STALE.shown(wildcards.experiment),
     output:
-        markdown=update(ROOT / "tables/{experiment}.instrument.md"),
+        markdown=ROOT / "tables/{experiment}.instrument.md",
         csv=report(
-            update(ROOT / "tables/{experiment}.instrument.csv"),
+            ROOT / "tables/{experiment}.instrument.csv",
             caption="../report/instrument.rst",
             category="Tables",
             labels={"experiment": "{experiment}, what it can tell apart"},
@@ -208,11 +203,11 @@ rule likelihood_tables:
         lambda wildcards: INPUTS.scores(wildcards.experiment),
         stale=lambda wildcards: STALE.shown(wildcards.experiment),
     output:
-        markdown=update(ROOT / "tables/{experiment}.{metric}.md"),
-        csv=update(ROOT / "tables/{experiment}.{metric}.csv"),
-        latex=update(ROOT / "tables/{experiment}.{metric}.tex"),
+        markdown=ROOT / "tables/{experiment}.{metric}.md",
+        csv=ROOT / "tables/{experiment}.{metric}.csv",
+        latex=ROOT / "tables/{experiment}.{metric}.tex",
         html=report(
-            update(ROOT / "tables/{experiment}.{metric}.html"),
+            ROOT / "tables/{experiment}.{metric}.html",
             caption="../report/table.rst",
             category="Tables",
             labels={"experiment": "{experiment}, {metric}"},
