@@ -24,7 +24,7 @@ def trackio_server(results: Path) -> Iterator[str]:
         "HF_HUB_OFFLINE": "1",
         "BROWSER": "true",  # it opens one
     }
-    command = [sys.executable, "-m", "trackio.cli", "show", "--project", "qtuning"]
+    command = [sys.executable, "-u", "-m", "trackio.cli", "show", "--project", "qtuning"]
     with (
         tempfile.NamedTemporaryFile() as log,
         subprocess.Popen(command, env=environment, stdout=log, stderr=log) as server,

@@ -73,6 +73,8 @@ def evaluate_cell(cell: Cell, evaluation: Evaluation, paths: ResultPaths, *, dat
         if not file.is_file():
             raise UserError(f"{file}: no such file; `qtuning ask` makes it (docs/evaluation.md)")
         replies = read_sealed(file, f"delete {file} and run again")
+        if replies["weights"] != inputs.get("weights", replies["weights"]):
+            raise UserError(f"{file}: replies of other weights of {folder.name}; delete it and run again")
     else:
         check_weights(cell, paths)
     evaluate_model(

@@ -200,8 +200,13 @@ def test_replies_of_other_weights_or_to_other_questions_are_not_taken(
         shutil.rmtree(asked.paths.evaluation(cell, VLLM))  # marked by another test
         asked.ask(cell)
     assert ask._answered(cell, VLLM, asked.paths)
-    (asked.paths.cell(cell) / DIGESTS).write_text("trained again")
+    digests = asked.paths.cell(cell) / DIGESTS
+    told = digests.read_text()
+    digests.write_text("trained again")
     assert not ask._answered(cell, VLLM, asked.paths)
+    with pytest.raises(UserError, match=r"replies\.json: replies of other weights of tiny-"):
+        asked.items(cell, VLLM)
+    digests.write_text(told)
     write_sealed(file, read_sealed(file, "again") | {"questions": "others"})
     with pytest.raises(UserError, match="answered other questions than evaluation-"):
         asked.items(cell, VLLM)
