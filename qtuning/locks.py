@@ -11,13 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from qtuning import holders
 from qtuning.errors import UserError
 from qtuning.owners import make_folder, open_ours
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # Lustre mounted without `flock`; NFS without its lock daemon
+Checked = TypeVar("Checked")
 POLL_SECONDS = 10.0  # between questions to Slurm
 
 
@@ -55,16 +56,15 @@ def exclusive_if_free(lock_file: Path) -> Iterator[bool]:
             yield True
 
 
-def settled(check: Callable[[], object], lock_file: Path, purpose: str) -> None:
-    """`check`; if it raises UserError, once more when nobody holds the lock: its holder may be replacing files."""
+def settled(check: Callable[[], Checked], lock_file: Path, purpose: str) -> Checked:
+    """What `check` returns; if it raises UserError, once more under the lock: its holder may be replacing files."""
     try:
-        check()
+        return check()
     except UserError:
         if not os.access(lock_file, os.W_OK):
             raise
-        with exclusive(lock_file, purpose):
-            pass
-        check()
+    with exclusive(lock_file, purpose):
+        return check()
 
 
 def is_held(lock_file: Path) -> bool:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from io import BufferedReader
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from qtuning.experiment.grid import Grid
 from qtuning.experiment.metrics import METRICS, MetricName
 from qtuning.experiment.yaml_files import nearest
 from qtuning.files import atomic_path
-from qtuning.locks import exclusive
+from qtuning.locks import exclusive, settled
 from qtuning.manifest import check_open, reading
 from qtuning.store.collect import collect, collect_items, collect_localisation, collect_planes, collect_steps, thinned
 from qtuning.store.fresh import collected, digest_in_store, is_collected, mark_collected, states_of
@@ -141,14 +141,10 @@ class Store:
 
         Who reads what was opened reads what was compared, though another process may put a new file in its place.
         """
-        lock = self.folder / LOCK
-        try:
+        if self.collecting:
             return self._open_intact(name)
-        except UserError:
-            if self.collecting or not os.access(lock, os.W_OK):
-                raise
-        with exclusive(lock, "collecting scores"):  # by a process that had not written the digests yet
-            return self._open_intact(name)
+        # another process may not have written the digests yet
+        return settled(partial(self._open_intact, name), self.folder / LOCK, "collecting scores")
 
     def _open_intact(self, name: str) -> BufferedReader:
         import pyarrow.parquet
